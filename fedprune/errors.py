@@ -1,0 +1,59 @@
+"""The error tree. Foreign errors are mapped into it where they enter; the command prints one line and exits.
+
+::
+
+    FedpruneError             1
+    ├── ConfigurationError    3  a setting that a person wrote: option, .toml file, broker address
+    ├── DataError             4  examples that cannot be used: a bad .npz, labels out of range, NaN
+    ├── TaskError             5  a task bundle or model that cannot be used, or does not fit the data
+    ├── BrokerError           6  the broker is unreachable, refuses us or our password
+    ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
+    ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
+    ├── TrainingError         9  a trainer that could not train
+    └── ExportError          10  a model that could not be exported or benchmarked
+
+The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree
+is our own bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FedpruneError(Exception):
+    """Base of everything a user can cause and mend. The message says what is wrong, where, and how to mend it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(FedpruneError):
+    exit_code = 3
+
+
+class DataError(FedpruneError):
+    exit_code = 4
+
+
+class TaskError(FedpruneError):
+    exit_code = 5
+
+
+class BrokerError(FedpruneError):
+    exit_code = 6
+
+
+class StorageError(FedpruneError):
+    exit_code = 7
+
+
+class ProtocolError(FedpruneError):
+    exit_code = 8
+
+
+class TrainingError(FedpruneError):
+    exit_code = 9
+
+
+class ExportError(FedpruneError):
+    exit_code = 10

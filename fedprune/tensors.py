@@ -1,0 +1,112 @@
+"""The tensor table: which arrays a model has, in which order, and how each may be treated."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.errors import ProtocolError
+
+Array = NDArray[np.float32]
+"""A float32 array of any shape."""
+
+Weights = Mapping[str, Array]
+"""A model's tensors by name, in the order of its tensor table."""
+
+Mask = Mapping[str, NDArray[np.bool_]]
+"""For each *prunable* tensor, True where a weight is kept; same shapes as the tensors."""
+
+
+class TensorClass(StrEnum):
+    """How a tensor may be treated on the wire and in a merge."""
+
+    PRUNABLE = "prunable"
+    """Kernels: pruned, sent at kept positions, averaged by examples."""
+    DENSE = "dense"
+    """Biases, gamma, beta: never pruned, averaged by examples."""
+    STATISTICS = "statistics"
+    """BatchNorm moving mean and variance: sent exactly (fp32), merged as pooled moments."""
+    INTEGER = "integer"
+    """Counters and look-up tables: they keep their initial value and are never sent in an update."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the tensor table. `layer` groups a layer's tensors: it pairs a moving mean with its variance."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: TensorClass
+    layer: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class TensorTable:
+    """The ordered tensor table of a task. Order and names are those of `strip_pruning(model).weights`."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
+        self._specs = specs
+
+    def __iter__(self) -> Iterator[TensorSpec]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def of(self, *kinds: TensorClass) -> tuple[TensorSpec, ...]:
+        """The rows of the given classes, in table order."""
+        return tuple(spec for spec in self._specs if spec.kind in kinds)
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalars in all tensors."""
+        return sum(spec.size for spec in self._specs)
+
+    @property
+    def prunable(self) -> int:
+        """Number of scalars in the prunable tensors."""
+        return sum(spec.size for spec in self.of(TensorClass.PRUNABLE))
+
+    def check(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        """Raise `ProtocolError` unless `weights` has exactly this table's names, shapes and dtypes, all finite."""
+        expected = [spec.name for spec in self._specs]
+        if list(weights) != expected:
+            raise ProtocolError(f"tensors {list(weights)[:4]}… do not match the task's {expected[:4]}…")
+        for spec in self._specs:
+            array = weights[spec.name]
+            if array.shape != spec.shape or array.dtype != spec.dtype:
+                raise ProtocolError(
+                    f"tensor {spec.name} is {array.dtype}{list(array.shape)}, "
+                    f"the task says {spec.dtype}{list(spec.shape)}"
+                )
+            if not np.isfinite(array).all():
+                raise ProtocolError(f"tensor {spec.name} holds NaN or infinity")
+
+
+def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
+    """SHA-256 (hex) over each tensor's name, dtype, shape and little-endian bytes, in the given order.
+
+    Two participants hold the same model exactly if their digests are equal.
+    """
+    digest = hashlib.sha256()
+    for name, array in weights.items():
+        digest.update(f"{name}\0{array.dtype.str.lstrip('<>=|')}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def sparsity(weights: Weights, table: TensorTable) -> float:
+    """Fraction of exact zeros among the prunable scalars; 0.0 where nothing is prunable."""
+    if not table.prunable:
+        return 0.0
+    kept = sum(int(np.count_nonzero(weights[spec.name])) for spec in table.of(TensorClass.PRUNABLE))
+    return 1.0 - kept / table.prunable
