@@ -1,0 +1,52 @@
+"""What a trainer is: one round's local training as a function of everything that determines it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.data import Dataset
+from fedprune.randomness import Keyed
+from fedprune.tensors import Mask, Weights
+
+Slots = Mapping[str, NDArray[np.generic]]
+"""Optimizer state by name; what the names are is the trainer's own business."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One round's work.
+
+    `weights` are the global model's, in table order; `mask` is the gateway's (with the agents' own masks: where
+    the global model is not pruned). `schedule_step` is the global step of the first local one. `slots` is what
+    the last round returned if the task keeps optimizer state, else None. `keyed` orders the examples.
+    """
+
+    weights: Weights
+    mask: Mask
+    schedule_step: int
+    slots: Slots | None
+    keyed: Keyed
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: weights (zero outside `mask`), the mean training loss, and wall seconds spent training."""
+
+    weights: Weights
+    mask: Mask
+    slots: Slots
+    loss: float
+    seconds: float
+
+
+class Trainer(Protocol):
+    """Trains one task's model on one device. Construction may be slow (TensorFlow); `train` may be called often."""
+
+    def train(self, work: Work, data: Dataset) -> Trained:
+        """Train `steps_per_round` steps. Raises `TrainingError` if the loss is not finite or training fails."""
+        ...

@@ -1,0 +1,242 @@
+"""The task bundle: what a federation learns, in one file that is made once and travels by its digest.
+
+A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have equal bytes) of
+
+==========================  =========================================================================
+``task.json``               the `Task`: tensor table, training, pruning, and the digest of each other member
+``model.json``              the Keras configuration (``model.to_json()``) of the unwrapped model
+``inference.tflite``        signature ``serving_default``: inputs ``x`` and ``w0…wN`` (the tensor table), output ``y``
+``weights.safetensors``     the initial weights, unless the task draws them from a seed
+==========================  =========================================================================
+
+Nothing in a bundle is ever executed as code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from fedprune.errors import ProtocolError, StorageError, TaskError
+from fedprune.masks import Allocation
+from fedprune.randomness import Keyed
+from fedprune.schedules import Schedule
+from fedprune.tensors import TensorSpec, TensorTable
+
+FORMAT_VERSION = 1
+MAX_BUNDLE_BYTES = 256 * 2**20
+
+_TASK = "task.json"
+_MODEL = "model.json"
+_INFERENCE = "inference.tflite"
+_WEIGHTS = "weights.safetensors"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class MaskPolicy(StrEnum):
+    """Who chooses the mask: the gateway for everybody, or each agent while it trains."""
+
+    SHARED = "shared"
+    OWN = "own"
+
+
+class Sgd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="sgd"):
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+
+
+class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="adam"):
+    learning_rate: float = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Local training. `steps_per_round` is a constant of the task: the schedule's global clock counts in it."""
+
+    steps_per_round: int
+    batch_size: int = 32
+    optimizer: Sgd | Adam = Sgd()
+    loss: Literal["sparse_categorical_crossentropy"] = "sparse_categorical_crossentropy"
+    optimizer_state: Literal["reset", "keep"] = "reset"
+
+    def __post_init__(self) -> None:
+        if self.steps_per_round < 1 or self.batch_size < 1:
+            raise ValueError("steps_per_round and batch_size must be at least 1")
+
+
+class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When (`schedule`), by whom (`mask`) and how over the layers (`allocation`) weights are pruned."""
+
+    schedule: Schedule
+    mask: MaskPolicy = MaskPolicy.SHARED
+    allocation: Allocation = Allocation.LAMP
+
+    def __post_init__(self) -> None:
+        if self.mask is MaskPolicy.OWN and self.allocation is not Allocation.UNIFORM:
+            raise ValueError('mask = "own" needs allocation = "uniform": the TF-MOT wrapper prunes layer by layer')
+
+
+class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
+    """An initial tensor of one value."""
+
+    value: float
+
+
+class Uniform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="uniform"):
+    """An initial tensor drawn from U(-limit, limit), as Glorot and He uniform are (limit from the fans)."""
+
+    limit: float
+
+
+class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Initial weights as a recipe: a seed, and one initialiser for each row of the tensor table."""
+
+    seed: int
+    initializers: tuple[Fill | Uniform, ...]
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bundle's table of contents. `from_logits`: the model ends without softmax, the loss applies it."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    classes: int
+    from_logits: bool
+    tensors: tuple[TensorSpec, ...]
+    training: Training
+    pruning: Pruning
+    members: dict[str, str]
+    initial: SeededWeights | None = None
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def table(self) -> TensorTable:
+        return TensorTable(self.tensors)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked: every member is there and has the digest that the task gives for it."""
+
+    task: Task
+    digest: str
+    model_json: str
+    inference_graph: bytes
+    _weights: bytes | None
+
+    def initial_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""
+        table = self.task.table
+        if self.task.initial is not None:
+            weights = _draw(self.task.initial, table)
+        else:
+            weights = _load_snapshot(self._weights or b"", table)
+        try:
+            table.check(weights)
+        except ProtocolError as error:
+            raise TaskError(f"task {self.task.name!r}: initial weights: {error}; build the task again") from error
+        return weights
+
+
+def write_bundle(
+    task: Task, *, model_json: str, inference_graph: bytes, weights: dict[str, NDArray[np.float32]] | None
+) -> bytes:
+    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given."""
+    members = {_MODEL: model_json.encode(), _INFERENCE: inference_graph}
+    if weights is not None:
+        members[_WEIGHTS] = safetensors.numpy.save(weights)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+    manifest = msgspec.json.encode(msgspec.structs.replace(task, members=digests))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in {_TASK: msgspec.json.format(manifest, indent=1), **members}.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return buffer.getvalue()
+
+
+def read_bundle(blob: bytes) -> Bundle:
+    """Check a bundle's bytes and open it. Raises `TaskError` saying what is wrong with it."""
+    members = _unzip(blob)
+    task = _parse_task(members.pop(_TASK, b""))
+    for name, digest in task.members.items():
+        if hashlib.sha256(members.get(name, b"")).hexdigest() != digest:
+            raise TaskError(f"task bundle: member {name} is missing or damaged; build or fetch the bundle again")
+    if _MODEL not in task.members or _INFERENCE not in task.members:
+        raise TaskError(f"task bundle: it must list {_MODEL} and {_INFERENCE}; build it with `fedprune task build`")
+    if (_WEIGHTS in task.members) == (task.initial is not None):
+        raise TaskError("task bundle: it must hold either initial weights or their seed; build it again")
+    return Bundle(
+        task=task,
+        digest=hashlib.sha256(blob).hexdigest(),
+        model_json=members[_MODEL].decode("utf-8", "replace"),
+        inference_graph=members[_INFERENCE],
+        _weights=members.get(_WEIGHTS),
+    )
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle from a file. Raises `TaskError` for a bad bundle, `StorageError` for an unreadable file."""
+    try:
+        if path.stat().st_size > MAX_BUNDLE_BYTES:
+            raise TaskError(f"{path}: larger than {MAX_BUNDLE_BYTES} bytes, not a task bundle")
+        return read_bundle(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; build a task with `fedprune task build`") from error
+
+
+def _unzip(blob: bytes) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+            infos = archive.infolist()
+            if len(infos) > 16 or any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+                raise TaskError("task bundle: unexpected members or compression; build it with `fedprune task build`")
+            if sum(info.file_size for info in infos) > len(blob):
+                raise TaskError("task bundle: members larger than the file itself; fetch it again")
+            return {info.filename: archive.read(info) for info in infos}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise TaskError(f"task bundle: not a readable archive ({error}); build or fetch it again") from error
+
+
+def _parse_task(manifest: bytes) -> Task:
+    try:
+        task = msgspec.json.decode(manifest, type=Task)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise TaskError(f"task bundle: {_TASK}: {error}; build it with this version of fedprune") from error
+    if task.format_version != FORMAT_VERSION:
+        raise TaskError(f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it")
+    if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
+        raise TaskError("task bundle: one initialiser is needed for each tensor; build it again")
+    return task
+
+
+def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.float32]]:
+    weights: dict[str, NDArray[np.float32]] = {}
+    for spec, initializer in zip(table, initial.initializers, strict=True):
+        if isinstance(initializer, Fill):
+            weights[spec.name] = np.full(spec.shape, initializer.value, spec.dtype)
+        else:
+            keyed = Keyed(initial.seed, "initial weights", spec.name)
+            weights[spec.name] = keyed.uniform(spec.size, -initializer.limit, initializer.limit).reshape(spec.shape)
+    return weights
+
+
+def _load_snapshot(blob: bytes, table: TensorTable) -> dict[str, NDArray[np.float32]]:
+    try:
+        loaded = safetensors.numpy.load(blob)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise TaskError(f"task bundle: {_WEIGHTS}: {error}; build or fetch the bundle again") from error
+    return {spec.name: loaded[spec.name] for spec in table if spec.name in loaded}
