@@ -1,0 +1,81 @@
+"""The disk as fedprune uses it: named blobs that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from fedprune.errors import StorageError
+
+
+class Disk(Protocol):
+    """A flat store of named blobs. A write is durable and atomic once `write` returns."""
+
+    def write(self, name: str, blob: bytes) -> None: ...
+
+    def read(self, name: str) -> bytes | None:
+        """The blob, or None where there is none of this name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a blob; one that is not there is no error."""
+        ...
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        ...
+
+
+class Directory:
+    """A `Disk` in a directory. Every method raises `StorageError` where the operating system refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _storage_error(path, error) from error
+
+    def write(self, name: str, blob: bytes) -> None:
+        target = self.path / name
+        draft = target.with_name(f".{name}.draft")
+        try:
+            with draft.open("wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+            self._sync()
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise _storage_error(target, error) from error
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _storage_error(self.path / name, error) from error
+
+    def delete(self, name: str) -> None:
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _storage_error(self.path / name, error) from error
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+
+    def _sync(self) -> None:
+        """Make the rename itself durable."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: {error.strerror}; free space or mend the directory, then start again: nothing is lost")

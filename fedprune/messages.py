@@ -1,0 +1,197 @@
+"""What agents and the aggregator say to each other: typed, versioned, size-checked before it is decoded.
+
+Messages are MessagePack maps (`Presence` alone is JSON, for people). A reader accepts its own schema version and
+the one before; it tolerates unknown fields. Who speaks is in the topic, never in the payload.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from fedprune.errors import ProtocolError
+
+SCHEMA_VERSION = 1
+MAX_MESSAGE_BYTES = 120 * 1024
+"""No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
+
+MAX_CONTENT_BYTES = 2**31 - 1
+
+Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A blob to be transferred, known by what it is: SHA-256 and size in bytes."""
+
+    digest: Sha256
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTENT_BYTES)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all messages. `v` is the schema version."""
+
+    v: int = SCHEMA_VERSION
+
+
+class Manifest(Message, frozen=True, kw_only=True):
+    """Retained on the round topic: what the federation is doing. `round` counts from 0; `done` ends it."""
+
+    run: Id
+    round: Count
+    rounds: Count
+    task: Content
+    model: Content
+    done: bool = False
+
+
+class CheckIn(Message, frozen=True, kw_only=True):
+    """An agent offers itself; answered by `Assignment` or `Rejected`. `examples`: how many it holds."""
+
+    examples: Count
+    trainer: Text = ""
+
+
+class Assignment(Message, frozen=True, kw_only=True):
+    """One round's work for one agent.
+
+    `weights_digest` is that of the decoded model (`fedprune.tensors.weights_digest`). `schedule_step` is the
+    global step of the first local one. `seed` keys the agent's randomness. `seconds_left` until the deadline.
+    """
+
+    run: Id
+    round: Count
+    task: Content
+    model: Content
+    weights_digest: Sha256
+    schedule_step: Count
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    update_values: Text
+    seconds_left: Seconds
+
+
+class Need(Message, frozen=True, kw_only=True):
+    """The chunks of a content that the sender lacks: bit i (least significant first) is chunk i."""
+
+    digest: Sha256
+    missing: bytes
+
+
+class Chunk(Message, frozen=True, kw_only=True):
+    """Chunk `index` of a content."""
+
+    digest: Sha256
+    index: Count
+    data: bytes
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """An agent's update is ready; answered by `Accepted`, `Rejected` or `Need`. Also asks the book about it.
+
+    `examples` weighs the update. `loss` is the mean training loss, `train_seconds` wall time spent training,
+    `idle_memory_mb` and `peak_memory_mb` the process's high-water marks before its first assignment and now.
+    """
+
+    run: Id
+    round: Count
+    update: Content
+    examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    loss: float = 0.0
+    train_seconds: Seconds = 0.0
+    idle_memory_mb: Seconds = 0.0
+    peak_memory_mb: Seconds = 0.0
+
+
+class Accepted(Message, frozen=True, kw_only=True):
+    """The update is durable on the gateway and counts, once."""
+
+    run: Id
+    round: Count
+    digest: Sha256
+
+
+class Reason(StrEnum):
+    """Why a check-in or an update was rejected, and so what becomes of the update."""
+
+    NOT_SELECTED = "not-selected"
+    """No work for this check-in now: check in again after `retry_after`."""
+    FINISHED = "finished"
+    """The federation is done."""
+    LATE = "late"
+    """The round was merged without this update: fold it into the residual."""
+    INVALID = "invalid"
+    """The update is malformed, or not ours: discard it."""
+
+
+class Rejected(Message, frozen=True, kw_only=True):
+    """The answer no. `digest` names the update it is about; without one it answers a check-in."""
+
+    reason: Reason
+    detail: Text = ""
+    retry_after: Seconds = 10.0
+    digest: Sha256 | None = None
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """An agent cannot do the round it was assigned: the aggregator need not wait for it."""
+
+    run: Id
+    round: Count
+    why: Text
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """Retained JSON on the status topic, for people; the last will says offline."""
+
+    state: str
+    agent: str
+    version: str = ""
+
+
+UPLINK: dict[str, type[Message]] = {
+    "check-in": CheckIn,
+    "need": Need,
+    "submit": Submit,
+    "chunk": Chunk,
+    "failed": Failed,
+}
+DOWNLINK: dict[str, type[Message]] = {
+    "assignment": Assignment,
+    "need": Need,
+    "accepted": Accepted,
+    "rejected": Rejected,
+    "chunk": Chunk,
+}
+
+_KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
+_M = TypeVar("_M", bound=Message)
+
+
+def kind_of(message: Message) -> str:
+    """The last topic level under which `message` travels."""
+    return _KINDS[type(message)]
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes. A message over `MAX_MESSAGE_BYTES` is our own bug and asserts."""
+    payload = msgspec.msgpack.encode(message)
+    assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
+    return payload
+
+
+def decode(kind: type[_M], payload: bytes) -> _M:
+    """Decode foreign bytes. Raises `ProtocolError` if they are too long, malformed or of another version."""
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"{kind.__name__}: {len(payload)} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
+    try:
+        message: Any = msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"{kind.__name__}: {error}") from error
+    if not SCHEMA_VERSION - 1 <= message.v <= SCHEMA_VERSION:
+        raise ProtocolError(f"{kind.__name__}: schema version {message.v}, this side speaks {SCHEMA_VERSION}; upgrade")
+    return message  # type: ignore[no-any-return]
