@@ -1,0 +1,24 @@
+"""Updates and models as bytes.
+
+A codec is a `chain` of small stages: one for positions, one for values (`stages`, `positions`, `values`).
+`container` lays a whole update or model out in them, tensor by tensor; `feedback` keeps what a lossy codec lost.
+
+What counts is what the receiver decodes: a sender that needs to know decodes its own bytes.
+"""
+
+from __future__ import annotations
+
+from fedprune.codecs.container import Update, decode_model, decode_update, encode_model, encode_update
+from fedprune.codecs.feedback import ErrorFeedback, Sent
+from fedprune.codecs.values import Values
+
+__all__ = [
+    "ErrorFeedback",
+    "Sent",
+    "Update",
+    "Values",
+    "decode_model",
+    "decode_update",
+    "encode_model",
+    "encode_update",
+]

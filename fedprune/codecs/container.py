@@ -1,0 +1,167 @@
+"""The byte format of a whole update (uplink) and of a whole model (downlink), little-endian throughout.
+
+==========  ======================================================================================================
+4 bytes     magic and version: ``FPU1`` for an update, ``FPM1`` for a model
+uint8       value scheme: 0 fp32, 1 fp16, 2 int8
+uint8       updates only: 0 both sides know the mask, 1 it travels with the update
+rest        the tensors in the order of the tensor table, without gaps, each by its class
+==========  ======================================================================================================
+
+- *prunable*: positions unless they are known (`Smallest`), then the values at kept positions in the value scheme;
+- *dense*: all values in the value scheme;
+- *statistics*: all values in fp32, whatever the scheme;
+- *integer*: in a model the array itself, row by row; in an update nothing.
+
+Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.codecs.positions import Known, Positions, Smallest
+from fedprune.codecs.reader import Reader
+from fedprune.codecs.stages import ABSENT, Stage, chain, decode, encode
+from fedprune.codecs.values import Values
+from fedprune.errors import ProtocolError
+from fedprune.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
+
+_UPDATE_MAGIC = b"FPU1"
+_MODEL_MAGIC = b"FPM1"
+_SCHEMES = tuple(Values)
+_FLOATS = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What an agent reports of its training. All arrays have the shapes of the tensor table.
+
+    `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
+    `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
+    `mask`: where the agent's prunable weights are kept.
+    """
+
+    delta: Weights
+    statistics: Weights
+    mask: Mask
+
+
+def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
+    """`update` as bytes; with `mask_is_known` its mask costs nothing, since the receiver has the same.
+
+    Raises ValueError for arrays that do not fit `table` or are not finite.
+    """
+    header = _UPDATE_MAGIC + bytes([_SCHEMES.index(values), not mask_is_known])
+    known_mask = update.mask if mask_is_known else None
+    tensors = {**update.delta, **update.statistics}
+    return header + _encode_tensors(table.of(*_FLOATS), tensors, update.mask, values, known_mask)
+
+
+def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, values: Values) -> Update:
+    """The update in `blob`, which must use `values`, and must carry a mask exactly if `known_mask` is None.
+
+    Raises `ProtocolError` for anything else. Time and memory are bounded by the size of `table`.
+    """
+    reader = Reader(blob)
+    found = _read_header(reader, _UPDATE_MAGIC)
+    if found is not values:
+        raise ProtocolError(f"the update's values are {found}, not {values}")
+    (carries_mask,) = reader.unpack("B")
+    if carries_mask != (known_mask is None):
+        raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known_mask is None)}")
+    tensors, mask = _decode_tensors(table.of(*_FLOATS), reader, values, known_mask)
+    reader.finish()
+    statistics = {spec.name: tensors.pop(spec.name) for spec in table.of(TensorClass.STATISTICS)}
+    return Update(delta=tensors, statistics=statistics, mask=mask)
+
+
+def encode_model(weights: Weights, mask: Mask, table: TensorTable, values: Values) -> bytes:
+    """A model as bytes, its mask included; weights that the mask prunes are left out.
+
+    Raises ValueError for arrays that do not fit `table` or are not finite.
+    """
+    header = _MODEL_MAGIC + bytes([_SCHEMES.index(values)])
+    return header + _encode_tensors(table, weights, mask, values, known_mask=None)
+
+
+def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mask]:
+    """The weights (0 where pruned) and the mask in `blob`, in any value scheme.
+
+    Raises `ProtocolError` for bytes that are no model of this `table`. Time and memory are bounded by its size.
+    """
+    reader = Reader(blob)
+    values = _read_header(reader, _MODEL_MAGIC)
+    weights, mask = _decode_tensors(table, reader, values, known_mask=None)
+    reader.finish()
+    return weights, mask
+
+
+def _read_header(reader: Reader, magic: bytes) -> Values:
+    found = bytes(reader.take(len(magic)))
+    if found != magic:
+        raise ProtocolError(f"the blob starts with {found!r}, not {magic!r}")
+    scheme = int.from_bytes(reader.take(1))
+    if scheme >= len(_SCHEMES):
+        raise ProtocolError(f"value scheme {scheme} is unknown")
+    return _SCHEMES[scheme]
+
+
+def _encode_tensors(
+    specs: Iterable[TensorSpec], tensors: Weights, mask: Mask, values: Values, known_mask: Mask | None
+) -> bytes:
+    parts = []
+    for spec in specs:
+        array = tensors[spec.name]
+        if array.shape != spec.shape:
+            raise ValueError(f"tensor {spec.name} is of shape {list(array.shape)}, not {list(spec.shape)}")
+        if spec.kind is TensorClass.INTEGER:
+            parts.append(array.astype(np.dtype(spec.dtype).newbyteorder("<")).tobytes())
+            continue
+        vector = array.astype(np.float32).ravel()
+        if not np.isfinite(vector).all():
+            raise ValueError(f"tensor {spec.name} holds NaN or infinity")
+        if spec.kind is TensorClass.PRUNABLE:
+            vector = np.where(mask[spec.name].ravel(), vector, ABSENT)
+        parts.append(encode(_codec(spec, values, known_mask), vector))
+    return b"".join(parts)
+
+
+def _decode_tensors(
+    specs: Iterable[TensorSpec], reader: Reader, values: Values, known_mask: Mask | None
+) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]]]:
+    tensors, mask = {}, {}
+    for spec in specs:
+        with _naming(spec):
+            if spec.kind is TensorClass.INTEGER:
+                vector = reader.array(np.dtype(spec.dtype), spec.size)
+            else:
+                vector = decode(_codec(spec, values, known_mask), reader, spec.size)
+        if spec.kind is TensorClass.PRUNABLE:
+            kept = ~np.isnan(vector)
+            mask[spec.name] = kept.reshape(spec.shape)
+            vector = np.where(kept, vector, np.float32(0.0))
+        tensors[spec.name] = vector.reshape(spec.shape)
+    return tensors, mask
+
+
+def _codec(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
+    if spec.kind is TensorClass.STATISTICS:
+        return Values.FP32.stage
+    if spec.kind is TensorClass.DENSE:
+        return values.stage
+    coding = Smallest() if known_mask is None else Known(known_mask[spec.name].ravel())
+    return chain(Positions(coding), values.stage)
+
+
+@contextmanager
+def _naming(spec: TensorSpec) -> Iterator[None]:
+    """Say in which tensor the bytes went wrong."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise ProtocolError(f"tensor {spec.name}: {error}") from None

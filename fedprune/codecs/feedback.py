@@ -1,0 +1,56 @@
+"""Error feedback: what a lossy codec loses in one round is sent in a later one.
+
+Seide et al. 2014 ("1-bit stochastic gradient descent"); Karimireddy et al. 2019 ("Error feedback fixes signSGD",
+algorithm 1, arXiv 1901.09847).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedprune.masks import apply_mask
+from fedprune.tensors import Array, Mask, Weights
+
+Codec = Callable[[Weights], tuple[bytes, Weights]]
+"""Encodes tensors: the payload, and what a receiver decodes from it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What was sent (`payload`), what the receiver makes of it (`decoded`), and what is still owed (`residual`)."""
+
+    payload: bytes
+    decoded: Weights
+    residual: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class ErrorFeedback:
+    """Sends values + residual through a lossy codec; the new residual is what the receiver did not get of it.
+
+    `norm_cap` bounds the residual's Euclidean norm over all tensors: a longer one is scaled down to it, so that
+    what one bad round leaves behind cannot drown later ones.
+    """
+
+    norm_cap: float
+
+    def initial(self, values: Weights) -> dict[str, Array]:
+        """The residual of a sender that owes nothing yet."""
+        return {name: np.zeros_like(array) for name, array in values.items()}
+
+    def send(self, codec: Codec, values: Weights, residual: Weights, mask: Mask) -> Sent:
+        """Encode `values` + `residual`, dropping both where `mask` prunes. Names and shapes of both are the same."""
+        wanted = apply_mask({name: array + residual[name] for name, array in values.items()}, mask)
+        payload, decoded = codec(wanted)
+        owed = {name: array - decoded[name] for name, array in wanted.items()}
+        return Sent(payload, decoded, self._capped(owed))
+
+    def _capped(self, residual: dict[str, Array]) -> dict[str, Array]:
+        norm = math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in residual.values()))
+        if norm <= self.norm_cap:
+            return residual
+        return {name: array * np.float32(self.norm_cap / norm) for name, array in residual.items()}

@@ -1,0 +1,91 @@
+"""The positions stage: which coordinates of a vector are sent, in one of several codings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.codecs.reader import Reader, pack_bits
+from fedprune.codecs.rice import Rice
+from fedprune.codecs.stages import ABSENT, Restore, Vector
+from fedprune.errors import ProtocolError
+
+Kept = NDArray[np.bool_]
+"""For each coordinate of a vector, whether it is sent; one dimension."""
+
+
+class Coding(Protocol):
+    """Positions as bytes."""
+
+    def encode(self, kept: Kept) -> bytes: ...
+
+    def read(self, reader: Reader, size: int) -> Kept:
+        """The positions of a vector of `size`. Raises `ProtocolError` for bytes that `encode` could not have left."""
+
+
+class Positions:
+    """A stage that leaves behind where a vector is present, and hands on the values that are."""
+
+    def __init__(self, coding: Coding) -> None:
+        self._coding = coding
+
+    def encode(self, vector: Vector) -> tuple[bytes, Vector]:
+        kept = ~np.isnan(vector)
+        return self._coding.encode(kept), vector[kept]
+
+    def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
+        kept = self._coding.read(reader, count)
+
+        def restore(values: Vector) -> Vector:
+            vector = np.full(count, ABSENT)
+            vector[kept] = values
+            return vector
+
+        return restore, int(np.count_nonzero(kept))
+
+
+class Known:
+    """No bytes: both sides know the positions."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    def encode(self, kept: Kept) -> bytes:
+        if not np.array_equal(kept, self._kept):
+            raise ValueError("the vector is not present exactly at the known positions")
+        return b""
+
+    def read(self, reader: Reader, size: int) -> Kept:  # noqa: ARG002 - there is nothing to read
+        return self._kept
+
+
+class Bitmap:
+    """One bit for each coordinate, set where it is sent."""
+
+    def encode(self, kept: Kept) -> bytes:
+        return pack_bits(kept)
+
+    def read(self, reader: Reader, size: int) -> Kept:
+        return reader.bits(size).astype(np.bool_)
+
+
+class Smallest:
+    """A byte that says which coding follows, and the shortest of them: 0 everything is kept, 1 `Bitmap`, 2 `Rice`."""
+
+    def encode(self, kept: Kept) -> bytes:
+        if kept.all():
+            return bytes([0])
+        return min((bytes([scheme]) + coding.encode(kept) for scheme, coding in _CODINGS.items()), key=len)
+
+    def read(self, reader: Reader, size: int) -> Kept:
+        (scheme,) = reader.unpack("B")
+        if scheme == 0:
+            return np.ones(size, np.bool_)
+        if scheme not in _CODINGS:
+            raise ProtocolError(f"positions scheme {scheme} is unknown")
+        return _CODINGS[scheme].read(reader, size)
+
+
+_CODINGS: dict[int, Coding] = {1: Bitmap(), 2: Rice()}

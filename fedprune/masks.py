@@ -1,0 +1,99 @@
+"""Masks by magnitude: which weights are kept at a given sparsity, and how sparsity is spread over the layers.
+
+Scores and ties are computed so that every participant gets the same mask from the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.tensors import Array, Mask, TensorClass, TensorTable, Weights
+
+
+class Allocation(StrEnum):
+    """How the sparsity of the whole model is spread over its prunable tensors."""
+
+    LAMP = "lamp"
+    """By LAMP scores: every layer keeps what matters most to itself (Lee et al. 2021, arXiv 2010.07611)."""
+    GLOBAL = "global"
+    """By magnitude over all layers together."""
+    UNIFORM = "uniform"
+    """The same sparsity in every tensor, as TF-MOT prunes."""
+
+
+def score_mask(weights: Weights, table: TensorTable, sparsity: float, allocation: Allocation) -> Mask:
+    """The mask that prunes the fraction `sparsity` (in [0, 1)) of the prunable scalars in `weights`.
+
+    LAMP and global keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
+    the table. Uniform is TF-MOT's rule, which keeps *all* weights that equal a layer's threshold: a layer with
+    too many zeros to begin with is not pruned at all.
+    """
+    prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
+    if allocation is Allocation.UNIFORM:
+        return {name: _keep_as_tfmot(array, sparsity) for name, array in prunable.items()}
+    score = _lamp_scores if allocation is Allocation.LAMP else np.abs
+    return _keep_best({name: score(array) for name, array in prunable.items()}, sparsity)
+
+
+def full_mask(table: TensorTable) -> Mask:
+    """The mask that keeps everything."""
+    return {spec.name: np.ones(spec.shape, np.bool_) for spec in table.of(TensorClass.PRUNABLE)}
+
+
+def apply_mask(weights: Weights, mask: Mask) -> dict[str, Array]:
+    """`weights` with +0.0 where `mask` prunes; tensors without a mask pass through."""
+    return {
+        name: np.where(mask[name], array, np.float32(0.0)) if name in mask else array
+        for name, array in weights.items()
+    }
+
+
+def mask_sparsity(mask: Mask) -> float:
+    """The fraction of scalars that `mask` prunes; 0.0 for one without tensors."""
+    total = sum(kept.size for kept in mask.values())
+    pruned = total - sum(int(np.count_nonzero(kept)) for kept in mask.values())
+    return pruned / total if total else 0.0
+
+
+def _keep_as_tfmot(array: Array, sparsity: float) -> NDArray[np.bool_]:
+    """TF-MOT 0.8.1's mask for one tensor, with the number of kept weights rounded in float32 as it does."""
+    magnitudes = np.abs(array)
+    wanted = np.round(np.float32(array.size) * (np.float32(1.0) - np.float32(sparsity)))
+    keep = min(max(int(wanted), 1), array.size)
+    threshold = np.partition(magnitudes, array.size - keep, axis=None)[array.size - keep]
+    kept: NDArray[np.bool_] = magnitudes >= threshold
+    return kept
+
+
+def _lamp_scores(array: Array) -> NDArray[np.float64]:
+    """w_u^2 / sum of w_v^2 over all v that rank no higher than u, ranked by falling magnitude.
+
+    Of equal magnitudes the one with the lower index ranks higher, so that each layer has exactly one score of 1
+    and none is emptied. The running sum is taken in rank order, hence equal on every machine.
+    """
+    squares = np.square(array.ravel().astype(np.float64))
+    ranking = np.argsort(-squares, kind="stable")
+    ranked = squares[ranking]
+    scores = np.zeros_like(squares)
+    scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
+    return scores.reshape(array.shape)
+
+
+def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> Mask:
+    """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index."""
+    if not scores:
+        return {}
+    flat = np.concatenate([array.ravel() for array in scores.values()])
+    keep = round(flat.size * (1.0 - sparsity))
+    kept = np.zeros(flat.size, np.bool_)
+    if keep:
+        threshold = np.partition(flat, flat.size - keep)[flat.size - keep]
+        kept = flat > threshold
+        ties = np.flatnonzero(flat == threshold)
+        kept[ties[: keep - np.count_nonzero(kept)]] = True
+    ends = np.cumsum([array.size for array in scores.values()])
+    pieces = np.split(kept, ends[:-1])
+    return {name: piece.reshape(array.shape) for (name, array), piece in zip(scores.items(), pieces, strict=True)}

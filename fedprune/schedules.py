@@ -1,0 +1,111 @@
+"""Pruning schedules: which sparsity is due at which global step.
+
+The formulas are those of TensorFlow Model Optimization 0.8.1, in its float32 arithmetic, so that the gateway and
+a device that prunes with TF-MOT agree on how many weights are kept.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+_STEP_LIMIT = 2**31
+
+
+class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """When masks are updated: every `frequency` steps from `begin_step` to `end_step`, both included.
+
+    Steps count optimizer steps on the task's global clock, from 0. A negative `end_step` means without end.
+    """
+
+    begin_step: int
+    end_step: int
+    frequency: int
+
+    def __post_init__(self) -> None:
+        if self.begin_step < 0:
+            raise ValueError(f"begin_step is {self.begin_step}; it must be at least 0")
+        if self.frequency < 1:
+            raise ValueError(f"frequency is {self.frequency}; it must be at least 1")
+        if max(self.begin_step, self.end_step, self.frequency) >= _STEP_LIMIT:
+            raise ValueError("begin_step, end_step and frequency must be below 2^31")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the mask is updated at `step`."""
+        return self.last_due(step) == step
+
+    def last_due(self, step: int) -> int | None:
+        """The latest step up to and including `step` at which the mask is updated; None before `begin_step`."""
+        if step < self.begin_step:
+            return None
+        last = step if self.end_step < 0 else min(step, self.end_step)
+        return last - (last - self.begin_step) % self.frequency
+
+    def sparsity_at(self, step: int) -> float:
+        """The fraction of weights to prune by a mask update at `step`, in [0, 1)."""
+        raise NotImplementedError
+
+    def sparsity_in_force(self, step: int) -> float:
+        """The sparsity of the mask that `step` trains with: that of the last update due, 0.0 before the first."""
+        due = self.last_due(step)
+        return 0.0 if due is None else self.sparsity_at(due)
+
+
+class PolynomialDecay(_PruningWindow, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="polynomial"):
+    """Sparsity that grows fast at first and levels off at its target.
+
+    s(t) = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^power, equation 1 of Zhu and Gupta 2017
+    ("To prune, or not to prune", arXiv 1710.01878), there with power 3.
+    """
+
+    initial_sparsity: float
+    target_sparsity: float
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_sparsity("initial_sparsity", self.initial_sparsity)
+        _check_sparsity("target_sparsity", self.target_sparsity)
+        if self.target_sparsity < self.initial_sparsity:
+            raise ValueError(
+                f"target_sparsity {self.target_sparsity} is below initial_sparsity {self.initial_sparsity}; "
+                "a schedule never gives weights back"
+            )
+        if self.end_step <= self.begin_step:
+            raise ValueError(f"end_step is {self.end_step}; it must be greater than begin_step {self.begin_step}")
+        if not 0.0 < self.power < float("inf"):
+            raise ValueError(f"power is {self.power}; it must be a positive number")
+
+    def sparsity_at(self, step: int) -> float:
+        progress = np.float32(step - self.begin_step) / np.float32(self.end_step - self.begin_step)
+        remaining = np.float32(1.0) - np.clip(progress, np.float32(0.0), np.float32(1.0))
+        # A float32 power differs between C libraries; one taken in float64 and then rounded does not.
+        decay = np.float32(float(remaining) ** self.power)
+        difference = np.float32(self.initial_sparsity - self.target_sparsity)
+        return float(difference * decay + np.float32(self.target_sparsity))
+
+
+class ConstantSparsity(_PruningWindow, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="constant"):
+    """The same sparsity from the first update on. `end_step` -1 means that masks are updated for ever."""
+
+    target_sparsity: float
+    end_step: int = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_sparsity("target_sparsity", self.target_sparsity)
+        if self.end_step != -1 and self.end_step < self.begin_step:
+            raise ValueError(
+                f"end_step is {self.end_step}; it must be -1 (no end) or at least begin_step {self.begin_step}"
+            )
+
+    def sparsity_at(self, step: int) -> float:  # noqa: ARG002 - the same at every step
+        return float(np.float32(self.target_sparsity))
+
+
+Schedule = PolynomialDecay | ConstantSparsity
+
+
+def _check_sparsity(field: str, sparsity: float) -> None:
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"{field} is {sparsity}; it must be at least 0 and below 1")
