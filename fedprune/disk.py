@@ -78,4 +78,4 @@ class Directory:
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: {error.strerror}; free space or mend the directory, then start again: nothing is lost")
+    return StorageError(f"{path}: {error.strerror}; free space or mend the directory and start again: nothing is lost")

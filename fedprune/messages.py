@@ -40,9 +40,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Message, frozen=True, kw_only=True):
-    """Retained on the round topic: what the federation is doing. `round` counts from 0; `done` ends it."""
+    """Retained on the round topic: what the federation is doing. `round` counts from 0; `done` ends it.
+
+    `incarnation` counts the aggregator's starts: when it changes, agents check in again.
+    """
 
     run: Id
+    incarnation: Count
     round: Count
     rounds: Count
     task: Content

@@ -1,0 +1,580 @@
+"""The federation's rounds as a pure state machine: (state, event, now) -> (state, actions).
+
+::
+
+                 enough agents                all accepted, or deadline and quorum
+      GATHERING ───────────────► TRAINING ────────────────────────────────────────► MERGING ──► DONE
+          ▲                                                                            │
+          └──────────────────────────────── Merged ────────────────────────────────────┘
+
+An update is accepted once the shell has made it durable (`UpdateStored`). Nothing merges while an update is on its
+way to the disk, so what was accepted is merged. Every message may come twice, late and in any order. Messages
+from agents that make no sense raise `ProtocolError` and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from types import MappingProxyType
+
+from fedprune.errors import ProtocolError
+from fedprune.machine import Table, transition
+from fedprune.messages import (
+    Accepted,
+    Assignment,
+    CheckIn,
+    Chunk,
+    Content,
+    Failed,
+    Manifest,
+    Message,
+    Need,
+    Reason,
+    Rejected,
+    Submit,
+)
+from fedprune.randomness import Keyed
+from fedprune.transfer import Incoming, chunk_count, unpack_bitmap
+
+GATHER_CHUNK_REQUESTS_S = 0.03
+"""How long requests for chunks are collected, so that what several agents lack is broadcast once."""
+
+RETRY_AFTER_S = 30.0
+"""When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
+
+
+class Phase(Enum):
+    GATHERING = auto()
+    TRAINING = auto()
+    MERGING = auto()
+    DONE = auto()
+
+
+# Events
+
+
+@dataclass(frozen=True)
+class Started:
+    """The link is up, for the first time or again."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message from an agent."""
+
+    agent: str
+    message: CheckIn | Need | Submit | Chunk | Failed
+
+
+@dataclass(frozen=True)
+class UpdateStored:
+    """The agent's update of this round is on the disk and in the book."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class UpdateRefused:
+    """The agent's update turned out to be malformed."""
+
+    agent: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The round's aggregate is applied and checkpointed; this is the next round's model."""
+
+    model: Model
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """`wake_at(state)` may have come."""
+
+
+Event = Started | Said | UpdateStored | UpdateRefused | Merged | Ticked
+
+
+# Actions
+
+
+@dataclass(frozen=True)
+class Send:
+    agent: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class SendChunk:
+    """Publish a chunk: to one agent, or as a broadcast where `agent` is None."""
+
+    content: Content
+    index: int
+    agent: str | None
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish the manifest, retained; one that is `done` clears it."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class BookCohort:
+    """Write down, durably, who is assigned to the round."""
+
+    round: int
+    agents: frozenset[str]
+
+
+@dataclass(frozen=True)
+class StoreUpdate:
+    """Check an update and make it durable; `UpdateStored` or `UpdateRefused` follows."""
+
+    agent: str
+    submit: Submit
+    blob: bytes
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge all accepted updates of the round; `Merged` follows."""
+
+    round: int
+
+
+Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge
+Step = tuple["RoundState", tuple[Action, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What does not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs."""
+
+    run: str
+    incarnation: int
+    rounds: int
+    cohort: int
+    quorum: int
+    deadline_s: float
+    gather_s: float
+    seed: int
+    task: Content
+    steps_per_round: int
+    update_values: str
+    max_update_bytes: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version of the global model as agents fetch it; `weights_digest` is that of the decoded weights."""
+
+    content: Content
+    weights_digest: bytes
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An update on its way in."""
+
+    submit: Submit
+    incoming: Incoming
+
+
+def _nobody() -> Mapping[str, object]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The round that is open, and who takes part.
+
+    `present`: agents known to be waiting, not yet assigned or already accepted. `assigned`: this round's cohort.
+    `accepted` and `settled`: digest of each agent's accepted update, of this round and of its last one.
+    `failed`: agents that said they cannot do this round. `storing`: updates on their way to the disk.
+    `requests`: chunks asked for, by content and index, and by whom; served at `serve_at`.
+    """
+
+    plan: Plan
+    round: int
+    model: Model
+    phase: Phase = Phase.GATHERING
+    present: frozenset[str] = frozenset()
+    assigned: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    settled: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    uploads: Mapping[str, Upload] = field(default_factory=lambda: MappingProxyType({}))
+    storing: frozenset[str] = frozenset()
+    requests: Mapping[tuple[Content, int], frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    serve_at: float | None = None
+    deadline: float | None = None
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Assigned agents whose update has not been accepted."""
+        return self.assigned - self.accepted.keys()
+
+
+def resume(
+    plan: Plan,
+    model: Model,
+    round_: int,
+    *,
+    assigned: frozenset[str],
+    accepted: Mapping[str, bytes],
+    settled: Mapping[str, bytes],
+) -> RoundState:
+    """The state of a federation that starts, or goes on with the round it was in, from what the book says."""
+    if round_ >= plan.rounds:
+        phase = Phase.DONE
+    else:
+        phase = Phase.TRAINING if assigned else Phase.GATHERING
+    return RoundState(plan, round_, model, phase, assigned=assigned, accepted=dict(accepted), settled=dict(settled))
+
+
+def step(state: RoundState, event: Event, now: float) -> Step:
+    """One transition. `now` is monotonic seconds."""
+    return transition(_TABLE, state.phase, event)(state, event, now)
+
+
+def wake_at(state: RoundState) -> float | None:
+    """When a `Ticked` is due."""
+    alarms = [alarm for alarm in (state.deadline, state.serve_at) if alarm is not None]
+    return min(alarms, default=None)
+
+
+# Starting, and time
+
+
+def _start(state: RoundState, _: Started, now: float) -> Step:
+    wait = state.plan.gather_s if state.phase is Phase.GATHERING else state.plan.deadline_s
+    if state.deadline is None:
+        state = replace(state, deadline=now + wait)
+    state, actions = _merge_if_complete(state)
+    return state, (Publish(_manifest(state)), *actions)
+
+
+def _announce(state: RoundState, _: Started, __: float) -> Step:
+    return state, (Publish(_manifest(state)),)
+
+
+def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
+    state, served = _serve(state, now)
+    if state.deadline is None or now < state.deadline:
+        return state, served
+    if len(state.present) >= state.plan.quorum:
+        state, opened = _open(state, now)
+        return state, served + opened
+    return replace(state, deadline=now + state.plan.gather_s), served
+
+
+def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
+    state, served = _serve(state, now)
+    if state.deadline is None or now < state.deadline:
+        return state, served
+    if len(state.accepted) >= state.plan.quorum:
+        state, actions = _close(state)
+    else:
+        state, actions = _draft(replace(state, deadline=now + state.plan.deadline_s), state.present, now)
+    return state, served + actions
+
+
+# Messages from agents
+
+
+def _hear_gathering(state: RoundState, said: Said, now: float) -> Step:
+    match said.message:
+        case CheckIn():
+            state = replace(state, present=state.present | {said.agent})
+            if len(state.present) >= state.plan.cohort:
+                return _open(state, now)
+            return state, (Send(said.agent, _no_work()),)
+        case Submit() as submit:
+            return _answer_outside_round(state, said.agent, submit)
+    return state, ()
+
+
+def _hear_training(state: RoundState, said: Said, now: float) -> Step:
+    agent = said.agent
+    match said.message:
+        case CheckIn():
+            return _check_in(state, agent, now)
+        case Need() as need:
+            return _request(state, agent, need, now)
+        case Submit() as submit:
+            return _take_submit(state, agent, submit)
+        case Chunk() as chunk:
+            return _take_chunk(state, agent, chunk)
+        case Failed() as failed:
+            return _drop(state, agent, failed)
+
+
+def _hear_merging(state: RoundState, said: Said, _: float) -> Step:
+    match said.message:
+        case CheckIn():
+            return replace(state, present=state.present | {said.agent}), (Send(said.agent, _no_work()),)
+        case Submit() as submit:
+            return _answer_outside_round(state, said.agent, submit)
+    return state, ()
+
+
+def _hear_done(state: RoundState, said: Said, _: float) -> Step:
+    match said.message:
+        case CheckIn():
+            return state, (Send(said.agent, Rejected(reason=Reason.FINISHED, retry_after=RETRY_AFTER_S)),)
+        case Submit() as submit:
+            return _answer_outside_round(state, said.agent, submit)
+    return state, ()
+
+
+def _check_in(state: RoundState, agent: str, now: float) -> Step:
+    if agent in state.missing:
+        return state, (Send(agent, _assignment(state, now)),)
+    state = replace(state, present=state.present | {agent})
+    state, actions = _draft(state, frozenset({agent}), now)
+    return state, actions or (Send(agent, _no_work()),)
+
+
+def _request(state: RoundState, agent: str, need: Need, now: float) -> Step:
+    contents = {content.digest: content for content in (state.model.content, state.plan.task)}
+    if agent not in state.assigned or need.digest not in contents:
+        return state, (Send(agent, _no_work()),)
+    content = contents[need.digest]
+    requests = dict(state.requests)
+    for index in unpack_bitmap(need.missing, chunk_count(content.size)):
+        requests[content, index] = requests.get((content, index), frozenset()) | {agent}
+    serve_at = state.serve_at if state.serve_at is not None else now + GATHER_CHUNK_REQUESTS_S
+    return replace(state, requests=requests, serve_at=serve_at), ()
+
+
+def _take_submit(state: RoundState, agent: str, submit: Submit) -> Step:
+    if not _is_current(state, submit) or agent in state.accepted:
+        return _answer_outside_round(state, agent, submit)
+    if agent not in state.assigned:
+        return state, (Send(agent, _reject(submit, Reason.LATE, "not in this round's cohort")),)
+    if submit.update.size > state.plan.max_update_bytes:
+        return state, (Send(agent, _reject(submit, Reason.INVALID, f"over {state.plan.max_update_bytes} bytes")),)
+    if agent in state.storing:
+        return state, ()
+    upload = state.uploads.get(agent)
+    if upload is None or upload.submit.update != submit.update:
+        return replace(state, uploads={**state.uploads, agent: Upload(submit, Incoming(submit.update))}), ()
+    return state, (Send(agent, Need(digest=submit.update.digest, missing=upload.incoming.missing)),)
+
+
+def _take_chunk(state: RoundState, agent: str, chunk: Chunk) -> Step:
+    upload = state.uploads.get(agent)
+    if upload is None:
+        return state, ()
+    incoming = upload.incoming.add(chunk)
+    if not incoming.is_complete:
+        return replace(state, uploads={**state.uploads, agent: replace(upload, incoming=incoming)}), ()
+    try:
+        blob = incoming.assemble()
+    except ProtocolError as error:
+        return _refuse(state, UpdateRefused(agent, str(error)), 0.0)
+    return replace(state, storing=state.storing | {agent}), (StoreUpdate(agent, upload.submit, blob),)
+
+
+def _drop(state: RoundState, agent: str, failed: Failed) -> Step:
+    if failed.run != state.plan.run or failed.round != state.round or agent not in state.missing:
+        return state, ()
+    state = replace(
+        state,
+        assigned=state.assigned - {agent},
+        present=state.present - {agent},
+        failed=state.failed | {agent},
+        uploads=_without(state.uploads, agent),
+    )
+    return _merge_if_complete(state)
+
+
+def _answer_outside_round(state: RoundState, agent: str, submit: Submit) -> Step:
+    """Say what the book says of an update that is not to be taken now."""
+    digest = submit.update.digest
+    if submit.run != state.plan.run:
+        return state, (Send(agent, _reject(submit, Reason.INVALID, "of another run")),)
+    if digest in (state.accepted.get(agent), state.settled.get(agent)):
+        return state, (Send(agent, _accepted(state, submit.round, digest)),)
+    if _is_current(state, submit) and agent in state.accepted:
+        return state, (Send(agent, _reject(submit, Reason.INVALID, "another update of this round was accepted")),)
+    if submit.round > state.round:
+        return state, (Send(agent, _reject(submit, Reason.INVALID, f"of round {submit.round}, not yet begun")),)
+    return state, (Send(agent, _reject(submit, Reason.LATE, f"round {submit.round} is over")),)
+
+
+# Updates on their way to the disk
+
+
+def _accept(state: RoundState, event: UpdateStored, _: float) -> Step:
+    agent = event.agent
+    submit = state.uploads[agent].submit
+    state = replace(
+        state,
+        accepted={**state.accepted, agent: submit.update.digest},
+        present=state.present | {agent},
+        storing=state.storing - {agent},
+        uploads=_without(state.uploads, agent),
+    )
+    merging, actions = _merge_if_complete(state)
+    return merging, (Send(agent, _accepted(state, submit.round, submit.update.digest)), *actions)
+
+
+def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
+    agent = event.agent
+    submit = state.uploads[agent].submit
+    state = replace(state, storing=state.storing - {agent}, uploads=_without(state.uploads, agent))
+    state, actions = _drop(state, agent, Failed(run=submit.run, round=submit.round, why=event.why))
+    return state, (Send(agent, _reject(submit, Reason.INVALID, event.why)), *actions)
+
+
+# Opening and closing a round
+
+
+def _open(state: RoundState, now: float) -> Step:
+    """Select the cohort and assign it."""
+    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
+    drafted, actions = _draft(state, state.present, now)
+    return drafted, (Publish(_manifest(state)), *actions)
+
+
+def _draft(state: RoundState, candidates: frozenset[str], now: float) -> Step:
+    """Assign as many of `candidates` as the cohort has room for; whoever has been silent past a deadline is no room.
+
+    At an open round's deadline the silent agents' places are given away too: the cohort grows, but their updates
+    are still welcome until the round is merged.
+    """
+    plan = state.plan
+    is_extension = candidates == state.present and bool(state.assigned)
+    taken = state.accepted.keys() if is_extension else state.assigned
+    eligible = sorted(candidates - state.assigned - state.failed)
+    keyed = Keyed(plan.seed, "cohort", state.round, len(state.assigned))
+    drafted = frozenset(keyed.sample(eligible, min(len(eligible), max(0, plan.cohort - len(taken)))))
+    if not drafted:
+        return state, ()
+    state = replace(state, assigned=state.assigned | drafted, present=state.present - drafted)
+    assignment = _assignment(state, now)
+    sends = tuple(Send(agent, assignment) for agent in sorted(drafted))
+    return state, (BookCohort(state.round, state.assigned), *sends)
+
+
+def _merge_if_complete(state: RoundState) -> Step:
+    """Merge once nobody is missing and the quorum is reached."""
+    if state.phase is not Phase.TRAINING or state.missing or len(state.accepted) < state.plan.quorum:
+        return state, ()
+    return _close(state)
+
+
+def _close(state: RoundState) -> Step:
+    """Take no more updates; merge as soon as none is on its way to the disk."""
+    if state.storing:
+        return state, ()
+    return replace(state, phase=Phase.MERGING, uploads={}, requests={}, serve_at=None, deadline=None), (
+        Merge(state.round),
+    )
+
+
+def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
+    state = replace(
+        state,
+        round=state.round + 1,
+        model=merged.model,
+        phase=Phase.GATHERING,
+        assigned=frozenset(),
+        failed=frozenset(),
+        accepted={},
+        settled={**state.settled, **state.accepted},
+        deadline=now + state.plan.gather_s,
+    )
+    if state.round >= state.plan.rounds:
+        state = replace(state, phase=Phase.DONE, deadline=None)
+        return state, (Publish(_manifest(state)),)
+    if len(state.present) >= state.plan.cohort:
+        return _open(state, now)
+    return state, (Publish(_manifest(state)),)
+
+
+def _serve(state: RoundState, now: float) -> Step:
+    """Send the chunks asked for: to the one agent that lacks it, or to all that listen."""
+    if state.serve_at is None or now < state.serve_at:
+        return state, ()
+    chunks = tuple(
+        SendChunk(content, index, next(iter(agents)) if len(agents) == 1 else None)
+        for (content, index), agents in state.requests.items()
+    )
+    return replace(state, requests={}, serve_at=None), chunks
+
+
+# Messages
+
+
+def _manifest(state: RoundState) -> Manifest:
+    plan = state.plan
+    return Manifest(
+        run=plan.run,
+        incarnation=plan.incarnation,
+        round=state.round,
+        rounds=plan.rounds,
+        task=plan.task,
+        model=state.model.content,
+        done=state.phase is Phase.DONE,
+    )
+
+
+def _assignment(state: RoundState, now: float) -> Assignment:
+    plan = state.plan
+    return Assignment(
+        run=plan.run,
+        round=state.round,
+        task=plan.task,
+        model=state.model.content,
+        weights_digest=state.model.weights_digest,
+        schedule_step=state.round * plan.steps_per_round,
+        seed=plan.seed,
+        update_values=plan.update_values,
+        seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
+    )
+
+
+def _accepted(state: RoundState, round_: int, digest: bytes) -> Accepted:
+    return Accepted(run=state.plan.run, round=round_, digest=digest)
+
+
+def _no_work() -> Rejected:
+    return Rejected(reason=Reason.NOT_SELECTED, retry_after=RETRY_AFTER_S)
+
+
+def _reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
+    return Rejected(reason=reason, detail=detail[:1000], digest=submit.update.digest)
+
+
+def _is_current(state: RoundState, submit: Submit) -> bool:
+    return submit.run == state.plan.run and submit.round == state.round
+
+
+def _without(uploads: Mapping[str, Upload], agent: str) -> dict[str, Upload]:
+    return {name: upload for name, upload in uploads.items() if name != agent}
+
+
+_TABLE: Table[RoundState, Action] = {
+    (Phase.GATHERING, Started): _start,
+    (Phase.GATHERING, Said): _hear_gathering,
+    (Phase.GATHERING, Ticked): _tick_gathering,
+    (Phase.TRAINING, Started): _start,
+    (Phase.TRAINING, Said): _hear_training,
+    (Phase.TRAINING, UpdateStored): _accept,
+    (Phase.TRAINING, UpdateRefused): _refuse,
+    (Phase.TRAINING, Ticked): _tick_training,
+    (Phase.MERGING, Started): _announce,
+    (Phase.MERGING, Said): _hear_merging,
+    (Phase.MERGING, Merged): _next_round,
+    (Phase.MERGING, Ticked): lambda state, _, __: (state, ()),
+    (Phase.DONE, Started): _announce,
+    (Phase.DONE, Said): _hear_done,
+    (Phase.DONE, Ticked): lambda state, _, __: (state, ()),
+}

@@ -1,0 +1,70 @@
+"""One round on the device, from the assignment to the update's bytes: decode, check, train, encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_agent.trainers import Slots, Trainer, Work
+from edge_agent.updates import PreparedUpdate, prepare_update
+from fedprune.bundle import Bundle, MaskPolicy
+from fedprune.codecs import Values, decode_model
+from fedprune.data import Dataset
+from fedprune.errors import ProtocolError
+from fedprune.messages import Assignment, Submit
+from fedprune.randomness import Keyed
+from fedprune.tensors import Weights, weights_digest
+from fedprune.transfer import content_of
+from fedprune.usage import peak_memory_mb
+
+
+@dataclass(frozen=True, eq=False)
+class LocalRound:
+    """What a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
+
+    agent: str
+    assignment: Assignment
+    model: bytes
+    residual: Weights | None
+    slots: Slots | None
+    idle_memory_mb: float
+
+
+@dataclass(frozen=True, eq=False)
+class LocalResult:
+    """What it leaves. `slots` is None unless the task keeps optimizer state."""
+
+    submit: Submit
+    update: PreparedUpdate
+    slots: Slots | None
+
+
+def train_locally(local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dataset) -> LocalResult:
+    """Do the round. Raises `ProtocolError` if the model is not the one the gateway described, `TrainingError`."""
+    assignment, table = local.assignment, bundle.task.table
+    weights, mask = decode_model(local.model, table)
+    if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
+        raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
+    keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
+    trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed), data)
+    known_mask = mask if bundle.task.pruning.mask is MaskPolicy.SHARED else None
+    values = _values(assignment.update_values)
+    update = prepare_update(weights, trained, local.residual, table, values, known_mask)
+    submit = Submit(
+        run=assignment.run,
+        round=assignment.round,
+        update=content_of(update.blob),
+        examples=len(data),
+        loss=trained.loss,
+        train_seconds=trained.seconds,
+        idle_memory_mb=local.idle_memory_mb,
+        peak_memory_mb=peak_memory_mb(),
+    )
+    keeps_slots = bundle.task.training.optimizer_state == "keep"
+    return LocalResult(submit, update, trained.slots if keeps_slots else None)
+
+
+def _values(name: str) -> Values:
+    try:
+        return Values(name)
+    except ValueError:
+        raise ProtocolError(f"the gateway asks for values {name!r}, which this version does not have") from None

@@ -1,0 +1,30 @@
+"""What the two state machines have in common: a table of transitions, and the word for our own bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fedprune.randomness import Keyed
+
+_S = TypeVar("_S")
+_A = TypeVar("_A")
+
+Transition = Callable[[_S, Any, float], tuple[_S, tuple[_A, ...]]]
+Table = Mapping[tuple[Any, type], Transition[_S, _A]]
+
+
+class UnlistedEventError(AssertionError):
+    """An event that the table of transitions does not list in this phase: a bug of ours, never of the other side."""
+
+
+def transition(table: Table[_S, _A], phase: Any, event: object) -> Transition[_S, _A]:
+    try:
+        return table[phase, type(event)]
+    except KeyError:
+        raise UnlistedEventError(f"{type(event).__name__} in phase {phase}") from None
+
+
+def backoff(base: float, attempt: int, *key: str | int) -> float:
+    """Seconds until the next try: `base` doubled for each of at most five attempts, times a keyed 0.5 to 1.5."""
+    return base * 2.0 ** min(attempt, 5) * (0.5 + Keyed(0, "backoff", attempt, *key).fraction())

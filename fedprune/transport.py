@@ -1,0 +1,268 @@
+"""The MQTT link: the only module that knows paho. MQTT 3.1.1, QoS 1, clean sessions.
+
+A link reports what happens as events on a queue and never runs anybody's code on its network thread. What is
+published while the link is down is dropped: every exchange is re-established by an idempotent check-in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import random
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from fedprune.errors import BrokerError, ConfigurationError
+
+_log = logging.getLogger(__name__)
+
+PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"
+_QOS = 1
+_KEEPALIVE_S = 30
+_CONNECT_TIMEOUT_S = 10.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files. Without `ca` the system's certificates are trusted; `certificate` and `key` identify this client."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the broker is and who we are there: the ``[broker]`` table of a configuration file.
+
+    `url` is ``mqtt://host[:1883]`` or ``mqtts://host[:8883]``. The password is read from the first line of
+    `password_file`, else from the environment variable FEDPRUNE_BROKER_PASSWORD, so that it stands on no command line.
+    """
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str | None = None
+    password_file: str | None = None
+    tls: Tls = Tls()
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path not in ("", "/"):
+            raise ValueError(f"broker address {self.url!r}: write mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        if parts.username or parts.password:
+            raise ValueError("broker address: put the user name in broker.username, the password in a file")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or (8883 if self.uses_tls else 1883)
+
+    @property
+    def uses_tls(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    def password(self) -> str | None:
+        """Raises `ConfigurationError` if the password file cannot be read."""
+        if self.password_file is None:
+            return os.environ.get(PASSWORD_VARIABLE)
+        try:
+            return Path(self.password_file).read_text().partition("\n")[0]
+        except OSError as error:
+            raise ConfigurationError(f"broker.password_file {self.password_file}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class LinkUp:
+    """Connected: subscribe and check in again, the broker remembers nothing."""
+
+
+@dataclass(frozen=True)
+class LinkDown:
+    """The connection was lost; the link goes on trying."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    topic: str
+    payload: bytes
+
+
+LinkEvent = LinkUp | LinkDown | Delivery
+
+
+class Link(Protocol):
+    """What agents and the aggregator need of a network."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None: ...
+
+    def subscribe(self, topic_filter: str) -> None: ...
+
+    def unsubscribe(self, topic_filter: str) -> None: ...
+
+
+class MqttLink:
+    """A `Link` over MQTT. `events` yields `LinkEvent`s in order; `bytes_sent` counts published payloads.
+
+    Use as a context manager: entering connects, and raises `BrokerError` if that first time fails. After that
+    the link reconnects by itself, with exponential back-off and full jitter.
+    """
+
+    def __init__(
+        self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
+    ) -> None:
+        self.bytes_sent = 0
+        self._broker = broker
+        self._events = events
+        self._closing = threading.Event()
+        self._refusal: str | None = None
+        self._answered = threading.Event()
+        self._was_up = False
+        self._client = self._new_client(client_id, will)
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def __enter__(self) -> MqttLink:
+        self._connect()
+        self._thread.start()
+        if not self._answered.wait(_CONNECT_TIMEOUT_S):
+            self._refusal = "no answer: is this an MQTT broker?"
+        if self._refusal is not None:
+            self.close()
+            raise BrokerError(f"broker {self._broker.url}: {self._refusal}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        if not self._client.is_connected():
+            return
+        self.bytes_sent += len(payload)
+        self._client.publish(topic, payload, _QOS, retain)
+
+    def subscribe(self, topic_filter: str) -> None:
+        self._client.subscribe(topic_filter, _QOS)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._client.unsubscribe(topic_filter)
+
+    def farewell(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
+        """Publish a last message and wait, at most two seconds, until the broker has it."""
+        if self._client.is_connected():
+            with contextlib.suppress(RuntimeError, ValueError):
+                self._client.publish(topic, payload, _QOS, retain).wait_for_publish(2.0)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._client.disconnect()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _new_client(self, client_id: str, will: tuple[str, bytes] | None) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        if self._broker.username is not None:
+            client.username_pw_set(self._broker.username, self._broker.password())
+        if self._broker.uses_tls:
+            client.tls_set_context(_tls_context(self._broker.tls))
+        if will is not None:
+            client.will_set(*will, qos=_QOS, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        return client
+
+    def _connect(self) -> None:
+        """Raises `BrokerError` if no connection can be opened."""
+        try:
+            self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+        except socket.gaierror as error:
+            raise BrokerError(f"broker {self._broker.url}: no such host; check the address") from error
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            raise BrokerError(f"broker {self._broker.url}: TLS: {reason}; check broker.tls and the port") from error
+        except OSError as error:
+            raise BrokerError(
+                f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"
+            ) from error
+
+    def _run(self) -> None:
+        """The network thread: serve a connection until it ends, then connect again with jitter."""
+        attempt = 0
+        while True:
+            self._client.loop_forever(retry_first_connection=False)
+            while not self._closing.wait(self._delay(attempt)):
+                attempt += 1
+                try:
+                    self._connect()
+                except BrokerError as error:
+                    _log.info("%s", error)
+                else:
+                    break
+            if self._closing.is_set():
+                return
+            if self._was_up:
+                attempt = 0
+                self._was_up = False
+
+    @staticmethod
+    def _delay(attempt: int) -> float:
+        """Full jitter, so that a fleet does not come back at once when its broker does."""
+        return random.uniform(0.0, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0**attempt))
+
+    def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+        if reason.is_failure:
+            self._refusal = f"{str(reason).lower()}; check broker.username, the password and the broker's access list"
+        else:
+            self._refusal = None
+            self._was_up = True
+            self._events.put(LinkUp())
+        self._answered.set()
+
+    def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+        if not self._answered.is_set():
+            self._refusal = f"closed the connection ({reason}); is this an MQTT broker?"
+            self._answered.set()
+        elif not self._closing.is_set():
+            self._events.put(LinkDown(str(reason).lower()))
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        self._events.put(Delivery(topic, bytes(message.payload)))
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"broker.tls: {error.strerror or error}; check the PEM files' paths") from error
+    return context
+
