@@ -1,7 +1,13 @@
-"""Examples: loading them, checking them, and sharing them out over agents."""
+"""Examples: loading them, checking them, and sharing them out over agents.
+
+A loader is a function from a path to a `Dataset` that raises `DataError` for anything it cannot use. Whatever comes
+after it (the fit to a model, the partition, training) sees only the `Dataset`, so a further format is one more loader.
+"""
 
 from __future__ import annotations
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.fit import fit_to
+from fedprune.data.npz import load_npz, save_npz
 
-__all__ = ["Dataset"]
+__all__ = ["Dataset", "fit_to", "load_npz", "save_npz"]

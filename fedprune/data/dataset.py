@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 class Dataset:
     """Examples with their class labels. Loaders have checked it: nonempty, finite, labels >= 0.
 
-    `x` is float32 `[examples, ...]`, `y` is int64 `[examples]`.
+    `x` is float32 `[examples, ...]`, `y` is int64 `[examples]`; either may be read-only. `origin` says where they
+    came from, for messages.
     """
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
+    origin: str = "data"
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.x.shape[1:]
 
     @property
     def classes(self) -> int:
@@ -28,4 +35,18 @@ class Dataset:
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """The examples at `indices`, copied, in that order (a batch, an agent's share)."""
-        return Dataset(self.x[indices], self.y[indices])
+        return Dataset(self.x[indices], self.y[indices], self.origin)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A whole data set, before it is shared out.
+
+    `test` is None where the data have no split of their own. `note` is empty, or says why this is not what was
+    asked for.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset | None
+    note: str = ""

@@ -1,0 +1,159 @@
+"""The `.npz` loader and writer: examples `x` and labels `y`, never pickled, headers checked before data are read."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from fedprune.data.dataset import Dataset
+from fedprune.disk import Directory
+from fedprune.errors import DataError
+
+MAX_BYTES = 2**31
+"""What x may take in memory, as stored and as float32."""
+
+MAX_CLASSES = 2**16
+
+_HOW = "write it with numpy.savez(file, x=examples, y=labels)"
+_MAX_HEADER = 2**14
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+# What zipfile, zlib and numpy's header parser (it reads a Python literal) raise for damaged or hostile bytes.
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError)
+_DAMAGED_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array in the archive, as its header announces it; `offset` is where its data begin."""
+
+    info: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    fortran_order: bool
+    offset: int
+
+
+def load_npz(path: Path) -> Dataset:
+    """Load `x` `[examples, ...]` and `y` `[examples]` (or `[examples, 1]`).
+
+    x: uint8 is divided by 255, as image models expect; floats are kept, as float32. Other dtypes are refused, since
+    their scale cannot be known. y: any integers from 0.
+
+    Raises `DataError` for a file that is missing or no .npz, lacks x or y, or holds arrays that cannot be examples
+    and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative labels, nothing at all, or more
+    than `MAX_BYTES`.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; name an .npz with arrays x and y")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            x_member, y_member = _member(archive, "x"), _member(archive, "y")
+            _check_shapes(x_member, y_member)
+            return Dataset(_examples(_data(archive, x_member)), _labels(_data(archive, y_member)), str(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except MemoryError as error:
+        raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
+    except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
+        raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+
+
+def save_npz(path: Path, dataset: Dataset) -> None:
+    """Write what `load_npz` reads, whole or not at all. Equal data make equal bytes.
+
+    Raises `StorageError` where the operating system refuses, for example when the disk is full.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in (("x", dataset.x), ("y", dataset.y)):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+                npy.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    Directory(path.parent).write(path.name, buffer.getvalue())
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> _Member:
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        found = ", ".join(repr(other)[1:-1].removesuffix(".npy") for other in archive.namelist()[:5])
+        raise DataError(f"it has no array {name!r} (it holds: {found[:80] or 'nothing'}); {_HOW}") from None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{name} is compressed in a way that numpy never does; {_HOW}")
+    with archive.open(info) as stream:
+        head = io.BytesIO(stream.read(_MAX_HEADER))
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(head)
+    if version not in readers:
+        raise DataError(f"{name} is in .npy format {version[0]}.{version[1]}, which is for named fields; {_HOW}")
+    shape, fortran_order, dtype = readers[version](head)
+    return _Member(info, shape, dtype, fortran_order, head.tell())
+
+
+def _check_shapes(x: _Member, y: _Member) -> None:
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise DataError(f"x is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255) or as float32")
+    if y.dtype.kind not in "iu":
+        raise DataError(f"y is {_brief(y.dtype)}; labels must be integers, one class number each: save y as int64")
+    if len(x.shape) < 2:
+        raise DataError(f"x has shape {_brief(x.shape)}; it must be [examples, ...], at least 2-D: reshape it")
+    if len(y.shape) != 1 and y.shape[1:] != (1,):
+        raise DataError(
+            f"y has shape {_brief(y.shape)}; it must be [examples], one class number each: "
+            "take the argmax of one-hot labels"
+        )
+    if x.shape[0] != y.shape[0]:
+        raise DataError(f"x has {x.shape[0]} examples and y has {y.shape[0]} labels; they must match one to one")
+    if min(x.shape) < 1:
+        raise DataError(f"it is empty: x has shape {_brief(x.shape)}; save at least one example")
+    if max(math.prod(x.shape) * max(4, x.dtype.itemsize), y.shape[0] * y.dtype.itemsize) > MAX_BYTES:
+        raise DataError(f"x has shape {_brief(x.shape)}, more than {MAX_BYTES >> 20} MiB in memory; split the file")
+
+
+def _data(archive: zipfile.ZipFile, member: _Member) -> NDArray[np.generic]:
+    size = member.offset + math.prod(member.shape) * member.dtype.itemsize
+    if member.info.file_size != size:
+        raise EOFError(f"{member.info.filename} has {member.info.file_size} bytes, its header says {size}")
+    with archive.open(member.info) as stream:
+        blob = stream.read(size)
+    if len(blob) != size:
+        raise EOFError(f"{member.info.filename} is cut off")
+    flat = np.frombuffer(blob, member.dtype, offset=member.offset)
+    return np.ascontiguousarray(flat.reshape(member.shape, order="F" if member.fortran_order else "C"))
+
+
+def _examples(x: NDArray[np.generic]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        examples = x.astype(np.float32, copy=False)
+    if x.dtype == np.uint8:
+        examples /= np.float32(255)
+    finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{np.count_nonzero(~finite)} examples of x hold NaN, infinity or more than float32 can, the first is "
+            f"example {finite.argmin()}; correct or remove them"
+        )
+    return examples
+
+
+def _labels(y: NDArray[np.generic]) -> NDArray[np.int64]:
+    labels = y.reshape(-1)
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0 or largest >= MAX_CLASSES:
+        wrong = smallest if smallest < 0 else largest
+        raise DataError(f"label {wrong} in y is out of range; classes are numbered from 0 to at most {MAX_CLASSES - 1}")
+    return labels.astype(np.int64)
+
+
+def _brief(thing: object) -> str:
+    """One short line, also where the file's author chose the text."""
+    return repr(str(thing))[1:-1][:80]

@@ -1,0 +1,247 @@
+"""The `.npz` loader: what it accepts, and one clear line for everything else."""
+
+from __future__ import annotations
+
+import io
+import resource
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedprune.data import Dataset, fit_to, load_npz, save_npz
+from fedprune.errors import DataError, StorageError
+
+_X = np.arange(24, dtype=np.float32).reshape(6, 4)
+_Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def _saved(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def _refusal(path: Path) -> str:
+    """What the loader says against a file; nothing if it loads. Any other exception passes through."""
+    try:
+        loaded = load_npz(path)
+    except DataError as refusal:
+        return str(refusal)
+    assert len(loaded.x) == len(loaded.y) >= 1
+    assert np.isfinite(loaded.x).all()
+    return ""
+
+
+def test_float_examples_are_kept_and_integer_labels_widened(tmp_path: Path) -> None:
+    loaded = load_npz(_saved(tmp_path / "d.npz", x=_X.astype(np.float64), y=_Y.astype(np.uint8)))
+    assert loaded.x.dtype == np.float32
+    assert loaded.y.dtype == np.int64
+    np.testing.assert_array_equal(loaded.x, _X)
+    np.testing.assert_array_equal(loaded.y, _Y)
+    assert (len(loaded), loaded.classes, loaded.input_shape) == (6, 3, (4,))
+
+
+def test_pixels_are_divided_by_255(tmp_path: Path) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    loaded = load_npz(_saved(tmp_path / "d.npz", x=pixels, y=np.zeros(4, np.int32)))
+    np.testing.assert_array_equal(loaded.x, pixels.astype(np.float32) / np.float32(255))
+    assert loaded.x.max() == 1.0
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("x", [np.asfortranarray(_X), _X.astype(">f4"), _X.astype(np.float16)])
+def test_any_way_numpy_writes_an_array_is_read(tmp_path: Path, save: Any, x: np.ndarray) -> None:
+    save(tmp_path / "d.npz", x=x, y=_Y.astype(">i2")[:, None])
+    loaded = load_npz(tmp_path / "d.npz")
+    np.testing.assert_array_equal(loaded.x, _X)
+    np.testing.assert_array_equal(loaded.y, _Y)
+    assert loaded.x.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"x": _X}, "no array 'y' (it holds: x)"),
+        ({"images": _X, "labels": _Y}, "no array 'x' (it holds: images, labels)"),
+        ({"x": _X, "y": _Y[:5]}, "6 examples and y has 5 labels"),
+        ({"x": _X[:, 0], "y": _Y}, "x has shape (6,)"),
+        ({"x": _X, "y": np.eye(6, dtype=int)}, "argmax of one-hot"),
+        ({"x": _X, "y": np.int64(3)}, "y has shape ()"),
+        ({"x": _X, "y": _Y.astype(float)}, "y is float64; labels must be integers"),
+        ({"x": _X, "y": _Y - 1}, "label -1 in y"),
+        ({"x": _X, "y": _Y.astype(np.uint64) + np.uint64(2**64 - 4)}, f"label {2**64 - 2} in y"),
+        ({"x": _X.astype(np.int64), "y": _Y}, "x is int64; save it as uint8"),
+        ({"x": _X.astype(complex), "y": _Y}, "x is complex128"),
+        ({"x": _X.astype("U3"), "y": _Y}, "x is <U"),
+        ({"x": _X.astype(object), "y": _Y}, "x is object"),
+        ({"x": _X, "y": np.array(list("abcdef"), dtype=object)}, "y is object"),
+        ({"x": np.where(_X == 9, np.nan, _X), "y": _Y}, "1 examples of x hold NaN, infinity"),
+        ({"x": np.where(_X > 9, np.inf, _X), "y": _Y}, "the first is example 2"),
+        ({"x": _X.astype(np.float64) * 1e300, "y": _Y}, "more than float32 can"),
+        ({"x": _X[:0], "y": _Y[:0]}, "it is empty"),
+        ({"x": _X[:, :0], "y": _Y}, "it is empty"),
+    ],
+)
+def test_unusable_arrays_are_refused_by_name(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> None:
+    path = _saved(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError) as refusal:
+        load_npz(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert complaint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.npz", tmp_path):
+        with pytest.raises(DataError, match="there is no such file"):
+            load_npz(path)
+
+
+@pytest.mark.parametrize("blob", [b"", b"x,y\n1,2\n", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, blob: bytes) -> None:
+    (tmp_path / "d.npz").write_bytes(blob)
+    with pytest.raises(DataError):
+        load_npz(tmp_path / "d.npz")
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("sprung"),))
+
+
+def test_a_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _saved(tmp_path / "d.npz", x=np.array([_Trap()], dtype=object), y=_Y[:1])
+    with pytest.raises(DataError, match="x is object"):
+        load_npz(path)
+    assert not Path("sprung").exists()
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    """A header that announces 4 TiB, and a member that really inflates to 64 MiB but announces six examples."""
+    for shape, inflated in (((2**32, 256), 0), ((6, 4), 2**26)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", header.getvalue() + bytes(inflated))
+            y = io.BytesIO()
+            np.lib.format.write_array_header_1_0(y, {"descr": "|u1", "fortran_order": False, "shape": shape[:1]})
+            archive.writestr("y.npy", y.getvalue() + bytes(6))
+        with pytest.raises(DataError), _address_space_limited_by(2**25):
+            load_npz(tmp_path / "d.npz")
+
+
+@contextmanager
+def _address_space_limited_by(extra: int) -> Iterator[None]:
+    """Allow this process `extra` more bytes of memory than it has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_raise_nothing_but_data_errors(tmp_path: Path, data: st.DataObject) -> None:
+    """Bytes changed anywhere: in the zip structure, the array headers, the data."""
+    path = _saved(tmp_path / "d.npz", x=_X, y=_Y)
+    blob = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(blob) - 1))
+        blob[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(blob[: data.draw(st.integers(0, len(blob)))] if data.draw(st.booleans()) else blob)
+    assert "\n" not in _refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore:Reading .* created on Python 2")
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    header=st.one_of(
+        st.text(max_size=200),
+        st.recursive(st.sampled_from(["0", "'<f4'", "()", "-1", "1e9", "None"]), lambda s: s.map("({},".format)),
+        st.builds(
+            "{{'descr': {}, 'fortran_order': {}, 'shape': {}, }}".format,
+            st.sampled_from(["'<f4'", "'|O'", "[('a', '<f4')]", "('<f4', (2,))", "'|V0'", "'x'", "None", "'M8[ns]'"]),
+            st.sampled_from(["True", "False", "1", "None"]),
+            st.sampled_from(
+                ["(6, 4)", "(6, -4)", "(-6, -4)", "(True, 4)", "(6, 4L)", "(10**9,)", "6", f"({'9' * 99},)"]
+            ),
+        ),
+    ),
+    version=st.sampled_from([b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x09"]),
+)
+def test_hostile_headers_raise_nothing_but_data_errors(tmp_path: Path, header: str, version: bytes) -> None:
+    text = header.encode("utf-8", "replace")
+    length = len(text).to_bytes(2 if version[0] == 1 else 4, "little")
+    y = io.BytesIO()
+    np.save(y, _Y)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY" + version + length + text + _X.tobytes())
+        archive.writestr("y.npy", y.getvalue())
+    assert "\n" not in _refusal(tmp_path / "d.npz")
+
+
+def test_saved_data_come_back_and_equal_data_make_equal_bytes(tmp_path: Path) -> None:
+    thirds = _X / np.float32(3)
+    dataset = Dataset(np.asfortranarray(thirds), _Y)
+    save_npz(tmp_path / "a.npz", dataset)
+    save_npz(tmp_path / "b.npz", Dataset(thirds, _Y.copy()))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = load_npz(tmp_path / "a.npz")
+    np.testing.assert_array_equal(loaded.x, dataset.x)
+    np.testing.assert_array_equal(loaded.y, dataset.y)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    save_npz(path, Dataset(_X, _Y))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(StorageError, match=r"d\.npz"):
+            save_npz(path, Dataset(np.zeros((2**12, 8), np.float32), np.zeros(2**12, np.int64)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d.npz"]
+
+
+def test_a_channel_axis_is_added_or_removed_to_fit() -> None:
+    grey = Dataset(np.zeros((6, 28, 28), np.float32), _Y)
+    with_channel = fit_to(grey, (28, 28, 1), 3)
+    assert with_channel.x.shape == (6, 28, 28, 1)
+    assert fit_to(with_channel, (28, 28), 3).x.shape == (6, 28, 28)
+    assert fit_to(grey, (28, 28), 10).x.shape == (6, 28, 28)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 3), (784,), (1, 28, 28)])
+def test_data_of_another_shape_do_not_fit(shape: tuple[int, ...]) -> None:
+    images = Dataset(np.zeros((6, *shape), np.float32), _Y, "mine.npz")
+    with pytest.raises(DataError, match=r"mine\.npz: an example of x is .*, the task's model takes 28x28x1"):
+        fit_to(images, (28, 28, 1), 3)
+
+
+def test_labels_out_of_the_tasks_range_do_not_fit() -> None:
+    with pytest.raises(DataError, match=r"mine\.npz: label 2 is out of range: the task's model has 2 classes, 0 to 1"):
+        fit_to(Dataset(_X, _Y, "mine.npz"), (4,), 2)
+
+
+def test_an_idle_agent_loads_nothing_heavy_with_the_package() -> None:
+    script = (
+        "import sys, fedprune.data\n"
+        "heavy = {'tensorflow', 'sklearn', 'scipy', 'urllib.request', 'ssl', 'rich'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
