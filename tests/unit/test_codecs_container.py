@@ -1,0 +1,153 @@
+"""Whole updates and models: round trips, lengths, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
+from fedprune.errors import ProtocolError
+from fedprune.masks import apply_mask, full_mask
+from fedprune.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights, weights_digest
+
+TABLE = TensorTable(
+    (
+        TensorSpec("conv/kernel", (3, 3, 1, 4), "float32", TensorClass.PRUNABLE, "conv"),
+        TensorSpec("norm/mean", (4,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("norm/variance", (4,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("seen", (), "int64", TensorClass.INTEGER, "seen"),
+        TensorSpec("dense/kernel", (9, 11), "float32", TensorClass.PRUNABLE, "dense"),
+        TensorSpec("dense/bias", (11,), "float32", TensorClass.DENSE, "dense"),
+    )
+)
+FINITE = st.floats(-1e6, 1e6, width=32)
+
+
+def tensors(*kinds: TensorClass) -> st.SearchStrategy[dict[str, Any]]:
+    return in_table_order(
+        {
+            spec.name: arrays.arrays(spec.dtype, spec.shape, elements=FINITE if spec.dtype == "float32" else None)
+            for spec in TABLE.of(*kinds)
+        }
+    )
+
+
+def in_table_order(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(*strategies.values()).map(lambda drawn: dict(zip(strategies, drawn, strict=True)))
+
+
+masks = in_table_order(
+    {spec.name: arrays.arrays(np.bool_, spec.shape) for spec in TABLE.of(TensorClass.PRUNABLE)}
+) | st.just(full_mask(TABLE))
+updates = st.builds(
+    Update,
+    delta=tensors(TensorClass.PRUNABLE, TensorClass.DENSE),
+    statistics=tensors(TensorClass.STATISTICS),
+    mask=masks,
+)
+models = tensors(*TensorClass)
+
+
+def zero_update() -> Update:
+    zeros = {spec.name: np.zeros(spec.shape, np.float32) for spec in TABLE}
+    return Update(
+        delta={spec.name: zeros[spec.name] for spec in TABLE.of(TensorClass.PRUNABLE, TensorClass.DENSE)},
+        statistics={spec.name: zeros[spec.name] for spec in TABLE.of(TensorClass.STATISTICS)},
+        mask=full_mask(TABLE),
+    )
+
+
+def assert_same(found: Weights | Mask, expected: Weights | Mask) -> None:
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+@given(updates, st.booleans())
+def test_fp32_update_arrives_exactly_at_kept_positions(update: Update, mask_is_known: bool) -> None:
+    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=mask_is_known)
+    decoded = decode_update(blob, TABLE, update.mask if mask_is_known else None, Values.FP32)
+    assert_same(decoded.delta, apply_mask(update.delta, update.mask))
+    assert_same(decoded.statistics, update.statistics)
+    assert_same(decoded.mask, update.mask)
+
+
+@given(updates, st.sampled_from(Values))
+def test_statistics_are_exact_in_every_scheme(update: Update, values: Values) -> None:
+    blob = encode_update(update, TABLE, values, mask_is_known=True)
+    assert_same(decode_update(blob, TABLE, update.mask, values).statistics, update.statistics)
+
+
+@given(models, masks, st.sampled_from(Values))
+def test_model_arrives_with_its_mask_and_integers(weights: Weights, mask: Mask, values: Values) -> None:
+    decoded, decoded_mask = decode_model(encode_model(weights, mask, TABLE, values), TABLE)
+    TABLE.check(decoded)
+    assert_same(decoded_mask, mask)
+    exact = apply_mask(weights, mask)
+    for spec in TABLE.of(TensorClass.STATISTICS, TensorClass.INTEGER):
+        np.testing.assert_array_equal(decoded[spec.name], exact[spec.name])
+    if values is Values.FP32:
+        assert weights_digest(decoded) == weights_digest(exact)
+
+
+@given(models, masks, st.sampled_from([Values.FP32, Values.FP16]))
+def test_what_was_decoded_once_travels_unchanged(weights: Weights, mask: Mask, values: Values) -> None:
+    blob = encode_model(weights, mask, TABLE, values)
+    assert encode_model(*decode_model(blob, TABLE), TABLE, values) == blob
+
+
+@given(updates)
+def test_a_known_mask_costs_no_bytes(update: Update) -> None:
+    kept = sum(int(np.count_nonzero(array)) for array in update.mask.values())
+    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=True)
+    assert len(blob) == 4 + 1 + 1 + 4 * (kept + 4 + 4 + 11)
+
+
+def test_a_full_mask_costs_a_byte_for_each_tensor() -> None:
+    update = zero_update()
+    known = encode_update(update, TABLE, Values.INT8, mask_is_known=True)
+    own = encode_update(update, TABLE, Values.INT8, mask_is_known=False)
+    assert len(own) == len(known) + 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda blob: blob[:-1], "tensor dense/bias: truncated"),
+        (lambda blob: blob + b"\0", "1 bytes too many"),
+        (lambda blob: blob[:0], "truncated"),
+        (lambda blob: b"FPU2" + blob[4:], "starts with b'FPU2'"),
+        (lambda blob: b"FPM1" + blob[4:], "starts with b'FPM1'"),
+        (lambda blob: blob[:4] + b"\x03" + blob[5:], "value scheme 3"),
+        (lambda blob: blob[:4] + b"\x01" + blob[5:], "values are fp16, not fp32"),
+        (lambda blob: blob[:5] + b"\0" + blob[6:], "mask byte is 0, not 1"),
+        (lambda blob: blob[:5] + b"\x02" + blob[6:], "mask byte is 2, not 1"),
+        (lambda blob: blob[:6] + b"\x07" + blob[7:], "tensor conv/kernel: positions scheme 7"),
+    ],
+)
+def test_malformed_update_is_refused_with_its_reason(damage: Any, complaint: str) -> None:
+    blob = encode_update(zero_update(), TABLE, Values.FP32, mask_is_known=False)
+    decode_update(blob, TABLE, None, Values.FP32)
+    with pytest.raises(ProtocolError, match=complaint):
+        decode_update(damage(blob), TABLE, None, Values.FP32)
+
+
+def test_an_own_mask_is_refused_where_masks_are_shared() -> None:
+    update = zero_update()
+    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=False)
+    with pytest.raises(ProtocolError, match="mask byte is 1, not 0"):
+        decode_update(blob, TABLE, update.mask, Values.FP32)
+
+
+def test_an_update_that_is_not_finite_or_does_not_fit_is_our_own_bug() -> None:
+    for bad in (np.full(11, np.nan, np.float32), np.full(11, np.inf, np.float32), np.zeros(12, np.float32)):
+        update = zero_update()
+        update = Update({**update.delta, "dense/bias": bad}, update.statistics, update.mask)
+        with pytest.raises(ValueError, match="tensor dense/bias"):
+            encode_update(update, TABLE, Values.INT8, mask_is_known=True)

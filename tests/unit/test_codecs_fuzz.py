@@ -1,0 +1,150 @@
+"""Hostile blobs: whatever the bytes, decoding ends in a well-formed result or in a ProtocolError."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
+from fedprune.codecs.reader import pack_bits
+from fedprune.errors import ProtocolError
+from fedprune.masks import apply_mask
+from fedprune.randomness import Keyed
+from fedprune.tensors import TensorClass, TensorSpec, TensorTable, Weights
+
+# Numbers that overflow on their way are as bad as an exception.
+pytestmark = pytest.mark.filterwarnings("error")
+
+TABLE = TensorTable(
+    (
+        TensorSpec("conv/kernel", (3, 3, 1, 4), "float32", TensorClass.PRUNABLE, "conv"),
+        TensorSpec("norm/mean", (4,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("seen", (), "int64", TensorClass.INTEGER, "seen"),
+        TensorSpec("dense/kernel", (40, 11), "float32", TensorClass.PRUNABLE, "dense"),
+        TensorSpec("dense/bias", (11,), "float32", TensorClass.DENSE, "dense"),
+    )
+)
+KEYED = Keyed(1, "fuzz")
+WEIGHTS = {
+    spec.name: KEYED.uniform(spec.size, -1.0, 1.0).reshape(spec.shape).astype(spec.dtype) for spec in TABLE
+}
+# The small tensor travels as a bitmap, the large one as Rice-coded gaps.
+MASK = {"conv/kernel": WEIGHTS["conv/kernel"] > 0.2, "dense/kernel": WEIGHTS["dense/kernel"] > 0.8}
+UPDATE = Update(
+    delta={spec.name: WEIGHTS[spec.name] for spec in TABLE.of(TensorClass.PRUNABLE, TensorClass.DENSE)},
+    statistics={"norm/mean": WEIGHTS["norm/mean"]},
+    mask=MASK,
+)
+MODELS = {values: encode_model(WEIGHTS, MASK, TABLE, values) for values in Values}
+UPDATES = {
+    (values, known): encode_update(UPDATE, TABLE, values, mask_is_known=known)
+    for values in Values
+    for known in (False, True)
+}
+
+EXTREMES = [
+    *(struct.pack("<I", number) for number in (0, 1, 440, 441, 2**31 - 1, 2**31, 2**32 - 1)),
+    *(struct.pack("<f", number) for number in (float("nan"), float("inf"), -1.0, 3.4e38, 1e-45)),
+    *(struct.pack("<e", number) for number in (float("nan"), float("-inf"))),
+    *(bytes([number]) for number in (0, 1, 2, 3, 8, 9, 31, 32, 63, 64, 255)),
+]
+
+
+def fields_of(values: Values) -> list[int]:
+    """Where the tensors of a model begin, and the fields in front of their values: scheme, count, width, scale."""
+    lengths = [len(encode_model(WEIGHTS, MASK, TensorTable((spec,)), values)) - 5 for spec in TABLE]
+    starts = accumulate(lengths[:-1], initial=5)
+    return [0, 3, 4, *(start + offset for start in starts for offset in (0, 1, 5, 6))]
+
+
+FIELDS = sorted({field + shift for values in Values for field in fields_of(values) for shift in (0, 1)})
+
+
+@st.composite
+def damaged(draw: st.DrawFn, blobs: list[bytes]) -> bytes:
+    """A valid blob after one to four mutations, most of them at the start of a field."""
+    blob = draw(st.sampled_from(blobs))
+    for _ in range(draw(st.integers(1, 4))):
+        at = min(draw(st.sampled_from(FIELDS) | st.integers(0, len(blob))), len(blob))
+        length = draw(st.integers(1, 40))
+        replacement = draw(
+            st.sampled_from(EXTREMES) | st.binary(min_size=1, max_size=8) | st.just(blob[at : at + length])
+        )
+        overwritten = draw(st.sampled_from([0, len(replacement), length, len(blob)]))
+        blob = blob[:at] + replacement + blob[at + overwritten :]
+    return blob
+
+
+@settings(max_examples=1000)
+@given(damaged(list(MODELS.values())))
+def test_damaged_model(blob: bytes) -> None:
+    try:
+        weights, mask = decode_model(blob, TABLE)
+    except ProtocolError:
+        return
+    TABLE.check(weights)
+    assert_only_kept_weights_differ_from_zero(weights, apply_mask(weights, mask))
+
+
+@settings(max_examples=1000)
+@given(damaged(list(UPDATES.values())), st.sampled_from(Values), st.booleans())
+def test_damaged_update(blob: bytes, values: Values, mask_is_known: bool) -> None:
+    try:
+        update = decode_update(blob, TABLE, MASK if mask_is_known else None, values)
+    except ProtocolError:
+        return
+    tensors = {**update.delta, **update.statistics}
+    assert {name: array.shape for name, array in tensors.items()} == {
+        spec.name: spec.shape for spec in TABLE if spec.kind is not TensorClass.INTEGER
+    }
+    assert all(np.isfinite(array).all() for array in tensors.values())
+    assert_only_kept_weights_differ_from_zero(update.delta, apply_mask(update.delta, update.mask))
+
+
+@given(st.binary(max_size=2000))
+def test_noise(noise: bytes) -> None:
+    for magic, decode in [
+        (b"FPM1", lambda blob: decode_model(blob, TABLE)),
+        (b"FPU1", lambda blob: decode_update(blob, TABLE, None, Values.INT8)),
+    ]:
+        for blob in (noise, magic + noise, magic + b"\x02\x01" + noise):
+            decodes_or_is_refused(decode, blob)
+
+
+def test_memory_is_bounded_by_the_table_whatever_a_blob_promises() -> None:
+    size = 100_000
+    table = TensorTable((TensorSpec("kernel", (size,), "float32", TensorClass.PRUNABLE, "layer"),))
+    ones = pack_bits(np.ones(40 * size, np.uint8))
+    promises = [
+        struct.pack("<IB", 2**32 - 1, 0),
+        struct.pack("<IB", 2**32 - 1, 255),
+        struct.pack("<IB", size, 255),
+        *(struct.pack("<IB", count, width) for count in (1, size // 2, size) for width in (0, 1, 8, 16, 17, 18)),
+    ]
+    for promise in promises:
+        blob = b"FPM1\x00\x02" + promise + ones
+        tracemalloc.start()
+        try:
+            decodes_or_is_refused(lambda blob: decode_model(blob, table), blob)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 100 * size
+
+
+def decodes_or_is_refused(decode: Callable[[bytes], object], blob: bytes) -> None:
+    with suppress(ProtocolError):
+        decode(blob)
+
+
+def assert_only_kept_weights_differ_from_zero(found: Weights, masked: Weights) -> None:
+    for name, array in masked.items():
+        np.testing.assert_array_equal(found[name], array)

@@ -1,0 +1,81 @@
+"""The bytes on the wire, fixed: old blobs stay readable, and equal inputs give equal bytes on every machine.
+
+Run this file to write the golden bytes anew, and only together with a new magic: other releases read the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
+from fedprune.randomness import Keyed
+from fedprune.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "codecs.json"
+
+TABLE = TensorTable(
+    (
+        TensorSpec("full", (2, 3), "float32", TensorClass.PRUNABLE, "full"),
+        TensorSpec("half", (4, 3, 2), "float32", TensorClass.PRUNABLE, "half"),
+        TensorSpec("thin", (30, 20), "float32", TensorClass.PRUNABLE, "thin"),
+        TensorSpec("bias", (5,), "float32", TensorClass.DENSE, "thin"),
+        TensorSpec("mean", (3,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("seen", (2,), "int32", TensorClass.INTEGER, "seen"),
+    )
+)
+
+
+def _cases() -> dict[str, dict[str, str]]:
+    """Each case's blob in hex, and the digest of everything decoded from it."""
+    keyed = Keyed(1, "golden")
+    weights: dict[str, Any] = {
+        spec.name: keyed.uniform(spec.size, -3.0, 3.0).reshape(spec.shape).astype(spec.dtype) for spec in TABLE
+    }
+    mask = {
+        "full": np.ones((2, 3), np.bool_),
+        "half": weights["half"] > 0.0,
+        "thin": weights["thin"] > 2.8,
+    }
+    update = Update(
+        delta={name: weights[name] for name in ("full", "half", "thin", "bias")},
+        statistics={"mean": weights["mean"]},
+        mask=mask,
+    )
+    cases = {}
+    for values in Values:
+        blob = encode_model(weights, mask, TABLE, values)
+        cases[f"model, {values}"] = _case(blob, *decode_model(blob, TABLE))
+        for known_mask in (mask, None):
+            blob = encode_update(update, TABLE, values, mask_is_known=known_mask is not None)
+            decoded = decode_update(blob, TABLE, known_mask, values)
+            name = f"update, {values}, {'own' if known_mask is None else 'shared'} mask"
+            cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
+    return cases
+
+
+def _case(blob: bytes, tensors: Any, mask: Any) -> dict[str, str]:
+    masks = {f"{name} mask": kept for name, kept in mask.items()}
+    return {"blob": blob.hex(), "decoded": weights_digest({**tensors, **masks})}
+
+
+@pytest.mark.parametrize("name", _cases())
+def test_bytes_and_what_they_decode_to_have_not_drifted(name: str) -> None:
+    assert _cases()[name] == json.loads(GOLDEN.read_text())[name]
+
+
+def test_every_positions_scheme_occurs() -> None:
+    """0 nothing, 1 bitmap, 2 Rice: read off where each tensor of the int8 model begins."""
+    blob = bytes.fromhex(json.loads(GOLDEN.read_text())["model, int8"]["blob"])
+    half = 5 + 1 + 4 + 6
+    assert (blob[5], blob[half]) == (0, 1)
+    thin = half + 1 + 3 + 4 + sum(byte.bit_count() for byte in blob[half + 1 : half + 4])
+    assert blob[thin] == 2
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(_cases(), indent=1) + "\n")

@@ -1,0 +1,179 @@
+"""Stages one by one: positions, values, and their chains."""
+
+from __future__ import annotations
+
+import doctest
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from fedprune.codecs import Values, stages
+from fedprune.codecs.positions import Bitmap, Coding, Kept, Known, Positions, Smallest
+from fedprune.codecs.reader import Reader
+from fedprune.codecs.rice import Rice
+from fedprune.codecs.stages import ABSENT, Vector, chain, decode, encode
+from fedprune.errors import ProtocolError
+from fedprune.randomness import Keyed
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def kept_positions() -> st.SearchStrategy[Kept]:
+    """Masks scattered, clustered, empty and full."""
+    scattered = arrays.arrays(np.bool_, st.integers(0, 300))
+    runs = st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=6).map(
+        lambda pieces: np.repeat([kept for kept, _ in pieces], [n for _, n in pieces]).astype(np.bool_)
+    )
+    return scattered | runs
+
+
+def vectors(limit: float = FLOAT32_MAX) -> st.SearchStrategy[Vector]:
+    elements = st.floats(-limit, limit, width=32)
+    return arrays.arrays(np.float32, st.integers(0, 50), elements=elements)
+
+
+def bernoulli(density: float, size: int) -> Kept:
+    kept: Kept = Keyed(1, "bernoulli", str(density)).uniform(size, 0.0, 1.0) < density
+    return kept
+
+
+@pytest.mark.parametrize("coding", [Bitmap(), Rice(), Smallest()])
+@given(kept=kept_positions())
+def test_positions_round_trip_and_leave_nothing(coding: Coding, kept: Kept) -> None:
+    reader = Reader(coding.encode(kept))
+    np.testing.assert_array_equal(coding.read(reader, kept.size), kept)
+    reader.finish()
+
+
+@given(kept=kept_positions())
+def test_smallest_is_no_longer_than_any_alternative(kept: Kept) -> None:
+    length = len(Smallest().encode(kept))
+    assert length <= 1 + min(len(Bitmap().encode(kept)), len(Rice().encode(kept)))
+    if kept.all():
+        assert length == 1
+
+
+@pytest.mark.parametrize("percent", [1, 2, 3, 5, 8, 10, 15, 20, 25, 30, 35, 38, 40, 45, 50])
+def test_rice_is_within_5_percent_of_the_entropy(percent: int) -> None:
+    kept = bernoulli(percent / 100, 200_000)
+    density = kept.mean()
+    entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
+    assert len(Rice().encode(kept)) <= 1.05 * kept.size * entropy / 8
+
+
+def test_known_positions_cost_nothing_and_are_held_to() -> None:
+    kept = np.array([True, False, True])
+    assert Known(kept).encode(kept) == b""
+    with pytest.raises(ValueError, match="known positions"):
+        Known(kept).encode(~kept)
+
+
+@pytest.mark.parametrize(
+    ("coding", "blob", "complaint"),
+    [
+        (Bitmap(), b"\xff", "truncated"),
+        (Bitmap(), b"\xff\xff", "padding"),
+        (Smallest(), b"", "truncated"),
+        (Smallest(), b"\x03", "scheme 3"),
+        (Rice(), b"\x01\x00", "truncated"),
+        (Rice(), struct.pack("<IB", 11, 0) + b"\xff" * 9, "11 positions"),
+        (Rice(), struct.pack("<IB", 2**32 - 1, 255), "4294967295 positions"),
+        (Rice(), struct.pack("<IB", 1, 5), "5 lower bits"),
+        (Rice(), struct.pack("<IB", 3, 1) + b"\x08\x07", "padding"),
+        (Rice(), struct.pack("<IB", 3, 1) + b"\x00\x03", "2 of 3"),
+        (Rice(), struct.pack("<IB", 3, 0) + b"\x0f", "padding"),
+        (Rice(), struct.pack("<IB", 1, 0) + b"\x00\x04", "position 10"),
+        (Rice(), struct.pack("<IB", 1, 4) + b"\x0f\x01", "position 15"),
+    ],
+)
+def test_malformed_positions_are_refused(coding: Coding, blob: bytes, complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=complaint):
+        coding.read(Reader(blob), 10)
+
+
+@given(vectors())
+def test_fp32_is_exact(vector: Vector) -> None:
+    decoded = decode(Values.FP32.stage, Reader(encode(Values.FP32.stage, vector)), vector.size)
+    assert decoded.tobytes() == vector.tobytes()
+
+
+@given(vectors())
+def test_fp16_rounds_to_nearest_and_saturates(vector: Vector) -> None:
+    decoded = decode(Values.FP16.stage, Reader(encode(Values.FP16.stage, vector)), vector.size)
+    clipped = np.clip(vector.astype(np.float64), -65504.0, 65504.0)
+    # Half a unit in the last of 11 bits, or of the smallest half.
+    assert (np.abs(decoded - clipped) <= np.maximum(np.abs(clipped) * 2.0**-11, 2.0**-25)).all()
+
+
+@given(vectors())
+def test_int8_is_within_half_a_step(vector: Vector) -> None:
+    payload = encode(Values.INT8.stage, vector)
+    assert len(payload) == 4 + vector.size
+    decoded = decode(Values.INT8.stage, Reader(payload), vector.size)
+    step = float(np.abs(vector).max(initial=0.0)) / 127
+    tolerance = 0.5001 * step if step > np.finfo(np.float32).smallest_normal else 128 * step
+    assert (np.abs(decoded.astype(np.float64) - vector) <= tolerance).all()
+
+
+def test_int8_keeps_the_extremes() -> None:
+    for extreme in (1.0, 1e-30, FLOAT32_MAX):
+        vector = np.array([extreme, 0.0, -extreme], np.float32)
+        decoded = decode(Values.INT8.stage, Reader(encode(Values.INT8.stage, vector)), 3)
+        np.testing.assert_allclose(decoded, vector, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "blob"),
+    [
+        (Values.FP32, struct.pack("<2f", 1.0, math.nan)),
+        (Values.FP32, struct.pack("<2f", math.inf, 1.0)),
+        (Values.FP16, struct.pack("<2H", 0x7C00, 0)),
+        (Values.FP16, struct.pack("<2H", 0x7C01, 0)),
+        (Values.INT8, struct.pack("<f2b", math.nan, 0, 0)),
+        (Values.INT8, struct.pack("<f2b", math.inf, 0, 1)),
+        (Values.INT8, struct.pack("<f2b", -1.0, 0, 1)),
+        (Values.INT8, struct.pack("<f2b", 3e38, 127, 1)),
+        (Values.INT8, struct.pack("<fb", 1.0, 1)),
+    ],
+)
+def test_malformed_values_are_refused(values: Values, blob: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(values.stage, Reader(blob), 2)
+
+
+@given(vectors(), st.data())
+def test_a_chain_puts_every_value_back_where_it_was(vector: Vector, data: st.DataObject) -> None:
+    kept = data.draw(arrays.arrays(np.bool_, vector.size))
+    holey = np.where(kept, vector, ABSENT)
+    for coding in (Known(kept), Smallest()):
+        codec = chain(Positions(coding), Values.FP32.stage)
+        payload = encode(codec, holey)
+        assert len(payload) == len(coding.encode(kept)) + 4 * np.count_nonzero(kept)
+        np.testing.assert_array_equal(decode(codec, Reader(payload), vector.size), holey)
+
+
+def test_chains_nest() -> None:
+    vector = np.array([1.0, ABSENT, 2.0], np.float32)
+    flat = chain(Positions(Smallest()), Values.FP16.stage)
+    nested = chain(chain(Positions(Smallest())), chain(Values.FP16.stage))
+    assert encode(nested, vector) == encode(flat, vector)
+    np.testing.assert_array_equal(decode(nested, Reader(encode(flat, vector)), 3), vector)
+
+
+def test_a_codec_without_values_is_refused() -> None:
+    positions = Positions(Bitmap())
+    with pytest.raises(ValueError, match="value stage"):
+        encode(positions, np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="value stage"):
+        decode(positions, Reader(b"\x07"), 3)
+
+
+def test_the_examples_in_the_documentation_run() -> None:
+    results = doctest.testmod(stages)
+    assert results.attempted
+    assert not results.failed

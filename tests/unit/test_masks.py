@@ -1,0 +1,133 @@
+"""Parity of uniform masks with TF-MOT is tested in test_masks_tfmot."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from fedprune.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
+from fedprune.randomness import Keyed
+from fedprune.tensors import Array, TensorClass, TensorSpec, TensorTable
+
+TABLE = TensorTable(
+    (
+        TensorSpec("conv/kernel", (3, 3, 2, 4), "float32", TensorClass.PRUNABLE, "conv"),
+        TensorSpec("conv/bias", (4,), "float32", TensorClass.DENSE, "conv"),
+        TensorSpec("dense/kernel", (20, 10), "float32", TensorClass.PRUNABLE, "dense"),
+    )
+)
+EXACT = [Allocation.LAMP, Allocation.GLOBAL]
+
+
+def weights(seed: int = 1) -> dict[str, Array]:
+    keyed = Keyed(seed, "weights")
+    return {spec.name: keyed.uniform(spec.size, -1.0, 1.0).reshape(spec.shape) for spec in TABLE}
+
+
+def coarse_weights() -> st.SearchStrategy[dict[str, Array]]:
+    """Weights with few distinct magnitudes, hence many ties and zeros."""
+    level = st.sampled_from([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0])
+    return st.fixed_dictionaries({spec.name: arrays.arrays(np.float32, spec.shape, elements=level) for spec in TABLE})
+
+
+def lamp_scores(array: Array) -> list[float]:
+    """The definition in the paper, read literally: ascending magnitudes, each over the sum from itself upwards."""
+    flat = array.ravel().astype(np.float64).tolist()
+    # Of equal magnitudes the lower index counts as the larger.
+    ascending = sorted(range(len(flat)), key=lambda index: (abs(flat[index]), -index))
+    scores, above = [0.0] * len(flat), 0.0
+    for index in reversed(ascending):
+        above += flat[index] ** 2
+        scores[index] = flat[index] ** 2 / above if flat[index] else 0.0
+    return scores
+
+
+def keep_literally(scores: list[float], keep: int) -> list[bool]:
+    kept = set(sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:keep])
+    return [index in kept for index in range(len(scores))]
+
+
+@given(coarse_weights(), st.floats(0.0, 0.999))
+def test_global_keeps_the_largest_magnitudes_and_of_ties_the_first(tensors: dict[str, Array], sparsity: float) -> None:
+    mask = score_mask(tensors, TABLE, sparsity, Allocation.GLOBAL)
+    magnitudes = np.concatenate([np.abs(tensors[name]).ravel() for name in mask]).tolist()
+    expected = keep_literally(magnitudes, round(TABLE.prunable * (1 - sparsity)))
+    assert np.concatenate([kept.ravel() for kept in mask.values()]).tolist() == expected
+
+
+@given(coarse_weights(), st.floats(0.0, 0.999))
+def test_lamp_keeps_the_highest_scores_and_of_ties_the_first(tensors: dict[str, Array], sparsity: float) -> None:
+    mask = score_mask(tensors, TABLE, sparsity, Allocation.LAMP)
+    scores = [score for name in mask for score in lamp_scores(tensors[name])]
+    expected = keep_literally(scores, round(TABLE.prunable * (1 - sparsity)))
+    assert np.concatenate([kept.ravel() for kept in mask.values()]).tolist() == expected
+
+
+def test_lamp_empties_no_layer_however_small_its_weights() -> None:
+    tensors = weights()
+    tensors["conv/kernel"] = np.full((3, 3, 2, 4), 1e-6, np.float32)
+    assert not score_mask(tensors, TABLE, 0.99, Allocation.GLOBAL)["conv/kernel"].any()
+    assert score_mask(tensors, TABLE, 0.99, Allocation.LAMP)["conv/kernel"].any()
+
+
+@pytest.mark.parametrize("allocation", Allocation)
+def test_mask_covers_the_prunable_tensors_only(allocation: Allocation) -> None:
+    mask = score_mask(weights(), TABLE, 0.5, allocation)
+    assert {name: kept.shape for name, kept in mask.items()} == {"conv/kernel": (3, 3, 2, 4), "dense/kernel": (20, 10)}
+    assert mask_sparsity(mask) == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("allocation", Allocation)
+def test_sparsity_zero_keeps_everything(allocation: Allocation) -> None:
+    mask = score_mask(weights(), TABLE, 0.0, allocation)
+    assert mask_sparsity(mask) == 0.0
+    assert {name: kept.tolist() for name, kept in mask.items()} == {
+        name: kept.tolist() for name, kept in full_mask(TABLE).items()
+    }
+
+
+@pytest.mark.parametrize("allocation", EXACT)
+def test_masks_of_growing_sparsity_are_nested_once_applied(allocation: Allocation) -> None:
+    sparser = weights()
+    before = full_mask(TABLE)
+    for sparsity in (0.3, 0.5, 0.8, 0.95):
+        after = score_mask(sparser, TABLE, sparsity, allocation)
+        assert not any((after[name] & ~before[name]).any() for name in after)
+        sparser, before = apply_mask(sparser, after), after
+
+
+def test_apply_mask_leaves_positive_zeros_and_other_tensors_alone() -> None:
+    tensors = {name: -np.abs(array) for name, array in weights().items()}
+    mask = score_mask(tensors, TABLE, 0.5, Allocation.UNIFORM)
+    masked = apply_mask(tensors, mask)
+    np.testing.assert_array_equal(masked["conv/bias"], tensors["conv/bias"])
+    for name, kept in mask.items():
+        np.testing.assert_array_equal(masked[name][kept], tensors[name][kept])
+        assert masked[name].dtype == np.float32
+        assert not np.signbit(masked[name][~kept]).any()
+
+
+def test_a_table_with_nothing_to_prune_has_an_empty_mask() -> None:
+    table = TensorTable((TensorSpec("bias", (4,), "float32", TensorClass.DENSE, "layer"),))
+    for allocation in Allocation:
+        assert score_mask({"bias": np.ones(4, np.float32)}, table, 0.8, allocation) == {}
+    assert mask_sparsity(full_mask(table)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("allocation", "digest"),
+    [
+        (Allocation.LAMP, "0e7c6705626f4452"),
+        (Allocation.GLOBAL, "05e10687175151ad"),
+        (Allocation.UNIFORM, "5ed89414ff62fa75"),
+    ],
+)
+def test_masks_are_the_same_on_every_machine(allocation: Allocation, digest: str) -> None:
+    mask = score_mask(weights(seed=7), TABLE, 0.8, allocation)
+    packed = b"".join(np.packbits(kept).tobytes() for kept in mask.values())
+    assert hashlib.sha256(packed).hexdigest()[:16] == digest
