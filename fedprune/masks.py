@@ -46,8 +46,7 @@ def full_mask(table: TensorTable) -> Mask:
 def apply_mask(weights: Weights, mask: Mask) -> dict[str, Array]:
     """`weights` with +0.0 where `mask` prunes; tensors without a mask pass through."""
     return {
-        name: np.where(mask[name], array, np.float32(0.0)) if name in mask else array
-        for name, array in weights.items()
+        name: np.where(mask[name], array, np.float32(0.0)) if name in mask else array for name, array in weights.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import numpy as np
@@ -11,10 +12,11 @@ from fedprune.codecs.stages import Restore, Stage, Vector
 from fedprune.errors import ProtocolError
 
 _NOTHING = np.empty(0, np.float32)
-_FLOAT32 = np.finfo(np.float32)
 _FLOAT16_MAX = np.float32(np.finfo(np.float16).max)
 _INT8_MAX = 127
-_LARGEST_SCALE = np.nextafter(np.float32(_FLOAT32.max / _INT8_MAX), np.float32(0.0))
+_SCALE_BITS = 17
+_SMALLEST_SCALE = float(np.finfo(np.float32).smallest_normal)
+_LARGEST_SCALE = math.ldexp(66052, 105)  # the largest of 17 bits that times 127 is a float32
 
 
 class Values(StrEnum):
@@ -52,17 +54,14 @@ class Fp16:
 class Int8:
     """One float32 scale, then a signed byte for each value: value = scale x code, codes from -127 to 127.
 
-    The scale is the largest magnitude / 127, so no value is off by more than half a scale. Magnitudes so small
-    that the scale would be subnormal become 0: some Arm processors have no subnormal numbers.
+    The scale is the largest magnitude / 127 rounded up to 17 significant bits, so no value is off by more than
+    half a scale. Times a code of 7 bits it is exact in float32's 24: what was decoded is encoded to the same bytes.
     """
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        scale = min(np.abs(vector).max(initial=np.float32(0.0)) / np.float32(_INT8_MAX), _LARGEST_SCALE)
-        if scale < _FLOAT32.smallest_normal:
-            scale, codes = np.float32(0.0), np.zeros(vector.size, np.int8)
-        else:
-            codes = np.clip(np.rint(vector / scale), -_INT8_MAX, _INT8_MAX).astype(np.int8)
-        return scale.astype("<f4").tobytes() + codes.tobytes(), _NOTHING
+        scale = np.float32(_int8_scale(float(np.abs(vector).max(initial=np.float32(0.0)))))
+        codes = np.rint(vector / scale) if scale else np.zeros(vector.size)
+        return scale.astype("<f4").tobytes() + codes.astype(np.int8).tobytes(), _NOTHING
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         (scale,) = reader.array(np.dtype(np.float32), 1)
@@ -70,6 +69,13 @@ class Int8:
             raise ProtocolError(f"the int8 scale is {scale}")
         codes = reader.array(np.dtype(np.int8), count)
         return _restore_to(scale * codes.astype(np.float32)), 0
+
+
+def _int8_scale(largest: float) -> float:
+    """The scale for magnitudes up to `largest`; 0.0 instead of a subnormal one, which some Arm processors lack."""
+    mantissa, exponent = math.frexp(largest / _INT8_MAX)
+    scale = math.ldexp(math.ceil(math.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
+    return min(scale, _LARGEST_SCALE) if scale >= _SMALLEST_SCALE else 0.0
 
 
 _STAGES: dict[Values, Stage] = {Values.FP32: Fp32(), Values.FP16: Fp16(), Values.INT8: Int8()}

@@ -96,7 +96,7 @@ def test_model_arrives_with_its_mask_and_integers(weights: Weights, mask: Mask, 
         assert weights_digest(decoded) == weights_digest(exact)
 
 
-@given(models, masks, st.sampled_from([Values.FP32, Values.FP16]))
+@given(models, masks, st.sampled_from(Values))
 def test_what_was_decoded_once_travels_unchanged(weights: Weights, mask: Mask, values: Values) -> None:
     blob = encode_model(weights, mask, TABLE, values)
     assert encode_model(*decode_model(blob, TABLE), TABLE, values) == blob
@@ -136,6 +136,23 @@ def test_malformed_update_is_refused_with_its_reason(damage: Any, complaint: str
     decode_update(blob, TABLE, None, Values.FP32)
     with pytest.raises(ProtocolError, match=complaint):
         decode_update(damage(blob), TABLE, None, Values.FP32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda blob: blob[:-1], "tensor dense/bias: truncated"),
+        (lambda blob: blob + b"\0", "1 bytes too many"),
+        (lambda blob: b"FPU1" + blob[4:], "starts with b'FPU1'"),
+        (lambda blob: blob[:4] + b"\xff" + blob[5:], "value scheme 255"),
+    ],
+)
+def test_malformed_model_is_refused_with_its_reason(damage: Any, complaint: str) -> None:
+    zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in TABLE}
+    blob = encode_model(zeros, full_mask(TABLE), TABLE, Values.INT8)
+    decode_model(blob, TABLE)
+    with pytest.raises(ProtocolError, match=complaint):
+        decode_model(damage(blob), TABLE)
 
 
 def test_an_own_mask_is_refused_where_masks_are_shared() -> None:

@@ -33,9 +33,7 @@ TABLE = TensorTable(
     )
 )
 KEYED = Keyed(1, "fuzz")
-WEIGHTS = {
-    spec.name: KEYED.uniform(spec.size, -1.0, 1.0).reshape(spec.shape).astype(spec.dtype) for spec in TABLE
-}
+WEIGHTS = {spec.name: KEYED.uniform(spec.size, -1.0, 1.0).reshape(spec.shape).astype(spec.dtype) for spec in TABLE}
 # The small tensor travels as a bitmap, the large one as Rice-coded gaps.
 MASK = {"conv/kernel": WEIGHTS["conv/kernel"] > 0.2, "dense/kernel": WEIGHTS["dense/kernel"] > 0.8}
 UPDATE = Update(
@@ -95,8 +93,10 @@ def test_damaged_model(blob: bytes) -> None:
 
 
 @settings(max_examples=1000)
-@given(damaged(list(UPDATES.values())), st.sampled_from(Values), st.booleans())
-def test_damaged_update(blob: bytes, values: Values, mask_is_known: bool) -> None:
+@given(st.sampled_from(list(UPDATES)), st.data())
+def test_damaged_update(case: tuple[Values, bool], data: st.DataObject) -> None:
+    values, mask_is_known = case
+    blob = data.draw(damaged([UPDATES[case]]))
     try:
         update = decode_update(blob, TABLE, MASK if mask_is_known else None, values)
     except ProtocolError:

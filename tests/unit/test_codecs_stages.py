@@ -115,8 +115,9 @@ def test_int8_is_within_half_a_step(vector: Vector) -> None:
     payload = encode(Values.INT8.stage, vector)
     assert len(payload) == 4 + vector.size
     decoded = decode(Values.INT8.stage, Reader(payload), vector.size)
-    step = float(np.abs(vector).max(initial=0.0)) / 127
-    tolerance = 0.5001 * step if step > np.finfo(np.float32).smallest_normal else 128 * step
+    largest = float(np.abs(vector).max(initial=0.0))
+    subnormal_scale = largest < 127 * float(np.finfo(np.float32).smallest_normal)
+    tolerance = largest if subnormal_scale else 0.5001 * largest / 127
     assert (np.abs(decoded.astype(np.float64) - vector) <= tolerance).all()
 
 
@@ -124,7 +125,19 @@ def test_int8_keeps_the_extremes() -> None:
     for extreme in (1.0, 1e-30, FLOAT32_MAX):
         vector = np.array([extreme, 0.0, -extreme], np.float32)
         decoded = decode(Values.INT8.stage, Reader(encode(Values.INT8.stage, vector)), 3)
-        np.testing.assert_allclose(decoded, vector, rtol=1e-6)
+        np.testing.assert_allclose(decoded, vector, rtol=2.0**-16)
+
+
+@pytest.mark.parametrize("values", Values)
+@given(vector=vectors())
+def test_what_was_decoded_is_encoded_to_the_same_bytes(values: Values, vector: Vector) -> None:
+    payload = encode(values.stage, vector)
+    assert encode(values.stage, decode(values.stage, Reader(payload), vector.size)) == payload
+
+
+def test_int8_writes_no_subnormal_scale() -> None:
+    payload = encode(Values.INT8.stage, np.array([1e-37, -2e-40], np.float32))
+    assert payload == bytes(4 + 2)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,7 @@ def windows() -> st.SearchStrategy[Schedule]:
         st.integers(0, 200),
         st.integers(1, 50),
     )
-    endless = st.builds(
-        ConstantSparsity, target_sparsity=st.just(0.9), begin_step=steps, frequency=st.integers(1, 50)
-    )
+    endless = st.builds(ConstantSparsity, target_sparsity=st.just(0.9), begin_step=steps, frequency=st.integers(1, 50))
     return decay | constant | endless
 
 
