@@ -68,6 +68,8 @@ class Int8:
         if not 0.0 <= scale <= _LARGEST_SCALE:
             raise ProtocolError(f"the int8 scale is {scale}")
         codes = reader.array(np.dtype(np.int8), count)
+        if codes.min(initial=0) < -_INT8_MAX:
+            raise ProtocolError("the int8 code -128 is not used")
         return _restore_to(scale * codes.astype(np.float32)), 0
 
 

@@ -151,6 +151,7 @@ def test_int8_writes_no_subnormal_scale() -> None:
         (Values.INT8, struct.pack("<f2b", math.inf, 0, 1)),
         (Values.INT8, struct.pack("<f2b", -1.0, 0, 1)),
         (Values.INT8, struct.pack("<f2b", 3e38, 127, 1)),
+        (Values.INT8, struct.pack("<f2b", 1.0, 1, -128)),
         (Values.INT8, struct.pack("<fb", 1.0, 1)),
     ],
 )
