@@ -1,0 +1,123 @@
+"""`fedprune data`: share a data set out over agents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from fedprune.data.partition import parse_partition
+from fedprune.data.prepare import Part, SplitSummary, prepare
+from fedprune.data.source import open_source
+
+_MAX_ROWS = 24
+_MAX_COLUMNS = 10
+
+
+@click.group()
+def data() -> None:
+    """Prepare the examples that agents learn from."""
+
+
+@data.command()
+@click.option(
+    "--source",
+    default="auto",
+    show_default=True,
+    metavar="auto|fashion-mnist|digits|PATH.npz",
+    help="auto is Fashion-MNIST, or scikit-learn's digits where that cannot be had. An .npz holds x [examples, ...], "
+    "uint8 pixels or floats, and y [examples], class numbers from 0.",
+)
+@click.option(
+    "--partition",
+    "partition_text",
+    default="dirichlet:0.5",
+    show_default=True,
+    metavar="iid|dirichlet:ALPHA",
+    help="iid: every agent has the same mixture of classes. dirichlet: the smaller ALPHA, the more one-sided.",
+)
+@click.option("--agents", default=4, show_default=True, type=click.IntRange(1, 100_000), metavar="N")
+@click.option("--examples-per-agent", default=1500, show_default=True, type=click.IntRange(1), metavar="E")
+@click.option(
+    "--held-out",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="H",
+    help="At most so many examples to evaluate on: of the test split, or at most a fifth of an .npz.",
+)
+@click.option("--seed", default=1, show_default=True, type=int, metavar="S", help="The same seed makes the same files.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print split.json instead of a table.")
+def split(
+    source: str,
+    partition_text: str,
+    agents: int,
+    examples_per_agent: int,
+    held_out: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Write DIR/agent-0.npz, DIR/agent-1.npz, …, one for each agent, DIR/held-out.npz for the aggregator, and
+    DIR/split.json, which says what is in them.
+
+    \b
+    Example: two agents, 600 examples each, every one with its own favourite classes
+      fedprune data split --agents 2 --examples-per-agent 600 --partition dirichlet:0.5 --out shares
+    """
+    how = parse_partition(partition_text)
+    summary = prepare(
+        open_source(source),
+        how,
+        agents=agents,
+        examples_per_agent=examples_per_agent,
+        held_out=held_out,
+        seed=seed,
+        out=out,
+    )
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(summary)))
+    else:
+        _show(summary, out)
+
+
+def _show(summary: SplitSummary, out: Path) -> None:
+    console = Console()
+    if summary.note:
+        console.print(f"Note: {summary.note}", style="yellow", markup=False)
+    console.print(_table(summary))
+    console.print(f"{len(summary.agents) + 1} files and split.json are in {out}", markup=False, highlight=False)
+
+
+def _table(summary: SplitSummary) -> Table:
+    """Examples by class; where there are many classes the largest one only, where many agents the first ones only."""
+    title = f"{summary.source}, {summary.partition}, seed {summary.seed}"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("examples of", no_wrap=True)
+    table.add_column("all", justify="right")
+    few_classes = summary.classes <= _MAX_COLUMNS
+    for heading in map(str, range(summary.classes)) if few_classes else ("classes", "largest class"):
+        table.add_column(heading, justify="right")
+    for part in (*summary.agents[:_MAX_ROWS], summary.held_out):
+        table.add_row(
+            part.file, str(part.examples), *(_counts(part, summary.classes) if few_classes else _spread(part))
+        )
+    if len(summary.agents) > _MAX_ROWS:
+        table.caption = f"the first {_MAX_ROWS} of {len(summary.agents)} agents; split.json has them all"
+    return table
+
+
+def _counts(part: Part, classes: int) -> list[str]:
+    return [str(part.per_class.get(label, "·")) for label in range(classes)]
+
+
+def _spread(part: Part) -> list[str]:
+    label, count = max(part.per_class.items(), key=lambda item: item[1])
+    return [str(len(part.per_class)), f"{label} ({count / part.examples:.0%})"]

@@ -1,0 +1,108 @@
+"""From a whole data set to one file for each agent, and one that is held out for the aggregator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.data.dataset import Dataset, Source
+from fedprune.data.npz import save_npz
+from fedprune.data.partition import Partition, partition
+from fedprune.disk import Directory
+from fedprune.errors import DataError
+from fedprune.randomness import Keyed
+
+_HELD_OUT_SHARE = 5
+"""One example in so many is held out where the data have no test split of their own."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One file of a split: its name in the split's directory, and its number of examples, in all and by class."""
+
+    file: str
+    examples: int
+    per_class: dict[int, int]
+
+
+class SplitSummary(msgspec.Struct, frozen=True):
+    """What a split consists of; `split.json` holds it. `note` is that of the `Source`."""
+
+    source: str
+    note: str
+    partition: str
+    seed: int
+    input_shape: tuple[int, ...]
+    classes: int
+    agents: tuple[Part, ...]
+    held_out: Part
+
+
+def prepare(
+    source: Source, how: Partition, *, agents: int, examples_per_agent: int, held_out: int, seed: int, out: Path
+) -> SplitSummary:
+    """Write `agent-0.npz`, `agent-1.npz`, …, `held-out.npz` and `split.json` into `out`, each whole or not at all.
+
+    The agents' examples come from the training split. At most `held_out` examples come from the test split; where
+    there is none, at most a fifth of the data is held out and the agents share the rest. Held-out examples are drawn
+    class by class, in proportion.
+
+    Where the source stands in for another (it has a note) and is too small, the agents get fewer examples each,
+    and the note says so. Otherwise raises `DataError` for too few examples; `StorageError` where `out` cannot be
+    written.
+    """
+    train, test = _train_and_test(source, held_out, seed)
+    examples, note = _affordable(source, len(train), agents, examples_per_agent)
+    try:
+        shares = partition(train.y, agents, examples, how, Keyed(seed, "partition"))
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from None
+    summary = SplitSummary(
+        source=source.name,
+        note=note,
+        partition=str(how),
+        seed=seed,
+        input_shape=train.input_shape,
+        classes=max(train.classes, test.classes),
+        agents=tuple(_write(out / f"agent-{index}.npz", train.take(share)) for index, share in enumerate(shares)),
+        held_out=_write(out / "held-out.npz", test),
+    )
+    Directory(out).write("split.json", msgspec.json.format(msgspec.json.encode(summary)))
+    return summary
+
+
+def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
+    whole = source.test or source.train
+    limit = len(whole) if source.test else len(whole) // _HELD_OUT_SHARE
+    chosen = _stratified(whole.y, min(held_out, limit), Keyed(seed, "held-out"))
+    if not len(chosen):
+        raise DataError(
+            f"{source.name}: nothing would be held out of {len(whole)} examples in {len(np.unique(whole.y))} classes; "
+            f"it takes {_HELD_OUT_SHARE} examples of a class, and one held out for each class"
+        )
+    if source.test:
+        return source.train, whole.take(chosen)
+    return whole.take(np.setdiff1d(np.arange(len(whole)), chosen)), whole.take(chosen)
+
+
+def _stratified(labels: NDArray[np.int64], size: int, keyed: Keyed) -> NDArray[np.int64]:
+    """Ascending indices of at most `size` examples: of each class its proportional number, rounded down."""
+    shuffled = keyed.permutation(len(labels))
+    members = (shuffled[labels[shuffled] == label] for label in np.unique(labels))
+    return np.sort(np.concatenate([these[: len(these) * size // len(labels)] for these in members]))
+
+
+def _affordable(source: Source, available: int, agents: int, wanted: int) -> tuple[int, str]:
+    """The number of examples an agent, and the note that goes with it."""
+    if not source.note or agents * wanted <= available:
+        return wanted, source.note
+    examples = max(1, available // agents)
+    return examples, f"{source.note}; {available} examples are enough for {examples} instead of {wanted} an agent"
+
+
+def _write(path: Path, dataset: Dataset) -> Part:
+    save_npz(path, dataset)
+    labels, counts = np.unique(dataset.y, return_counts=True)
+    return Part(path.name, len(dataset), dict(zip(labels.tolist(), counts.tolist(), strict=True)))

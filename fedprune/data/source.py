@@ -1,0 +1,37 @@
+"""Which data a person means: a well-known data set by its name, or a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from fedprune.data.dataset import Source
+from fedprune.data.digits import digits
+from fedprune.data.fashion_mnist import fashion_mnist
+from fedprune.data.npz import load_npz
+from fedprune.errors import DataError
+
+
+def open_source(name: str) -> Source:
+    """`auto`, `fashion-mnist`, `digits`, or the path of an `.npz`. Raises `DataError` where it cannot be had.
+
+    `auto` is Fashion-MNIST, or digits where that cannot be had.
+    """
+    match name:
+        case "auto":
+            return fashion_mnist_or_digits()
+        case "fashion-mnist":
+            return fashion_mnist()
+        case "digits":
+            return digits()
+        case _:
+            return Source(name, train=load_npz(Path(name)), test=None)
+
+
+def fashion_mnist_or_digits(preferred: Callable[[], Source] = fashion_mnist) -> Source:
+    """The preferred data, or scikit-learn's digits with a note that says why."""
+    try:
+        return preferred()
+    except DataError as error:
+        return replace(digits(), note=f"digits stand in for Fashion-MNIST: {error}")

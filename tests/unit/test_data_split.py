@@ -1,0 +1,118 @@
+"""`fedprune data split`: the files, what they hold, and the command around it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fedprune.data import Dataset, load_npz
+from fedprune.data.command import data
+from fedprune.data.dataset import Source
+from fedprune.data.partition import Dirichlet, Iid
+from fedprune.data.prepare import SplitSummary, prepare
+from fedprune.errors import DataError
+
+
+def _numbered(labels: np.ndarray, first: int = 0) -> Dataset:
+    """Each example is its own number, so that it can be recognised in a file."""
+    return Dataset(np.arange(first, first + len(labels), dtype=np.float32)[:, None], labels.astype(np.int64))
+
+
+_ONE_FILE = Source("mine.npz", _numbered(np.repeat([0, 1, 2], [200, 90, 10])), test=None)
+_WITH_TEST = replace(_ONE_FILE, test=_numbered(np.repeat([0, 1, 2], 20), first=1000))
+
+
+def _prepare(
+    source: Source, out: Path, *, agents: int = 3, each: int = 50, held: int = 30, seed: int = 1
+) -> SplitSummary:
+    return prepare(source, Dirichlet(0.5), agents=agents, examples_per_agent=each, held_out=held, seed=seed, out=out)
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(number) for number in load_npz(path).x[:, 0]]
+
+
+def test_no_example_is_in_two_files_and_labels_stay_with_their_examples(tmp_path: Path) -> None:
+    summary = _prepare(_ONE_FILE, tmp_path)
+    files = [part.file for part in (*summary.agents, summary.held_out)]
+    assert files == ["agent-0.npz", "agent-1.npz", "agent-2.npz", "held-out.npz"]
+    numbers = [number for file in files for number in _numbers(tmp_path / file)]
+    assert len(numbers) == len(set(numbers)) == 3 * 50 + 30
+    for file in files:
+        loaded = load_npz(tmp_path / file)
+        np.testing.assert_array_equal(loaded.y, _ONE_FILE.train.y[loaded.x[:, 0].astype(int)])
+
+
+def test_what_is_held_out_has_the_mixture_of_the_whole(tmp_path: Path) -> None:
+    assert _prepare(_ONE_FILE, tmp_path, held=30).held_out.per_class == {0: 20, 1: 9, 2: 1}
+    assert _prepare(_ONE_FILE, tmp_path, held=10_000).held_out.per_class == {0: 40, 1: 18, 2: 2}
+
+
+def test_a_test_split_is_held_out_and_nothing_of_the_training_split(tmp_path: Path) -> None:
+    summary = _prepare(_WITH_TEST, tmp_path, each=100, held=10_000)
+    assert summary.held_out.per_class == {0: 20, 1: 20, 2: 20}
+    assert min(_numbers(tmp_path / "held-out.npz")) == 1000
+    assert sum(part.examples for part in summary.agents) == 300
+
+
+def test_the_same_seed_makes_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        _prepare(_ONE_FILE, tmp_path / name, seed=seed)
+    for file in ("agent-0.npz", "held-out.npz"):
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b != c
+
+
+def test_the_summary_counts_what_is_in_the_files(tmp_path: Path) -> None:
+    summary = _prepare(_ONE_FILE, tmp_path)
+    for part in (*summary.agents, summary.held_out):
+        loaded = load_npz(tmp_path / part.file)
+        assert part.examples == len(loaded) == sum(part.per_class.values())
+        assert all(count == np.count_nonzero(loaded.y == label) for label, count in part.per_class.items())
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert written["classes"] == 3
+    assert written["input_shape"] == [1]
+    assert [part["file"] for part in written["agents"]] == [part.file for part in summary.agents]
+
+
+def test_too_few_examples_are_an_error_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mine\.npz: 3 agents x 90 examples are 270, there are 240"):
+        _prepare(_ONE_FILE, tmp_path / "out", each=90, held=60)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stand_in_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+    summary = _prepare(replace(_WITH_TEST, note="mine stands in"), tmp_path, each=1500)
+    assert [part.examples for part in summary.agents] == [100] * 3
+    assert summary.note == "mine stands in; 300 examples are enough for 100 instead of 1500 an agent"
+
+
+def test_data_too_small_to_hold_anything_out_are_refused(tmp_path: Path) -> None:
+    tiny = Source("tiny.npz", _numbered(np.arange(10)), test=None)
+    with pytest.raises(DataError, match=r"tiny\.npz: nothing would be held out of 10 examples in 10 classes"):
+        prepare(tiny, Iid(), agents=1, examples_per_agent=1, held_out=5, seed=1, out=tmp_path)
+
+
+def test_the_command_splits_a_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((100, 4), np.uint8), y=np.arange(100) % 4)
+    arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "2", "--examples-per-agent", "30"]
+    shown = CliRunner().invoke(data, [*arguments, "--out", str(tmp_path / "a")], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "agent-1.npz" in shown.output
+    as_json = CliRunner().invoke(data, [*arguments, "--json", "--out", str(tmp_path / "b")], catch_exceptions=False)
+    assert json.loads(as_json.output) == json.loads((tmp_path / "b" / "split.json").read_text())
+    assert (tmp_path / "a" / "agent-1.npz").read_bytes() == (tmp_path / "b" / "agent-1.npz").read_bytes()
+
+
+def test_the_table_stays_readable_with_many_classes_and_agents(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((1000, 4), np.uint8), y=np.arange(1000) % 100)
+    arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "80", "--examples-per-agent", "10"]
+    shown = CliRunner().invoke(data, [*arguments, "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert len(shown.output.splitlines()) < 40
+    assert "of 80 agents" in shown.output
+    assert "held-out.npz" in shown.output
