@@ -185,10 +185,6 @@ class Upload:
     incoming: Incoming
 
 
-def _nobody() -> Mapping[str, object]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class RoundState:
     """The round that is open, and who takes part.
@@ -230,10 +226,8 @@ def resume(
     settled: Mapping[str, bytes],
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says."""
-    if round_ >= plan.rounds:
-        phase = Phase.DONE
-    else:
-        phase = Phase.TRAINING if assigned else Phase.GATHERING
+    unfinished = Phase.TRAINING if assigned else Phase.GATHERING
+    phase = Phase.DONE if round_ >= plan.rounds else unfinished
     return RoundState(plan, round_, model, phase, assigned=assigned, accepted=dict(accepted), settled=dict(settled))
 
 
@@ -280,7 +274,8 @@ def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
     if len(state.accepted) >= state.plan.quorum:
         state, actions = _close(state)
     else:
-        state, actions = _draft(replace(state, deadline=now + state.plan.deadline_s), state.present, now)
+        state = replace(state, deadline=now + state.plan.deadline_s)
+        state, actions = _draft(state, state.present, state.plan.cohort - len(state.accepted), now)
     return state, served + actions
 
 
@@ -336,7 +331,7 @@ def _check_in(state: RoundState, agent: str, now: float) -> Step:
     if agent in state.missing:
         return state, (Send(agent, _assignment(state, now)),)
     state = replace(state, present=state.present | {agent})
-    state, actions = _draft(state, frozenset({agent}), now)
+    state, actions = _draft(state, frozenset({agent}), state.plan.cohort - len(state.assigned), now)
     return state, actions or (Send(agent, _no_work()),)
 
 
@@ -439,22 +434,18 @@ def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
 def _open(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it."""
     state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
-    drafted, actions = _draft(state, state.present, now)
+    drafted, actions = _draft(state, state.present, state.plan.cohort, now)
     return drafted, (Publish(_manifest(state)), *actions)
 
 
-def _draft(state: RoundState, candidates: frozenset[str], now: float) -> Step:
-    """Assign as many of `candidates` as the cohort has room for; whoever has been silent past a deadline is no room.
+def _draft(state: RoundState, candidates: frozenset[str], room: int, now: float) -> Step:
+    """Assign `room` of `candidates`, chosen at random. Past a deadline the places of silent agents count as room.
 
-    At an open round's deadline the silent agents' places are given away too: the cohort grows, but their updates
-    are still welcome until the round is merged.
+    The cohort grows then, but the silent agents' updates are still welcome until the round is merged.
     """
-    plan = state.plan
-    is_extension = candidates == state.present and bool(state.assigned)
-    taken = state.accepted.keys() if is_extension else state.assigned
     eligible = sorted(candidates - state.assigned - state.failed)
-    keyed = Keyed(plan.seed, "cohort", state.round, len(state.assigned))
-    drafted = frozenset(keyed.sample(eligible, min(len(eligible), max(0, plan.cohort - len(taken)))))
+    keyed = Keyed(state.plan.seed, "cohort", state.round, len(state.assigned))
+    drafted = frozenset(keyed.sample(eligible, min(len(eligible), max(0, room))))
     if not drafted:
         return state, ()
     state = replace(state, assigned=state.assigned | drafted, present=state.present - drafted)
@@ -464,10 +455,10 @@ def _draft(state: RoundState, candidates: frozenset[str], now: float) -> Step:
 
 
 def _merge_if_complete(state: RoundState) -> Step:
-    """Merge once nobody is missing and the quorum is reached."""
-    if state.phase is not Phase.TRAINING or state.missing or len(state.accepted) < state.plan.quorum:
-        return state, ()
-    return _close(state)
+    """Merge once the cohort is full, or nobody is missing and the quorum is reached."""
+    plan, accepted = state.plan, len(state.accepted)
+    is_complete = accepted >= plan.cohort or (accepted >= plan.quorum and not state.missing)
+    return _close(state) if state.phase is Phase.TRAINING and is_complete else (state, ())
 
 
 def _close(state: RoundState) -> Step:

@@ -31,6 +31,7 @@ PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"
 _QOS = 1
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
+_DRAIN_S = 2.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 
 
@@ -111,7 +112,9 @@ LinkEvent = LinkUp | LinkDown | Delivery
 class Link(Protocol):
     """What agents and the aggregator need of a network."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None: ...
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send if the link is up; the number of payload bytes really handed over."""
+        ...
 
     def subscribe(self, topic_filter: str) -> None: ...
 
@@ -119,7 +122,7 @@ class Link(Protocol):
 
 
 class MqttLink:
-    """A `Link` over MQTT. `events` yields `LinkEvent`s in order; `bytes_sent` counts published payloads.
+    """A `Link` over MQTT, which puts `LinkEvent`s on `events` in order.
 
     Use as a context manager: entering connects, and raises `BrokerError` if that first time fails. After that
     the link reconnects by itself, with exponential back-off and full jitter.
@@ -128,13 +131,13 @@ class MqttLink:
     def __init__(
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
-        self.bytes_sent = 0
         self._broker = broker
         self._events = events
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._answered = threading.Event()
         self._was_up = False
+        self._last: paho.MQTTMessageInfo | None = None
         self._client = self._new_client(client_id, will)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -151,11 +154,11 @@ class MqttLink:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         if not self._client.is_connected():
-            return
-        self.bytes_sent += len(payload)
-        self._client.publish(topic, payload, _QOS, retain)
+            return 0
+        self._last = self._client.publish(topic, payload, _QOS, retain)
+        return len(payload)
 
     def subscribe(self, topic_filter: str) -> None:
         self._client.subscribe(topic_filter, _QOS)
@@ -163,11 +166,11 @@ class MqttLink:
     def unsubscribe(self, topic_filter: str) -> None:
         self._client.unsubscribe(topic_filter)
 
-    def farewell(self, topic: str, payload: bytes, *, retain: bool = True) -> None:
-        """Publish a last message and wait, at most two seconds, until the broker has it."""
-        if self._client.is_connected():
+    def drain(self) -> None:
+        """Wait, at most two seconds, until the broker has what was published last."""
+        if self._last is not None and self._client.is_connected():
             with contextlib.suppress(RuntimeError, ValueError):
-                self._client.publish(topic, payload, _QOS, retain).wait_for_publish(2.0)
+                self._last.wait_for_publish(_DRAIN_S)
 
     def close(self) -> None:
         self._closing.set()

@@ -1,0 +1,54 @@
+"""The global model: what agents decode. It is what is pruned, evaluated, checkpointed and exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aggregator.machine import Model
+from fedprune.bundle import MaskPolicy, Task
+from fedprune.checkpoints import Checkpoint
+from fedprune.codecs import Values, decode_model, encode_model
+from fedprune.masks import apply_mask, full_mask, score_mask
+from fedprune.tensors import Mask, Weights, weights_digest
+from fedprune.transfer import content_of
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalModel:
+    """A checkpoint and its bytes on the wire."""
+
+    checkpoint: Checkpoint
+    blob: bytes
+
+    @property
+    def model(self) -> Model:
+        """How the agents know it."""
+        return Model(content_of(self.blob), bytes.fromhex(weights_digest(self.checkpoint.weights)))
+
+
+def new_model(weights: Weights, task: Task, run: str, version: int, values: Values) -> GlobalModel:
+    """Prune initial or merged weights to the schedule; what the codec makes of them is the model of this version."""
+    mask = _mask(weights, task, version)
+    exact = apply_mask(weights, mask)
+    blob = encode_model(exact, mask, task.table, values)
+    decoded, _ = decode_model(blob, task.table)
+    return GlobalModel(Checkpoint(run, version, decoded, exact, mask), blob)
+
+
+def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:
+    """A version from its checkpoint: encoding what was decoded gives the same bytes again."""
+    return GlobalModel(checkpoint, encode_model(checkpoint.weights, checkpoint.mask, task.table, values))
+
+
+def _mask(weights: Weights, task: Task, version: int) -> Mask:
+    """The mask of a version: shared, the one that its round trains with; own, the one that the last round ended with.
+
+    Agents that prune for themselves do the update that is due on a round's first step; a shared mask has to be
+    there before it.
+    """
+    first_step = version * task.training.steps_per_round
+    step = first_step if task.pruning.mask is MaskPolicy.SHARED else first_step - 1
+    sparsity = task.pruning.schedule.sparsity_in_force(step)
+    if not sparsity:
+        return full_mask(task.table)
+    return score_mask(weights, task.table, sparsity, task.pruning.allocation)

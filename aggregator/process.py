@@ -1,0 +1,113 @@
+"""The aggregator as a process: the real network, disk and clock around the runner."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aggregator.book import Book, RoundRecord
+from aggregator.machine import Plan, wake_at
+from aggregator.runner import AggregatorRunner, Store
+from aggregator.settings import FederationSettings
+from fedprune.bundle import Bundle, load_bundle
+from fedprune.checkpoints import DIRECTORY as CHECKPOINTS
+from fedprune.codecs import Values
+from fedprune.disk import Directory
+from fedprune.evaluation import Evaluator
+from fedprune.process import stopping
+from fedprune.topics import Topics, check_id
+from fedprune.transfer import content_of
+from fedprune.transport import Delivery, LinkDown, LinkUp, MqttLink
+
+_log = logging.getLogger(__name__)
+
+BOOK = "book.sqlite"
+TASK = "task.fedtask"
+HELD_OUT = "held-out.npz"
+
+_UPDATE_OVERHEAD = 4096
+"""Bytes an update may need beyond fp32 values and a bitmap: headers, and the smaller codecs' bookkeeping."""
+
+
+def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[RoundRecord], None]) -> None:
+    """Run the federation to its end. Paths in `settings` are relative to `base`.
+
+    Raises `FedpruneError`s for what is wrong with the settings, files, broker or disk, `KeyboardInterrupt` when
+    it is stopped; the run goes on where it was when it is started again.
+    """
+    topics = Topics(check_id(settings.name, "name"))
+    state = base / settings.state
+    bundle = load_bundle(base / settings.task)
+    evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
+    directory = Directory(state)
+    _keep_for_export(directory, bundle, base / settings.held_out)
+    store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / "updates"))
+    run, incarnation = store.book.start(secrets.token_hex(8), content_of(bundle.blob).digest)
+    plan = _plan(settings, bundle, run, incarnation)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with MqttLink(settings.broker, f"fedprune-{settings.name}-aggregator", events) as link, stopping(events):
+        runner = AggregatorRunner(
+            plan,
+            bundle,
+            Values(settings.codec.model_values),
+            topics,
+            link,
+            store,
+            evaluate=evaluator.evaluate,
+            report=report,
+            clock=time.monotonic,
+        )
+        _loop(runner, events)
+        link.drain()
+    store.book.close()
+
+
+def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
+    while not runner.is_done:
+        alarm = wake_at(runner.state)
+        try:
+            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+        except queue.Empty:
+            runner.tick()
+            continue
+        match event:
+            case LinkUp():
+                runner.connect()
+            case LinkDown(reason):
+                _log.warning("connection to the broker lost (%s); trying again", reason)
+            case Delivery():
+                runner.deliver(event)
+            case BaseException():
+                raise event
+
+
+def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int) -> Plan:
+    rounds = settings.rounds
+    return Plan(
+        run=run,
+        incarnation=incarnation,
+        rounds=rounds.count,
+        cohort=rounds.cohort,
+        quorum=rounds.quorum_agents,
+        deadline_s=rounds.deadline_s,
+        gather_s=rounds.gather_s,
+        seed=settings.seed,
+        task=content_of(bundle.blob),
+        steps_per_round=bundle.task.training.steps_per_round,
+        update_values=settings.codec.update_values,
+        max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
+    )
+
+
+def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> None:
+    """Put what `fedprune export` needs beside the checkpoints."""
+    directory.write(TASK, bundle.blob)
+    target = directory.path / HELD_OUT
+    if held_out.resolve() != target.resolve():
+        shutil.copyfile(held_out, target)

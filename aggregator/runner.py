@@ -1,0 +1,212 @@
+"""Runs the federation's state machine: messages in, actions out. Network, disk, clock and evaluation are handed in."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never, cast
+
+from aggregator import machine
+from aggregator.book import Book, RoundRecord
+from aggregator.global_model import GlobalModel, new_model, restored_model
+from aggregator.machine import Action, BookCohort, Event, Merge, Phase, Plan, Publish, Send, SendChunk, StoreUpdate
+from aggregator.merging import Aggregate
+from fedprune.bundle import Bundle, MaskPolicy
+from fedprune.checkpoints import load_checkpoint, save_checkpoint
+from fedprune.codecs import Update, Values, decode_update
+from fedprune.disk import Disk
+from fedprune.errors import ProtocolError
+from fedprune.evaluation import Evaluation
+from fedprune.messages import UPLINK, Submit, decode, encode, kind_of
+from fedprune.tensors import Weights, sparsity
+from fedprune.topics import Topics
+from fedprune.transfer import chunk_of
+from fedprune.transport import Delivery, Link
+from fedprune.usage import peak_memory_mb
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a run keeps its state: the book, and disks for checkpoints and for the updates of the open round."""
+
+    book: Book
+    checkpoints: Disk
+    updates: Disk
+
+
+class AggregatorRunner:
+    """One federation. Construction resumes what the book says, or checkpoints the initial model.
+
+    `evaluate` scores weights on the held-out examples; `report` is told of each finished round.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        bundle: Bundle,
+        values: Values,
+        topics: Topics,
+        link: Link,
+        store: Store,
+        *,
+        evaluate: Callable[[Weights], Evaluation],
+        report: Callable[[RoundRecord], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._task = bundle.task
+        self._run = plan.run
+        self._values = values
+        self._update_values = Values(plan.update_values)
+        self._cohort = plan.cohort
+        self._topics, self._link, self._store = topics, link, store
+        self._evaluate, self._report, self._clock = evaluate, report, clock
+        self._bundle_blob = bundle.blob
+        self._model = self._restore(bundle)
+        self._counts: Counter[str] = Counter()
+        self._began: float | None = None
+        round_ = store.book.next_round()
+        self.state = machine.resume(
+            plan,
+            self._model.model,
+            round_,
+            assigned=store.book.assigned(round_),
+            accepted={agent: submit.update.digest for agent, submit in store.book.accepted(round_).items()},
+            settled={agent: submit.update.digest for agent, submit in store.book.last_accepted(round_).items()},
+        )
+
+    @property
+    def is_done(self) -> bool:
+        return self.state.phase is Phase.DONE
+
+    def connect(self) -> None:
+        """The link is up: subscribe, then tell the agents."""
+        self._link.subscribe(self._topics.all_up)
+        self._link.subscribe(self._topics.all_status)
+        self.handle(machine.Started())
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A message arrived. Whatever is wrong with it, it is counted and ignored."""
+        self._counts["bytes_up"] += len(delivery.payload)
+        if delivery.topic.startswith(self._topics.all_status[:-1]):
+            return
+        try:
+            agent, kind = self._topics.parse_up(delivery.topic)
+            if kind not in UPLINK:
+                raise ProtocolError(f"kind {kind[:40]!r} is unknown")
+            self.handle(machine.Said(agent, cast(Any, decode(UPLINK[kind], delivery.payload))))
+        except ProtocolError as error:
+            self._counts["ignored"] += 1
+            _log.warning("ignored a message on %s: %s", delivery.topic[:200], error)
+
+    def tick(self) -> None:
+        self.handle(machine.Ticked())
+
+    def handle(self, event: Event) -> None:
+        """Run one transition, its actions, and the events that follow from them."""
+        events = [event]
+        while events:
+            before = self.state.phase
+            self.state, actions = machine.step(self.state, events.pop(0), self._clock())
+            if before is not Phase.TRAINING and self.state.phase is Phase.TRAINING and self._began is None:
+                self._began = self._clock()
+            for action in actions:
+                events.extend(self._perform(action))
+
+    def _perform(self, action: Action) -> list[Event]:
+        match action:
+            case Send(agent, message):
+                self._publish(self._topics.down(agent, kind_of(message)), encode(message))
+            case SendChunk(content, index, agent):
+                blob = self._model.blob if content == self._model.model.content else self._bundle_blob
+                topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
+                self._publish(topic, encode(chunk_of(blob, content.digest, index)))
+            case Publish(manifest):
+                self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
+                if manifest.done:
+                    self._publish(self._topics.round, b"", retain=True)
+            case BookCohort(round_, agents):
+                self._store.book.assign(round_, agents)
+            case StoreUpdate(agent, submit, blob):
+                return [self._store_update(agent, submit, blob)]
+            case Merge(round_):
+                return [self._merge(round_)]
+            case _:
+                assert_never(action)
+        return []
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)
+
+    def _store_update(self, agent: str, submit: Submit, blob: bytes) -> Event:
+        try:
+            self._aggregate().check(self._decode(blob), submit.examples, self._cohort)
+        except ProtocolError as error:
+            self._counts["refused"] += 1
+            _log.warning("refused the update of %s: %s", agent, error)
+            return machine.UpdateRefused(agent, str(error))
+        self._store.updates.write(_update_name(submit.round, agent), blob)
+        self._store.book.accept(agent, submit)
+        return machine.UpdateStored(agent)
+
+    def _merge(self, round_: int) -> Event:
+        submits = self._store.book.accepted(round_)
+        aggregate = self._aggregate()
+        for agent, submit in submits.items():
+            blob = self._store.updates.read(_update_name(round_, agent))
+            assert blob is not None, f"the accepted update of {agent} is gone from the disk"
+            aggregate.add(self._decode(blob), submit.examples)
+        merged = aggregate.report(self._model.checkpoint.exact).weights
+        self._model = new_model(merged, self._task, self._run, round_ + 1, self._values)
+        save_checkpoint(self._store.checkpoints, self._model.checkpoint)
+        record = self._record(round_, submits)
+        self._store.book.finish(record)
+        for agent in submits:
+            self._store.updates.delete(_update_name(round_, agent))
+        self._report(record)
+        return machine.Merged(self._model.model)
+
+    def _record(self, round_: int, submits: dict[str, Submit]) -> RoundRecord:
+        weights = self._model.checkpoint.weights
+        evaluation = self._evaluate(weights)
+        examples = sum(submit.examples for submit in submits.values())
+        now, counts = self._clock(), self._counts
+        began = now if self._began is None else self._began
+        self._began, self._counts = now, Counter()
+        return RoundRecord(
+            round=round_,
+            agents=len(submits),
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+            sparsity=sparsity(weights, self._task.table),
+            bytes_up=counts["bytes_up"],
+            bytes_down=counts["bytes_down"],
+            seconds=now - began,
+            train_seconds=max(submit.train_seconds for submit in submits.values()),
+            train_loss=sum(submit.loss * submit.examples for submit in submits.values()) / examples,
+            ignored=counts["ignored"],
+            refused=counts["refused"],
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+    def _restore(self, bundle: Bundle) -> GlobalModel:
+        version = self._store.book.next_round()
+        if version == 0:
+            model = new_model(bundle.initial_weights(), self._task, self._run, 0, self._values)
+            save_checkpoint(self._store.checkpoints, model.checkpoint)
+            return model
+        return restored_model(load_checkpoint(self._store.checkpoints, version), self._task, self._values)
+
+    def _aggregate(self) -> Aggregate:
+        return Aggregate(self._task.table, self._model.checkpoint.weights, self._task.pruning.mask)
+
+    def _decode(self, blob: bytes) -> Update:
+        known = self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
+        return decode_update(blob, self._task.table, known, self._update_values)
+
+
+def _update_name(round_: int, agent: str) -> str:
+    return f"{round_:06d}-{agent}.update"

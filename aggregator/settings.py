@@ -1,0 +1,52 @@
+"""federation.toml: how a federation learns (the task bundle says what)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+from fedprune.transport import Broker
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[rounds]`` table.
+
+    `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
+    `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. A round
+    opens when `cohort` agents are waiting, or `quorum` of them have waited for `gather_s`.
+    """
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
+    cohort: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
+    quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    deadline_s: _Positive = 600.0
+    gather_s: _Positive = 30.0
+
+    @property
+    def quorum_agents(self) -> int:
+        return max(1, math.ceil(self.quorum * self.cohort))
+
+
+class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[codec]`` table: value codecs of the agents' updates and of the model they are sent."""
+
+    update_values: Literal["fp32", "fp16", "int8"] = "int8"
+    model_values: Literal["fp32", "fp16"] = "fp16"
+
+
+class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random."""
+
+    task: str
+    held_out: str
+    state: str
+    name: str = "fedprune"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    broker: Broker = Broker()
+    rounds: Rounds = Rounds()
+    codec: Codec = Codec()

@@ -1,0 +1,51 @@
+"""`fedprune agent`: the device's side of a federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edge_agent.process import run_agent
+from edge_agent.settings import AgentSettings
+from fedprune.config import load_toml, read_table
+from fedprune.process import log_to_stderr
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="An agent.toml; the options below override it.")
+@click.option("--name", help="This agent's id in the federation: letters, digits, '_' and '-'.")
+@click.option("--data", type=click.Path(), help="This device's examples: an .npz with arrays x and y.")
+@click.option("--federation", help="The federation to join.  [default: fedprune]")
+@click.option("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT].  [default: mqtt://127.0.0.1:1883]")
+@click.option("--state", type=click.Path(), help="Where the agent remembers what it owes.  [default: agent-state]")
+@click.option("--threads", type=int, help="Threads to train with.  [default: 1]")
+@click.option("--quiet", is_flag=True, help="Say only what went wrong.")
+def agent(config: Path | None, broker: str | None, quiet: bool, **options: Any) -> None:
+    """Train on this device's own data, for as long as a federation wants it.
+
+    The agent connects to the broker, checks in, and waits. It imports TensorFlow when it gets its first assignment.
+    It may be stopped and started at any time: an update that was not yet accepted is submitted again.
+
+    \b
+      fedprune agent --name pi-1 --data pi-1.npz --broker mqtt://gateway.local
+
+    A password is read from the environment variable FEDPRUNE_BROKER_PASSWORD, or from the file that agent.toml
+    names; user name and TLS stand in agent.toml:
+
+    \b
+      name = "pi-1"
+      data = "pi-1.npz"
+      federation = "greenhouse"
+      [broker]
+      url = "mqtts://gateway.local"
+      username = "pi-1"
+      password_file = "password"
+      tls.ca = "ca.pem"
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    base = Path() if config is None else config.parent
+    table: dict[str, Any] = {} if config is None else read_table(config)
+    table |= {key: str(Path(value).resolve()) if key in ("data", "state") else value for key, value in given.items()}

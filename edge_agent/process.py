@@ -1,0 +1,95 @@
+"""The agent as a process: the real network, disk, clock and trainer around the runner."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent import machine
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.memory import Memory
+from edge_agent.runner import AgentRunner
+from edge_agent.settings import AgentSettings
+from edge_agent.workshop import Workshop, check_trainer
+from fedprune import __version__
+from fedprune.data import load_npz
+from fedprune.disk import Directory
+from fedprune.errors import FedpruneError
+from fedprune.messages import CheckIn, Presence
+from fedprune.process import stopping
+from fedprune.topics import Topics, check_id
+from fedprune.transport import Delivery, LinkDown, LinkUp, MqttLink
+from fedprune.usage import peak_memory_mb
+
+_log = logging.getLogger(__name__)
+
+
+def run_agent(settings: AgentSettings, base: Path) -> None:
+    """Serve a federation until stopped. Paths in `settings` are relative to `base`.
+
+    Raises `FedpruneError`s for what is wrong with the settings, data, broker or disk, `KeyboardInterrupt` when
+    it is stopped; what it owes the gateway is remembered.
+    """
+    name, topics = check_id(settings.name, "agent name"), Topics(check_id(settings.federation, "federation"))
+    check_trainer(settings.trainer)
+    data = load_npz(base / settings.data)
+    memory = Memory(Directory(base / settings.state))
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    workshop = Workshop(data, settings.threads, events.put)
+    idle_memory_mb = 0.0
+
+    def train(action: machine.Train) -> None:
+        nonlocal idle_memory_mb
+        idle_memory_mb = idle_memory_mb or peak_memory_mb()
+        assignment = action.assignment
+        residual = memory.residual(assignment.run, assignment.round)
+        slots = memory.slots(assignment.run)
+        local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
+        workshop.start(local, memory.task(assignment.task.digest))
+
+    status = topics.status(name)
+    client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
+    with MqttLink(settings.broker, client_id, events, will=will) as link, stopping(events):
+        check_in = CheckIn(examples=len(data), trainer=settings.trainer)
+        runner = AgentRunner(name, check_in, topics, link, memory, train)
+        try:
+            _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))
+        finally:
+            link.publish(status, _presence(name, "offline"), retain=True)
+            link.drain()
+
+
+def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> None:
+    while True:
+        alarm = runner.state.wake_at
+        try:
+            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+        except queue.Empty:
+            runner.handle(machine.Ticked(), time.monotonic())
+            continue
+        now = time.monotonic()
+        match event:
+            case LinkUp():
+                greet()
+                runner.connect(now)
+            case LinkDown(reason):
+                _log.warning("connection to the broker lost (%s); trying again", reason)
+                runner.handle(machine.Disconnected(), now)
+            case Delivery():
+                runner.deliver(event, now)
+            case LocalResult():
+                runner.finish(event, now)
+            case FedpruneError():
+                _log.error("cannot train: %s", event)
+                runner.handle(machine.TrainingFailed(str(event)), now)
+            case BaseException():
+                raise event
+
+
+def _presence(agent: str, state: str) -> bytes:
+    return msgspec.json.encode(Presence(state=state, agent=agent, version=__version__))

@@ -1,0 +1,21 @@
+"""agent.toml: what one device is called, has, and may do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from fedprune.transport import Broker
+
+
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. Paths are relative to it. `name` is the agent's id in its federation."""
+
+    name: str
+    data: str
+    federation: str = "fedprune"
+    state: str = "agent-state"
+    trainer: Literal["keras"] = "keras"
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    broker: Broker = Broker()

@@ -1,0 +1,95 @@
+"""Checkpoints: a version of the global model, as a safetensors file that other tools can read.
+
+Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the
+model under its tensor names, the masks under ``mask/NAME``, and the gateway's unrounded weights under
+``exact/NAME``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from fedprune.disk import Directory, Disk
+from fedprune.errors import StorageError
+from fedprune.tensors import Mask, Weights
+
+DIRECTORY = "checkpoints"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """`weights` is the global model: what agents decode. `exact` is the gateway's own, before the downlink codec."""
+
+    run: str
+    version: int
+    weights: Weights
+    exact: Weights
+    mask: Mask
+
+
+def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all. Raises `StorageError`."""
+    tensors: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
+    tensors |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
+    tensors |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
+    metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
+    disk.write(_name(checkpoint.version), safetensors.numpy.save(tensors, metadata))
+
+
+def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
+    """Raises `StorageError` if there is no such version or its file is damaged."""
+    name = _name(version)
+    blob = disk.read(name)
+    if blob is None:
+        raise StorageError(f"checkpoint {name} is missing; restore it, or start a new run in an empty directory")
+    try:
+        tensors = safetensors.numpy.load(blob)
+        metadata = _metadata(blob)
+        names: list[str] = json.loads(metadata["tensors"])
+        return Checkpoint(
+            run=metadata["run"],
+            version=version,
+            weights={name: tensors[name] for name in names},
+            exact={name: tensors[f"exact/{name}"] for name in names},
+            mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
+        )
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise StorageError(
+            f"checkpoint {name} is damaged ({error}); restore it, or start a new run in an empty directory"
+        ) from error
+
+
+def load_latest(run: Path) -> Checkpoint:
+    """The newest checkpoint of a run's directory. Raises `StorageError` if it holds none, or it is damaged."""
+    directory = run / DIRECTORY
+    if not directory.is_dir():
+        raise StorageError(f"{run}: no {DIRECTORY}/ in it; name the state directory of an aggregator")
+    disk = Directory(directory)
+    versions = [int(stem) for stem in (name.removesuffix(_SUFFIX) for name in disk.names()) if stem.isdecimal()]
+    if not versions:
+        raise StorageError(f"{directory}: no checkpoint yet; let the aggregator finish a round")
+    return load_checkpoint(disk, max(versions))
+
+
+def _name(version: int) -> str:
+    return f"{version:06d}{_SUFFIX}"
+
+
+def _mask(tensors: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.bool_]:
+    return tensors[f"mask/{name}"].astype(np.bool_)
+
+
+def _metadata(blob: bytes) -> dict[str, str]:
+    """The header's string map; the safetensors library returns it for files only."""
+    length = int.from_bytes(blob[:8], "little")
+    metadata: dict[str, str] = json.loads(blob[8 : 8 + length])["__metadata__"]
+    return metadata

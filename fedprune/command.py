@@ -1,0 +1,87 @@
+"""The `fedprune` command. Subcommands are loaded when they are called, so that an agent never imports TensorFlow."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from fedprune import __version__
+from fedprune.errors import FedpruneError
+
+_SUBCOMMANDS = {
+    "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
+    "task": ("export.command:task", "Build or show a task bundle: what a federation learns."),
+    "data": ("fedprune.data.command:data", "Share a data set out over agents."),
+    "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
+    "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
+    "export": ("export.command:export", "Convert a run's global model to verified .tflite files."),
+    "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
+    "broker": ("fedprune.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
+}
+
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        module, _, attribute = _SUBCOMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the summaries without importing what they summarise."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _SUBCOMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fedprune")
+def cli() -> None:
+    """Federated learning with pruning for fleets of Raspberry Pis and phone-class devices.
+
+    \b
+    A first look:            fedprune demo
+    Your own federation:     fedprune task build task.toml --out my.fedtask
+                             fedprune aggregator federation.toml
+                             fedprune agent --name pi-1 --data pi-1.npz --broker mqtt://GATEWAY
+    What came of it:         fedprune export RUN
+                             fedprune benchmark RUN/export/*.tflite
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a `FedpruneError` is one line on stderr and its own exit code."""
+    try:
+        result: Any = cli.main(arguments, prog_name="fedprune", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FedpruneError as error:
+        click.echo(f"fedprune: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("fedprune: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("fedprune", "edge_agent", "aggregator", "export"):
+            raise
+        click.echo(f"fedprune: {error.name} is not installed; install the extra that has it (README)", err=True)
+        sys.exit(FedpruneError.exit_code)
+    except BrokenPipeError:
+        os._exit(0)  # the reader of our output has gone; flushing at exit would fail again
+
+
+if __name__ == "__main__":
+    main()

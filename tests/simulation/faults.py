@@ -1,0 +1,179 @@
+"""The simulated world's physics: time, a lossy network, disks, and crashes at any operation. One seed decides all."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aggregator.book import Book, RoundRecord
+from fedprune.messages import Submit
+from fedprune.transport import Delivery
+
+
+class Crash(Exception):  # noqa: N818 - it is what happens, not an error
+    """The process is gone, in the middle of whatever it did."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Probabilities: of a message to be lost or doubled, of a process to crash at one operation."""
+
+    lost: float = 0.08
+    doubled: float = 0.08
+    crash: float = 0.004
+
+
+class Physics:
+    """Simulated time and chance. `trace` is everything that happened, in order, to compare replays."""
+
+    def __init__(self, seed: int, rates: Rates) -> None:
+        self.now = 0.0
+        self.rates = rates
+        self.chance = random.Random(seed)
+        self.trace: list[tuple[float, str]] = []
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._scheduled = 0
+
+    def after(self, delay: float, happening: Callable[[], None]) -> None:
+        self._scheduled += 1
+        heapq.heappush(self._queue, (self.now + delay, self._scheduled, happening))
+
+    def happens(self, probability: float) -> bool:
+        return self.chance.random() < probability
+
+    def note(self, what: str) -> None:
+        self.trace.append((round(self.now, 9), what))
+
+    def run(self, until: Callable[[], bool], at_most: float) -> None:
+        """Let time pass until the condition holds. Fails the test after `at_most` simulated seconds."""
+        while not until():
+            assert self._queue, "nothing is left to happen, yet the federation is not done"
+            self.now, _, happening = heapq.heappop(self._queue)
+            assert self.now < at_most, f"not done after {at_most} simulated seconds"
+            happening()
+
+
+@dataclass
+class Process:
+    """One life of a process: crash points consult it, and what reaches it after its death is dropped."""
+
+    name: str
+    physics: Physics
+    alive: bool = True
+
+    def may_crash(self) -> None:
+        if self.physics.happens(self.physics.rates.crash):
+            self.physics.note(f"{self.name} crashes")
+            raise Crash
+
+
+class Network:
+    """A broker that loses, doubles and reorders. Retained messages and subscriptions are as MQTT's."""
+
+    def __init__(self, physics: Physics) -> None:
+        self._physics = physics
+        self._retained: dict[str, bytes] = {}
+        self._links: list[SimulatedLink] = []
+
+    def join(self, link: SimulatedLink) -> None:
+        self._links = [other for other in self._links if other.process.alive] + [link]
+
+    def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        if retain:
+            self._retained[topic] = payload
+        for link in self._links:
+            if link.wants(topic):
+                self._send(link, topic, payload)
+
+    def subscribed(self, link: SimulatedLink, topic: str) -> None:
+        if self._retained.get(topic):
+            self._send(link, topic, self._retained[topic])
+
+    def _send(self, link: SimulatedLink, topic: str, payload: bytes) -> None:
+        if self._physics.happens(self._physics.rates.lost):
+            return
+        for _ in range(1 + self._physics.happens(self._physics.rates.doubled)):
+            delivery = Delivery(topic, payload)
+            self._physics.after(self._physics.chance.expovariate(5.0), lambda: link.arrive(delivery))
+
+
+@dataclass(eq=False)
+class SimulatedLink:
+    """A process's link to the simulated broker, with a crash point before and after each operation."""
+
+    process: Process
+    network: Network
+    receive: Callable[[Delivery], None]
+    filters: set[str] = field(default_factory=set)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        self.process.may_crash()
+        self.network.publish(topic, payload, retain)
+        self.process.may_crash()
+        return len(payload)
+
+    def subscribe(self, topic_filter: str) -> None:
+        self.process.may_crash()
+        self.filters.add(topic_filter)
+        self.network.subscribed(self, topic_filter)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self.process.may_crash()
+        self.filters.discard(topic_filter)
+
+    def wants(self, topic: str) -> bool:
+        prefixes = (f[:-1] for f in self.filters if f.endswith(("/#", "/+")))
+        return self.process.alive and (topic in self.filters or any(topic.startswith(prefix) for prefix in prefixes))
+
+    def arrive(self, delivery: Delivery) -> None:
+        if self.process.alive:
+            self.receive(delivery)
+
+
+@dataclass(eq=False)
+class SimulatedDisk:
+    """A disk that outlives its processes; writes are atomic, a crash strikes before or after."""
+
+    blobs: dict[str, bytes]
+    process: Process
+
+    def write(self, name: str, blob: bytes) -> None:
+        self.process.may_crash()
+        self.blobs[name] = blob
+        self.process.may_crash()
+
+    def read(self, name: str) -> bytes | None:
+        return self.blobs.get(name)
+
+    def delete(self, name: str) -> None:
+        self.process.may_crash()
+        self.blobs.pop(name, None)
+
+    def names(self) -> list[str]:
+        return sorted(self.blobs)
+
+
+class SimulatedBook(Book):
+    """The real book, over a connection that outlives its processes; a crash strikes before or after each entry."""
+
+    def __init__(self, connection: sqlite3.Connection, process: Process) -> None:
+        self._process = process
+        super().__init__(connection)
+
+    def assign(self, round_: int, agents: frozenset[str]) -> None:
+        self._process.may_crash()
+        super().assign(round_, agents)
+        self._process.may_crash()
+
+    def accept(self, agent: str, submit: Submit) -> None:
+        self._process.may_crash()
+        super().accept(agent, submit)
+        self._process.may_crash()
+
+    def finish(self, record: RoundRecord) -> None:
+        self._process.may_crash()
+        super().finish(record)
+        self._process.may_crash()

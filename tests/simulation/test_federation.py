@@ -1,0 +1,77 @@
+"""200 federations under loss, duplication, reordering and crashes, each decided by one seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aggregator.book import Book
+from aggregator.global_model import new_model
+from aggregator.merging import Aggregate
+from edge_agent.machine import Outcome
+from fedprune.bundle import MaskPolicy
+from fedprune.checkpoints import load_checkpoint
+from fedprune.codecs import Values, decode_update
+from fedprune.tensors import weights_digest
+from tests.simulation.faults import Process, Rates, SimulatedDisk
+from tests.simulation.world import ROUNDS, World
+
+SEEDS = 200
+_BATCH = 20
+
+
+def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
+    policy = MaskPolicy.OWN if seed % 2 else MaskPolicy.SHARED
+    world = World(seed, policy, rates, (Values.INT8, Values.FP32, Values.FP16)[seed % 3])
+    world.run()
+    return world
+
+
+def _check(world: World) -> None:
+    book = Book(world.connection)
+    disk = SimulatedDisk(world.checkpoints, Process("reader", world.physics))
+    assert [record.round for record in book.records()] == list(range(ROUNDS))
+    digests = {}
+    for round_ in range(ROUNDS):
+        before, after = load_checkpoint(disk, round_), load_checkpoint(disk, round_ + 1)
+        digests[round_] = weights_digest(before.weights)
+        accepted = book.accepted(round_)
+        assert book.records()[round_].agents == len(accepted)
+        aggregate = Aggregate(world.bundle.task.table, before.weights, world.bundle.task.pruning.mask)
+        known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
+        for submit in accepted.values():
+            blob = world.accepted_blobs[submit.update.digest]
+            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), submit.examples)
+        expected = new_model(
+            aggregate.report(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
+        ).checkpoint
+        for name, array in expected.exact.items():
+            np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
+    for round_, digest in world.trained_from:
+        assert digest == digests[round_], f"round {round_}: an agent trained from another model"
+    for event in world.settled:
+        submit = book.accepted(event.round).get(event.agent)
+        was_taken = submit is not None and submit.update.digest == event.digest
+        assert was_taken == (event.outcome is Outcome.ACCEPTED), event
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, _BATCH))
+def test_every_round_ends_and_every_accepted_update_counts_once(first: int) -> None:
+    for seed in range(first, first + _BATCH):
+        try:
+            _check(_run(seed))
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_a_seed_replays_exactly() -> None:
+    assert _run(7).physics.trace == _run(7).physics.trace
+    assert _run(7).physics.trace != _run(8).physics.trace
+
+
+def test_the_faults_really_happen() -> None:
+    traces = [what for seed in range(10) for _, what in _run(seed).physics.trace]
+    assert sum(what.endswith("crashes") for what in traces) > 20
+    assert any(what == "aggregator crashes" for what in traces)
+    outcomes = {event.outcome for seed in range(30) for event in _run(seed).settled}
+    assert {Outcome.ACCEPTED, Outcome.LATE} <= outcomes

@@ -1,0 +1,260 @@
+"""A whole federation in one process: real machines, runners, codecs, memory, book and merging over simulated faults.
+
+Only the trainer (it moves the weights by keyed noise) and the evaluation are stand-ins.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregator.machine import Plan, wake_at
+from aggregator.runner import AggregatorRunner, Store
+from edge_agent import machine as agent_machine
+from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.machine import Outcome, Train
+from edge_agent.memory import Memory
+from edge_agent.runner import AgentRunner
+from edge_agent.trainers import Trained, Work
+from fedprune.bundle import MaskPolicy, Bundle, Fill, Pruning, SeededWeights, Sgd, Task, Training, Uniform, read_bundle, write_bundle
+from fedprune.codecs import Values
+from fedprune.data import Dataset
+from fedprune.evaluation import Evaluation
+from fedprune.masks import Allocation, apply_mask
+from fedprune.messages import CheckIn
+from fedprune.schedules import PolynomialDecay
+from fedprune.tensors import TensorClass, TensorSpec, weights_digest
+from fedprune.topics import Topics
+from fedprune.transfer import content_of
+from fedprune.transport import Delivery
+from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
+
+ROUNDS, AGENTS, COHORT = 4, 5, 3
+STEPS_PER_ROUND = 10
+DATA = Dataset(np.zeros((7, 1), np.float32), np.zeros(7, np.int64))
+_RESTART_S, _TRAINING_S = 20.0, 40.0
+
+
+def make_bundle(policy: MaskPolicy) -> Bundle:
+    """A small task with every class of tensor; its graphs are never run here."""
+    tensors = (
+        TensorSpec("a/kernel", (40, 20), "float32", TensorClass.PRUNABLE, "a"),
+        TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
+        TensorSpec("b/moving_mean", (20,), "float32", TensorClass.STATISTICS, "b"),
+        TensorSpec("b/moving_variance", (20,), "float32", TensorClass.STATISTICS, "b"),
+    )
+    allocation = Allocation.LAMP if policy is MaskPolicy.SHARED else Allocation.UNIFORM
+    schedule = PolynomialDecay(
+        initial_sparsity=0.0, target_sparsity=0.8, begin_step=5, end_step=3 * STEPS_PER_ROUND, frequency=5
+    )
+    task = Task(
+        name="simulated",
+        input_shape=(1,),
+        classes=2,
+        from_logits=True,
+        tensors=tensors,
+        training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
+        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),
+        members={},
+        initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
+    )
+    return read_bundle(write_bundle(task, model_json="{}", inference_graph=b"none", weights=None))
+
+
+class NoisyTrainer:
+    """Moves every weight by keyed noise, within the mask: enough to tell apart whose update was merged."""
+
+    def train(self, work: Work, data: Dataset) -> Trained:
+        assert len(data)
+        moved = {
+            name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
+            for name, array in work.weights.items()
+        }
+        return Trained(apply_mask(moved, work.mask), work.mask, {}, loss=1.0, seconds=1.0)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An agent learned what became of its update."""
+
+    agent: str
+    round: int
+    digest: bytes
+    outcome: Outcome
+
+
+class World:
+    """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent."""
+
+    def __init__(self, seed: int, policy: MaskPolicy, rates: Rates, update_values: Values) -> None:
+        self.physics = Physics(seed, rates)
+        self.bundle = make_bundle(policy)
+        self.topics = Topics("sim")
+        self.values = update_values
+        self.network = Network(self.physics)
+        self.connection = sqlite3.connect(":memory:")
+        self.checkpoints: dict[str, bytes] = {}
+        self.updates: dict[str, bytes] = {}
+        self.accepted_blobs: dict[bytes, bytes] = {}
+        self.settled: list[Settled] = []
+        self.trained_from: list[tuple[int, str]] = []
+        self.done = False
+        self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(AGENTS)}
+
+    def run(self) -> None:
+        self.physics.after(0.0, self._start_aggregator)
+        for name in self._agent_disks:
+            self.physics.after(self.physics.chance.uniform(0.0, 30.0), lambda name=name: self._start_agent(name))
+        self.physics.run(until=lambda: self.done, at_most=200_000.0)
+
+    def _start_aggregator(self) -> None:
+        self._live("aggregator", self._aggregator_life, self._start_aggregator)
+
+    def _start_agent(self, name: str) -> None:
+        self._live(name, self._agent_life, lambda: self._start_agent(name))
+
+    def _live(self, name: str, life: Callable[[Process], None], again: Callable[[], None]) -> None:
+        """Start a process; whenever it crashes, at any of its crash points, start it again a little later."""
+        process = Process(name, self.physics)
+        self.physics.note(f"{name} starts")
+        self._guard(process, again, lambda: life(process))
+
+    def _guard(self, process: Process, again: Callable[[], None], action: Callable[[], None]) -> None:
+        if not process.alive:
+            return
+        try:
+            action()
+        except Crash:
+            process.alive = False
+            self.physics.after(self.physics.chance.uniform(0.1, _RESTART_S), again)
+
+    def _aggregator_life(self, process: Process) -> None:
+        def guarded(action: Callable[[], None]) -> None:
+            self._guard(process, self._start_aggregator, action)
+            watch()
+
+        def watch() -> None:
+            self.done = self.done or (process.alive and runner.is_done)
+            alarm = wake_at(runner.state)
+            if process.alive and alarm is not None:
+                self.physics.after(max(0.0, alarm - self.physics.now), tick)
+
+        def tick() -> None:
+            alarm = wake_at(runner.state)
+            if process.alive and alarm is not None and alarm <= self.physics.now:
+                guarded(runner.tick)
+
+        def receive(delivery: Delivery) -> None:
+            self.physics.note(f"aggregator gets {delivery.topic}")
+            guarded(lambda: runner.deliver(delivery))
+
+        book = SimulatedBook(self.connection, process)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest)
+        link = SimulatedLink(process, self.network, receive)
+        self.network.join(link)
+        runner = AggregatorRunner(
+            self._plan(run, incarnation),
+            self.bundle,
+            Values.FP16,
+            self.topics,
+            link,
+            Store(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
+            evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
+            report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
+            clock=lambda: self.physics.now,
+        )
+        runner.connect()
+        watch()
+
+    def _plan(self, run: str, incarnation: int) -> Plan:
+        return Plan(
+            run=run,
+            incarnation=incarnation,
+            rounds=ROUNDS,
+            cohort=COHORT,
+            quorum=2,
+            deadline_s=150.0,
+            gather_s=20.0,
+            seed=1,
+            task=content_of(self.bundle.blob),
+            steps_per_round=STEPS_PER_ROUND,
+            update_values=self.values,
+            max_update_bytes=10_000,
+        )
+
+    def _agent_life(self, process: Process) -> None:
+        def guarded(action: Callable[[], None]) -> None:
+            self._guard(process, lambda: self._start_agent(process.name), action)
+            watch()
+
+        def watch() -> None:
+            if process.alive and runner.state.wake_at is not None:
+                self.physics.after(max(0.0, runner.state.wake_at - self.physics.now), tick)
+
+        def tick() -> None:
+            alarm = runner.state.wake_at
+            if process.alive and alarm is not None and alarm <= self.physics.now:
+                guarded(lambda: runner.handle(agent_machine.Ticked(), self.physics.now))
+
+        def receive(delivery: Delivery) -> None:
+            self.physics.note(f"{process.name} gets {delivery.topic}")
+            guarded(lambda: runner.deliver(delivery, self.physics.now))
+
+        def train(action: Train) -> None:
+            result = self._train(process.name, action, memory)
+            duration = self.physics.chance.uniform(0.5, _TRAINING_S)
+            self.physics.after(duration, lambda: guarded(lambda: runner.finish(result, self.physics.now)))
+
+        disk = SimulatedDisk(self._agent_disks[process.name], process)
+        memory = WitnessedMemory(disk, process.name, self.settled)
+        link = SimulatedLink(process, self.network, receive)
+        self.network.join(link)
+        runner = AgentRunner(process.name, CheckIn(examples=len(DATA)), self.topics, link, memory, train)
+        runner.connect(self.physics.now)
+        watch()
+
+    def _train(self, name: str, action: Train, memory: Memory) -> LocalResult:
+        assignment = action.assignment
+        residual = memory.residual(assignment.run, assignment.round)
+        local = LocalRound(name, assignment, action.model, residual, None, 0.0)
+        result = train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
+        return result
+
+
+class WitnessedTrainer(NoisyTrainer):
+    """Notes the digest of what training starts from."""
+
+    def __init__(self, world: World, round_: int) -> None:
+        self._world, self._round = world, round_
+
+    def train(self, work: Work, data: Dataset) -> Trained:
+        self._world.trained_from.append((self._round, weights_digest(work.weights)))
+        return super().train(work, data)
+
+
+class WitnessedMemory(Memory):
+    """Notes what the agent learns of its updates."""
+
+    def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
+        super().__init__(disk)
+        self._agent, self._settled = agent, settled
+
+    def settle(self, outcome: Outcome) -> None:
+        assert self.pending is not None
+        self._settled.append(Settled(self._agent, self.pending.round, self.pending.update.digest, outcome))
+        super().settle(outcome)
+
+
+class KeepingDisk(SimulatedDisk):
+    """The gateway's disk for updates; the world keeps a copy of each to merge it a second time."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        super().__init__(world.updates, process)
+        self._world = world
+
+    def write(self, name: str, blob: bytes) -> None:
+        self._world.accepted_blobs[content_of(blob).digest] = blob
+        super().write(name, blob)
