@@ -1,0 +1,260 @@
+"""TFLite models at run time: find a runtime, load a file that may be hostile, predict with float32 in and out.
+
+Needs no TensorFlow. The runtime is ai-edge-litert, or tflite-runtime where only that exists (32-bit Arm).
+tflite-runtime does not verify a file's structure and may crash on a damaged one: hand it only what was made here
+or came with a digest. ai-edge-litert verifies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.errors import ExportError
+from fedprune.tensors import Array
+
+_IDENTIFIER = b"TFL3"
+_MAX_MODEL_BYTES = 2**31 - 1
+"""What a FlatBuffer can address."""
+_BATCH = 64
+"""Examples per invocation where the model leaves the batch open: more is no faster and needs more memory."""
+
+_DISTRIBUTIONS = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+_CHATTER = (b"INFO: Created TensorFlow Lite", b"INFO: Initialized TensorFlow Lite")
+_stderr_lock = threading.Lock()
+
+
+class TensorDetails(TypedDict):
+    """What the runtimes tell about an input or output. A dimension of -1 in `shape_signature` is open."""
+
+    name: str
+    index: int
+    shape: NDArray[np.int32]
+    shape_signature: NDArray[np.int32]
+    dtype: type[np.generic]
+    quantization: tuple[float, int]
+    """Scale and zero point: real = scale x (stored - zero point). A scale of 0 means not quantised."""
+
+
+class Interpreter(Protocol):
+    """The part of the runtimes' interpreter that is used here. Wrap calls in `foreign_errors`."""
+
+    def allocate_tensors(self) -> None: ...
+    def get_input_details(self) -> list[TensorDetails]: ...
+    def get_output_details(self) -> list[TensorDetails]: ...
+    def resize_tensor_input(self, input_index: int, tensor_size: Sequence[int]) -> None: ...
+    def set_tensor(self, tensor_index: int, value: NDArray[Any]) -> None: ...
+    def get_tensor(self, tensor_index: int) -> NDArray[Any]: ...
+    def invoke(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An installed TFLite runtime: the name and version of its distribution."""
+
+    name: str
+    version: str
+    _make: Callable[..., Interpreter] = field(repr=False)
+
+    def interpreter(self, model: Path | bytes, num_threads: int = 1) -> Interpreter:
+        """Load a model from a file or its bytes, and allocate its tensors.
+
+        Raises:
+            ExportError: the file cannot be read, is no TFLite model, is damaged, or needs what this runtime lacks.
+        """
+        name = one_line(str(model)) if isinstance(model, Path) else "model"
+        _check_identifier(model, name)
+        source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
+        with _without_chatter(), foreign_errors(name):
+            interpreter = self._make(**source, num_threads=num_threads)
+            interpreter.allocate_tensors()
+        return interpreter
+
+
+def available_runtimes() -> tuple[Runtime, ...]:
+    """The runtimes that are installed and can be imported, the preferred one first."""
+    found = (_find_runtime(distribution) for distribution in _DISTRIBUTIONS)
+    return tuple(runtime for runtime in found if isinstance(runtime, Runtime))
+
+
+def default_runtime() -> Runtime:
+    """The preferred installed runtime. Raises ExportError, saying how to get one, if there is none."""
+    problems = []
+    for distribution in _DISTRIBUTIONS:
+        found = _find_runtime(distribution)
+        if isinstance(found, Runtime):
+            return found
+        problems.append(f"{distribution} {found}")
+    raise ExportError(
+        f"no TFLite runtime here ({'; '.join(problems)}): pip install ai-edge-litert, "
+        "or on 32-bit Arm: pip install tflite-runtime 'numpy<2'"
+    )
+
+
+def predict(interpreter: Interpreter, x: Array) -> Array:
+    """Run a model that has one input and one output over any number of examples.
+
+    Integer inputs are quantised, and integer outputs made real again, by the file's own scale and zero point. A
+    model with a fixed batch is fed full batches, the last one filled up with zeros; an open batch is resized.
+
+    Args:
+        x: float32, (examples, ...), as a float model takes it; NHWC for images.
+
+    Returns:
+        float32, (examples, ...).
+
+    Raises:
+        ExportError: the model has several inputs or outputs, another input shape, or fails to run.
+    """
+    source = _only(interpreter.get_input_details(), "input")
+    sink = _only(interpreter.get_output_details(), "output")
+    batch = _fit_batch(interpreter, source, x)
+    answers = []
+    for start in range(0, max(len(x), 1), batch):
+        examples = np.zeros((batch, *x.shape[1:]), np.float32)
+        chunk = x[start : start + batch]
+        examples[: len(chunk)] = chunk
+        with foreign_errors("model"):
+            interpreter.set_tensor(source["index"], _quantise(examples, source))
+            interpreter.invoke()
+            answer = interpreter.get_tensor(sink["index"])
+        if answer.shape[:1] != (batch,):
+            raise ExportError(f"the model answers {batch} examples with shape {list(answer.shape)}: batch comes first")
+        answers.append(_dequantise(answer, sink))
+    return np.concatenate(answers)[: len(x)]
+
+
+@contextmanager
+def foreign_errors(model: str) -> Iterator[None]:
+    """Turn whatever a runtime raises about `model` (a path, or what to call it) into an ExportError of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"{one_line(model)}: {_explain(str(error))}") from error
+
+
+def one_line(message: str) -> str:
+    """The message on one line, without what a terminal would obey, at most 200 characters."""
+    words = " ".join(message.split())
+    return "".join(sign if sign.isprintable() else "?" for sign in words)[:200] or "no reason given"
+
+
+def _find_runtime(distribution: str) -> Runtime | str:
+    """The runtime, or why it cannot be used."""
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
+    if distribution == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+        return f"{version} needs numpy<2, not {np.__version__}"
+    try:
+        module = importlib.import_module(_DISTRIBUTIONS[distribution])
+    except ImportError as error:
+        return f"{version} cannot be imported: {one_line(str(error))}"
+    return Runtime(distribution, version, module.Interpreter)
+
+
+def _check_identifier(model: Path | bytes, name: str) -> None:
+    """Refuse what is not a TFLite model before a runtime sees it."""
+    if isinstance(model, bytes):
+        size, head = len(model), model[:8]
+    else:
+        try:
+            status = model.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise ExportError(f"{name} is not a file: give a .tflite file")
+            with model.open("rb") as file:
+                size, head = status.st_size, file.read(8)
+        except OSError as error:
+            raise ExportError(f"{name}: {error.strerror}; give a .tflite file that can be read") from error
+    if head[4:] != _IDENTIFIER:
+        raise ExportError(f"{name} is not a TFLite model: give a .tflite file, as `fedprune export` writes them")
+    if size > _MAX_MODEL_BYTES:
+        raise ExportError(f"{name} has {size} bytes: a TFLite model has less than 2 GiB")
+
+
+def _explain(message: str) -> str:
+    if op := re.search(r"opcode '(\w+)' version '(\d+)'", message):
+        return f"this runtime has no {op[1]} version {op[2]}: convert with an older TensorFlow, or take a newer runtime"
+    if op := re.search(r"custom op: (\w+)", message):
+        return f"this runtime has no op {op[1]}: convert the model with TFLite's builtin ops only"
+    if "Select TensorFlow op" in message:
+        return "this runtime has none of TensorFlow's own ops: convert the model with TFLite's builtin ops only"
+    if "valid Flatbuffer" in message:
+        return "the file is truncated or damaged: copy or export it again"
+    return f"the runtime cannot run this model: {one_line(message)}"
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep the runtime's greetings off standard error; everything else that is written meanwhile comes out after."""
+    with _stderr_lock:
+        outside = os.dup(2)
+        kept = os.memfd_create("stderr")
+        os.dup2(kept, 2)
+        try:
+            yield
+        finally:
+            os.dup2(outside, 2)
+            os.close(outside)
+            with os.fdopen(kept, "rb") as lines:
+                lines.seek(0)
+                for line in lines:
+                    if not line.startswith(_CHATTER):
+                        os.write(2, line)
+
+
+def _only(details: list[TensorDetails], what: str) -> TensorDetails:
+    if len(details) != 1:
+        raise ExportError(f"the model has {len(details)} {what}s, not one")
+    return details[0]
+
+
+def _fit_batch(interpreter: Interpreter, source: TensorDetails, x: Array) -> int:
+    """Make the input fit examples like those of `x`; how many it takes at once."""
+    signature = [int(size) for size in source["shape_signature"]]
+    batch = signature[0] if signature and signature[0] != -1 else min(max(len(x), 1), _BATCH)
+    shape = (batch, *x.shape[1:])
+    fits = len(signature) == len(shape) and all(size in (-1, want) for size, want in zip(signature, shape, strict=True))
+    if not fits or batch < 1:
+        raise ExportError(f"the model takes inputs of shape {signature[1:]}, not {list(x.shape[1:])}")
+    if tuple(source["shape"]) != shape:
+        with foreign_errors("model"):
+            interpreter.resize_tensor_input(source["index"], shape)
+            interpreter.allocate_tensors()
+    return batch
+
+
+def _quantise(x: Array, details: TensorDetails) -> NDArray[Any]:
+    if details["dtype"] is np.float32:
+        return x
+    scale, zero_point, bounds = _scale_of(details)
+    steps = np.rint(x / np.float32(scale) + np.float32(zero_point))
+    stored: NDArray[Any] = steps.clip(bounds.min, bounds.max).astype(details["dtype"])
+    return stored
+
+
+def _dequantise(stored: NDArray[Any], details: TensorDetails) -> Array:
+    if details["dtype"] is np.float32:
+        return np.asarray(stored, np.float32)
+    scale, zero_point, _ = _scale_of(details)
+    return (stored.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def _scale_of(details: TensorDetails) -> tuple[float, int, np.iinfo[Any]]:
+    scale, zero_point = details["quantization"]
+    if not np.issubdtype(details["dtype"], np.integer) or not scale > 0:
+        raise ExportError(f"tensor {one_line(details['name'])} is neither float32 nor quantised")
+    return scale, zero_point, np.iinfo(details["dtype"])
