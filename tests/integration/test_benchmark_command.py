@@ -1,0 +1,223 @@
+"""`fedprune benchmark` with real models in real worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks.latency.command import benchmark
+from benchmarks.latency.measure import Settings, measure, turns
+from benchmarks.latency.process import WorkerProcess
+from benchmarks.latency.results import Failed, Measured
+from fedprune.errors import ConfigurationError, ExportError, StorageError
+
+if TYPE_CHECKING:
+    from tests.fixtures_tflite import Alter, TinyModels
+
+pytest_plugins = ["tests.fixtures_tflite"]
+
+_FEW = Settings(num_runs=3, warmup_runs=1)
+
+
+def _benchmark(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(benchmark, [str(argument) for argument in arguments])
+
+
+def _workers_of(model: Path) -> list[int]:
+    """Process ids of the workers that run this file."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(model).encode() in arguments:
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_report_tells_all_and_one_bad_file_stops_nothing(tiny_models: TinyModels, tmp_path: Path) -> None:
+    broken, target = tmp_path / "broken.tflite", tmp_path / "report.json"
+    broken.write_bytes(tiny_models.fp32.read_bytes()[:2000])
+    options = ("--num_threads", "2", "--num_runs", "12", "--warmup_runs", "0", "--json", target)
+    result = _benchmark(tiny_models.fp32, broken, tiny_models.int8, *options)
+
+    assert isinstance(result.exception, ExportError)
+    assert str(result.exception) == f"{broken}: the file is truncated or damaged: copy or export it again"
+    assert [line.split()[0] for line in result.output.splitlines() if ".tflite" in line] == [
+        "fp32.tflite",
+        "broken.tflite",
+        "int8.tflite",
+    ]
+    report = json.loads(target.read_text())
+    assert (report["num_threads"], report["num_runs"], report["warmup_runs"]) == (2, 12, 0)
+    assert report["runtime"].split()[0] in ("ai-edge-litert", "tflite-runtime")
+    assert report["reference"] == str(tiny_models.fp32)
+    assert report["machine"]["cores"] >= 1
+    first, failed, last = report["models"]
+    assert failed == {"path": str(broken), "error": str(result.exception)}
+    for row, path in ((first, tiny_models.fp32), (last, tiny_models.int8)):
+        latency = row["latency_ms"]
+        assert (row["path"], row["bytes"]) == (str(path), path.stat().st_size)
+        assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
+        assert row["init_ms"] > 0
+        assert 10 < row["peak_memory_mb"] < 200
+    assert first["ratio"] is None
+    assert 0 < last["ratio"]["low"] <= last["ratio"]["median"] <= last["ratio"]["high"]
+
+
+def test_json_on_standard_output_is_alone_there(tiny_models: TinyModels) -> None:
+    result = _benchmark(tiny_models.fp32, "--num_runs", "1", "--json", "-")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["models"][0]["path"] == str(tiny_models.fp32)
+    assert "fp32.tflite" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "error"), [("nowhere/report.json", ConfigurationError), ("/dev/full", StorageError)]
+)
+def test_a_report_that_cannot_be_written_is_one_clear_line(
+    tiny_models: TinyModels, target: str, error: type[Exception]
+) -> None:
+    result = _benchmark(tiny_models.fp32, "--num_runs", "1", "--json", target)
+    assert isinstance(result.exception, error)
+    assert target in str(result.exception)
+
+
+def test_several_failures_are_all_told(tmp_path: Path) -> None:
+    result = _benchmark(tmp_path / "a.tflite", tmp_path)
+    assert isinstance(result.exception, ExportError)
+    assert str(result.exception).startswith("2 of 2 models could not be benchmarked: ")
+    assert "a.tflite: No such file" in str(result.exception)
+    assert f"{tmp_path} is not a file" in str(result.exception)
+
+
+@pytest.mark.parametrize("option", ["--num_runs=0", "--num_threads=0", "--warmup_runs=-1", "--num_runs=many"])
+def test_a_wrong_option_is_clicks_usage_error(tiny_models: TinyModels, option: str) -> None:
+    result = _benchmark(tiny_models.fp32, option)
+    assert result.exit_code == 2
+    assert option.split("=")[0] in result.stderr
+
+
+def test_random_damage_never_gets_past_the_row(tiny_models: TinyModels, tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    models = []
+    for number in range(8):
+        content = np.frombuffer(tiny_models.int8.read_bytes(), np.uint8).copy()
+        places = random.integers(8, len(content), 1 << number)
+        content[places] = random.integers(0, 256, len(places))
+        models.append(tmp_path / f"{number}.tflite")
+        models[-1].write_bytes(content.tobytes())
+    rows = measure(models, _FEW).models
+    assert [row.path for row in rows] == [str(model) for model in models]
+    assert any(isinstance(row, Failed) for row in rows)
+    assert all("\n" not in row.error for row in rows if isinstance(row, Failed))
+
+
+def test_an_input_of_absurd_size_is_refused(altered: Alter) -> None:
+    def absurd(model: Any) -> None:
+        graph = model.subgraphs[0]
+        tensor = graph.tensors[graph.inputs[0]]
+        tensor.shape = [1, 1 << 15, 1 << 15, 1]
+
+    (row,) = measure([altered(absurd)], _FEW).models
+    assert isinstance(row, Failed)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGKILL, "ended with SIGKILL"),
+        (signal.SIGABRT, "ended with SIGABRT"),
+        (signal.SIGALRM, "gave no answer"),
+    ],
+)
+def test_a_crashed_process_is_one_row_and_the_others_finish(
+    tiny_models: TinyModels, number: signal.Signals, told: str
+) -> None:
+    models = [tiny_models.fp32, tiny_models.int8, tiny_models.open_batch]
+    seen: list[Path] = []
+
+    def kill_the_second_in_its_first_block(model: Path) -> None:
+        seen.append(model)
+        if model == tiny_models.int8 and seen.count(model) == 3:
+            (pid,) = _workers_of(model)
+            os.kill(pid, number)
+
+    first, second, third = measure(models, _FEW, kill_the_second_in_its_first_block).models
+    assert isinstance(first, Measured)
+    assert isinstance(third, Measured)
+    assert isinstance(second, Failed)
+    assert told in second.error
+    assert seen.count(tiny_models.int8) == 3
+    assert seen.count(tiny_models.fp32) == turns(_FEW)
+
+
+def test_a_model_that_loops_for_ever_ends_its_worker(endless_model: Path) -> None:
+    program = (
+        "from pathlib import Path; from benchmarks.latency import worker; worker.PATIENCE_SECONDS = 1;"
+        f"worker.main(Path({str(endless_model)!r}), 1)"
+    )
+    worker = subprocess.run([sys.executable, "-c", program], input="1\n", capture_output=True, text=True, check=False)
+    assert [json.loads(line)["type"] for line in worker.stdout.splitlines()] == ["Ready"]
+    assert worker.returncode == -signal.SIGALRM
+
+
+def test_ctrl_c_ends_the_command_with_130_and_its_workers(tiny_models: TinyModels) -> None:
+    program = "from fedprune.command import main; main()"
+    arguments = ["benchmark", str(tiny_models.fp32), "--num_runs", "1000000"]
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm"},
+    ) as process:
+        os.close(terminal)
+        seen = b""
+        while b"Measuring fp32.tflite" not in seen:
+            seen += os.read(screen, 4096)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    os.close(screen)
+    assert _workers_of(tiny_models.fp32) == []
+
+
+def test_an_interruption_between_turns_ends_all_workers(tiny_models: TinyModels) -> None:
+    models = [tiny_models.fp32, tiny_models.int8]
+
+    def interrupt_when_both_are_loaded(model: Path) -> None:
+        if len(_workers_of(tiny_models.int8)) == 1 and model == tiny_models.fp32:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(models, _FEW, interrupt_when_both_are_loaded)
+    assert [_workers_of(model) for model in models] == [[], []]
+
+
+def test_a_worker_times_as_often_as_it_is_asked(tiny_models: TinyModels) -> None:
+    with WorkerProcess(tiny_models.fp32, 1) as worker:
+        worker.load()
+        blocks = [worker.time(runs) for runs in (0, 1, 7)]
+    assert [len(block.latencies_ms) for block in blocks] == [0, 1, 7]
+    assert blocks[0].peak_memory_mb <= blocks[-1].peak_memory_mb
+
+
+def test_no_tensorflow_is_loaded() -> None:
+    program = (
+        "import sys, benchmarks.latency.command, benchmarks.latency.worker, fedprune.tflite;"
+        "fedprune.tflite.default_runtime();"
+        "sys.exit(any(name.split('.')[0] in ('tensorflow', 'tf_keras', 'keras') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,66 @@
+"""The report as a person sees it."""
+
+from __future__ import annotations
+
+import io
+
+import msgspec
+from rich.console import Console
+
+from benchmarks.latency.machine import Machine
+from benchmarks.latency.results import Failed, Latency, Measured, Ratio, Report
+from benchmarks.latency.table import render
+
+_MACHINE = Machine("Cortex-A72", 4, "aarch64", "Raspberry Pi 4", "Debian 12", "3.11.2", 64, "performance", 50.0, ())
+_LATENCY = Latency(min=12.25, p50=13.5, p90=14.0, p99=15.0, mean=13.6, std=0.125)
+_FIRST = Measured("runs/a/fp32.tflite", 436_516, 1.5, _LATENCY, 50.25, None)
+_SECOND = Measured("runs/a/int8.tflite", 114_448, 1.5, _LATENCY, 49.5, Ratio(0.51, 0.50, 0.54))
+_REPORT = Report(_MACHINE, "ai-edge-litert 2.3.0", 4, 100, 10, _FIRST.path, (_FIRST, _SECOND))
+
+
+def _rendered(report: Report, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render(report))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_everything_measured_is_shown_even_on_80_columns() -> None:
+    lines = [line.split() for line in _rendered(_REPORT, width=80).splitlines()]
+    times = ["1.50", "12.2", "13.5", "14.0", "15.0", "13.6", "0.125"]
+    assert ["fp32.tflite", "437", *times, "50.2"] in lines
+    assert ["int8.tflite", "114", *times, "49.5", "0.51", "±0.02"] in lines
+    assert "100 runs, 4 threads, ai-edge-litert 2.3.0" in _rendered(_REPORT)
+    assert "Raspberry Pi 4, Cortex-A72, 4 cores" in _rendered(_REPORT)
+
+
+def test_models_keep_their_order_and_a_failed_one_its_row() -> None:
+    report = msgspec.structs.replace(_REPORT, models=(Failed("x.tflite", "why"), _SECOND, _FIRST))
+    text = _rendered(report)
+    assert text.index("x.tflite") < text.index("int8.tflite") < text.index("fp32.tflite")
+    assert ["x.tflite", "failed"] in [line.split() for line in text.splitlines()]
+
+
+def test_files_of_the_same_name_are_told_apart() -> None:
+    report = msgspec.structs.replace(_REPORT, models=(_FIRST, msgspec.structs.replace(_SECOND, path="b/fp32.tflite")))
+    assert "runs/a/fp32.tflite" in _rendered(report)
+
+
+def test_one_model_is_compared_with_nothing() -> None:
+    assert "vs first" in _rendered(_REPORT)
+    assert "vs first" not in _rendered(msgspec.structs.replace(_REPORT, models=(_FIRST,)))
+
+
+def test_a_file_name_commands_neither_rich_nor_the_terminal() -> None:
+    report = msgspec.structs.replace(_REPORT, models=(msgspec.structs.replace(_FIRST, path="[/red]\x1b[2J.tflite"),))
+    text = _rendered(report)
+    assert "\x1b" not in text
+    assert "red]?[2J.tflite" in text
+
+
+def test_disturbances_are_mentioned_only_where_there_are_any() -> None:
+    disturbed = msgspec.structs.replace(_MACHINE, governor="ondemand", throttling=("under-voltage",))
+    text = _rendered(msgspec.structs.replace(_REPORT, machine=disturbed))
+    assert "under-voltage" in text
+    assert "governor is ondemand" in text
+    assert "governor" not in _rendered(_REPORT)
