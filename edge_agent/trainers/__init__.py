@@ -22,8 +22,9 @@ class Work:
     """One round's work.
 
     `weights` are the global model's, in table order; `mask` is the gateway's (with the agents' own masks: where
-    the global model is not pruned). `schedule_step` is the global step of the first local one. `slots` is what
-    the last round returned if the task keeps optimizer state, else None. `keyed` orders the examples.
+    the global model is not pruned). `schedule_step` counts the global steps before this round; as TF-MOT counts
+    from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
+    optimizer state, else None. `keyed` orders the examples, and is drawn from.
     """
 
     weights: Weights
@@ -35,7 +36,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: weights (zero outside `mask`), the mean training loss, and wall seconds spent training."""
+    """What came of it: weights (zero outside `mask`), the mean loss of the steps, and wall seconds spent training.
+
+    With `slots` the next round goes on exactly, if the task keeps them.
+    """
 
     weights: Weights
     mask: Mask

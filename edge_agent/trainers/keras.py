@@ -1,0 +1,172 @@
+"""The trainer that runs tf_keras and TF-MOT on the device. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.trainers import Slots, Trained, Work
+from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.pruned_model import PrunedModel
+from edge_agent.trainers.tensorflow_stack import keras, tf
+from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.data import Dataset
+from fedprune.errors import TaskError, TrainingError
+from fedprune.masks import apply_mask
+from fedprune.tensors import Mask, Weights
+
+
+class KerasTrainer:
+    """A `Trainer`. The model is built, wrapped and traced once; a round then costs little beyond its steps.
+
+    Slots are the optimizer's variables and, with the agent's own mask, the *residue*: what the last step left in
+    pruned weights. TF-MOT lets it compete for a place when the very next step updates the mask, so going on exactly
+    needs it.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int) -> None:
+        """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
+        _use_threads(threads)
+        self._task = bundle.task
+        self._model = PrunedModel(bundle.task, bundle.model_json)
+        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=bundle.task.from_logits)
+        try:
+            self._optimizer = _make_optimizer(bundle.task.training.optimizer)
+            self._optimizer.build(self._model.keras.trainable_variables)
+            self._run = self._trace()
+        except Exception as error:  # whatever Keras raises on a model or setting that makes no sense
+            raise TaskError(f"task {bundle.task.name!r} cannot be trained: {_reason(error)}") from error
+        self._slots_form = _form(self._slots(self._model.weights(), self._model.mask()))
+
+    def train(self, work: Work, data: Dataset) -> Trained:
+        """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
+
+        Random layers are seeded from `work.keyed` too, so that equal work gives equal results on one machine.
+        Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or TensorFlow fails.
+        """
+        started = time.perf_counter()
+        training = self._task.training
+        batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
+        try:
+            self._load(work)
+            losses = self._run(tf.constant(data.x), tf.constant(data.y), tf.constant(batches)).numpy()
+        except tf.errors.OpError as error:
+            raise TrainingError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
+        weights, mask = self._model.weights(), self._model.mask()
+        _check_finite(losses, weights, work.schedule_step)
+        return Trained(
+            weights=apply_mask(weights, mask),
+            mask=mask,
+            slots=self._slots(weights, mask),
+            loss=float(losses.mean(dtype=np.float64)),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _trace(self) -> Any:
+        """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
+        shape, batch_size = self._task.input_shape, self._task.training.batch_size
+        run = tf.function(
+            self._steps,
+            input_signature=[
+                tf.TensorSpec((None, *shape), tf.float32),
+                tf.TensorSpec((None,), tf.int64),
+                tf.TensorSpec((None, batch_size), tf.int64),
+            ],
+        )
+        run(tf.zeros((1, *shape)), tf.zeros((1,), tf.int64), tf.zeros((0, batch_size), tf.int64))
+        return run
+
+    def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
+        """One optimizer step for each row of `batches`; the steps' losses, float32 `[steps]`."""
+        steps = tf.shape(batches)[0]
+        losses = tf.TensorArray(tf.float32, steps)
+        for step in tf.range(steps):  # a loop inside the graph: three times the speed of `fit` on small models
+            losses = losses.write(step, self._step(tf.gather(x, batches[step]), tf.gather(y, batches[step])))
+        return losses.stack()
+
+    def _step(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        model = self._model.keras
+        with tf.GradientTape() as tape:
+            loss = self._loss(y, model(x, training=True)) + sum(model.losses)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        self._optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    def _load(self, work: Work) -> None:
+        weights = work.weights
+        if work.slots is None:
+            for variable in self._optimizer.variables:
+                variable.assign(tf.zeros_like(variable))
+        else:
+            weights = self._restore(work.slots, weights, work.mask)
+        self._model.load(weights, work.mask, work.schedule_step)
+        self._model.seed(work.keyed.integers(self._model.random_layers))
+
+    def _restore(self, slots: Slots, weights: Weights, mask: Mask) -> Weights:
+        """Set the optimizer's variables; return `weights`, with the residue where `mask` prunes."""
+        if _form(slots) != self._slots_form:
+            raise TrainingError(
+                f"task {self._task.name!r}: the optimizer state kept from the last round is not this model's; "
+                "delete the agent's state directory"
+            )
+        for index, variable in enumerate(self._optimizer.variables):
+            variable.assign(slots[_variable_slot(index)])
+        return {
+            name: np.where(mask[name], array, slots[_residue_slot(name)]) if _residue_slot(name) in slots else array
+            for name, array in weights.items()
+        }
+
+    def _slots(self, weights: Weights, mask: Mask) -> dict[str, NDArray[np.generic]]:
+        """The state with which the next round can go on exactly."""
+        slots = {_variable_slot(index): variable.numpy() for index, variable in enumerate(self._optimizer.variables)}
+        if self._task.pruning.mask is MaskPolicy.OWN:
+            residue = apply_mask(weights, {name: ~kept for name, kept in mask.items()})
+            slots |= {_residue_slot(name): residue[name] for name in mask}
+        return slots
+
+
+def _use_threads(threads: int) -> None:
+    # TensorFlow fixes its thread pools when it first runs; a process in which it already ran keeps those.
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _make_optimizer(settings: Sgd | Adam) -> Any:
+    if isinstance(settings, Sgd):
+        return keras.optimizers.SGD(settings.learning_rate, settings.momentum, settings.nesterov)
+    return keras.optimizers.Adam(settings.learning_rate, settings.beta_1, settings.beta_2, settings.epsilon)
+
+
+def _variable_slot(index: int) -> str:
+    return f"optimizer/{index}"
+
+
+def _residue_slot(name: str) -> str:
+    return f"residue/{name}"
+
+
+def _form(slots: Slots) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    return {name: (array.shape, array.dtype.name) for name, array in slots.items()}
+
+
+def _check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        where = f"the loss is {losses[bad[0]]} at step {steps_done + bad[0] + 1}"
+    elif unfit := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
+        where = f"{unfit} is not finite after step {steps_done + losses.size}"
+    else:
+        return
+    raise TrainingError(f"training diverged: {where}; lower the task's learning rate")
+
+
+def _reason(error: Exception) -> str:
+    """The line of a TensorFlow error that says what is wrong: the last, below the traces of the graph."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("[[")), type(error).__name__)

@@ -1,0 +1,60 @@
+"""TensorFlow, tf_keras and TF-MOT, imported quietly and without Keras 3. Importing this takes seconds.
+
+Two habits of theirs are kept from an agent. Their C++ side writes a dozen lines to file descriptor 2 while it
+loads, before any of its own settings takes effect (CUDA drivers that it did not find, kernels that it chose). And
+both TensorFlow and TF-MOT load Keras 3 although only Keras 2 is used here: with what that loads in turn, a second
+and some 90 MB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NOISE = re.compile(rb"(WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:)")
+_FATAL_ONLY = "3"
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Pass on what is written to file descriptor 2 at the end, from whatever thread, but for the known noise."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            os.write(2, b"".join(line for line in caught if not _NOISE.match(line)))
+
+
+@contextmanager
+def _without_keras_3() -> Iterator[None]:
+    """TF-MOT looks for a module that Keras 3 does not have, and falls back whether or not it could load Keras 3."""
+    loaded = sys.modules.pop("keras", None)
+    sys.modules["keras"] = None  # type: ignore[assignment]  # what makes an import fail at once
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
+        if loaded is not None:
+            sys.modules["keras"] = loaded
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _FATAL_ONLY)
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+with _without_noise(), _without_keras_3():
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    import tf_keras as keras
+tf.get_logger().setLevel("ERROR")
+
+__all__ = ["keras", "tf", "tfmot"]
