@@ -1,0 +1,211 @@
+"""The keras trainer: what a round is, and that nothing else leaks into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from keras_bundles import (
+    CLASSES,
+    bundle_of,
+    convolutional,
+    keras_optimizer,
+    learnable,
+    perceptron,
+    seeded,
+    weights_of,
+    with_dropout,
+)
+
+from edge_agent.trainers import Work
+from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.keras import KerasTrainer
+from edge_agent.trainers.tensorflow_stack import keras
+from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.data import Dataset
+from fedprune.errors import TaskError, TrainingError
+from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.randomness import Keyed
+from fedprune.schedules import ConstantSparsity, PolynomialDecay
+from fedprune.tensors import Array, TensorClass, Weights
+
+STEPS, BATCH = 6, 16
+DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
+EAGER_TO_PRUNE = PolynomialDecay(begin_step=1, end_step=100, frequency=1, initial_sparsity=0.5, target_sparsity=0.9)
+
+
+def work_of(bundle: Bundle, weights: Weights, *key: int, **changes: Any) -> Work:
+    return replace(Work(weights, full_mask(bundle.task.table), 0, None, Keyed(5, *key)), **changes)
+
+
+def assert_same(found: Weights, expected: Weights) -> None:
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_shared_mask_is_held_and_never_recomputed() -> None:
+    model = seeded(convolutional())
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.SHARED)
+    mask = score_mask(weights_of(model), bundle.task.table, 0.7, Allocation.LAMP)
+    start = apply_mask(weights_of(model), mask)
+
+    trained = KerasTrainer(bundle, threads=1).train(work_of(bundle, start, mask=mask, schedule_step=30), learnable(50))
+
+    for name, kept in mask.items():
+        np.testing.assert_array_equal(trained.mask[name], kept)
+        assert not trained.weights[name][~kept].any()
+        assert (trained.weights[name][kept] != start[name][kept]).mean() > 0.9
+
+
+def test_a_round_depends_on_its_work_alone() -> None:
+    """With slots reset, a trainer that has trained much else gives what a fresh one gives, bit for bit."""
+    model, data = seeded(with_dropout()), learnable(50)
+    start = weights_of(model)
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN, optimizer=Adam(0.01), from_logits=False)
+    used, fresh = KerasTrainer(bundle, threads=1), KerasTrainer(bundle, threads=1)
+    earlier = used.train(work_of(bundle, start, 1, schedule_step=12), learnable(20, seed=1))
+    used.train(work_of(bundle, earlier.weights, 2, mask=earlier.mask, schedule_step=18, slots=earlier.slots), data)
+
+    again = used.train(work_of(bundle, start, 3), data)
+    first = fresh.train(work_of(bundle, start, 3), data)
+    other = fresh.train(work_of(bundle, start, 4), data)
+
+    assert_same(again.weights, first.weights)
+    assert_same(again.slots, first.slots)
+    assert again.loss == first.loss
+    assert other.loss != first.loss
+
+
+def test_random_layers_follow_the_key() -> None:
+    """Every batch is the same single example, so that only dropout can tell two keys apart."""
+    model, data = seeded(with_dropout()), learnable(1)
+    bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED, from_logits=False)
+    trainer = KerasTrainer(bundle, threads=1)
+
+    losses = [trainer.train(work_of(bundle, weights_of(model), key), data).loss for key in (1, 1, 2)]
+
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("policy", MaskPolicy)
+@pytest.mark.parametrize(
+    ("build", "optimizer"), [(perceptron, Sgd(0.1, 0.9)), (convolutional, Adam(0.01))], ids=["sgd", "adam, batch norm"]
+)
+def test_without_sparsity_it_is_plain_keras(
+    build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy
+) -> None:
+    model, data = seeded(build()), learnable(50)
+    start = weights_of(model)
+    bundle = bundle_of(model, DENSE, mask=policy, optimizer=optimizer, steps_per_round=3 * STEPS)
+
+    trained = KerasTrainer(bundle, threads=1).train(work_of(bundle, start), data)
+    plain, losses = train_plainly(model, optimizer, data, draw_batches(Keyed(5), len(data), 3 * STEPS, BATCH))
+
+    for name, expected in plain.items():
+        np.testing.assert_allclose(trained.weights[name], expected, rtol=0, atol=1e-6, err_msg=name)
+    assert trained.loss == pytest.approx(np.mean(losses), abs=1e-6)
+
+
+def train_plainly(
+    model: Any, optimizer: Sgd | Adam, data: Dataset, batches: np.ndarray
+) -> tuple[dict[str, Array], list[float]]:
+    model.compile(keras_optimizer(optimizer), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = []
+    for batch in batches:
+        model.reset_metrics()
+        losses.append(model.train_on_batch(data.x[batch], data.y[batch]))
+    return weights_of(model), losses
+
+
+def test_rounds_learn_and_are_traced_once() -> None:
+    """A device with fewer examples than a batch, and one with more, train through the same graph."""
+    model = seeded(with_dropout())
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN, steps_per_round=20, from_logits=False)
+    trainer = KerasTrainer(bundle, threads=1)
+    work, losses = work_of(bundle, weights_of(model)), []
+    for number, examples in enumerate([5, 60, 80, 60]):
+        trained = trainer.train(work, learnable(examples))
+        work = work_of(
+            bundle, trained.weights, number, mask=trained.mask, schedule_step=(number + 1) * 20, slots=trained.slots
+        )
+        losses.append(trained.loss)
+
+    guessing = np.log(CLASSES)
+    assert losses[-1] < guessing / 2
+    assert trainer._run.experimental_get_tracing_count() == 1
+
+
+def test_divergence_names_the_step_and_leaves_the_trainer_usable() -> None:
+    model, data = seeded(perceptron()), learnable(50)
+    bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
+    trainer = KerasTrainer(bundle, threads=1)
+    start = weights_of(model)
+    expected = trainer.train(work_of(bundle, start), data)
+    huge = {name: array * np.float32(1e38) for name, array in start.items()}
+
+    with pytest.raises(TrainingError, match=r"step 25; lower the task's learning rate"):
+        trainer.train(work_of(bundle, huge, schedule_step=24), data)
+
+    assert_same(trainer.train(work_of(bundle, start), data).weights, expected.weights)
+
+
+def test_labels_out_of_range_are_a_training_error_of_one_line() -> None:
+    model, data = seeded(perceptron()), learnable(50)
+    bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
+
+    with pytest.raises(TrainingError, match=r"label value of 7 .*\Z") as caught:
+        KerasTrainer(bundle, threads=1).train(work_of(bundle, weights_of(model)), Dataset(data.x, data.y + 4))
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slots", [{}, {"optimizer/0": np.zeros((), np.int64)}, {"x": np.zeros(3)}], ids=str)
+def test_foreign_slots_are_refused(slots: dict[str, np.ndarray]) -> None:
+    model = seeded(perceptron())
+    bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
+
+    with pytest.raises(TrainingError, match="optimizer state"):
+        KerasTrainer(bundle, threads=1).train(work_of(bundle, weights_of(model), slots=slots), learnable(50))
+
+
+def with_extra_prunable(bundle: Bundle) -> Bundle:
+    """A bias marked prunable, which TF-MOT leaves alone."""
+    tensors = tuple(msgspec.structs.replace(spec, kind=TensorClass.PRUNABLE) for spec in bundle.task.tensors)
+    return replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=tensors))
+
+
+def without_last_tensor(bundle: Bundle) -> Bundle:
+    return replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=bundle.task.tensors[:-1]))
+
+
+def with_foreign_input(bundle: Bundle) -> Bundle:
+    return replace(bundle, task=msgspec.structs.replace(bundle.task, input_shape=(9, 9, 1)))
+
+
+def with_code(bundle: Bundle) -> Bundle:
+    return replace(bundle, model_json=bundle.model_json.replace('"Flatten"', '"Lambda"'))
+
+
+def with_nonsense(bundle: Bundle) -> Bundle:
+    config = json.loads(bundle.model_json)
+    config["config"]["layers"][2]["config"]["units"] = "many"
+    return replace(bundle, model_json=json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "spoil", [with_extra_prunable, without_last_tensor, with_foreign_input, with_code, with_nonsense]
+)
+def test_a_bundle_that_does_not_fit_is_refused_in_one_line(spoil: Callable[[Bundle], Bundle]) -> None:
+    bundle = bundle_of(perceptron(), DENSE, mask=MaskPolicy.SHARED)
+
+    with pytest.raises(TaskError) as caught:
+        KerasTrainer(spoil(bundle), threads=1)
+
+    assert "\n" not in str(caught.value)

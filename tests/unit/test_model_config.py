@@ -1,0 +1,55 @@
+"""A model configuration is foreign data: nothing in it may run code when Keras builds it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from edge_agent.trainers.model_config import check_model_config
+from fedprune.errors import TaskError
+
+
+def layer(name: str, module: str | None = "keras.layers", **config: Any) -> dict[str, Any]:
+    return {"module": module, "class_name": name, "config": config, "registered_name": None}
+
+
+def model_of(*layers: dict[str, Any]) -> str:
+    return json.dumps({"class_name": "Sequential", "config": {"name": "model", "layers": list(layers)}})
+
+
+def test_keras_own_layers_pass() -> None:
+    zeros = layer("Zeros", "keras.initializers")
+    inner = layer("Functional", "tf_keras.src.engine.functional", layers=[layer("Conv2D", bias_initializer=zeros)])
+
+    check_model_config(model_of(layer("InputLayer"), inner, layer("TimeDistributed", layer=layer("Dense"))))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        layer("Lambda", function=["4wEAAA==", None, None]),
+        layer("Lambda", None),
+        layer("TimeDistributed", layer=layer("Lambda")),
+        layer("Bidirectional", backward_layer=[{"deep": layer("system", "os")}]),
+        layer("TFOpLambda", "tf_keras.src.layers.core.tf_op_layer", function="io.write_file"),
+        layer("function", "builtins"),
+        layer("__lambda__", None, value="4wEAAA=="),
+        layer("TextVectorization", vocabulary="/etc/passwd"),
+        layer("core.lambda_layer.Lambda"),
+        {"class_name": "Dense", "config": {}},
+        {"class_name": ["Dense"], "module": ["keras.layers"]},
+        {"class_name": 7, "module": "keras.layers"},
+    ],
+    ids=str,
+)
+def test_what_could_run_code_is_refused(foreign: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=r"model\.json"):
+        check_model_config(model_of(foreign))
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufffd", '{"class_name": NaN}', "[" * 100_000])
+def test_what_is_no_configuration_is_refused(text: str) -> None:
+    with pytest.raises(TaskError, match=r"model\.json"):
+        check_model_config(text)
