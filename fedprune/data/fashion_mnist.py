@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import time
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from fedprune.errors import DataError, StorageError
 
 _PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 _DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
-_MAX_BYTES = 2**26
+_MAX_BYTES = 2**26  # of one file, packed or unpacked
 _TIMEOUT_S = 10.0
 _DEADLINE_S = 300.0
 
@@ -96,9 +98,6 @@ def _download(url: str, cache: Path) -> None:
 
 def _fetch(url: str, deadline: float) -> bytes:
     """The body of a reply over HTTP. Raises `DataError` where it fails, is too long, or takes past the deadline."""
-    import http.client  # neither is needed where the data are installed: they cost an idle agent 7 MB
-    import urllib.request
-
     body = bytearray()
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
