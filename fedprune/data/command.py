@@ -63,11 +63,13 @@ def split(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Write DIR/agent-0.npz, DIR/agent-1.npz, …, one for each agent, DIR/held-out.npz for the aggregator, and
+    """Share a data set out over agents, one file each.
+
+    Writes DIR/agent-0.npz, DIR/agent-1.npz, …, DIR/held-out.npz for the aggregator to evaluate on, and
     DIR/split.json, which says what is in them.
 
     \b
-    Example: two agents, 600 examples each, every one with its own favourite classes
+    Example: two agents, 600 examples each, every one with classes that dominate
       fedprune data split --agents 2 --examples-per-agent 600 --partition dirichlet:0.5 --out shares
     """
     how = parse_partition(partition_text)
