@@ -1,0 +1,79 @@
+"""Strict TOML configuration: a file becomes a frozen struct, and what cannot be used is named by file and key."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from fedprune.errors import ConfigurationError
+
+MAX_BYTES = 2**20
+"""More than any person writes."""
+
+_T = TypeVar("_T")
+
+
+def load_toml(path: Path, kind: type[_T]) -> _T:
+    """Read a TOML file as `kind`, a struct that forbids unknown fields. Raises `ConfigurationError`."""
+    return from_table(read_table(path), kind, str(path))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A TOML file's top-level table. Raises `ConfigurationError` if it cannot be read or is not TOML."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ConfigurationError(f"{path}: larger than {MAX_BYTES} bytes, not a configuration file")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; name a .toml file that can be read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+
+
+def from_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
+    """A table as `kind`, a struct that forbids unknown fields; `origin` is what to call the table in messages.
+
+    Raises `ConfigurationError` naming the key: unknown (with the nearest known one), missing, or of the wrong value.
+    """
+    for problem in _unknown_keys(table, inspect.type_info(kind), ""):
+        raise ConfigurationError(f"{origin}: {problem}")
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        key = f"{place.removesuffix('`')}: " if place else ""
+        problem = problem.replace("Object missing required field", "a required key is missing:")
+        raise ConfigurationError(f"{origin}: {key}{problem[0].lower()}{problem[1:]}") from error
+
+
+def _unknown_keys(value: Any, form: inspect.Type, path: str) -> Iterator[str]:
+    """A message for each key inside `value`, however deep, that `form` does not have."""
+    if isinstance(form, inspect.UnionType):
+        form = _member_for(value, form)
+    if not isinstance(form, inspect.StructType) or not isinstance(value, Mapping):
+        return
+    fields = {field.encode_name: field.type for field in form.fields}
+    known = [*fields, *([form.tag_field] if form.tag_field else [])]
+    for key, inner in value.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {path + near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            yield f"key {path + key!r} unknown ({hint})"
+        elif key in fields:
+            yield from _unknown_keys(inner, fields[key], f"{path}{key}.")
+
+
+def _member_for(value: Any, union: inspect.UnionType) -> inspect.Type:
+    """The struct of a union that `value` is meant to be: by its tag, or the only one there is."""
+    structs = [member for member in union.types if isinstance(member, inspect.StructType)]
+    if len(structs) > 1 and isinstance(value, Mapping):
+        structs = [member for member in structs if member.tag_field and value.get(member.tag_field) == member.tag]
+    return structs[0] if len(structs) == 1 else inspect.AnyType()
