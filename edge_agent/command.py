@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from edge_agent.process import run_agent
 from edge_agent.settings import AgentSettings
-from fedprune.config import load_toml, read_table
+from fedprune.config import from_table, read_table
 from fedprune.process import log_to_stderr
 
 
@@ -45,7 +44,20 @@ def agent(config: Path | None, broker: str | None, quiet: bool, **options: Any) 
       password_file = "password"
       tls.ca = "ca.pem"
     """
-    given = {key: value for key, value in options.items() if value is not None}
-    base = Path() if config is None else config.parent
-    table: dict[str, Any] = {} if config is None else read_table(config)
-    table |= {key: str(Path(value).resolve()) if key in ("data", "state") else value for key, value in given.items()}
+    settings = _settings(config, broker, options)
+    log_to_stderr(settings.name, verbose=not quiet)
+    run_agent(settings, Path() if config is None else config.parent)
+
+
+def _settings(config: Path | None, broker: str | None, options: dict[str, Any]) -> AgentSettings:
+    """The file's settings, overridden by the options that were given; paths on the command line are from here."""
+    table = {} if config is None else read_table(config)
+    for key, value in options.items():
+        if value is not None:
+            table[key] = str(Path(value).resolve()) if key in ("data", "state") else value
+    if broker is not None:
+        table["broker"] = {**table.get("broker", {}), "url": broker}
+    for required in ("name", "data"):
+        if required not in table:
+            raise click.UsageError(f"--{required} is missing: give it here or in --config FILE")
+    return from_table(table, AgentSettings, "options" if config is None else str(config))

@@ -1,0 +1,64 @@
+"""`fedprune aggregator`: the gateway's side of a federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from aggregator.book import RoundRecord
+from aggregator.process import run_aggregator
+from aggregator.settings import FederationSettings
+from fedprune.config import from_table, read_table
+from fedprune.process import log_to_stderr
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT], instead of the file's.")
+@click.option("--state", type=click.Path(), help="The run's directory, instead of the file's.")
+@click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
+@click.option("--quiet", is_flag=True, help="Say only what went wrong.")
+def aggregator(config: Path, broker: str | None, state: str | None, as_json: bool, quiet: bool) -> None:
+    """Run the rounds of the federation that CONFIG (a federation.toml) describes, then exit.
+
+    Stopped or killed, it goes on with the round it was in when it is started again with the same state directory.
+    Afterwards `fedprune export STATE` makes the .tflite files.
+
+    \b
+      name = "greenhouse"
+      task = "greenhouse.fedtask"      # from `fedprune task build`
+      held_out = "held-out.npz"        # examples to evaluate each round with
+      state = "run-1"                  # checkpoints and the book
+      [broker]
+      url = "mqtt://127.0.0.1:1883"
+      [rounds]
+      count = 20
+      cohort = 4
+      quorum = 0.5
+      deadline_s = 600
+    """
+    table = read_table(config)
+    if broker is not None:
+        table["broker"] = {**table.get("broker", {}), "url": broker}
+    if state is not None:
+        table["state"] = str(Path(state).resolve())
+    settings = from_table(table, FederationSettings, str(config))
+    log_to_stderr("aggregator", verbose=not quiet)
+
+    def report(record: RoundRecord) -> None:
+        if as_json:
+            click.echo(msgspec.json.encode(record).decode())
+        elif not quiet:
+            click.echo(_line(record, settings.rounds.count))
+
+    run_aggregator(settings, config.parent, report)
+
+
+def _line(record: RoundRecord, rounds: int) -> str:
+    return (
+        f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
+        f"accuracy {record.accuracy:.3f}, loss {record.loss:.3f}, sparsity {record.sparsity:.2f}, "
+        f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
+    )
