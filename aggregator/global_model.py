@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aggregator.machine import Model
-from fedprune.bundle import MaskPolicy, Task
+from fedprune.bundle import Task
 from fedprune.checkpoints import Checkpoint
 from fedprune.codecs import Values, decode_model, encode_model
 from fedprune.masks import apply_mask, full_mask, score_mask
@@ -41,14 +41,8 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> Global
 
 
 def _mask(weights: Weights, task: Task, version: int) -> Mask:
-    """The mask of a version: shared, the one that its round trains with; own, the one that the last round ended with.
-
-    Agents that prune for themselves do the update that is due on a round's first step; a shared mask has to be
-    there before it.
-    """
-    first_step = version * task.training.steps_per_round
-    step = first_step if task.pruning.mask is MaskPolicy.SHARED else first_step - 1
-    sparsity = task.pruning.schedule.sparsity_in_force(step)
+    """The mask in force once `version` rounds of steps are made, by the schedule's global clock."""
+    sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.steps_per_round)
     if not sparsity:
         return full_mask(task.table)
     return score_mask(weights, task.table, sparsity, task.pruning.allocation)

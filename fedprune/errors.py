@@ -18,13 +18,11 @@ is our own bug and keeps its traceback.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class FedpruneError(Exception):
     """Base of everything a user can cause and mend. The message says what is wrong, where, and how to mend it."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ConfigurationError(FedpruneError):

@@ -1,0 +1,139 @@
+"""The demo's child processes: started in sessions of their own, logged to files, and all ended in the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from fedprune.errors import BrokerError, FedpruneError
+
+_FEDPRUNE = (sys.executable, "-m", "fedprune.command")
+_PATIENCE_S = 5.0
+_BROKER_START_S = 20.0
+
+
+class ChildFailedError(FedpruneError):
+    """A child process failed: its own last line, and its exit code."""
+
+    def __init__(self, name: str, exit_code: int, log: Path) -> None:
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        reason = lines[-1].removeprefix("fedprune: ") if lines else f"see {log}"
+        super().__init__(f"{name}: {reason}")
+        self.exit_code = exit_code if exit_code > 0 else 1
+
+
+class Children:
+    """Starts child processes; leaving the context ends those that are left, gently at first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._logs = directory / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._running: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop(*self._running)
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start `fedprune ARGUMENTS`; its output can be read, its messages go to logs/NAME.log."""
+        return self._start(name, (*_FEDPRUNE, *arguments))
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run `fedprune ARGUMENTS` to its end. Raises `ChildFailedError`."""
+        child = self.start(name, *arguments)
+        child.communicate()
+        self._finish(name, child)
+
+    def wait(self, name: str) -> None:
+        """Wait for a child that should end by itself. Raises `ChildFailedError`."""
+        child = self._running[name]
+        child.wait()
+        self._finish(name, child)
+
+    def check(self) -> None:
+        """Raise `ChildFailedError` if a child ended that should be running."""
+        for name, child in self._running.items():
+            if child.poll() is not None:
+                raise ChildFailedError(name, child.returncode, self.log(name))
+
+    def stop(self, *names: str) -> None:
+        """End children: SIGTERM, and after a while SIGKILL."""
+        stopped = [self._running.pop(name) for name in names]
+        for child in stopped:
+            child.terminate()
+        deadline = time.monotonic() + _PATIENCE_S
+        for child in stopped:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def start_broker(self, choice: str) -> str:
+        """Start the broker that `choice` asks for, on a free port of loopback; its address."""
+        if "://" in choice:
+            return choice
+        port = _free_port()
+        if choice == "mosquitto":
+            configuration = self._directory / "mosquitto.conf"
+            configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+            self._start("broker", (find_mosquitto() or "mosquitto", "-c", str(configuration)))
+        else:
+            self.start("broker", "broker", "--port", str(port))
+        self._await_port(port)
+        return f"mqtt://127.0.0.1:{port}"
+
+    def _start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[str]:
+        with self.log(name).open("w") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if name == "aggregator" else log,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the demo, which ends its children in order
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        self._running[name] = child
+        return child
+
+    def _finish(self, name: str, child: subprocess.Popen[str]) -> None:
+        del self._running[name]
+        if child.returncode:
+            raise ChildFailedError(name, child.returncode, self.log(name))
+
+    def _await_port(self, port: int) -> None:
+        deadline = time.monotonic() + _BROKER_START_S
+        while True:
+            self.check()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise BrokerError(f"the broker does not answer on port {port}; see {self.log('broker')}") from error
+                time.sleep(0.05)
+
+
+def find_mosquitto() -> str | None:
+    """Mosquitto's path; Debian puts it where a user's PATH does not look."""
+    return shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

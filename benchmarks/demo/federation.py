@@ -1,0 +1,134 @@
+"""Runs a demo: data, task, broker, agents, aggregator, export, benchmark, each as a user would call it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+
+from aggregator.book import Book, RoundRecord
+from aggregator.process import BOOK
+from benchmarks.demo import result as results
+from benchmarks.demo.children import Children
+from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
+from fedprune.bundle import load_bundle
+from fedprune.data.partition import parse_partition
+from fedprune.data.prepare import SplitSummary, prepare
+from fedprune.data.source import open_source
+from fedprune.disk import Directory
+from fedprune.errors import ConfigurationError
+
+_MARKER = "demo.json"
+_OWN = (_MARKER, "agents", "data", "export", "logs", "run", "result.json", "picture.png", "benchmark.json")
+_OWN_FILES = ("task.toml", "task.fedtask", "federation.toml", "mosquitto.conf")
+
+
+class Display(Protocol):
+    """Whoever shows how a demo goes."""
+
+    def stage(self, title: str) -> None:
+        """A new part of the work begins."""
+        ...
+
+    def note(self, text: str) -> None: ...
+
+    def round(self, record: RoundRecord) -> None: ...
+
+
+def run_demo(settings: DemoSettings, display: Display) -> results.DemoResult:
+    """Run the whole demo into `settings.out`. Raises `FedpruneError`s, those of the children among them."""
+    out = settings.out.resolve()
+    with _fresh_directory(out, settings), Children(out) as children:
+        display.stage("Sharing out the data")
+        split = _share_out(settings, out)
+        if split.note:
+            display.note(split.note)
+        display.stage("Building the task bundle")
+        files = Directory(out)
+        files.write("task.toml", task_toml(settings, split).encode())
+        children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
+        display.stage(f"Training with {settings.agents} agents")
+        _federate(settings, out, children, display)
+        display.stage("Exporting and verifying")
+        children.run("export", "export", str(out / "run"), "--out", str(out / "export"))
+        display.stage("Benchmarking")
+        models = [str(path) for path in _exported(out)]
+        children.run("benchmark", "benchmark", *models, "--json", str(out / "benchmark.json"))
+        result = _collect(settings, split, out)
+        files.write("result.json", msgspec.json.format(msgspec.json.encode(result), indent=2))
+    return result
+
+
+def _share_out(settings: DemoSettings, out: Path) -> SplitSummary:
+    return prepare(
+        open_source(settings.data),
+        parse_partition(settings.partition),
+        agents=settings.agents,
+        examples_per_agent=settings.examples_per_agent,
+        held_out=HELD_OUT_EXAMPLES,
+        seed=settings.seed,
+        out=out / "data",
+    )
+
+
+def _federate(settings: DemoSettings, out: Path, children: Children, display: Display) -> None:
+    url = children.start_broker(settings.broker)
+    Directory(out).write("federation.toml", federation_toml(settings, url).encode())
+    aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json")
+    agents = [f"agent-{index}" for index in range(settings.agents)]
+    configurations = Directory(out / "agents")
+    for index, name in enumerate(agents):
+        configurations.write(f"{name}.toml", agent_toml(settings, index, url).encode())
+        children.start(name, "agent", "--config", str(out / "agents" / f"{name}.toml"))
+    assert aggregator.stdout is not None
+    _follow(aggregator.stdout, display.round)
+    children.wait("aggregator")
+    children.stop(*agents)
+    children.check()
+
+
+def _follow(lines: IO[str], show: Callable[[RoundRecord], None]) -> None:
+    for line in lines:
+        show(msgspec.json.decode(line, type=RoundRecord))
+
+
+def _collect(settings: DemoSettings, split: SplitSummary, out: Path) -> results.DemoResult:
+    book = Book.open(out / "run" / BOOK)
+    records = book.records()
+    collected = results.DemoResult(
+        settings=_as_json(settings),
+        source=split.source,
+        rounds=[results.round_result(record) for record in records],
+        model=results.model_result(load_bundle(out / "task.fedtask"), records[-1]),
+        peak_memory_mb=results.peak_memory(book, records),
+        exports=results.export_results(out, out / "export", out / "benchmark.json"),
+    )
+    book.close()
+    return collected
+
+
+def _exported(out: Path) -> list[Path]:
+    described = msgspec.json.decode((out / "export" / "exports.json").read_bytes())
+    return [out / "export" / entry["path"] for entry in described["exports"]]
+
+
+def _as_json(settings: DemoSettings) -> dict[str, object]:
+    return {name: str(value) if name == "out" else value for name, value in vars(settings).items()}
+
+
+@contextmanager
+def _fresh_directory(out: Path, settings: DemoSettings) -> Iterator[None]:
+    """Clear what an earlier demo left in `out`. Raises `ConfigurationError` if somebody else's files are there."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).exists())):
+        raise ConfigurationError(f"{out}: not empty, and not from a demo; name another --out")
+    for name in (*_OWN, *_OWN_FILES):
+        shutil.rmtree(out / name, ignore_errors=True)
+        if (out / name).is_file():
+            (out / name).unlink()
+    Directory(out).write(_MARKER, json.dumps(_as_json(settings), indent=1).encode())
+    yield

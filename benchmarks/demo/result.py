@@ -1,0 +1,102 @@
+"""What a demo reports: `result.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aggregator.book import Book, RoundRecord
+from fedprune.bundle import Bundle
+
+
+class RoundResult(msgspec.Struct, frozen=True):
+    """One round, counted from 1. Bytes are MQTT payloads really published, all agents together; seconds are wall time.
+
+    `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead, evaluation included.
+    """
+
+    round: int
+    agents: int
+    accuracy: float
+    loss: float
+    sparsity: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    train_seconds: float
+
+
+class ModelResult(msgspec.Struct, frozen=True):
+    """The final global model. `prunable` counts the scalars that may be pruned, `sparsity` is theirs."""
+
+    parameters: int
+    prunable: int
+    sparsity: float
+    accuracy: float
+
+
+class PeakMemory(msgspec.Struct, frozen=True):
+    """High-water marks in MB, as the kernel reports them; of the agents, the largest."""
+
+    aggregator: float
+    agent_idle: float
+    agent: float
+
+
+class ExportResult(msgspec.Struct, frozen=True):
+    """One exported file; `path` is relative to the demo's directory."""
+
+    path: str
+    format: str
+    bytes: int
+    bytes_compressed: int
+    accuracy: float
+    p50_ms: float | None
+
+
+class DemoResult(msgspec.Struct, frozen=True):
+    settings: dict[str, Any]
+    source: str
+    rounds: list[RoundResult]
+    model: ModelResult
+    peak_memory_mb: PeakMemory
+    exports: list[ExportResult]
+
+
+def round_result(record: RoundRecord) -> RoundResult:
+    fields = {name: getattr(record, name) for name in RoundResult.__struct_fields__}
+    return RoundResult(**{**fields, "round": record.round + 1})
+
+
+def model_result(bundle: Bundle, last: RoundRecord) -> ModelResult:
+    table = bundle.task.table
+    return ModelResult(table.parameters, table.prunable, last.sparsity, last.accuracy)
+
+
+def peak_memory(book: Book, records: Sequence[RoundRecord]) -> PeakMemory:
+    submits = book.submits()
+    return PeakMemory(
+        aggregator=max(record.peak_memory_mb for record in records),
+        agent_idle=max(submit.idle_memory_mb for submit in submits),
+        agent=max(submit.peak_memory_mb for submit in submits),
+    )
+
+
+def export_results(out: Path, exports: Path, benchmark: Path) -> list[ExportResult]:
+    """Join what the export and the benchmark wrote down of each file."""
+    described = msgspec.json.decode((exports / "exports.json").read_bytes())
+    measured = {Path(row["path"]).name: row for row in msgspec.json.decode(benchmark.read_bytes())["models"]}
+    return [
+        ExportResult(
+            path=str((exports / entry["path"]).relative_to(out)),
+            format=entry["format"],
+            bytes=entry["bytes"],
+            bytes_compressed=entry["bytes_compressed"],
+            accuracy=entry["accuracy"],
+            p50_ms=measured[entry["path"]].get("latency_ms", {}).get("p50"),
+        )
+        for entry in described["exports"]
+    ]
