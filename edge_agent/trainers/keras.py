@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from edge_agent.trainers import Slots, Trained, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.pruned_model import PrunedModel
-from edge_agent.trainers.tensorflow_stack import keras, tf
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
 from fedprune.masks import apply_mask
+from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Mask, Weights
 
 

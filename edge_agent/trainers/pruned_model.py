@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.trainers.model_config import check_model_config
-from edge_agent.trainers.tensorflow_stack import keras, tf, tfmot
 from fedprune.bundle import MaskPolicy, Pruning, Task
 from fedprune.errors import TaskError
+from fedprune.keras_model import build_model
 from fedprune.schedules import PolynomialDecay
+from fedprune.tensorflow_stack import keras, tf, tfmot
 from fedprune.tensors import Array, Mask, TensorClass, Weights
 
 _NEVER = 2**62
@@ -26,8 +26,7 @@ class PrunedModel:
     """
 
     def __init__(self, task: Task, model_json: str) -> None:
-        plain = _build(model_json)
-        self._variables = _match(task, plain)
+        plain, self._variables = build_model(task, model_json)
         prunable = {self._variables[spec.name].ref(): spec.name for spec in task.table.of(TensorClass.PRUNABLE)}
         self._wrappers: list[Any] = []
         # The wrappers share their variables with the plain model, whose weights are in the table's order.
@@ -87,26 +86,6 @@ class PrunedModel:
             raise TaskError(f"TF-MOT cannot prune layer {layer.name!r}; mark its tensors dense in the task") from error
         self._wrappers.append(wrapper)
         return wrapper
-
-
-def _build(model_json: str) -> Any:
-    check_model_config(model_json)
-    random = keras.backend.experimental
-    random.enable_tf_random_generator()  # random layers then own a generator that every round can seed
-    try:
-        return keras.models.model_from_json(model_json)
-    except Exception as error:  # whatever Keras raises on a configuration that makes no sense
-        reason = str(error).strip().partition("\n")[0]
-        raise TaskError(f"task bundle: model.json: Keras cannot build it ({reason}); build the task again") from error
-    finally:
-        random.disable_tf_random_generator()
-
-
-def _match(task: Task, plain: Any) -> dict[str, Any]:
-    found = [(tuple(variable.shape), variable.dtype.name) for variable in plain.weights]
-    if found != [(spec.shape, spec.dtype) for spec in task.tensors]:
-        raise TaskError(f"task {task.name!r}: model.json and the tensor table disagree; build the task again")
-    return {spec.name: variable for spec, variable in zip(task.tensors, plain.weights, strict=True)}
 
 
 def _tfmot_schedule(pruning: Pruning) -> Any:

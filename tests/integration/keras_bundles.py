@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.trainers.tensorflow_stack import keras
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
+from fedprune.tensorflow_stack import keras
 from fedprune.tensors import Array, TensorClass, TensorSpec
 
 CLASSES = 4

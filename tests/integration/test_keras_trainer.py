@@ -25,13 +25,13 @@ from keras_bundles import (
 from edge_agent.trainers import Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
-from edge_agent.trainers.tensorflow_stack import keras
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
 from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity, PolynomialDecay
+from fedprune.tensorflow_stack import keras
 from fedprune.tensors import Array, TensorClass, Weights
 
 STEPS, BATCH = 6, 16

@@ -13,12 +13,12 @@ from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, 
 from edge_agent.trainers import Trained, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
-from edge_agent.trainers.tensorflow_stack import keras, tfmot
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.tensorflow_stack import keras, tfmot
 from fedprune.tensors import Array, Mask, TensorTable, Weights, sparsity
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.trainers.model_config import check_model_config
 from fedprune.errors import TaskError
+from fedprune.model_config import check_model_config
 
 
 def layer(name: str, module: str | None = "keras.layers", **config: Any) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""The Keras model of a task, built from its bundle. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedprune.bundle import Task
+from fedprune.errors import TaskError
+from fedprune.model_config import check_model_config
+from fedprune.tensorflow_stack import keras
+
+
+def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
+    """The plain model, without pruning wrappers, and its variables by their names in the tensor table.
+
+    Raises `TaskError` if the configuration is unsafe, cannot be built, or does not fit the table.
+    """
+    check_model_config(model_json)
+    random = keras.backend.experimental
+    random.enable_tf_random_generator()  # random layers then own a generator that every round can seed
+    try:
+        model = keras.models.model_from_json(model_json)
+    except Exception as error:  # whatever Keras raises on a configuration that makes no sense
+        reason = str(error).strip().partition("\n")[0]
+        raise TaskError(f"task bundle: model.json: Keras cannot build it ({reason}); build the task again") from error
+    finally:
+        random.disable_tf_random_generator()
+    return model, _match(task, model)
+
+
+def _match(task: Task, model: Any) -> dict[str, Any]:
+    found = [(tuple(variable.shape), variable.dtype.name) for variable in model.weights]
+    if found != [(spec.shape, spec.dtype) for spec in task.tensors]:
+        raise TaskError(f"task {task.name!r}: model.json and the tensor table disagree; build the task again")
+    return {spec.name: variable for spec, variable in zip(task.tensors, model.weights, strict=True)}
