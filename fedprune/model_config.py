@@ -1,51 +1,90 @@
-"""Refusing a model configuration that could run code: it comes from the gateway, and Keras would trust it.
+"""Refusing a model configuration that could run code: it is foreign data, and Keras would trust it.
 
-Keras imports whatever module a configuration names and unmarshals the byte code of its Lambda layers. A task may
-use what Keras itself defines, and of that nothing which calls arbitrary functions or reads files.
+Keras imports whatever module a configuration names, unmarshals the byte code of Lambda layers, and calls any
+TensorFlow function for an operator layer. So a model may be made of what is listed here: Keras' own classes that
+neither call arbitrary functions nor read files.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from fedprune.errors import TaskError
 
 _MODELS = frozenset({"Sequential", "Functional", "Model"})
-_MODEL_MODULES = frozenset({None, "keras", "tf_keras.src.engine.functional"})
-_PART_MODULES = frozenset({"keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints"})
-_UNSAFE = frozenset({"Lambda", "StringLookup", "IntegerLookup", "TextVectorization", "DenseFeatures"})
+_MODEL_MODULES = frozenset({"keras", "tf_keras.src.engine.functional"})
+_LAYERS = """
+    Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D
+    AveragePooling2D AveragePooling3D BatchNormalization Bidirectional CategoryEncoding CenterCrop Concatenate Conv1D
+    Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Cropping1D
+    Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Discretization Dot Dropout ELU EinsumDense Embedding
+    Flatten GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
+    GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Identity
+    InputLayer LSTM LSTMCell LayerNormalization LeakyReLU LocallyConnected1D LocallyConnected2D Masking MaxPooling1D
+    MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute RNN
+    RandomBrightness RandomContrast RandomCrop RandomFlip RandomHeight RandomRotation RandomTranslation RandomWidth
+    RandomZoom ReLU RepeatVector Rescaling Reshape Resizing SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell
+    Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D SpectralNormalization StackedRNNCells Subtract
+    ThresholdedReLU TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
+    ZeroPadding2D ZeroPadding3D
+"""
+_INITIALIZERS = """
+    Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal LecunUniform Ones Orthogonal
+    RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros
+"""
+_PARTS = {
+    "keras.layers": frozenset(_LAYERS.split()),
+    "keras.initializers": frozenset(_INITIALIZERS.split()),
+    "keras.regularizers": frozenset({"L1", "L1L2", "L2", "OrthogonalRegularizer"}),
+    "keras.constraints": frozenset({"MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"}),
+}
+_ANYWHERE = _MODELS.union(*_PARTS.values())
 
 
-def check_model_config(model_json: str) -> None:
-    """Raise `TaskError` unless every class that `model_json` names is Keras' own and runs no foreign code."""
+def check_model_config(model_json: str, origin: str = "task bundle: model.json") -> None:
+    """Raise `TaskError`, naming the layer, if `model_json` could run code of its author's when Keras builds it.
+
+    `origin` is what to call the configuration in messages.
+    """
     try:
-        for described in _objects(json.loads(model_json)):
-            _check_class(described)
+        model = json.loads(model_json)
+        if not isinstance(model, dict) or model.get("class_name") not in _MODELS:
+            raise TaskError(f"{origin}: not a Sequential or Functional model; build it from Keras' own layers")
+        for described, layer in _objects(model, "model"):
+            _check_class(described, layer, origin)
     except (ValueError, TypeError, RecursionError) as error:
-        raise TaskError(f"task bundle: model.json is not a configuration ({error}); build the task again") from error
+        raise TaskError(f"{origin}: not a configuration of a model ({str(error)[:80]}); save it again") from error
 
 
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every description of an object inside, however deep."""
+def _objects(config: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every description of an object inside, however deep, and the name of the layer that it is or belongs to."""
     if isinstance(config, dict):
         if "class_name" in config:
-            yield config
+            settings = config.get("config")
+            layer = str(settings.get("name", layer)) if isinstance(settings, dict) else layer
+            yield config, layer
         for value in config.values():
-            yield from _objects(value)
+            yield from _objects(value, layer)
     elif isinstance(config, list):
         for value in config:
-            yield from _objects(value)
+            yield from _objects(value, layer)
 
 
-def _check_class(described: dict[str, Any]) -> None:
-    module, name = described.get("module"), described["class_name"]
-    is_model = module in _MODEL_MODULES and name in _MODELS
-    is_part = module in _PART_MODULES and name not in _UNSAFE and re.fullmatch(r"[A-Za-z]\w*", name)
-    if not (is_model or is_part):
+def _check_class(described: dict[str, Any], layer: str, origin: str) -> None:
+    name, registered = described["class_name"], described.get("registered_name")
+    if registered not in (None, name) or not _is_keras_own(name, described):
         raise TaskError(
-            f"task bundle: model.json: {name!r} of {module!r} is, or may run, foreign code; "
-            "build the task from Keras' own layers"
+            f"{origin}: layer {layer[:60]!r} is, or uses, custom code ({str(name)[:60]!r}), which is never taken from "
+            "a file; build the model from Keras' own layers"
         )
+
+
+def _is_keras_own(name: Any, described: dict[str, Any]) -> bool:
+    """Keras leaves the module out at the top, in nested Sequential models and in HDF5 files: it then looks the class
+    up among its own. A module that is null, on the other hand, marks a class that somebody registered."""
+    if "module" not in described:
+        return name in _ANYWHERE
+    module = described["module"]
+    return (module in _MODEL_MODULES and name in _MODELS) or name in _PARTS.get(module, ())

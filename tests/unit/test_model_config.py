@@ -11,8 +11,8 @@ from fedprune.errors import TaskError
 from fedprune.model_config import check_model_config
 
 
-def layer(name: str, module: str | None = "keras.layers", **config: Any) -> dict[str, Any]:
-    return {"module": module, "class_name": name, "config": config, "registered_name": None}
+def layer(class_name: str, module: str | None = "keras.layers", /, **config: Any) -> dict[str, Any]:
+    return {"module": module, "class_name": class_name, "config": config, "registered_name": None}
 
 
 def model_of(*layers: dict[str, Any]) -> str:
@@ -24,6 +24,10 @@ def test_keras_own_layers_pass() -> None:
     inner = layer("Functional", "tf_keras.src.engine.functional", layers=[layer("Conv2D", bias_initializer=zeros)])
 
     check_model_config(model_of(layer("InputLayer"), inner, layer("TimeDistributed", layer=layer("Dense"))))
+
+
+def test_what_keras_leaves_the_module_out_of_passes() -> None:
+    check_model_config(model_of({"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense"}]}}))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,11 @@ def test_keras_own_layers_pass() -> None:
         layer("__lambda__", None, value="4wEAAA=="),
         layer("TextVectorization", vocabulary="/etc/passwd"),
         layer("core.lambda_layer.Lambda"),
-        {"class_name": "Dense", "config": {}},
+        {"class_name": "TensorFlowOpLayer", "config": {}},
+        {"class_name": "ClassMethod", "config": {"cls_symbol": "io.gfile.GFile"}},
+        layer("Dense", None),
+        layer("Nothing") | {"registered_name": "Lambda"},
+        layer("Dense") | {"registered_name": "Custom>Dense"},
         {"class_name": ["Dense"], "module": ["keras.layers"]},
         {"class_name": 7, "module": "keras.layers"},
     ],
@@ -49,7 +57,14 @@ def test_what_could_run_code_is_refused(foreign: dict[str, Any]) -> None:
         check_model_config(model_of(foreign))
 
 
-@pytest.mark.parametrize("text", ["", "{", "\ufffd", '{"class_name": NaN}', "[" * 100_000])
+def test_the_layer_is_named() -> None:
+    odd = layer("TimeDistributed", name="outer", layer=layer("Lambda", name="odd"))
+
+    with pytest.raises(TaskError, match=r"^my\.keras: layer 'odd' is, or uses, custom code \('Lambda'\)"):
+        check_model_config(model_of(odd), "my.keras")
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufffd", '{"class_name": NaN}', '{"class_name": {}}', "[" * 100_000])
 def test_what_is_no_configuration_is_refused(text: str) -> None:
     with pytest.raises(TaskError, match=r"model\.json"):
         check_model_config(text)

@@ -1,0 +1,129 @@
+"""Evaluation of a task's model through its inference graph: any weights, no TensorFlow.
+
+The graph's signature ``serving_default`` takes a batch of examples ``x`` and the rows of the tensor table
+``w0`` … ``wN``, and returns ``y``. How many examples a batch has was decided when the task was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.bundle import Bundle, Task
+from fedprune.data import Dataset, fit_to, load_npz
+from fedprune.errors import TaskError
+from fedprune.tensors import Array, Weights
+from fedprune.tflite import default_runtime, foreign_errors
+
+SIGNATURE = "serving_default"
+
+_PROBABILITY_FLOOR = 1e-7
+"""Keras' own: what a model that ends in softmax may say is 0 otherwise."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on held-out examples: `accuracy` is a fraction, `loss` the mean cross-entropy in nats."""
+
+    examples: int
+    accuracy: float
+    loss: float
+
+
+class InferenceGraph:
+    """A bundle's inference graph: loaded once, run with any weights.
+
+    Weights are set once for many batches: the interpreter's own signature runner would copy them for each.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int) -> None:
+        """Raises `TaskError` if the graph does not fit the bundle's task, `ExportError` if nothing here can run it."""
+        self._interpreter: Any = default_runtime().interpreter(bundle.inference_graph, threads)
+        inputs, outputs = self._signature()
+        _check_signature(bundle.task, inputs, outputs)
+        self._x, self._y = inputs["x"]["index"], outputs["y"]["index"]
+        self._weights = {spec.name: inputs[f"w{row}"]["index"] for row, spec in enumerate(bundle.task.tensors)}
+        self._batch = np.zeros(inputs["x"]["shape"], np.float32)
+
+    def load(self, weights: Weights) -> None:
+        """The weights to predict with from now on; that they fit the tensor table is the caller's care."""
+        with foreign_errors("inference graph"):
+            for name, index in self._weights.items():
+                self._interpreter.set_tensor(index, weights[name])
+
+    def predict(self, x: Array) -> Iterator[Array]:
+        """For float32 `[examples, ...]` the outputs, float32 `[≤ batch, classes]`, batch after batch in order."""
+        for start in range(0, len(x), len(self._batch)):
+            examples = x[start : start + len(self._batch)]
+            self._batch[: len(examples)] = examples
+            with foreign_errors("inference graph"):
+                self._interpreter.set_tensor(self._x, self._batch)
+                self._interpreter.invoke()
+                outputs: Array = self._interpreter.get_tensor(self._y)
+            yield outputs[: len(examples)]
+
+    def _signature(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Inputs and outputs by name. The runner must not outlive this call: while it does, the interpreter refuses."""
+        with foreign_errors("inference graph"):
+            runner = self._interpreter.get_signature_runner(SIGNATURE)
+            return runner.get_input_details(), runner.get_output_details()
+
+
+class Evaluator:
+    """Scores weights on held-out examples, which stay in memory."""
+
+    def __init__(self, bundle: Bundle, held_out: Path, *, threads: int) -> None:
+        """`held_out` is an .npz with x and y.
+
+        Raises `DataError` if it cannot be used or does not fit the task, `TaskError` or `ExportError` if the graph
+        cannot be run.
+        """
+        task = bundle.task
+        self._data = fit_to(load_npz(held_out), task.input_shape, task.classes)
+        self._from_logits = task.from_logits
+        self._graph = InferenceGraph(bundle, threads=threads)
+
+    def evaluate(self, weights: Weights) -> Evaluation:
+        """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
+        self._graph.load(weights)
+        outputs = np.concatenate(list(self._graph.predict(self._data.x)))
+        return score(outputs, self._data, from_logits=self._from_logits)
+
+
+def score(outputs: Array, data: Dataset, *, from_logits: bool) -> Evaluation:
+    """Accuracy and loss of a model's `outputs`, float32 `[examples, classes]`: logits, or else probabilities."""
+    rows = np.arange(len(data))
+    wide = outputs.astype(np.float64)
+    if from_logits:
+        with np.errstate(invalid="ignore"):  # a diverged model's infinite logits make the loss NaN, as they should
+            wide -= wide.max(axis=1, keepdims=True)
+        log_likelihood = wide[rows, data.y] - np.log(np.exp(wide).sum(axis=1))
+    else:
+        log_likelihood = np.log(np.clip(wide[rows, data.y], _PROBABILITY_FLOOR, 1.0))
+    return Evaluation(
+        examples=len(data),
+        accuracy=float(np.mean(outputs.argmax(axis=1) == data.y)),
+        loss=-float(log_likelihood.mean()),
+    )
+
+
+def _check_signature(task: Task, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    batch = next(iter(inputs["x"]["shape"].tolist()), 0) if "x" in inputs else 0
+    expected = {f"w{row}": (spec.shape, spec.dtype) for row, spec in enumerate(task.tensors)}
+    expected["x"] = ((batch, *task.input_shape), "float32")
+    if batch < 1 or {name: _form(details) for name, details in inputs.items()} != expected:
+        raise TaskError(f"task {task.name!r}: the inference graph does not take the tensor table; build the task again")
+    if {name: _form(details) for name, details in outputs.items()} != {"y": ((batch, task.classes), "float32")}:
+        raise TaskError(
+            f"task {task.name!r}: the inference graph does not answer {task.classes} classes; build the task again"
+        )
+
+
+def _form(details: dict[str, Any]) -> tuple[tuple[int, ...], str]:
+    shape: NDArray[np.int32] = details["shape"]
+    return tuple(shape.tolist()), np.dtype(details["dtype"]).name
