@@ -1,0 +1,106 @@
+"""The demo against the same run dense: accuracy, uplink bytes, overhead. `python -m benchmarks.against_dense`."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.demo.result import DemoResult
+
+_DENSE = ("--sparsity", "0", "--values", "fp32")
+_LAST_ROUNDS = 5
+
+_MOST_POINTS_LOST = 2.0
+_LEAST_BYTES_RATIO = 8.0
+_MOST_OVERHEAD_S = 0.5
+_MOST_INT8_POINTS_LOST = 1.0
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One seed, pruned and dense. Accuracies are means of the last five rounds; overhead is a median over rounds."""
+
+    seed: int
+    pruned_accuracy: float
+    dense_accuracy: float
+    uplink_ratio: float
+    overhead_s: float
+    federation_s: float
+    sparsity: float
+    int8_points_lost: float
+
+
+@click.command()
+@click.option("--seeds", default="1,2,3", show_default=True, help="Seeds, separated by commas; not the demo's own.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the pairs there.")
+def main(seeds: str, target: Path | None) -> None:
+    """Run the default demo and the same run dense for several seeds, and check what the README claims of them."""
+    pairs = [_pair(int(seed)) for seed in seeds.split(",")]
+    if target is not None:
+        target.write_bytes(msgspec.json.format(msgspec.json.encode(pairs), indent=1))
+    Console().print(_table(pairs))
+    points_lost = statistics.mean(pair.dense_accuracy - pair.pruned_accuracy for pair in pairs) * 100
+    checks = {
+        f"mean accuracy lost {points_lost:.2f} points, at most {_MOST_POINTS_LOST}": points_lost <= _MOST_POINTS_LOST,
+        f"uplink at least {_LEAST_BYTES_RATIO}x smaller": min(p.uplink_ratio for p in pairs) >= _LEAST_BYTES_RATIO,
+        f"overhead at most {_MOST_OVERHEAD_S} s": max(p.overhead_s for p in pairs) <= _MOST_OVERHEAD_S,
+        f"int8 within {_MOST_INT8_POINTS_LOST} point": max(p.int8_points_lost for p in pairs) <= _MOST_INT8_POINTS_LOST,
+    }
+    for claim, holds in checks.items():
+        click.echo(f"{'yes' if holds else 'NO '}  {claim}")
+    sys.exit(0 if all(checks.values()) else 1)
+
+
+def _pair(seed: int) -> Pair:
+    pruned, dense = _demo(seed), _demo(seed, *_DENSE)
+    exports = {export.format: export.accuracy for export in pruned.exports}
+    return Pair(
+        seed=seed,
+        pruned_accuracy=_accuracy(pruned),
+        dense_accuracy=_accuracy(dense),
+        uplink_ratio=sum(entry.bytes_up for entry in dense.rounds) / sum(entry.bytes_up for entry in pruned.rounds),
+        overhead_s=statistics.median(entry.seconds - entry.train_seconds for entry in pruned.rounds),
+        federation_s=sum(entry.seconds for entry in pruned.rounds),
+        sparsity=pruned.model.sparsity,
+        int8_points_lost=(exports["fp32"] - exports["int8"]) * 100,
+    )
+
+
+def _demo(seed: int, *options: str) -> DemoResult:
+    with tempfile.TemporaryDirectory() as directory:
+        command = (sys.executable, "-m", "fedprune.command", "demo", "--seed", str(seed), "--out", directory, *options)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        return msgspec.json.decode((Path(directory) / "result.json").read_bytes(), type=DemoResult)
+
+
+def _accuracy(result: DemoResult) -> float:
+    return statistics.mean(entry.accuracy for entry in result.rounds[-_LAST_ROUNDS:])
+
+
+def _table(pairs: list[Pair]) -> Table:
+    table = Table(title="The default demo against the same run dense", title_justify="left")
+    for heading in ("seed", "pruned", "dense", "points", "uplink", "overhead s", "federation s", "sparsity"):
+        table.add_column(heading, justify="right")
+    for pair in pairs:
+        table.add_row(
+            str(pair.seed),
+            f"{pair.pruned_accuracy:.3f}",
+            f"{pair.dense_accuracy:.3f}",
+            f"{(pair.pruned_accuracy - pair.dense_accuracy) * 100:+.2f}",
+            f"{pair.uplink_ratio:.1f}x smaller",
+            f"{pair.overhead_s:.2f}",
+            f"{pair.federation_s:.1f}",
+            f"{pair.sparsity:.4f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()
