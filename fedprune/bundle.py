@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -32,10 +33,15 @@ from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
-from fedprune.tensors import TensorSpec, TensorTable
+from fedprune.tensors import TensorClass, TensorSpec, TensorTable
 
 FORMAT_VERSION = 1
 MAX_BUNDLE_BYTES = 256 * 2**20
+MAX_PARAMETERS = 2**25
+"""128 MiB of weights, more than a small device can train."""
+
+_MAX_EXAMPLE = 2**24
+_INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"})
 
 _TASK = "task.json"
 _MODEL = "model.json"
@@ -51,17 +57,21 @@ class MaskPolicy(StrEnum):
     OWN = "own"
 
 
+_Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+_Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
 class Sgd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="sgd"):
-    learning_rate: float = 0.05
-    momentum: float = 0.9
+    learning_rate: _Rate = 0.05
+    momentum: _Momentum = 0.9
     nesterov: bool = False
 
 
 class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="adam"):
-    learning_rate: float = 0.001
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
+    learning_rate: _Rate = 0.001
+    beta_1: _Momentum = 0.9
+    beta_2: _Momentum = 0.999
+    epsilon: _Rate = 1e-7
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +143,7 @@ class Bundle:
     """A bundle that was checked: every member is there and has the digest that the task gives for it."""
 
     task: Task
-    digest: str
+    blob: bytes
     model_json: str
     inference_graph: bytes
     _weights: bytes | None
@@ -181,7 +191,7 @@ def read_bundle(blob: bytes) -> Bundle:
         raise TaskError("task bundle: it must hold either initial weights or their seed; build it again")
     return Bundle(
         task=task,
-        digest=hashlib.sha256(blob).hexdigest(),
+        blob=blob,
         model_json=members[_MODEL].decode("utf-8", "replace"),
         inference_graph=members[_INFERENCE],
         _weights=members.get(_WEIGHTS),
@@ -218,9 +228,28 @@ def _parse_task(manifest: bytes) -> Task:
         raise TaskError(f"task bundle: {_TASK}: {error}; build it with this version of fedprune") from error
     if task.format_version != FORMAT_VERSION:
         raise TaskError(f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it")
-    if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
-        raise TaskError("task bundle: one initialiser is needed for each tensor; build it again")
+    problem = _problem(task)
+    if problem:
+        raise TaskError(f"task bundle: {_TASK}: {problem}; build it again")
     return task
+
+
+def _problem(task: Task) -> str:
+    """What is wrong with a task that has the right fields; empty if nothing is."""
+    sizes = [*task.input_shape, *(size for spec in task.tensors for size in spec.shape)]
+    if min(sizes, default=1) < 1 or task.classes < 2:
+        return "a size is below 1, or there are fewer than 2 classes"
+    if math.prod(task.input_shape) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
+        return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"
+    if len({spec.name for spec in task.tensors}) != len(task.tensors):
+        return "two tensors have the same name"
+    if any((spec.dtype in _INTEGERS) != (spec.kind is TensorClass.INTEGER) for spec in task.tensors):
+        return "a tensor's dtype does not fit its class"
+    if any(spec.dtype not in _INTEGERS | {"float32"} for spec in task.tensors):
+        return "a tensor is neither float32 nor of integers"
+    if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
+        return "one initialiser is needed for each tensor"
+    return ""
 
 
 def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.float32]]:

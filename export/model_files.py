@@ -1,0 +1,114 @@
+"""Loading a model from a file that somebody saved. Nothing in it is run. Importing this module imports TensorFlow.
+
+Of the file only the configuration and the weights are used: the model is built from the one, once that was checked,
+and given the other.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+
+from fedprune.bundle import MAX_PARAMETERS
+from fedprune.errors import TaskError
+from fedprune.model_config import check_model_config
+from fedprune.tensorflow_stack import keras, tf
+
+MAX_FILE_BYTES = 2**30
+_MAX_CONFIG_BYTES = 2**22
+_SAVE = "save the whole model with tf_keras (Keras 2)"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+
+def load_model_file(path: Path) -> Any:
+    """The Keras model in a ``.keras`` or ``.h5`` file, with the file's weights.
+
+    Raises `TaskError` if the file cannot be read, is damaged, was written by Keras 3, holds custom code (naming the
+    layer), or is too large.
+    """
+    readers = {".keras": _config_of_archive, ".h5": _config_of_hdf5}
+    if path.suffix not in readers:
+        raise TaskError(f"{path}: not a .keras or .h5 file; {_SAVE}")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise TaskError(f"{path}: larger than {MAX_FILE_BYTES} bytes, too much for small devices")
+        version, config = readers[path.suffix](path)
+    except FileNotFoundError as error:
+        raise TaskError(f"{path}: there is no such file; model.file is relative to the task.toml") from error
+    except _DAMAGED as error:
+        raise TaskError(f"{path}: not a readable model ({_brief(error)}); {_SAVE}") from error
+    if not version.startswith("2."):
+        raise TaskError(f"{path}: written by Keras {version[:20]}, which TF-MOT cannot prune; {_SAVE}")
+    check_model_config(config, str(path))
+    return _build(config, path)
+
+
+def _config_of_archive(path: Path) -> tuple[str, str]:
+    """Keras' version and the model's configuration."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(info.file_size for info in archive.infolist()) > MAX_FILE_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
+            _check_hdf5(weights)
+        version = json.loads(_read_text(archive, "metadata.json"))["keras_version"]
+        return str(version), _read_text(archive, "config.json")
+
+
+def _read_text(archive: zipfile.ZipFile, name: str) -> str:
+    with archive.open(name) as stream:
+        return stream.read(_MAX_CONFIG_BYTES).decode()
+
+
+def _config_of_hdf5(path: Path) -> tuple[str, str]:
+    """Keras' version and the model's configuration."""
+    with h5py.File(path, "r") as file:
+        _check_hdf5(file)
+        version, config = (file.attrs[name] for name in ("keras_version", "model_config"))
+    return _text(version), _text(config)
+
+
+def _text(attribute: Any) -> str:
+    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+
+
+def _check_hdf5(file: h5py.File) -> None:
+    """Raise ValueError for what would be read from elsewhere, or unpack to more than a file may have."""
+    arrays = []
+
+    def check_link(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{name} is a link")
+
+    def check_item(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise ValueError(f"the data of {name} are outside the file")
+            arrays.append(item.nbytes)
+
+    file.visititems_links(check_link)
+    file.visititems(check_item)
+    if sum(arrays) > MAX_FILE_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+
+
+def _build(config: str, path: Path) -> Any:
+    try:
+        with tf.Graph().as_default():  # where variables have shapes, but no memory yet
+            parameters = keras.models.model_from_json(config).count_params()
+        if parameters <= MAX_PARAMETERS:
+            model = keras.models.model_from_json(config)
+            model.load_weights(str(path))
+            return model
+    except Exception as error:  # whatever Keras raises on a configuration or weights that make no sense
+        raise TaskError(f"{path}: Keras cannot build it ({_brief(error)}); {_SAVE}") from error
+    raise TaskError(f"{path}: {parameters} parameters are more than a task may have ({MAX_PARAMETERS})")
+
+
+def _brief(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:120] or type(error).__name__

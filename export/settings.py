@@ -1,0 +1,41 @@
+"""task.toml: what a federation learns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from fedprune.bundle import Pruning, Training
+
+_Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[model]`` table: a built-in model, or a file that tf_keras saved.
+
+    `input_shape` (without the batch) and `classes` make a built-in model; of a file they are only checked. `initial`
+    weights are drawn from `seed`, or are the file's own.
+    """
+
+    builtin: Literal["cnn-108k"] | None = None
+    file: str | None = None
+    input_shape: tuple[_Size, ...] | None = None
+    classes: Annotated[int, msgspec.Meta(ge=2, le=2**16)] | None = None
+    initial: Literal["seed", "file"] = "seed"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        if (self.builtin is None) == (self.file is None):
+            raise ValueError('give either builtin = "cnn-108k" or file = "model.keras"')
+        if self.builtin is not None and self.initial == "file":
+            raise ValueError('a built-in model has no weights of its own: initial = "seed"')
+
+
+class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. Paths are relative to it."""
+
+    name: str
+    model: ModelSettings
+    training: Training
+    pruning: Pruning
