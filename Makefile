@@ -1,0 +1,37 @@
+# `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench lint lock clean setup
+
+BIN := .venv/bin
+export PATH := $(PATH):/usr/sbin# mosquitto's place on Debian, which a user's PATH leaves out
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## Run a whole federation on this machine, on real data; its results go to runs/demo
+	$(BIN)/fedprune demo --out runs/demo
+
+test: lint ## Check style, types and import rules, then run the tests
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint ## The same, with the tests that take long
+	$(BIN)/pytest
+
+bench: setup ## Measure what depends on this machine's speed
+	$(BIN)/python -m benchmarks.agreement
+
+lint: setup ## Check style, types and import rules only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: setup ## Pin in requirements/*.txt what pyproject.toml asks for
+	deploy/lock.sh
+
+clean: ## Remove .venv and what the tools cache; runs/ stays
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@deploy/setup.sh
