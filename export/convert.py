@@ -1,0 +1,62 @@
+"""A Keras model as the bytes of a .tflite file. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from export.report import Format
+from fedprune.errors import ExportError
+from fedprune.tensorflow_stack import tf
+from fedprune.tensors import Array
+from fedprune.tflite import one_line
+
+
+def convert(model: Any, form: Format, representative: Array) -> bytes:
+    """`model` with a batch of 1. `representative` is float32 `[examples, ...]`, where int8's scales come from.
+
+    Equal models give equal bytes. Raises `ExportError` where TFLite's builtin ops cannot express the model.
+    """
+    batch_of_one = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="x")
+    with _silence():
+        try:
+            graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(batch_of_one)
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], model)
+            _configure(converter, form, representative)
+            content: bytes = converter.convert()
+        except Exception as error:  # whatever the converter raises on an op that it cannot express
+            raise ExportError(
+                f"the model cannot be converted to {form}: {one_line(str(error))}; leave {form} out with --formats"
+            ) from error
+    return content
+
+
+def _configure(converter: Any, form: Format, representative: Array) -> None:
+    if form is Format.FP32:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if form is Format.FP16:
+        converter.target_spec.supported_types = [tf.float16]
+    if form is Format.INT8:
+        converter.representative_dataset = lambda: ([example[None]] for example in representative)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is written to file descriptor 2: the converter's C++ side tells of its work there, at any log level."""
+    sys.stderr.flush()
+    outside = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(outside, 2)
+        os.close(outside)
+        os.close(nowhere)

@@ -1,0 +1,144 @@
+"""The command `fedprune export`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from export.report import FILE, Exported, Format, Report
+from fedprune.errors import ConfigurationError, ExportError
+
+_REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
+_ALL = ",".join(Format)
+_STEPS_BESIDE_FORMATS = 3
+_LOSS_TO_NOTICE = 0.01
+"""Accuracy that a format may lose before the table marks it."""
+_PIPE_WIDTH = 120
+"""Columns where no terminal tells its width."""
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--formats", "formats_text", default=_ALL, show_default=True, metavar="F,F,…")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH.npz",
+    help="Examples to verify with, and to calibrate int8 with.  [default: RUN/held-out.npz]",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="[default: RUN/export]")
+@click.option("--json", "as_json", is_flag=True, help="Print exports.json instead of a table.")
+def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as_json: bool) -> None:
+    """Convert a run's global model to verified .tflite files.
+
+    RUN is an aggregator's state directory; its newest checkpoint is taken. Writes DIR/fp32.tflite, DIR/fp16.tflite,
+    DIR/dynamic.tflite (weights int8, activations float) and DIR/int8.tflite (all int8, input and output too), with a
+    batch of 1, and DIR/exports.json, which says of each: size, sparsity, accuracy, the largest difference to the
+    Keras model, and which TFLite runtimes of this machine run it.
+
+    \b
+    Example:
+      fedprune export runs/demo/run --formats fp32,int8 --out models
+    """
+    formats = _parse_formats(formats_text)
+    _check_installed()
+    out = run / "export" if out is None else out
+    with _progress(len(formats)) as on_step:
+        on_step("Loading TensorFlow")
+        from export.exporting import export_run
+
+        report = export_run(run, data, out, formats, on_step)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    else:
+        _show(report, out)
+
+
+def _parse_formats(text: str) -> list[Format]:
+    names = set(filter(None, text.replace(" ", "").split(",")))
+    unknown = sorted(names.difference(Format))
+    if unknown or not names:
+        raise ConfigurationError(f"--formats {text!r}: {unknown[0] if unknown else 'nothing'!r} is none of {_ALL}")
+    return [form for form in Format if form in names]
+
+
+def _check_installed() -> None:
+    missing = [module for module in _REQUIRED if find_spec(module) is None]
+    if missing:
+        raise ExportError(f"export needs {', '.join(missing)}: pip install 'fedprune[export]'")
+
+
+@contextmanager
+def _progress(formats: int) -> Iterator[Callable[[str], None]]:
+    """A bar on the terminal that was standard error, whatever is done to file descriptor 2 meanwhile."""
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+    with os.fdopen(os.dup(2), "w") as terminal:
+        console = Console(file=terminal)
+        with Progress(
+            *columns, console=console, transient=True, redirect_stderr=False, disable=not console.is_terminal
+        ) as progress:
+            task = progress.add_task("", total=_STEPS_BESIDE_FORMATS + 2 * formats, completed=-1)
+            yield lambda step: progress.update(task, advance=1, description=step)
+
+
+def _show(report: Report, out: Path) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(_table(report))
+    for row in report.exports:
+        for tried in row.runs_on:
+            if not tried.ok:
+                console.print(
+                    f"{row.path}: {tried.runtime} {tried.version}: {tried.error}", style="yellow", markup=False
+                )
+    console.print(
+        f"{', '.join(row.path for row in report.exports)} and {FILE} are in {out}", markup=False, highlight=False
+    )
+
+
+def _table(report: Report) -> Table:
+    title = f"{report.task}, version {report.version}: accuracy {report.keras_accuracy:.4f} in Keras"
+    table = Table(
+        title=Text(f"{title} ({report.examples} examples)"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("file", no_wrap=True)
+    for heading in ("kB", "kB zstd", "sparsity", "accuracy", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("runs on")
+    for row in report.exports:
+        table.add_row(*_cells(row, report.keras_accuracy))
+    return table
+
+
+def _cells(row: Exported, keras_accuracy: float) -> list[str | Text]:
+    lost = row.accuracy is None or keras_accuracy - row.accuracy > _LOSS_TO_NOTICE
+    return [
+        row.path,
+        f"{row.bytes / 1000:,.1f}",
+        f"{row.bytes_compressed / 1000:,.1f}",
+        _number(row.sparsity.overall, ".3f"),
+        Text(_number(row.accuracy, ".4f"), "yellow" if lost else ""),
+        _number(row.max_difference, ".2g"),
+        ", ".join(f"{tried.runtime} {tried.version}" for tried in row.runs_on if tried.ok) or "nothing here",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,77 @@
+"""What an export says of the files it made: `exports.json`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+FILE = "exports.json"
+
+
+class Format(StrEnum):
+    """How a TFLite file stores and computes. Inputs and outputs are float32, but for `INT8`'s, which are int8."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    """Weights stored as float16, computed with as float32."""
+    DYNAMIC = "dynamic"
+    """Large weights stored as int8, activations quantised while it runs."""
+    INT8 = "int8"
+    """Weights, activations, input and output are int8, by scales that representative examples gave."""
+
+    @property
+    def file(self) -> str:
+        return f"{self}.tflite"
+
+
+class RunsOn(msgspec.Struct, frozen=True):
+    """Whether a runtime of this machine loaded a file and ran it; `error` is empty where it did."""
+
+    runtime: str
+    version: str
+    ok: bool
+    error: str
+
+
+class Sparsity(msgspec.Struct, frozen=True):
+    """Fraction of exact zeros in the prunable tensors as a file stores them, in all and by name.
+
+    None where a tensor is not recognised in the file; `overall` is None then too.
+    """
+
+    overall: float | None
+    by_tensor: dict[str, float | None]
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """One file. `path` is relative to `exports.json`; `bytes_compressed` is by zstd at level 19.
+
+    `accuracy` is a fraction of the report's `examples`, `max_difference` the largest to the Keras model in any
+    output of any example. Both are None where no runtime here runs the file.
+    """
+
+    path: str
+    format: Format
+    bytes: int
+    bytes_compressed: int
+    sha256: str
+    sparsity: Sparsity
+    accuracy: float | None
+    max_difference: float | None
+    runs_on: tuple[RunsOn, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """An export: the model that was exported, how the Keras model does on `examples` examples, and each file.
+
+    `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights.
+    """
+
+    task: str
+    run: str
+    version: int
+    weights_sha256: str
+    examples: int
+    keras_accuracy: float
+    exports: tuple[Exported, ...]
