@@ -71,7 +71,7 @@ def verify_inference_graph(bundle: Bundle, model: Any) -> None:
 def _batch_for(model: Any) -> int:
     """How many examples to infer at once."""
     outputs = (output for op in _trace(model, 1).graph.get_operations() for output in op.outputs)
-    largest = max(math.prod(output.shape) * output.dtype.size for output in outputs if output.shape[:1] == [1])
+    largest: int = max(output.shape.num_elements() * output.dtype.size for output in outputs if output.shape[:1] == [1])
     return min(max(_TENSOR_BYTES // largest, 1), _LARGEST_BATCH)
 
 

@@ -1,0 +1,121 @@
+"""What a task says of a Keras model: its form and its tensor table. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fedprune.errors import TaskError
+from fedprune.tensorflow_stack import keras, tf
+from fedprune.tensors import TensorClass, TensorSpec
+
+
+@dataclass(frozen=True)
+class Form:
+    """A classifier's outside. `input_shape` is without the batch; `from_logits`: it ends without softmax."""
+
+    input_shape: tuple[int, ...]
+    classes: int
+    from_logits: bool
+
+
+def form_of(model: Any) -> Form:
+    """Raises `TaskError` unless `model` turns a batch of equal float32 arrays into a row for each, by class."""
+    if not model.built or len(model.inputs or ()) != 1 or len(model.outputs) != 1:
+        raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
+    (batch, *input_shape), (_, *output_shape) = model.input_shape, model.output_shape
+    if batch is not None or None in input_shape or model.inputs[0].dtype != tf.float32:
+        raise TaskError(
+            f"model {model.name!r} takes {model.inputs[0].dtype.name}{list(model.input_shape)}; "
+            "it must take float32 of a fixed shape, in batches of any size"
+        )
+    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < 2:
+        raise TaskError(f"model {model.name!r} returns {list(model.output_shape)}; it must return [None, classes]")
+    return Form(tuple(input_shape), output_shape[0], _from_logits(model))
+
+
+def tensor_table(model: Any) -> tuple[TensorSpec, ...]:
+    """A row for each of `model.weights`: the order of `strip_pruning(model).weights`, and its names without ``:0``.
+
+    Where two layers have the same name (in nested models), the later one's gets a number. Raises `TaskError` for
+    variables of a layer that a federation could not train.
+    """
+    owners = {variable.ref(): layer for layer, _, variable in variables_of(model)}
+    kinds = {variable.ref(): TensorClass.PRUNABLE for variable in _prunable_variables(model)}
+    kinds |= {variable.ref(): TensorClass.STATISTICS for variable in _moving_statistics(model)}
+    labels: dict[str, Any] = {}
+    rows = []
+    for variable in model.weights:
+        prefix, _, own_name = variable.name.partition(":")[0].rpartition("/")
+        owner = owners.get(variable.ref(), model)
+        label = _label(labels, prefix, owner)
+        kind = TensorClass.INTEGER if not variable.dtype.is_floating else kinds.get(variable.ref(), TensorClass.DENSE)
+        _check_variable(variable, owner)
+        rows.append(TensorSpec(f"{label}/{own_name}", tuple(variable.shape), variable.dtype.name, kind, label))
+    return tuple(rows)
+
+
+def variables_of(model: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Each variable with the layer that it is an attribute of, and the attribute's name."""
+    for layer in model.submodules:
+        for attribute, value in vars(layer).items():
+            if isinstance(value, tf.Variable):
+                yield layer, attribute, value
+
+
+def _from_logits(model: Any) -> bool:
+    layer = model.outputs[0].node.layer
+    if isinstance(layer, keras.Model):
+        return _from_logits(layer)
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax) or activation is keras.activations.softmax:
+        return False
+    if activation is keras.activations.linear:
+        return True
+    raise TaskError(
+        f"model {model.name!r} ends in layer {layer.name!r}, which is neither softmax (probabilities) nor linear "
+        "(logits); end it in a Dense or Activation layer that is one of them"
+    )
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """The layers that TF-MOT wraps one by one: those of nested models, too."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _prunable_variables(model: Any) -> Iterator[Any]:
+    # Here and not above: whoever loads TF-MOT before `tensorflow_stack` also gets Keras 3 and a page of messages.
+    from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
+
+    for layer in _layers(model):
+        if PruneRegistry.supports(layer):
+            yield from PruneRegistry.make_prunable(layer).get_prunable_weights()
+
+
+def _moving_statistics(model: Any) -> Iterator[Any]:
+    for layer in model.submodules:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            yield from (layer.moving_mean, layer.moving_variance)
+
+
+def _label(labels: dict[str, Any], prefix: str, owner: Any) -> str:
+    """`prefix`, numbered if a layer other than `owner` has it already."""
+    label, number = prefix, 0
+    while labels.setdefault(label, owner) is not owner:
+        number += 1
+        label = f"{prefix}_{number}"
+    return label
+
+
+def _check_variable(variable: Any, owner: Any) -> None:
+    if isinstance(owner, keras.layers.Normalization):
+        raise TaskError(
+            f"layer {owner.name!r} was adapted to data, which no device repeats; give it mean= and variance= instead"
+        )
+    if variable.dtype.is_floating and variable.dtype != tf.float32:
+        raise TaskError(f"layer {owner.name!r} holds {variable.dtype.name}; build the model in float32")

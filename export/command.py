@@ -1,0 +1,53 @@
+"""`fedprune task`: what a federation learns, built once on a workstation. Importing this imports no TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from export.settings import TaskSettings
+from fedprune.config import load_toml
+from fedprune.disk import Directory
+
+
+@click.group()
+def task() -> None:
+    """Build or show a task bundle: what a federation learns."""
+
+
+@task.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.fedtask")
+def build(config: Path, out: Path) -> None:
+    """Make the task bundle that CONFIG (a task.toml) describes. Needs TensorFlow; what uses the bundle does not.
+
+    \b
+      name = "fashion"
+      [model]
+      builtin = "cnn-108k"           # or file = "model.keras", saved by tf_keras
+      input_shape = [28, 28, 1]
+      classes = 10
+      seed = 1                       # initial weights; initial = "file" takes the file's
+      [training]
+      steps_per_round = 47
+      batch_size = 32
+      optimizer = {name = "sgd", learning_rate = 0.05, momentum = 0.9}
+      [pruning]
+      mask = "shared"                # or "own": each agent's, with allocation = "uniform"
+      allocation = "lamp"            # or "global", "uniform"
+      [pruning.schedule]             # in steps of all rounds: here rounds 2 to 10
+      kind = "polynomial"
+      initial_sparsity = 0.0
+      target_sparsity = 0.8
+      begin_step = 94
+      end_step = 470
+      frequency = 47
+    """
+    settings = load_toml(config, TaskSettings)
+
+    from export.build import build_task  # imports TensorFlow: after what is cheap to refuse
+
+    blob = build_task(settings, config.parent)
+    Directory(out.parent).write(out.name, blob)
+    click.echo(f"{out}: task {settings.name!r}, {len(blob)} bytes")

@@ -1,0 +1,70 @@
+"""A model's initial weights: a recipe and a seed where every initialiser has one, else a snapshot.
+
+Importing this module imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from export.table import Owner, find_owners
+from fedprune.bundle import Fill, SeededWeights, Uniform
+from fedprune.randomness import Keyed
+from fedprune.tensorflow_stack import keras
+
+
+def redrawn(model: Any, seed: int) -> Any:
+    """A model like `model` whose weights its initialisers drew anew, from `seed` and no other source."""
+    keyed = Keyed(seed, "initialisers")
+    return keras.models.model_from_json(json.dumps(_seeded(json.loads(model.to_json()), keyed)))
+
+
+def recipe(model: Any, seed: int) -> SeededWeights | None:
+    """How to draw weights as the initialisers of `model` would; None where one of them has no recipe.
+
+    `model` has weights that its initialisers drew: a layer that changes what was drawn has no recipe either.
+    """
+    owners = find_owners(model)
+    found = [_recipe(variable, owner) for variable, owner in zip(model.weights, owners, strict=True)]
+    known = tuple(entry for entry in found if entry is not None)
+    return SeededWeights(seed, known) if len(known) == len(found) else None
+
+
+def _seeded(config: Any, keyed: Keyed) -> Any:
+    """`config` with a seed wherever one may stand."""
+    if isinstance(config, dict):
+        return {
+            key: int(keyed.integers(1)[0] >> np.uint64(33)) if key == "seed" else _seeded(value, keyed)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_seeded(value, keyed) for value in config]
+    return config
+
+
+def _recipe(variable: Any, owner: Owner) -> Fill | Uniform | None:
+    # Keras calls the initialiser of kernel kernel_initializer, but that of depthwise_kernel depthwise_initializer.
+    names = (f"{owner.attribute}_initializer", f"{owner.attribute.removesuffix('_kernel')}_initializer")
+    initializer = next((getattr(owner.layer, name) for name in names if hasattr(owner.layer, name)), None)
+    values = variable.numpy()
+    if isinstance(initializer, keras.initializers.Zeros | keras.initializers.Ones):
+        value = float(isinstance(initializer, keras.initializers.Ones))
+        return Fill(value) if (values == value).all() else None
+    if isinstance(initializer, keras.initializers.VarianceScaling) and initializer.distribution == "uniform":
+        limit = math.sqrt(3.0 * initializer.scale / _fan(variable.shape, initializer.mode))
+        return Uniform(limit) if np.abs(values).max() <= np.float32(limit) else None
+    return None
+
+
+def _fan(shape: Any, mode: str) -> float:
+    """Keras' count of a kernel's inputs, outputs, or their mean (Glorot and Bengio 2010, He et al. 2015)."""
+    if len(shape) < 2:
+        fan_in = fan_out = max([1, *shape])
+    else:
+        receptive_field = math.prod(shape[:-2])
+        fan_in, fan_out = shape[-2] * receptive_field, shape[-1] * receptive_field
+    return max(1.0, {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode])
