@@ -38,8 +38,8 @@ from fedprune.messages import (
 from fedprune.randomness import Keyed
 from fedprune.transfer import Incoming, chunk_count, unpack_bitmap
 
-GATHER_CHUNK_REQUESTS_S = 0.03
-"""How long requests for chunks are collected, so that what several agents lack is broadcast once."""
+GATHER_CHUNK_REQUESTS_S = 0.1
+"""How long requests for chunks are collected at most, so that what several agents lack is broadcast once."""
 
 RETRY_AFTER_S = 30.0
 """When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
@@ -344,7 +344,9 @@ def _request(state: RoundState, agent: str, need: Need, now: float) -> Step:
     for index in unpack_bitmap(need.missing, chunk_count(content.size)):
         requests[content, index] = requests.get((content, index), frozenset()) | {agent}
     serve_at = state.serve_at if state.serve_at is not None else now + GATHER_CHUNK_REQUESTS_S
-    return replace(state, requests=requests, serve_at=serve_at), ()
+    state = replace(state, requests=requests, serve_at=serve_at)
+    everybody_asked = state.missing <= frozenset[str]().union(*requests.values())
+    return _serve(state, serve_at) if everybody_asked else (state, ())
 
 
 def _take_submit(state: RoundState, agent: str, submit: Submit) -> Step:

@@ -35,7 +35,7 @@ from tests.simulation.faults import Crash, Network, Physics, Process, Rates, Sim
 ROUNDS, AGENTS, COHORT = 4, 5, 3
 STEPS_PER_ROUND = 10
 DATA = Dataset(np.zeros((7, 1), np.float32), np.zeros(7, np.int64))
-_RESTART_S, _TRAINING_S = 20.0, 40.0
+_RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 
 
 def make_bundle(policy: MaskPolicy) -> Bundle:
@@ -206,6 +206,8 @@ class World:
         def train(action: Train) -> None:
             result = self._train(process.name, action, memory)
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
+            if self.physics.happens(_SLOW):
+                duration *= 10.0
             self.physics.after(duration, lambda: guarded(lambda: runner.finish(result, self.physics.now)))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
