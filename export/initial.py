@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from export.table import Owner, find_owners
+from export.architecture import variables_of
 from fedprune.bundle import Fill, SeededWeights, Uniform
 from fedprune.randomness import Keyed
 from fedprune.tensorflow_stack import keras
@@ -28,10 +28,9 @@ def recipe(model: Any, seed: int) -> SeededWeights | None:
 
     `model` has weights that its initialisers drew: a layer that changes what was drawn has no recipe either.
     """
-    owners = find_owners(model)
-    found = [_recipe(variable, owner) for variable, owner in zip(model.weights, owners, strict=True)]
-    known = tuple(entry for entry in found if entry is not None)
-    return SeededWeights(seed, known) if len(known) == len(found) else None
+    recipes = {variable.ref(): _recipe(layer, name, variable) for layer, name, variable in variables_of(model)}
+    known = tuple(found for variable in model.weights if (found := recipes.get(variable.ref())) is not None)
+    return SeededWeights(seed, known) if len(known) == len(model.weights) else None
 
 
 def _seeded(config: Any, keyed: Keyed) -> Any:
@@ -46,10 +45,10 @@ def _seeded(config: Any, keyed: Keyed) -> Any:
     return config
 
 
-def _recipe(variable: Any, owner: Owner) -> Fill | Uniform | None:
+def _recipe(layer: Any, attribute: str, variable: Any) -> Fill | Uniform | None:
     # Keras calls the initialiser of kernel kernel_initializer, but that of depthwise_kernel depthwise_initializer.
-    names = (f"{owner.attribute}_initializer", f"{owner.attribute.removesuffix('_kernel')}_initializer")
-    initializer = next((getattr(owner.layer, name) for name in names if hasattr(owner.layer, name)), None)
+    names = (f"{attribute}_initializer", f"{attribute.removesuffix('_kernel')}_initializer")
+    initializer = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
     values = variable.numpy()
     if isinstance(initializer, keras.initializers.Zeros | keras.initializers.Ones):
         value = float(isinstance(initializer, keras.initializers.Ones))
@@ -63,8 +62,7 @@ def _recipe(variable: Any, owner: Owner) -> Fill | Uniform | None:
 def _fan(shape: Any, mode: str) -> float:
     """Keras' count of a kernel's inputs, outputs, or their mean (Glorot and Bengio 2010, He et al. 2015)."""
     if len(shape) < 2:
-        fan_in = fan_out = max([1, *shape])
-    else:
-        receptive_field = math.prod(shape[:-2])
-        fan_in, fan_out = shape[-2] * receptive_field, shape[-1] * receptive_field
-    return max(1.0, {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode])
+        return float(max([1, *shape]))
+    receptive_field: int = math.prod(shape[:-2])
+    fan_in, fan_out = receptive_field * shape[-2], receptive_field * shape[-1]
+    return float({"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode])
