@@ -268,4 +268,3 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"broker.tls: {error.strerror or error}; check the PEM files' paths") from error
     return context
-

@@ -13,7 +13,7 @@ from fedprune.messages import Submit
 from fedprune.transport import Delivery
 
 
-class Crash(Exception):  # noqa: N818 - it is what happens, not an error
+class Crash(Exception):
     """The process is gone, in the middle of whatever it did."""
 
 
@@ -95,8 +95,8 @@ class Network:
     def _send(self, link: SimulatedLink, topic: str, payload: bytes) -> None:
         if self._physics.happens(self._physics.rates.lost):
             return
+        delivery = Delivery(topic, payload)
         for _ in range(1 + self._physics.happens(self._physics.rates.doubled)):
-            delivery = Delivery(topic, payload)
             self._physics.after(self._physics.chance.expovariate(5.0), lambda: link.arrive(delivery))
 
 

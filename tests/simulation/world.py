@@ -19,7 +19,19 @@ from edge_agent.machine import Outcome, Train
 from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
 from edge_agent.trainers import Trained, Work
-from fedprune.bundle import MaskPolicy, Bundle, Fill, Pruning, SeededWeights, Sgd, Task, Training, Uniform, read_bundle, write_bundle
+from fedprune.bundle import (
+    Bundle,
+    Fill,
+    MaskPolicy,
+    Pruning,
+    SeededWeights,
+    Sgd,
+    Task,
+    Training,
+    Uniform,
+    read_bundle,
+    write_bundle,
+)
 from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.evaluation import Evaluation
@@ -222,8 +234,7 @@ class World:
         assignment = action.assignment
         residual = memory.residual(assignment.run, assignment.round)
         local = LocalRound(name, assignment, action.model, residual, None, 0.0)
-        result = train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
-        return result
+        return train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
 
 
 class WitnessedTrainer(NoisyTrainer):

@@ -1,0 +1,84 @@
+"""One message of each kind, fixed, and the small values that they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fedprune.messages import (
+    Accepted,
+    Assignment,
+    CheckIn,
+    Chunk,
+    Content,
+    Failed,
+    Manifest,
+    Message,
+    Need,
+    Reason,
+    Rejected,
+    Submit,
+)
+from fedprune.transfer import CHUNK_BYTES, chunk_of, content_of
+
+RUN = "0123456789abcdef"
+TASK_BLOB = b"task" * 10
+MODEL_BLOB = b"model of round 0"
+UPDATE_BLOB = bytes(range(256)) * 1000
+"""Three chunks."""
+
+TASK, MODEL, UPDATE = content_of(TASK_BLOB), content_of(MODEL_BLOB), content_of(UPDATE_BLOB)
+
+
+def digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def assignment(round_: int = 0, *, run: str = RUN, model: Content = MODEL, task: Content = TASK) -> Assignment:
+    return Assignment(
+        run=run,
+        round=round_,
+        task=task,
+        model=model,
+        weights_digest=digest("weights"),
+        schedule_step=100 * round_,
+        seed=7,
+        update_values="int8",
+        seconds_left=60.0,
+    )
+
+
+def manifest(round_: int = 0, *, run: str = RUN, incarnation: int = 1, done: bool = False) -> Manifest:
+    return Manifest(run=run, incarnation=incarnation, round=round_, rounds=20, task=TASK, model=MODEL, done=done)
+
+
+def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, examples: int = 1500) -> Submit:
+    return Submit(
+        run=run,
+        round=round_,
+        update=update,
+        examples=examples,
+        loss=0.25,
+        train_seconds=1.5,
+        idle_memory_mb=40.0,
+        peak_memory_mb=600.0,
+    )
+
+
+def chunks(blob: bytes) -> list[Chunk]:
+    """All of a blob's chunks, in order."""
+    content = content_of(blob)
+    return [chunk_of(blob, content.digest, index) for index in range(-(-len(blob) // CHUNK_BYTES))]
+
+
+MESSAGES: dict[str, Message] = {
+    "manifest": manifest(round_=3),
+    "check-in": CheckIn(examples=1500, trainer="keras"),
+    "assignment": assignment(round_=3),
+    "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
+    "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
+    "submit": submit(round_=3),
+    "accepted": Accepted(run=RUN, round=3, digest=UPDATE.digest),
+    "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
+    "rejected update": Rejected(reason=Reason.LATE, detail="round 3 is over", digest=UPDATE.digest),
+    "failed": Failed(run=RUN, round=3, why="out of memory"),
+}

@@ -1,0 +1,169 @@
+"""Messages on the wire: fixed bytes, tolerant of what is new, intolerant of what is wrong.
+
+Run this file to write the golden bytes anew, and only together with a new schema version.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprune import messages
+from fedprune.errors import ProtocolError
+from fedprune.messages import (
+    DOWNLINK,
+    MAX_CONTENT_BYTES,
+    MAX_MESSAGE_BYTES,
+    SCHEMA_VERSION,
+    UPLINK,
+    Chunk,
+    Failed,
+    Manifest,
+    Message,
+    Need,
+    Presence,
+    Submit,
+    decode,
+    encode,
+    kind_of,
+)
+from fedprune.transfer import CHUNK_BYTES, all_missing
+from tests.samples import MESSAGES, RUN, digest
+from tests.strategies import MESSAGE_TYPES, damaged
+from tests.strategies import messages as any_message
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "messages.json"
+
+
+def fields(message: Message) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.msgpack.decode(encode(message))
+    return decoded
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_bytes_have_not_drifted(name: str) -> None:
+    golden = bytes.fromhex(json.loads(GOLDEN.read_text())[name])
+
+    assert encode(MESSAGES[name]) == golden
+    assert decode(type(MESSAGES[name]), golden) == MESSAGES[name]
+
+
+def test_every_kind_of_message_has_golden_bytes() -> None:
+    assert {type(message) for message in MESSAGES.values()} == set(MESSAGE_TYPES)
+
+
+def test_a_message_travels_under_its_kind() -> None:
+    for kind, message_type in (UPLINK | DOWNLINK).items():
+        assert all(kind_of(message) == kind for message in MESSAGES.values() if type(message) is message_type)
+
+
+@given(st.one_of(*map(any_message, MESSAGE_TYPES)))
+def test_every_message_comes_back(message: Message) -> None:
+    assert decode(type(message), encode(message)) == message
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_unknown_fields_are_tolerated(name: str) -> None:
+    newer = msgspec.msgpack.encode({**fields(MESSAGES[name]), "colour": {"of": ["the", "future"]}})
+
+    assert decode(type(MESSAGES[name]), newer) == MESSAGES[name]
+
+
+def test_the_version_before_is_read_and_others_are_refused() -> None:
+    for version, name in ((version, name) for version in (-1, 0, 1, 2, 2**63) for name in MESSAGES):
+        message, kind = fields(MESSAGES[name]) | {"v": version}, type(MESSAGES[name])
+        if version in (SCHEMA_VERSION - 1, SCHEMA_VERSION):
+            decode(kind, msgspec.msgpack.encode(message))
+        else:
+            with pytest.raises(ProtocolError, match=f"{kind.__name__}: "):
+                decode(kind, msgspec.msgpack.encode(message))
+
+
+def test_size_is_checked_before_anything_is_decoded() -> None:
+    endless = b"\xdd\xff\xff\xff\xff" + b"\x80" * MAX_MESSAGE_BYTES
+
+    with pytest.raises(ProtocolError, match="at most 122880 are allowed"):
+        decode(Manifest, endless)
+
+
+def test_the_largest_messages_fit() -> None:
+    largest = [
+        Chunk(digest=digest("x"), index=2**31 - 1, data=b"x" * CHUNK_BYTES),
+        Need(digest=digest("x"), missing=all_missing(MAX_CONTENT_BYTES)),
+        Failed(run="r" * 64, round=2**31 - 1, why="\U0001f600" * 1000),
+    ]
+    for message in largest:
+        assert decode(type(message), encode(message)) == message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("field", ["loss", "train_seconds", "idle_memory_mb", "peak_memory_mb"])
+def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ProtocolError, match=field):
+        decode(Submit, msgspec.msgpack.encode(fields(MESSAGES["submit"]) | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("manifest", "run", "a/b"),
+        ("manifest", "run", "a\n"),
+        ("manifest", "run", "r" * 65),
+        ("manifest", "round", -1),
+        ("manifest", "model", {"digest": b"short", "size": 1}),
+        ("manifest", "model", {"digest": digest("x"), "size": 0}),
+        ("manifest", "model", {"digest": digest("x"), "size": MAX_CONTENT_BYTES + 1}),
+        ("submit", "examples", 0),
+        ("submit", "examples", 2**31),
+        ("assignment", "seed", 2**63),
+        ("rejected update", "reason", "because"),
+        ("rejected update", "detail", "x" * 1001),
+        ("chunk", "data", "text"),
+    ],
+)
+def test_what_no_sender_of_ours_says_is_refused(name: str, field: str, value: object) -> None:
+    with pytest.raises(ProtocolError, match=type(MESSAGES[name]).__name__):
+        decode(type(MESSAGES[name]), msgspec.msgpack.encode(fields(MESSAGES[name]) | {field: value}))
+
+
+@pytest.mark.parametrize("kind", MESSAGE_TYPES)
+@given(payload=st.binary(max_size=300))
+def test_noise_is_refused_in_the_tree(kind: type[Message], payload: bytes) -> None:
+    with suppress(ProtocolError):
+        decode(kind, payload)
+
+
+@given(st.sampled_from(list(MESSAGES.values())).flatmap(lambda message: st.tuples(st.just(message), damaged(message))))
+def test_damaged_messages_are_refused_or_read_as_what_they_then_say(case: tuple[Message, bytes]) -> None:
+    message, payload = case
+    with suppress(ProtocolError):
+        read = decode(type(message), payload)
+        assert decode(type(message), encode(read)) == read
+
+
+@pytest.mark.parametrize("payload", [b"\x91" * 100_000, b"\x81" + b"\xa1v" + b"\x91" * 100_000], ids=["list", "map"])
+def test_deep_nesting_is_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(Manifest, payload)
+
+
+def test_presence_is_json_that_people_can_read() -> None:
+    assert msgspec.json.encode(Presence(state="online", agent="pi-1", version="0.1.0")) == (
+        b'{"state":"online","agent":"pi-1","version":"0.1.0"}'
+    )
+
+
+def test_oversized_messages_are_our_own_bug() -> None:
+    with pytest.raises(AssertionError):
+        encode(Chunk(digest=digest(RUN), index=0, data=b"x" * messages.MAX_MESSAGE_BYTES))
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: encode(message).hex() for name, message in MESSAGES.items()}, indent=1) + "\n")
