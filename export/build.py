@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from export.architecture import Form, form_of, tensor_table
 from export.graphs import make_inference_graph, verify_inference_graph
 from export.initial import recipe, redrawn
@@ -74,7 +76,7 @@ def _initial_weights(
         drawn = recipe(model, settings.seed)
         if drawn is not None:
             return drawn, None
-    return None, {spec.name: array for spec, array in zip(table, model.get_weights(), strict=True)}
+    return None, {spec.name: np.asarray(array) for spec, array in zip(table, model.get_weights(), strict=True)}
 
 
 def _verify(blob: bytes) -> None:

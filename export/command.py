@@ -1,14 +1,20 @@
-"""`fedprune task`: what a federation learns, built once on a workstation. Importing this imports no TensorFlow."""
+"""`fedprune task`: what a federation learns, built once on a workstation. TensorFlow is loaded when it is needed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+import msgspec
 
+from export import show as display
+from export.export_command import export
 from export.settings import TaskSettings
+from fedprune.bundle import load_bundle
 from fedprune.config import load_toml
 from fedprune.disk import Directory
+
+__all__ = ["export", "task"]
 
 
 @click.group()
@@ -51,3 +57,15 @@ def build(config: Path, out: Path) -> None:
     blob = build_task(settings, config.parent)
     Directory(out.parent).write(out.name, blob)
     click.echo(f"{out}: task {settings.name!r}, {len(blob)} bytes")
+
+
+@task.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the whole task as JSON.")
+def show(bundle: Path, as_json: bool) -> None:
+    """Show what BUNDLE (a .fedtask) holds: its tensors, training, pruning schedule and sizes."""
+    opened = load_bundle(bundle)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(display.summary_of(opened)), indent=2))
+    else:
+        display.show(opened)

@@ -1,0 +1,101 @@
+"""A task bundle for people to read, and as JSON for programs. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedprune.bundle import Adam, Bundle, Sgd, Task
+from fedprune.schedules import PolynomialDecay, Schedule
+from fedprune.tensors import TensorClass
+from fedprune.tflite import one_line
+
+_PIPE_WIDTH = 120
+"""Columns where no terminal tells its width."""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What ``--json`` prints. `digest` is the SHA-256 (hex) of the whole bundle, which is `bytes` long."""
+
+    digest: str
+    bytes: int
+    parameters: int
+    prunable: int
+    task: Task
+
+
+def summary_of(bundle: Bundle) -> Summary:
+    table = bundle.task.table
+    return Summary(
+        digest=hashlib.sha256(bundle.blob).hexdigest(),
+        bytes=len(bundle.blob),
+        parameters=table.parameters,
+        prunable=table.prunable,
+        task=bundle.task,
+    )
+
+
+def show(bundle: Bundle) -> None:
+    """Print the bundle to standard output. Its names may be anybody's: they are shown without what terminals obey."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(_tensors(bundle.task))
+    console.print()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    for name, value in _facts(bundle):
+        facts.add_row(name, Text(value))
+    console.print(facts)
+
+
+def _tensors(task: Task) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("tensor", "shape", "scalars", "class"):
+        table.add_column(heading, justify="right" if heading == "scalars" else "left")
+    for spec in task.table:
+        shape = "x".join(map(str, spec.shape)) or "scalar"
+        style = "green" if spec.kind is TensorClass.PRUNABLE else ""
+        table.add_row(Text(one_line(spec.name)), shape, f"{spec.size:,}", Text(spec.kind, style))
+    return table
+
+
+def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    task = bundle.task
+    training, pruning = task.training, task.pruning
+    outputs = "logits" if task.from_logits else "probabilities"
+    yield "task", one_line(task.name)
+    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {outputs} of {task.classes} classes"
+    yield "parameters", f"{task.table.parameters:,}, of them prunable {task.table.prunable:,}"
+    yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each; {training.loss}"
+    yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
+    yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
+    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
+    yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"
+    yield (
+        "bundle",
+        f"{len(bundle.blob):,} bytes, of them inference graph {len(bundle.inference_graph):,}, "
+        f"model.json {len(bundle.model_json.encode()):,}",
+    )
+    yield "digest", hashlib.sha256(bundle.blob).hexdigest()
+
+
+def _optimizer(optimizer: Sgd | Adam) -> str:
+    settings = msgspec.to_builtins(optimizer)
+    return f"{settings.pop('name')} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
+
+
+def _schedule(schedule: Schedule, steps_per_round: int) -> str:
+    begin, end, every = schedule.begin_step, schedule.end_step, schedule.frequency
+    rounds = f"rounds {begin / steps_per_round:g} to {end / steps_per_round:g}"
+    when = f"steps {begin} to {end} by {every} ({rounds})" if end >= 0 else f"every {every} steps from {begin} on"
+    if isinstance(schedule, PolynomialDecay):
+        reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
+        return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, power {schedule.power:g}; {when}"
+    return f"sparsity {schedule.target_sparsity:g}; {when}"
