@@ -71,7 +71,7 @@ def _initial_weights(
     model: Any, table: tuple[TensorSpec, ...], settings: ModelSettings
 ) -> tuple[SeededWeights | None, dict[str, Array] | None]:
     """A recipe, or else the weights themselves."""
-    if settings.initial == "seed":
+    if not settings.keeps_weights:
         model = redrawn(model, settings.seed)
         drawn = recipe(model, settings.seed)
         if drawn is not None:
