@@ -18,7 +18,7 @@ _SUBCOMMANDS = {
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
-    "export": ("export.command:export", "Convert a run's global model to verified .tflite files."),
+    "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
     "broker": ("fedprune.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
 }

@@ -118,7 +118,7 @@ class _RichDisplay:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[news]}"),
@@ -130,7 +130,9 @@ class _RichDisplay:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._complete()
         self._progress.stop()
 
     def stage(self, title: str) -> None:
@@ -142,7 +144,7 @@ class _RichDisplay:
         self._console.print(text, style="yellow")
 
     def round(self, record: RoundRecord) -> None:
-        news = f"accuracy {record.accuracy:.3f}, sparsity {record.sparsity:.2f}, up {record.bytes_up / 1000:.0f} kB"
+        news = f"accuracy {record.accuracy:.3f}, sparsity {record.sparsity:.2f}"
         self._progress.update(self._current, completed=record.round + 1, news=news)
 
     def _complete(self) -> None:
@@ -152,7 +154,7 @@ class _RichDisplay:
 
 def _rounds_table(result: DemoResult) -> Table:
     table = Table(title=f"{result.source}: {len(result.rounds)} rounds", title_justify="left")
-    for heading in ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "of it training"):
+    for heading in ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "train s"):
         table.add_column(heading, justify="right")
     for entry in result.rounds:
         table.add_row(

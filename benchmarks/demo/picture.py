@@ -22,15 +22,14 @@ def draw(result: DemoResult, path: Path) -> None:
     _draw_sizes(sizes, result, names)
     p50 = [export.p50_ms or 0.0 for export in result.exports]
     _draw_bars(latencies, names, p50, "{:.3f}", _GREEN)
-    latencies.set_title("Latency on this machine, p50", loc="left")
+    latencies.set_title("Latency on this machine, p50 of one image", loc="left")
     latencies.set_ylabel("ms")
     for axes in (learning, traffic, sizes, latencies):
         axes.spines[["top", "right"]].set_visible(axes is learning)
     figure.suptitle(
-        f"fedprune: {result.rounds[-1].agents} agents, {len(result.rounds)} rounds on {result.source}: "
-        f"accuracy {result.model.accuracy:.3f} with {result.model.sparsity:.0%} of the kernels pruned",
+        f"Accuracy {result.model.accuracy:.3f} with {result.model.sparsity:.0%} of the kernels pruned\n"
+        f"{result.rounds[-1].agents} agents, {len(result.rounds)} rounds, {result.source}",
         fontsize=13,
-        fontweight="bold",
     )
     figure.savefig(path, dpi=110)
 
