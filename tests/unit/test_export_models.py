@@ -1,0 +1,203 @@
+"""What a bundle says of a Keras model: built-in models, form, tensor table, and recipes for initial weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.architecture import form_of, tensor_table
+from export.initial import recipe, redrawn
+from export.models import cnn_108k
+from fedprune.bundle import Fill, Uniform
+from fedprune.errors import TaskError
+from fedprune.tensorflow_stack import keras, tfmot
+from fedprune.tensors import TensorClass, TensorTable
+
+L = keras.layers
+
+
+def sequential(input_shape: tuple[int | None, ...], *layers: Any) -> Any:
+    return keras.Sequential([L.Input(input_shape), *layers])
+
+
+def nested() -> Any:
+    """Layers of every class of tensor; the inner model's dense layer has the same name as the outer one's."""
+    inner = sequential((6, 6, 4), L.DepthwiseConv2D(3), L.BatchNormalization(), L.Flatten(), L.Dense(5, name="dense"))
+    x = L.Input((8, 8, 3))
+    y = inner(L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False)(L.Rescaling(0.5)(x))))
+    return keras.Model(x, L.Dense(3, name="dense")(y))
+
+
+def test_cnn_108k_is_the_reference_model() -> None:
+    model = cnn_108k((28, 28, 1), 10)
+    table = TensorTable(tensor_table(model))
+
+    assert (model.count_params(), table.parameters, table.prunable) == (108_618, 108_618, 108_432)
+    assert [spec.name for spec in table.of(TensorClass.PRUNABLE)] == [
+        "conv1/kernel",
+        "conv2/kernel",
+        "dense/kernel",
+        "logits/kernel",
+    ]
+
+
+@pytest.mark.parametrize(("input_shape", "classes"), [((20, 20, 1), 3), ((10, 32, 3), 2)])
+def test_cnn_108k_takes_other_images_and_classes(input_shape: tuple[int, ...], classes: int) -> None:
+    form = form_of(cnn_108k(input_shape, classes))
+
+    assert (form.input_shape, form.classes, form.from_logits) == (input_shape, classes, True)
+
+
+@pytest.mark.parametrize("input_shape", [(9, 28, 1), (28, 28), (64,)])
+def test_cnn_108k_refuses_what_is_no_image_or_too_small(input_shape: tuple[int, ...]) -> None:
+    with pytest.raises(TaskError, match="at least 10x10"):
+        cnn_108k(input_shape, 10)
+
+
+def test_the_table_has_the_order_and_shapes_of_the_stripped_model() -> None:
+    model = nested()
+    stripped = tfmot.sparsity.keras.strip_pruning(model)
+
+    assert [spec.shape for spec in tensor_table(model)] == [tuple(weight.shape) for weight in stripped.weights]
+
+
+def test_every_tensor_has_its_class() -> None:
+    kinds = {spec.name.rpartition("/")[2]: spec.kind for spec in tensor_table(nested())}
+
+    assert kinds == {
+        "kernel": TensorClass.PRUNABLE,
+        "depthwise_kernel": TensorClass.DENSE,
+        "bias": TensorClass.DENSE,
+        "gamma": TensorClass.DENSE,
+        "beta": TensorClass.DENSE,
+        "moving_mean": TensorClass.STATISTICS,
+        "moving_variance": TensorClass.STATISTICS,
+    }
+
+
+def test_statistics_come_in_pairs_of_one_layer_the_mean_first() -> None:
+    statistics = TensorTable(tensor_table(nested())).of(TensorClass.STATISTICS)
+
+    assert [spec.name.rpartition("/")[2] for spec in statistics] == ["moving_mean", "moving_variance"] * 2
+    assert [spec.layer for spec in statistics[::2]] == [spec.layer for spec in statistics[1::2]]
+    assert statistics[0].layer != statistics[2].layer
+
+
+def test_names_are_unique_where_nested_layers_share_one() -> None:
+    names = [spec.name for spec in tensor_table(nested())]
+
+    assert {"dense/kernel", "dense_1/kernel"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_counters_are_integer_tensors() -> None:
+    model = sequential((4,), L.Dense(2))
+    model.layers[0].counter = keras.backend.variable(7, "int64", "dense/counter")
+
+    assert [spec.kind for spec in tensor_table(model) if "int" in spec.dtype] == [TensorClass.INTEGER]
+
+
+@pytest.mark.parametrize(
+    ("ending", "from_logits"),
+    [
+        ([L.Dense(3)], True),
+        ([L.Dense(3, "softmax")], False),
+        ([L.Dense(3), L.Softmax()], False),
+        ([L.Dense(3), L.Activation("softmax")], False),
+        ([keras.Sequential([L.Input((4,)), L.Dense(3, "softmax")])], False),
+    ],
+    ids=["linear", "softmax", "Softmax", "Activation", "nested"],
+)
+def test_the_last_activation_tells_logits_from_probabilities(ending: list[Any], from_logits: bool) -> None:
+    assert form_of(sequential((4,), *ending)).from_logits is from_logits
+
+
+def two_inputs() -> Any:
+    a, b = L.Input((4,)), L.Input((4,))
+    return keras.Model([a, b], L.Dense(2)(L.Add()([a, b])))
+
+
+def two_outputs() -> Any:
+    x = L.Input((4,))
+    return keras.Model(x, [L.Dense(2)(x), L.Dense(3)(x)])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (two_inputs(), "one input"),
+        (two_outputs(), "one output"),
+        (keras.Sequential([L.Dense(2)]), "one input"),
+        (sequential((None, 3), L.GlobalAveragePooling1D(), L.Dense(2)), "fixed shape"),
+        (keras.Sequential([L.Input((4,), batch_size=8), L.Dense(2)]), "batches of any size"),
+        (keras.Sequential([L.Input((4,), dtype="int32"), L.Embedding(5, 2), L.Flatten(), L.Dense(2)]), "float32"),
+        (sequential((4,), L.Dense(1)), "classes"),
+        (sequential((4, 4), L.Dense(2)), "classes"),
+        (sequential((4,), L.Dense(2, "sigmoid", name="odd")), "layer 'odd'"),
+        (sequential((4,), L.Dense(2), L.Dropout(0.5, name="last")), "layer 'last'"),
+    ],
+    ids=["inputs", "outputs", "unbuilt", "open", "batch", "int", "one class", "rank", "sigmoid", "no activation"],
+)
+def test_what_is_no_classifier_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        form_of(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        (sequential((4,), L.Normalization(name="adapted"), L.Dense(2)), "adapted"),
+        (sequential((4,), L.Dense(2, dtype="float16", name="half")), "half"),
+    ],
+    ids=["Normalization", "float16"],
+)
+def test_layers_that_a_federation_cannot_train_are_named(model: Any, layer: str) -> None:
+    with pytest.raises(TaskError, match=f"layer '{layer}'"):
+        tensor_table(model)
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan"),
+    [
+        (L.Dense(5), (7 + 5) / 2),
+        (L.Dense(5, kernel_initializer="he_uniform"), 7 / 2),
+        (L.Conv1D(5, 3), (3 * 7 + 3 * 5) / 2),
+        (L.DepthwiseConv1D(3, depth_multiplier=2), (3 * 7 + 3 * 2) / 2),
+    ],
+    ids=["glorot", "he", "convolution", "depthwise"],
+)
+def test_kernels_have_the_limits_of_their_initialisers(layer: Any, fan: float) -> None:
+    """The limit is sqrt(3 / fan), he_uniform's being sqrt(3 x 2 / fan_in)."""
+    drawn = recipe(sequential((6, 7), layer), seed=3)
+
+    assert drawn is not None
+    assert drawn.seed == 3
+    assert drawn.initializers == (Uniform(pytest.approx(math.sqrt(3 / fan))), Fill(0.0))
+
+
+def test_batch_normalisation_starts_with_zeros_and_ones() -> None:
+    drawn = recipe(sequential((6,), L.BatchNormalization()), seed=0)
+
+    assert drawn is not None
+    assert drawn.initializers == (Fill(1.0), Fill(0.0), Fill(0.0), Fill(1.0))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [L.Dense(2, kernel_initializer="he_normal"), L.LSTM(2, recurrent_initializer="glorot_uniform"), L.LSTM(2)],
+    ids=["normal", "ones inside a bias", "orthogonal"],
+)
+def test_what_draws_otherwise_has_no_recipe(layer: Any) -> None:
+    assert recipe(sequential((6, 7), layer), seed=0) is None
+
+
+def test_weights_are_drawn_anew_from_the_seed_alone() -> None:
+    model = sequential((6,), L.Dense(5, kernel_initializer="he_normal"), L.Dense(4))
+    first, again, other = (redrawn(model, seed).get_weights() for seed in (1, 1, 2))
+
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[0], model.get_weights()[0])
