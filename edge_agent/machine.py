@@ -208,7 +208,9 @@ def _disconnect(state: AgentState, _: Disconnected, __: float) -> Step:
 
 
 def _tick(state: AgentState, _: Ticked, now: float) -> Step:
-    if not state.connected or state.wake_at is None or now < state.wake_at:
+    if not state.connected:
+        return replace(state, wake_at=None), ()  # connecting sets it again
+    if state.wake_at is None or now < state.wake_at:
         return state, ()
     return _ask(replace(state, attempt=state.attempt + 1), now)
 

@@ -1,0 +1,474 @@
+"""The agent's state machine: what it does in the situations that matter, and that nothing foreign can upset it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, get_args
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge_agent.machine import (
+    CHECK_IN_AFTER_ATTEMPTS,
+    IDLE_CHECK_IN_S,
+    RETRY_S,
+    Action,
+    AgentState,
+    Connected,
+    Disconnected,
+    Event,
+    Follow,
+    KeepTask,
+    Outcome,
+    Phase,
+    Send,
+    SendUpdate,
+    Settle,
+    Ticked,
+    Train,
+    TrainingDone,
+    TrainingFailed,
+    Unfollow,
+    start,
+    step,
+)
+from fedprune.errors import ProtocolError
+from fedprune.machine import UnlistedEventError
+from fedprune.messages import Accepted, CheckIn, Chunk, Failed, Message, Need, Reason, Rejected, Submit
+from fedprune.transfer import all_missing, content_of
+from tests.samples import (
+    MESSAGES,
+    MODEL,
+    MODEL_BLOB,
+    RUN,
+    TASK,
+    TASK_BLOB,
+    UPDATE,
+    assignment,
+    chunks,
+    digest,
+    manifest,
+    submit,
+)
+
+CHECK_IN = CheckIn(examples=1500, trainer="keras")
+OFFER = Send(CHECK_IN)
+OF_TRAINING = {TrainingDone, TrainingFailed}
+SAMPLES: dict[type, Event] = {
+    Connected: Connected(),
+    Disconnected: Disconnected(),
+    Ticked: Ticked(),
+    TrainingDone: TrainingDone(submit()),
+    TrainingFailed: TrainingFailed("no memory"),
+    **{type(message): message for message in MESSAGES.values()},  # type: ignore[dict-item]
+}
+
+
+class Agent:
+    """A state and a clock; each event answers with its actions."""
+
+    def __init__(self, state: AgentState | None = None) -> None:
+        self.state = state or start("pi-1", CHECK_IN, run="", settled=-1, tasks=frozenset(), pending=None)
+        self.now = 0.0
+
+    def gets(self, *events: Event) -> tuple[Action, ...]:
+        """The actions of the last of `events`."""
+        for event in events:
+            self.state, actions = step(self.state, event, self.now)
+        return actions
+
+    def waits(self) -> tuple[Action, ...]:
+        """Let time pass until the alarm rings."""
+        assert self.state.wake_at is not None
+        self.now = self.state.wake_at
+        return self.gets(Ticked())
+
+
+def agent_in(phase: Phase) -> Agent:
+    agent = Agent()
+    agent.gets(Connected())
+    if phase is not Phase.IDLE:
+        agent.gets(assignment())
+    if phase in (Phase.TRAINING, Phase.SUBMITTING):
+        agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+    if phase is Phase.SUBMITTING:
+        agent.gets(TrainingDone(submit()))
+    assert agent.state.phase is phase
+    return agent
+
+
+def accepted() -> Accepted:
+    return Accepted(run=RUN, round=0, digest=UPDATE.digest)
+
+
+def refused(reason: Reason) -> Rejected:
+    return Rejected(reason=reason, digest=UPDATE.digest, retry_after=50.0)
+
+
+def no_work() -> Rejected:
+    return Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0)
+
+
+@pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("phase", Phase)
+def test_every_event_is_listed_in_every_phase_but_what_only_training_reports(phase: Phase, kind: type) -> None:
+    agent = agent_in(phase)
+    if kind in OF_TRAINING and phase is not Phase.TRAINING:
+        with pytest.raises(UnlistedEventError, match=f"{kind.__name__} in phase {phase}"):
+            agent.gets(SAMPLES[kind])
+    else:
+        with suppress(ProtocolError):  # the sample chunk is not one that this agent is waiting for
+            agent.gets(SAMPLES[kind])
+
+
+def test_what_agents_say_to_the_gateway_is_no_event() -> None:
+    for message in (CHECK_IN, MESSAGES["submit"], MESSAGES["failed"]):
+        with pytest.raises(UnlistedEventError):
+            Agent().gets(message)  # type: ignore[arg-type]
+
+
+# A round, from offer to acceptance
+
+
+def test_a_new_agent_fetches_trains_and_submits() -> None:
+    agent = Agent()
+
+    assert agent.gets(Connected()) == (OFFER,)
+    wanted = {
+        MODEL.digest: Need(digest=MODEL.digest, missing=b"\1"),
+        TASK.digest: Need(digest=TASK.digest, missing=b"\1"),
+    }
+    assert set(agent.gets(assignment())) == {*map(Follow, wanted), *map(Send, wanted.values())}
+    assert agent.gets(*chunks(TASK_BLOB)) == ()
+    assert set(agent.gets(*chunks(MODEL_BLOB))) == {
+        *map(Unfollow, wanted),
+        KeepTask(TASK.digest, TASK_BLOB),
+        Train(assignment(), MODEL_BLOB),
+    }
+    assert agent.gets(TrainingDone(submit())) == (Send(submit()), SendUpdate((0, 1, 2)))
+    assert agent.gets(accepted()) == (Settle(Outcome.ACCEPTED),)
+    assert (agent.state.phase, agent.state.settled, agent.state.pending) == (Phase.IDLE, 0, None)
+
+
+def test_the_task_is_fetched_once() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    actions = agent.gets(accepted(), assignment(1, model=content_of(b"model of round 1")))
+
+    assert [type(action) for action in actions] == [Follow, Send]
+    assert agent.gets(*chunks(b"model of round 1"))[-1] == Train(
+        assignment(1, model=content_of(b"model of round 1")), b"model of round 1"
+    )
+
+
+def test_a_round_that_is_settled_is_not_trained_again() -> None:
+    for last in (accepted(), refused(Reason.INVALID), refused(Reason.LATE)):
+        agent = agent_in(Phase.SUBMITTING)
+        agent.gets(last)
+        before = agent.state
+        assert agent.gets(assignment(0)) == ()
+        assert agent.state == before
+        assert agent.gets(assignment(0, run="another-run"))
+        assert agent.state.phase is Phase.FETCHING
+
+
+# What becomes of an update
+
+
+def test_a_late_update_goes_back_into_the_residual_and_the_agent_offers_itself_at_once() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    assert agent.gets(refused(Reason.LATE)) == (Settle(Outcome.LATE), OFFER)
+    assert (agent.state.phase, agent.state.settled) == (Phase.IDLE, 0)
+
+
+def test_an_invalid_update_is_discarded_and_the_agent_waits_as_told() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    assert agent.gets(refused(Reason.INVALID)) == (Settle(Outcome.INVALID),)
+    assert agent.state.phase is Phase.IDLE
+    assert agent.state.wake_at is not None
+    assert 25.0 <= agent.state.wake_at - agent.now <= 75.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Accepted(run=RUN, round=0, digest=digest("another update")),
+        Rejected(reason=Reason.LATE, digest=digest("another update")),
+        no_work(),
+        Need(digest=MODEL.digest, missing=b"\1"),
+        assignment(1),
+    ],
+)
+def test_answers_about_anything_else_settle_nothing(other: Event) -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    assert agent.gets(other) == ()
+    assert agent.state.pending == submit()
+
+
+def test_chunks_are_sent_as_often_as_they_are_asked_for() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    for missing, indexes in ((b"\x05", (0, 2)), (b"\x02", (1,)), (b"\xff", (0, 1, 2)), (b"\x00", ())):
+        assert agent.gets(Need(digest=UPDATE.digest, missing=missing)) == (SendUpdate(indexes),)
+    with pytest.raises(ProtocolError, match="bitmap of 2 bytes for 3 chunks"):
+        agent.gets(Need(digest=UPDATE.digest, missing=b"\1\1"))
+
+
+def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    pauses = []
+    for _ in range(12):
+        before = agent.now
+        assert agent.waits() == (Send(submit()),)
+        pauses.append(agent.now - before)
+
+    assert RETRY_S / 2 <= pauses[0] <= RETRY_S * 1.5
+    assert all(16 * RETRY_S <= pause <= 48 * RETRY_S for pause in pauses[6:])
+
+
+def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_at_once() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    for _ in range(5):
+        agent.waits()
+
+    assert agent.gets(manifest(1)) == (Send(submit()),)
+    assert agent.state.wake_at is not None
+    assert agent.state.wake_at - agent.now <= RETRY_S * 1.5
+
+
+# Starting again
+
+
+def test_a_restarted_agent_with_a_pending_update_asks_the_book_about_it_before_it_takes_work() -> None:
+    agent = Agent(start("pi-1", CHECK_IN, run=RUN, settled=2, tasks=frozenset({TASK.digest}), pending=submit(3)))
+
+    assert agent.gets(Connected())[-1] == Send(submit(3))
+    assert agent.gets(assignment(4)) == ()
+    assert agent.gets(accepted())[0] == Settle(Outcome.ACCEPTED)
+    assert agent.state.settled == 3
+
+
+def test_a_restarted_agent_is_given_its_round_again() -> None:
+    agent = Agent(start("pi-1", CHECK_IN, run=RUN, settled=2, tasks=frozenset({TASK.digest}), pending=None))
+
+    agent.gets(Connected())
+    assert Send(Need(digest=MODEL.digest, missing=b"\1")) in agent.gets(assignment(3))
+
+
+# Fetching
+
+
+def test_wrong_bytes_make_the_whole_content_come_again() -> None:
+    agent = agent_in(Phase.FETCHING)
+    agent.gets(*chunks(TASK_BLOB))
+
+    poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
+    assert agent.gets(poisoned) == (Send(Need(digest=MODEL.digest, missing=all_missing(MODEL.size))),)
+    assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(assignment(), MODEL_BLOB)
+
+
+def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> None:
+    agent = agent_in(Phase.FETCHING)
+    before = agent.state
+    for chunk in (
+        Chunk(digest=MODEL.digest, index=1, data=MODEL_BLOB),
+        Chunk(digest=MODEL.digest, index=0, data=MODEL_BLOB[:-1]),
+    ):
+        with pytest.raises(ProtocolError):
+            agent.gets(chunk)
+        assert agent.state == before
+
+
+def test_after_some_silence_the_agent_asks_whether_it_is_still_assigned() -> None:
+    agent = agent_in(Phase.FETCHING)
+    for _ in range(CHECK_IN_AFTER_ATTEMPTS - 1):
+        assert OFFER not in agent.waits()
+    assert OFFER in agent.waits()
+
+
+def test_only_what_is_missing_is_asked_for_again() -> None:
+    agent = agent_in(Phase.FETCHING)
+    agent.gets(*chunks(TASK_BLOB))
+
+    assert agent.waits() == (Send(Need(digest=MODEL.digest, missing=b"\1")),)
+
+
+def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:
+    agent = agent_in(Phase.FETCHING)
+
+    assert set(agent.gets(no_work())) == {Unfollow(MODEL.digest), Unfollow(TASK.digest)}
+    assert (agent.state.phase, agent.state.assignment) == (Phase.IDLE, None)
+    assert agent.state.wake_at is not None
+    assert agent.state.wake_at - agent.now >= 15.0
+
+
+def test_when_the_round_has_moved_on_the_agent_offers_itself_again() -> None:
+    agent = agent_in(Phase.FETCHING)
+
+    assert set(agent.gets(manifest(1))) == {Unfollow(MODEL.digest), Unfollow(TASK.digest), OFFER}
+    assert agent.state.phase is Phase.IDLE
+
+
+def test_a_new_assignment_replaces_one_that_is_being_fetched() -> None:
+    agent, other = agent_in(Phase.FETCHING), content_of(b"model of round 1")
+
+    assert agent.gets(assignment()) == ()
+    actions = agent.gets(assignment(1, model=other))
+
+    assert {Unfollow(MODEL.digest), Unfollow(TASK.digest), Follow(other.digest), Follow(TASK.digest)} <= set(actions)
+    assert agent.state.incoming.keys() == {other.digest, TASK.digest}
+
+
+# Training, and failing
+
+
+def test_what_cannot_be_trained_is_reported_once_and_not_taken_again() -> None:
+    agent = agent_in(Phase.TRAINING)
+
+    assert agent.gets(TrainingFailed("no " + "m" * 2000)) == (
+        Send(Failed(run=RUN, round=0, why=("no " + "m" * 2000)[:1000])),
+    )
+    assert agent.gets(assignment(0)) == ()
+    assert agent.gets(assignment(1))
+
+
+def test_training_goes_on_without_a_network_and_its_update_is_submitted_when_the_link_is_up() -> None:
+    agent = agent_in(Phase.TRAINING)
+
+    agent.gets(Disconnected(), TrainingDone(submit()))
+    assert agent.state.phase is Phase.SUBMITTING
+
+    assert Send(submit()) in agent.gets(Connected())
+
+
+# Offering itself
+
+
+def test_an_idle_agent_offers_itself_from_time_to_time() -> None:
+    agent = agent_in(Phase.IDLE)
+    for _ in range(5):
+        before = agent.now
+        assert agent.waits() == (OFFER,)
+        assert IDLE_CHECK_IN_S / 2 <= agent.now - before <= IDLE_CHECK_IN_S * 1.5
+
+
+def test_an_idle_agent_offers_itself_once_to_each_start_of_an_aggregator() -> None:
+    agent = agent_in(Phase.IDLE)
+
+    assert agent.gets(manifest(incarnation=1)) == (OFFER,)
+    assert agent.gets(manifest(incarnation=1)) == agent.gets(manifest(1, incarnation=1)) == ()
+    assert agent.gets(manifest(1, incarnation=2)) == (OFFER,)
+    assert agent.gets(manifest(1, incarnation=3, done=True)) == ()
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_without_a_link_no_alarm_rings(phase: Phase) -> None:
+    """An alarm in the past that changes nothing would make the shell spin."""
+    agent = agent_in(phase)
+    agent.gets(Disconnected(), *([TrainingDone(submit())] if phase is Phase.TRAINING else []), no_work())
+    agent.now = 1e6
+    agent.gets(Ticked())
+
+    assert agent.state.wake_at is None
+
+
+# Anything, in any order
+
+_CONTENTS = [(MODEL, MODEL_BLOB), (TASK, TASK_BLOB), (content_of(b"next model"), b"next model")]
+_DIGESTS = st.sampled_from([content.digest for content, _ in _CONTENTS] + [UPDATE.digest, digest("foreign")])
+_RUNS, _ROUNDS = st.sampled_from([RUN, "another-run"]), st.integers(0, 3)
+_RIGHT_CHUNKS = [chunk for _, blob in _CONTENTS for chunk in chunks(blob)]
+_CHUNKS = st.sampled_from(_RIGHT_CHUNKS) | st.builds(
+    Chunk, digest=_DIGESTS, index=st.integers(0, 3), data=st.sampled_from([MODEL_BLOB, b"X" * len(MODEL_BLOB), b""])
+)
+_ASSIGNMENTS = st.builds(
+    assignment, _ROUNDS, run=_RUNS, model=st.sampled_from([content for content, _ in _CONTENTS]), task=st.just(TASK)
+)
+_MESSAGES: st.SearchStrategy[Any] = st.one_of(
+    _ASSIGNMENTS,
+    _CHUNKS,
+    st.builds(manifest, _ROUNDS, run=_RUNS, incarnation=st.integers(1, 3), done=st.booleans()),
+    st.builds(Need, digest=_DIGESTS, missing=st.binary(max_size=3)),
+    st.builds(Accepted, run=_RUNS, round=_ROUNDS, digest=_DIGESTS),
+    st.builds(
+        Rejected,
+        reason=st.sampled_from(Reason),
+        digest=st.none() | _DIGESTS,
+        retry_after=st.floats(0.0, 1e9),
+    ),
+)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever comes, the state stays sound, and an agent with a link never waits for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.agent = Agent()
+        self.settled: list[Submit] = []
+
+    def take(self, event: Event) -> None:
+        pending = self.agent.state.pending
+        try:
+            actions = self.agent.gets(event)
+        except ProtocolError:
+            return
+        for action in actions:
+            if isinstance(action, Settle):
+                assert pending is not None
+                self.settled.append(pending)
+            if isinstance(action, SendUpdate):
+                assert all(0 <= index < 3 for index in action.indexes)
+
+    @rule(message=_MESSAGES)
+    def message(self, message: Message) -> None:
+        self.take(message)  # type: ignore[arg-type]
+
+    @rule(right=st.sampled_from(_RIGHT_CHUNKS))
+    def right_chunk(self, right: Chunk) -> None:
+        self.take(right)
+
+    @rule(event=st.sampled_from([Connected(), Disconnected()]))
+    def link(self, event: Event) -> None:
+        self.take(event)
+
+    @rule(seconds=st.floats(0.0, 200.0))
+    def time(self, seconds: float) -> None:
+        self.agent.now += seconds
+        self.take(Ticked())
+        assert self.agent.state.wake_at is None or self.agent.state.wake_at > self.agent.now
+
+    @precondition(lambda self: self.agent.state.phase is Phase.TRAINING)
+    @rule(fails=st.booleans())
+    def training_ends(self, fails: bool) -> None:
+        work = self.agent.state.assignment
+        assert work is not None
+        self.take(TrainingFailed("why") if fails else TrainingDone(submit(work.round, run=work.run)))
+
+    @invariant()
+    def each_phase_has_what_it_needs(self) -> None:
+        state = self.agent.state
+        assert (state.assignment is not None) == (state.phase in (Phase.FETCHING, Phase.TRAINING))
+        assert (state.pending is not None) == (state.phase is Phase.SUBMITTING)
+        assert bool(state.incoming) == (state.phase is Phase.FETCHING)
+
+    @invariant()
+    def it_never_waits_for_ever(self) -> None:
+        state = self.agent.state
+        if state.connected and state.phase is not Phase.TRAINING:
+            assert state.wake_at is not None
+
+    @invariant()
+    def each_round_is_settled_once(self) -> None:
+        # A run that comes back after another one is forgotten, so only rounds in a row are compared.
+        for before, after in zip(self.settled, self.settled[1:], strict=False):
+            assert before.run != after.run or before.round < after.round
+
+
+AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+test_any_order = AnyOrder.TestCase
