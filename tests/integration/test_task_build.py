@@ -1,0 +1,354 @@
+"""Building task bundles: real models, real files, the real converter."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from export.build import build_task
+from export.graphs import make_inference_graph, verify_inference_graph
+from export.model_files import MAX_FILE_BYTES, load_model_file
+from export.settings import ModelSettings, TaskSettings
+from fedprune.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
+from fedprune.command import main
+from fedprune.errors import ConfigurationError, TaskError
+from fedprune.schedules import PolynomialDecay
+from fedprune.tensorflow_stack import keras, tf, tfmot
+from fedprune.tensors import TensorClass
+
+layers = keras.layers
+
+SCHEDULE = PolynomialDecay(begin_step=0, end_step=10, frequency=2, initial_sparsity=0.0, target_sparsity=0.8)
+TASK_TOML = """\
+name = "pictures"
+[model]
+builtin = "cnn-108k"
+input_shape = [20, 20, 1]
+classes = 3
+[training]
+steps_per_round = 5
+[pruning.schedule]
+kind = "polynomial"
+begin_step = 0
+end_step = 10
+frequency = 2
+initial_sparsity = 0.0
+target_sparsity = 0.8
+"""
+
+
+def task_of(model: ModelSettings) -> TaskSettings:
+    return TaskSettings("pictures", model, Training(5), Pruning(SCHEDULE))
+
+
+def built(model: ModelSettings, base: Path = Path()) -> Bundle:
+    return read_bundle(build_task(task_of(model), base))
+
+
+def sequence(*inner: Any, shape: tuple[int | None, ...] = (6,)) -> Any:
+    return keras.Sequential([layers.Input(shape), *inner])
+
+
+def ordinary() -> Any:
+    """Most kinds of layers that a small vision model has, ending in probabilities."""
+    x = layers.Input((12, 12, 3))
+    y = layers.Rescaling(2.0)(x)
+    y = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(y)
+    y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+    y = layers.DepthwiseConv2D(3, padding="same", activation="relu")(y)
+    y = layers.Conv2D(8, 1, activation="relu", kernel_initializer="he_normal")(y)
+    y = layers.GlobalAveragePooling2D()(layers.Conv2DTranspose(4, 3)(y))
+    y = keras.Sequential([layers.Dense(5, activation="gelu"), layers.Dropout(0.2)], name="inner")(y)
+    model = keras.Model(x, layers.Dense(3, activation="softmax")(y))
+    for variable in model.weights:
+        variable.assign(variable + tf.random.stateless_uniform(variable.shape, (1, 2)))
+    return model
+
+
+def save(model: Any, path: Path) -> Path:
+    model.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Bundle:
+    return built(ModelSettings(builtin="cnn-108k"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(ordinary(), tmp_path_factory.mktemp("saved") / "ordinary.keras")
+
+
+@pytest.fixture(scope="module")
+def from_file(saved: Path) -> Bundle:
+    return built(ModelSettings(file=saved.name), saved.parent)
+
+
+def test_cnn_108k_is_the_reference_model(cnn: Bundle) -> None:
+    table = cnn.task.table
+
+    assert (table.parameters, table.prunable) == (108_618, 144 + 4_608 + 102_400 + 1_280)
+    assert [spec.name for spec in table.of(TensorClass.PRUNABLE)] == [
+        "conv1/kernel", "conv2/kernel", "dense/kernel", "logits/kernel",
+    ]  # fmt: skip
+    assert (cnn.task.input_shape, cnn.task.classes, cnn.task.from_logits) == ((28, 28, 1), 10, True)
+
+
+def test_cnn_108k_starts_as_keras_would(cnn: Bundle) -> None:
+    assert cnn.task.initial is not None
+    conv1, bias, conv2, *_ = cnn.task.initial.initializers
+
+    assert bias == Fill(0.0)
+    assert conv1 == Uniform(math.sqrt(6 / (9 * 1 + 9 * 16)))
+    assert conv2 == Uniform(math.sqrt(6 / (9 * 16 + 9 * 32)))
+    drawn = cnn.initial_weights()["conv2/kernel"]
+    assert drawn.std() == pytest.approx(conv2.limit / math.sqrt(3), rel=0.05)
+
+
+def test_equal_tasks_have_equal_bytes_and_another_seed_other_weights(cnn: Bundle) -> None:
+    again = built(ModelSettings(builtin="cnn-108k"))
+    other = built(ModelSettings(builtin="cnn-108k", seed=1))
+
+    assert again.blob == cnn.blob
+    assert not np.array_equal(other.initial_weights()["dense/kernel"], cnn.initial_weights()["dense/kernel"])
+
+
+def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
+    expected = keras.models.load_model(str(saved)).get_weights()
+
+    for array, kept in zip(expected, from_file.initial_weights().values(), strict=True):
+        np.testing.assert_array_equal(kept, array)
+    assert not from_file.task.from_logits
+
+
+def test_the_table_has_the_order_of_strip_pruning_and_tfmots_classes(saved: Path, from_file: Bundle) -> None:
+    model = keras.models.load_model(str(saved))
+    prunable = {w.name.removesuffix(":0") for w in model.weights if w.name.endswith("/kernel:0")}
+    stripped = tfmot.sparsity.keras.strip_pruning(model)
+    table = from_file.task.table
+
+    assert [spec.name for spec in table] == [w.name.removesuffix(":0") for w in stripped.weights]
+    assert {spec.name for spec in table.of(TensorClass.PRUNABLE)} == prunable
+    statistics = table.of(TensorClass.STATISTICS)
+    assert [spec.name.rpartition("/")[2] for spec in statistics] == ["moving_mean", "moving_variance"]
+    assert len({spec.layer for spec in statistics}) == 1
+
+
+def test_an_hdf5_file_makes_the_same_task(saved: Path, from_file: Bundle, tmp_path: Path) -> None:
+    path = save(keras.models.load_model(str(saved)), tmp_path / "ordinary.h5")
+    bundle = built(ModelSettings(file=path.name), tmp_path)
+
+    assert bundle.task.tensors == from_file.task.tensors
+    for name, array in from_file.initial_weights().items():
+        np.testing.assert_array_equal(bundle.initial_weights()[name], array)
+
+
+def test_initialisers_without_a_recipe_are_drawn_from_the_seed_into_a_snapshot(saved: Path) -> None:
+    redrawn = ModelSettings(file=saved.name, initial="seed", seed=3)
+    first, second = (built(redrawn, saved.parent) for _ in range(2))
+
+    assert first.task.initial is None
+    assert first.blob == second.blob
+    kernel = first.initial_weights()["conv2d_1/kernel"]  # he_normal; truncated to two standard deviations
+    assert 0.2 < kernel.std() / math.sqrt(2 / 6) < 1.5
+
+
+def test_equal_names_in_nested_models_are_told_apart(tmp_path: Path) -> None:
+    inner = [
+        keras.Sequential([layers.Input((6,)), layers.Dense(6, name="dense"), layers.BatchNormalization(name="norm")])
+        for _ in range(2)
+    ]
+    save(sequence(*inner, layers.Dense(2, name="dense")), tmp_path / "nested.keras")
+    bundle = built(ModelSettings(file="nested.keras"), tmp_path)
+
+    assert len({spec.name for spec in bundle.task.tensors}) == len(bundle.task.tensors) == 14
+    assert len({spec.layer for spec in bundle.task.table.of(TensorClass.STATISTICS)}) == 2
+
+
+class Odd(layers.Layer):  # type: ignore[misc]
+    """A custom layer: fine in its author's program, refused in a file."""
+
+    def call(self, x: Any) -> Any:
+        return x
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.Lambda(lambda x: x + 1, name="odd"),
+        lambda: Odd(name="odd"),
+        lambda: layers.TimeDistributed(Odd(name="odd")),
+    ],
+    ids=["Lambda", "custom", "wrapped"],
+)
+def test_a_file_with_custom_code_is_refused_by_layer(tmp_path: Path, suffix: str, make: Callable[[], Any]) -> None:
+    path = save(sequence(make(), layers.Flatten(), layers.Dense(3), shape=(4, 4)), tmp_path / f"custom{suffix}")
+
+    with pytest.raises(TaskError, match=r"custom\.(keras|h5): layer 'odd' is, or uses, custom code"):
+        load_model_file(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (lambda: sequence(layers.Dense(3, activation="relu", name="last")), "last"),
+        (lambda: sequence(layers.Dense(1)), r"\[None, 1\]"),
+        (lambda: sequence(layers.LSTM(4), layers.Dense(3), shape=(None, 6)), r"\[None, None, 6\]"),
+        (lambda: sequence(layers.Dense(3), shape=(4, 6)), r"\[None, 4, 3\]"),
+        (lambda: sequence(layers.Normalization(name="adapted"), layers.Dense(3)), "adapted"),
+        (lambda: keras.Model(a := layers.Input((6,)), [layers.Dense(3)(a), layers.Dense(3)(a)]), "one output"),
+        (lambda: sequence(layers.Embedding(9, 4), layers.Flatten(), layers.Dense(3, dtype="float64")), "float64"),
+    ],
+    ids=["relu", "one class", "open shape", "2-D output", "adapted", "two outputs", "float64"],
+)
+def test_a_model_that_no_federation_can_train_is_refused(
+    tmp_path: Path, model: Callable[[], Any], problem: str
+) -> None:
+    save(model(), tmp_path / "unfit.keras")
+    with pytest.raises(TaskError, match=problem):
+        built(ModelSettings(file="unfit.keras"), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"classes": 4}, {"input_shape": (12, 12, 1)}])
+def test_a_file_must_be_what_the_settings_say(saved: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=f"correct model.{next(iter(wrong))}"):
+        built(ModelSettings(file=saved.name, **wrong), saved.parent)
+
+
+def test_a_small_image_is_refused() -> None:
+    with pytest.raises(TaskError, match="at least 10x10"):
+        built(ModelSettings(builtin="cnn-108k", input_shape=(8, 8, 1)))
+
+
+def test_a_graph_that_answers_otherwise_is_refused(cnn: Bundle) -> None:
+    """What a converter that drops an activation would make."""
+    model = keras.models.model_from_json(cnn.model_json)
+    without = json.loads(cnn.model_json.replace('"activation": "relu"', '"activation": "linear"'))
+    graph = make_inference_graph(keras.models.model_from_json(json.dumps(without)))
+    tampered = write_bundle(cnn.task, model_json=cnn.model_json, inference_graph=graph, weights=None)
+
+    verify_inference_graph(cnn, model)
+    with pytest.raises(TaskError, match="differs from Keras"):
+        verify_inference_graph(read_bundle(tampered), model)
+
+
+def rewritten(path: Path, target: Path, member: str, edit: Callable[[str], str]) -> Path:
+    """A copy of a .keras file with one of its JSON members edited."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            blob = source.read(name)
+            copy.writestr(name, edit(blob.decode()) if name == member else blob)
+    return target
+
+
+def test_a_file_of_keras_3_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(saved, tmp_path / "new.keras", "metadata.json", lambda text: text.replace('": "2.', '": "3.'))
+
+    with pytest.raises(TaskError, match=r"written by Keras 3\..*tf_keras"):
+        load_model_file(path)
+
+
+def test_a_huge_layer_is_refused_before_it_is_made(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(
+        saved, tmp_path / "huge.keras", "config.json", lambda text: text.replace('"units": 5', '"units": 2000000000')
+    )
+
+    with pytest.raises(TaskError, match="parameters are more than"):
+        load_model_file(path)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.h5"
+    save(keras.models.load_model(str(saved)), path)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("zeros", shape=(MAX_FILE_BYTES,), dtype="f4", chunks=(2**20,), compression="gzip")
+
+    with pytest.raises(TaskError, match="unpacks to more"):
+        load_model_file(path)
+
+
+def test_a_file_that_points_elsewhere_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "link.h5"
+    save(keras.models.load_model(str(saved)), path)
+    with h5py.File(path, "a") as file:
+        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
+
+    with pytest.raises(TaskError, match="elsewhere is kept elsewhere"):
+        load_model_file(path)
+
+
+@pytest.mark.parametrize("name", ["missing.keras", "model.pb", "."])
+def test_what_is_no_model_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TaskError, match=r"keras"):
+        load_model_file(tmp_path / name)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_loaded_or_refused_in_the_tree(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
+    blob = bytearray(saved.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.keras"
+    path.write_bytes(blob[: data.draw(st.integers(0, len(blob)))] if data.draw(st.booleans()) else blob)
+    try:
+        model = load_model_file(path)
+    except TaskError:
+        return
+    assert model.count_params() > 0
+
+
+def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "task.toml").write_text(TASK_TOML)
+    out = tmp_path / "task.fedtask"
+
+    assert run("task", "build", str(tmp_path / "task.toml"), "--out", str(out)) == 0
+    capsys.readouterr()
+    assert run("task", "show", str(out), "--json") == 0
+    shown = msgspec.json.decode(capsys.readouterr().out)
+
+    assert shown["task"]["classes"] == 3
+    assert shown["parameters"] == read_bundle(out.read_bytes()).task.table.parameters
+    assert run("task", "show", str(out)) == 0
+    assert "conv1/kernel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("[pruning]\nsparsty = 1", "key 'pruning.sparsty' unknown"),
+        ("[model]\nbuiltn = 1", "key 'model.builtn' unknown (did you mean 'model.builtin'?)"),
+        ("[training]\nsteps_per_round = 0", "steps_per_round and batch_size must be at least 1"),
+    ],
+)
+def test_the_command_names_a_wrong_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, message: str
+) -> None:
+    table, _, line = wrong.partition("\n")
+    head, _, tail = TASK_TOML.partition(table if table in TASK_TOML else "[pruning.schedule]")
+    lines = tail.replace("steps_per_round = 5\n", "") if "steps" in line else tail
+    keeps = "" if table in TASK_TOML else "\n[pruning.schedule]"
+    (tmp_path / "task.toml").write_text(f"{head}{table}\n{line}{keeps}{lines}")
+
+    assert run("task", "build", str(tmp_path / "task.toml"), "--out", "x") == ConfigurationError.exit_code
+    assert message in capsys.readouterr().err
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as leave:
+        main(list(arguments))
+    assert isinstance(leave.value.code, int)
+    return leave.value.code
