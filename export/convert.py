@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def convert(model: Any, form: Format, representative: Array) -> bytes:
             content: bytes = converter.convert()
         except Exception as error:  # whatever the converter raises on an op that it cannot express
             raise ExportError(
-                f"the model cannot be converted to {form}: {one_line(str(error))}; leave {form} out with --formats"
+                f"the model cannot be converted to {form}: {_explain(str(error))}; leave {form} out with --formats, or "
+                "build the task from other layers"
             ) from error
     return content
 
@@ -44,6 +46,12 @@ def _configure(converter: Any, form: Format, representative: Array) -> None:
         converter.representative_dataset = lambda: ([example[None]] for example in representative)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+def _explain(message: str) -> str:
+    if op := re.search(r"'tf\.(\w+)' op is neither", message):
+        return f"TFLite has no builtin op for TensorFlow's {op[1]}"
+    return one_line(message.strip().partition("\n")[0])
 
 
 @contextmanager

@@ -1,0 +1,311 @@
+"""Exporting a run: the real converter, the real runtime, real files."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import zstandard
+from ai_edge_litert import schema_py_generated as schema
+from click.testing import CliRunner
+from flatbuffers import Builder
+from keras_bundles import CLASSES, INPUT_SHAPE, bundle_of, convolutional, learnable, perceptron, seeded, weights_of
+
+from export import exporting
+from export.convert import convert
+from export.export_command import export
+from export.exporting import export_model, export_run
+from export.report import Format, Report
+from export.zeros import count_zeros
+from fedprune.bundle import Bundle, MaskPolicy
+from fedprune.checkpoints import DIRECTORY, Checkpoint, save_checkpoint
+from fedprune.data import Dataset, save_npz
+from fedprune.disk import Directory
+from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
+from fedprune.randomness import Keyed
+from fedprune.schedules import ConstantSparsity
+from fedprune.tensorflow_stack import keras
+from fedprune.tensors import Array, TensorClass, sparsity, weights_digest
+from fedprune.tflite import default_runtime, predict
+
+ALL = tuple(Format)
+SPARSITY = 0.6
+SCHEDULE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=SPARSITY)
+DATA = learnable(200)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as an aggregator leaves it, and the Keras model of its newest checkpoint."""
+
+    path: Path
+    bundle: Bundle
+    checkpoint: Checkpoint
+    model: Any
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_of(convolutional(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def report(run: Run) -> Report:
+    return export_run(run.path, None, run.path / "export", ALL, lambda _: None)
+
+
+def run_of(model: Any, path: Path) -> Run:
+    """A model that learned a little, pruned by magnitude to `SPARSITY` in each kernel."""
+    bundle = bundle_of(seeded(model), SCHEDULE, mask=MaskPolicy.SHARED)
+    keras.utils.set_random_seed(1)
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(DATA.x, DATA.y, epochs=25, verbose=0)
+    weights = weights_of(model)
+    for spec in bundle.task.table.of(TensorClass.PRUNABLE):
+        sizes = np.abs(weights[spec.name])
+        weights[spec.name] *= sizes > np.quantile(sizes, SPARSITY)
+    model.set_weights(list(weights.values()))
+    checkpoint = Checkpoint(run="a-run", version=3, weights=weights, exact=weights, mask={})
+    former = replace(checkpoint, version=2, weights={name: 0 * array for name, array in weights.items()})
+    for each in (former, checkpoint):
+        save_checkpoint(Directory(path / DIRECTORY), each)
+    (path / exporting.TASK).write_bytes(bundle.blob)
+    save_npz(path / exporting.HELD_OUT, DATA)
+    return Run(path, bundle, checkpoint, model)
+
+
+def files_in(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+def test_the_report_describes_the_files_and_the_newest_checkpoint(run: Run, report: Report) -> None:
+    out = run.path / "export"
+    assert files_in(out) == ["dynamic.tflite", "exports.json", "fp16.tflite", "fp32.tflite", "int8.tflite"]
+    assert msgspec.json.decode((out / "exports.json").read_bytes(), type=Report) == report
+    assert (report.task, report.run, report.version) == ("test", "a-run", 3)
+    assert report.weights_sha256 == weights_digest(run.checkpoint.weights)
+    for row in report.exports:
+        content = (out / row.path).read_bytes()
+        assert row.bytes == len(content)
+        assert row.sha256 == hashlib.sha256(content).hexdigest()
+        assert row.bytes_compressed == len(zstandard.compress(content, 19)) < row.bytes
+        runtime = default_runtime()
+        assert [(tried.runtime, tried.version, tried.ok) for tried in row.runs_on] == [
+            (runtime.name, runtime.version, True)
+        ]
+
+
+def test_every_format_answers_as_keras_does(run: Run, report: Report) -> None:
+    expected = run.model.predict(DATA.x, verbose=0)
+    learned = float(np.mean(expected.argmax(axis=1) == DATA.y))
+    assert learned > 2 / CLASSES
+    assert (report.keras_accuracy, report.examples) == (learned, len(DATA))
+    for row in report.exports:
+        answers = predict(default_runtime().interpreter(run.path / "export" / row.path), DATA.x)
+        assert row.max_difference == np.abs(answers - expected).max()
+        assert row.accuracy == np.mean(answers.argmax(axis=1) == DATA.y)
+        assert row.accuracy == pytest.approx(learned, abs=0.03)
+    fp32, fp16, dynamic, int8 = (row.max_difference for row in report.exports)
+    assert fp32 < 1e-5 < fp16 < int8
+    assert dynamic < int8 < 0.1 * np.abs(expected).max()
+
+
+def test_inputs_are_a_batch_of_one_and_int8_only_where_it_is_asked_for(run: Run, report: Report) -> None:
+    for row in report.exports:
+        interpreter = default_runtime().interpreter(run.path / "export" / row.path)
+        (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+        assert tuple(source["shape_signature"]) == (1, *INPUT_SHAPE)
+        assert tuple(sink["shape"]) == (1, CLASSES)
+        assert source["dtype"] is sink["dtype"] is (np.int8 if row.format is Format.INT8 else np.float32)
+
+
+def test_sparsity_is_that_of_the_files_kernels(run: Run, report: Report) -> None:
+    table, weights = run.bundle.task.table, run.checkpoint.weights
+    zeros = {spec.name: float(np.mean(weights[spec.name] == 0)) for spec in table.of(TensorClass.PRUNABLE)}
+    assert min(zeros.values()) > 0.5
+    for row in report.exports:
+        if row.format in (Format.FP32, Format.FP16):
+            assert row.sparsity.by_tensor == zeros
+            assert row.sparsity.overall == sparsity(weights, table)
+        else:  # small weights round to zero; none stops being zero
+            assert list(row.sparsity.by_tensor) == list(zeros)
+            assert all(
+                zeros[name] <= (found or 0.0) < zeros[name] + 0.05 for name, found in row.sparsity.by_tensor.items()
+            )
+
+
+def test_a_kernel_is_found_by_its_content_not_its_shape(run: Run, report: Report) -> None:
+    fp32 = (run.path / "export" / report.exports[0].path).read_bytes()
+    kernel = run.bundle.task.table.of(TensorClass.PRUNABLE)[0].name
+    elsewhere_zero = {**run.checkpoint.weights, kernel: run.checkpoint.weights[kernel][::-1]}
+    found = count_zeros(fp32, elsewhere_zero, run.bundle.task.table)
+    assert found.by_tensor[kernel] is None
+    assert found.overall is None
+    assert sum(value is None for value in found.by_tensor.values()) == 1
+
+
+def test_kernels_are_found_whatever_the_converter_makes_of_their_layers() -> None:
+    x = keras.layers.Input(INPUT_SHAPE)
+    y = keras.layers.BatchNormalization()(keras.layers.Conv2DTranspose(6, 3, strides=2)(x))
+    y = keras.layers.Conv2D(6, 1, activation="relu")(keras.layers.DepthwiseConv2D(3)(y))
+    y = keras.layers.Conv1D(6, 3)(keras.layers.Reshape((-1, 6))(keras.layers.Conv2D(6, 1)(y)))
+    y = keras.layers.Dense(6, activation="relu")(keras.layers.GlobalAveragePooling1D()(y))
+    model = seeded(keras.Model(x, keras.layers.Dense(CLASSES)(keras.layers.Dense(6)(y))))
+    table = bundle_of(model, SCHEDULE, mask=MaskPolicy.SHARED).task.table
+    weights = weights_of(model)
+    for density, spec in zip((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), table.of(TensorClass.PRUNABLE), strict=True):
+        kept = Keyed(0, "keep", spec.name).uniform(spec.size, 0.0, 1.0) < density
+        weights[spec.name] *= kept.reshape(spec.shape)
+    model.set_weights(list(weights.values()))
+    for form in (Format.FP32, Format.INT8):
+        found = count_zeros(convert(model, form, DATA.x[:2]), weights, table)
+        for name, fraction in found.by_tensor.items():
+            assert fraction == pytest.approx(np.mean(weights[name] == 0), abs=0.1 if form is Format.INT8 else 0)
+
+
+def test_the_command_writes_equal_bytes_in_another_process_and_keeps_the_terminal_clean(
+    run: Run, report: Report, tmp_path: Path
+) -> None:
+    program = "from export.export_command import export; export()"
+    arguments = [str(run.path), "--json", "--formats", "int8, fp32", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = msgspec.json.decode(done.stdout, type=Report)
+    assert [row.format for row in shown.exports] == [Format.FP32, Format.INT8]
+    assert {row.format: row.sha256 for row in shown.exports}.items() <= {
+        row.format: row.sha256 for row in report.exports
+    }.items()
+    assert files_in(tmp_path) == ["exports.json", "fp32.tflite", "int8.tflite"]
+
+
+def test_the_command_shows_a_table(run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    save_npz(other, DATA.take(np.arange(50)))
+    shown = CliRunner().invoke(
+        export,
+        [str(run.path), "--formats", "fp16", "--data", str(other), "--out", str(tmp_path)],
+        catch_exceptions=False,
+    )
+    assert "test, version 3" in shown.output
+    assert "50 examples" in shown.output
+    assert "fp16.tflite" in shown.output
+    assert default_runtime().version in shown.output
+
+
+def test_of_many_examples_a_fair_sample_is_taken(run: Run, tmp_path: Path) -> None:
+    right = np.tile(run.model.predict(DATA.x, verbose=0).argmax(axis=1), 50)
+    first_half_right = np.concatenate([right, (right + 1) % CLASSES])
+    many = Dataset(np.tile(DATA.x, (100, 1, 1, 1)), first_half_right)
+    report = export_model(run.bundle, run.checkpoint, many, tmp_path, [Format.FP32], lambda _: None)
+    assert report.examples == 10_000
+    assert report.keras_accuracy == pytest.approx(0.5, abs=0.03)
+    assert report.exports[0].accuracy == report.keras_accuracy
+
+
+def test_a_converter_that_makes_mistakes_is_found_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert_without_biases(model: Any, form: Format, representative: Array) -> bytes:
+        wrong = keras.models.clone_model(model)
+        wrong.set_weights([0 * array if array.ndim == 1 else array for array in model.get_weights()])
+        return convert(wrong, form, representative)
+
+    monkeypatch.setattr(exporting, "convert", convert_without_biases)
+    with pytest.raises(ExportError, match="fp32 answers differently from the Keras model"):
+        export_model(run.bundle, run.checkpoint, DATA, tmp_path, ALL, lambda _: None)
+    assert files_in(tmp_path) == []
+
+
+def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert_for_the_future(*arguments: Any) -> bytes:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(convert(*arguments)))
+        for code in model.operatorCodes:
+            code.version = 99
+        builder = Builder()
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    monkeypatch.setattr(exporting, "convert", convert_for_the_future)
+    arguments = [str(run.path), "--formats", "int8", "--out", str(tmp_path)]
+    shown = CliRunner().invoke(export, arguments, catch_exceptions=False)
+    assert "nothing here" in shown.output
+    assert "version 99" in shown.output
+    (row,) = msgspec.json.decode((tmp_path / "exports.json").read_bytes(), type=Report).exports
+    assert (row.accuracy, row.max_difference) == (None, None)
+    assert [tried.ok for tried in row.runs_on] == [False]
+    with pytest.raises(ExportError, match=r"fp32 was converted, but runs nowhere here: .* version 99"):
+        export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+
+
+@pytest.mark.parametrize("form", [Format.FP32, Format.INT8])
+def test_a_layer_that_tflite_cannot_express_is_named(form: Format) -> None:
+    layers = [keras.layers.Input((4, 4, 4, 1)), keras.layers.AveragePooling3D(), keras.layers.Flatten()]
+    with pytest.raises(ExportError, match=rf"cannot be converted to {form}: .* AvgPool3D; leave {form} out"):
+        convert(keras.Sequential(layers), form, np.zeros((2, 4, 4, 4, 1), np.float32))
+
+
+def test_a_checkpoint_of_another_task_is_refused(run: Run, tmp_path: Path) -> None:
+    other = bundle_of(perceptron(), SCHEDULE, mask=MaskPolicy.SHARED)
+    with pytest.raises(ExportError, match="checkpoint 3 is not of task 'test'"):
+        export_model(other, run.checkpoint, DATA, tmp_path, ALL, lambda _: None)
+
+
+def test_data_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
+    narrow = Dataset(DATA.x[:, :, :5], DATA.y, "narrow.npz")
+    with pytest.raises(DataError, match=r"narrow\.npz: an example of x is 8x5x1"):
+        export_model(run.bundle, run.checkpoint, narrow, tmp_path, ALL, lambda _: None)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there_but_no_report_of_another(run: Run, tmp_path: Path) -> None:
+    for name in ("fp32.tflite", "exports.json"):
+        (tmp_path / name).write_bytes(b"former")
+    with files_limited_to(1000), pytest.raises(StorageError, match=r"fp32\.tflite: File too large"):
+        export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+    assert files_in(tmp_path) == ["fp32.tflite"]
+    assert (tmp_path / "fp32.tflite").read_bytes() == b"former"
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """As a full disk would: the system refuses to write more into a file."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        (["no-such-run"], StorageError, "no checkpoints/ in it; name the state directory"),
+        ([".", "--formats", "fp32,int4"], ConfigurationError, "'int4' is none of fp32,fp16,dynamic,int8"),
+        ([".", "--formats", ","], ConfigurationError, "'nothing' is none of"),
+        (["RUN", "--data", "no.npz"], DataError, r"no\.npz: there is no such file"),
+        (["RUN", "--out", "RUN/task.fedtask/x"], StorageError, "Not a directory"),
+    ],
+)
+def test_what_the_user_got_wrong_is_told(run: Run, arguments: list[str], error: type[FedpruneError], told: str) -> None:
+    with pytest.raises(error, match=told):
+        CliRunner().invoke(
+            export, [argument.replace("RUN", str(run.path)) for argument in arguments], catch_exceptions=False
+        )
+
+
+def test_without_tensorflow_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ExportError, match=r"export needs tensorflow: pip install 'fedprune\[export\]'"):
+        CliRunner().invoke(export, [str(run.path)], catch_exceptions=False)
