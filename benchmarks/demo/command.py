@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -153,7 +154,7 @@ class _RichDisplay:
 
 
 def _rounds_table(result: DemoResult) -> Table:
-    table = Table(title=f"{result.source}: {len(result.rounds)} rounds", title_justify="left")
+    table = Table(title=f"{result.source}: {len(result.rounds)} rounds", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "train s"):
         table.add_column(heading, justify="right")
     for entry in result.rounds:
@@ -176,6 +177,7 @@ def _exports_table(result: DemoResult) -> Table:
     table = Table(
         title="Exported models",
         title_justify="left",
+        box=SIMPLE_HEAD,
         caption=f"peak memory: aggregator {memory.aggregator:.0f} MB, "
         f"agent idle {memory.agent_idle:.0f} MB, training {memory.agent:.0f} MB",
         caption_justify="left",

@@ -1,0 +1,173 @@
+"""`fedprune demo` through its command line: every part a real process, on real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedprune.data.source import fashion_mnist_or_digits
+from fedprune.errors import ConfigurationError, DataError
+from fedprune.tflite import default_runtime
+
+_COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
+
+
+def _demo(out: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = (*_COMMAND, "--out", str(out), *options)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def _result(out: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return result
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A small demo's directory, and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / "small"
+    options = ("--agents", "2", "--rounds", "3", "--examples-per-agent", "128", "--sparsity", "0.6")
+    return out, _demo(out, *options, "--broker", "embedded").stdout
+
+
+def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
+    result = _result(small[0])
+    assert [entry["round"] for entry in result["rounds"]] == [1, 2, 3]
+    for entry in result["rounds"]:
+        assert entry["agents"] == 2
+        assert 0 < entry["train_seconds"] < entry["seconds"]
+        assert entry["bytes_up"] > 20_000
+        assert entry["bytes_down"] > 20_000
+    assert result["model"]["parameters"] == 108_618
+    assert result["model"]["accuracy"] == result["rounds"][-1]["accuracy"]
+    memory = result["peak_memory_mb"]
+    assert memory["agent_idle"] < 60
+    assert memory["aggregator"] < 150
+    assert memory["agent"] > memory["agent_idle"]
+    assert [export["format"] for export in result["exports"]] == ["fp32", "fp16", "dynamic", "int8"]
+    for export in result["exports"]:
+        assert (small[0] / export["path"]).stat().st_size == export["bytes"] > export["bytes_compressed"]
+        assert export["p50_ms"] > 0
+
+
+def test_uplink_bytes_are_those_of_the_updates_and_little_more(small: tuple[Path, str]) -> None:
+    """The last round's updates: int8 at kept positions; 2 % on top for messages."""
+    result = _result(small[0])
+    kept = result["model"]["prunable"] * (1 - result["rounds"][1]["sparsity"])
+    values = 2 * (kept + result["model"]["parameters"] - result["model"]["prunable"])
+    assert values < result["rounds"][2]["bytes_up"] < values * 1.02 + 2000
+
+
+def test_the_exported_kernels_are_sparse(small: tuple[Path, str]) -> None:
+    interpreter: Any = default_runtime().interpreter(small[0] / "export" / "fp32.tflite")
+    kernels = [
+        interpreter.get_tensor(detail["index"])
+        for detail in interpreter.get_tensor_details()
+        if len(detail["shape"]) in (2, 4) and np.prod(detail["shape"]) in (144, 4608, 102_400, 1280)
+    ]
+    constants = {array.size: array for array in kernels if np.count_nonzero(array)}
+    assert set(constants) >= {144, 4608, 102_400, 1280}
+    zeros = sum(int((array == 0).sum()) for array in constants.values())
+    assert zeros / sum(array.size for array in constants.values()) == pytest.approx(0.6, abs=0.005)
+
+
+def test_a_person_sees_tables_and_a_picture(small: tuple[Path, str]) -> None:
+    out, printed = small
+    assert "accuracy" in printed
+    assert "int8" in printed
+    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_requests_are_one_line_and_leave_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = _demo(tmp_path / "mine", expect=ConfigurationError.exit_code)
+    assert "name another --out" in done.stderr
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    np.savez(tmp_path / "no-labels.npz", x=np.zeros((9, 8, 8)))
+    done = _demo(tmp_path / "out", "--data", str(tmp_path / "no-labels.npz"), expect=DataError.exit_code)
+    assert "no-labels.npz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = (*_COMMAND, "--out", str(out), "--agents", "1", "--rounds", "500", "--examples-per-agent", "64")
+    demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
+    demo.send_signal(signal.SIGINT)
+    _, errors = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "Traceback" not in errors
+    assert not [pid for pid in _processes() if str(out) in _text(Path("/proc", pid, "cmdline"))]
+
+
+def _await(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out until {what}"
+        time.sleep(0.05)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _processes() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdecimal()]
+
+
+@pytest.mark.slow
+def test_the_default_demo_keeps_its_promises(tmp_path: Path) -> None:
+    _demo(tmp_path / "pruned")
+    _demo(tmp_path / "dense", "--sparsity", "0", "--values", "fp32")
+    pruned, dense = _result(tmp_path / "pruned"), _result(tmp_path / "dense")
+    assert pruned["model"]["accuracy"] >= 0.75
+    assert pruned["model"]["sparsity"] == pytest.approx(0.8, abs=0.005)
+    assert 8 * sum(r["bytes_up"] for r in pruned["rounds"]) <= sum(r["bytes_up"] for r in dense["rounds"])
+    accuracies = {export["format"]: export["accuracy"] for export in pruned["exports"]}
+    assert accuracies["int8"] == pytest.approx(accuracies["fp32"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_agents_with_their_own_masks_learn_too(tmp_path: Path) -> None:
+    _demo(tmp_path / "own", "--mask", "own", "--values", "fp16", "--seed", "11", "--agents", "3")
+    result = _result(tmp_path / "own")
+    assert result["model"]["accuracy"] >= 0.7
+    assert result["model"]["sparsity"] == pytest.approx(0.8, abs=0.005)
+
+
+@pytest.mark.slow
+def test_shuffled_labels_give_chance(tmp_path: Path) -> None:
+    train = fashion_mnist_or_digits().train.take(np.arange(8000))
+    labels = np.random.default_rng(0).permutation(train.y)
+    np.savez(tmp_path / "shuffled.npz", x=train.x, y=labels)
+    _demo(tmp_path / "out", "--data", str(tmp_path / "shuffled.npz"), "--rounds", "6")
+    assert _result(tmp_path / "out")["model"]["accuracy"] == pytest.approx(0.1, abs=0.04)
+
+
+@pytest.mark.slow
+def test_unseen_images_of_three_classes(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    y = random.integers(0, 3, 900)
+    x = random.normal(0.3, 0.2, (900, 20, 20)).astype(np.float32)
+    for image, label in zip(x, y, strict=True):
+        image[3 + 5 * label : 8 + 5 * label, 5:12] += 0.5
+    np.savez(tmp_path / "three.npz", x=np.clip(x, 0, 1), y=y)
+    options = ("--agents", "3", "--examples-per-agent", "200", "--rounds", "8", "--seed", "5")
+    _demo(tmp_path / "out", "--data", str(tmp_path / "three.npz"), *options)
+    assert _result(tmp_path / "out")["model"]["accuracy"] > 0.9
