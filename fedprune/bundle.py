@@ -202,8 +202,10 @@ def load_bundle(path: Path) -> Bundle:
     """Read a bundle from a file. Raises `TaskError` for a bad bundle, `StorageError` for an unreadable file."""
     try:
         if path.stat().st_size > MAX_BUNDLE_BYTES:
-            raise TaskError(f"{path}: larger than {MAX_BUNDLE_BYTES} bytes, not a task bundle")
+            raise TaskError(f"larger than {MAX_BUNDLE_BYTES} bytes, not a task bundle; build it again")
         return read_bundle(path.read_bytes())
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; build a task with `fedprune task build`") from error
 

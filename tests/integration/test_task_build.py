@@ -96,16 +96,6 @@ def from_file(saved: Path) -> Bundle:
     return built(ModelSettings(file=saved.name), saved.parent)
 
 
-def test_cnn_108k_is_the_reference_model(cnn: Bundle) -> None:
-    table = cnn.task.table
-
-    assert (table.parameters, table.prunable) == (108_618, 144 + 4_608 + 102_400 + 1_280)
-    assert [spec.name for spec in table.of(TensorClass.PRUNABLE)] == [
-        "conv1/kernel", "conv2/kernel", "dense/kernel", "logits/kernel",
-    ]  # fmt: skip
-    assert (cnn.task.input_shape, cnn.task.classes, cnn.task.from_logits) == ((28, 28, 1), 10, True)
-
-
 def test_cnn_108k_starts_as_keras_would(cnn: Bundle) -> None:
     assert cnn.task.initial is not None
     conv1, bias, conv2, *_ = cnn.task.initial.initializers
@@ -165,18 +155,6 @@ def test_initialisers_without_a_recipe_are_drawn_from_the_seed_into_a_snapshot(s
     assert 0.2 < kernel.std() / math.sqrt(2 / 6) < 1.5
 
 
-def test_equal_names_in_nested_models_are_told_apart(tmp_path: Path) -> None:
-    inner = [
-        keras.Sequential([layers.Input((6,)), layers.Dense(6, name="dense"), layers.BatchNormalization(name="norm")])
-        for _ in range(2)
-    ]
-    save(sequence(*inner, layers.Dense(2, name="dense")), tmp_path / "nested.keras")
-    bundle = built(ModelSettings(file="nested.keras"), tmp_path)
-
-    assert len({spec.name for spec in bundle.task.tensors}) == len(bundle.task.tensors) == 14
-    assert len({spec.layer for spec in bundle.task.table.of(TensorClass.STATISTICS)}) == 2
-
-
 class Odd(layers.Layer):  # type: ignore[misc]
     """A custom layer: fine in its author's program, refused in a file."""
 
@@ -201,24 +179,9 @@ def test_a_file_with_custom_code_is_refused_by_layer(tmp_path: Path, suffix: str
         load_model_file(path)
 
 
-@pytest.mark.parametrize(
-    ("model", "problem"),
-    [
-        (lambda: sequence(layers.Dense(3, activation="relu", name="last")), "last"),
-        (lambda: sequence(layers.Dense(1)), r"\[None, 1\]"),
-        (lambda: sequence(layers.LSTM(4), layers.Dense(3), shape=(None, 6)), r"\[None, None, 6\]"),
-        (lambda: sequence(layers.Dense(3), shape=(4, 6)), r"\[None, 4, 3\]"),
-        (lambda: sequence(layers.Normalization(name="adapted"), layers.Dense(3)), "adapted"),
-        (lambda: keras.Model(a := layers.Input((6,)), [layers.Dense(3)(a), layers.Dense(3)(a)]), "one output"),
-        (lambda: sequence(layers.Embedding(9, 4), layers.Flatten(), layers.Dense(3, dtype="float64")), "float64"),
-    ],
-    ids=["relu", "one class", "open shape", "2-D output", "adapted", "two outputs", "float64"],
-)
-def test_a_model_that_no_federation_can_train_is_refused(
-    tmp_path: Path, model: Callable[[], Any], problem: str
-) -> None:
-    save(model(), tmp_path / "unfit.keras")
-    with pytest.raises(TaskError, match=problem):
+def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    save(sequence(layers.Dense(3, activation="relu", name="last")), tmp_path / "unfit.keras")
+    with pytest.raises(TaskError, match="layer 'last'"):
         built(ModelSettings(file="unfit.keras"), tmp_path)
 
 
@@ -226,11 +189,6 @@ def test_a_model_that_no_federation_can_train_is_refused(
 def test_a_file_must_be_what_the_settings_say(saved: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match=f"correct model.{next(iter(wrong))}"):
         built(ModelSettings(file=saved.name, **wrong), saved.parent)
-
-
-def test_a_small_image_is_refused() -> None:
-    with pytest.raises(TaskError, match="at least 10x10"):
-        built(ModelSettings(builtin="cnn-108k", input_shape=(8, 8, 1)))
 
 
 def test_a_graph_that_answers_otherwise_is_refused(cnn: Bundle) -> None:
