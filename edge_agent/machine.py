@@ -251,7 +251,9 @@ def _see_when_idle(state: AgentState, manifest: Manifest, now: float) -> Step:
 def _see_when_fetching(state: AgentState, manifest: Manifest, now: float) -> Step:
     assert state.assignment is not None
     if (manifest.run, manifest.round) != (state.assignment.run, state.assignment.round):
-        return _go_idle(state, now)
+        idle, unfollow = _abandon(state)
+        asked, offer = _ask(idle, now)
+        return asked, unfollow + offer
     return _ask(replace(state, attempt=0), now)
 
 
@@ -274,8 +276,8 @@ def _retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     assert current is not None
     if (assignment.run, assignment.round, assignment.model) == (current.run, current.round, current.model):
         return state, ()
-    unfollow = tuple(Unfollow(digest) for digest in state.incoming)
-    state, actions = _take(replace(state, phase=Phase.IDLE, assignment=None, incoming={}), assignment, now)
+    idle, unfollow = _abandon(state)
+    state, actions = _take(idle, assignment, now)
     return state, unfollow + actions
 
 
@@ -401,15 +403,14 @@ def _wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:
 def _lose_assignment(state: AgentState, rejected: Rejected, now: float) -> Step:
     if rejected.digest is not None:
         return state, ()
-    state, actions = _go_idle(state, now)
-    return replace(state, wake_at=now + _wait(state, rejected)), actions[:-1]
+    idle, unfollow = _abandon(state)
+    return replace(idle, wake_at=now + _wait(idle, rejected)), unfollow
 
 
-def _go_idle(state: AgentState, now: float) -> Step:
+def _abandon(state: AgentState) -> Step:
+    """Drop the assignment and what was fetched for it."""
     unfollow = tuple(Unfollow(digest) for digest in state.incoming)
-    idle = replace(state, phase=Phase.IDLE, assignment=None, incoming=MappingProxyType({}), attempt=0)
-    asked, offer = _ask(idle, now)
-    return asked, unfollow + offer
+    return replace(state, phase=Phase.IDLE, assignment=None, incoming=MappingProxyType({}), attempt=0), unfollow
 
 
 def _wait(state: AgentState, rejected: Rejected) -> float:
