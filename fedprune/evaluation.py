@@ -62,6 +62,7 @@ class InferenceGraph:
             examples = x[start : start + len(self._batch)]
             self._batch[: len(examples)] = examples
             with foreign_errors("inference graph"):
+                self._interpreter.reset_all_variables()  # an LSTM would go on where the last batch left it
                 self._interpreter.set_tensor(self._x, self._batch)
                 self._interpreter.invoke()
                 outputs: Array = self._interpreter.get_tensor(self._y)
