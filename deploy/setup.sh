@@ -25,7 +25,7 @@ main() {
   say "Ready. The next time this takes no time."
 }
 
-say() { printf '==> %s\n' "$*"; }
+say() { printf '==> %s\n' "$@"; }
 
 fail() {
   printf '==> %s\n' "$@" >&2
@@ -92,16 +92,17 @@ sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and sys.maxsize > 2**32))' 2
 add_venv_module() {
   local package
   package=$("$1" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-  say "Installing the Debian package $package, which $1 needs to make .venv" >&2
-  if ! may_install || ! apt_install "$package" || ! "$1" -c 'import ensurepip' &>/dev/null; then
-    fail "$1 cannot make a virtual environment. Install what is missing, then start again:" \
-      "  sudo apt-get install $package"
+  if may_install; then
+    say "Installing the Debian package $package, which $1 needs to make .venv" >&2
+    apt_install "$package" && "$1" -c 'import ensurepip' && return
   fi
+  fail "$1 cannot make a virtual environment. Install what it needs, then start again:" \
+    "  sudo apt-get install $package"
 }
 
 install_requirements() {
   rm -f "$STAMP"
-  say "Installing the $(grep -c '==' requirements/dev.txt) pinned requirements; 2.7 GB, a few minutes the first time"
+  say "Installing into .venv what requirements/dev.txt pins: 2.7 GB, a few minutes the first time"
   # Not in /tmp, which is memory on recent systems and too small for TensorFlow's wheel on a small Pi.
   local -x TMPDIR=$PWD/.venv/tmp
   mkdir -p "$TMPDIR"
@@ -126,7 +127,7 @@ install_debian_package() {
     say "Installing the Debian package $1"
     apt_install "$1" && "$2" && return
   fi
-  say "Going on without the Debian package $1: $3." "To have it: sudo apt-get install $1"
+  say "Going on without the Debian package $1: $3. To have it:" "  sudo apt-get install $1"
 }
 
 may_install() {
