@@ -302,7 +302,7 @@ def _hear_training(state: RoundState, said: Said, now: float) -> Step:
         case Need() as need:
             return _request(state, agent, need, now)
         case Submit() as submit:
-            return _take_submit(state, agent, submit)
+            return _take_submit(state, agent, submit, now)
         case Chunk() as chunk:
             return _take_chunk(state, agent, chunk)
         case Failed() as failed:
@@ -349,9 +349,11 @@ def _request(state: RoundState, agent: str, need: Need, now: float) -> Step:
     return _serve(state, serve_at) if everybody_asked else (state, ())
 
 
-def _take_submit(state: RoundState, agent: str, submit: Submit) -> Step:
+def _take_submit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     if not _is_current(state, submit) or agent in state.accepted:
-        return _answer_outside_round(state, agent, submit)
+        state, answer = _answer_outside_round(state, agent, submit)
+        # While its update was pending the agent took no assignment.
+        return state, answer + ((Send(agent, _assignment(state, now)),) if agent in state.missing else ())
     if agent not in state.assigned:
         return state, (Send(agent, _reject(submit, Reason.LATE, "not in this round's cohort")),)
     if submit.update.size > state.plan.max_update_bytes:
@@ -366,20 +368,21 @@ def _take_submit(state: RoundState, agent: str, submit: Submit) -> Step:
 
 def _take_chunk(state: RoundState, agent: str, chunk: Chunk) -> Step:
     upload = state.uploads.get(agent)
-    if upload is None:
+    if upload is None or agent in state.storing:
         return state, ()
     incoming = upload.incoming.add(chunk)
     if not incoming.is_complete:
         return replace(state, uploads={**state.uploads, agent: replace(upload, incoming=incoming)}), ()
     try:
         blob = incoming.assemble()
-    except ProtocolError as error:
-        return _refuse(state, UpdateRefused(agent, str(error)), 0.0)
+    except ProtocolError:  # a chunk was not the agent's: all are asked for when it asks about its update
+        afresh = replace(upload, incoming=Incoming(upload.submit.update))
+        return replace(state, uploads={**state.uploads, agent: afresh}), ()
     return replace(state, storing=state.storing | {agent}), (StoreUpdate(agent, upload.submit, blob),)
 
 
 def _drop(state: RoundState, agent: str, failed: Failed) -> Step:
-    if failed.run != state.plan.run or failed.round != state.round or agent not in state.missing:
+    if failed.run != state.plan.run or failed.round != state.round or agent not in state.missing - state.storing:
         return state, ()
     state = replace(
         state,

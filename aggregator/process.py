@@ -16,20 +16,16 @@ from aggregator.machine import Plan, wake_at
 from aggregator.runner import AggregatorRunner, Store
 from aggregator.settings import FederationSettings
 from fedprune.bundle import Bundle, load_bundle
-from fedprune.checkpoints import DIRECTORY as CHECKPOINTS
 from fedprune.codecs import Values
 from fedprune.disk import Directory
 from fedprune.evaluation import Evaluator
+from fedprune.layout import BOOK, CHECKPOINTS, HELD_OUT, TASK, UPDATES
 from fedprune.process import stopping
 from fedprune.topics import Topics, check_id
 from fedprune.transfer import content_of
 from fedprune.transport import Delivery, LinkDown, LinkUp, MqttLink
 
 _log = logging.getLogger(__name__)
-
-BOOK = "book.sqlite"
-TASK = "task.fedtask"
-HELD_OUT = "held-out.npz"
 
 _UPDATE_OVERHEAD = 4096
 """Bytes an update may need beyond fp32 values and a bitmap: headers, and the smaller codecs' bookkeeping."""
@@ -47,7 +43,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
     directory = Directory(state)
     _keep_for_export(directory, bundle, base / settings.held_out)
-    store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / "updates"))
+    store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
     run, incarnation = store.book.start(secrets.token_hex(8), content_of(bundle.blob).digest)
     plan = _plan(settings, bundle, run, incarnation)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()

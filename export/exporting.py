@@ -25,12 +25,10 @@ from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.disk import Directory
 from fedprune.errors import ExportError, ProtocolError
 from fedprune.keras_model import build_model
+from fedprune.layout import HELD_OUT, TASK
 from fedprune.randomness import Keyed
 from fedprune.tensors import Array, weights_digest
 from fedprune.tflite import default_runtime
-
-TASK = "task.fedtask"
-HELD_OUT = "held-out.npz"
 
 _MAX_EXAMPLES = 10_000
 _REPRESENTATIVE = 200

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from fedprune.disk import Directory, Disk
 from fedprune.errors import StorageError
+from fedprune.layout import CHECKPOINTS
 from fedprune.tensors import Mask, Weights
 
-DIRECTORY = "checkpoints"
 _SUFFIX = ".safetensors"
 
 
@@ -70,9 +70,9 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
 
 def load_latest(run: Path) -> Checkpoint:
     """The newest checkpoint of a run's directory. Raises `StorageError` if it holds none, or it is damaged."""
-    directory = run / DIRECTORY
+    directory = run / CHECKPOINTS
     if not directory.is_dir():
-        raise StorageError(f"{run}: no {DIRECTORY}/ in it; name the state directory of an aggregator")
+        raise StorageError(f"{run}: no {CHECKPOINTS}/ in it; name the state directory of an aggregator")
     disk = Directory(directory)
     versions = [int(stem) for stem in (name.removesuffix(_SUFFIX) for name in disk.names()) if stem.isdecimal()]
     if not versions:

@@ -15,7 +15,8 @@ _STEP_LIMIT = 2**31
 class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     """When masks are updated: every `frequency` steps from `begin_step` to `end_step`, both included.
 
-    Steps count optimizer steps on the task's global clock: as in TF-MOT the first one is step 1. A negative `end_step` means without end.
+    Steps count optimizer steps on the task's global clock; as in TF-MOT the first one is step 1. A negative
+    `end_step` means without end.
     """
 
     begin_step: int

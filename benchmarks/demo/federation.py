@@ -12,7 +12,6 @@ from typing import IO, Protocol
 import msgspec
 
 from aggregator.book import Book, RoundRecord
-from aggregator.process import BOOK
 from benchmarks.demo import result as results
 from benchmarks.demo.children import Children
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
@@ -22,6 +21,7 @@ from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
 from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError
+from fedprune.layout import BOOK
 
 _MARKER = "demo.json"
 _OWN = (_MARKER, "agents", "data", "export", "logs", "run", "result.json", "picture.png", "benchmark.json")

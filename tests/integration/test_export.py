@@ -28,7 +28,7 @@ from export.exporting import export_model, export_run
 from export.report import Format, Report
 from export.zeros import count_zeros
 from fedprune.bundle import Bundle, MaskPolicy
-from fedprune.checkpoints import DIRECTORY, Checkpoint, save_checkpoint
+from fedprune.checkpoints import Checkpoint, save_checkpoint
 from fedprune.data import Dataset, save_npz
 from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
@@ -78,7 +78,7 @@ def run_of(model: Any, path: Path) -> Run:
     checkpoint = Checkpoint(run="a-run", version=3, weights=weights, exact=weights, mask={})
     former = replace(checkpoint, version=2, weights={name: 0 * array for name, array in weights.items()})
     for each in (former, checkpoint):
-        save_checkpoint(Directory(path / DIRECTORY), each)
+        save_checkpoint(Directory(path / CHECKPOINTS), each)
     (path / exporting.TASK).write_bytes(bundle.blob)
     save_npz(path / exporting.HELD_OUT, DATA)
     return Run(path, bundle, checkpoint, model)
