@@ -32,6 +32,7 @@ from fedprune.checkpoints import Checkpoint, save_checkpoint
 from fedprune.data import Dataset, save_npz
 from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
+from fedprune.layout import CHECKPOINTS
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity
 from fedprune.tensorflow_stack import keras
