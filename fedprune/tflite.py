@@ -58,6 +58,7 @@ class Interpreter(Protocol):
     def set_tensor(self, tensor_index: int, value: NDArray[Any]) -> None: ...
     def get_tensor(self, tensor_index: int) -> NDArray[Any]: ...
     def invoke(self) -> None: ...
+    def reset_all_variables(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def predict(interpreter: Interpreter, x: Array) -> Array:
         examples[: len(chunk)] = chunk
         with foreign_errors("model"):
             interpreter.set_tensor(source["index"], _quantise(examples, source))
+            interpreter.reset_all_variables()  # a fused LSTM would go on where the last example ended
             interpreter.invoke()
             answer = interpreter.get_tensor(sink["index"])
         if answer.shape[:1] != (batch,):
