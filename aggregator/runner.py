@@ -86,6 +86,8 @@ class AggregatorRunner:
         """The link is up: subscribe, then tell the agents."""
         self._link.subscribe(self._topics.all_up)
         self._link.subscribe(self._topics.all_status)
+        if self._waiting() is not None:
+            _log.info("connected; waiting for %s agents to check in", self._cohort)
         self.handle(machine.Started())
 
     def deliver(self, delivery: Delivery) -> None:
@@ -109,10 +111,12 @@ class AggregatorRunner:
         """Run one transition, its actions, and the events that follow from them."""
         events = [event]
         while events:
-            before = self.state.phase
+            waiting = self._waiting()
             self.state, actions = machine.step(self.state, events.pop(0), self._clock())
-            if before is not Phase.TRAINING and self.state.phase is Phase.TRAINING and self._began is None:
+            if self._began is None and self.state.phase is Phase.TRAINING:
                 self._began = self._clock()
+            if self._waiting() not in (None, waiting):
+                _log.info("waiting for agents: %s of %s are here", self._waiting(), self._cohort)
             for action in actions:
                 events.extend(self._perform(action))
 
@@ -191,6 +195,10 @@ class AggregatorRunner:
             refused=counts["refused"],
             peak_memory_mb=peak_memory_mb(),
         )
+
+    def _waiting(self) -> int | None:
+        """How many agents are here while a round waits for more of them."""
+        return len(self.state.present) if self.state.phase is Phase.GATHERING else None
 
     def _restore(self, bundle: Bundle) -> GlobalModel:
         version = self._store.book.next_round()
