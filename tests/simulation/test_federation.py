@@ -9,6 +9,7 @@ from aggregator.book import Book
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
 from edge_agent.machine import Outcome
+from fedprune import transfer
 from fedprune.bundle import MaskPolicy
 from fedprune.checkpoints import load_checkpoint
 from fedprune.codecs import Values, decode_update
@@ -18,6 +19,12 @@ from tests.simulation.world import ROUNDS, World
 
 SEEDS = 200
 _BATCH = 20
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 600)
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
