@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_agent.machine import (
     CHECK_IN_AFTER_ATTEMPTS,
     IDLE_CHECK_IN_S,
     RETRY_S,
-    Action,
-    AgentState,
     Connected,
     Disconnected,
     Event,
@@ -32,12 +27,12 @@ from edge_agent.machine import (
     TrainingFailed,
     Unfollow,
     start,
-    step,
 )
 from fedprune.errors import ProtocolError
 from fedprune.machine import UnlistedEventError
-from fedprune.messages import Accepted, CheckIn, Chunk, Failed, Message, Need, Reason, Rejected, Submit
+from fedprune.messages import Accepted, CheckIn, Chunk, Failed, Need, Reason, Rejected
 from fedprune.transfer import all_missing, content_of
+from tests.drivers import Agent
 from tests.samples import (
     MESSAGES,
     MODEL,
@@ -64,26 +59,6 @@ SAMPLES: dict[type, Event] = {
     TrainingFailed: TrainingFailed("no memory"),
     **{type(message): message for message in MESSAGES.values()},  # type: ignore[dict-item]
 }
-
-
-class Agent:
-    """A state and a clock; each event answers with its actions."""
-
-    def __init__(self, state: AgentState | None = None) -> None:
-        self.state = state or start("pi-1", CHECK_IN, run="", settled=-1, tasks=frozenset(), pending=None)
-        self.now = 0.0
-
-    def gets(self, *events: Event) -> tuple[Action, ...]:
-        """The actions of the last of `events`."""
-        for event in events:
-            self.state, actions = step(self.state, event, self.now)
-        return actions
-
-    def waits(self) -> tuple[Action, ...]:
-        """Let time pass until the alarm rings."""
-        assert self.state.wake_at is not None
-        self.now = self.state.wake_at
-        return self.gets(Ticked())
 
 
 def agent_in(phase: Phase) -> Agent:
@@ -375,100 +350,3 @@ def test_without_a_link_no_alarm_rings(phase: Phase) -> None:
     agent.gets(Ticked())
 
     assert agent.state.wake_at is None
-
-
-# Anything, in any order
-
-_CONTENTS = [(MODEL, MODEL_BLOB), (TASK, TASK_BLOB), (content_of(b"next model"), b"next model")]
-_DIGESTS = st.sampled_from([content.digest for content, _ in _CONTENTS] + [UPDATE.digest, digest("foreign")])
-_RUNS, _ROUNDS = st.sampled_from([RUN, "another-run"]), st.integers(0, 3)
-_RIGHT_CHUNKS = [chunk for _, blob in _CONTENTS for chunk in chunks(blob)]
-_CHUNKS = st.sampled_from(_RIGHT_CHUNKS) | st.builds(
-    Chunk, digest=_DIGESTS, index=st.integers(0, 3), data=st.sampled_from([MODEL_BLOB, b"X" * len(MODEL_BLOB), b""])
-)
-_ASSIGNMENTS = st.builds(
-    assignment, _ROUNDS, run=_RUNS, model=st.sampled_from([content for content, _ in _CONTENTS]), task=st.just(TASK)
-)
-_MESSAGES: st.SearchStrategy[Any] = st.one_of(
-    _ASSIGNMENTS,
-    _CHUNKS,
-    st.builds(manifest, _ROUNDS, run=_RUNS, incarnation=st.integers(1, 3), done=st.booleans()),
-    st.builds(Need, digest=_DIGESTS, missing=st.binary(max_size=3)),
-    st.builds(Accepted, run=_RUNS, round=_ROUNDS, digest=_DIGESTS),
-    st.builds(
-        Rejected,
-        reason=st.sampled_from(Reason),
-        digest=st.none() | _DIGESTS,
-        retry_after=st.floats(0.0, 1e9),
-    ),
-)
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Whatever comes, the state stays sound, and an agent with a link never waits for ever."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.agent = Agent()
-        self.settled: list[Submit] = []
-
-    def take(self, event: Event) -> None:
-        pending = self.agent.state.pending
-        try:
-            actions = self.agent.gets(event)
-        except ProtocolError:
-            return
-        for action in actions:
-            if isinstance(action, Settle):
-                assert pending is not None
-                self.settled.append(pending)
-            if isinstance(action, SendUpdate):
-                assert all(0 <= index < 3 for index in action.indexes)
-
-    @rule(message=_MESSAGES)
-    def message(self, message: Message) -> None:
-        self.take(message)  # type: ignore[arg-type]
-
-    @rule(right=st.sampled_from(_RIGHT_CHUNKS))
-    def right_chunk(self, right: Chunk) -> None:
-        self.take(right)
-
-    @rule(event=st.sampled_from([Connected(), Disconnected()]))
-    def link(self, event: Event) -> None:
-        self.take(event)
-
-    @rule(seconds=st.floats(0.0, 200.0))
-    def time(self, seconds: float) -> None:
-        self.agent.now += seconds
-        self.take(Ticked())
-        assert self.agent.state.wake_at is None or self.agent.state.wake_at > self.agent.now
-
-    @precondition(lambda self: self.agent.state.phase is Phase.TRAINING)
-    @rule(fails=st.booleans())
-    def training_ends(self, fails: bool) -> None:
-        work = self.agent.state.assignment
-        assert work is not None
-        self.take(TrainingFailed("why") if fails else TrainingDone(submit(work.round, run=work.run)))
-
-    @invariant()
-    def each_phase_has_what_it_needs(self) -> None:
-        state = self.agent.state
-        assert (state.assignment is not None) == (state.phase in (Phase.FETCHING, Phase.TRAINING))
-        assert (state.pending is not None) == (state.phase is Phase.SUBMITTING)
-        assert bool(state.incoming) == (state.phase is Phase.FETCHING)
-
-    @invariant()
-    def it_never_waits_for_ever(self) -> None:
-        state = self.agent.state
-        if state.connected and state.phase is not Phase.TRAINING:
-            assert state.wake_at is not None
-
-    @invariant()
-    def each_round_is_settled_once(self) -> None:
-        # A run that comes back after another one is forgotten, so only rounds in a row are compared.
-        for before, after in zip(self.settled, self.settled[1:], strict=False):
-            assert before.run != after.run or before.round < after.round
-
-
-AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-test_any_order = AnyOrder.TestCase

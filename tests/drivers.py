@@ -1,0 +1,160 @@
+"""Drivers of the two state machines, and the small federation that their tests play."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from aggregator.machine import (
+    Merged,
+    Model,
+    Phase,
+    Plan,
+    RoundState,
+    Said,
+    Send,
+    Started,
+    StoreUpdate,
+    Ticked,
+    UpdateStored,
+    resume,
+    step,
+    wake_at,
+)
+from edge_agent import machine as agent_machine
+from edge_agent.machine import AgentState
+from fedprune.messages import CheckIn, Message, Submit
+from fedprune.transfer import content_of
+from tests.samples import MODEL, RUN, TASK, chunks, digest, submit
+
+CHECK_IN = CheckIn(examples=1500, trainer="keras")
+PLAN = Plan(
+    run=RUN,
+    incarnation=1,
+    rounds=3,
+    cohort=3,
+    quorum=2,
+    deadline_s=100.0,
+    gather_s=10.0,
+    seed=1,
+    task=TASK,
+    steps_per_round=50,
+    update_values="int8",
+    max_update_bytes=1_000_000,
+)
+FIRST = Model(MODEL, digest("weights"))
+AGENTS = tuple(f"pi-{index}" for index in range(5))
+
+
+class Agent:
+    """A state and a clock; each event answers with its actions."""
+
+    def __init__(self, state: AgentState | None = None) -> None:
+        self.state = state or agent_machine.start("pi-1", CHECK_IN, run="", settled=-1, tasks=frozenset(), pending=None)
+        self.now = 0.0
+
+    def gets(self, *events: Any) -> tuple[Any, ...]:
+        """The actions of the last of `events`."""
+        for event in events:
+            self.state, actions = agent_machine.step(self.state, event, self.now)
+        return actions
+
+    def waits(self) -> tuple[Any, ...]:
+        """Let time pass until the alarm rings."""
+        assert self.state.wake_at is not None
+        self.now = self.state.wake_at
+        return self.gets(agent_machine.Ticked())
+
+
+def model_of(round_: int) -> Model:
+    return Model(content_of(b"model of round %d" % round_), digest(f"weights {round_}"))
+
+
+def update_of(agent: str, round_: int = 0) -> bytes:
+    return f"update of {agent} in round {round_}".encode()
+
+
+def submission(agent: str, round_: int = 0) -> Submit:
+    return submit(round_, update=content_of(update_of(agent, round_)))
+
+
+class Gateway:
+    """A state and a clock; each event answers with its actions."""
+
+    def __init__(self, plan: Plan = PLAN) -> None:
+        self.now = 0.0
+        self.state = fresh(plan)
+
+    def gets(self, *events: Any) -> tuple[Any, ...]:
+        """The actions of the last of `events`."""
+        for event in events:
+            self.state, actions = step(self.state, event, self.now)
+        return actions
+
+    def hears(self, agent: str, *messages: Message) -> tuple[Any, ...]:
+        return self.gets(*(Said(agent, message) for message in messages))  # type: ignore[arg-type]
+
+    def waits(self) -> tuple[Any, ...]:
+        """Let time pass until the alarm rings."""
+        alarm = wake_at(self.state)
+        assert alarm is not None
+        self.now = alarm
+        return self.gets(Ticked())
+
+    def takes_update_of(self, agent: str, round_: int = 0) -> tuple[Any, ...]:
+        blob = update_of(agent, round_)
+        stored = self.hears(agent, submission(agent, round_), *chunks(blob))
+        assert stored == (StoreUpdate(agent, submission(agent, round_), blob),)
+        return self.gets(UpdateStored(agent))
+
+
+def fresh(plan: Plan) -> RoundState:
+    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, settled={})
+
+
+def gathering() -> Gateway:
+    gateway = Gateway()
+    gateway.gets(Started())
+    return gateway
+
+
+def training(*agents: str) -> Gateway:
+    gateway = gathering()
+    for agent in agents or ("pi-0", "pi-1", "pi-2"):
+        gateway.hears(agent, CHECK_IN)
+    if gateway.state.phase is Phase.GATHERING:
+        gateway.waits()
+    assert gateway.state.phase is Phase.TRAINING
+    return gateway
+
+
+def merging() -> Gateway:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        gateway.takes_update_of(agent)
+    assert gateway.state.phase is Phase.MERGING
+    return gateway
+
+
+def done() -> Gateway:
+    gateway = Gateway(replace(PLAN, rounds=1))
+    gateway.gets(Started(), *(Said(agent, CHECK_IN) for agent in ("pi-0", "pi-1", "pi-2")))
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        gateway.takes_update_of(agent)
+    gateway.gets(Merged(model_of(1)))
+    assert gateway.state.phase is Phase.DONE
+    return gateway
+
+
+def gateway_in(phase: Phase) -> Gateway:
+    makers = {Phase.GATHERING: gathering, Phase.TRAINING: training, Phase.MERGING: merging, Phase.DONE: done}
+    return makers[phase]()
+
+
+def sent_to(agent: str, actions: tuple[Any, ...], kind: type) -> list[Any]:
+    """The messages of one kind that `actions` send to one agent."""
+    return [
+        action.message
+        for action in actions
+        if isinstance(action, Send) and action.agent == agent and isinstance(action.message, kind)
+    ]

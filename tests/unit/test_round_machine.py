@@ -1,0 +1,295 @@
+"""The aggregator's state machine: how rounds open, fill, end and resume, and that no message can upset them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from aggregator.machine import (
+    BookCohort,
+    Event,
+    Merge,
+    Merged,
+    Phase,
+    Publish,
+    Said,
+    Send,
+    SendChunk,
+    Started,
+    Ticked,
+    UpdateRefused,
+    UpdateStored,
+    resume,
+    step,
+    wake_at,
+)
+from fedprune.errors import ProtocolError
+from fedprune.machine import UnlistedEventError
+from fedprune.messages import (
+    Accepted,
+    Assignment,
+    CheckIn,
+    Content,
+    Failed,
+    Need,
+    Reason,
+    Rejected,
+)
+from fedprune.transfer import all_missing, content_of
+from tests.drivers import AGENTS, FIRST, PLAN, Gateway, model_of, sent_to, submission, update_of
+from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
+
+CHECK_IN = CheckIn(examples=10)
+
+
+EVENTS: dict[type, Event] = {
+    Started: Started(),
+    Said: Said("pi-0", CHECK_IN),
+    UpdateStored: UpdateStored("pi-0"),
+    UpdateRefused: UpdateRefused("pi-0", "malformed"),
+    Merged: Merged(model_of(1)),
+    Ticked: Ticked(),
+}
+OF_THE_SHELL = {UpdateStored: Phase.TRAINING, UpdateRefused: Phase.TRAINING, Merged: Phase.MERGING}
+"""What the shell reports, and the one phase in which the machine asked it to."""
+
+
+@pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("phase", Phase)
+def test_every_event_is_listed_where_it_can_happen_and_only_there(phase: Phase, kind: type) -> None:
+    gateway = gateway_in(phase)
+    if OF_THE_SHELL.get(kind, phase) is not phase:
+        with pytest.raises(UnlistedEventError, match=f"{kind.__name__} in phase {phase}"):
+            gateway.gets(EVENTS[kind])
+    else:
+        if kind in (UpdateStored, UpdateRefused):
+            gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
+        gateway.gets(EVENTS[kind])
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_whoever_starts_or_reconnects_is_told_of_the_round(phase: Phase) -> None:
+    (published, *_) = gateway_in(phase).gets(Started())
+
+    assert isinstance(published, Publish)
+    assert published.manifest.done == (phase is Phase.DONE)
+    assert published.manifest.incarnation == 1
+
+
+# Opening a round
+
+
+def test_a_round_opens_when_the_cohort_is_there() -> None:
+    gateway = gathering()
+
+    for agent in ("pi-0", "pi-1"):
+        (answer,) = sent_to(agent, gateway.hears(agent, CHECK_IN), Rejected)
+        assert answer.reason is Reason.NOT_SELECTED
+    actions = gateway.hears("pi-2", CHECK_IN)
+
+    cohort = frozenset({"pi-0", "pi-1", "pi-2"})
+    assert [type(action) for action in actions] == [Publish, BookCohort, Send, Send, Send]
+    assert BookCohort(0, cohort) in actions
+    assert gateway.state.assigned == cohort
+    (assignment,) = sent_to("pi-1", actions, Assignment)
+    assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (MODEL, digest("weights"), 100.0)
+
+
+def test_a_round_opens_with_a_quorum_after_the_wait() -> None:
+    gateway = gathering()
+
+    gateway.hears("pi-0", CHECK_IN)
+    gateway.waits()
+    assert gateway.state.phase is Phase.GATHERING
+    gateway.hears("pi-1", CHECK_IN)
+    gateway.waits()
+
+    assert gateway.state.assigned == {"pi-0", "pi-1"}
+
+
+def test_the_cohort_is_chosen_by_the_seed_and_no_larger_than_asked_for() -> None:
+    cohorts = set()
+    for seed in range(20):
+        merged = merging().state
+        state = replace(merged, plan=replace(PLAN, seed=seed), present=frozenset(AGENTS))
+        after, _ = step(state, Merged(model_of(1)), 0.0)
+        assert len(after.assigned) == PLAN.cohort
+        assert step(state, Merged(model_of(1)), 0.0)[0].assigned == after.assigned
+        cohorts.add(after.assigned)
+
+    assert len(cohorts) > 3
+
+
+def test_who_comes_late_fills_a_place_that_is_free() -> None:
+    gateway = training("pi-0", "pi-1")
+
+    assert sent_to("pi-2", gateway.hears("pi-2", CHECK_IN), Assignment)
+    assert sent_to("pi-3", gateway.hears("pi-3", CHECK_IN), Rejected)
+    assert gateway.state.assigned == {"pi-0", "pi-1", "pi-2"}
+
+
+def test_an_assigned_agent_that_checks_in_again_is_assigned_again() -> None:
+    gateway = training()
+
+    gateway.now = 30.0
+    (again,) = sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Assignment)
+    assert (again.round, again.seconds_left) == (0, 70.0)
+
+
+# Serving content
+
+
+def test_what_one_agent_lacks_is_sent_to_it_and_what_several_lack_is_broadcast_once() -> None:
+    gateway = training()
+    gateway.hears("pi-0", Need(digest=MODEL.digest, missing=b"\1"), Need(digest=TASK.digest, missing=b"\1"))
+    gateway.hears("pi-1", Need(digest=MODEL.digest, missing=b"\1"))
+
+    assert set(gateway.waits()) == {SendChunk(MODEL, 0, None), SendChunk(TASK, 0, "pi-0")}
+    gateway.waits()
+    assert wake_at(gateway.state) == gateway.now + PLAN.deadline_s
+
+
+def test_only_the_cohort_is_served_and_only_with_what_the_round_needs() -> None:
+    gateway = training()
+
+    for agent, content in (("pi-4", MODEL), ("pi-0", UPDATE)):
+        actions = gateway.hears(agent, Need(digest=content.digest, missing=all_missing(content.size)))
+        assert sent_to(agent, actions, Rejected)
+    with pytest.raises(ProtocolError, match="bitmap"):
+        gateway.hears("pi-0", Need(digest=MODEL.digest, missing=b"\1" * 1000))
+    assert gateway.state.requests == {}
+
+
+# Ending a round
+
+
+def test_a_round_ends_when_all_have_submitted() -> None:
+    gateway = training()
+
+    assert Merge(0) not in gateway.takes_update_of("pi-0")
+    assert Merge(0) not in gateway.takes_update_of("pi-1")
+    assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
+    assert gateway.state.phase is Phase.MERGING
+
+
+def test_at_the_deadline_a_quorum_is_enough() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    gateway.takes_update_of("pi-1")
+
+    assert gateway.waits() == (Merge(0),)
+
+
+def test_without_a_quorum_the_round_stays_open_and_is_topped_up() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    gateway.hears("pi-3", CHECK_IN)
+    gateway.hears("pi-4", CHECK_IN)
+
+    actions = gateway.waits()
+
+    assert gateway.state.phase is Phase.TRAINING
+    assert BookCohort(0, frozenset(AGENTS)) in actions
+    assert sent_to("pi-3", actions, Assignment)
+    assert sent_to("pi-4", actions, Assignment)
+    gateway.takes_update_of("pi-1")
+    assert gateway.waits() == (Merge(0),), "who is slow is still welcome until the round is merged"
+
+
+def test_agents_that_fail_are_not_waited_for() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    gateway.takes_update_of("pi-1")
+
+    assert gateway.hears("pi-2", Failed(run=RUN, round=0, why="labels out of range")) == (Merge(0),)
+
+
+@pytest.mark.parametrize(
+    "failed", [Failed(run="another-run", round=0, why=""), Failed(run=RUN, round=1, why="")], ids=["run", "round"]
+)
+def test_failures_of_other_rounds_are_ignored(failed: Failed) -> None:
+    gateway = training()
+
+    assert gateway.hears("pi-2", failed) == ()
+    assert "pi-2" in gateway.state.missing
+
+
+def test_where_all_fail_the_round_waits_for_others() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
+        assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+    assert gateway.state.phase is Phase.TRAINING
+
+    assert sent_to("pi-3", gateway.hears("pi-3", CHECK_IN), Assignment)
+    assert sent_to("pi-4", gateway.hears("pi-4", CHECK_IN), Assignment)
+    gateway.takes_update_of("pi-3")
+    assert gateway.takes_update_of("pi-4")[-1] == Merge(0)
+
+
+def test_nothing_merges_while_an_update_is_on_its_way_to_the_disk() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    gateway.takes_update_of("pi-1")
+    gateway.hears("pi-2", submission("pi-2"), *chunks(update_of("pi-2")))
+
+    assert gateway.waits() == ()
+    assert gateway.gets(UpdateStored("pi-2"))[-1] == Merge(0)
+
+
+def test_the_next_round_opens_at_once_with_those_who_were_accepted() -> None:
+    gateway = merging()
+
+    actions = gateway.gets(Merged(model_of(1)))
+
+    assert gateway.state.phase is Phase.TRAINING
+    (assignment,) = sent_to("pi-0", actions, Assignment)
+    assert (assignment.round, assignment.schedule_step, assignment.model) == (1, 50, model_of(1).content)
+
+
+def test_after_the_last_round_the_federation_is_done() -> None:
+    gateway = done()
+
+    assert wake_at(gateway.state) is None
+    (answer,) = sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Rejected)
+    assert answer.reason is Reason.FINISHED
+    assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Accepted)
+
+
+# Resuming
+
+
+def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
+    state = resume(
+        replace(PLAN, incarnation=2),
+        model_of(1),
+        1,
+        assigned=frozenset({"pi-0", "pi-1", "pi-2"}),
+        accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
+        settled={"pi-1": digest("of round 0")},
+    )
+    gateway = Gateway()
+    gateway.state = state
+
+    gateway.gets(Started())
+    assert gateway.state.missing == {"pi-1", "pi-2"}
+    assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0", 1)), Accepted)
+    assert sent_to("pi-1", gateway.hears("pi-1", CHECK_IN), Assignment)
+    old = submit(0, update=Content(digest=digest("of round 0"), size=3))
+    assert sent_to("pi-1", gateway.hears("pi-1", old), Accepted)
+
+
+def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
+    accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
+    gateway = Gateway()
+    gateway.state = resume(PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, settled={})
+
+    assert gateway.gets(Started())[-1] == Merge(0)
+
+
+def test_a_federation_that_is_done_stays_done() -> None:
+    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, settled={})
+
+    assert state.phase is Phase.DONE

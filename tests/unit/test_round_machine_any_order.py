@@ -1,0 +1,208 @@
+"""The aggregator's state machine under messages of any kind, slow disks, and restarts at any time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aggregator.machine import (
+    Action,
+    BookCohort,
+    Event,
+    Merge,
+    Merged,
+    Phase,
+    RoundState,
+    Said,
+    Send,
+    Started,
+    StoreUpdate,
+    Ticked,
+    UpdateRefused,
+    UpdateStored,
+    resume,
+    wake_at,
+)
+from fedprune.errors import ProtocolError
+from fedprune.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
+from fedprune.transfer import content_of
+from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, sent_to, submission, update_of
+from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
+
+_AGENTS = st.sampled_from(AGENTS)
+_ROUNDS = st.integers(0, 3)
+_BLOBS = [update_of(agent, round_) for agent in AGENTS for round_ in range(2)]
+_RUNS = st.sampled_from([RUN, RUN, RUN, "another-run"])
+_UPDATES = st.sampled_from([content_of(blob) for blob in _BLOBS] + [UPDATE, Content(UPDATE.digest, 2**31 - 1)])
+_DIGESTS = st.sampled_from([MODEL.digest, TASK.digest, UPDATE.digest, digest("foreign")])
+_SAID: dict[str, st.SearchStrategy[Any]] = {
+    "check-in": st.builds(CheckIn, examples=st.integers(0, 10)),
+    "need": st.builds(Need, digest=_DIGESTS, missing=st.sampled_from([b"\1", b"\0", b"", b"\xff\xff"])),
+    "submit": st.builds(submit, _ROUNDS, run=_RUNS, update=_UPDATES, examples=st.integers(1, 10)),
+    "chunk": st.builds(
+        Chunk,
+        digest=st.sampled_from([content_of(blob).digest for blob in _BLOBS]),
+        index=st.integers(0, 1),
+        data=st.sampled_from([*_BLOBS, b"X" * len(_BLOBS[0]), b""]),
+    ),
+    "failed": st.builds(Failed, run=_RUNS, round=_ROUNDS, why=st.just("why")),
+}
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """A shell with a book around the machine: messages of any kind, slow disks, restarts at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gateway = Gateway(replace(PLAN, rounds=2))
+        self.cohorts: dict[int, frozenset[str]] = {}
+        self.book: dict[tuple[int, str], bytes] = {}
+        self.merged: list[int] = []
+        self.storing: dict[str, Submit] = {}
+        self.is_merging = False
+        self.moves = 0
+        self.take(Started())
+
+    @property
+    def state(self) -> RoundState:
+        return self.gateway.state
+
+    def booked(self, agent: str) -> list[tuple[int, bytes]]:
+        """(round, digest) of an agent's updates in the book, the last one last."""
+        return [(round_, taken) for (round_, booked), taken in sorted(self.book.items()) if booked == agent]
+
+    def take(self, event: Event) -> None:
+        before = self.state
+        self.moves += 1
+        try:
+            actions = self.gateway.gets(event)
+        except ProtocolError:
+            assert self.state == before
+            return
+        for action in actions:
+            self.perform(action)
+        if isinstance(event, Said) and isinstance(event.message, Submit):
+            self.check_answer(event.agent, event.message, actions)
+
+    def check_answer(self, agent: str, asked: Submit, actions: tuple[Action, ...]) -> None:
+        if asked.run == RUN and self.booked(agent)[-1:] == [(asked.round, asked.update.digest)]:
+            assert sent_to(agent, actions, Accepted), "the book was not believed"
+
+    def perform(self, action: Action) -> None:
+        match action:
+            case Send(agent, Accepted(digest=taken)):
+                assert taken in dict(self.booked(agent)).values(), "accepted what is not in the book"
+            case Send(agent, Assignment(round=round_)):
+                assert agent in self.cohorts[round_], "assigned before it was written down"
+            case BookCohort(round_, agents):
+                self.cohorts[round_] = agents
+            case StoreUpdate(agent, submitted, blob):
+                assert content_of(blob) == submitted.update
+                assert agent not in self.storing, "stored twice"
+                self.storing[agent] = submitted
+            case Merge(round_):
+                assert not self.storing, "merged without what is on its way"
+                assert round_ == len(self.merged)
+                assert sum(place[0] == round_ for place in self.book) >= PLAN.quorum
+                self.is_merging = True
+
+    @rule(kind=st.sampled_from(sorted(UPLINK)), agent=_AGENTS, data=st.data())
+    def message(self, kind: str, agent: str, data: st.DataObject) -> None:
+        self.take(Said(agent, data.draw(_SAID[kind])))
+
+    @rule(agents=st.sets(_AGENTS, min_size=2))
+    def check_ins(self, agents: set[str]) -> None:
+        for agent in sorted(agents):
+            self.take(Said(agent, CHECK_IN))
+
+    @rule(agent=_AGENTS)
+    def whole_update(self, agent: str) -> None:
+        for message in (submission(agent, self.state.round), *chunks(update_of(agent, self.state.round))):
+            self.take(Said(agent, message))
+
+    @rule(seconds=st.floats(0.0, 200.0))
+    def time(self, seconds: float) -> None:
+        self.gateway.now += seconds
+        self.take(Ticked())
+        if not self.storing:
+            assert (wake_at(self.state) or math.inf) > self.gateway.now, "the shell would spin"
+
+    @precondition(lambda self: self.storing)
+    @rule(malformed=st.booleans())
+    def disk(self, malformed: bool) -> None:
+        agent, submitted = self.storing.popitem()
+        if malformed:
+            self.take(UpdateRefused(agent, "why"))
+        else:
+            assert (submitted.round, agent) not in self.book, "counted twice"
+            self.book[submitted.round, agent] = submitted.update.digest
+            self.take(UpdateStored(agent))
+
+    @precondition(lambda self: self.is_merging)
+    @rule()
+    def merge(self) -> None:
+        self.finish_round()
+        self.take(Merged(model_of(self.state.round + 1)))
+
+    def finish_round(self) -> None:
+        self.is_merging = False
+        self.merged.append(self.state.round)
+
+    @rule(kills_before_booking=st.booleans())
+    def restart(self, kills_before_booking: bool) -> None:
+        if self.is_merging and not kills_before_booking:
+            self.finish_round()
+        self.storing.clear()
+        self.is_merging = False
+        round_ = len(self.merged)
+        self.gateway.state = resume(
+            replace(self.state.plan, incarnation=self.state.plan.incarnation + 1),
+            model_of(round_),
+            round_,
+            assigned=self.cohorts.get(round_, frozenset()),
+            accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
+            settled={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
+        )
+        self.take(Started())
+
+    @invariant()
+    def accepted_is_what_the_book_says(self) -> None:
+        booked = {agent: taken for (round_, agent), taken in self.book.items() if round_ == self.state.round}
+        assert dict(self.state.accepted) == booked
+
+    @invariant()
+    def an_open_round_always_has_an_alarm(self) -> None:
+        if self.state.phase in (Phase.GATHERING, Phase.TRAINING):
+            assert wake_at(self.state) is not None
+
+    @invariant()
+    def memory_is_bounded_by_the_cohort(self) -> None:
+        assert self.state.uploads.keys() <= self.state.assigned
+        assert self.state.storing <= self.state.uploads.keys()
+
+    @precondition(lambda self: self.moves > 30)
+    @rule()
+    def goodwill(self) -> None:
+        """Whatever happened before, with enough goodwill the federation ends."""
+        for _ in range(20):
+            while self.storing:
+                self.disk(malformed=False)
+            if self.is_merging:
+                self.merge()
+            for agent in AGENTS:
+                self.take(Said(agent, CHECK_IN))
+                for message in (submission(agent, self.state.round), *chunks(update_of(agent, self.state.round))) * 2:
+                    self.take(Said(agent, message))
+            self.time(200.0)
+        assert self.state.phase is Phase.DONE
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+)
+test_any_order = AnyOrder.TestCase

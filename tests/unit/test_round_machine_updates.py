@@ -1,0 +1,136 @@
+"""The aggregator's state machine: what it takes, what it refuses, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from aggregator.machine import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored
+from fedprune.messages import Accepted, Assignment, Chunk, Content, Failed, Need, Reason, Rejected, Submit
+from fedprune.transfer import CHUNK_BYTES, content_of
+from tests.drivers import CHECK_IN, PLAN, model_of, sent_to, submission, update_of
+from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
+
+
+def test_an_update_is_accepted_once_it_is_stored() -> None:
+    gateway = training()
+
+    assert gateway.hears("pi-0", submission("pi-0")) == ()
+    assert gateway.hears("pi-0", *chunks(update_of("pi-0"))) == (
+        StoreUpdate("pi-0", submission("pi-0"), update_of("pi-0")),
+    )
+    assert gateway.state.accepted == {}
+    assert gateway.gets(UpdateStored("pi-0")) == (
+        Send("pi-0", Accepted(run=RUN, round=0, digest=content_of(update_of("pi-0")).digest)),
+    )
+    assert gateway.state.missing == {"pi-1", "pi-2"}
+
+
+def test_a_duplicate_is_accepted_again_and_not_stored_again() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+
+    for round_goes_on in (False, True):
+        if round_goes_on:
+            gateway.takes_update_of("pi-1")
+            gateway.takes_update_of("pi-2")
+            gateway.gets(Merged(model_of(1)))
+        (answer,) = sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Accepted)
+        assert answer.digest == content_of(update_of("pi-0")).digest
+        assert gateway.hears("pi-0", *chunks(update_of("pi-0"))) == ()
+
+
+def test_chunks_that_did_not_arrive_are_asked_for() -> None:
+    gateway = training()
+    parts = chunks(UPDATE_BLOB)
+
+    gateway.hears("pi-0", submit(), parts[0], parts[2], parts[0])
+    assert gateway.hears("pi-0", submit()) == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x02")),)
+    assert gateway.hears("pi-0", parts[1]) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB),)
+
+
+def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
+    gateway = training()
+    foreign = Chunk(digest=UPDATE.digest, index=1, data=b"X" * CHUNK_BYTES)
+    parts = chunks(UPDATE_BLOB)
+
+    gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
+    assert gateway.state.missing == {"pi-0", "pi-1", "pi-2"}
+    assert gateway.hears("pi-0", submit()) == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x07")),)
+    assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB),)
+
+
+def test_what_comes_while_an_update_is_being_stored_changes_nothing() -> None:
+    gateway = training()
+    gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
+    before = gateway.state
+
+    for message in (*chunks(update_of("pi-0")), submission("pi-0"), Failed(run=RUN, round=0, why="changed my mind")):
+        assert gateway.hears("pi-0", message) == ()
+        assert gateway.state == before
+    gateway.gets(UpdateStored("pi-0"))
+
+
+def test_a_malformed_update_is_refused_and_its_agent_not_waited_for() -> None:
+    gateway = training()
+    gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
+
+    (answer,) = sent_to("pi-0", gateway.gets(UpdateRefused("pi-0", "the int8 scale is nan")), Rejected)
+
+    assert (answer.reason, answer.detail) == (Reason.INVALID, "the int8 scale is nan")
+    assert answer.digest == content_of(update_of("pi-0")).digest
+    assert gateway.state.assigned == {"pi-1", "pi-2"}
+    assert not sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Assignment)
+    gateway.takes_update_of("pi-1")
+    assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
+
+
+@pytest.mark.parametrize(
+    ("agent", "wrong", "reason"),
+    [
+        ("pi-4", submission("pi-4"), Reason.LATE),
+        ("pi-0", submit(update=Content(digest=digest("huge"), size=PLAN.max_update_bytes + 1)), Reason.INVALID),
+        ("pi-0", submit(run="another-run"), Reason.INVALID),
+        ("pi-0", submit(round_=1), Reason.INVALID),
+    ],
+)
+def test_updates_that_are_not_to_be_taken_are_refused_with_the_reason(
+    agent: str, wrong: Submit, reason: Reason
+) -> None:
+    gateway = training()
+
+    (answer,) = sent_to(agent, gateway.hears(agent, wrong), Rejected)
+    assert (answer.reason, answer.digest) == (reason, wrong.update.digest)
+    assert gateway.state.uploads == {}
+
+
+def test_a_second_different_update_of_an_agent_is_refused() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+
+    (answer,) = sent_to("pi-0", gateway.hears("pi-0", submit()), Rejected)
+    assert answer.reason is Reason.INVALID
+
+
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.TRAINING, Phase.MERGING, Phase.DONE])
+def test_an_update_that_missed_its_round_is_late_in_every_phase(phase: Phase) -> None:
+    gateway = gateway_in(phase)
+    gateway.state = replace(gateway.state, round=2)
+
+    (answer,) = sent_to("pi-4", gateway.hears("pi-4", submission("pi-4", 1)), Rejected)
+    assert answer.reason is Reason.LATE
+
+
+def test_an_agent_that_asks_about_an_earlier_round_is_given_its_work_in_this_one() -> None:
+    """It took no assignment while its update was pending, and might wait long before it offers itself again."""
+    gateway = merging()
+    gateway.gets(Merged(model_of(1)))
+    assert "pi-0" in gateway.state.assigned
+
+    for asked in (submission("pi-0"), submit(0, update=content_of(b"lost"))):
+        answer, work = gateway.hears("pi-0", asked)
+        assert isinstance(answer, Send)
+        assert isinstance(answer.message, Accepted | Rejected)
+        assert isinstance(work, Send)
+        assert isinstance(work.message, Assignment)
