@@ -1,0 +1,166 @@
+"""The aggregator and the agent run where TensorFlow is not installed: in an environment like a gateway's.
+
+The environment is made from requirements/aggregator.txt and the wheel of this very tree. One thing is borrowed from
+the full installation: a task bundle, which on a real gateway was made on a workstation as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.settings import ModelSettings, TaskSettings
+from fedprune.bundle import Bundle, Pruning, Training, read_bundle
+from fedprune.data import Dataset, save_npz
+from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.schedules import ConstantSparsity
+
+_ROOT = Path(__file__).parents[2]
+_TENSORFLOW = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
+_TIMEOUT_S = 120
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+
+
+def _must(*command: str | Path, cwd: Path) -> str:
+    done = _run(*command, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is shipped."""
+    directory = tmp_path_factory.mktemp("wheel")
+    _must(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", directory, cwd=_ROOT)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts' directory of an environment without TensorFlow."""
+    home = tmp_path_factory.mktemp("gateway")
+    _must(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
+    scripts = home / "bin"
+    pip = (sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet", "--no-input")
+    _must(*pip, "--require-hashes", "--requirement", _ROOT / "requirements" / "aggregator.txt", cwd=home)
+    _must(*pip, "--no-deps", wheel, cwd=home)
+    return scripts
+
+
+@pytest.fixture
+def on_gateway(gateway: Path, tmp_path: Path) -> Run:
+    """Run a script of the gateway's, in `tmp_path`."""
+    return lambda script, *arguments: _run(gateway / script, *arguments, cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    from export.build import build_task  # imports TensorFlow, which most tests here can do without
+
+    model = ModelSettings(builtin="cnn-108k", input_shape=(14, 14, 1), classes=3)
+    pruning = Pruning(ConstantSparsity(begin_step=0, frequency=5, target_sparsity=0.5))
+    return read_bundle(build_task(TaskSettings("light", model, Training(5), pruning), Path()))
+
+
+@pytest.fixture
+def refusing_broker() -> Iterator[str]:
+    """The address of a port that is taken, so that nobody else gets it, and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def _save_examples(path: Path, bundle: Bundle) -> None:
+    x = np.zeros((6, *bundle.task.input_shape), np.float32)
+    save_npz(path, Dataset(x, np.arange(6) % bundle.task.classes))
+
+
+def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "fedprune",
+        "edge_agent",
+        "aggregator",
+        "export",
+        "benchmarks",
+    }
+
+
+def test_tensorflow_is_not_there(on_gateway: Run) -> None:
+    for module in _TENSORFLOW:
+        done = on_gateway("python", "-c", f"import {module}")
+        assert f"No module named '{module}'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["aggregator", "agent", "benchmark", "export", "task build", "task show"])
+def test_commands_explain_themselves(on_gateway: Run, command: str) -> None:
+    done = on_gateway("fedprune", *command.split(), "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: fedprune {command} " in done.stdout
+
+
+def test_the_aggregator_opens_a_task_and_gets_as_far_as_the_broker(
+    on_gateway: Run, bundle: Bundle, refusing_broker: str, tmp_path: Path
+) -> None:
+    (tmp_path / "light.fedtask").write_bytes(bundle.blob)
+    _save_examples(tmp_path / "held-out.npz", bundle)
+    (tmp_path / "federation.toml").write_text(
+        f'task = "light.fedtask"\nheld_out = "held-out.npz"\nstate = "run"\nbroker.url = "{refusing_broker}"\n'
+    )
+    done = on_gateway("fedprune", "aggregator", "federation.toml")
+    assert done.returncode == BrokerError.exit_code, done.stdout + done.stderr
+    assert refusing_broker in done.stderr
+
+
+def test_weights_are_evaluated(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "light.fedtask").write_bytes(bundle.blob)
+    _save_examples(tmp_path / "held-out.npz", bundle)
+    program = """
+from pathlib import Path
+from fedprune.bundle import load_bundle
+from fedprune.evaluation import Evaluator
+bundle = load_bundle(Path("light.fedtask"))
+print(Evaluator(bundle, Path("held-out.npz"), threads=1).evaluate(bundle.initial_weights()).examples)
+"""
+    done = on_gateway("python", "-c", program)
+    assert done.stdout == "6\n", done.stderr
+
+
+def test_models_are_benchmarked(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(bundle.inference_graph)
+    done = on_gateway("fedprune", "benchmark", "model.tflite", "--num_runs", "2", "--warmup_runs", "0")
+    assert done.returncode == 0, done.stderr
+    assert "model.tflite" in done.stdout
+
+
+def test_the_keras_trainer_asks_for_its_extra(
+    on_gateway: Run, bundle: Bundle, refusing_broker: str, tmp_path: Path
+) -> None:
+    _save_examples(tmp_path / "data.npz", bundle)
+    done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--broker", refusing_broker)
+    assert done.returncode == ConfigurationError.exit_code, done.stdout + done.stderr
+    assert "fedprune[keras]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["aggregator.process", "edge_agent.process", "fedprune.evaluation"])
+def test_tensorflow_is_not_imported_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
+    program = f"import sys, {module}; print(*sorted({_TENSORFLOW} & sys.modules.keys()))"
+    assert _must(sys.executable, "-c", program, cwd=tmp_path) == "\n"
