@@ -38,7 +38,21 @@ from fedprune.messages import (
     Rejected,
 )
 from fedprune.transfer import all_missing, content_of
-from tests.drivers import AGENTS, FIRST, PLAN, Gateway, model_of, sent_to, submission, update_of
+from tests.drivers import (
+    AGENTS,
+    FIRST,
+    PLAN,
+    Gateway,
+    done,
+    gateway_in,
+    gathering,
+    merging,
+    model_of,
+    sent_to,
+    submission,
+    training,
+    update_of,
+)
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
 
 CHECK_IN = CheckIn(examples=10)
