@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from export.report import Format
 from fedprune.errors import ExportError
+from fedprune.quiet import without_lines
 from fedprune.tensorflow_stack import tf
 from fedprune.tensors import Array
 from fedprune.tflite import one_line
@@ -22,7 +19,7 @@ def convert(model: Any, form: Format, representative: Array) -> bytes:
     Equal models give equal bytes. Raises `ExportError` where TFLite's builtin ops cannot express the model.
     """
     batch_of_one = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="x")
-    with _silence():
+    with without_lines(lambda _: True):  # it tells of its work at any log level
         try:
             graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(batch_of_one)
             converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], model)
@@ -52,19 +49,3 @@ def _explain(message: str) -> str:
     if op := re.search(r"'tf\.(\w+)' op is neither", message):
         return f"TFLite has no builtin op for TensorFlow's {op[1]}"
     return one_line(message.strip().partition("\n")[0])
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Drop what is written to file descriptor 2: the converter's C++ side tells of its work there, at any log level."""
-    sys.stderr.flush()
-    outside = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(outside, 2)
-        os.close(outside)
-        os.close(nowhere)

@@ -11,29 +11,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fedprune.quiet import without_lines
+
 _NOISE = re.compile(rb"(WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:)")
 _FATAL_ONLY = "3"
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Pass on what is written to file descriptor 2 at the end, from whatever thread, but for the known noise."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            os.write(2, b"".join(line for line in caught if not _NOISE.match(line)))
 
 
 @contextmanager
@@ -51,7 +35,7 @@ def _without_keras_3() -> Iterator[None]:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _FATAL_ONLY)
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-with _without_noise(), _without_keras_3():
+with without_lines(_NOISE.match), _without_keras_3():
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras

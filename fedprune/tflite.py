@@ -8,10 +8,8 @@ or came with a digest. ai-edge-litert verifies.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ExportError
+from fedprune.quiet import without_lines
 from fedprune.tensors import Array
 
 _IDENTIFIER = b"TFL3"
@@ -33,7 +32,6 @@ _BATCH = 64
 
 _DISTRIBUTIONS = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 _CHATTER = (b"INFO: Created TensorFlow Lite", b"INFO: Initialized TensorFlow Lite")
-_stderr_lock = threading.Lock()
 
 
 class TensorDetails(TypedDict):
@@ -78,7 +76,7 @@ class Runtime:
         name = one_line(str(model)) if isinstance(model, Path) else "model"
         _check_identifier(model, name)
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
-        with _without_chatter(), foreign_errors(name):
+        with without_lines(lambda line: line.startswith(_CHATTER)), foreign_errors(name):
             interpreter = self._make(**source, num_threads=num_threads)
             interpreter.allocate_tensors()
         return interpreter
@@ -197,25 +195,6 @@ def _explain(message: str) -> str:
     if "valid Flatbuffer" in message:
         return "the file is truncated or damaged: copy or export it again"
     return f"the runtime cannot run this model: {one_line(message)}"
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep the runtime's greetings off standard error; everything else that is written meanwhile comes out after."""
-    with _stderr_lock:
-        outside = os.dup(2)
-        kept = os.memfd_create("stderr")
-        os.dup2(kept, 2)
-        try:
-            yield
-        finally:
-            os.dup2(outside, 2)
-            os.close(outside)
-            with os.fdopen(kept, "rb") as lines:
-                lines.seek(0)
-                for line in lines:
-                    if not line.startswith(_CHATTER):
-                        os.write(2, line)
 
 
 def _only(details: list[TensorDetails], what: str) -> TensorDetails:
