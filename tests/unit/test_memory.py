@@ -1,0 +1,217 @@
+"""What an agent remembers: the residual that each fate of an update leaves, and nothing that is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.machine import Outcome
+from edge_agent.memory import RESIDUAL_AGE_LIMIT, Memory
+from edge_agent.updates import PreparedUpdate
+from fedprune.disk import Directory
+from fedprune.errors import StorageError
+from fedprune.messages import Submit
+from fedprune.tensors import Weights
+from fedprune.transfer import content_of
+from tests.samples import RUN, TASK, TASK_BLOB, submit
+
+OWED_IF_ACCEPTED, OWED_IF_LATE = 0.25, 7.0
+SLOTS = {"optimizer/0": np.arange(3)}
+
+
+def tensors(value: float) -> Weights:
+    return {"kernel": np.full((2, 3), value, np.float32), "bias": np.full(3, -value, np.float32)}
+
+
+def prepared(blob: bytes = b"an update") -> PreparedUpdate:
+    return PreparedUpdate(blob, tensors(OWED_IF_ACCEPTED), tensors(OWED_IF_LATE))
+
+
+def of_round(round_: int, blob: bytes = b"an update", run: str = RUN) -> Submit:
+    return submit(round_, run=run, update=content_of(blob))
+
+
+def assert_equal(found: Weights | None, expected: Weights) -> None:
+    assert found is not None
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Directory:
+    return Directory(tmp_path / "memory")
+
+
+@pytest.fixture(params=["in one life", "after a restart"])
+def is_restarted(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "after a restart")
+
+
+def settled(disk: Directory, outcome: Outcome, *, is_restarted: bool = False, slots: bool = True) -> Memory:
+    """A memory in which the update of round 3 was answered."""
+    memory = Memory(disk)
+    memory.remember(of_round(3), prepared(), SLOTS if slots else None)
+    if is_restarted:
+        memory = Memory(disk)
+    memory.settle(outcome)
+    return Memory(disk) if is_restarted else memory
+
+
+def test_a_new_agent_remembers_nothing(disk: Directory) -> None:
+    memory = Memory(disk)
+
+    assert (memory.run, memory.settled, memory.pending, memory.tasks()) == ("", -1, None, frozenset())
+    assert memory.residual(RUN, 0) is None
+    assert memory.slots(RUN) is None
+
+
+def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bool) -> None:
+    memory = Memory(disk)
+    memory.remember(of_round(3), prepared(b"bytes"), SLOTS)
+    if is_restarted:
+        memory = Memory(disk)
+
+    assert memory.pending == of_round(3)
+    assert memory.update() == b"bytes"
+    assert (memory.run, memory.settled) == (RUN, -1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "owed"), [(Outcome.ACCEPTED, OWED_IF_ACCEPTED), (Outcome.LATE, OWED_IF_LATE)], ids=["accepted", "late"]
+)
+def test_the_residual_is_what_the_updates_fate_leaves(
+    disk: Directory, outcome: Outcome, owed: float, is_restarted: bool
+) -> None:
+    memory = settled(disk, outcome, is_restarted=is_restarted)
+
+    assert_equal(memory.residual(RUN, 4), tensors(owed))
+    assert_equal(memory.slots(RUN), SLOTS)  # type: ignore[arg-type]
+    assert (memory.run, memory.settled, memory.pending) == (RUN, 3, None)
+
+
+def test_an_invalid_update_leaves_nothing_that_could_poison_the_next(disk: Directory, is_restarted: bool) -> None:
+    settled(disk, Outcome.LATE)
+    memory = Memory(disk)
+    memory.remember(of_round(4), prepared(b"another"), SLOTS)
+    memory.settle(Outcome.INVALID)
+    if is_restarted:
+        memory = Memory(disk)
+
+    assert memory.residual(RUN, 5) is None
+    assert memory.slots(RUN) is None
+    assert (memory.settled, memory.pending) == (4, None)
+
+
+def test_while_an_update_is_pending_the_residual_before_it_stays(disk: Directory) -> None:
+    """A crash between preparing and settling must lose neither."""
+    memory = settled(disk, Outcome.ACCEPTED)
+    memory.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None)
+
+    assert_equal(Memory(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
+
+
+def test_a_residual_ends_with_its_age(disk: Directory) -> None:
+    memory = settled(disk, Outcome.LATE)
+
+    assert_equal(memory.residual(RUN, 3 + RESIDUAL_AGE_LIMIT), tensors(OWED_IF_LATE))
+    assert memory.residual(RUN, 4 + RESIDUAL_AGE_LIMIT) is None
+
+
+def test_a_residual_ends_with_its_run(disk: Directory) -> None:
+    memory = settled(disk, Outcome.LATE)
+    assert memory.residual("another-run", 4) is None
+    assert memory.slots("another-run") is None
+
+    memory.remember(of_round(0, run="another-run"), prepared(b"another"), None)
+    assert (memory.run, memory.settled) == ("another-run", -1)
+    assert memory.residual(RUN, 4) is None
+    memory.settle(Outcome.ACCEPTED)
+    assert_equal(memory.residual("another-run", 1), tensors(OWED_IF_ACCEPTED))
+
+
+def test_only_what_may_be_needed_is_kept(disk: Directory) -> None:
+    memory = Memory(disk)
+    memory.keep_task(TASK.digest, TASK_BLOB)
+    kept_always = {"memory.json", f"{TASK.digest.hex()}.fedtask"}
+    for round_ in range(6):
+        blob = b"update of round %d" % round_
+        memory.remember(
+            of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS
+        )
+        names = set(disk.names()) - kept_always
+        assert len([name for name in names if name.endswith(".update")]) == 1
+        assert len(names) <= 1 + 2 + 1 + 1, "an update, its two residuals, slots, and the residual before it"
+        memory.settle(Outcome.ACCEPTED if round_ % 2 else Outcome.LATE)
+        assert len(set(disk.names()) - kept_always) == 2, "a residual and slots"
+    memory.remember(of_round(6), prepared(), SLOTS)
+    memory.settle(Outcome.INVALID)
+    assert set(disk.names()) == kept_always
+
+
+def test_what_a_crash_left_lying_about_is_removed(disk: Directory) -> None:
+    """Blobs are written before the record that refers to them."""
+    disk.write("0123.update", b"never referred to")
+    settled(disk, Outcome.ACCEPTED)
+
+    assert "0123.update" not in disk.names()
+
+
+def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
+    memory = Memory(disk)
+    memory.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None)
+    memory.settle(Outcome.ACCEPTED)
+    memory.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None)
+    memory.settle(Outcome.ACCEPTED)
+
+    assert_equal(memory.residual(RUN, 2), tensors(1.0))
+
+
+def test_tasks_are_kept_by_their_digest(disk: Directory) -> None:
+    Memory(disk).keep_task(TASK.digest, TASK_BLOB)
+    disk.write("nonsense.fedtask", b"")
+
+    assert Memory(disk).tasks() == {TASK.digest}
+    assert Memory(disk).task(TASK.digest) == TASK_BLOB
+
+
+def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) -> None:
+    memory = Memory(disk)
+    memory.keep_task(TASK.digest, TASK_BLOB[:-1])
+
+    with pytest.raises(StorageError, match="is damaged"):
+        memory.task(TASK.digest)
+    assert memory.tasks() == frozenset()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"settled": "x"}', b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_record_is_said_to_be(disk: Directory, damage: bytes) -> None:
+    disk.write("memory.json", damage)
+
+    with pytest.raises(StorageError, match=r"memory\.json: .*; delete its state directory"):
+        Memory(disk)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100, None])
+def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -> None:
+    memory = settled(disk, Outcome.ACCEPTED, slots=False)
+    (name,) = (name for name in disk.names() if name.endswith(".safetensors"))
+    if damage is None:
+        disk.delete(name)
+    else:
+        disk.write(name, damage)
+
+    with pytest.raises(StorageError, match=name):
+        memory.residual(RUN, 4)
+
+
+def test_a_pending_update_that_is_gone_is_said_to_be(disk: Directory) -> None:
+    memory = Memory(disk)
+    memory.remember(of_round(3), prepared(), None)
+    (name,) = (name for name in disk.names() if name.endswith(".update"))
+    disk.delete(name)
+
+    with pytest.raises(StorageError, match=f"{name} is missing"):
+        memory.update()
