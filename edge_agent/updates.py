@@ -19,7 +19,7 @@ _NORM_CAP_DELTAS = 2.0
 class PreparedUpdate:
     """An update's bytes, and the residual that the agent will hold once it knows what became of them.
 
-    If accepted, the agent owes what the codec lost. If late, it owes everything.
+    If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap.
     """
 
     blob: bytes
@@ -50,7 +50,7 @@ def prepare_update(
 
     feedback = ErrorFeedback(norm_cap=_NORM_CAP_DELTAS * _norm(delta))
     sent = feedback.send(codec, delta, residual or feedback.initial(delta), trained.mask)
-    if_late = {name: sent.decoded[name] + sent.residual[name] for name in trainable}
+    if_late = feedback.capped({name: sent.decoded[name] + sent.residual[name] for name in trainable})
     return PreparedUpdate(sent.payload, sent.residual, if_late)
 
 

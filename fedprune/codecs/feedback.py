@@ -47,9 +47,10 @@ class ErrorFeedback:
         wanted = apply_mask({name: array + residual[name] for name, array in values.items()}, mask)
         payload, decoded = codec(wanted)
         owed = {name: array - decoded[name] for name, array in wanted.items()}
-        return Sent(payload, decoded, self._capped(owed))
+        return Sent(payload, decoded, self.capped(owed))
 
-    def _capped(self, residual: dict[str, Array]) -> dict[str, Array]:
+    def capped(self, residual: dict[str, Array]) -> dict[str, Array]:
+        """`residual`, or where it is longer than `norm_cap`, as much of it."""
         norm = math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in residual.values()))
         if norm <= self.norm_cap:
             return residual

@@ -1,0 +1,126 @@
+"""From training to bytes: what is sent, what is owed, and what is left alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.trainers import Trained
+from edge_agent.updates import PreparedUpdate, prepare_update
+from fedprune.codecs import Values, decode_update
+from fedprune.masks import apply_mask
+from fedprune.randomness import Keyed
+from fedprune.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+
+TABLE = TensorTable(
+    (
+        TensorSpec("kernel", (30, 10), "float32", TensorClass.PRUNABLE, "dense"),
+        TensorSpec("bias", (10,), "float32", TensorClass.DENSE, "dense"),
+        TensorSpec("mean", (10,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("variance", (10,), "float32", TensorClass.STATISTICS, "norm"),
+        TensorSpec("seen", (), "int64", TensorClass.INTEGER, "norm"),
+    )
+)
+TRAINABLE = ("kernel", "bias")
+
+
+def weights(seed: int, scale: float = 1.0) -> Weights:
+    keyed = Keyed(seed, "weights")
+    return {spec.name: keyed.uniform(spec.size, -scale, scale).reshape(spec.shape).astype(spec.dtype) for spec in TABLE}
+
+
+BASE = weights(0)
+MASK: Mask = {"kernel": weights(9)["kernel"] > -0.5}
+OWN: Mask = {"kernel": MASK["kernel"] & (weights(8)["kernel"] > -0.8)}
+
+
+def trained(mask: Mask = MASK, *, by: float = 0.01, seed: int = 1) -> Trained:
+    moved = {name: array + weights(seed, by)[name] for name, array in BASE.items()}
+    return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0)
+
+
+def prepare(
+    values: Values, residual: Weights | None = None, *, own: bool = False, by: float = 0.01, seed: int = 1
+) -> PreparedUpdate:
+    what = trained(OWN if own else MASK, by=by, seed=seed)
+    return prepare_update(base(own), what, residual, TABLE, values, None if own else MASK)
+
+
+def base(own: bool) -> Weights:
+    """The global model: with the agents' own masks it is not pruned here."""
+    return BASE if own else apply_mask(BASE, MASK)
+
+
+def sent(prepared: PreparedUpdate, values: Values, *, own: bool = False) -> Weights:
+    return decode_update(prepared.blob, TABLE, None if own else MASK, values).delta
+
+
+def delta(own: bool = False) -> Weights:
+    mask = OWN if own else MASK
+    return apply_mask({name: trained(mask).weights[name] - base(own)[name] for name in TRAINABLE}, mask)
+
+
+def norm(tensors: Weights) -> float:
+    return math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in tensors.values()))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("values", Values)
+def test_what_arrives_and_what_is_owed_add_up_to_what_was_learned(values: Values, own: bool) -> None:
+    prepared = prepare(values, own=own)
+
+    assert prepared.residual_if_accepted.keys() == prepared.residual_if_late.keys() == set(TRAINABLE)
+    for name, wanted in delta(own).items():
+        arrived, owed = sent(prepared, values, own=own)[name], prepared.residual_if_accepted[name]
+        np.testing.assert_allclose(arrived + owed, wanted, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(prepared.residual_if_late[name], wanted, rtol=0, atol=1e-8)
+
+
+def test_an_exact_codec_owes_nothing_once_accepted_and_everything_if_late() -> None:
+    prepared = prepare(Values.FP32)
+
+    assert norm(prepared.residual_if_accepted) == 0.0
+    assert norm(prepared.residual_if_late) == pytest.approx(norm(delta()), rel=1e-6)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_a_residual_is_sent_with_the_next_update_where_its_weights_are_still_kept(own: bool) -> None:
+    residual = {name: weights(3, 0.001)[name] for name in TRAINABLE}
+
+    arrived = sent(prepare(Values.FP32, residual, own=own), Values.FP32, own=own)
+
+    mask = OWN if own else MASK
+    for name, wanted in apply_mask({name: delta(own)[name] + residual[name] for name in TRAINABLE}, mask).items():
+        np.testing.assert_allclose(arrived[name], wanted, rtol=0, atol=1e-8)
+
+
+def test_an_own_mask_travels_and_a_shared_one_does_not() -> None:
+    update = decode_update(prepare(Values.INT8, own=True).blob, TABLE, None, Values.INT8)
+
+    np.testing.assert_array_equal(update.mask["kernel"], OWN["kernel"])
+    assert len(prepare(Values.INT8).blob) < len(prepare(Values.INT8, own=True).blob)
+
+
+@pytest.mark.parametrize("values", Values)
+def test_statistics_travel_as_they_are_and_leave_no_residual(values: Values) -> None:
+    update = decode_update(prepare(values).blob, TABLE, MASK, values)
+
+    for name in ("mean", "variance"):
+        np.testing.assert_array_equal(update.statistics[name], trained().weights[name])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(1e-6, 10.0)), min_size=1, max_size=12), st.sampled_from(Values))
+def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
+    rounds: list[tuple[bool, float]], values: Values
+) -> None:
+    """An agent that is always late must not come back one day with the sum of all it ever learned."""
+    residual: Weights | None = None
+    for seed, (is_late, by) in enumerate(rounds):
+        prepared = prepare(values, residual, by=by, seed=seed)
+        residual = prepared.residual_if_late if is_late else prepared.residual_if_accepted
+        learned = {name: trained(by=by, seed=seed).weights[name] - base(own=False)[name] for name in TRAINABLE}
+        assert norm(residual) <= 2.0 * norm(learned) * (1 + 1e-5)
