@@ -33,17 +33,17 @@ CREATE TABLE IF NOT EXISTS updates (
 class RoundRecord(msgspec.Struct, frozen=True):
     """What a finished round was like.
 
-    `accuracy` and `loss` are the global model's on the held-out examples; `sparsity` is that of the prunable
-    tensors. `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included.
-    `seconds` is the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the
-    examples-weighted mean over agents. `ignored` counts messages that made no sense, `refused` malformed updates.
-    `peak_memory_mb` is the aggregator's high-water mark.
+    `accuracy` and `loss` are the global model's on the held-out examples; `loss` is None where its outputs are not
+    finite. `sparsity` is that of the prunable tensors. `bytes_up` and `bytes_down` are MQTT payload bytes, all agents
+    together, control included. `seconds` is the round's wall time, `train_seconds` the slowest agent's training.
+    `train_loss` is the examples-weighted mean over agents. `ignored` counts messages that made no sense, `refused`
+    malformed updates. `peak_memory_mb` is the aggregator's high-water mark.
     """
 
     round: int
     agents: int
     accuracy: float
-    loss: float
+    loss: float | None
     sparsity: float
     bytes_up: int
     bytes_down: int
@@ -125,7 +125,8 @@ class Book:
 
     def records(self) -> list[RoundRecord]:
         rows = self._fetch("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY round")
-        return [msgspec.json.decode(row[0], type=RoundRecord) for row in rows]
+        with _mapping_errors():
+            return [msgspec.json.decode(row[0], type=RoundRecord) for row in rows]
 
     def submits(self) -> list[Submit]:
         """All accepted submissions, for reports."""
@@ -145,12 +146,13 @@ class Book:
 
 
 def _submit(blob: bytes) -> Submit:
-    return msgspec.msgpack.decode(blob, type=Submit)
+    with _mapping_errors():
+        return msgspec.msgpack.decode(blob, type=Submit)
 
 
 @contextmanager
 def _mapping_errors() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, msgspec.DecodeError) as error:
         raise StorageError(f"the book: {error}; free space or mend the state directory, nothing is lost") from error

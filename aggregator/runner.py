@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, assert_never, cast
+from typing import Any, assert_never
 
 from aggregator import machine
 from aggregator.book import Book, RoundRecord
@@ -17,12 +18,12 @@ from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.codecs import Update, Values, decode_update
 from fedprune.disk import Disk
-from fedprune.errors import ProtocolError
+from fedprune.errors import ProtocolError, StorageError
 from fedprune.evaluation import Evaluation
-from fedprune.messages import UPLINK, Submit, decode, encode, kind_of
+from fedprune.messages import UPLINK, Failed, Submit, decode, encode, kind_of
 from fedprune.tensors import Weights, sparsity
 from fedprune.topics import Topics
-from fedprune.transfer import chunk_of
+from fedprune.transfer import chunk_of, content_of
 from fedprune.transport import Delivery, Link
 from fedprune.usage import peak_memory_mb
 
@@ -99,10 +100,13 @@ class AggregatorRunner:
             agent, kind = self._topics.parse_up(delivery.topic)
             if kind not in UPLINK:
                 raise ProtocolError(f"kind {kind[:40]!r} is unknown")
-            self.handle(machine.Said(agent, cast(Any, decode(UPLINK[kind], delivery.payload))))
+            message: Any = decode(UPLINK[kind], delivery.payload)
+            if isinstance(message, Failed):
+                _log.warning("%s cannot do round %s: %r", agent, message.round + 1, message.why)
+            self.handle(machine.Said(agent, message))
         except ProtocolError as error:
             self._counts["ignored"] += 1
-            _log.warning("ignored a message on %s: %s", delivery.topic[:200], error)
+            _log.warning("ignored a message on %r: %s", delivery.topic[:200], error)
 
     def tick(self) -> None:
         self.handle(machine.Ticked())
@@ -125,7 +129,7 @@ class AggregatorRunner:
             case Send(agent, message):
                 self._publish(self._topics.down(agent, kind_of(message)), encode(message))
             case SendChunk(content, index, agent):
-                blob = self._model.blob if content == self._model.model.content else self._bundle_blob
+                blob = self._bundle_blob if content == self.state.plan.task else self._model.blob
                 topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
                 self._publish(topic, encode(chunk_of(blob, content.digest, index)))
             case Publish(manifest):
@@ -160,18 +164,29 @@ class AggregatorRunner:
         submits = self._store.book.accepted(round_)
         aggregate = self._aggregate()
         for agent, submit in submits.items():
-            blob = self._store.updates.read(_update_name(round_, agent))
-            assert blob is not None, f"the accepted update of {agent} is gone from the disk"
-            aggregate.add(self._decode(blob), submit.examples)
+            self._fold(aggregate, agent, submit)
         merged = aggregate.report(self._model.checkpoint.exact).weights
         self._model = new_model(merged, self._task, self._run, round_ + 1, self._values)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         record = self._record(round_, submits)
         self._store.book.finish(record)
-        for agent in submits:
-            self._store.updates.delete(_update_name(round_, agent))
+        for name in self._store.updates.names():
+            self._store.updates.delete(name)
         self._report(record)
         return machine.Merged(self._model.model)
+
+    def _fold(self, aggregate: Aggregate, agent: str, submit: Submit) -> None:
+        """Add an accepted update. Raises `StorageError` if the disk no longer holds what it was given."""
+        name = _update_name(submit.round, agent)
+        blob = self._store.updates.read(name)
+        if blob is None or content_of(blob) != submit.update:
+            raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
+        try:
+            aggregate.add(self._decode(blob), submit.examples)
+        except ProtocolError as error:
+            raise StorageError(
+                f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
+            ) from error
 
     def _record(self, round_: int, submits: dict[str, Submit]) -> RoundRecord:
         weights = self._model.checkpoint.weights
@@ -184,7 +199,7 @@ class AggregatorRunner:
             round=round_,
             agents=len(submits),
             accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
+            loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
             sparsity=sparsity(weights, self._task.table),
             bytes_up=counts["bytes_up"],
             bytes_down=counts["bytes_down"],
@@ -206,7 +221,12 @@ class AggregatorRunner:
             model = new_model(bundle.initial_weights(), self._task, self._run, 0, self._values)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
-        return restored_model(load_checkpoint(self._store.checkpoints, version), self._task, self._values)
+        checkpoint = load_checkpoint(self._store.checkpoints, version)
+        try:
+            self._task.table.check(checkpoint.weights)
+        except ProtocolError as error:
+            raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
+        return restored_model(checkpoint, self._task, self._values)
 
     def _aggregate(self) -> Aggregate:
         return Aggregate(self._task.table, self._model.checkpoint.weights, self._task.pruning.mask)

@@ -100,7 +100,9 @@ def _choose_broker(broker: str | None) -> str:
     if broker == "mosquitto" and not find_mosquitto():
         raise BrokerError("mosquitto is not installed; install it, or use --broker embedded")
     if broker not in ("embedded", "mosquitto") and "://" not in broker:
-        raise ConfigurationError(f"--broker {broker!r}: use embedded, mosquitto, or an address such as mqtt://host:1883")
+        raise ConfigurationError(
+            f"--broker {broker!r}: use embedded, mosquitto, or an address such as mqtt://host:1883"
+        )
     return broker
 
 
@@ -162,7 +164,7 @@ def _rounds_table(result: DemoResult) -> Table:
             str(entry.round),
             str(entry.agents),
             f"{entry.accuracy:.3f}",
-            f"{entry.loss:.3f}",
+            "nan" if entry.loss is None else f"{entry.loss:.3f}",
             f"{entry.sparsity:.2f}",
             f"{entry.bytes_up / 1000:.1f}",
             f"{entry.bytes_down / 1000:.1f}",

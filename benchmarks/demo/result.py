@@ -15,13 +15,14 @@ from fedprune.bundle import Bundle
 class RoundResult(msgspec.Struct, frozen=True):
     """One round, counted from 1. Bytes are MQTT payloads really published, all agents together; seconds are wall time.
 
-    `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead, evaluation included.
+    `loss` is None where the model's outputs are not finite. `train_seconds` is the slowest agent's training: the rest
+    of `seconds` is overhead, evaluation included.
     """
 
     round: int
     agents: int
     accuracy: float
-    loss: float
+    loss: float | None
     sparsity: float
     bytes_up: int
     bytes_down: int

@@ -1,0 +1,172 @@
+"""The book: each update counts once, a run goes on where it was, and damage is said to be damage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.book import Book, RoundRecord
+from fedprune.errors import StorageError
+from fedprune.transfer import content_of
+from tests.samples import TASK, UPDATE, submit
+
+COHORT = frozenset({"pi-1", "pi-2", "pi-3"})
+
+
+def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
+    return RoundRecord(
+        round=round_,
+        agents=2,
+        accuracy=0.75,
+        loss=loss,
+        sparsity=0.5,
+        bytes_up=1000,
+        bytes_down=2000,
+        seconds=1.5,
+        train_seconds=1.25,
+        train_loss=0.25,
+        ignored=3,
+        refused=1,
+        peak_memory_mb=90.5,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "book.sqlite"
+
+
+@pytest.fixture
+def book(path: Path) -> Iterator[Book]:
+    opened = Book.open(path)
+    opened.start("run", TASK.digest)
+    yield opened
+    opened.close()
+
+
+def test_a_run_keeps_its_name_and_counts_its_starts(path: Path) -> None:
+    for start, name in enumerate(("first", "second", "third"), start=1):
+        book = Book.open(path)
+        assert book.start(name, TASK.digest) == ("first", start)
+        book.close()
+
+
+def test_another_task_is_refused(book: Book) -> None:
+    with pytest.raises(StorageError, match="a run of another task; name an empty directory"):
+        book.start("run", UPDATE.digest)
+
+
+def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:
+    book.assign(0, COHORT)
+    book.accept("pi-1", submit(0))
+    with pytest.raises(StorageError):
+        book.accept("pi-1", submit(0, update=content_of(b"another")))
+    book.accept("pi-2", submit(0))
+    book.accept("pi-1", submit(1))
+
+    assert book.accepted(0) == {"pi-1": submit(0), "pi-2": submit(0)}
+    assert book.accepted(1) == {"pi-1": submit(1)}
+    assert book.accepted(2) == {}
+    assert book.submits() == [submit(0), submit(0), submit(1)]
+
+
+def test_a_round_is_open_until_its_record_is_written(book: Book) -> None:
+    assert (book.next_round(), book.assigned(0), book.records()) == (0, frozenset(), [])
+    book.assign(0, frozenset({"pi-1"}))
+    book.assign(0, COHORT)
+    assert (book.next_round(), book.assigned(0), book.records()) == (0, COHORT, [])
+    book.finish(record(0))
+    assert (book.next_round(), book.assigned(0), book.records()) == (1, COHORT, [record(0)])
+    assert book.assigned(1) == frozenset()
+
+
+def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
+    for round_, agents in enumerate((("pi-1", "pi-2"), ("pi-1", "pi-3"), ("pi-3",))):
+        for agent in agents:
+            book.accept(agent, submit(round_, examples=round_ + 1))
+
+    assert {agent: taken.round for agent, taken in book.last_accepted(3).items()} == {"pi-1": 1, "pi-2": 0, "pi-3": 2}
+    assert {agent: taken.examples for agent, taken in book.last_accepted(2).items()} == {
+        "pi-1": 2,
+        "pi-2": 1,
+        "pi-3": 2,
+    }
+    assert book.last_accepted(0) == {}
+
+
+def test_everything_is_there_after_a_restart(path: Path, book: Book) -> None:
+    book.assign(0, COHORT)
+    book.accept("pi-1", submit(0))
+    book.finish(record(0))
+    book.assign(1, COHORT)
+    book.accept("pi-2", submit(1))
+
+    # The first connection is still open, as if its process had been killed.
+    again = Book.open(path)
+    assert (again.next_round(), again.assigned(1), again.accepted(1)) == (1, COHORT, {"pi-2": submit(1)})
+    assert again.records() == [record(0)]
+    again.close()
+
+
+def test_a_loss_that_is_not_a_number_does_not_make_the_book_unreadable(book: Book) -> None:
+    book.assign(0, COHORT)
+    book.finish(record(0, loss=None))
+
+    assert book.records() == [record(0, loss=None)]
+
+
+@pytest.mark.parametrize("damage", [b"not a database", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_file_that_is_no_book_is_said_to_be_unreadable(path: Path, damage: bytes) -> None:
+    path.write_bytes(damage)
+
+    with pytest.raises(StorageError, match="the book: "):
+        Book.open(path).start("run", TASK.digest)
+
+
+@pytest.mark.parametrize(
+    ("statement", "reader"),
+    [
+        ("UPDATE updates SET submit = x'00'", lambda book: book.accepted(0)),
+        ("UPDATE updates SET submit = x'80'", lambda book: book.last_accepted(1)),
+        ("UPDATE updates SET submit = x'c1'", lambda book: book.submits()),
+        ("UPDATE rounds SET record = '{'", lambda book: book.records()),
+        ("UPDATE rounds SET record = '{}'", lambda book: book.records()),
+        ("DROP TABLE rounds", lambda book: book.next_round()),
+        ("DROP TABLE updates", lambda book: book.accept("pi-2", submit(1))),
+    ],
+)
+def test_damaged_entries_are_said_to_be_unreadable(path: Path, book: Book, statement: str, reader: object) -> None:
+    book.assign(0, COHORT)
+    book.accept("pi-1", submit(0))
+    book.finish(record(0))
+    other = sqlite3.connect(path)
+    with other:
+        other.execute(statement)
+    other.close()
+
+    with pytest.raises(StorageError, match="the book: "):
+        reader(book)  # type: ignore[operator]
+
+
+def test_a_book_in_a_directory_that_is_not_there_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="the book: unable to open"):
+        Book.open(tmp_path / "nowhere" / "book.sqlite")
+
+
+def test_a_full_disk_is_said_to_be_and_what_was_accepted_stays(book: Book) -> None:
+    book.assign(0, COHORT)
+    book.accept("pi-1", submit(0))
+    pages = book._connection.execute("PRAGMA page_count").fetchone()[0]
+    book._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def fill() -> None:
+        for round_ in range(1, 1000):
+            book.accept("pi-1", submit(round_))
+
+    with pytest.raises(StorageError, match="full"):
+        fill()
+    assert book.accepted(0) == {"pi-1": submit(0)}
+    assert book.next_round() == 0
