@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from fedprune.errors import StorageError
 
@@ -38,18 +41,16 @@ class Directory:
             raise _storage_error(path, error) from error
 
     def write(self, name: str, blob: bytes) -> None:
-        target = self.path / name
-        draft = target.with_name(f".{name}.draft")
-        try:
-            with draft.open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-            self._sync()
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise _storage_error(target, error) from error
+        self._replace(name, lambda file: file.write(blob))
+
+    def copy_in(self, name: str, source: Path) -> None:
+        """Write a copy of the file `source`, however large it is."""
+
+        def copy(file: BinaryIO) -> None:
+            with source.open("rb") as original:
+                shutil.copyfileobj(original, file)
+
+        self._replace(name, copy)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -66,7 +67,26 @@ class Directory:
             raise _storage_error(self.path / name, error) from error
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+        except OSError as error:
+            raise _storage_error(self.path, error) from error
+
+    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """Fill a draft, make it durable, and put it in the place of `name`."""
+        target = self.path / name
+        draft = target.with_name(f".{name}.draft")
+        try:
+            with draft.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+            self._sync()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise _storage_error(target, error) from error
 
     def _sync(self) -> None:
         """Make the rename itself durable."""

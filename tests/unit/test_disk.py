@@ -1,0 +1,141 @@
+"""The disk: written whole or not at all, and one kind of error where the operating system refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedprune.disk import Directory
+from fedprune.errors import StorageError
+
+LIMIT = 64 * 1024
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the kernel refuse to make any file longer than `LIMIT`, as a disk does that has no room for more."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Directory:
+    return Directory(tmp_path / "deep" / "disk")
+
+
+def files(disk: Directory) -> set[str]:
+    """Everything in the directory, drafts included."""
+    return {path.name for path in disk.path.iterdir()}
+
+
+def test_what_was_written_is_read(disk: Directory) -> None:
+    disk.write("b", b"first")
+    disk.write("a", b"")
+    disk.write("b", b"second")
+
+    assert (disk.read("a"), disk.read("b"), disk.read("c")) == (b"", b"second", None)
+    assert disk.names() == ["a", "b"]
+    disk.delete("b")
+    disk.delete("b")
+    assert disk.names() == ["a"]
+    assert Directory(disk.path).read("a") == b""
+
+
+def test_a_file_is_copied_in_whole(disk: Directory, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 100_000)
+
+    disk.copy_in("copy", tmp_path / "source")
+
+    assert disk.read("copy") == b"x" * 100_000
+
+
+def test_drafts_are_no_blobs(disk: Directory) -> None:
+    (disk.path / ".a.draft").write_bytes(b"half wr")
+    (disk.path / "directory").mkdir()
+
+    assert disk.names() == []
+    disk.write("a", b"whole")
+    assert files(disk) == {"a", "directory"}
+
+
+@pytest.mark.parametrize("way", ["write", "copy_in"])
+def test_a_full_disk_loses_nothing_and_leaves_no_draft(disk: Directory, tmp_path: Path, way: str) -> None:
+    large = b"x" * (2 * LIMIT)
+    (tmp_path / "source").write_bytes(large)
+    disk.write("a", b"what was there")
+
+    def overwrite() -> None:
+        if way == "write":
+            disk.write("a", large)
+        else:
+            disk.copy_in("a", tmp_path / "source")
+
+    with full_disk(), pytest.raises(StorageError, match=r"disk/a: File too large; free space .* nothing is lost"):
+        overwrite()
+
+    assert disk.read("a") == b"what was there"
+    assert files(disk) == {"a"}
+    overwrite()
+    assert disk.read("a") == large
+
+
+def test_a_write_that_cannot_be_made_durable_is_no_write(disk: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync is where a full disk or a dying card may first say so."""
+    disk.write("a", b"what was there")
+
+    def fails(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StorageError, match="No space left on device"):
+        disk.write("a", b"something else")
+
+    assert disk.read("a") == b"what was there"
+    assert files(disk) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda disk: disk.write("a", b""),
+        lambda disk: disk.names(),
+        lambda disk: disk.copy_in("a", Path(__file__)),
+        lambda disk: disk.read("directory"),
+        lambda disk: disk.delete("directory"),
+        lambda disk: disk.write("directory", b""),
+        lambda disk: disk.read("n" * 300),
+        lambda disk: disk.write("n" * 300, b""),
+    ],
+    ids=["write", "names", "copy_in", "read a directory", "delete a directory", "write a directory", "long", "longer"],
+)
+def test_whatever_the_operating_system_refuses_is_a_storage_error(
+    disk: Directory, use: Callable[[Directory], object], request: pytest.FixtureRequest
+) -> None:
+    (disk.path / "directory").mkdir()
+    if request.node.callspec.id in ("write", "names", "copy_in"):
+        (disk.path / "directory").rmdir()
+        disk.path.rmdir()
+
+    with pytest.raises(StorageError, match="free space or mend the directory"):
+        use(disk)
+
+
+def test_a_file_in_the_directorys_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match=str(path)):
+            Directory(path)
