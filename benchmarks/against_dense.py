@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -85,8 +86,8 @@ def _accuracy(result: DemoResult) -> float:
 
 
 def _table(pairs: list[Pair]) -> Table:
-    table = Table(title="The default demo against the same run dense", title_justify="left")
-    for heading in ("seed", "pruned", "dense", "points", "uplink", "overhead s", "federation s", "sparsity"):
+    table = Table(title="The default demo against the same run dense", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("seed", "pruned", "dense", "points", "uplink", "overhead s", "total s", "sparsity"):
         table.add_column(heading, justify="right")
     for pair in pairs:
         table.add_row(
@@ -94,7 +95,7 @@ def _table(pairs: list[Pair]) -> Table:
             f"{pair.pruned_accuracy:.3f}",
             f"{pair.dense_accuracy:.3f}",
             f"{(pair.pruned_accuracy - pair.dense_accuracy) * 100:+.2f}",
-            f"{pair.uplink_ratio:.1f}x smaller",
+            f"{pair.uplink_ratio:.1f}x",
             f"{pair.overhead_s:.2f}",
             f"{pair.federation_s:.1f}",
             f"{pair.sparsity:.4f}",
