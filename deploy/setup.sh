@@ -103,7 +103,7 @@ add_venv_module() {
 install_requirements() {
   rm -f "$STAMP"
   say "Installing into .venv what requirements/dev.txt pins: 2.7 GB, a few minutes the first time"
-  # Not in /tmp, which is memory on recent systems and too small for TensorFlow's wheel on a small Pi.
+  # Not in the system's own, which may be held in memory: too small for TensorFlow's wheel on a small Pi.
   local -x TMPDIR=$PWD/.venv/tmp
   mkdir -p "$TMPDIR"
   pip_install --require-hashes -r requirements/dev.txt
