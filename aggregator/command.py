@@ -10,7 +10,7 @@ import msgspec
 from aggregator.book import RoundRecord
 from aggregator.process import run_aggregator
 from aggregator.settings import FederationSettings
-from fedprune.config import from_table, read_table
+from fedprune.config import from_table, override, read_table
 from fedprune.process import log_to_stderr
 
 
@@ -41,7 +41,7 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
     """
     table = read_table(config)
     if broker is not None:
-        table["broker"] = {**table.get("broker", {}), "url": broker}
+        override(table, "broker", "url", broker)
     if state is not None:
         table["state"] = str(Path(state).resolve())
     settings = from_table(table, FederationSettings, str(config))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,12 +41,15 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     bundle = load_bundle(base / settings.task)
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
     directory = Directory(state)
-    _keep_for_export(directory, bundle, base / settings.held_out)
     store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
     run, incarnation = store.book.start(secrets.token_hex(8), content_of(bundle.blob).digest)
+    _keep_for_export(directory, bundle, base / settings.held_out)
     plan = _plan(settings, bundle, run, incarnation)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with MqttLink(settings.broker, f"fedprune-{settings.name}-aggregator", events) as link, stopping(events):
+    with (
+        MqttLink(settings.broker.relative_to(base), f"fedprune-{settings.name}-aggregator", events) as link,
+        stopping(events),
+    ):
         runner = AggregatorRunner(
             plan,
             bundle,
@@ -65,13 +67,13 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
 
 
 def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
-    while not runner.is_done:
+    """Serve until the federation is done. The first event is that the link is up, even for one that was done before."""
+    while True:
         alarm = wake_at(runner.state)
         try:
             event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
         except queue.Empty:
-            runner.tick()
-            continue
+            event = None
         match event:
             case LinkUp():
                 runner.connect()
@@ -81,6 +83,9 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
                 runner.deliver(event)
             case BaseException():
                 raise event
+        runner.tick()  # after every event, so that a flood of messages puts no alarm off
+        if runner.is_done:
+            return
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int) -> Plan:
@@ -106,4 +111,4 @@ def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> No
     directory.write(TASK, bundle.blob)
     target = directory.path / HELD_OUT
     if held_out.resolve() != target.resolve():
-        shutil.copyfile(held_out, target)
+        directory.copy_in(HELD_OUT, held_out)

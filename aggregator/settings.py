@@ -9,7 +9,7 @@ import msgspec
 
 from fedprune.transport import Broker
 
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,8 +23,8 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
     cohort: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
     quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    deadline_s: _Positive = 600.0
-    gather_s: _Positive = 30.0
+    deadline_s: _Seconds = 600.0
+    gather_s: _Seconds = 30.0
 
     @property
     def quorum_agents(self) -> int:

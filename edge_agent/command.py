@@ -9,7 +9,7 @@ import click
 
 from edge_agent.process import run_agent
 from edge_agent.settings import AgentSettings
-from fedprune.config import from_table, read_table
+from fedprune.config import from_table, override, read_table
 from fedprune.process import log_to_stderr
 
 
@@ -56,7 +56,7 @@ def _settings(config: Path | None, broker: str | None, options: dict[str, Any]) 
         if value is not None:
             table[key] = str(Path(value).resolve()) if key in ("data", "state") else value
     if broker is not None:
-        table["broker"] = {**table.get("broker", {}), "url": broker}
+        override(table, "broker", "url", broker)
     for required in ("name", "data"):
         if required not in table:
             raise click.UsageError(f"--{required} is missing: give it here or in --config FILE")

@@ -19,7 +19,7 @@ from edge_agent.workshop import Workshop, check_trainer
 from fedprune import __version__
 from fedprune.data import load_npz
 from fedprune.disk import Directory
-from fedprune.errors import FedpruneError
+from fedprune.errors import BrokerError, FedpruneError
 from fedprune.messages import CheckIn, Presence
 from fedprune.process import stopping
 from fedprune.topics import Topics, check_id
@@ -54,7 +54,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
 
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
-    with MqttLink(settings.broker, client_id, events, will=will) as link, stopping(events):
+    with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
         check_in = CheckIn(examples=len(data), trainer=settings.trainer)
         runner = AgentRunner(name, check_in, topics, link, memory, train)
         try:
@@ -70,8 +70,7 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> No
         try:
             event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
         except queue.Empty:
-            runner.handle(machine.Ticked(), time.monotonic())
-            continue
+            event = None
         now = time.monotonic()
         match event:
             case LinkUp():
@@ -84,11 +83,14 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> No
                 runner.deliver(event, now)
             case LocalResult():
                 runner.finish(event, now)
-            case FedpruneError():
+            case BrokerError():
+                raise event
+            case FedpruneError():  # from the workshop
                 _log.error("cannot train: %s", event)
                 runner.handle(machine.TrainingFailed(str(event)), now)
             case BaseException():
                 raise event
+        runner.handle(machine.Ticked(), time.monotonic())  # after every event: a flood of messages puts no alarm off
 
 
 def _presence(agent: str, state: str) -> bytes:

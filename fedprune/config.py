@@ -38,6 +38,13 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
 
 
+def override(table: dict[str, Any], section: str, key: str, value: Any) -> None:
+    """Set `key` in a section of `table`; a section that is no table is left for `from_table` to refuse."""
+    inner = table.setdefault(section, {})
+    if isinstance(inner, dict):
+        inner[key] = value
+
+
 def from_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
     """A table as `kind`, a struct that forbids unknown fields; `origin` is what to call the table in messages.
 

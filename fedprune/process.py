@@ -24,7 +24,8 @@ def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 
 def log_to_stderr(name: str, *, verbose: bool) -> None:
     """One line a message, headed by the process's name; what other libraries say only if it is a warning."""
-    logging.basicConfig(format=f"%(asctime)s {name}: %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    head = name.replace("%", "%%")
+    logging.basicConfig(format=f"%(asctime)s {head}: %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     level = logging.INFO if verbose else logging.WARNING
     for package in ("fedprune", "edge_agent", "aggregator"):
         logging.getLogger(package).setLevel(level)

@@ -61,7 +61,12 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or parts.path not in ("", "/"):
+        if (
+            parts.scheme not in ("mqtt", "mqtts")
+            or not parts.hostname
+            or port in (-1, 0)
+            or parts.path not in ("", "/")
+        ):
             raise ValueError(f"broker address {self.url!r}: write mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
         if parts.username or parts.password:
             raise ValueError("broker address: put the user name in broker.username, the password in a file")
@@ -78,14 +83,24 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def uses_tls(self) -> bool:
         return urlsplit(self.url).scheme == "mqtts"
 
+    def relative_to(self, base: Path) -> Broker:
+        """The same with the paths of its files taken from `base`."""
+
+        def taken(path: str | None) -> str | None:
+            return None if path is None else str(base / path)
+
+        tls = Tls(taken(self.tls.ca), taken(self.tls.certificate), taken(self.tls.key))
+        return msgspec.structs.replace(self, password_file=taken(self.password_file), tls=tls)
+
     def password(self) -> str | None:
         """Raises `ConfigurationError` if the password file cannot be read."""
         if self.password_file is None:
             return os.environ.get(PASSWORD_VARIABLE)
         try:
-            return Path(self.password_file).read_text().partition("\n")[0]
-        except OSError as error:
-            raise ConfigurationError(f"broker.password_file {self.password_file}: {error.strerror}") from error
+            return Path(self.password_file).read_text("utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigurationError(f"broker.password_file {self.password_file}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,8 @@ class Delivery:
     payload: bytes
 
 
-LinkEvent = LinkUp | LinkDown | Delivery
+LinkEvent = LinkUp | LinkDown | Delivery | BrokerError
+"""A `BrokerError` says that the broker lets us in, but not subscribe: nothing can come of that."""
 
 
 class Link(Protocol):
@@ -145,7 +161,7 @@ class MqttLink:
         self._connect()
         self._thread.start()
         if not self._answered.wait(_CONNECT_TIMEOUT_S):
-            self._refusal = "no answer: is this an MQTT broker?"
+            self._refuse("no answer; is this an MQTT broker?")
         if self._refusal is not None:
             self.close()
             raise BrokerError(f"broker {self._broker.url}: {self._refusal}")
@@ -196,13 +212,14 @@ class MqttLink:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     def _connect(self) -> None:
         """Raises `BrokerError` if no connection can be opened."""
         try:
             self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
             raise BrokerError(f"broker {self._broker.url}: no such host; check the address") from error
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
@@ -234,23 +251,34 @@ class MqttLink:
     @staticmethod
     def _delay(attempt: int) -> float:
         """Full jitter, so that a fleet does not come back at once when its broker does."""
-        return random.uniform(0.0, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0**attempt))
+        return random.uniform(0.0, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(attempt, 32)))
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
-            self._refusal = f"{str(reason).lower()}; check broker.username, the password and the broker's access list"
+            self._refuse(f"{str(reason).lower()}; check broker.username, the password and the broker's access list")
         else:
-            self._refusal = None
             self._was_up = True
             self._events.put(LinkUp())
-        self._answered.set()
+            self._answered.set()
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if not self._answered.is_set():
-            self._refusal = f"closed the connection ({reason}); is this an MQTT broker?"
-            self._answered.set()
-        elif not self._closing.is_set():
+            self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")
+        elif self._was_up and not self._closing.is_set():
             self._events.put(LinkDown(str(reason).lower()))
+
+    def _refuse(self, why: str) -> None:
+        """The first connection fails for this reason; a later one is tried again."""
+        if self._answered.is_set():
+            _log.warning("broker %s: %s", self._broker.url, why)
+        else:
+            self._refusal = why
+            self._answered.set()
+
+    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+        if any(reason.is_failure for reason in reasons):
+            who = self._broker.username or "clients without a user name"
+            self._events.put(BrokerError(f"broker {self._broker.url}: {who} may not subscribe; check its access list"))
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         try:
@@ -261,10 +289,13 @@ class MqttLink:
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
+    for path in (tls.ca, tls.certificate, tls.key):
+        if path is not None and not Path(path).is_file():
+            raise ConfigurationError(f"broker.tls: {path}: there is no such file; name a PEM file")
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:
             context.load_cert_chain(tls.certificate, tls.key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"broker.tls: {error.strerror or error}; check the PEM files' paths") from error
+        raise ConfigurationError(f"broker.tls: {error.strerror or error}; are these PEM files?") from error
     return context

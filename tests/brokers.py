@@ -1,0 +1,81 @@
+"""Real brokers for tests: Mosquitto with any configuration, on a free port of loopback, ended by its process id."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+_EXECUTABLE = shutil.which("mosquitto", path=_PATH)
+MISSING = "" if _EXECUTABLE else "Mosquitto is not installed"
+"""Why tests that need Mosquitto are skipped; empty if they are not."""
+
+OPEN = ("allow_anonymous true",)
+
+
+class Mosquitto:
+    """A broker. It may be killed and started again: the port stays, what it knew is lost."""
+
+    def __init__(self, directory: Path, *settings: str) -> None:
+        self.port = free_port()
+        self._settings = settings or OPEN
+        self._config = directory / "mosquitto.conf"
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Mosquitto:
+        self.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop(signal.SIGTERM)
+
+    def start(self, *settings: str) -> None:
+        """Start, and return when it listens; `settings` are instead of those that it was made with."""
+        assert _EXECUTABLE is not None
+        assert self._process is None
+        # Without a user of its own, Mosquitto started by root could not read the tests' files.
+        head = (f"user {getpass.getuser()}", f"listener {self.port} 127.0.0.1", "persistence false")
+        self._config.write_text("\n".join((*head, *(settings or self._settings))) + "\n")
+        self._process = subprocess.Popen(
+            [_EXECUTABLE, "-c", str(self._config)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert self._process.stderr is not None
+        said = []
+        for line in self._process.stderr:
+            said.append(line)
+            if "running" in line:
+                break
+        else:
+            raise AssertionError(f"Mosquitto did not start: {''.join(said)}")
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            assert self._process.stderr is not None
+            self._process.stderr.close()
+            self._process.wait(10.0)
+            self._process = None
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def make_password_file(path: Path, user: str, password: str) -> None:
+    tool = shutil.which("mosquitto_passwd", path=_PATH)
+    assert tool is not None
+    subprocess.run([tool, "-b", "-c", str(path), user, password], check=True, capture_output=True)

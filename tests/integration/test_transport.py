@@ -1,0 +1,310 @@
+"""The MQTT link against a real Mosquitto, and against what is no broker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedprune import transport
+from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.transport import Broker, Delivery, LinkDown, LinkUp, MqttLink, Tls
+from tests.brokers import MISSING, Mosquitto, free_port, make_password_file
+from tests.certificates import MISSING as NO_OPENSSL
+from tests.certificates import Authority
+from tests.links import PATIENCE_S, connected
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+def refusal(broker: Broker | str) -> str:
+    """What is said, in one line, when the first connection fails."""
+    where = Broker(url=broker) if isinstance(broker, str) else broker
+    with pytest.raises(BrokerError) as caught, MqttLink(where, "test", queue.SimpleQueue()):
+        pass
+    line = str(caught.value)
+    assert line.startswith(f"broker {where.url}: ")
+    assert "\n" not in line
+    return line.removeprefix(f"broker {where.url}: ")
+
+
+# Messages
+
+
+def test_messages_go_through_in_order(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "reader", "a/#") as reader, connected(mosquitto.url, "writer") as writer:
+        for number in range(200):
+            assert writer.link.publish("a/b", bytes([number]) * number) == number
+
+        assert [reader.next() for _ in range(200)] == [
+            Delivery("a/b", bytes([number]) * number) for number in range(200)
+        ]
+
+
+def test_what_is_retained_comes_to_those_who_come_later_until_it_is_cleared(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "writer") as writer:
+        writer.link.publish("round", b"manifest", retain=True)
+        writer.link.publish("round/not", b"passing by")
+        writer.link.drain()
+        with connected(mosquitto.url, "early", "round", "round/not") as early:
+            assert early.next() == Delivery("round", b"manifest")
+        writer.link.publish("round", b"", retain=True)
+        writer.link.drain()
+        with connected(mosquitto.url, "late", "round", "now") as late:
+            late.link.publish("now", b"")
+            assert late.next() == Delivery("now", b"")
+
+
+def test_what_is_no_longer_followed_does_not_come(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "reader", "a", "b") as reader:
+        reader.link.unsubscribe("a")
+        for topic in ("a", "b"):
+            reader.link.publish(topic, b"")
+        assert reader.next() == Delivery("b", b"")
+
+
+def test_messages_of_megabytes_arrive_and_it_is_for_others_to_refuse_them(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "reader", "a") as reader:
+        reader.link.publish("a", b"x" * 5_000_000)
+        assert len(reader.until(Delivery).payload) == 5_000_000
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70])
+def test_a_host_that_does_not_exist_is_named(host: str) -> None:
+    assert refusal(f"mqtt://{host}") == "no such host; check the address"
+
+
+def test_a_port_where_nobody_listens_is_refused() -> None:
+    assert refusal(f"mqtt://127.0.0.1:{free_port()}") == "Connection refused; is it running there, and the port right?"
+
+
+@contextmanager
+def server(reply: bytes, *, hangs_up: bool) -> Iterator[str]:
+    """Something that listens but is no MQTT broker."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(reply)
+                with contextlib.suppress(ConnectionResetError):
+                    while not hangs_up and connection.recv(1024):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["stays", "hangs up"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" + b" " * 100,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\xff" * 100,
+        b"",
+    ],
+    ids=["HTTP", "SSH", "noise", "silence"],
+)
+def test_what_is_no_broker_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, hangs_up: bool) -> None:
+    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT_S", 0.3)
+
+    with server(reply, hangs_up=hangs_up) as url:
+        assert "is this an MQTT broker" in refusal(url)
+
+
+def test_a_broker_that_refuses_everybody_is_said_to(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, "allow_anonymous false") as broker:
+        assert refusal(broker.url) == "not authorized; check broker.username, the password and the broker's access list"
+
+
+def test_a_password_opens_the_door_and_a_wrong_one_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_password_file(tmp_path / "passwords", "pi-1", "open sesame")
+    (tmp_path / "right").write_text("open sesame\nwhat follows is a comment\n")
+    (tmp_path / "wrong").write_text("open barley\n")
+    monkeypatch.delenv(transport.PASSWORD_VARIABLE, raising=False)
+    with Mosquitto(tmp_path, "allow_anonymous false", f"password_file {tmp_path / 'passwords'}") as mosquitto:
+
+        def broker(password_file: str | None) -> Broker:
+            return Broker(url=mosquitto.url, username="pi-1", password_file=password_file).relative_to(tmp_path)
+
+        with connected(broker("right")):
+            pass
+        for other in ("wrong", None):
+            assert refusal(broker(other)).startswith("not authorized; check broker.username, the password")
+        monkeypatch.setenv(transport.PASSWORD_VARIABLE, "open sesame")
+        with connected(broker(None)):
+            pass
+
+
+def test_a_broker_that_lets_in_but_not_subscribe_is_an_error(tmp_path: Path) -> None:
+    plugin = next(Path("/usr").glob("lib*/**/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("Mosquitto's dynamic security plugin is not installed")
+    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (tmp_path / "rights.json").write_text(json.dumps({"defaultACLAccess": rights, "clients": [], "roles": []}))
+    settings = ("allow_anonymous true", f"plugin {plugin}", f"plugin_opt_config_file {tmp_path / 'rights.json'}")
+    with Mosquitto(tmp_path, *settings) as broker, connected(broker.url, "test", "a") as wire:
+        error = wire.until(BrokerError)
+
+    assert str(error) == f"broker {broker.url}: clients without a user name may not subscribe; check its access list"
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    if NO_OPENSSL:
+        pytest.skip(NO_OPENSSL)
+    directory = tmp_path_factory.mktemp("authorities")
+    return Authority(directory / "ours"), Authority(directory / "theirs")
+
+
+def serving(authority: Authority, *more: str) -> tuple[str, ...]:
+    certificate, key = authority.issue("server", host="IP:127.0.0.1")
+    return ("allow_anonymous true", f"cafile {authority.ca}", f"certfile {certificate}", f"keyfile {key}", *more)
+
+
+def secure(mosquitto: Mosquitto, *, host: str = "127.0.0.1", **tls: Path) -> Broker:
+    return Broker(url=f"mqtts://{host}:{mosquitto.port}", tls=Tls(**{name: str(path) for name, path in tls.items()}))
+
+
+def test_tls_with_an_authority_of_ones_own(tmp_path: Path, authorities: tuple[Authority, Authority]) -> None:
+    ours, theirs = authorities
+    with Mosquitto(tmp_path, *serving(ours)) as mosquitto:
+        with connected(secure(mosquitto, ca=ours.ca), "test", "a") as wire:
+            wire.link.publish("a", b"x" * 200_000)
+            assert len(wire.until(Delivery).payload) == 200_000
+        for wrong in (secure(mosquitto, ca=theirs.ca), secure(mosquitto)):
+            assert "TLS: " in refusal(wrong)
+            assert "check broker.tls" in refusal(wrong)
+        assert "Hostname mismatch" in refusal(secure(mosquitto, host="localhost", ca=ours.ca))
+        assert "does it want mqtts://?" in refusal(mosquitto.url)
+
+
+def test_tls_where_the_broker_speaks_none(mosquitto: Mosquitto) -> None:
+    assert "is it running there, and the port right?" in refusal(secure(mosquitto))
+
+
+def test_clients_can_be_known_by_their_certificates(tmp_path: Path, authorities: tuple[Authority, Authority]) -> None:
+    ours, theirs = authorities
+    certificate, key = ours.issue("pi-1", host="DNS:pi-1")
+    stranger, strangers_key = theirs.issue("pi-1", host="DNS:pi-1")
+    with Mosquitto(tmp_path, *serving(ours, "require_certificate true")) as mosquitto:
+        with connected(secure(mosquitto, ca=ours.ca, certificate=certificate, key=key)):
+            pass
+        refusal(secure(mosquitto, ca=ours.ca))
+        refusal(secure(mosquitto, ca=ours.ca, certificate=stranger, key=strangers_key))
+
+
+def test_pem_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "noise.pem").write_bytes(b"noise")
+    for tls in (
+        Tls(ca="missing.pem"),
+        Tls(certificate="missing.pem"),
+        Tls(ca="noise.pem"),
+        Tls(certificate="noise.pem"),
+    ):
+        broker = Broker(url="mqtts://127.0.0.1", tls=tls).relative_to(tmp_path)
+        with pytest.raises(
+            ConfigurationError, match=r"broker\.tls: .*(missing\.pem: there is no such file|PEM files\?)"
+        ):
+            MqttLink(broker, "test", queue.SimpleQueue())
+
+
+# Losing the broker, and finding it again
+
+
+def test_the_link_comes_back_when_its_broker_does(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "test", "a") as wire:
+        for _ in range(2):
+            mosquitto.stop()
+            wire.until(LinkDown)
+            assert wire.link.publish("a", b"into the void") == 0
+            mosquitto.start()
+            wire.until(LinkUp)
+            wire.link.subscribe("a")
+            wire.link.publish("a", b"again")
+            assert wire.until(Delivery) == Delivery("a", b"again")
+
+
+def test_a_link_that_waits_for_its_broker_can_be_closed(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url) as wire:
+        mosquitto.stop()
+        wire.until(LinkDown)
+    assert not wire.link._thread.is_alive()
+
+
+class _Log(logging.Handler):
+    """What is logged, as events to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.put(record.getMessage())
+
+
+def test_a_broker_that_refuses_for_a_while_is_tried_again(mosquitto: Mosquitto) -> None:
+    log = _Log()
+    logging.getLogger("fedprune").addHandler(log)
+    try:
+        with connected(mosquitto.url) as wire:
+            mosquitto.stop()
+            mosquitto.start("allow_anonymous false")
+            while "not authorized" not in log.messages.get(timeout=PATIENCE_S):
+                pass
+            mosquitto.stop()
+            mosquitto.start("allow_anonymous true")
+            assert (wire.next(), wire.next()) == (LinkDown("unspecified error"), LinkUp())
+    finally:
+        logging.getLogger("fedprune").removeHandler(log)
+
+
+def test_waiting_never_ends_in_an_overflow() -> None:
+    """A night without a broker is more than a thousand attempts."""
+    for attempt in (0, 1, 5, 100, 10**6):
+        assert 0.0 <= MqttLink._delay(attempt) <= 60.0
+    assert max(MqttLink._delay(0) for _ in range(100)) <= 0.5
+
+
+_VICTIM = """
+import queue, sys
+from fedprune.transport import Broker, MqttLink
+events = queue.SimpleQueue()
+with MqttLink(Broker(url=sys.argv[1]), "victim", events, will=("status", b"offline")) as link:
+    link.publish("status", b"online", retain=True)
+    events.get()
+    events.get()
+"""
+
+
+def test_the_last_will_speaks_for_who_was_killed(mosquitto: Mosquitto) -> None:
+    with connected(mosquitto.url, "test", "status") as wire:
+        victim = subprocess.Popen([sys.executable, "-c", _VICTIM, mosquitto.url], env={**os.environ})
+        assert wire.until(Delivery) == Delivery("status", b"online")
+        victim.kill()
+        assert wire.until(Delivery) == Delivery("status", b"offline")
+        victim.wait(PATIENCE_S)
+    with connected(mosquitto.url, "later", "status") as later:
+        assert later.next() == Delivery("status", b"offline"), "the will is retained"
