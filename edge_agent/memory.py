@@ -160,7 +160,8 @@ class Memory:
         return name
 
     def _write_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> str:
-        return self._write(safetensors.numpy.save(dict(tensors)), _TENSORS_SUFFIX)
+        arrays = {name: np.asarray(array) for name, array in tensors.items()}  # sums of arrays without axes are scalars
+        return self._write(safetensors.numpy.save(arrays), _TENSORS_SUFFIX)
 
     def _tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
         try:

@@ -38,9 +38,10 @@ class Checkpoint:
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises `StorageError`."""
-    tensors: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
-    tensors |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
-    tensors |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
+    named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
+    named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
+    named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
+    tensors = {name: np.asarray(array) for name, array in named.items()}  # sums of arrays without axes are scalars
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write(_name(checkpoint.version), safetensors.numpy.save(tensors, metadata))
 

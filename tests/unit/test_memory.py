@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ SLOTS = {"optimizer/0": np.arange(3)}
 
 
 def tensors(value: float) -> Weights:
-    return {"kernel": np.full((2, 3), value, np.float32), "bias": np.full(3, -value, np.float32)}
+    scale: Any = np.array(value, np.float32) + np.float32(0.0)  # numpy makes this a scalar
+    return {"kernel": np.full((2, 3), value, np.float32), "scale": scale}
 
 
 def prepared(blob: bytes = b"an update") -> PreparedUpdate:

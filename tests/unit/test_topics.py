@@ -1,0 +1,77 @@
+"""Topics: who speaks is in them, so what is in them is checked."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprune.errors import ConfigurationError, ProtocolError
+from fedprune.topics import SHARDS, Topics, check_id, shard_of
+from tests.samples import MODEL
+
+TOPICS = Topics("greenhouse")
+IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+
+
+def test_the_topics_are_those_of_the_protocol() -> None:
+    shard = zlib.crc32(b"pi-1") % 64
+
+    assert TOPICS.round == "fedprune/greenhouse/round"
+    assert TOPICS.content(MODEL.digest) == f"fedprune/greenhouse/content/{MODEL.digest.hex()}"
+    assert TOPICS.up("pi-1", "submit") == f"fedprune/greenhouse/up/{shard}/pi-1/submit"
+    assert TOPICS.down("pi-1", "accepted") == "fedprune/greenhouse/down/pi-1/accepted"
+    assert TOPICS.status("pi-1") == "fedprune/greenhouse/status/pi-1"
+    assert TOPICS.up("pi-1", "submit").startswith(TOPICS.all_up.removesuffix("#"))
+    assert TOPICS.status("pi-1").startswith(TOPICS.all_status.removesuffix("+"))
+
+
+@given(IDS, st.sampled_from(["check-in", "submit"]))
+def test_who_speaks_is_read_from_the_topic(agent: str, kind: str) -> None:
+    assert TOPICS.parse_up(TOPICS.up(agent, kind)) == (agent, kind)
+    assert TOPICS.up(agent, kind).count("/") <= 7
+    assert 0 <= shard_of(agent) < SHARDS
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "/",
+        "fedprune/greenhouse/round",
+        "fedprune/another/up/0/pi-1/submit",
+        f"fedprune/greenhouse/up/{(shard_of('pi-1') + 1) % 64}/pi-1/submit",
+        f"fedprune/greenhouse/up/0{shard_of('pi-1')}/pi-1/submit",
+        f"fedprune/greenhouse/up/ {shard_of('pi-1')}/pi-1/submit",
+        "fedprune/greenhouse/up//pi-1/submit",
+        f"fedprune/greenhouse/up/{shard_of('pi-1')}/pi-1",
+        f"fedprune/greenhouse/up/{shard_of('pi-1')}/pi-1/submit/more",
+        f"fedprune/greenhouse/up/{zlib.crc32(b'') % 64}//submit",
+        f"fedprune/greenhouse/up/{zlib.crc32(b'a b') % 64}/a b/submit",
+        f"fedprune/greenhouse/up/{zlib.crc32(b'pi-1' + bytes([10])) % 64}/pi-1\n/submit",
+        f"fedprune/greenhouse/up/{zlib.crc32(b'x' * 65) % 64}/{'x' * 65}/submit",
+        f"fedprune/greenhouse/up/{zlib.crc32('ü'.encode()) % 64}/ü/submit",
+    ],
+)
+def test_foreign_topics_are_refused(topic: str) -> None:
+    with pytest.raises(ProtocolError, match="topic"):
+        TOPICS.parse_up(topic)
+
+
+@given(st.text())
+def test_any_text_is_a_topic_of_ours_or_refused(topic: str) -> None:
+    with pytest.raises(ProtocolError):
+        TOPICS.parse_up(topic)
+
+
+@given(IDS)
+def test_ids_may_be_names(name: str) -> None:
+    assert check_id(name, "agent name") == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a/b", "a b", "+", "#", "pi-1\n", "ü", "a\0b"])
+def test_what_could_not_be_a_level_of_a_topic_is_refused_as_a_name(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"agent name .*: use 1 to 64 letters, digits"):
+        check_id(name, "agent name")
