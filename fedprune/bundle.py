@@ -18,6 +18,7 @@ import hashlib
 import io
 import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -103,13 +104,13 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
     """An initial tensor of one value."""
 
-    value: float
+    value: Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 
 
 class Uniform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="uniform"):
     """An initial tensor drawn from U(-limit, limit), as Glorot and He uniform are (limit from the fans)."""
 
-    limit: float
+    limit: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,9 +250,18 @@ def _problem(task: Task) -> str:
         return "a tensor's dtype does not fit its class"
     if any(spec.dtype not in _INTEGERS | {"float32"} for spec in task.tensors):
         return "a tensor is neither float32 nor of integers"
+    if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
+        return "a layer's statistics are not a mean and a variance of one shape"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"
     return ""
+
+
+def _statistics_by_layer(table: TensorTable) -> Iterable[list[tuple[int, ...]]]:
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for spec in table.of(TensorClass.STATISTICS):
+        shapes.setdefault(spec.layer, []).append(spec.shape)
+    return shapes.values()
 
 
 def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.float32]]:

@@ -1,0 +1,304 @@
+"""The task bundle: equal tasks are equal bytes, and no file, however made, gets past the checks."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprune.bundle import (
+    MAX_BUNDLE_BYTES,
+    Bundle,
+    Fill,
+    MaskPolicy,
+    Pruning,
+    SeededWeights,
+    Task,
+    Training,
+    Uniform,
+    load_bundle,
+    read_bundle,
+    write_bundle,
+)
+from fedprune.errors import StorageError, TaskError
+from fedprune.masks import Allocation
+from fedprune.schedules import ConstantSparsity
+from fedprune.tensors import TensorClass, TensorSpec, weights_digest
+
+MODEL_JSON = '{"class_name": "Sequential"}'
+WEIGHTS: dict[str, Any] = {
+    "z/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a/bias": np.zeros(3, np.float32),
+    "norm/moving_mean": np.zeros(3, np.float32),
+    "norm/moving_variance": np.ones(3, np.float32),
+    "seen": np.zeros((), np.int64),
+}
+KINDS = (
+    TensorClass.PRUNABLE,
+    TensorClass.DENSE,
+    TensorClass.STATISTICS,
+    TensorClass.STATISTICS,
+    TensorClass.INTEGER,
+)
+
+
+def make_task(*, seeded: bool = False) -> Task:
+    return Task(
+        name="digits",
+        input_shape=(2,),
+        classes=3,
+        from_logits=True,
+        tensors=tuple(
+            TensorSpec(name, array.shape, array.dtype.name, kind, name.split("/")[0])
+            for (name, array), kind in zip(WEIGHTS.items(), KINDS, strict=True)
+        ),
+        training=Training(steps_per_round=5),
+        pruning=Pruning(ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=1)),
+        members={},
+        initial=SeededWeights(7, (Uniform(0.5), *(Fill(float(value)) for value in (0, 0, 1, 0)))) if seeded else None,
+    )
+
+
+def make_blob(*, seeded: bool = False) -> bytes:
+    return write_bundle(
+        make_task(seeded=seeded), model_json=MODEL_JSON, inference_graph=b"TFL3", weights=None if seeded else WEIGHTS
+    )
+
+
+def members_of(blob: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def with_task(change: Callable[[dict[str, Any]], object], *, seeded: bool = True) -> bytes:
+    """A bundle whose task.json was changed, and is otherwise right."""
+    members = members_of(make_blob(seeded=seeded))
+    task = msgspec.json.decode(members["task.json"])
+    change(task)
+    return archive_of(members | {"task.json": msgspec.json.encode(task)})
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["snapshot", "seed"])
+def test_what_was_written_is_read(seeded: bool) -> None:
+    bundle = read_bundle(make_blob(seeded=seeded))
+
+    assert (bundle.model_json, bundle.inference_graph) == (MODEL_JSON, b"TFL3")
+    assert msgspec.structs.replace(bundle.task, members={}) == make_task(seeded=seeded)
+    initial = bundle.initial_weights()
+    assert list(initial) == list(WEIGHTS), "in the order of the tensor table"
+    for name, array in initial.items():
+        assert (array.shape, array.dtype) == (WEIGHTS[name].shape, WEIGHTS[name].dtype)
+        if not seeded:
+            np.testing.assert_array_equal(array, WEIGHTS[name])
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["snapshot", "seed"])
+def test_equal_tasks_are_equal_bytes(seeded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_blob(seeded=seeded)
+    monkeypatch.setattr("time.time", lambda: 1e9)
+
+    assert make_blob(seeded=seeded) == first
+    assert read_bundle(first).blob == first
+
+
+def test_a_seed_gives_the_same_weights_everywhere() -> None:
+    digest = weights_digest(read_bundle(make_blob(seeded=True)).initial_weights())
+
+    assert digest == "20a141be884737c458ab6b2c1f910c711e998d746f9c0f666a095bba4f2dbd31"
+
+
+def test_its_members_are_stored_as_they_are() -> None:
+    assert set(members_of(make_blob())) == {"task.json", "model.json", "inference.tflite", "weights.safetensors"}
+    assert set(members_of(make_blob(seeded=True))) == {"task.json", "model.json", "inference.tflite"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", ["model.json", "inference.tflite", "weights.safetensors"])
+def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
+    members = members_of(make_blob())
+    for changed in (members | {name: members[name] + b" "}, {key: members[key] for key in members if key != name}):
+        with pytest.raises(TaskError, match=f"member {name} is missing or damaged"):
+            read_bundle(archive_of(changed))
+
+
+@pytest.mark.parametrize("name", ["model.json", "inference.tflite"])
+def test_a_bundle_that_lists_too_little_is_refused(name: str) -> None:
+    with pytest.raises(TaskError, match=r"it must list model\.json and inference\.tflite"):
+        read_bundle(with_task(lambda task: task["members"].pop(name)))
+
+
+def test_initial_weights_and_their_seed_exclude_each_other() -> None:
+    seed = msgspec.to_builtins(make_task(seeded=True).initial)
+    for blob in (
+        with_task(lambda task: task.update(initial=None), seeded=True),
+        with_task(lambda task: task.update(initial=seed), seeded=False),
+    ):
+        with pytest.raises(TaskError, match="either initial weights or their seed"):
+            read_bundle(blob)
+
+
+def _grow(task: dict[str, Any], shape: list[int]) -> None:
+    task["tensors"][0]["shape"] = shape
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda task: task.update(format_version=2),
+        lambda task: task.update(colour="red"),
+        lambda task: task.update(classes=1),
+        lambda task: task.update(input_shape=[0]),
+        lambda task: task.update(input_shape=[-1]),
+        lambda task: task.update(input_shape=[2**40]),
+        lambda task: task.update(name=None),
+        lambda task: task["training"].update(steps_per_round=0),
+        lambda task: task["training"].update(batch_size=-1),
+        lambda task: task["training"].update(optimizer={"name": "lamb"}),
+        lambda task: task["pruning"].update(mask="own"),
+        lambda task: task["pruning"]["schedule"].update(target_sparsity=1.0),
+        lambda task: task["pruning"]["schedule"].update(frequency=0),
+        lambda task: _grow(task, [2**62, 2**62]),
+        lambda task: _grow(task, [2**40]),
+        lambda task: _grow(task, [-2, 3]),
+        lambda task: _grow(task, [0]),
+        lambda task: task["tensors"][0].update(dtype="object"),
+        lambda task: task["tensors"][0].update(dtype="float64"),
+        lambda task: task["tensors"][0].update(dtype="int32"),
+        lambda task: task["tensors"][4].update(dtype="float32"),
+        lambda task: task["tensors"][0].update(name="a/bias"),
+        lambda task: task["tensors"][3].update(layer="another"),
+        lambda task: task["tensors"][1].update(kind="statistics", layer="norm"),
+        lambda task: task["initial"]["initializers"].pop(),
+        lambda task: task["initial"]["initializers"][0].update(limit="wide"),
+        lambda task: task["initial"]["initializers"][0].update(limit=1e300),
+        lambda task: task["initial"]["initializers"][1].update(value=-1e300),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_refused(change: Callable[[dict[str, Any]], object]) -> None:
+    with pytest.raises(TaskError, match="task bundle: "):
+        read_bundle(with_task(change))
+
+
+def test_a_recipe_that_does_not_fit_the_table_is_refused() -> None:
+    def use_uniform_for_integers(task: dict[str, Any]) -> None:
+        task["initial"]["initializers"][4] = {"kind": "uniform", "limit": 1.0}
+
+    with pytest.raises(TaskError, match="tensor seen is float32"):
+        read_bundle(with_task(use_uniform_for_integers)).initial_weights()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {name: array for name, array in WEIGHTS.items() if name != "seen"},
+        WEIGHTS | {"a/bias": np.zeros(4, np.float32)},
+        WEIGHTS | {"a/bias": np.zeros(3, np.float64)},
+        WEIGHTS | {"a/bias": np.full(3, np.nan, np.float32)},
+    ],
+    ids=["lost", "shape", "dtype", "NaN"],
+)
+def test_a_snapshot_that_does_not_fit_the_table_is_refused(weights: dict[str, Any]) -> None:
+    blob = write_bundle(make_task(), model_json=MODEL_JSON, inference_graph=b"TFL3", weights=weights)
+
+    with pytest.raises(TaskError, match=r"task 'digits': initial weights: .*; build the task again"):
+        read_bundle(blob).initial_weights()
+
+
+def test_the_own_mask_needs_uniform_allocation() -> None:
+    for allocation in (Allocation.LAMP, Allocation.GLOBAL):
+        with pytest.raises(ValueError, match="needs allocation"):
+            Pruning(make_task().pruning.schedule, MaskPolicy.OWN, allocation)
+
+
+# Files that are no bundles
+
+
+def _bomb() -> bytes:
+    return archive_of({"task.json": b" " * 10_000_000}, zipfile.ZIP_DEFLATED)
+
+
+def _lying(field: str, value: int) -> bytes:
+    """A bundle whose central directory says something else of its first member."""
+    blob = bytearray(make_blob())
+    entry = blob.index(b"PK\x01\x02")
+    offset, form = {"size": (24, "<I"), "offset": (42, "<I"), "flags": (8, "<H")}[field]
+    struct.pack_into(form, blob, entry + offset, value)
+    return bytes(blob)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"",
+        b"noise",
+        b"PK\x05\x06" + b"\0" * 18,
+        _bomb(),
+        archive_of({f"member-{number}": b"" for number in range(17)}),
+        archive_of({"task.json": b""}),
+        archive_of({"task.json": b"{"}),
+        archive_of({"task.json": b"[" * 100_000}),
+        archive_of({"task.json": b"\xff"}),
+        archive_of({"../task.json": b"{}"}),
+        _lying("size", 2**31),
+        _lying("offset", 10**6),
+        _lying("offset", len(make_blob()) - 20),
+        _lying("flags", 1),
+    ],
+)
+def test_what_is_no_bundle_is_refused(blob: bytes) -> None:
+    with pytest.raises(TaskError, match="task bundle: "):
+        read_bundle(blob)
+
+
+BLOBS = [make_blob(seeded=False), make_blob(seeded=True)]
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(BLOBS), st.data())
+def test_a_damaged_bundle_is_refused_or_means_the_same(blob: bytes, data: st.DataObject) -> None:
+    near_the_end = st.integers(max(0, len(blob) - 400), len(blob))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(blob)) | near_the_end)
+        overwritten = data.draw(st.integers(0, 30))
+        blob = blob[:at] + data.draw(st.binary(max_size=30)) + blob[at + overwritten :]
+    with suppress(TaskError):
+        bundle: Bundle = read_bundle(blob)
+        bundle.initial_weights()
+
+
+def test_files_are_read_and_named(tmp_path: Path) -> None:
+    (tmp_path / "right.fedtask").write_bytes(make_blob())
+    (tmp_path / "wrong.fedtask").write_bytes(b"noise")
+    with (tmp_path / "huge.fedtask").open("wb") as huge:
+        huge.truncate(MAX_BUNDLE_BYTES + 1)
+
+    assert load_bundle(tmp_path / "right.fedtask").blob == make_blob()
+    with pytest.raises(TaskError, match=r"wrong\.fedtask"):
+        load_bundle(tmp_path / "wrong.fedtask")
+    with pytest.raises(TaskError, match=r"huge\.fedtask: larger than"):
+        load_bundle(tmp_path / "huge.fedtask")
+    with pytest.raises(StorageError, match=r"missing\.fedtask: No such file"):
+        load_bundle(tmp_path / "missing.fedtask")
