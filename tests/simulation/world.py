@@ -101,7 +101,16 @@ class Settled:
 class World:
     """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent."""
 
-    def __init__(self, seed: int, policy: MaskPolicy, rates: Rates, update_values: Values) -> None:
+    def __init__(
+        self,
+        seed: int,
+        policy: MaskPolicy,
+        rates: Rates,
+        update_values: Values,
+        *,
+        agents: int = AGENTS,
+        quorum: int = 2,
+    ) -> None:
         self.physics = Physics(seed, rates)
         self.bundle = make_bundle(policy)
         self.topics = Topics("sim")
@@ -114,13 +123,15 @@ class World:
         self.settled: list[Settled] = []
         self.trained_from: list[tuple[int, str]] = []
         self.done = False
-        self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(AGENTS)}
+        self._quorum = quorum
+        self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(agents)}
 
-    def run(self) -> None:
+    def run(self, *, give_up: float = 200_000.0) -> None:
+        """Let the federation run to its end, or until `give_up` simulated seconds have passed."""
         self.physics.after(0.0, self._start_aggregator)
         for name in self._agent_disks:
             self.physics.after(self.physics.chance.uniform(0.0, 30.0), lambda name=name: self._start_agent(name))
-        self.physics.run(until=lambda: self.done, at_most=200_000.0)
+        self.physics.run(until=lambda: self.done or self.physics.now > give_up)
 
     def _start_aggregator(self) -> None:
         self._live("aggregator", self._aggregator_life, self._start_aggregator)
@@ -187,7 +198,7 @@ class World:
             incarnation=incarnation,
             rounds=ROUNDS,
             cohort=COHORT,
-            quorum=2,
+            quorum=self._quorum,
             deadline_s=150.0,
             gather_s=20.0,
             seed=1,
