@@ -3,6 +3,7 @@
 .PHONY: help demo test test-all bench lint lock clean setup
 
 BIN := .venv/bin
+BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
 export PATH := $(PATH):/usr/sbin# mosquitto's place on Debian, which a user's PATH leaves out
 
 help:
@@ -17,8 +18,12 @@ test: lint ## Check style, types and import rules, then run the tests
 test-all: lint ## The same, with the tests that take long
 	$(BIN)/pytest
 
-bench: setup ## Measure what depends on this machine's speed
-	$(BIN)/python -m benchmarks.agreement
+bench: setup ## Measure what depends on this machine's speed, and check what the README claims of it
+	@failed=0; \
+	$(BIN)/fedprune demo --out runs/bench || failed=1; \
+	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
+	$(BIN)/python -m benchmarks.against_dense || failed=1; \
+	exit $$failed
 
 lint: setup ## Check style, types and import rules only
 	$(BIN)/ruff check
