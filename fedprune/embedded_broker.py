@@ -22,8 +22,8 @@ def broker(port: int) -> None:
     \b
       fedprune broker --port 1883
     """
-    logging.getLogger("amqtt").setLevel(logging.ERROR)
-    logging.getLogger("transitions").setLevel(logging.ERROR)
+    for library in ("amqtt", "transitions"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # amqtt logs a traceback for what it raises as well
     asyncio.run(_serve(port))
 
 
