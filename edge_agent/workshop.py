@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
@@ -22,6 +23,15 @@ def check_trainer(name: str) -> None:
         raise ConfigurationError("trainer keras: TensorFlow is not installed; run `pip install 'fedprune[keras]'`")
 
 
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """All that is kept from round to round: a task, the data as it wants them, and its trainer."""
+
+    bundle: Bundle
+    data: Dataset
+    trainer: Trainer
+
+
 class Workshop:
     """Trains one round at a time. `deliver` gets, on the training thread, the result or the error."""
 
@@ -29,10 +39,7 @@ class Workshop:
         self._data = data
         self._threads = threads
         self._deliver = deliver
-        self._task: bytes | None = None
-        self._bundle: Bundle
-        self._fitted: Dataset
-        self._trainer: Trainer
+        self._bench: _Bench | None = None
 
     def start(self, local: LocalRound, bundle: bytes) -> None:
         # A daemon: on Ctrl-C nobody waits for the rest of the round, which is made again anyway.
@@ -40,19 +47,17 @@ class Workshop:
 
     def _work(self, local: LocalRound, bundle: bytes) -> None:
         try:
-            self._prepare(bundle)
-            self._deliver(train_locally(local, self._bundle, self._trainer, self._fitted))
+            bench = self._prepare(bundle)
+            self._deliver(train_locally(local, bench.bundle, bench.trainer, bench.data))
         except Exception as error:
             self._deliver(error)
 
-    def _prepare(self, blob: bytes) -> None:
+    def _prepare(self, blob: bytes) -> _Bench:
         """Open the bundle and make its trainer, unless it is the last round's."""
-        if blob == self._task:
-            return
-        from edge_agent.trainers.keras import KerasTrainer
+        if self._bench is None or self._bench.bundle.blob != blob:
+            from edge_agent.trainers.keras import KerasTrainer
 
-        self._bundle = read_bundle(blob)
-        task = self._bundle.task
-        self._fitted = fit_to(self._data, task.input_shape, task.classes)
-        self._trainer = KerasTrainer(self._bundle, threads=self._threads)
-        self._task = blob
+            bundle = read_bundle(blob)
+            data = fit_to(self._data, bundle.task.input_shape, bundle.task.classes)
+            self._bench = _Bench(bundle, data, KerasTrainer(bundle, threads=self._threads))
+        return self._bench

@@ -1,0 +1,61 @@
+"""The agent's workshop goes from task to task, with the trainer that it has on a device."""
+
+from __future__ import annotations
+
+import queue
+
+import msgspec
+from keras_bundles import bundle_of, convolutional, learnable, perceptron, seeded, weights_of
+
+from aggregator.global_model import new_model
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.workshop import Workshop
+from fedprune.bundle import Bundle, MaskPolicy, write_bundle
+from fedprune.codecs import Values
+from fedprune.errors import DataError
+from fedprune.messages import Assignment
+from fedprune.schedules import ConstantSparsity
+from fedprune.transfer import content_of
+
+_SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
+
+
+def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
+    model = seeded(perceptron())
+    task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
+    delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
+    workshop = Workshop(learnable(32), 1, delivered.put)
+
+    results = []
+    for blob in (task.blob, _task_for_other_data(), task.blob):
+        workshop.start(_first_round(task), blob)
+        results.append(delivered.get(timeout=60))
+
+    before, refused, after = results
+    assert isinstance(refused, DataError)
+    assert isinstance(before, LocalResult), before
+    assert isinstance(after, LocalResult), after
+    assert after.update.blob == before.update.blob
+
+
+def _task_for_other_data() -> bytes:
+    """Larger images than the data's, and other tensors than the test's own task."""
+    model = convolutional()
+    task = msgspec.structs.replace(bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED).task, input_shape=(9, 9, 1))
+    return write_bundle(task, model_json=model.to_json(), inference_graph=b"not looked at", weights=weights_of(model))
+
+
+def _first_round(bundle: Bundle) -> LocalRound:
+    first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32)
+    assignment = Assignment(
+        run="run",
+        round=0,
+        task=content_of(bundle.blob),
+        model=first.model.content,
+        weights_digest=first.model.weights_digest,
+        schedule_step=0,
+        seed=1,
+        update_values="fp32",
+        seconds_left=60.0,
+    )
+    return LocalRound("pi-1", assignment, first.blob, None, None, 0.0)
