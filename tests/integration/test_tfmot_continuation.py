@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, perceptron, seeded, weights_of
 
-from edge_agent.trainers import Trained, Work
+from aggregator.global_model import new_model
+from aggregator.merging import Aggregate
+from edge_agent.trainers import Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
+from edge_agent.updates import prepare_update
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.checkpoints import Checkpoint
+from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
-from fedprune.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
+from fedprune.masks import mask_sparsity
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.tensorflow_stack import keras, tfmot
-from fedprune.tensors import Array, Mask, TensorTable, Weights, sparsity
+from fedprune.tensors import Mask, Weights, sparsity
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70
 TOLERANCE = 1e-6
@@ -75,28 +80,26 @@ def test_rounds_equal_uninterrupted_training(case: Case) -> None:
     assert mask_sparsity(federated.mask) == sparsity(federated.weights, bundle.task.table)
 
 
-def federate(bundle: Bundle, initial: Weights, data: Dataset) -> Trained:
-    """Rounds of one agent, with a gateway that merges its model exactly and prunes again to the schedule."""
-    trainer, table = KerasTrainer(bundle, threads=1), bundle.task.table
-    work = Work(initial, full_mask(table), 0, None, round_key(0))
+def federate(bundle: Bundle, initial: Weights, data: Dataset) -> Checkpoint:
+    """Rounds of one agent: every byte that the model and the updates would be on the wire, merged and pruned again."""
+    trainer, task = KerasTrainer(bundle, threads=1), bundle.task
+    model = new_model(initial, task, "run", 0, Values.FP32)
+    slots = residual = None
     for number in range(ROUNDS):
-        trained = trainer.train(work, data)
-        steps_done = (number + 1) * STEPS
-        merged = merge(work.weights, trained)
-        mask = prune_again(merged, table, bundle.task.pruning.schedule, steps_done)
-        work = Work(apply_mask(merged, mask), mask, steps_done, trained.slots, round_key(number + 1))
-    return trained
+        base, mask = decode_model(model.blob, task.table)
+        trained = trainer.train(Work(base, mask, number * STEPS, slots, round_key(number)), data)
+        sent = prepare_update(base, trained, residual, task.table, Values.FP32, known_mask=None)
+        slots, residual = trained.slots, sent.residual_if_accepted
+        merged = merge(sent.blob, model.checkpoint, bundle, examples=len(data))
+        model = new_model(merged, task, "run", number + 1, Values.FP32)
+    return model.checkpoint
 
 
-def merge(base: Weights, trained: Trained) -> dict[str, Array]:
-    """One agent's delta on the wire as float32, and its merge on the gateway in 64-bit fixed point."""
-    decoded = apply_mask({name: array + (trained.weights[name] - array) for name, array in base.items()}, trained.mask)
-    fixed = {name: np.round(array.astype(np.float64) * 2.0**32).astype(np.int64) for name, array in decoded.items()}
-    return {name: (array / 2.0**32).astype(np.float32) for name, array in fixed.items()}
-
-
-def prune_again(weights: Weights, table: TensorTable, schedule: Schedule, steps_done: int) -> Mask:
-    return score_mask(weights, table, schedule.sparsity_in_force(steps_done), Allocation.UNIFORM)
+def merge(blob: bytes, base: Checkpoint, bundle: Bundle, examples: int) -> Weights:
+    table = bundle.task.table
+    aggregate = Aggregate(table, base.weights, bundle.task.pruning.mask)
+    aggregate.add(decode_update(blob, table, None, Values.FP32), examples)
+    return aggregate.report(base.exact).weights
 
 
 def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights, Mask]:
