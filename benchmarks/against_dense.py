@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.demo.result import DemoResult
+from fedprune.errors import ExportError
 
 _DENSE = ("--sparsity", "0", "--values", "fp32")
 _LAST_ROUNDS = 5
@@ -61,7 +62,6 @@ def main(seeds: str, target: Path | None) -> None:
 
 def _pair(seed: int) -> Pair:
     pruned, dense = _demo(seed), _demo(seed, *_DENSE)
-    exports = {export.format: export.accuracy for export in pruned.exports}
     return Pair(
         seed=seed,
         pruned_accuracy=_accuracy(pruned),
@@ -70,7 +70,7 @@ def _pair(seed: int) -> Pair:
         overhead_s=statistics.median(entry.seconds - entry.train_seconds for entry in pruned.rounds),
         federation_s=sum(entry.seconds for entry in pruned.rounds),
         sparsity=pruned.model.sparsity,
-        int8_points_lost=(exports["fp32"] - exports["int8"]) * 100,
+        int8_points_lost=(_exported_accuracy(pruned, "fp32") - _exported_accuracy(pruned, "int8")) * 100,
     )
 
 
@@ -83,6 +83,13 @@ def _demo(seed: int, *options: str) -> DemoResult:
 
 def _accuracy(result: DemoResult) -> float:
     return statistics.mean(entry.accuracy for entry in result.rounds[-_LAST_ROUNDS:])
+
+
+def _exported_accuracy(result: DemoResult, form: str) -> float:
+    (accuracy,) = (export.accuracy for export in result.exports if export.format == form)
+    if accuracy is None:
+        raise ExportError(f"{form}: no runtime here runs the exported file")
+    return accuracy
 
 
 def _table(pairs: list[Pair]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,13 +20,11 @@ _BROKER_START_S = 20.0
 
 
 class ChildFailedError(FedpruneError):
-    """A child process failed: its own last line, and its exit code."""
+    """A child process failed: its own last line and exit code, or the signal that ended it."""
 
     def __init__(self, name: str, exit_code: int, log: Path) -> None:
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        reason = lines[-1].removeprefix("fedprune: ") if lines else f"see {log}"
-        super().__init__(f"{name}: {reason}")
-        self.exit_code = exit_code if exit_code > 0 else 1
+        super().__init__(f"{name}: {_reason(exit_code, log)}")
+        self.exit_code = exit_code if exit_code > 0 else FedpruneError.exit_code
 
 
 class Children:
@@ -59,10 +58,10 @@ class Children:
         child.wait()
         self._finish(name, child)
 
-    def check(self) -> None:
-        """Raise `ChildFailedError` if a child ended that should be running."""
+    def check(self, *, except_for: str = "") -> None:
+        """Raise `ChildFailedError` if a child ended that should be running; `except_for` names one that may end."""
         for name, child in self._running.items():
-            if child.poll() is not None:
+            if name != except_for and child.poll() is not None:
                 raise ChildFailedError(name, child.returncode, self.log(name))
 
     def stop(self, *names: str) -> None:
@@ -125,6 +124,13 @@ class Children:
                 if time.monotonic() > deadline:
                     raise BrokerError(f"the broker does not answer on port {port}; see {self.log('broker')}") from error
                 time.sleep(0.05)
+
+
+def _reason(exit_code: int, log: Path) -> str:
+    if exit_code < 0:
+        return f"ended by signal {-exit_code} ({signal.strsignal(-exit_code)}); its messages are in {log}"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1].removeprefix("fedprune: ") if lines else f"see {log}"
 
 
 def find_mosquitto() -> str | None:

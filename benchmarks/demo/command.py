@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from aggregator.book import RoundRecord
+from benchmarks.demo.children import find_mosquitto
 from benchmarks.demo.federation import run_demo
-from benchmarks.demo.result import DemoResult
+from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings
+from fedprune.errors import BrokerError, ConfigurationError, ExportError
+from fedprune.transport import Broker
 
 _PICTURE = "picture.png"
 
@@ -82,28 +86,39 @@ def demo(broker: str | None, **options: Any) -> None:
       fedprune demo --agents 8 --partition iid --sparsity 0.9 --out runs/sparse
       fedprune demo --sparsity 0 --values fp32 --out runs/dense      # what to compare with
     """
-    settings = DemoSettings(broker=_choose_broker(broker), **options)
+    broker = _choose_broker(broker)
+    settings = DemoSettings(broker=broker, federation=_federation(broker), **options)
     console = Console(stderr=True)
     with _RichDisplay(console, settings.rounds) as display:
         result = run_demo(settings, display)
     _draw(result, settings.out / _PICTURE)
     Console().print(_rounds_table(result), _exports_table(result), sep="\n")
     console.print(f"{settings.out / _PICTURE} shows it; {settings.out / 'result.json'} has the numbers.")
+    _check_benchmarked(result, settings.out)
 
 
 def _choose_broker(broker: str | None) -> str:
-    from benchmarks.demo.children import find_mosquitto
-    from fedprune.errors import BrokerError, ConfigurationError
-
     if broker is None:
         return "mosquitto" if find_mosquitto() else "embedded"
     if broker == "mosquitto" and not find_mosquitto():
         raise BrokerError("mosquitto is not installed; install it, or use --broker embedded")
-    if broker not in ("embedded", "mosquitto") and "://" not in broker:
-        raise ConfigurationError(
-            f"--broker {broker!r}: use embedded, mosquitto, or an address such as mqtt://host:1883"
-        )
+    if broker not in ("embedded", "mosquitto"):
+        try:
+            Broker(broker)
+        except ValueError as error:
+            raise ConfigurationError(f"--broker: {error}, or embedded or mosquitto") from error
     return broker
+
+
+def _federation(broker: str) -> str:
+    """A broker that others know may serve another demo already."""
+    return f"demo-{secrets.token_hex(2)}" if "://" in broker else "demo"
+
+
+def _check_benchmarked(result: DemoResult, out: Path) -> None:
+    failed = [export.path for export in result.exports if export.p50_ms is None]
+    if failed:
+        raise ExportError(f"{', '.join(failed)} could not be benchmarked; {out / 'benchmark.json'} says why")
 
 
 def _draw(result: DemoResult, path: Path) -> None:
@@ -187,12 +202,16 @@ def _exports_table(result: DemoResult) -> Table:
     for heading in ("file", "format", "kB", "zstd kB", "accuracy", "p50 ms"):
         table.add_column(heading, justify="left" if heading in ("file", "format") else "right")
     for export in result.exports:
-        table.add_row(
-            export.path,
-            export.format,
-            f"{export.bytes / 1000:.1f}",
-            f"{export.bytes_compressed / 1000:.1f}",
-            f"{export.accuracy:.3f}",
-            "failed" if export.p50_ms is None else f"{export.p50_ms:.3f}",
-        )
+        table.add_row(*_export_cells(export))
     return table
+
+
+def _export_cells(export: ExportResult) -> tuple[str, ...]:
+    return (
+        export.path,
+        export.format,
+        f"{export.bytes / 1000:.1f}",
+        f"{export.bytes_compressed / 1000:.1f}",
+        "-" if export.accuracy is None else f"{export.accuracy:.3f}",
+        "failed" if export.p50_ms is None else f"{export.p50_ms:.3f}",
+    )

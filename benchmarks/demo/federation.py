@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import msgspec
 
 from aggregator.book import Book, RoundRecord
 from benchmarks.demo import result as results
-from benchmarks.demo.children import Children
+from benchmarks.demo.children import ChildFailedError, Children
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
 from fedprune.bundle import load_bundle
 from fedprune.data.partition import parse_partition
@@ -26,6 +29,8 @@ from fedprune.layout import BOOK
 _MARKER = "demo.json"
 _OWN = (_MARKER, "agents", "data", "export", "logs", "run", "result.json", "picture.png", "benchmark.json")
 _OWN_FILES = ("task.toml", "task.fedtask", "federation.toml", "mosquitto.conf")
+
+_CHECK_S = 1.0
 
 
 class Display(Protocol):
@@ -43,7 +48,8 @@ class Display(Protocol):
 def run_demo(settings: DemoSettings, display: Display) -> results.DemoResult:
     """Run the whole demo into `settings.out`. Raises `FedpruneError`s, those of the children among them."""
     out = settings.out.resolve()
-    with _fresh_directory(out, settings), Children(out) as children:
+    _clear(out, settings)
+    with Children(out) as children:
         display.stage("Sharing out the data")
         split = _share_out(settings, out)
         if split.note:
@@ -57,8 +63,7 @@ def run_demo(settings: DemoSettings, display: Display) -> results.DemoResult:
         display.stage("Exporting and verifying")
         children.run("export", "export", str(out / "run"), "--out", str(out / "export"))
         display.stage("Benchmarking")
-        models = [str(path) for path in _exported(out)]
-        children.run("benchmark", "benchmark", *models, "--json", str(out / "benchmark.json"))
+        benchmark_exports(out, children)
         result = _collect(settings, split, out)
         files.write("result.json", msgspec.json.format(msgspec.json.encode(result), indent=2))
     return result
@@ -85,16 +90,44 @@ def _federate(settings: DemoSettings, out: Path, children: Children, display: Di
     for index, name in enumerate(agents):
         configurations.write(f"{name}.toml", agent_toml(settings, index, url).encode())
         children.start(name, "agent", "--config", str(out / "agents" / f"{name}.toml"))
-    assert aggregator.stdout is not None
-    _follow(aggregator.stdout, display.round)
+    for line in _lines(aggregator, children):
+        display.round(msgspec.json.decode(line, type=RoundRecord))
     children.wait("aggregator")
     children.stop(*agents)
     children.check()
 
 
-def _follow(lines: IO[str], show: Callable[[RoundRecord], None]) -> None:
-    for line in lines:
-        show(msgspec.json.decode(line, type=RoundRecord))
+def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[str]:
+    """What the aggregator prints, until it ends. Raises `ChildFailedError` soon after another child has ended.
+
+    The aggregator would wait for a lost agent until the round's deadline, and for the broker for ever.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in aggregator.stdout or ():
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, name="aggregator's output", daemon=True).start()
+    while True:
+        with suppress(queue.Empty):
+            line = lines.get(timeout=_CHECK_S)
+            if line is None:
+                return
+            yield line
+        children.check(except_for="aggregator")
+
+
+def benchmark_exports(out: Path, children: Children) -> None:
+    """Measure the exports. A model that fails has its row in the report; raises only if there is no report."""
+    models = [str(path) for path in _exported(out)]
+    report = out / "benchmark.json"
+    try:
+        children.run("benchmark", "benchmark", *models, "--json", str(report))
+    except ChildFailedError:
+        if not report.exists():
+            raise
 
 
 def _collect(settings: DemoSettings, split: SplitSummary, out: Path) -> results.DemoResult:
@@ -121,8 +154,7 @@ def _as_json(settings: DemoSettings) -> dict[str, object]:
     return {name: str(value) if name == "out" else value for name, value in vars(settings).items()}
 
 
-@contextmanager
-def _fresh_directory(out: Path, settings: DemoSettings) -> Iterator[None]:
+def _clear(out: Path, settings: DemoSettings) -> None:
     """Clear what an earlier demo left in `out`. Raises `ConfigurationError` if somebody else's files are there."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).exists())):
         raise ConfigurationError(f"{out}: not empty, and not from a demo; name another --out")
@@ -131,4 +163,3 @@ def _fresh_directory(out: Path, settings: DemoSettings) -> Iterator[None]:
         if (out / name).is_file():
             (out / name).unlink()
     Directory(out).write(_MARKER, json.dumps(_as_json(settings), indent=1).encode())
-    yield

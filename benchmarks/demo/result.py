@@ -48,13 +48,16 @@ class PeakMemory(msgspec.Struct, frozen=True):
 
 
 class ExportResult(msgspec.Struct, frozen=True):
-    """One exported file; `path` is relative to the demo's directory."""
+    """One exported file; `path` is relative to the demo's directory.
+
+    `accuracy` is None where no runtime here runs the file, `p50_ms` where the benchmark failed with it.
+    """
 
     path: str
     format: str
     bytes: int
     bytes_compressed: int
-    accuracy: float
+    accuracy: float | None
     p50_ms: float | None
 
 

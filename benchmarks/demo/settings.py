@@ -11,7 +11,6 @@ from fedprune.errors import ConfigurationError
 
 BATCH_SIZE = 32
 HELD_OUT_EXAMPLES = 10_000
-FEDERATION = "demo"
 
 _PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
 """The part of the rounds over which sparsity grows; the rest fine-tunes the pruned model."""
@@ -19,7 +18,7 @@ _PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The demo's options. `broker` is embedded, mosquitto, or an mqtt:// address."""
+    """The demo's options. `broker` is embedded, mosquitto, or an mqtt:// address; `federation` is its name there."""
 
     agents: int
     rounds: int
@@ -31,6 +30,7 @@ class DemoSettings:
     mask: str
     trainer: str
     broker: str
+    federation: str
     data: str
     out: Path
 
@@ -42,7 +42,7 @@ def task_toml(settings: DemoSettings, split: SplitSummary) -> str:
     end = max(begin + 1, round(settings.rounds * _PRUNING_ENDS))
     allocation = "lamp" if settings.mask == "shared" else "uniform"
     return f"""\
-name = "{FEDERATION}"
+name = "demo"
 
 [model]
 builtin = "cnn-108k"
@@ -73,7 +73,7 @@ frequency = {steps}
 def federation_toml(settings: DemoSettings, broker_url: str) -> str:
     """How it is learned. The downlink is fp32 where the uplink is, else fp16."""
     return f"""\
-name = "{FEDERATION}"
+name = "{settings.federation}"
 task = "task.fedtask"
 held_out = "data/held-out.npz"
 state = "run"
@@ -98,7 +98,7 @@ def agent_toml(settings: DemoSettings, index: int, broker_url: str) -> str:
 name = "agent-{index}"
 data = "../data/agent-{index}.npz"
 state = "agent-{index}"
-federation = "{FEDERATION}"
+federation = "{settings.federation}"
 trainer = "{settings.trainer}"
 
 [broker]

@@ -11,12 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.demo.children import Children
+from benchmarks.demo.command import _export_cells
+from benchmarks.demo.federation import benchmark_exports
+from benchmarks.demo.result import export_results
+from export.report import FILE, Exported, Format, Sparsity
 from fedprune.data.source import fashion_mnist_or_digits
 from fedprune.errors import ConfigurationError, DataError
 from fedprune.tflite import default_runtime
+from tests.brokers import MISSING, Mosquitto
 
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
 
@@ -101,6 +108,56 @@ def test_bad_requests_are_one_line_and_leave_nothing_behind(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
+def test_a_broker_address_that_is_none_is_refused_before_any_work(tmp_path: Path) -> None:
+    for address in ("http://gateway", "mqtt://", "gateway:1883"):
+        done = _demo(tmp_path / "out", "--broker", address, expect=ConfigurationError.exit_code)
+        assert "mqtt://HOST[:PORT]" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_demos_on_one_broker_are_two_federations(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    options = ("--agents", "1", "--rounds", "2", "--examples-per-agent", "64", "--broker", mosquitto.url)
+    command = (*_COMMAND, *options, "--seed")
+    demos = [subprocess.Popen((*command, str(seed), "--out", str(tmp_path / str(seed)))) for seed in (1, 2)]
+    assert [demo.wait(timeout=300) for demo in demos] == [0, 0]
+    names = {_result(tmp_path / str(seed))["settings"]["federation"] for seed in (1, 2)}
+    assert len(names) == 2
+    for seed in (1, 2):
+        assert [entry["agents"] for entry in _result(tmp_path / str(seed))["rounds"]] == [1, 1]
+
+
+def test_a_model_that_cannot_be_benchmarked_has_its_row(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "int8.tflite").write_bytes(b"TFL3, but no more")
+    row = Exported("int8.tflite", Format.INT8, 17, 17, "", Sparsity(None, {}), None, None, ())
+    (tmp_path / "export" / FILE).write_bytes(msgspec.json.encode({"exports": [row]}))
+    with Children(tmp_path) as children:
+        benchmark_exports(tmp_path, children)
+    (result,) = export_results(tmp_path, tmp_path / "export", tmp_path / "benchmark.json")
+    assert (result.accuracy, result.p50_ms) == (None, None)
+    assert _export_cells(result)[-2:] == ("-", "failed")
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@pytest.mark.parametrize(("victim", "file"), [("agent-0", "agents/agent-0.toml"), ("broker", "mosquitto.conf")])
+def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) -> None:
+    """In the middle of a federation that could go on for an hour."""
+    out = tmp_path / "out"
+    options = ("--agents", "2", "--rounds", "500", "--examples-per-agent", "64", "--broker", "mosquitto")
+    command = (*_COMMAND, "--out", str(out), *options)
+    demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
+    (pid,) = _processes_of(out / file)
+    os.kill(int(pid), signal.SIGKILL)
+    _, errors = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    assert f"fedprune: {victim}: ended by signal 9 (Killed)" in errors
+    assert "Traceback" not in errors
+    assert not _processes_of(out)
+
+
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = (*_COMMAND, "--out", str(out), "--agents", "1", "--rounds", "500", "--examples-per-agent", "64")
@@ -110,7 +167,7 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     _, errors = demo.communicate(timeout=30)
     assert demo.returncode == 130
     assert "Traceback" not in errors
-    assert not [pid for pid in _processes() if str(out) in _text(Path("/proc", pid, "cmdline"))]
+    assert not _processes_of(out)
 
 
 def _await(condition: Any, what: str) -> None:
@@ -127,8 +184,10 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _processes() -> list[str]:
-    return [name for name in os.listdir("/proc") if name.isdecimal()]
+def _processes_of(path: Path) -> list[str]:
+    """The processes that have `path` on their command line."""
+    numbers = [name for name in os.listdir("/proc") if name.isdecimal()]
+    return [number for number in numbers if str(path) in _text(Path("/proc", number, "cmdline"))]
 
 
 @pytest.mark.slow
