@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +147,10 @@ def test_a_model_that_cannot_be_benchmarked_has_its_row(tmp_path: Path) -> None:
 def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) -> None:
     """In the middle of a federation that could go on for an hour."""
     out = tmp_path / "out"
-    options = ("--agents", "2", "--rounds", "500", "--examples-per-agent", "64", "--broker", "mosquitto")
-    command = (*_COMMAND, "--out", str(out), *options)
-    demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
-    (pid,) = _processes_of(out / file)
-    os.kill(int(pid), signal.SIGKILL)
-    _, errors = demo.communicate(timeout=30)
+    with _long_demo(out, "--agents", "2", "--broker", "mosquitto") as demo:
+        (pid,) = _processes_of(out / file)
+        os.kill(int(pid), signal.SIGKILL)
+        _, errors = demo.communicate(timeout=30)
     assert demo.returncode == 1
     assert f"fedprune: {victim}: ended by signal 9 (Killed)" in errors
     assert "Traceback" not in errors
@@ -160,14 +159,26 @@ def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) 
 
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = (*_COMMAND, "--out", str(out), "--agents", "1", "--rounds", "500", "--examples-per-agent", "64")
-    demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
-    demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=30)
+    with _long_demo(out, "--agents", "1") as demo:
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=30)
     assert demo.returncode == 130
     assert "Traceback" not in errors
     assert not _processes_of(out)
+
+
+@contextmanager
+def _long_demo(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A demo that trains, and would for long; it is ended at the latest with the context."""
+    command = (*_COMMAND, "--out", str(out), "--rounds", "500", "--examples-per-agent", "64", *options)
+    demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
+        yield demo
+    finally:
+        if demo.poll() is None:
+            demo.send_signal(signal.SIGINT)
+            demo.communicate(timeout=30)
 
 
 def _await(condition: Any, what: str) -> None:
