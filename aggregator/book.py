@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS federation (
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, assigned TEXT NOT NULL, record TEXT
 ) STRICT;
+CREATE TABLE IF NOT EXISTS refused (agent TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS updates (
     round INTEGER NOT NULL, agent TEXT NOT NULL, submit BLOB NOT NULL, PRIMARY KEY (round, agent)
 ) STRICT;
@@ -98,6 +99,15 @@ class Book:
             self._connection.execute(
                 "INSERT INTO updates VALUES (?, ?, ?)", (submit.round, agent, msgspec.msgpack.encode(submit))
             )
+
+    def refuse(self, agent: str, digest: bytes) -> None:
+        """An agent's update is malformed for good; only its last one is remembered."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO refused VALUES (?, ?)", (agent, digest))
+
+    def refused(self) -> dict[str, bytes]:
+        """The digest of each agent's last malformed update."""
+        return dict(self._fetch("SELECT agent, digest FROM refused"))
 
     def finish(self, record: RoundRecord) -> None:
         with self._transaction():

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import TypeVar
 
 from fedprune.errors import ProtocolError
 from fedprune.machine import Table, transition
@@ -38,8 +39,13 @@ from fedprune.messages import (
 from fedprune.randomness import Keyed
 from fedprune.transfer import Incoming, chunk_count, unpack_bitmap
 
+_V = TypeVar("_V")
+
 GATHER_CHUNK_REQUESTS_S = 0.1
 """How long requests for chunks are collected at most, so that what several agents lack is broadcast once."""
+
+PRESENCE_S = 120.0
+"""How long an agent counts as waiting after it was last heard; waiting agents check in every 15 to 45 s."""
 
 RETRY_AFTER_S = 30.0
 """When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
@@ -77,7 +83,7 @@ class UpdateStored:
 
 @dataclass(frozen=True)
 class UpdateRefused:
-    """The agent's update turned out to be malformed."""
+    """The agent's update turned out to be malformed, and the book says so."""
 
     agent: str
     why: str
@@ -147,7 +153,14 @@ class Merge:
     round: int
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge
+@dataclass(frozen=True)
+class GiveUp:
+    """At its deadline as many agents have failed as a cohort has, and nobody has succeeded. A person has to look."""
+
+    failed: int
+
+
+Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | GiveUp
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
@@ -189,9 +202,10 @@ class Upload:
 class RoundState:
     """The round that is open, and who takes part.
 
-    `present`: agents known to be waiting, not yet assigned or already accepted. `assigned`: this round's cohort.
-    `accepted` and `settled`: digest of each agent's accepted update, of this round and of its last one.
-    `failed`: agents that said they cannot do this round. `storing`: updates on their way to the disk.
+    `present`: agents that wait for work, and when each was last heard. `assigned`: this round's cohort.
+    `accepted` and `settled`: digest of each agent's accepted update, of this round and of its last one; `refused`: of
+    its last malformed one. `failed`: agents that could not do this round, until its next deadline. `storing`:
+    updates on their way to the disk.
     `requests`: chunks asked for, by content and index, and by whom; served at `serve_at`.
     """
 
@@ -199,11 +213,12 @@ class RoundState:
     round: int
     model: Model
     phase: Phase = Phase.GATHERING
-    present: frozenset[str] = frozenset()
+    present: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     assigned: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     settled: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    refused: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     uploads: Mapping[str, Upload] = field(default_factory=lambda: MappingProxyType({}))
     storing: frozenset[str] = frozenset()
     requests: Mapping[tuple[Content, int], frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
@@ -215,6 +230,10 @@ class RoundState:
         """Assigned agents whose update has not been accepted."""
         return self.assigned - self.accepted.keys()
 
+    def waiting(self, now: float) -> frozenset[str]:
+        """The agents that wait for work and were heard lately."""
+        return frozenset(agent for agent, heard_at in self.present.items() if now - heard_at <= PRESENCE_S)
+
 
 def resume(
     plan: Plan,
@@ -224,11 +243,21 @@ def resume(
     assigned: frozenset[str],
     accepted: Mapping[str, bytes],
     settled: Mapping[str, bytes],
+    refused: Mapping[str, bytes],
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says."""
     unfinished = Phase.TRAINING if assigned else Phase.GATHERING
     phase = Phase.DONE if round_ >= plan.rounds else unfinished
-    return RoundState(plan, round_, model, phase, assigned=assigned, accepted=dict(accepted), settled=dict(settled))
+    return RoundState(
+        plan,
+        round_,
+        model,
+        phase,
+        assigned=assigned,
+        accepted=dict(accepted),
+        settled=dict(settled),
+        refused=dict(refused),
+    )
 
 
 def step(state: RoundState, event: Event, now: float) -> Step:
@@ -261,7 +290,7 @@ def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
     state, served = _serve(state, now)
     if state.deadline is None or now < state.deadline:
         return state, served
-    if len(state.present) >= state.plan.quorum:
+    if len(state.waiting(now)) >= state.plan.quorum:
         state, opened = _open(state, now)
         return state, served + opened
     return replace(state, deadline=now + state.plan.gather_s), served
@@ -273,9 +302,11 @@ def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
         return state, served
     if len(state.accepted) >= state.plan.quorum:
         state, actions = _close(state)
-    else:
-        state = replace(state, deadline=now + state.plan.deadline_s)
-        state, actions = _draft(state, state.present, state.plan.cohort - len(state.accepted), now)
+    elif not state.accepted and len(state.failed) >= state.plan.cohort:
+        actions = (GiveUp(len(state.failed)),)
+    else:  # without a quorum the round stays open: whoever failed may try again, others take silent agents' places
+        state = replace(state, deadline=now + state.plan.deadline_s, failed=frozenset())
+        state, actions = _draft(state, state.waiting(now), state.plan.cohort - len(state.accepted), now)
     return state, served + actions
 
 
@@ -285,8 +316,8 @@ def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
 def _hear_gathering(state: RoundState, said: Said, now: float) -> Step:
     match said.message:
         case CheckIn():
-            state = replace(state, present=state.present | {said.agent})
-            if len(state.present) >= state.plan.cohort:
+            state = _hear(state, said.agent, now)
+            if len(state.waiting(now)) >= state.plan.cohort:
                 return _open(state, now)
             return state, (Send(said.agent, _no_work()),)
         case Submit() as submit:
@@ -309,10 +340,10 @@ def _hear_training(state: RoundState, said: Said, now: float) -> Step:
             return _drop(state, agent, failed)
 
 
-def _hear_merging(state: RoundState, said: Said, _: float) -> Step:
+def _hear_merging(state: RoundState, said: Said, now: float) -> Step:
     match said.message:
         case CheckIn():
-            return replace(state, present=state.present | {said.agent}), (Send(said.agent, _no_work()),)
+            return _hear(state, said.agent, now), (Send(said.agent, _no_work()),)
         case Submit() as submit:
             return _answer_outside_round(state, said.agent, submit)
     return state, ()
@@ -327,10 +358,14 @@ def _hear_done(state: RoundState, said: Said, _: float) -> Step:
     return state, ()
 
 
+def _hear(state: RoundState, agent: str, now: float) -> RoundState:
+    return replace(state, present={**state.present, agent: now})
+
+
 def _check_in(state: RoundState, agent: str, now: float) -> Step:
     if agent in state.missing:
         return state, (Send(agent, _assignment(state, now)),)
-    state = replace(state, present=state.present | {agent})
+    state = _hear(state, agent, now)
     state, actions = _draft(state, frozenset({agent}), state.plan.cohort - len(state.assigned), now)
     return state, actions or (Send(agent, _no_work()),)
 
@@ -354,12 +389,16 @@ def _take_submit(state: RoundState, agent: str, submit: Submit, now: float) -> S
         state, answer = _answer_outside_round(state, agent, submit)
         # While its update was pending the agent took no assignment.
         return state, answer + ((Send(agent, _assignment(state, now)),) if agent in state.missing else ())
-    if agent not in state.assigned:
-        return state, (Send(agent, _reject(submit, Reason.LATE, "not in this round's cohort")),)
-    if submit.update.size > state.plan.max_update_bytes:
-        return state, (Send(agent, _reject(submit, Reason.INVALID, f"over {state.plan.max_update_bytes} bytes")),)
+    if state.refused.get(agent) == submit.update.digest or agent not in state.assigned | state.failed:
+        return _answer_outside_round(state, agent, submit)
+    if agent in state.failed:  # it failed, tried again, and can after all
+        state = replace(state, assigned=state.assigned | {agent}, failed=state.failed - {agent})
+        state, actions = _take_submit(state, agent, submit, now)
+        return state, (BookCohort(state.round, state.assigned), *actions)
     if agent in state.storing:
         return state, ()
+    if submit.update.size > state.plan.max_update_bytes:
+        return _refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
     upload = state.uploads.get(agent)
     if upload is None or upload.submit.update != submit.update:
         return replace(state, uploads={**state.uploads, agent: Upload(submit, Incoming(submit.update))}), ()
@@ -387,7 +426,7 @@ def _drop(state: RoundState, agent: str, failed: Failed) -> Step:
     state = replace(
         state,
         assigned=state.assigned - {agent},
-        present=state.present - {agent},
+        present=_without(state.present, agent),
         failed=state.failed | {agent},
         uploads=_without(state.uploads, agent),
     )
@@ -401,36 +440,43 @@ def _answer_outside_round(state: RoundState, agent: str, submit: Submit) -> Step
         return state, (Send(agent, _reject(submit, Reason.INVALID, "of another run")),)
     if digest in (state.accepted.get(agent), state.settled.get(agent)):
         return state, (Send(agent, _accepted(state, submit.round, digest)),)
+    if digest == state.refused.get(agent):
+        return state, (Send(agent, _reject(submit, Reason.INVALID, "refused before")),)
     if _is_current(state, submit) and agent in state.accepted:
         return state, (Send(agent, _reject(submit, Reason.INVALID, "another update of this round was accepted")),)
     if submit.round > state.round:
         return state, (Send(agent, _reject(submit, Reason.INVALID, f"of round {submit.round}, not yet begun")),)
-    return state, (Send(agent, _reject(submit, Reason.LATE, f"round {submit.round} is over")),)
+    late = "not in this round's cohort" if _is_current(state, submit) else f"round {submit.round} is over"
+    return state, (Send(agent, _reject(submit, Reason.LATE, late)),)
 
 
 # Updates on their way to the disk
 
 
-def _accept(state: RoundState, event: UpdateStored, _: float) -> Step:
+def _accept(state: RoundState, event: UpdateStored, now: float) -> Step:
     agent = event.agent
     submit = state.uploads[agent].submit
     state = replace(
         state,
         accepted={**state.accepted, agent: submit.update.digest},
-        present=state.present | {agent},
         storing=state.storing - {agent},
         uploads=_without(state.uploads, agent),
     )
+    state = _hear(state, agent, now)
     merging, actions = _merge_if_complete(state)
     return merging, (Send(agent, _accepted(state, submit.round, submit.update.digest)), *actions)
 
 
 def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
-    agent = event.agent
-    submit = state.uploads[agent].submit
-    state = replace(state, storing=state.storing - {agent}, uploads=_without(state.uploads, agent))
-    state, actions = _drop(state, agent, Failed(run=submit.run, round=submit.round, why=event.why))
-    return state, (Send(agent, _reject(submit, Reason.INVALID, event.why)), *actions)
+    submit = state.uploads[event.agent].submit
+    return _refuse_update(replace(state, storing=state.storing - {event.agent}), event.agent, submit, event.why)
+
+
+def _refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> Step:
+    """Reject an update for good, and wait for its agent no longer."""
+    state = replace(state, refused={**state.refused, agent: submit.update.digest})
+    state, actions = _drop(state, agent, Failed(run=submit.run, round=submit.round, why=f"{agent}'s update: {why}"))
+    return state, (Send(agent, _reject(submit, Reason.INVALID, why)), *actions)
 
 
 # Opening and closing a round
@@ -438,8 +484,10 @@ def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
 
 def _open(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it."""
-    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
-    drafted, actions = _draft(state, state.present, state.plan.cohort, now)
+    waiting = state.waiting(now)
+    present = {agent: state.present[agent] for agent in waiting}
+    state = replace(state, phase=Phase.TRAINING, present=present, deadline=now + state.plan.deadline_s)
+    drafted, actions = _draft(state, waiting, state.plan.cohort, now)
     return drafted, (Publish(_manifest(state)), *actions)
 
 
@@ -453,7 +501,8 @@ def _draft(state: RoundState, candidates: frozenset[str], room: int, now: float)
     drafted = frozenset(keyed.sample(eligible, min(len(eligible), max(0, room))))
     if not drafted:
         return state, ()
-    state = replace(state, assigned=state.assigned | drafted, present=state.present - drafted)
+    present = {agent: heard_at for agent, heard_at in state.present.items() if agent not in drafted}
+    state = replace(state, assigned=state.assigned | drafted, present=present)
     assignment = _assignment(state, now)
     sends = tuple(Send(agent, assignment) for agent in sorted(drafted))
     return state, (BookCohort(state.round, state.assigned), *sends)
@@ -490,7 +539,7 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
     if state.round >= state.plan.rounds:
         state = replace(state, phase=Phase.DONE, deadline=None)
         return state, (Publish(_manifest(state)),)
-    if len(state.present) >= state.plan.cohort:
+    if len(state.waiting(now)) >= state.plan.cohort:
         return _open(state, now)
     return state, (Publish(_manifest(state)),)
 
@@ -553,8 +602,8 @@ def _is_current(state: RoundState, submit: Submit) -> bool:
     return submit.run == state.plan.run and submit.round == state.round
 
 
-def _without(uploads: Mapping[str, Upload], agent: str) -> dict[str, Upload]:
-    return {name: upload for name, upload in uploads.items() if name != agent}
+def _without(values: Mapping[str, _V], agent: str) -> dict[str, _V]:
+    return {name: value for name, value in values.items() if name != agent}
 
 
 _TABLE: Table[RoundState, Action] = {

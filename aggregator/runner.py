@@ -12,13 +12,25 @@ from typing import Any, assert_never
 from aggregator import machine
 from aggregator.book import Book, RoundRecord
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.machine import Action, BookCohort, Event, Merge, Phase, Plan, Publish, Send, SendChunk, StoreUpdate
+from aggregator.machine import (
+    Action,
+    BookCohort,
+    Event,
+    GiveUp,
+    Merge,
+    Phase,
+    Plan,
+    Publish,
+    Send,
+    SendChunk,
+    StoreUpdate,
+)
 from aggregator.merging import Aggregate
 from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.codecs import Update, Values, decode_update
 from fedprune.disk import Disk
-from fedprune.errors import ProtocolError, StorageError
+from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.evaluation import Evaluation
 from fedprune.messages import UPLINK, Failed, Submit, decode, encode, kind_of
 from fedprune.tensors import Weights, sparsity
@@ -77,6 +89,7 @@ class AggregatorRunner:
             assigned=store.book.assigned(round_),
             accepted={agent: submit.update.digest for agent, submit in store.book.accepted(round_).items()},
             settled={agent: submit.update.digest for agent, submit in store.book.last_accepted(round_).items()},
+            refused=store.book.refused(),
         )
 
     @property
@@ -92,7 +105,12 @@ class AggregatorRunner:
         self.handle(machine.Started())
 
     def deliver(self, delivery: Delivery) -> None:
-        """A message arrived. Whatever is wrong with it, it is counted and ignored."""
+        """A message arrived. Whatever is wrong with it, it is counted and ignored.
+
+        What the broker retained is nobody speaking now: old presence, or a check-in that was retained by mistake.
+        """
+        if delivery.retained:
+            return
         self._counts["bytes_up"] += len(delivery.payload)
         if delivery.topic.startswith(self._topics.all_status[:-1]):
             return
@@ -142,6 +160,11 @@ class AggregatorRunner:
                 return [self._store_update(agent, submit, blob)]
             case Merge(round_):
                 return [self._merge(round_)]
+            case GiveUp(failed):
+                raise TrainingError(
+                    f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
+                    "mend the task or their data, then start again: the run goes on with this round"
+                )
             case _:
                 assert_never(action)
         return []
@@ -154,6 +177,7 @@ class AggregatorRunner:
             self._aggregate().check(self._decode(blob), submit.examples, self._cohort)
         except ProtocolError as error:
             self._counts["refused"] += 1
+            self._store.book.refuse(agent, submit.update.digest)
             _log.warning("refused the update of %s: %s", agent, error)
             return machine.UpdateRefused(agent, str(error))
         self._store.updates.write(_update_name(submit.round, agent), blob)

@@ -40,6 +40,12 @@ from fedprune.transfer import Incoming, all_missing, chunk_count, unpack_bitmap
 RETRY_S = 2.0
 """First interval at which an unanswered message is sent again; it doubles up to 64 s."""
 
+FETCH_RETRY_S = 20.0
+"""Interval without a chunk after which missing ones are asked for again: a chunk takes 15 s at 64 kbit/s."""
+
+LONGEST_WAIT_S = 3600.0
+"""However long an aggregator tells an agent to wait."""
+
 IDLE_CHECK_IN_S = 30.0
 """Interval at which an agent that waits for work offers itself again."""
 
@@ -131,7 +137,7 @@ class Unfollow:
 
 @dataclass(frozen=True)
 class KeepTask:
-    """Store a task bundle, so that it is fetched once."""
+    """Store a task bundle, so that it is fetched once; it replaces those of earlier federations."""
 
     digest: bytes
     blob: bytes
@@ -217,7 +223,7 @@ def _tick(state: AgentState, _: Ticked, now: float) -> Step:
 
 def _ask(state: AgentState, now: float) -> Step:
     """Say again what is unanswered in this phase, and set the next alarm."""
-    interval = IDLE_CHECK_IN_S if state.phase is Phase.IDLE else RETRY_S
+    interval = {Phase.IDLE: IDLE_CHECK_IN_S, Phase.FETCHING: FETCH_RETRY_S}.get(state.phase, RETRY_S)
     again_at = now + backoff(interval, 0 if state.phase is Phase.IDLE else state.attempt, state.name)
     match state.phase:
         case Phase.IDLE:
@@ -304,7 +310,7 @@ def _receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         return state, ()
     incoming = state.incoming[chunk.digest].add(chunk)
     contents = MappingProxyType({**state.incoming, chunk.digest: incoming})
-    state = replace(state, incoming=contents, attempt=0, wake_at=now + backoff(RETRY_S, 0, state.name))
+    state = replace(state, incoming=contents, attempt=0, wake_at=now + backoff(FETCH_RETRY_S, 0, state.name))
     if not incoming.is_complete:
         return state, ()
     try:
@@ -327,7 +333,7 @@ def _train(state: AgentState) -> Step:
     if assignment.task.digest in blobs:
         actions.append(KeepTask(assignment.task.digest, blobs[assignment.task.digest]))
     actions.append(Train(assignment, blobs[assignment.model.digest]))
-    tasks = state.tasks | {assignment.task.digest}
+    tasks = frozenset({assignment.task.digest})
     idle_network = MappingProxyType[bytes, Incoming]({})
     return replace(state, phase=Phase.TRAINING, tasks=tasks, incoming=idle_network, wake_at=None), tuple(actions)
 
@@ -347,7 +353,6 @@ def _fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
     state = replace(
         state,
         phase=Phase.IDLE,
-        settled=state.assignment.round,
         assignment=None,
         wake_at=now + backoff(IDLE_CHECK_IN_S, 0, state.name),
     )
@@ -414,7 +419,7 @@ def _abandon(state: AgentState) -> Step:
 
 
 def _wait(state: AgentState, rejected: Rejected) -> float:
-    return backoff(max(rejected.retry_after, RETRY_S), 0, state.name)
+    return backoff(min(max(rejected.retry_after, RETRY_S), LONGEST_WAIT_S), 0, state.name)
 
 
 def _ignore(state: AgentState, _: Event, __: float) -> Step:

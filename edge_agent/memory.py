@@ -84,7 +84,12 @@ class Memory:
         return frozenset(bytes.fromhex(name) for name in names if _is_hex(name))
 
     def keep_task(self, digest: bytes, blob: bytes) -> None:
-        self._disk.write(digest.hex() + _TASK_SUFFIX, blob)
+        """Keep a task bundle, and no other: a device serves one federation at a time."""
+        kept = digest.hex() + _TASK_SUFFIX
+        self._disk.write(kept, blob)
+        for name in self._disk.names():
+            if name.endswith(_TASK_SUFFIX) and name != kept:
+                self._disk.delete(name)
 
     def task(self, digest: bytes) -> bytes:
         name = digest.hex() + _TASK_SUFFIX

@@ -117,8 +117,11 @@ class LinkDown:
 
 @dataclass(frozen=True)
 class Delivery:
+    """A message. `retained`: the broker kept it from some time before this subscription."""
+
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 LinkEvent = LinkUp | LinkDown | Delivery | BrokerError
@@ -285,7 +288,7 @@ class MqttLink:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._events.put(Delivery(topic, bytes(message.payload)))
+        self._events.put(Delivery(topic, bytes(message.payload), message.retain))
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

@@ -109,7 +109,7 @@ class Gateway:
 
 
 def fresh(plan: Plan) -> RoundState:
-    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, settled={})
+    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, settled={}, refused={})
 
 
 def gathering() -> Gateway:

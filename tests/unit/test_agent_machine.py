@@ -302,14 +302,15 @@ def test_a_new_assignment_replaces_one_that_is_being_fetched() -> None:
 # Training, and failing
 
 
-def test_what_cannot_be_trained_is_reported_once_and_not_taken_again() -> None:
+def test_what_cannot_be_trained_is_reported_and_tried_again_when_assigned_again() -> None:
     agent = agent_in(Phase.TRAINING)
 
     assert agent.gets(TrainingFailed("no " + "m" * 2000)) == (
         Send(Failed(run=RUN, round=0, why=("no " + "m" * 2000)[:1000])),
     )
-    assert agent.gets(assignment(0)) == ()
-    assert agent.gets(assignment(1))
+    assert agent.state.phase is Phase.IDLE
+    agent.gets(assignment(0))
+    assert agent.state.phase is Phase.FETCHING
 
 
 def test_training_goes_on_without_a_network_and_its_update_is_submitted_when_the_link_is_up() -> None:

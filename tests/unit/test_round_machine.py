@@ -8,8 +8,10 @@ from typing import get_args
 import pytest
 
 from aggregator.machine import (
+    PRESENCE_S,
     BookCohort,
     Event,
+    GiveUp,
     Merge,
     Merged,
     Phase,
@@ -127,7 +129,7 @@ def test_the_cohort_is_chosen_by_the_seed_and_no_larger_than_asked_for() -> None
     cohorts = set()
     for seed in range(20):
         merged = merging().state
-        state = replace(merged, plan=replace(PLAN, seed=seed), present=frozenset(AGENTS))
+        state = replace(merged, plan=replace(PLAN, seed=seed), present=dict.fromkeys(AGENTS, 0.0))
         after, _ = step(state, Merged(model_of(1)), 0.0)
         assert len(after.assigned) == PLAN.cohort
         assert step(state, Merged(model_of(1)), 0.0)[0].assigned == after.assigned
@@ -243,6 +245,51 @@ def test_where_all_fail_the_round_waits_for_others() -> None:
     assert gateway.takes_update_of("pi-4")[-1] == Merge(0)
 
 
+def test_at_the_deadline_those_who_failed_may_try_again() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    for agent in ("pi-1", "pi-2"):
+        gateway.hears(agent, Failed(run=RUN, round=0, why="out of memory"))
+        gateway.now = 60.0
+        assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+
+    actions = gateway.waits()
+
+    assert sent_to("pi-1", actions, Assignment)
+    assert sent_to("pi-2", actions, Assignment)
+    assert gateway.takes_update_of("pi-1")[-1] != Merge(0)
+    assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
+
+
+def test_an_agent_that_failed_and_then_can_after_all_is_taken() -> None:
+    gateway = training()
+    gateway.hears("pi-0", Failed(run=RUN, round=0, why="out of memory"))
+
+    assert BookCohort(0, frozenset({"pi-0", "pi-1", "pi-2"})) in gateway.hears("pi-0", submission("pi-0"))
+
+
+def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_its_deadline() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
+
+    assert gateway.waits() == (GiveUp(3),)
+
+
+def test_agents_that_went_silent_are_not_selected() -> None:
+    gateway = gathering()
+    gateway.hears("pi-0", CHECK_IN)
+    gateway.hears("pi-1", CHECK_IN)
+    gateway.now = PRESENCE_S + 1.0
+
+    gateway.hears("pi-2", CHECK_IN)
+    assert gateway.state.phase is Phase.GATHERING
+    gateway.hears("pi-3", CHECK_IN)
+    gateway.hears("pi-4", CHECK_IN)
+
+    assert gateway.state.assigned == {"pi-2", "pi-3", "pi-4"}
+
+
 def test_nothing_merges_while_an_update_is_on_its_way_to_the_disk() -> None:
     gateway = training()
     gateway.takes_update_of("pi-0")
@@ -283,6 +330,7 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
         assigned=frozenset({"pi-0", "pi-1", "pi-2"}),
         accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
         settled={"pi-1": digest("of round 0")},
+        refused={},
     )
     gateway = Gateway()
     gateway.state = state
@@ -298,12 +346,12 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
 def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
     accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
     gateway = Gateway()
-    gateway.state = resume(PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, settled={})
+    gateway.state = resume(PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, settled={}, refused={})
 
     assert gateway.gets(Started())[-1] == Merge(0)
 
 
 def test_a_federation_that_is_done_stays_done() -> None:
-    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, settled={})
+    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, settled={}, refused={})
 
     assert state.phase is Phase.DONE

@@ -167,6 +167,7 @@ class AnyOrder(RuleBasedStateMachine):
             assigned=self.cohorts.get(round_, frozenset()),
             accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
             settled={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
+            refused={},
         )
         self.take(Started())
 

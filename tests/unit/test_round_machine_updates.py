@@ -86,6 +86,27 @@ def test_a_malformed_update_is_refused_and_its_agent_not_waited_for() -> None:
     assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
 
 
+def test_what_was_refused_once_is_refused_for_good() -> None:
+    """Called late instead, the agent would fold it into its residual."""
+    gateway = training()
+    gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
+    gateway.gets(UpdateRefused("pi-0", "the int8 scale is nan"))
+
+    for _ in range(2):
+        (answer,) = sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Rejected)
+        assert answer.reason is Reason.INVALID
+        for agent in gateway.state.missing:
+            gateway.takes_update_of(agent)  # and once more when the round is over
+
+
+def test_nobody_waits_for_an_agent_whose_update_is_too_large() -> None:
+    gateway = training()
+    gateway.hears("pi-0", submit(update=Content(digest=digest("huge"), size=PLAN.max_update_bytes + 1)))
+
+    gateway.takes_update_of("pi-1")
+    assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
+
+
 @pytest.mark.parametrize(
     ("agent", "wrong", "reason"),
     [
