@@ -6,7 +6,6 @@ The trainer is made once for a task, and TensorFlow imported then: an agent with
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from edge_agent.trainers import Trainer
 from fedprune.bundle import Bundle, read_bundle
 from fedprune.data import Dataset, fit_to
 from fedprune.errors import ConfigurationError
+from fedprune.process import start_abandonable
 
 
 def check_trainer(name: str) -> None:
@@ -42,8 +42,8 @@ class Workshop:
         self._bench: _Bench | None = None
 
     def start(self, local: LocalRound, bundle: bytes) -> None:
-        # A daemon: on Ctrl-C nobody waits for the rest of the round, which is made again anyway.
-        threading.Thread(target=self._work, args=(local, bundle), name="training", daemon=True).start()
+        """On Ctrl-C nobody waits for the rest of the round, which is made again anyway."""
+        start_abandonable(self._work, local, bundle)
 
     def _work(self, local: LocalRound, bundle: bytes) -> None:
         try:
@@ -55,9 +55,9 @@ class Workshop:
     def _prepare(self, blob: bytes) -> _Bench:
         """Open the bundle and make its trainer, unless it is the last round's."""
         if self._bench is None or self._bench.bundle.blob != blob:
-            from edge_agent.trainers.keras import KerasTrainer
-
             bundle = read_bundle(blob)
             data = fit_to(self._data, bundle.task.input_shape, bundle.task.classes)
+            from edge_agent.trainers.keras import KerasTrainer  # here: what does not fit costs no TensorFlow
+
             self._bench = _Bench(bundle, data, KerasTrainer(bundle, threads=self._threads))
         return self._bench

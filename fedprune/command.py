@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from fedprune import __version__
 from fedprune.errors import FedpruneError
+from fedprune.process import leave
 
 _SUBCOMMANDS = {
     "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
@@ -58,27 +58,32 @@ def cli() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; a `FedpruneError` is one line on stderr and its own exit code."""
+    leave(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    """The exit code."""
     try:
         result: Any = cli.main(arguments, prog_name="fedprune", standalone_mode=False)
-        sys.exit(result if isinstance(result, int) else 0)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as early:
+        return early.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except FedpruneError as error:
         click.echo(f"fedprune: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("fedprune: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("fedprune", "edge_agent", "aggregator", "export"):
             raise
         click.echo(f"fedprune: {error.name} is not installed; install the extra that has it (README)", err=True)
-        sys.exit(FedpruneError.exit_code)
+        return FedpruneError.exit_code
     except BrokenPipeError:
         os._exit(0)  # the reader of our output has gone; flushing at exit would fail again
 
