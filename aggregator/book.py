@@ -19,7 +19,8 @@ from fedprune.messages import Submit
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS federation (
-    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, starts INTEGER NOT NULL
+    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
+    starts INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, assigned TEXT NOT NULL, record TEXT
@@ -73,18 +74,22 @@ class Book:
             connection.execute("PRAGMA synchronous = FULL")
         return cls(connection)
 
-    def start(self, run: str, task: bytes) -> tuple[str, int]:
+    def start(self, run: str, task: bytes, model_values: str) -> tuple[str, int]:
         """(run, number of this start). A book that is new takes `run`, an old one keeps its own.
 
-        Raises `StorageError` if the book is about another task.
+        Raises `StorageError` if the book is about another task, or its checkpoints hold what another codec decodes.
         """
         with self._transaction():
-            self._connection.execute("INSERT OR IGNORE INTO federation VALUES (0, ?, ?, 0)", (run, task))
+            self._connection.execute(
+                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0)", (run, task, model_values)
+            )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
-            found = self._connection.execute("SELECT run, task, starts FROM federation").fetchone()
-        if found[1] != task:
-            raise StorageError("the state directory holds a run of another task; name an empty directory for this one")
-        return found[0], found[2]
+            row = self._connection.execute("SELECT run, starts, task, model_values FROM federation").fetchone()
+            if row[2] != task:
+                raise StorageError("the state directory holds a run of another task; name an empty one for this task")
+            if row[3] != model_values:
+                raise StorageError(f"the run's models are {row[3]}; set codec.model_values so, or name an empty state")
+        return row[0], row[1]
 
     def assign(self, round_: int, agents: frozenset[str]) -> None:
         with self._transaction():

@@ -18,8 +18,8 @@ from fedprune.tensors import Array, TensorClass, TensorTable, Weights
 FRACTION_BITS = 32
 """Weights and deltas are rounded to multiples of 2^-32: less than half a float32 step of weights above 2^-9."""
 
-STATISTICS_FRACTION_BITS = 24
-"""Squared activations need the room on the other side of the point."""
+STATISTICS_FRACTION_BITS = 20
+"""Squares of unscaled activations need the room on the other side of the point."""
 
 _HEADROOM = 2.0**62
 
@@ -41,7 +41,8 @@ class Aggregate:
     Under a shared mask the examples-weighted mean delta is added to `exact`, the gateway's unrounded weights
     (FedAvg, McMahan et al. 2017, algorithm 1). Under the agents' own masks m_k the merged weight is
     sum(n_k m_k w_k) / sum(n_k m_k) with w_k = base + delta_k, and 0 where no agent keeps it. BatchNorm
-    statistics are pooled: mean = sum(n_k mu_k) / n, variance = sum(n_k (var_k + mu_k^2)) / n - mean^2.
+    statistics are pooled, with means d_k = mu_k - base taken from the base's, where squares are small:
+    mean = base + sum(n_k d_k) / n, variance = sum(n_k (var_k + d_k^2)) / n - (mean - base)^2.
     """
 
     def __init__(self, table: TensorTable, base: Weights, policy: MaskPolicy) -> None:
@@ -115,19 +116,19 @@ class Aggregate:
                 addends[name] = (self._base[name].astype(np.float64) + addends[name]) * update.mask[name]
         fixed = {name: np.rint(np.ldexp(array, FRACTION_BITS)) for name, array in addends.items()}
         for mean, variance in self._moments:
-            mu = update.statistics[mean].astype(np.float64)
-            second = update.statistics[variance].astype(np.float64) + np.square(mu)
-            fixed[mean] = np.rint(np.ldexp(mu, STATISTICS_FRACTION_BITS))
+            shift = update.statistics[mean].astype(np.float64) - self._base[mean]
+            second = update.statistics[variance].astype(np.float64) + np.square(shift)
+            fixed[mean] = np.rint(np.ldexp(shift, STATISTICS_FRACTION_BITS))
             fixed[variance] = np.rint(np.ldexp(second, STATISTICS_FRACTION_BITS))
         return fixed
 
     def _pooled(self) -> dict[str, Array]:
         pooled: dict[str, Array] = {}
         for mean, variance in self._moments:
-            mu = _mean(self._sums[mean], self._examples, STATISTICS_FRACTION_BITS)
+            shift = _mean(self._sums[mean], self._examples, STATISTICS_FRACTION_BITS)
             second = _mean(self._sums[variance], self._examples, STATISTICS_FRACTION_BITS)
-            pooled[mean] = mu.astype(np.float32)
-            pooled[variance] = np.maximum(second - np.square(mu), 0.0).astype(np.float32)
+            pooled[mean] = (self._base[mean] + shift).astype(np.float32)
+            pooled[variance] = np.maximum(second - np.square(shift), 0.0).astype(np.float32)
         return pooled
 
 

@@ -42,7 +42,9 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
     directory = Directory(state)
     store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
-    run, incarnation = store.book.start(secrets.token_hex(8), content_of(bundle.blob).digest)
+    run, incarnation = store.book.start(
+        secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
+    )
     _keep_for_export(directory, bundle, base / settings.held_out)
     plan = _plan(settings, bundle, run, incarnation)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()

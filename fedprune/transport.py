@@ -1,7 +1,8 @@
 """The MQTT link: the only module that knows paho. MQTT 3.1.1, QoS 1, clean sessions.
 
 A link reports what happens as events on a queue and never runs anybody's code on its network thread. What is
-published while the link is down is dropped: every exchange is re-established by an idempotent check-in.
+published while the link is down is dropped (paho sends again only what was under way when it went down): every
+exchange is re-established by an idempotent check-in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +34,7 @@ _QOS = 1
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 2.0
+_LASTING_S = 30.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 
 
@@ -70,6 +73,12 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"broker address {self.url!r}: write mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
         if parts.username or parts.password:
             raise ValueError("broker address: put the user name in broker.username, the password in a file")
+        if self.tls != Tls() and parts.scheme != "mqtts":
+            raise ValueError("broker.tls is for mqtts:// addresses; over mqtt:// nothing would be encrypted")
+        if self.tls.key is not None and self.tls.certificate is None:
+            raise ValueError("broker.tls.key needs broker.tls.certificate")
+        if self.password_file is not None and self.username is None:
+            raise ValueError("broker.password_file needs broker.username")
 
     @property
     def host(self) -> str:
@@ -236,7 +245,10 @@ class MqttLink:
         """The network thread: serve a connection until it ends, then connect again with jitter."""
         attempt = 0
         while True:
+            began = time.monotonic()
             self._client.loop_forever(retry_first_connection=False)
+            # A connection that does not last counts as a failed attempt: two clients with one id end each other's.
+            attempt = 0 if time.monotonic() - began >= _LASTING_S else attempt + 1
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
                 try:
@@ -247,9 +259,6 @@ class MqttLink:
                     break
             if self._closing.is_set():
                 return
-            if self._was_up:
-                attempt = 0
-                self._was_up = False
 
     @staticmethod
     def _delay(attempt: int) -> float:
@@ -268,6 +277,7 @@ class MqttLink:
         if not self._answered.is_set():
             self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")
         elif self._was_up and not self._closing.is_set():
+            self._was_up = False
             self._events.put(LinkDown(str(reason).lower()))
 
     def _refuse(self, why: str) -> None:

@@ -175,7 +175,7 @@ class World:
             guarded(lambda: runner.deliver(delivery))
 
         book = SimulatedBook(self.connection, process)
-        run, incarnation = book.start("run", content_of(self.bundle.blob).digest)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
         link = SimulatedLink(process, self.network, receive)
         self.network.join(link)
         runner = AggregatorRunner(

@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def book(path: Path) -> Iterator[Book]:
     opened = Book.open(path)
-    opened.start("run", TASK.digest)
+    opened.start("run", TASK.digest, "fp16")
     yield opened
     opened.close()
 
@@ -50,13 +50,20 @@ def book(path: Path) -> Iterator[Book]:
 def test_a_run_keeps_its_name_and_counts_its_starts(path: Path) -> None:
     for start, name in enumerate(("first", "second", "third"), start=1):
         book = Book.open(path)
-        assert book.start(name, TASK.digest) == ("first", start)
+        assert book.start(name, TASK.digest, "fp16") == ("first", start)
         book.close()
 
 
 def test_another_task_is_refused(book: Book) -> None:
-    with pytest.raises(StorageError, match="a run of another task; name an empty directory"):
-        book.start("run", UPDATE.digest)
+    with pytest.raises(StorageError, match="a run of another task; name an empty one"):
+        book.start("run", UPDATE.digest, "fp16")
+
+
+def test_a_run_keeps_the_codec_that_its_models_were_decoded_from(book: Book) -> None:
+    book.start("run", TASK.digest, "fp16")
+
+    with pytest.raises(StorageError, match=r"the run's models are fp16; set codec\.model_values"):
+        book.start("run", TASK.digest, "fp32")
 
 
 def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:
@@ -123,7 +130,7 @@ def test_a_file_that_is_no_book_is_said_to_be_unreadable(path: Path, damage: byt
     path.write_bytes(damage)
 
     with pytest.raises(StorageError, match="the book: "):
-        Book.open(path).start("run", TASK.digest)
+        Book.open(path).start("run", TASK.digest, "fp16")
 
 
 @pytest.mark.parametrize(
