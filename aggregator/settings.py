@@ -17,7 +17,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
     `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. A round
-    opens when `cohort` agents are waiting, or `quorum` of them have waited for `gather_s`.
+    opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20

@@ -54,6 +54,8 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
+        if self.state.phase is machine.Phase.IDLE:
+            _log.info("connected; waiting for work")
         self.handle(machine.Connected(), now)
 
     def deliver(self, delivery: Delivery, now: float) -> None:

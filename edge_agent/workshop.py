@@ -20,7 +20,9 @@ from fedprune.process import start_abandonable
 def check_trainer(name: str) -> None:
     """Raise `ConfigurationError` if what the trainer needs is not installed; nothing is imported."""
     if name == "keras" and importlib.util.find_spec("tensorflow") is None:
-        raise ConfigurationError("trainer keras: TensorFlow is not installed; run `pip install 'fedprune[keras]'`")
+        raise ConfigurationError(
+            "trainer keras: TensorFlow is not installed; in fedprune's clone: pip install '.[keras]'"
+        )
 
 
 @dataclass(frozen=True, eq=False)

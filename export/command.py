@@ -24,7 +24,13 @@ def task() -> None:
 
 @task.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.fedtask")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.fedtask",
+    help="Where to write the bundle.",
+)
 def build(config: Path, out: Path) -> None:
     """Make the task bundle that CONFIG (a task.toml) describes. Needs TensorFlow; what uses the bundle does not.
 

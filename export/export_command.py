@@ -30,14 +30,21 @@ _PIPE_WIDTH = 120
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--formats", "formats_text", default=_ALL, show_default=True, metavar="F,F,…")
+@click.option(
+    "--formats", "formats_text", default=_ALL, show_default=True, metavar="F,F,…", help="Which files to make."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH.npz",
     help="Examples to verify with, and to calibrate int8 with.  [default: RUN/held-out.npz]",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="[default: RUN/export]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where they go.  [default: RUN/export]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print exports.json instead of a table.")
 def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as_json: bool) -> None:
     """Convert a run's global model to verified .tflite files.
@@ -76,7 +83,7 @@ def _parse_formats(text: str) -> list[Format]:
 def _check_installed() -> None:
     missing = [module for module in _REQUIRED if find_spec(module) is None]
     if missing:
-        raise ExportError(f"export needs {', '.join(missing)}: pip install 'fedprune[export]'")
+        raise ExportError(f"export needs {', '.join(missing)}; in fedprune's clone: pip install '.[export]'")
 
 
 @contextmanager

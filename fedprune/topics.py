@@ -1,4 +1,4 @@
-"""The MQTT topics of a federation: at most five levels, ids of ``[A-Za-z0-9_-]{1,64}``.
+"""The MQTT topics of a federation: five slashes at most, ids of ``[A-Za-z0-9_-]{1,64}``.
 
 ::
 

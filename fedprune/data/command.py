@@ -40,8 +40,12 @@ def data() -> None:
     metavar="iid|dirichlet:ALPHA",
     help="iid: every agent has the same mixture of classes. dirichlet: the smaller ALPHA, the more one-sided.",
 )
-@click.option("--agents", default=4, show_default=True, type=click.IntRange(1, 100_000), metavar="N")
-@click.option("--examples-per-agent", default=1500, show_default=True, type=click.IntRange(1), metavar="E")
+@click.option(
+    "--agents", default=4, show_default=True, type=click.IntRange(1, 100_000), metavar="N", help="How many shares."
+)
+@click.option(
+    "--examples-per-agent", default=1500, show_default=True, type=click.IntRange(1), metavar="E", help="Size of each."
+)
 @click.option(
     "--held-out",
     default=10_000,
@@ -51,7 +55,13 @@ def data() -> None:
     help="At most so many examples to evaluate on: of the test split, or at most a fifth of an .npz.",
 )
 @click.option("--seed", default=1, show_default=True, type=int, metavar="S", help="The same seed makes the same files.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The directory to write the files to.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print split.json instead of a table.")
 def split(
     source: str,

@@ -156,7 +156,7 @@ def test_the_keras_trainer_asks_for_its_extra(
     _save_examples(tmp_path / "data.npz", bundle)
     done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--broker", refusing_broker)
     assert done.returncode == ConfigurationError.exit_code, done.stdout + done.stderr
-    assert "fedprune[keras]" in done.stderr
+    assert "pip install '.[keras]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
