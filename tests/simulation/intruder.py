@@ -108,7 +108,10 @@ def _impersonated(overheard: Delivery, chance: random.Random, topics: Topics) ->
 
 
 def _fields(payload: bytes) -> dict[str, Any]:
-    return dict(msgspec.msgpack.decode(payload)) if payload else {"v": 1}
+    try:
+        return dict(msgspec.msgpack.decode(payload))
+    except msgspec.DecodeError:  # presence, or an empty message
+        return {"v": 1}
 
 
 _TRICKS: dict[Trick, Callable[[Delivery, random.Random, Topics], Delivery]] = {

@@ -1,0 +1,130 @@
+"""Federations of real processes on a real Mosquitto: who is killed comes back, and nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aggregator.book import Book
+from fedprune.checkpoints import load_latest
+from fedprune.layout import BOOK
+from fedprune.tensors import weights_digest
+from tests.brokers import MISSING, Mosquitto
+from tests.federations import NAME, ROUNDS, Site, build_task
+from tests.links import connected
+from tests.noise import Noise
+from tests.processes import Child
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    tiny: Path
+    endless: Path
+    """So many steps that a round never ends."""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
+    directory = tmp_path_factory.mktemp("tasks")
+    return Tasks(build_task(directory, "tiny", 4), build_task(directory, "endless", 2_000_000))
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, tasks: Tasks, broker: Mosquitto) -> Site:
+    return Site(tmp_path_factory.mktemp("site"), broker.url, tasks.tiny)
+
+
+def start_agent(site: Site, name: str) -> Child:
+    return Child("agent", "--config", site.agent(name))
+
+
+def result(site: Site, state: str) -> str:
+    return weights_digest(load_latest(site.path / state).weights)
+
+
+def assert_all_counted_once(site: Site, state: str) -> None:
+    book = Book.open(site.path / state / BOOK)
+    assert [(record.round, record.agents) for record in book.records()] == [(round_, 2) for round_ in range(ROUNDS)]
+    assert [sorted(book.accepted(round_)) for round_ in range(ROUNDS)] == [["pi-1", "pi-2"]] * ROUNDS
+    book.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
+    """A federation in which nothing went wrong: the digest of its model; its agents wait for another."""
+    with start_agent(site, "pi-1") as first, start_agent(site, "pi-2") as second:
+        with Child("aggregator", site.federation("undisturbed"), "--json") as aggregator:
+            records = [aggregator.reports() for _ in range(ROUNDS)]
+            assert aggregator.ends() == 0
+        assert_all_counted_once(site, "undisturbed")
+        assert sum(record["ignored"] + record["refused"] for record in records) == 0
+        yield result(site, "undisturbed"), first, second
+
+
+def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
+    undisturbed: tuple[str, Child, Child], site: Site, tasks: Tasks
+) -> None:
+    _, first, second = undisturbed
+    endless = Site(site.path, site.url, tasks.endless)
+    topics = {name: f"fedprune/{NAME}/status/{name}" for name in ("pi-1", "pi-2")}
+    with (
+        connected(site.url, "watcher", *topics.values()) as watcher,
+        Child("aggregator", endless.federation("endless"), "--json") as aggregator,
+    ):
+        for child, how, name in ((first, signal.SIGINT, "pi-1"), (second, signal.SIGTERM, "pi-2")):
+            child.says(f"round {ROUNDS}: submitting")
+            child.says("round 1: training")
+            assert child.interrupt(how) < 3.0
+            assert child.ends() == 130
+            assert child.stderr.endswith("fedprune: interrupted\n")
+            assert "Traceback" not in child.stderr
+            while b'"offline"' not in watcher.until_topic(topics[name]).payload:
+                pass
+        assert aggregator.interrupt() < 3.0
+        assert aggregator.ends() == 130
+        assert aggregator.stderr.endswith("fedprune: interrupted\n")
+        assert "Traceback" not in aggregator.stderr
+
+
+def test_whoever_is_killed_the_federation_learns_what_it_would_have(
+    undisturbed: tuple[str, Child, Child], tmp_path_factory: pytest.TempPathFactory, site: Site
+) -> None:
+    """Aggregator, broker and agent are killed in the middle of rounds, and somebody else talks on every topic."""
+    with Mosquitto(tmp_path_factory.mktemp("unsteady")) as broker:
+        unsteady = Site(tmp_path_factory.mktemp("killed"), broker.url, site.task)
+        federation = unsteady.federation("run")
+        with start_agent(unsteady, "pi-1") as first, start_agent(unsteady, "pi-2") as second:
+            with Child("aggregator", federation, "--json") as aggregator:
+                second.says("round 1: training")
+                with second.held_up():
+                    first.says("waiting for work")  # its update is accepted, the other's is missing
+                    aggregator.kill()
+            with Child("aggregator", federation, "--json") as aggregator, Noise(broker.url, NAME) as noise:
+                assert aggregator.reports()["round"] == 0
+                with second.held_up():
+                    broker.stop()
+                    first.says("connection to the broker lost")
+                    aggregator.says("connection to the broker lost")
+                broker.start()
+                aggregator.reports()
+                second.kill()
+                with start_agent(unsteady, "pi-2"):
+                    assert aggregator.ends() == 0
+        assert noise.sent > 100
+        assert "ignored a message" in aggregator.stderr
+        assert "ignored a message" in first.stderr
+        assert "Traceback" not in aggregator.stderr + first.stderr
+    assert_all_counted_once(unsteady, "run")
+    assert result(unsteady, "run") == undisturbed[0]

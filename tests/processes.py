@@ -1,0 +1,142 @@
+"""Real fedprune processes: started as a user starts them, waited for by what they say, ended by their process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+FEDPRUNE = (sys.executable, "-m", "fedprune.command")
+PATIENCE_S = 60.0
+"""How long a test waits for a line before it gives up."""
+
+
+class Child:
+    """A process that runs, and what it has said so far on each of its outputs."""
+
+    def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
+        self._changed = threading.Condition()
+        self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._read = {"stdout": 0, "stderr": 0}
+        self._process = subprocess.Popen(
+            [*FEDPRUNE, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})},
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._follow, args=(name, stream), daemon=True)
+            for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self.ends()
+
+    @property
+    def stderr(self) -> str:
+        with self._changed:
+            return "".join(self._lines["stderr"])
+
+    def says(self, text: str, where: str = "stderr") -> str:
+        """Wait for the next line that contains `text`; lines before it are skipped."""
+        deadline = time.monotonic() + PATIENCE_S
+        with self._changed:
+            while True:
+                lines = self._lines[where]
+                while self._read[where] < len(lines):
+                    line = lines[self._read[where]]
+                    self._read[where] += 1
+                    if text in line:
+                        return line
+                left = deadline - time.monotonic()
+                ended = not any(reader.is_alive() for reader in self._readers)
+                assert left > 0 and not ended, f"{text!r} was not said; what was:\n{''.join(lines)[-3000:]}"  # noqa: PT018
+                self._changed.wait(min(left, 1.0))
+
+    def reports(self) -> dict[str, Any]:
+        """The next round's record, of an aggregator with ``--json``."""
+        record: dict[str, Any] = json.loads(self.says("{", "stdout"))
+        return record
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Meanwhile the process does not move."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        self._process.kill()
+        self.ends()
+
+    def interrupt(self, how: signal.Signals = signal.SIGINT) -> float:
+        """Ctrl-C, and the seconds until it has ended."""
+        began = time.monotonic()
+        self._process.send_signal(how)
+        self._process.wait(PATIENCE_S)
+        return time.monotonic() - began
+
+    def ends(self) -> int:
+        """Its exit code, once it ends by itself."""
+        code = self._process.wait(PATIENCE_S)
+        for reader in self._readers:
+            reader.join(PATIENCE_S)
+        return code
+
+    def _follow(self, name: str, stream: IO[str]) -> None:
+        for line in stream:
+            with self._changed:
+                self._lines[name].append(line)
+                self._changed.notify_all()
+        stream.close()
+        with self._changed:
+            self._changed.notify_all()
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a command to its end: exit code and what it said on stderr."""
+    done = subprocess.run(
+        [*FEDPRUNE, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def toml(settings: dict[str, Any], section: str = "") -> str:
+    """A configuration file's text: values first, then the tables."""
+    plain = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, dict)]
+    tables: Iterable[str] = (
+        f"[{section}{key}]\n{toml(value, f'{section}{key}.')}"
+        for key, value in settings.items()
+        if isinstance(value, dict)
+    )
+    return "\n".join([*plain, *tables]) + "\n"
