@@ -12,6 +12,8 @@ from aggregator.book import Book, RoundRecord
 from fedprune.messages import Submit
 from fedprune.transport import Delivery
 
+_LONGEST_CUT_S = 100.0
+
 
 class Crash(Exception):
     """The process is gone, in the middle of whatever it did."""
@@ -19,11 +21,18 @@ class Crash(Exception):
 
 @dataclass(frozen=True)
 class Rates:
-    """Probabilities: of a message to be lost or doubled, of a process to crash at one operation."""
+    """Probabilities: of a message to be lost or doubled, of a process to crash at one operation, of a link to be cut
+    when a message arrives, of training to fail, of an update to be malformed."""
 
     lost: float = 0.08
     doubled: float = 0.08
     crash: float = 0.004
+    cut: float = 0.01
+    failed: float = 0.05
+    spoiled: float = 0.03
+
+
+CALM = Rates(lost=0.0, doubled=0.0, crash=0.0, cut=0.0, failed=0.0, spoiled=0.0)
 
 
 class Physics:
@@ -106,35 +115,60 @@ class Network:
 
 @dataclass(eq=False)
 class SimulatedLink:
-    """A process's link to the simulated broker, with a crash point before and after each operation."""
+    """A process's link to the simulated broker, with a crash point before and after each operation.
+
+    It is cut now and then, tells so by `went_down`, and by `came_up` when it is there again, without subscriptions.
+    """
 
     process: Process
     network: Network
     receive: Callable[[Delivery], None]
+    went_down: Callable[[], None]
+    came_up: Callable[[], None]
     filters: set[str] = field(default_factory=set)
+    is_up: bool = True
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         self.process.may_crash()
+        if not self.is_up:
+            return 0
         self.network.publish(topic, payload, retain)
         self.process.may_crash()
         return len(payload)
 
     def subscribe(self, topic_filter: str) -> None:
         self.process.may_crash()
-        self.filters.add(topic_filter)
-        self.network.subscribed(self, topic_filter)
+        if self.is_up:
+            self.filters.add(topic_filter)
+            self.network.subscribed(self, topic_filter)
+        self.process.may_crash()
 
     def unsubscribe(self, topic_filter: str) -> None:
         self.process.may_crash()
         self.filters.discard(topic_filter)
+        self.process.may_crash()
 
     def wants(self, topic: str) -> bool:
         prefixes = (f[:-1] for f in self.filters if f.endswith(("/#", "/+")))
         return self.process.alive and (topic in self.filters or any(topic.startswith(prefix) for prefix in prefixes))
 
     def arrive(self, delivery: Delivery) -> None:
-        if self.process.alive:
+        if not self.process.alive or not self.is_up:
+            return
+        physics = self.process.physics
+        if physics.happens(physics.rates.cut):
+            physics.note(f"{self.process.name} is cut off")
+            self.is_up = False
+            self.filters.clear()
+            self.went_down()
+            physics.after(physics.chance.uniform(0.1, _LONGEST_CUT_S), self._restore)
+        else:
             self.receive(delivery)
+
+    def _restore(self) -> None:
+        if self.process.alive:
+            self.is_up = True
+            self.came_up()
 
 
 @dataclass(eq=False)
@@ -155,6 +189,7 @@ class SimulatedDisk:
     def delete(self, name: str) -> None:
         self.process.may_crash()
         self.blobs.pop(name, None)
+        self.process.may_crash()
 
     def names(self) -> list[str]:
         return sorted(self.blobs)
@@ -175,6 +210,11 @@ class SimulatedBook(Book):
     def accept(self, agent: str, submit: Submit) -> None:
         self._process.may_crash()
         super().accept(agent, submit)
+        self._process.may_crash()
+
+    def refuse(self, agent: str, digest: bytes) -> None:
+        self._process.may_crash()
+        super().refuse(agent, digest)
         self._process.may_crash()
 
     def finish(self, record: RoundRecord) -> None:

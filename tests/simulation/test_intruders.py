@@ -13,11 +13,9 @@ from fedprune.bundle import MaskPolicy
 from fedprune.checkpoints import load_checkpoint
 from fedprune.codecs import Values
 from fedprune.tensors import weights_digest
-from tests.simulation.faults import Process, Rates, SimulatedDisk
+from tests.simulation.faults import CALM, Process, SimulatedDisk
 from tests.simulation.intruder import HARMLESS, Mischief, Trick
 from tests.simulation.world import COHORT, ROUNDS, World
-
-CALM = Rates(lost=0.0, doubled=0.0, crash=0.0)
 
 
 def all_together() -> World:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from fedprune.bundle import (
 )
 from fedprune.codecs import Values
 from fedprune.data import Dataset
+from fedprune.errors import TrainingError
 from fedprune.evaluation import Evaluation
 from fedprune.masks import Allocation, apply_mask
 from fedprune.messages import CheckIn
@@ -77,15 +78,25 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
 
 
 class NoisyTrainer:
-    """Moves every weight by keyed noise, within the mask: enough to tell apart whose update was merged."""
+    """Moves every weight by keyed noise, within the mask: enough to tell apart whose update was merged.
+
+    With its own mask an agent also prunes some weights more, others than other agents do.
+    """
+
+    def __init__(self, policy: MaskPolicy) -> None:
+        self._policy = policy
 
     def train(self, work: Work, data: Dataset) -> Trained:
         assert len(data)
+        mask = dict(work.mask)
+        if self._policy is MaskPolicy.OWN:
+            for name, kept in work.mask.items():
+                mask[name] = kept & (work.keyed.uniform(kept.size, 0.0, 1.0).reshape(kept.shape) > 0.1)
         moved = {
             name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
             for name, array in work.weights.items()
         }
-        return Trained(apply_mask(moved, work.mask), work.mask, {}, loss=1.0, seconds=1.0)
+        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ class World:
             return
         try:
             action()
-        except Crash:
+        except (Crash, TrainingError):  # the latter: a round was given up, and somebody starts the gateway again
             process.alive = False
             self.physics.after(self.physics.chance.uniform(0.1, _RESTART_S), again)
 
@@ -176,7 +187,9 @@ class World:
 
         book = SimulatedBook(self.connection, process)
         run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
-        link = SimulatedLink(process, self.network, receive)
+        link = SimulatedLink(
+            process, self.network, receive, went_down=lambda: None, came_up=lambda: guarded(runner.connect)
+        )
         self.network.join(link)
         runner = AggregatorRunner(
             self._plan(run, incarnation),
@@ -226,7 +239,17 @@ class World:
             self.physics.note(f"{process.name} gets {delivery.topic}")
             guarded(lambda: runner.deliver(delivery, self.physics.now))
 
+        def disconnect() -> None:
+            guarded(lambda: runner.handle(agent_machine.Disconnected(), self.physics.now))
+
+        def connect() -> None:
+            guarded(lambda: runner.connect(self.physics.now))
+
         def train(action: Train) -> None:
+            if self.physics.happens(self.physics.rates.failed):
+                failure = agent_machine.TrainingFailed("out of memory")
+                self.physics.after(1.0, lambda: guarded(lambda: runner.handle(failure, self.physics.now)))
+                return
             result = self._train(process.name, action, memory)
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
             if self.physics.happens(_SLOW):
@@ -235,7 +258,7 @@ class World:
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         memory = WitnessedMemory(disk, process.name, self.settled)
-        link = SimulatedLink(process, self.network, receive)
+        link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect)
         self.network.join(link)
         runner = AgentRunner(process.name, CheckIn(examples=len(DATA)), self.topics, link, memory, train)
         runner.connect(self.physics.now)
@@ -249,14 +272,19 @@ class World:
 
 
 class WitnessedTrainer(NoisyTrainer):
-    """Notes the digest of what training starts from."""
+    """Notes the digest of what training starts from; now and then its statistics make no sense."""
 
     def __init__(self, world: World, round_: int) -> None:
+        super().__init__(world.bundle.task.pruning.mask)
         self._world, self._round = world, round_
 
     def train(self, work: Work, data: Dataset) -> Trained:
         self._world.trained_from.append((self._round, weights_digest(work.weights)))
-        return super().train(work, data)
+        trained = super().train(work, data)
+        if not self._world.physics.happens(self._world.physics.rates.spoiled):
+            return trained
+        variance = "b/moving_variance"
+        return replace(trained, weights={**trained.weights, variance: -trained.weights[variance]})
 
 
 class WitnessedMemory(Memory):
