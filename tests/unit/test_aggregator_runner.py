@@ -1,0 +1,261 @@
+"""The aggregator's shell: what it does with a damaged disk, what people read, and that a flood puts nothing off."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from aggregator import process
+from aggregator.book import Book, RoundRecord
+from aggregator.machine import Phase, Plan
+from aggregator.runner import AggregatorRunner, Store
+from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from fedprune.bundle import MaskPolicy
+from fedprune.codecs import Values
+from fedprune.disk import Directory
+from fedprune.errors import ProtocolError, StorageError
+from fedprune.evaluation import Evaluation
+from fedprune.messages import (
+    Assignment,
+    CheckIn,
+    Chunk,
+    Content,
+    Failed,
+    Message,
+    Need,
+    Submit,
+    decode,
+    encode,
+    kind_of,
+)
+from fedprune.topics import Topics
+from fedprune.transfer import Incoming, all_missing, content_of
+from fedprune.transport import Delivery, LinkUp
+from tests.drivers import PLAN
+from tests.samples import chunks
+from tests.simulation.world import DATA, NoisyTrainer, make_bundle
+
+TOPICS = Topics("tests")
+BUNDLE = make_bundle(MaskPolicy.SHARED)
+AGENTS = ("pi-0", "pi-1")
+TASK_PLAN = replace(
+    PLAN,
+    rounds=2,
+    cohort=2,
+    quorum=2,
+    task=content_of(BUNDLE.blob),
+    steps_per_round=BUNDLE.task.training.steps_per_round,
+)
+
+
+@dataclass
+class Recorder:
+    """A link that keeps what was published."""
+
+    published: list[Delivery] = field(default_factory=list)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        self.published.append(Delivery(topic, payload, retain))
+        return len(payload)
+
+    def subscribe(self, topic_filter: str) -> None: ...
+
+    def unsubscribe(self, topic_filter: str) -> None: ...
+
+
+class Site:
+    """A gateway's directory, and one aggregator after another in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[RoundRecord] = []
+        self.link = Recorder()
+
+    def start(
+        self, plan: Plan = TASK_PLAN, *, loss: float = 1.0, clock: Callable[[], float] = lambda: 0.0
+    ) -> AggregatorRunner:
+        directory = Directory(self.path)
+        book = Book.open(self.path / "book.sqlite")
+        book.start(plan.run, plan.task.digest, Values.FP16)
+        self.updates = Directory(directory.path / "updates")
+        self.checkpoints = Directory(directory.path / "checkpoints")
+        self.link = Recorder()
+        return AggregatorRunner(
+            plan,
+            BUNDLE,
+            Values.FP16,
+            TOPICS,
+            self.link,
+            Store(book, self.checkpoints, self.updates),
+            evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=loss),
+            report=self.records.append,
+            clock=clock,
+        )
+
+    def assignment_of(self, agent: str) -> Assignment:
+        topic = TOPICS.down(agent, "assignment")
+        return decode(Assignment, [sent.payload for sent in self.link.published if sent.topic == topic][-1])
+
+
+def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
+    for message in messages:
+        runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
+
+
+def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
+    """What is broadcast when all agents ask for a content."""
+    for agent in runner.state.missing:
+        tell(runner, agent, Need(digest=content.digest, missing=all_missing(content.size)))
+    incoming = Incoming(content)
+    for sent in site.link.published:
+        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
+            with suppress(ProtocolError):
+                incoming = incoming.add(decode(Chunk, sent.payload))
+    return incoming.assemble()
+
+
+def trained(site: Site, runner: AggregatorRunner, agent: str) -> LocalResult:
+    model = fetch(site, runner, runner.state.model.content)
+    local = LocalRound(agent, site.assignment_of(agent), model, None, None, 0.0)
+    return train_locally(local, BUNDLE, NoisyTrainer(MaskPolicy.SHARED), DATA)
+
+
+def submit_update(site: Site, runner: AggregatorRunner, agent: str) -> Submit:
+    result = trained(site, runner, agent)
+    tell(runner, agent, result.submit, *chunks(result.update.blob))
+    return result.submit
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "run")
+
+
+def begin(site: Site, **settings: Any) -> AggregatorRunner:
+    """A round in which both agents train."""
+    runner = site.start(**settings)
+    runner.connect()
+    for agent in AGENTS:
+        tell(runner, agent, CheckIn(examples=7))
+    assert runner.state.phase is Phase.TRAINING
+    return runner
+
+
+def test_a_round_is_merged_recorded_and_tidied_up(site: Site) -> None:
+    runner = begin(site)
+    site.updates.write("000099-left-over.update", b"of a crash between the book and the disk")
+    for agent in AGENTS:
+        submit_update(site, runner, agent)
+
+    (record,) = site.records
+    assert (record.round, record.agents, record.train_loss, record.ignored, record.refused) == (0, 2, 1.0, 0, 0)
+    assert site.updates.names() == []
+    assert site.checkpoints.names() == ["000000.safetensors", "000001.safetensors"]
+
+
+def test_a_restart_changes_nothing_about_the_result(site: Site, tmp_path: Path) -> None:
+    runner = begin(site)
+    for agent in AGENTS:
+        submit_update(site, runner, agent)
+    other = Site(tmp_path / "other")
+    submit_update(other, begin(other), AGENTS[0])
+    submit_update(other, begin_again(other), AGENTS[1])
+
+    ours, theirs = (place.checkpoints.path / "000001.safetensors" for place in (site, other))
+    assert ours.stat().st_size == theirs.stat().st_size
+    assert runner.state.model == other.start().state.model
+
+
+def begin_again(site: Site) -> AggregatorRunner:
+    runner = site.start()
+    runner.connect()
+    tell(runner, AGENTS[1], CheckIn(examples=7))
+    return runner
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"noise"])
+def test_an_accepted_update_that_is_damaged_is_named_and_stops_the_gateway(site: Site, damage: bytes | None) -> None:
+    runner = begin(site)
+    submit_update(site, runner, AGENTS[0])
+    (name,) = site.updates.names()
+    if damage is None:
+        site.updates.delete(name)
+    else:
+        site.updates.write(name, damage)
+
+    with pytest.raises(StorageError, match=f"the accepted update {name} is missing or damaged; restore it"):
+        submit_update(site, runner, AGENTS[1])
+    assert site.start().state.phase is Phase.TRAINING
+
+
+def test_a_checkpoint_of_another_task_is_said_to_be(site: Site) -> None:
+    runner = begin(site)
+    for agent in AGENTS:
+        submit_update(site, runner, agent)
+    other = safetensors.numpy.save(
+        {"w": np.zeros(3, np.float32), "exact/w": np.zeros(3, np.float32)},
+        {"run": "run", "version": "1", "tensors": '["w"]'},
+    )
+    site.checkpoints.write("000001.safetensors", other)
+
+    with pytest.raises(StorageError, match="checkpoint 1 is of another task"):
+        site.start()
+
+
+def test_a_model_that_has_diverged_is_recorded_without_a_loss(site: Site) -> None:
+    runner = begin(site, loss=float("nan"))
+    for agent in AGENTS:
+        submit_update(site, runner, agent)
+
+    assert site.records[0].loss is None
+    assert site.start().state.round == 1
+
+
+def test_people_read_why_an_agent_failed_whatever_it_says(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    runner = begin(site)
+
+    tell(runner, AGENTS[0], Failed(run=TASK_PLAN.run, round=0, why="data.npz:\n\x1b[2Jlabel 9 is out of range"))
+
+    (line,) = [message for message in caplog.messages if "cannot do" in message]
+    assert line == r"pi-0 cannot do round 1: 'data.npz:\n\x1b[2Jlabel 9 is out of range'"
+
+
+def test_foreign_topics_are_logged_without_their_control_characters(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.start().deliver(Delivery("fedprune/tests/up/\x1b[2J\n", b""))
+
+    assert all(message.isprintable() for message in caplog.messages)
+
+
+def test_contents_are_what_their_digests_say(site: Site) -> None:
+    runner = begin(site)
+
+    assert fetch(site, runner, TASK_PLAN.task) == BUNDLE.blob
+    assert content_of(fetch(site, runner, runner.state.model.content)) == runner.state.model.content
+
+
+def test_a_flood_of_messages_puts_no_alarm_off(site: Site) -> None:
+    """The round opens when the wait is over, however many messages are still to be read."""
+    now = itertools.count()
+    runner = site.start(replace(TASK_PLAN, cohort=3, quorum=2, gather_s=1.0), clock=lambda: float(next(now)))
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    events.put(LinkUp())
+    for agent in AGENTS:
+        events.put(Delivery(TOPICS.up(agent, "check-in"), encode(CheckIn(examples=7))))
+    events.put(Delivery("noise", b""))
+    events.put(KeyboardInterrupt())
+
+    with pytest.raises(KeyboardInterrupt):
+        process._loop(runner, events)
+
+    assert runner.state.phase is Phase.TRAINING
