@@ -18,7 +18,7 @@ from fedprune.tensors import Array, TensorClass, TensorTable, Weights
 FRACTION_BITS = 32
 """Weights and deltas are rounded to multiples of 2^-32: less than half a float32 step of weights above 2^-9."""
 
-STATISTICS_FRACTION_BITS = 20
+STATISTICS_FRACTION_BITS = 22
 """Squares of unscaled activations need the room on the other side of the point."""
 
 _HEADROOM = 2.0**62

@@ -1,4 +1,4 @@
-"""Fixtures for tests that need a real broker."""
+"""Fixtures for tests with real brokers and real federations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import MISSING, Mosquitto
+from tests.federations import build_task
 
 
 @pytest.fixture
@@ -19,3 +20,9 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     directory.mkdir()
     with Mosquitto(directory) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task bundle whose rounds take a moment."""
+    return build_task(tmp_path_factory.mktemp("task"), "tiny", 4)

@@ -117,10 +117,14 @@ class Child:
             self._changed.notify_all()
 
 
-def run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run a command to its end: exit code and what it said on stderr."""
+def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file: int = 0) -> tuple[int, str]:
+    """Run a command to its end: exit code and what it said on stderr.
+
+    With `largest_file`, in kB, the disk is full for every file that would become larger.
+    """
+    limit = ("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash") if largest_file else ()
     done = subprocess.run(
-        [*FEDPRUNE, *map(str, arguments)],
+        [*limit, *FEDPRUNE, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,17 +21,10 @@ from tests.processes import Child
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
-@dataclass(frozen=True)
-class Tasks:
-    tiny: Path
-    endless: Path
-    """So many steps that a round never ends."""
-
-
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
-    directory = tmp_path_factory.mktemp("tasks")
-    return Tasks(build_task(directory, "tiny", 4), build_task(directory, "endless", 2_000_000))
+def endless_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many steps that a round never ends."""
+    return build_task(tmp_path_factory.mktemp("task"), "endless", 2_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +34,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, tasks: Tasks, broker: Mosquitto) -> Site:
-    return Site(tmp_path_factory.mktemp("site"), broker.url, tasks.tiny)
+def site(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path, broker: Mosquitto) -> Site:
+    return Site(tmp_path_factory.mktemp("site"), broker.url, tiny_task)
 
 
 def start_agent(site: Site, name: str) -> Child:
@@ -74,10 +66,10 @@ def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
 
 
 def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
-    undisturbed: tuple[str, Child, Child], site: Site, tasks: Tasks
+    undisturbed: tuple[str, Child, Child], site: Site, endless_task: Path
 ) -> None:
     _, first, second = undisturbed
-    endless = Site(site.path, site.url, tasks.endless)
+    endless = Site(site.path, site.url, endless_task)
     topics = {name: f"fedprune/{NAME}/status/{name}" for name in ("pi-1", "pi-2")}
     with (
         connected(site.url, "watcher", *topics.values()) as watcher,

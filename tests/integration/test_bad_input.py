@@ -1,0 +1,383 @@
+"""What people get wrong: one clear line, the documented exit code, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.book import Book, RoundRecord
+from fedprune.layout import BOOK, CHECKPOINTS
+from tests.brokers import MISSING, Mosquitto, free_port, make_password_file
+from tests.federations import Site, build_task, examples
+from tests.processes import Child, run
+
+CONFIGURATION, DATA, TASK, BROKER, STORAGE, TRAINING = 3, 4, 5, 6, 7, 9
+_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d [\w-]+: ")
+
+needs_mosquitto = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+def line_of(said: str) -> str:
+    """The one line that was said besides the log."""
+    lines = [line for line in said.splitlines() if line and not _LOG_LINE.match(line)]
+    assert len(lines) == 1, said
+    assert lines[0].startswith("fedprune: ")
+    return lines[0].removeprefix("fedprune: ")
+
+
+def refusal(code: int, *arguments: str | Path, env: dict[str, str] | None = None, largest_file: int = 0) -> str:
+    """What a command says as it ends with `code`."""
+    ended_with, said = run(*arguments, env=env, largest_file=largest_file)
+    assert ended_with == code, said
+    return line_of(said)
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, tiny_task: Path) -> Site:
+    """A site whose broker does not run."""
+    return Site(tmp_path, f"mqtt://127.0.0.1:{free_port()}", tiny_task)
+
+
+@pytest.fixture
+def site(tmp_path: Path, mosquitto: Mosquitto, tiny_task: Path) -> Site:
+    return Site(tmp_path, mosquitto.url, tiny_task)
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Every file, by its digest."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+# Brokers
+
+
+def test_a_broker_that_does_not_run(nowhere: Site) -> None:
+    expected = f"broker {nowhere.url}: Connection refused; is it running there, and the port right?"
+
+    assert refusal(BROKER, "agent", "--config", nowhere.agent("pi-1")) == expected
+    assert refusal(BROKER, "aggregator", nowhere.federation("run")) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("gateway.local", CONFIGURATION, "broker address 'gateway.local': write mqtt://HOST[:PORT]"),
+        ("http://gateway.local", CONFIGURATION, "broker address 'http://gateway.local': write mqtt://HOST[:PORT]"),
+        ("mqtt://gateway.local:mqtt", CONFIGURATION, "write mqtt://HOST[:PORT]"),
+        ("mqtt://pi:secret@gateway.local", CONFIGURATION, "put the user name in broker.username"),
+        ("mqtt://no-such-host.invalid", BROKER, "no such host; check the address"),
+        ("mqtt://gateway..local", BROKER, "no such host; check the address"),
+    ],
+)
+def test_a_broker_address_that_is_wrong(nowhere: Site, url: str, code: int, said: str) -> None:
+    assert said in refusal(code, "agent", "--config", nowhere.agent("pi-1"), "--broker", url)
+
+
+@contextmanager
+def web_server() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_something_else_where_the_broker_should_be(nowhere: Site) -> None:
+    with web_server() as url:
+        said = refusal(BROKER, "agent", "--config", nowhere.agent("pi-1"), "--broker", url)
+    assert "is this an MQTT broker" in said
+
+
+@needs_mosquitto
+def test_a_broker_that_wants_another_password(tmp_path: Path, tiny_task: Path) -> None:
+    make_password_file(tmp_path / "passwords", "pi-1", "open sesame")
+    (tmp_path / "password").write_text("open barley\n")
+    with Mosquitto(tmp_path, "allow_anonymous false", f"password_file {tmp_path / 'passwords'}") as mosquitto:
+        site = Site(tmp_path, mosquitto.url, tiny_task)
+        anonymous = {"url": mosquitto.url}
+        for broker in (anonymous, {**anonymous, "username": "pi-1", "password_file": "password"}):
+            said = refusal(BROKER, "agent", "--config", site.agent("pi-1", broker=broker))
+            assert said.startswith(f"broker {mosquitto.url}: not authorized; check broker.username, the password and")
+        config = site.agent("pi-1", broker={**anonymous, "username": "pi-1"})
+        with Child("agent", "--config", config, env={"FEDPRUNE_BROKER_PASSWORD": "open sesame"}) as agent:
+            agent.says("connected")
+
+
+# Data
+
+
+def _npz(path: Path, **arrays: Any) -> None:
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"images": np.zeros((2, 12, 12, 1)), "y": np.zeros(2, int)}, "no array 'x'"),
+        ({"x": np.zeros((2, 12, 12, 1))}, "no array 'y'"),
+        ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros(3, int)}, "x has 2 examples and y has 3 labels"),
+        ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros((2, 3), int)}, "take the argmax of one-hot labels"),
+        ({"x": np.zeros(2), "y": np.zeros(2, int)}, "it must be [examples, ...]"),
+        ({"x": np.full((2, 4), np.nan), "y": np.zeros(2, int)}, "2 examples of x hold NaN"),
+        ({"x": np.zeros((0, 12, 12, 1)), "y": np.zeros(0, int)}, "it is empty"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0, -1])}, "label -1 in y is out of range"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0.5, 1.0])}, "labels must be integers"),
+        ({"x": np.array(["a", "b"], object).reshape(2, 1), "y": np.zeros(2, int)}, "x is object"),
+    ],
+)
+def test_data_that_cannot_be_used(nowhere: Site, arrays: dict[str, Any], said: str) -> None:
+    config = nowhere.agent("pi-1")
+    _npz(nowhere.path / "pi-1.npz", **arrays)
+
+    line = refusal(DATA, "agent", "--config", config)
+
+    assert line.startswith(f"{nowhere.path / 'pi-1.npz'}: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"noise", b"PK\x03\x04 and no more"])
+def test_data_files_that_are_none(nowhere: Site, damage: bytes | None) -> None:
+    config = nowhere.agent("pi-1")
+    path = nowhere.path / "pi-1.npz"
+    path.unlink() if damage is None else path.write_bytes(damage)
+
+    assert refusal(DATA, "agent", "--config", config).startswith(f"{path}: ")
+
+
+def _misfits() -> list[tuple[dict[str, Any], str]]:
+    good = examples(6, 1)
+    return [
+        ({"x": good.x, "y": good.y + 5}, "label 7 is out of range: the task's model has 3 classes, 0 to 2"),
+        ({"x": good.x[:, :10], "y": good.y}, "an example of x is 10x12x1, the task's model takes 12x12x1"),
+    ]
+
+
+@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "shape"])
+def test_held_out_data_that_do_not_fit_the_model(nowhere: Site, arrays: dict[str, Any], said: str) -> None:
+    config = nowhere.federation("run")
+    _npz(nowhere.path / "held-out.npz", **arrays)
+
+    assert said in refusal(DATA, "aggregator", config)
+    assert not (nowhere.path / "run").exists()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "shape"])
+def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, Any], said: str) -> None:
+    """A person reads the reason on both sides; the agent stays, for a federation that its data fit."""
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
+    config = site.agent("pi-1")
+    _npz(site.path / "pi-1.npz", **arrays)
+    with Child("aggregator", federation) as aggregator, Child("agent", "--config", config) as agent:
+        assert said in agent.says("cannot train: ")
+        assert said in aggregator.says("pi-1 cannot do round 1: ")
+        assert aggregator.ends() == TRAINING
+        assert "1 agents failed and none succeeded" in line_of(aggregator.stderr)
+        assert agent.interrupt() < 3.0
+        assert agent.ends() == 130
+        assert "Traceback" not in agent.stderr
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cohort": 2}, "key 'cohort' unknown"),
+        ({"rouns": {"count": 2}}, "key 'rouns' unknown (did you mean 'rounds'?)"),
+        ({"rounds": {"cohrt": 2}}, "key 'rounds.cohrt' unknown (did you mean 'rounds.cohort'?)"),
+        ({"broker": {"tls": {"cafile": "x"}}}, "key 'broker.tls.cafile' unknown"),
+        ({"rounds": {"quorum": 2}}, "rounds.quorum: expected `float` <= 1.0"),
+        ({"rounds": {"deadline_s": 1e300}}, "rounds.deadline_s: expected `float` <= 1000000000.0"),
+        ({"codec": {"update_values": "int4"}}, "codec.update_values: invalid enum value 'int4'"),
+        ({"broker": "mqtt://gateway"}, "broker: expected `object`, got `str`"),
+        ({"seed": "lucky"}, "seed: expected `int`, got `str`"),
+        ({"name": "a/b"}, "name 'a/b': use 1 to 64 letters"),
+    ],
+)
+def test_a_federation_toml_that_is_wrong(nowhere: Site, changes: dict[str, Any], said: str) -> None:
+    config = nowhere.federation("run", **changes)
+
+    for options in ([], ["--broker", "mqtt://127.0.0.1"]):
+        assert said in refusal(CONFIGURATION, "aggregator", config, *options)
+    assert not (nowhere.path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nmae": "pi-1"}, "key 'nmae' unknown (did you mean 'name'?)"),
+        ({"broker": {"user": "pi-1"}}, "key 'broker.user' unknown (did you mean 'broker.username'?)"),
+        ({"trainer": "torch"}, "trainer: invalid enum value 'torch'"),
+        ({"threads": 0}, "threads: expected `int` >= 1"),
+        ({"broker": {"password_file": "secret"}}, "broker.password_file"),
+        ({"broker": {"url": "mqtts://127.0.0.1", "tls": {"ca": "ca.pem"}}}, "ca.pem: there is no such file"),
+    ],
+)
+def test_an_agent_toml_that_is_wrong(nowhere: Site, changes: dict[str, Any], said: str) -> None:
+    if "broker" in changes:
+        changes = {"broker": {"username": "pi-1", **changes["broker"]}}
+    assert said in refusal(CONFIGURATION, "agent", "--config", nowhere.agent("pi-1", **changes))
+
+
+@pytest.mark.parametrize("name", ["100%", "pi 1", "a/b", ""])
+def test_a_name_that_cannot_be_in_a_topic(nowhere: Site, name: str) -> None:
+    said = refusal(CONFIGURATION, "agent", "--config", nowhere.agent("pi-1"), "--name", name)
+
+    assert said == f"agent name {name!r}: use 1 to 64 letters, digits, '_' or '-'"
+
+
+@pytest.mark.parametrize("text", [None, "= 3", "\xff\xfe"])
+def test_files_that_are_no_toml(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "settings.toml"
+    if text is not None:
+        path.write_text(text, "latin-1")
+
+    for command in (["aggregator"], ["agent", "--config"], ["task", "build", "--out", str(tmp_path / "x")]):
+        assert str(path) in refusal(CONFIGURATION, *command, path)
+
+
+# Tasks
+
+
+def test_a_task_that_is_missing_or_damaged(nowhere: Site, tiny_task: Path) -> None:
+    damaged = nowhere.path / "damaged.fedtask"
+    damaged.write_bytes(tiny_task.read_bytes()[:-100])
+
+    assert "damaged.fedtask" in refusal(TASK, "aggregator", nowhere.federation("run", task="damaged.fedtask"))
+    assert "missing.fedtask: No such file" in refusal(
+        STORAGE, "aggregator", nowhere.federation("run", task="missing.fedtask")
+    )
+    assert not (nowhere.path / "run").exists()
+
+
+# What is on the disk
+
+
+@pytest.fixture
+def begun(site: Site) -> Path:
+    """The configuration of a run that has been started: ``run`` holds its state."""
+    config = site.federation("run")
+    with Child("aggregator", config) as aggregator:
+        aggregator.says("waiting for 2 agents")
+        aggregator.interrupt()
+    return config
+
+
+def _finish_round(state: Path) -> None:
+    """Let the book say that round 1 is over."""
+    book = Book.open(state / BOOK)
+    book.assign(0, frozenset({"pi-1", "pi-2"}))
+    book.finish(RoundRecord(0, 2, 0.5, 1.0, 0.0, 1, 1, 1.0, 1.0, 1.0, 0, 0, 1.0))
+    book.close()
+
+
+@needs_mosquitto
+def test_a_run_of_another_task_is_not_touched(
+    begun: Path, site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = build_task(tmp_path_factory.mktemp("other"), "other", 5)
+    before = contents(site.path / "run")
+
+    said = refusal(STORAGE, "aggregator", Site(site.path, site.url, other).federation("run"))
+
+    assert said.startswith("the state directory holds a run of another task; name an empty ")
+    after = contents(site.path / "run")
+    assert {name: after[name] for name in before if BOOK not in name} == {
+        name: before[name] for name in before if BOOK not in name
+    }
+    assert begun.exists()
+
+
+@needs_mosquitto
+def test_a_checkpoint_that_is_damaged_or_missing(begun: Path, site: Site) -> None:
+    state = site.path / "run"
+    checkpoint = state / CHECKPOINTS / "000001.safetensors"
+    _finish_round(state)
+
+    assert "000001.safetensors is missing; restore it" in refusal(STORAGE, "aggregator", begun)
+    checkpoint.write_bytes((state / CHECKPOINTS / "000000.safetensors").read_bytes()[:-1])
+    before = contents(state / CHECKPOINTS)
+    for command in (["aggregator", begun], ["export", state]):
+        assert "000001.safetensors is damaged" in refusal(STORAGE, *command)
+    assert contents(state / CHECKPOINTS) == before
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("damage", [b"not a database, but long enough to be taken for one" * 100, b"short"])
+def test_a_book_that_is_damaged(begun: Path, site: Site, damage: bytes) -> None:
+    book = site.path / "run" / BOOK
+    for journal in book.parent.glob(f"{BOOK}-*"):
+        journal.unlink()
+    book.write_bytes(damage)
+
+    assert refusal(STORAGE, "aggregator", begun).startswith("the book: file is not a database")
+    assert book.read_bytes() == damage
+
+
+def test_a_directory_without_a_run_cannot_be_exported(tmp_path: Path) -> None:
+    assert str(tmp_path) in refusal(STORAGE, "export", tmp_path)
+
+
+def test_a_memory_that_is_damaged(nowhere: Site) -> None:
+    config = nowhere.agent("pi-1")
+    state = nowhere.path / "state-of-pi-1"
+    state.mkdir()
+    (state / "memory.json").write_text("{")
+
+    assert "memory.json: " in refusal(STORAGE, "agent", "--config", config)
+    assert (state / "memory.json").read_text() == "{"
+
+
+def test_a_file_where_a_directory_should_be(nowhere: Site) -> None:
+    for config, command in (
+        (nowhere.agent("pi-1", state="occupied"), ["agent", "--config"]),
+        (nowhere.federation("occupied"), ["aggregator"]),
+    ):
+        (nowhere.path / "occupied").write_text("")
+        assert "occupied: File exists" in refusal(STORAGE, *command, config)
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("room", [1, 6, 20], ids=lambda room: f"{room} kB")
+def test_a_full_disk_on_the_gateway(site: Site, room: int) -> None:
+    config = site.federation("run")
+
+    said = refusal(STORAGE, "aggregator", config, largest_file=room)
+
+    assert re.search("File too large|full|disk I/O", said)
+    assert "nothing is lost" in said
+    assert not list((site.path / "run").rglob(".*.draft"))
+    with Child("aggregator", config) as aggregator:
+        aggregator.says("waiting for 2 agents")
+
+
+@needs_mosquitto
+def test_a_full_disk_on_a_device(site: Site) -> None:
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1})
+    with Child("aggregator", federation) as aggregator:
+        aggregator.says("waiting for 1 agents")
+        said = refusal(STORAGE, "agent", "--config", site.agent("pi-1"), largest_file=8)
+    assert "File too large; free space" in said
+    assert not list((site.path / "state-of-pi-1").iterdir())
