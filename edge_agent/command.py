@@ -20,12 +20,18 @@ from fedprune.process import log_to_stderr
 @click.option("--federation", help="The federation to join.  [default: fedprune]")
 @click.option("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT].  [default: mqtt://127.0.0.1:1883]")
 @click.option("--state", type=click.Path(), help="Where the agent remembers what it owes.  [default: agent-state]")
+@click.option(
+    "--trainer",
+    type=click.Choice(["auto", "keras", "litert"]),
+    help="What trains: TensorFlow, or LiteRT in a sixth of the memory.  [default: auto]",
+)
 @click.option("--threads", type=int, help="Threads to train with.  [default: 1]")
 @click.option("--quiet", is_flag=True, help="Say only what went wrong.")
 def agent(config: Path | None, broker: str | None, quiet: bool, **options: Any) -> None:
     """Train on this device's own data, for as long as a federation wants it.
 
-    The agent connects to the broker, checks in, and waits. It imports TensorFlow when it gets its first assignment.
+    The agent connects to the broker, checks in, and waits. What trains is imported with the first assignment:
+    TensorFlow, or LiteRT where TensorFlow is not installed or memory is small.
     It may be stopped and started at any time: an update that was not yet accepted is submitted again.
 
     \b

@@ -15,7 +15,8 @@ from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
-from edge_agent.workshop import Workshop, check_trainer
+from edge_agent.trainers.choice import preferred_trainer
+from edge_agent.workshop import Workshop
 from fedprune import __version__
 from fedprune.data import load_npz
 from fedprune.disk import Directory
@@ -36,11 +37,11 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     it is stopped; what it owes the gateway is remembered.
     """
     name, topics = check_id(settings.name, "agent name"), Topics(check_id(settings.federation, "federation"))
-    check_trainer(settings.trainer)
+    trainer = preferred_trainer(settings.trainer)
     data = load_npz(base / settings.data)
     memory = Memory(Directory(base / settings.state))
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    workshop = Workshop(data, settings.threads, events.put)
+    workshop = Workshop(data, settings.trainer, settings.threads, events.put)
     idle_memory_mb = 0.0
 
     def train(action: machine.Train) -> None:
@@ -55,7 +56,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
     with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
-        check_in = CheckIn(examples=len(data), trainer=settings.trainer)
+        check_in = CheckIn(examples=len(data), trainer=trainer)
         runner = AgentRunner(name, check_in, topics, link, memory, train)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))

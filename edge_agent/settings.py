@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
+from edge_agent.trainers.choice import TrainerChoice
 from fedprune.transport import Broker
 
 
@@ -16,6 +17,6 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str
     federation: str = "fedprune"
     state: str = "agent-state"
-    trainer: Literal["keras"] = "keras"
+    trainer: TrainerChoice = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     broker: Broker = Broker()

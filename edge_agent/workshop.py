@@ -1,28 +1,19 @@
 """Where the agent trains: a thread of its own, so that the network is answered meanwhile.
 
-The trainer is made once for a task, and TensorFlow imported then: an agent without work stays small.
+The trainer is made once for a task, and what it needs imported then: an agent without work stays small.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
+from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.bundle import Bundle, read_bundle
 from fedprune.data import Dataset, fit_to
-from fedprune.errors import ConfigurationError
 from fedprune.process import start_abandonable
-
-
-def check_trainer(name: str) -> None:
-    """Raise `ConfigurationError` if what the trainer needs is not installed; nothing is imported."""
-    if name == "keras" and importlib.util.find_spec("tensorflow") is None:
-        raise ConfigurationError(
-            "trainer keras: TensorFlow is not installed; in fedprune's clone: pip install '.[keras]'"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +28,15 @@ class _Bench:
 class Workshop:
     """Trains one round at a time. `deliver` gets, on the training thread, the result or the error."""
 
-    def __init__(self, data: Dataset, threads: int, deliver: Callable[[LocalResult | Exception], None]) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        choice: TrainerChoice,
+        threads: int,
+        deliver: Callable[[LocalResult | Exception], None],
+    ) -> None:
         self._data = data
+        self._choice = choice
         self._threads = threads
         self._deliver = deliver
         self._bench: _Bench | None = None
@@ -59,7 +57,6 @@ class Workshop:
         if self._bench is None or self._bench.bundle.blob != blob:
             bundle = read_bundle(blob)
             data = fit_to(self._data, bundle.task.input_shape, bundle.task.classes)
-            from edge_agent.trainers.keras import KerasTrainer  # here: what does not fit costs no TensorFlow
-
-            self._bench = _Bench(bundle, data, KerasTrainer(bundle, threads=self._threads))
+            # Only here: what does not fit costs no TensorFlow.
+            self._bench = _Bench(bundle, data, make_trainer(self._choice, bundle, threads=self._threads))
         return self._bench

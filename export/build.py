@@ -1,10 +1,11 @@
-"""From task.toml to a bundle: model, tensor table, initial weights and a verified inference graph.
+"""From task.toml to a bundle: model, tensor table, initial weights and verified graphs for inference and training.
 
 Importing this module imports TensorFlow.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from export.initial import recipe, redrawn
 from export.model_files import load_model_file
 from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
+from export.training_graph.build import make_training_graph
+from export.training_graph.network import NoTrainingGraph
+from export.training_graph.proof import Objective, Proof
 from fedprune.bundle import SeededWeights, Task, read_bundle, write_bundle
 from fedprune.errors import TaskError
 from fedprune.keras_model import build_model
 from fedprune.tensors import Array, TensorSpec
+
+_log = logging.getLogger(__name__)
 
 _IMAGE, _CLASSES = (28, 28, 1), 10
 """What a built-in model takes where task.toml does not say: Fashion-MNIST."""
@@ -29,7 +35,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     """The bundle's bytes: equal settings and model files give equal bytes. Paths are relative to `base`.
 
     Raises `TaskError` if the model cannot be loaded, is not a classifier of one input and one output, does not fit
-    the settings, or cannot be converted to an inference graph that answers as Keras does.
+    the settings, or cannot be converted to an inference graph that answers as Keras does. A model without a training
+    graph makes a bundle without one, and a warning that says why.
     """
     model = _load(settings.model, base)
     form = form_of(model)
@@ -47,8 +54,13 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         members={},
         initial=initial,
     )
-    graph = make_inference_graph(model)
-    blob = write_bundle(task, model_json=model.to_json(), inference_graph=graph, weights=weights)
+    blob = write_bundle(
+        task,
+        model_json=model.to_json(),
+        inference_graph=make_inference_graph(model),
+        training_graph=_training_graph(model, task),
+        weights=weights,
+    )
     _verify(blob)
     return blob
 
@@ -77,6 +89,17 @@ def _initial_weights(
         if drawn is not None:
             return drawn, None
     return None, {spec.name: np.asarray(array) for spec, array in zip(table, model.get_weights(), strict=True)}
+
+
+def _training_graph(model: Any, task: Task) -> bytes | None:
+    objective = Objective(task.training.loss, task.from_logits)
+    try:
+        graph = make_training_graph(model, objective.loss, task.training.batch_size)
+        Proof(model, task.tensors, objective).check(graph)
+    except NoTrainingGraph as error:
+        _log.warning("devices without TensorFlow cannot train task %r: %s", task.name, error)
+        return None
+    return graph
 
 
 def _verify(blob: bytes) -> None:

@@ -53,7 +53,7 @@ def verify_inference_graph(bundle: Bundle, model: Any) -> None:
     drop is found here too.
     """
     keyed = Keyed(0, "verify inference graph")
-    weights = {spec.name: _some_weights(spec, keyed) for spec in bundle.task.tensors}
+    weights = {spec.name: some_weights(spec, keyed) for spec in bundle.task.tensors}
     clone = keras.models.clone_model(model)
     clone.set_weights(list(weights.values()))
     graph = InferenceGraph(bundle, threads=1)
@@ -127,7 +127,8 @@ def _convolve_patches(layer: Any, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return patches @ tf.reshape(tf.transpose(kernel, (2, 0, 1, 3)), (channels * pixels, filters))
 
 
-def _some_weights(spec: TensorSpec, keyed: Keyed) -> Array:
+def some_weights(spec: TensorSpec, keyed: Keyed) -> Array:
+    """A tensor that is nowhere zero, of a size that keeps a network's activations moderate."""
     if spec.kind is TensorClass.INTEGER:
         return np.zeros(spec.shape, spec.dtype)
     low = 0.5 if spec.name.endswith("variance") else -1.0

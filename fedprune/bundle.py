@@ -6,6 +6,7 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``task.json``               the `Task`: tensor table, training, pruning, and the digest of each other member
 ``model.json``              the Keras configuration (``model.to_json()``) of the unwrapped model
 ``inference.tflite``        signature ``serving_default``: inputs ``x`` and ``w0…wN`` (the tensor table), output ``y``
+``training.tflite``         if it is there, devices can train without TensorFlow: see `fedprune.training_graph`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed
 ==========================  =========================================================================
 
@@ -47,6 +48,7 @@ _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "ui
 _TASK = "task.json"
 _MODEL = "model.json"
 _INFERENCE = "inference.tflite"
+_TRAINING = "training.tflite"
 _WEIGHTS = "weights.safetensors"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -147,6 +149,7 @@ class Bundle:
     blob: bytes
     model_json: str
     inference_graph: bytes
+    training_graph: bytes | None
     _weights: bytes | None
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
@@ -164,10 +167,17 @@ class Bundle:
 
 
 def write_bundle(
-    task: Task, *, model_json: str, inference_graph: bytes, weights: dict[str, NDArray[np.float32]] | None
+    task: Task,
+    *,
+    model_json: str,
+    inference_graph: bytes,
+    weights: dict[str, NDArray[np.float32]] | None,
+    training_graph: bytes | None = None,
 ) -> bytes:
     """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given."""
     members = {_MODEL: model_json.encode(), _INFERENCE: inference_graph}
+    if training_graph is not None:
+        members[_TRAINING] = training_graph
     if weights is not None:
         members[_WEIGHTS] = safetensors.numpy.save(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
@@ -190,11 +200,13 @@ def read_bundle(blob: bytes) -> Bundle:
         raise TaskError(f"task bundle: it must list {_MODEL} and {_INFERENCE}; build it with `fedprune task build`")
     if (_WEIGHTS in task.members) == (task.initial is not None):
         raise TaskError("task bundle: it must hold either initial weights or their seed; build it again")
+    members = {name: members[name] for name in task.members}  # what has no digest is not in the bundle
     return Bundle(
         task=task,
         blob=blob,
         model_json=members[_MODEL].decode("utf-8", "replace"),
         inference_graph=members[_INFERENCE],
+        training_graph=members.get(_TRAINING),
         _weights=members.get(_WEIGHTS),
     )
 

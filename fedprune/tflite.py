@@ -7,7 +7,7 @@ or came with a digest. ai-edge-litert verifies.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +86,11 @@ def available_runtimes() -> tuple[Runtime, ...]:
     """The runtimes that are installed and can be imported, the preferred one first."""
     found = (_find_runtime(distribution) for distribution in _DISTRIBUTIONS)
     return tuple(runtime for runtime in found if isinstance(runtime, Runtime))
+
+
+def is_runtime_installed() -> bool:
+    """Whether there is a runtime; none is imported, so that it may still turn out not to work here."""
+    return any(importlib.util.find_spec(module.partition(".")[0]) for module in _DISTRIBUTIONS.values())
 
 
 def default_runtime() -> Runtime:

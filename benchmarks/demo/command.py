@@ -59,7 +59,11 @@ _PICTURE = "picture.png"
     help="Who chooses what is pruned: the gateway, or each agent.",
 )
 @click.option(
-    "--trainer", type=click.Choice(["keras"]), default="keras", show_default=True, help="What the agents train with."
+    "--trainer",
+    type=click.Choice(["auto", "keras", "litert"]),
+    default="auto",
+    show_default=True,
+    help="What the agents train with: TensorFlow, or LiteRT in a sixth of the memory.",
 )
 @click.option(
     "--broker",

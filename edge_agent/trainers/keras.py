@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +11,16 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, Work
 from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.pruned_model import PrunedModel
+from edge_agent.trainers.slots import (
+    check_form,
+    form_of,
+    optimizer_slots,
+    optimizer_variables,
+    residue_slots,
+    with_residue,
+)
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
@@ -22,12 +30,7 @@ from fedprune.tensors import Mask, Weights
 
 
 class KerasTrainer:
-    """A `Trainer`. The model is built, wrapped and traced once; a round then costs little beyond its steps.
-
-    Slots are the optimizer's variables and, with the agent's own mask, the *residue*: what the last step left in
-    pruned weights. TF-MOT lets it compete for a place when the very next step updates the mask, so going on exactly
-    needs it.
-    """
+    """A `Trainer`. The model is built, wrapped and traced once; a round then costs little beyond its steps."""
 
     def __init__(self, bundle: Bundle, *, threads: int) -> None:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
@@ -41,7 +44,7 @@ class KerasTrainer:
             self._run = self._trace()
         except Exception as error:  # whatever Keras raises on a model or setting that makes no sense
             raise TaskError(f"task {bundle.task.name!r} cannot be trained: {_reason(error)}") from error
-        self._slots_form = _form(self._slots(self._model.weights(), self._model.mask()))
+        self._slots_form = form_of(self._slots(self._model.weights(), self._model.mask()))
 
     def train(self, work: Work, data: Dataset) -> Trained:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
@@ -58,7 +61,7 @@ class KerasTrainer:
         except tf.errors.OpError as error:
             raise TrainingError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
         weights, mask = self._model.weights(), self._model.mask()
-        _check_finite(losses, weights, work.schedule_step)
+        check_finite(losses, weights, work.schedule_step)
         return Trained(
             weights=apply_mask(weights, mask),
             mask=mask,
@@ -109,25 +112,15 @@ class KerasTrainer:
 
     def _restore(self, slots: Slots, weights: Weights, mask: Mask) -> Weights:
         """Set the optimizer's variables; return `weights`, with the residue where `mask` prunes."""
-        if _form(slots) != self._slots_form:
-            raise TrainingError(
-                f"task {self._task.name!r}: the optimizer state kept from the last round is not this model's; "
-                "delete the agent's state directory"
-            )
-        for index, variable in enumerate(self._optimizer.variables):
-            variable.assign(slots[_variable_slot(index)])
-        return {
-            name: np.where(mask[name], array, slots[_residue_slot(name)]) if _residue_slot(name) in slots else array
-            for name, array in weights.items()
-        }
+        check_form(slots, self._slots_form, self._task.name)
+        for variable, kept in zip(self._optimizer.variables, optimizer_variables(slots), strict=True):
+            variable.assign(kept)
+        return with_residue(weights, mask, slots)
 
     def _slots(self, weights: Weights, mask: Mask) -> dict[str, NDArray[np.generic]]:
         """The state with which the next round can go on exactly."""
-        slots = {_variable_slot(index): variable.numpy() for index, variable in enumerate(self._optimizer.variables)}
-        if self._task.pruning.mask is MaskPolicy.OWN:
-            residue = apply_mask(weights, {name: ~kept for name, kept in mask.items()})
-            slots |= {_residue_slot(name): residue[name] for name in mask}
-        return slots
+        slots = optimizer_slots(variable.numpy() for variable in self._optimizer.variables)
+        return slots | residue_slots(weights, mask) if self._task.pruning.mask is MaskPolicy.OWN else slots
 
 
 def _use_threads(threads: int) -> None:
@@ -141,29 +134,6 @@ def _make_optimizer(settings: Sgd | Adam) -> Any:
     if isinstance(settings, Sgd):
         return keras.optimizers.SGD(settings.learning_rate, settings.momentum, settings.nesterov)
     return keras.optimizers.Adam(settings.learning_rate, settings.beta_1, settings.beta_2, settings.epsilon)
-
-
-def _variable_slot(index: int) -> str:
-    return f"optimizer/{index}"
-
-
-def _residue_slot(name: str) -> str:
-    return f"residue/{name}"
-
-
-def _form(slots: Slots) -> Mapping[str, tuple[tuple[int, ...], str]]:
-    return {name: (array.shape, array.dtype.name) for name, array in slots.items()}
-
-
-def _check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        where = f"the loss is {losses[bad[0]]} at step {steps_done + bad[0] + 1}"
-    elif unfit := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
-        where = f"{unfit} is not finite after step {steps_done + losses.size}"
-    else:
-        return
-    raise TrainingError(f"training diverged: {where}; lower the task's learning rate")
 
 
 def _reason(error: Exception) -> str:

@@ -1,11 +1,13 @@
-"""Small Keras models, bundles of them, and data that they can learn, for the tests of the keras trainer."""
+"""Small Keras models, bundles of them, and data that they can learn, for the tests of the trainers."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from export.training_graph.build import make_training_graph
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset
 from fedprune.masks import Allocation
@@ -40,6 +42,20 @@ def convolutional() -> Any:
     return keras.Model(x, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(y)))
 
 
+def mobile() -> Any:
+    """Logits; depthwise-separable blocks with batch normalisation and ReLU6, one of them residual."""
+    x = keras.layers.Input(INPUT_SHAPE)
+    y = normalised(keras.layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(x))
+    z = normalised(keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(y))
+    z = keras.layers.Add()([y, normalised(keras.layers.Conv2D(6, 1, use_bias=False)(z))])
+    z = normalised(keras.layers.SeparableConv2D(10, 3, strides=2, padding="same", use_bias=False)(z))
+    return keras.Model(x, keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(z)))
+
+
+def normalised(x: Any) -> Any:
+    return keras.layers.ReLU(6.0)(keras.layers.BatchNormalization(momentum=0.9)(x))
+
+
 def with_dropout() -> Any:
     """Probabilities; a layer that draws random numbers."""
     return keras.Sequential(
@@ -63,11 +79,14 @@ def bundle_of(
     batch_size: int = 16,
     from_logits: bool = True,
 ) -> Bundle:
-    """A bundle as an agent receives it, less the inference graph, which a trainer does not look at."""
+    """A bundle as an agent receives it, less the inference graph, which a trainer does not look at.
+
+    The training graph is taken without proof.
+    """
     task = Task(
         name="test",
-        input_shape=INPUT_SHAPE,
-        classes=CLASSES,
+        input_shape=tuple(model.input_shape[1:]),
+        classes=model.output_shape[1],
         from_logits=from_logits,
         tensors=tuple(
             TensorSpec(
@@ -79,7 +98,13 @@ def bundle_of(
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )
-    blob = write_bundle(task, model_json=model.to_json(), inference_graph=b"not looked at", weights=weights_of(model))
+    blob = write_bundle(
+        task,
+        model_json=model.to_json(),
+        inference_graph=b"not looked at",
+        training_graph=make_training_graph(model, task.training.loss, batch_size),
+        weights=weights_of(model),
+    )
     return read_bundle(blob)
 
 
@@ -98,12 +123,12 @@ def seeded(model: Any) -> Any:
     return model
 
 
-def learnable(examples: int, seed: int = 0) -> Dataset:
+def learnable(examples: int, seed: int = 0, shape: tuple[int, ...] = INPUT_SHAPE, classes: int = CLASSES) -> Dataset:
     """Noise around one random picture for each class."""
-    keyed = Keyed(seed, "test data")
-    pictures = keyed.uniform(CLASSES * 64, 0.0, 1.0).reshape(CLASSES, *INPUT_SHAPE)
-    y = (keyed.integers(examples) % np.uint64(CLASSES)).astype(np.int64)
-    noise = keyed.uniform(examples * 64, -0.5, 0.5).reshape(examples, *INPUT_SHAPE)
+    keyed, size = Keyed(seed, "test data"), math.prod(shape)
+    pictures = keyed.uniform(classes * size, 0.0, 1.0).reshape(classes, *shape)
+    y = (keyed.integers(examples) % np.uint64(classes)).astype(np.int64)
+    noise = keyed.uniform(examples * size, -0.5, 0.5).reshape(examples, *shape)
     return Dataset(pictures[y] + noise, y)
 
 

@@ -12,9 +12,10 @@ from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, 
 
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
-from edge_agent.trainers import Work
+from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
+from edge_agent.trainers.litert import LiteRTTrainer
 from edge_agent.updates import prepare_update
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.checkpoints import Checkpoint
@@ -27,7 +28,7 @@ from fedprune.tensorflow_stack import keras, tfmot
 from fedprune.tensors import Mask, Weights, sparsity
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70
-TOLERANCE = 1e-6
+TOLERANCE = {KerasTrainer: 1e-6, LiteRTTrainer: 1e-5}
 
 # Rounds are 6 steps long: masks are updated at steps 2, 6, 10, … (inside rounds and at their last steps) or at
 # 1, 4, 7, … (on the first step of each round as well).
@@ -59,20 +60,21 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("kind", TOLERANCE)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_rounds_equal_uninterrupted_training(case: Case) -> None:
+def test_rounds_equal_uninterrupted_training(case: Case, kind: Callable[..., Trainer]) -> None:
     data, model = learnable(EXAMPLES), seeded(case.model())
     bundle = bundle_of(
         model, case.schedule, mask=MaskPolicy.OWN, optimizer=case.optimizer, steps_per_round=STEPS, batch_size=BATCH
     )
     initial = weights_of(model)
 
-    federated = federate(bundle, initial, data)
+    federated = federate(kind(bundle, threads=1), bundle, initial, data)
     weights, mask = train_uninterrupted(model, case, data)
 
     assert list(federated.weights) == list(weights)
     for name, expected in weights.items():
-        np.testing.assert_allclose(federated.weights[name], expected, rtol=0, atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(federated.weights[name], expected, rtol=0, atol=TOLERANCE[kind], err_msg=name)
     for name, kept in mask.items():
         np.testing.assert_array_equal(federated.mask[name], kept, err_msg=name)
     reached = case.schedule.sparsity_in_force(ROUNDS * STEPS)
@@ -80,9 +82,9 @@ def test_rounds_equal_uninterrupted_training(case: Case) -> None:
     assert mask_sparsity(federated.mask) == sparsity(federated.weights, bundle.task.table)
 
 
-def federate(bundle: Bundle, initial: Weights, data: Dataset) -> Checkpoint:
+def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) -> Checkpoint:
     """Rounds of one agent: every byte that the model and the updates would be on the wire, merged and pruned again."""
-    trainer, task = KerasTrainer(bundle, threads=1), bundle.task
+    task = bundle.task
     model = new_model(initial, task, "run", 0, Values.FP32)
     slots = residual = None
     for number in range(ROUNDS):

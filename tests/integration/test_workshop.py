@@ -24,7 +24,7 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    workshop = Workshop(learnable(32), 1, delivered.put)
+    workshop = Workshop(learnable(32), "keras", 1, delivered.put)
 
     results = []
     for blob in (task.blob, _task_for_other_data(), task.blob):

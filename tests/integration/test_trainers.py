@@ -1,10 +1,11 @@
-"""The keras trainer: what a round is, and that nothing else leaks into it."""
+"""The trainers: what a round is, that nothing else leaks into it, and that they cannot be told apart."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,9 +23,10 @@ from keras_bundles import (
     with_dropout,
 )
 
-from edge_agent.trainers import Work
+from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
+from edge_agent.trainers.litert import LiteRTTrainer
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
@@ -39,6 +41,14 @@ DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
 EAGER_TO_PRUNE = PolynomialDecay(begin_step=1, end_step=100, frequency=1, initial_sparsity=0.5, target_sparsity=0.9)
 
 
+MakeTrainer = Callable[[Bundle], Trainer]
+
+
+@pytest.fixture(params=[KerasTrainer, LiteRTTrainer])
+def make(request: pytest.FixtureRequest) -> MakeTrainer:
+    return partial(request.param, threads=1)
+
+
 def work_of(bundle: Bundle, weights: Weights, *key: int, **changes: Any) -> Work:
     return replace(Work(weights, full_mask(bundle.task.table), 0, None, Keyed(5, *key)), **changes)
 
@@ -49,13 +59,13 @@ def assert_same(found: Weights, expected: Weights) -> None:
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_a_shared_mask_is_held_and_never_recomputed() -> None:
+def test_a_shared_mask_is_held_and_never_recomputed(make: MakeTrainer) -> None:
     model = seeded(convolutional())
     bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.SHARED)
     mask = score_mask(weights_of(model), bundle.task.table, 0.7, Allocation.LAMP)
     start = apply_mask(weights_of(model), mask)
 
-    trained = KerasTrainer(bundle, threads=1).train(work_of(bundle, start, mask=mask, schedule_step=30), learnable(50))
+    trained = make(bundle).train(work_of(bundle, start, mask=mask, schedule_step=30), learnable(50))
 
     for name, kept in mask.items():
         np.testing.assert_array_equal(trained.mask[name], kept)
@@ -63,12 +73,12 @@ def test_a_shared_mask_is_held_and_never_recomputed() -> None:
         assert (trained.weights[name][kept] != start[name][kept]).mean() > 0.9
 
 
-def test_a_round_depends_on_its_work_alone() -> None:
+def test_a_round_depends_on_its_work_alone(make: MakeTrainer) -> None:
     """With slots reset, a trainer that has trained much else gives what a fresh one gives, bit for bit."""
     model, data = seeded(with_dropout()), learnable(50)
     start = weights_of(model)
     bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN, optimizer=Adam(0.01), from_logits=False)
-    used, fresh = KerasTrainer(bundle, threads=1), KerasTrainer(bundle, threads=1)
+    used, fresh = make(bundle), make(bundle)
     earlier = used.train(work_of(bundle, start, 1, schedule_step=12), learnable(20, seed=1))
     used.train(work_of(bundle, earlier.weights, 2, mask=earlier.mask, schedule_step=18, slots=earlier.slots), data)
 
@@ -82,11 +92,11 @@ def test_a_round_depends_on_its_work_alone() -> None:
     assert other.loss != first.loss
 
 
-def test_random_layers_follow_the_key() -> None:
+def test_random_layers_follow_the_key(make: MakeTrainer) -> None:
     """Every batch is the same single example, so that only dropout can tell two keys apart."""
     model, data = seeded(with_dropout()), learnable(1)
     bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED, from_logits=False)
-    trainer = KerasTrainer(bundle, threads=1)
+    trainer = make(bundle)
 
     losses = [trainer.train(work_of(bundle, weights_of(model), key), data).loss for key in (1, 1, 2)]
 
@@ -99,18 +109,18 @@ def test_random_layers_follow_the_key() -> None:
     ("build", "optimizer"), [(perceptron, Sgd(0.1, 0.9)), (convolutional, Adam(0.01))], ids=["sgd", "adam, batch norm"]
 )
 def test_without_sparsity_it_is_plain_keras(
-    build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy
+    make: MakeTrainer, build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy
 ) -> None:
     model, data = seeded(build()), learnable(50)
     start = weights_of(model)
     bundle = bundle_of(model, DENSE, mask=policy, optimizer=optimizer, steps_per_round=3 * STEPS)
 
-    trained = KerasTrainer(bundle, threads=1).train(work_of(bundle, start), data)
+    trained = make(bundle).train(work_of(bundle, start), data)
     plain, losses = train_plainly(model, optimizer, data, draw_batches(Keyed(5), len(data), 3 * STEPS, BATCH))
 
     for name, expected in plain.items():
-        np.testing.assert_allclose(trained.weights[name], expected, rtol=0, atol=1e-6, err_msg=name)
-    assert trained.loss == pytest.approx(np.mean(losses), abs=1e-6)
+        np.testing.assert_allclose(trained.weights[name], expected, rtol=0, atol=5e-6, err_msg=name)
+    assert trained.loss == pytest.approx(np.mean(losses), abs=5e-6)
 
 
 def train_plainly(
@@ -142,10 +152,10 @@ def test_rounds_learn_and_are_traced_once() -> None:
     assert trainer._run.experimental_get_tracing_count() == 1
 
 
-def test_divergence_names_the_step_and_leaves_the_trainer_usable() -> None:
+def test_divergence_names_the_step_and_leaves_the_trainer_usable(make: MakeTrainer) -> None:
     model, data = seeded(perceptron()), learnable(50)
     bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
-    trainer = KerasTrainer(bundle, threads=1)
+    trainer = make(bundle)
     start = weights_of(model)
     expected = trainer.train(work_of(bundle, start), data)
     huge = {name: array * np.float32(1e38) for name, array in start.items()}
@@ -156,23 +166,23 @@ def test_divergence_names_the_step_and_leaves_the_trainer_usable() -> None:
     assert_same(trainer.train(work_of(bundle, start), data).weights, expected.weights)
 
 
-def test_labels_out_of_range_are_a_training_error_of_one_line() -> None:
+def test_labels_out_of_range_are_a_training_error_of_one_line(make: MakeTrainer) -> None:
     model, data = seeded(perceptron()), learnable(50)
     bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
 
-    with pytest.raises(TrainingError, match=r"label value of 7 .*\Z") as caught:
-        KerasTrainer(bundle, threads=1).train(work_of(bundle, weights_of(model)), Dataset(data.x, data.y + 4))
+    with pytest.raises(TrainingError, match=r"label (value of )?7 .*\Z") as caught:
+        make(bundle).train(work_of(bundle, weights_of(model)), Dataset(data.x, data.y + 4))
 
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("slots", [{}, {"optimizer/0": np.zeros((), np.int64)}, {"x": np.zeros(3)}], ids=str)
-def test_foreign_slots_are_refused(slots: dict[str, np.ndarray]) -> None:
+def test_foreign_slots_are_refused(make: MakeTrainer, slots: dict[str, np.ndarray]) -> None:
     model = seeded(perceptron())
     bundle = bundle_of(model, DENSE, mask=MaskPolicy.SHARED)
 
     with pytest.raises(TrainingError, match="optimizer state"):
-        KerasTrainer(bundle, threads=1).train(work_of(bundle, weights_of(model), slots=slots), learnable(50))
+        make(bundle).train(work_of(bundle, weights_of(model), slots=slots), learnable(50))
 
 
 def with_extra_prunable(bundle: Bundle) -> Bundle:

@@ -1,0 +1,63 @@
+"""Which trainer a device takes. Nothing is imported that is not taken.
+
+``auto`` is keras where TensorFlow is installed and the device has the memory that it takes; else litert. A task without
+a training graph can only be trained by keras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+from edge_agent.trainers import Trainer
+from fedprune.bundle import Bundle
+from fedprune.errors import ConfigurationError
+from fedprune.tflite import is_runtime_installed
+from fedprune.usage import device_memory_mb
+
+TrainerName = Literal["keras", "litert"]
+TrainerChoice = Literal["auto", "keras", "litert"]
+
+_ENOUGH_MEMORY_MB = 1500.0
+"""TensorFlow takes 650 MB, which leaves nothing of 1 GB to the system and whatever else the device is for."""
+
+_HOW_TO_INSTALL = {
+    "keras": "TensorFlow is not installed; in fedprune's clone: pip install '.[keras]'",
+    "litert": "no LiteRT runtime is installed; in fedprune's clone: pip install '.[agent]'",
+}
+
+
+def preferred_trainer(choice: TrainerChoice) -> TrainerName:
+    """The trainer that this device takes if the task allows it.
+
+    Raises `ConfigurationError` if it is not installed, saying what to install.
+    """
+    name = _automatic() if choice == "auto" else choice
+    if not _is_installed(name):
+        raise ConfigurationError(f"trainer {choice}: {_HOW_TO_INSTALL[name]}")
+    return name
+
+
+def make_trainer(choice: TrainerChoice, bundle: Bundle, *, threads: int) -> Trainer:
+    """The trainer for a task. Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train it."""
+    name = preferred_trainer(choice)
+    if choice == "auto" and bundle.training_graph is None and _is_installed("keras"):
+        name = "keras"
+    if name == "litert":
+        from edge_agent.trainers.litert import LiteRTTrainer
+
+        return LiteRTTrainer(bundle, threads=threads)
+    from edge_agent.trainers.keras import KerasTrainer
+
+    return KerasTrainer(bundle, threads=threads)
+
+
+def _automatic() -> TrainerName:
+    has_room = device_memory_mb() >= _ENOUGH_MEMORY_MB or not _is_installed("litert")
+    return "keras" if _is_installed("keras") and has_room else "litert"
+
+
+def _is_installed(name: TrainerName) -> bool:
+    if name == "keras":
+        return importlib.util.find_spec("tensorflow") is not None
+    return is_runtime_installed()

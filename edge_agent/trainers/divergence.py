@@ -1,0 +1,24 @@
+"""Whether training went astray."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.errors import TrainingError
+from fedprune.tensors import Weights
+
+
+def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:
+    """Raise `TrainingError`, naming the step, unless the steps' losses and the weights that came of them are finite.
+
+    `steps_done` counts the global steps before these.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        where = f"the loss is {losses[bad[0]]} at step {steps_done + bad[0] + 1}"
+    elif unfit := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
+        where = f"{unfit} is not finite after step {steps_done + losses.size}"
+    else:
+        return
+    raise TrainingError(f"training diverged: {where}; lower the task's learning rate")

@@ -1,0 +1,109 @@
+"""Keras' optimizers in numpy: they change weights in place, in float32, and keep the same variables.
+
+The formulas are tf_keras 2.21's: SGD with momentum (Nesterov's in the form of Sutskever et al. 2013, "On the
+importance of initialization and momentum in deep learning") and Adam (Kingma and Ba 2015, arXiv 1412.6980, with the
+bias corrections folded into the learning rate as in the remark before section 2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.bundle import Adam, Sgd
+from fedprune.tensors import Array
+
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Optimizer(Protocol):
+    """An optimizer of some named tensors."""
+
+    def step(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+        """Move `weights` in place; `gradients` are used up."""
+        ...
+
+    def variables(self) -> list[NDArray[np.generic]]:
+        """The number of steps (int64), then each tensor's variables, in Keras' order; copies."""
+        ...
+
+    def load(self, variables: Sequence[NDArray[np.generic]]) -> None:
+        """Go on from what `variables` returned."""
+        ...
+
+    def reset(self) -> None:
+        """Start anew."""
+        ...
+
+
+def make_optimizer(settings: Sgd | Adam, shapes: _Shapes) -> Optimizer:
+    """An optimizer of tensors with these names and shapes."""
+    return _SgdOptimizer(settings, shapes) if isinstance(settings, Sgd) else _AdamOptimizer(settings, shapes)
+
+
+class _State:
+    """A step counter, and some arrays for each tensor that start as zeros."""
+
+    def __init__(self, shapes: _Shapes, arrays: int) -> None:
+        self.steps = 0
+        self.of = {name: tuple(np.zeros(shape, np.float32) for _ in range(arrays)) for name, shape in shapes.items()}
+
+    def variables(self) -> list[NDArray[np.generic]]:
+        return [np.array(self.steps, np.int64), *(array.copy() for array in self._arrays())]
+
+    def load(self, variables: Sequence[NDArray[np.generic]]) -> None:
+        steps, *arrays = variables
+        self.steps = int(steps)
+        for own, kept in zip(self._arrays(), arrays, strict=True):
+            own[...] = kept
+
+    def reset(self) -> None:
+        self.steps = 0
+        for array in self._arrays():
+            array.fill(0.0)
+
+    def _arrays(self) -> Iterator[Array]:
+        return (array for arrays in self.of.values() for array in arrays)
+
+
+class _SgdOptimizer(_State):
+    def __init__(self, settings: Sgd, shapes: _Shapes) -> None:
+        super().__init__(shapes, arrays=1)
+        self._rate = np.float32(settings.learning_rate)
+        self._momentum = np.float32(settings.momentum)
+        self._nesterov = settings.nesterov
+
+    def step(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+        """v = momentum v - rate g; w += v, or with Nesterov's w += momentum v - rate g."""
+        self.steps += 1
+        for name, gradient in gradients.items():
+            (velocity,) = self.of[name]
+            gradient *= self._rate
+            velocity *= self._momentum
+            velocity -= gradient
+            if self._nesterov:
+                weights[name][...] += velocity * self._momentum - gradient
+            else:
+                weights[name][...] += velocity
+
+
+class _AdamOptimizer(_State):
+    def __init__(self, settings: Adam, shapes: _Shapes) -> None:
+        super().__init__(shapes, arrays=2)
+        self._rate = np.float32(settings.learning_rate)
+        self._beta_1, self._beta_2 = np.float32(settings.beta_1), np.float32(settings.beta_2)
+        self._epsilon = np.float32(settings.epsilon)
+
+    def step(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+        """m += (g - m)(1 - beta_1); v += (g^2 - v)(1 - beta_2); w -= rate' m / (sqrt v + epsilon)."""
+        self.steps += 1
+        one, steps = np.float32(1.0), np.float32(self.steps)
+        rate = self._rate * np.sqrt(one - self._beta_2**steps) / (one - self._beta_1**steps)
+        for name, gradient in gradients.items():
+            mean, square = self.of[name]
+            mean += (gradient - mean) * (one - self._beta_1)
+            square += (np.square(gradient) - square) * (one - self._beta_2)
+            weights[name][...] -= mean * rate / (np.sqrt(square) + self._epsilon)

@@ -1,0 +1,64 @@
+"""Losses: the mean over the examples of a batch, and how a gradient starts from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from export.training_graph.autodiff import Tape, Value
+from export.training_graph.flatbuffer import Graph, Tensor
+
+Loss = Callable[[Tape, Value, Tensor, Tensor], Value]
+"""From the model's output `[batch, k]`, targets `[batch, k]` and each example's share `[batch, 1]` to a value [1]."""
+
+
+def softmax_crossentropy(tape: Tape, output: Value, target: Tensor, share: Tensor) -> Value:
+    """Of logits, those below a softmax if the model ends in one; targets sum to 1."""
+    graph, logits = tape.graph, output.logits or output
+    z = graph.subtract(logits.tensor, graph.reduce_max(logits.tensor, 1))
+    likelihood = graph.subtract(_sum_row(graph, graph.multiply(target, z)), graph.log(_sum_row(graph, graph.exp(z))))
+    slope = graph.multiply(graph.subtract(graph.softmax(logits.tensor), target), share)
+    return _mean(tape, graph.multiply(likelihood, -1.0), share, logits, slope)
+
+
+def binary_crossentropy(tape: Tape, output: Value, target: Tensor, share: Tensor) -> Value:
+    """Of logits, those below a sigmoid if the model ends in one; the mean over the outputs."""
+    graph, logits = tape.graph, output.logits or output
+    z = logits.tensor
+    positive = graph.relu(z)
+    magnitude = graph.subtract(graph.multiply(positive, 2.0), z)
+    softplus = graph.add(positive, graph.log(graph.add(graph.exp(graph.multiply(magnitude, -1.0)), 1.0)))
+    rows = _mean_row(graph, graph.subtract(softplus, graph.multiply(z, target)))
+    slope = graph.multiply(graph.subtract(graph.logistic(z), target), share)
+    return _mean(tape, rows, share, logits, graph.multiply(slope, 1.0 / output.shape[1]))
+
+
+def mean_squared_error(tape: Tape, output: Value, target: Tensor, share: Tensor) -> Value:
+    """The mean over the outputs."""
+    graph = tape.graph
+    error = graph.subtract(output.tensor, target)
+    slope = graph.multiply(graph.multiply(error, share), 2.0 / output.shape[1])
+    return _mean(tape, _mean_row(graph, graph.multiply(error, error)), share, output, slope)
+
+
+LOSSES: dict[str, Loss] = {
+    "sparse_categorical_crossentropy": softmax_crossentropy,
+    "categorical_crossentropy": softmax_crossentropy,
+    "binary_crossentropy": binary_crossentropy,
+    "mean_squared_error": mean_squared_error,
+}
+"""By Keras' names. Targets are one-hot even where Keras takes class numbers."""
+
+
+def _mean(tape: Tape, rows: Tensor, share: Tensor, source: Value, slope: Tensor) -> Value:
+    """The weighted sum of `rows` `[batch, 1]`, whose gradient with respect to `source` is `slope`."""
+    graph = tape.graph
+    total = graph.sum(graph.multiply(rows, share), 0, 1)
+    return tape.record(graph.reshape(total, (1,)), (source, lambda d: graph.multiply(slope, d)))
+
+
+def _sum_row(graph: Graph, x: Tensor) -> Tensor:
+    return graph.sum(x, 1)
+
+
+def _mean_row(graph: Graph, x: Tensor) -> Tensor:
+    return graph.multiply(graph.sum(x, 1), 1.0 / x.shape[1])

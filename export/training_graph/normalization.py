@@ -1,0 +1,76 @@
+"""Batch normalisation over the examples that count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from export.training_graph.autodiff import Tape, Value
+from export.training_graph.flatbuffer import Graph, Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Which rows of a batch are examples: each one's share `[batch, 1]` of a mean over them (0 for what fills the
+    batch up), and their number `[1]`."""
+
+    share: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A batch's mean and variance, `[channels]`; the variance is unbiased if the moving one is."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def batch_normalization(
+    tape: Tape, x: Value, gamma: Value, beta: Value, examples: Examples, *, epsilon: float, unbiased: bool
+) -> tuple[Value, Moments]:
+    """`x` less its mean, over its standard deviation, times gamma plus beta, for each entry of the last axis."""
+    graph, channels, batch = tape.graph, x.shape[-1], x.shape[0]
+    places = math.prod(x.shape[1:-1])
+    flat, row = (batch, places, channels), (1, 1, channels)
+    share = graph.reshape(examples.share, (batch, 1, 1))
+
+    def mean_of(values: Tensor) -> Tensor:
+        weighted = graph.multiply(graph.sum(values, 1), share)
+        return graph.multiply(graph.sum(weighted, 0), 1.0 / places)
+
+    flat_x = graph.reshape(x.tensor, flat)
+    mean = mean_of(flat_x)
+    centered = graph.subtract(flat_x, mean)
+    variance = mean_of(graph.multiply(centered, centered))
+    precision = graph.rsqrt(graph.add(variance, epsilon))
+    factor = graph.multiply(precision, graph.reshape(gamma.tensor, row))
+    y = graph.add(graph.multiply(centered, factor), graph.reshape(beta.tensor, row))
+
+    def sum_of(d: Tensor) -> Tensor:
+        return graph.sum(graph.reshape(d, flat), 0, 1)
+
+    def product_of(d: Tensor) -> Tensor:
+        return graph.sum(graph.multiply(graph.reshape(d, flat), centered), 0, 1)
+
+    def to_x(d: Tensor) -> Tensor:
+        slope = graph.multiply(product_of(d), graph.multiply(precision, precision))
+        drift = graph.add(graph.multiply(centered, slope), sum_of(d))
+        own = graph.subtract(graph.reshape(d, flat), graph.multiply(drift, graph.multiply(share, 1.0 / places)))
+        return graph.reshape(graph.multiply(own, factor), x.shape)
+
+    def to_gamma(d: Tensor) -> Tensor:
+        return graph.reshape(graph.multiply(product_of(d), precision), gamma.shape)
+
+    def to_beta(d: Tensor) -> Tensor:
+        return graph.reshape(sum_of(d), beta.shape)
+
+    value = tape.record(graph.reshape(y, x.shape), (x, to_x), (gamma, to_gamma), (beta, to_beta))
+    if unbiased:
+        variance = graph.multiply(variance, _bessel(graph, graph.multiply(examples.count, float(places))))
+    return value, Moments(graph.reshape(mean, (channels,)), graph.reshape(variance, (channels,)))
+
+
+def _bessel(graph: Graph, count: Tensor) -> Tensor:
+    """n / (n - 1), and n for n = 1, as TensorFlow's fused kernel has it."""
+    return graph.divide(count, graph.maximum(graph.add(count, -1.0), 1.0))

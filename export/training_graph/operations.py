@@ -1,0 +1,184 @@
+"""Differentiable operations: each computes in the tape's graph and records how gradients go back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.training_graph.autodiff import Backward, Tape, Value
+from export.training_graph.flatbuffer import Graph, Tensor
+
+_HUGE = float(np.finfo(np.float32).max)
+
+
+def is_positive(graph: Graph, x: Tensor) -> Tensor:
+    """1 where `x` > 0, else 0. A comparison and a cast would leave XNNPACK. Exact but for denormal numbers."""
+    return graph.minimum(graph.multiply(graph.relu(x), _HUGE), 1.0)
+
+
+def matmul(tape: Tape, a: Value, b: Value) -> Value:
+    """The product of two matrices."""
+    graph = tape.graph
+    return tape.record(
+        graph.matmul(a.tensor, b.tensor),
+        (a, lambda d: graph.matmul(d, b.tensor, transpose_b=True)),
+        (b, lambda d: graph.matmul(a.tensor, d, transpose_a=True)),
+    )
+
+
+def add(tape: Tape, a: Value, b: Value) -> Value:
+    """The sum of two values; `b` may be smaller, and is then repeated."""
+    graph = tape.graph
+    return tape.record(graph.add(a.tensor, b.tensor), (a, lambda d: d), (b, lambda d: _fold(graph, d, b.shape)))
+
+
+def multiply(tape: Tape, a: Value, b: Value) -> Value:
+    """The product, element by element; `b` may be smaller, and is then repeated."""
+    graph = tape.graph
+    return tape.record(
+        graph.multiply(a.tensor, b.tensor),
+        (a, lambda d: graph.multiply(d, b.tensor)),
+        (b, lambda d: _fold(graph, graph.multiply(d, a.tensor), b.shape)),
+    )
+
+
+def scale(tape: Tape, x: Value, factor: Tensor | float) -> Value:
+    """`x` times what does not depend on weights, and may be smaller."""
+    graph = tape.graph
+    return tape.record(graph.multiply(x.tensor, factor), (x, lambda d: graph.multiply(d, factor)))
+
+
+def reshape(tape: Tape, x: Value, shape: Sequence[int]) -> Value:
+    graph = tape.graph
+    return tape.record(graph.reshape(x.tensor, shape), (x, lambda d: graph.reshape(d, x.shape)))
+
+
+def pad(tape: Tape, x: Value, axis: int, before: int, after: int) -> Value:
+    """`x` with zeros before and after along one axis."""
+    graph = tape.graph
+    return tape.record(
+        graph.pad(x.tensor, axis, before, after), (x, lambda d: graph.slice(d, axis, before, x.shape[axis]))
+    )
+
+
+def concatenate(tape: Tape, parts: Sequence[Value], axis: int) -> Value:
+    graph = tape.graph
+    ends = np.cumsum([part.shape[axis] for part in parts]).tolist()
+
+    def parent(part: Value, end: int) -> tuple[Value, Backward]:
+        size = part.shape[axis]
+        return part, lambda d: graph.slice(d, axis, end - size, size)
+
+    parents = [parent(part, end) for part, end in zip(parts, ends, strict=True)]
+    return tape.record(graph.concatenate([part.tensor for part in parts], axis), *parents)
+
+
+def sum_over(tape: Tape, x: Value, *axes: int) -> Value:
+    """The sum over `axes`, which keep size 1."""
+    graph = tape.graph
+    return tape.record(graph.sum(x.tensor, *axes), (x, lambda d: graph.add(graph.multiply(x.tensor, 0.0), d)))
+
+
+def max_over(tape: Tape, x: Value, *axes: int) -> Value:
+    """The maximum over `axes`, which keep size 1. Equal maxima share the gradient, as in TensorFlow's reduce_max."""
+    graph = tape.graph
+    largest = graph.reduce_max(x.tensor, *axes)
+
+    def back(d: Tensor) -> Tensor:
+        chosen = graph.subtract(1.0, is_positive(graph, graph.subtract(largest, x.tensor)))
+        return graph.multiply(chosen, graph.divide(d, graph.sum(chosen, *axes)))
+
+    return tape.record(largest, (x, back))
+
+
+def relu(tape: Tape, x: Value) -> Value:
+    graph = tape.graph
+    y = graph.relu(x.tensor)
+    return tape.record(y, (x, lambda d: graph.multiply(d, is_positive(graph, y))))
+
+
+def relu6(tape: Tape, x: Value) -> Value:
+    graph = tape.graph
+    y = graph.minimum(graph.relu(x.tensor), 6.0)
+
+    def back(d: Tensor) -> Tensor:
+        inside = graph.multiply(is_positive(graph, y), is_positive(graph, graph.subtract(6.0, y)))
+        return graph.multiply(d, inside)
+
+    return tape.record(y, (x, back))
+
+
+def leaky_relu(tape: Tape, x: Value, alpha: float) -> Value:
+    graph = tape.graph
+
+    def back(d: Tensor) -> Tensor:
+        slope = graph.add(graph.multiply(is_positive(graph, x.tensor), 1.0 - alpha), alpha)
+        return graph.multiply(d, slope)
+
+    return tape.record(graph.leaky_relu(x.tensor, alpha), (x, back))
+
+
+def tanh(tape: Tape, x: Value) -> Value:
+    graph = tape.graph
+    y = graph.tanh(x.tensor)
+    return tape.record(y, (x, lambda d: graph.multiply(d, graph.subtract(1.0, graph.multiply(y, y)))))
+
+
+def sigmoid(tape: Tape, x: Value) -> Value:
+    graph = tape.graph
+    y = graph.logistic(x.tensor)
+
+    def back(d: Tensor) -> Tensor:
+        return graph.multiply(d, graph.multiply(y, graph.subtract(1.0, y)))
+
+    return tape.record(y, (x, back), logits=x)
+
+
+def softmax(tape: Tape, x: Value) -> Value:
+    """Over the last axis."""
+    graph = tape.graph
+    y, last = graph.softmax(x.tensor), len(x.shape) - 1
+
+    def back(d: Tensor) -> Tensor:
+        return graph.multiply(y, graph.subtract(d, graph.sum(graph.multiply(d, y), last)))
+
+    return tape.record(y, (x, back), logits=x)
+
+
+def square_sum(tape: Tape, x: Value, factor: float) -> Value:
+    """`factor` times the sum of all squares, shape [1]."""
+    graph = tape.graph
+    total = _total(graph, graph.multiply(x.tensor, x.tensor))
+    return tape.record(
+        graph.multiply(total, factor), (x, lambda d: graph.multiply(graph.multiply(x.tensor, 2.0 * factor), d))
+    )
+
+
+def absolute_sum(tape: Tape, x: Value, factor: float) -> Value:
+    """`factor` times the sum of all absolute values, shape [1]."""
+    graph = tape.graph
+    sign = graph.maximum(graph.minimum(graph.multiply(x.tensor, _HUGE), 1.0), -1.0)
+    total = _total(graph, graph.multiply(x.tensor, sign))
+    return tape.record(graph.multiply(total, factor), (x, lambda d: graph.multiply(graph.multiply(sign, factor), d)))
+
+
+def repeat_channels(tape: Tape, x: Value, times: int) -> Value:
+    """Each entry of the last axis `times` in a row."""
+    channels = x.shape[-1]
+    copies: NDArray[np.float32] = np.repeat(np.eye(channels, dtype=np.float32), times, axis=1)
+    rows = reshape(tape, x, (x.tensor.size // channels, channels))
+    repeated = matmul(tape, rows, tape.leaf(tape.graph.constant(copies), differentiable=False))
+    return reshape(tape, repeated, (*x.shape[:-1], channels * times))
+
+
+def _total(graph: Graph, x: Tensor) -> Tensor:
+    return graph.reshape(graph.sum(x, *range(len(x.shape))), (1,))
+
+
+def _fold(graph: Graph, d: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of what was repeated to `d`'s shape: the sum over its copies."""
+    leading = len(d.shape) - len(shape)
+    repeated = [axis for axis in range(len(d.shape)) if axis < leading or shape[axis - leading] < d.shape[axis]]
+    return graph.reshape(graph.sum(d, *repeated), shape) if repeated else d

@@ -1,0 +1,224 @@
+"""Sliding windows over images: patches, pooling and depthwise convolution, and how gradients go back.
+
+A window over two axes is one over columns, then one over rows. A window over one axis is cut into *taps*: tap i holds
+what entry i of the window sees at each of its places. Taps are slices of contiguous memory whatever the stride is,
+once the axis is folded into (places, phases).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.training_graph.autodiff import Tape, Value
+from export.training_graph.flatbuffer import Graph, Tensor
+from export.training_graph.operations import is_positive, reshape, scale
+
+_LOWEST = float(np.finfo(np.float32).min)
+"""What padding is to a maximum. Not -infinity: the difference of two would not be a number."""
+_FEW_CHANNELS = 4
+"""Up to as many, patches are cut faster by a convolution with constant filters than by copying."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window along one axis of `length` entries, `before` of which are put before the first: it has `out` places."""
+
+    size: int
+    stride: int
+    length: int
+    before: int
+    out: int
+
+    @property
+    def places(self) -> int:
+        """Length in strides of the axis that all windows just fit in."""
+        return (self.size - 1) // self.stride + self.out
+
+    @property
+    def seen(self) -> int:
+        """How many entries, from the first on, lie within `places`."""
+        return min(self.length, self.places * self.stride - self.before)
+
+    @property
+    def after(self) -> int:
+        """How many entries are put after those that are seen."""
+        return self.places * self.stride - self.before - self.seen
+
+    @property
+    def counts(self) -> NDArray[np.float32]:
+        """How many true entries, float32 `[out]`, the window sees at each place."""
+        starts = np.arange(self.out)[:, np.newaxis] * self.stride - self.before
+        entries = starts + np.arange(self.size)
+        inside = (entries >= 0) & (entries < self.length)
+        counts: NDArray[np.float32] = inside.sum(axis=1, dtype=np.float32)
+        return counts
+
+
+def window(size: int, stride: int, length: int, padding: str) -> Window:
+    """Keras' windows. `padding` is valid, same, or causal (all of it in front)."""
+    if padding == "valid":
+        return Window(size, stride, length, 0, (length - size) // stride + 1)
+    out = -(-length // stride)
+    if padding == "causal":
+        return Window(size, stride, length, size - 1, (length - 1) // stride + 1)
+    missing = max((out - 1) * stride + size - length, 0)
+    return Window(size, stride, length, missing // 2, out)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the rows and columns of images."""
+
+    rows: Window
+    columns: Window
+
+    @property
+    def taps(self) -> int:
+        return self.rows.size * self.columns.size
+
+
+def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
+    """Each window's content as a row: `[n, h, w, c]` to `[n * places, taps * c]`, channels last."""
+    graph, channels = tape.graph, x.shape[3]
+    width = windows.taps * channels
+
+    def back(d: Tensor) -> Tensor:
+        parts = [graph.slice(d, 1, tap * channels, channels) for tap in range(windows.taps)]
+        return _paste(graph, parts, windows, x.shape)
+
+    if channels <= _FEW_CHANNELS:
+        patches = _convolve_with_ones(graph, x.tensor, windows)
+    else:
+        cut = _cut(graph, x.tensor, windows)
+        rows = cut[0].size // channels
+        patches = graph.concatenate([graph.reshape(part, (rows, channels)) for part in cut], 1)
+    return tape.record(graph.reshape(patches, (patches.size // width, width)), (x, back))
+
+
+def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows) -> Value:
+    """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`."""
+    graph, channels = tape.graph, x.shape[3]
+    cut = _cut(graph, x.tensor, windows)
+    cut = [graph.reshape(part, (part.size // channels, channels)) for part in cut]
+    taps = [graph.slice(kernel.tensor, 0, tap, 1) for tap in range(windows.taps)]
+    y = graph.multiply(cut[0], taps[0])
+    for part, tap in zip(cut[1:], taps[1:], strict=True):
+        y = graph.add(y, graph.multiply(part, tap))
+    rows = y.shape
+
+    def to_x(d: Tensor) -> Tensor:
+        flat = graph.reshape(d, rows)
+        return _paste(graph, [graph.multiply(flat, tap) for tap in taps], windows, x.shape)
+
+    def to_kernel(d: Tensor) -> Tensor:
+        flat = graph.reshape(d, rows)
+        return graph.concatenate([graph.sum(graph.multiply(part, flat), 0) for part in cut], 0)
+
+    shape = (x.shape[0], windows.rows.out, windows.columns.out, channels)
+    return tape.record(graph.reshape(y, shape), (x, to_x), (kernel, to_kernel))
+
+
+def max_pool(tape: Tape, x: Value, windows: Windows) -> Value:
+    """The maximum of each window. Of equal ones the first, row by row, gets the gradient, as in TensorFlow."""
+    n, height, width, channels = x.shape
+    across = _max_along(tape, reshape(tape, x, (n * height, width, channels)), windows.columns)
+    y = _max_along(tape, reshape(tape, across, (n, height, windows.columns.out * channels)), windows.rows)
+    return reshape(tape, y, (n, windows.rows.out, windows.columns.out, channels))
+
+
+def average_pool(tape: Tape, x: Value, windows: Windows) -> Value:
+    """The mean of each window, padding left out."""
+    n, height, width, channels = x.shape
+    across = _sum_along(tape, reshape(tape, x, (n * height, width, channels)), windows.columns)
+    y = _sum_along(tape, reshape(tape, across, (n, height, windows.columns.out * channels)), windows.rows)
+    y = reshape(tape, y, (n, windows.rows.out, windows.columns.out, channels))
+    counts = np.outer(windows.rows.counts, windows.columns.counts)[np.newaxis, :, :, np.newaxis]
+    if (counts == counts.flat[0]).all():
+        return scale(tape, y, 1.0 / float(counts.flat[0]))
+    return scale(tape, y, tape.graph.constant(np.float32(1.0) / counts))
+
+
+def _max_along(tape: Tape, x: Value, along: Window) -> Value:
+    """The maximum along the middle axis of `[outer, length, inner]`: a chain of choices between two."""
+    graph = tape.graph
+    first, *others = _taps(graph, x.tensor, along, _LOWEST)
+    largest, chosen = first, []
+    for tap in others:
+        chosen.append(is_positive(graph, graph.subtract(tap, largest)))
+        largest = graph.maximum(largest, tap)
+
+    def back(d: Tensor) -> Tensor:
+        parts = []
+        for choice in reversed(chosen):
+            parts.append(graph.multiply(d, choice))
+            d = graph.subtract(d, parts[-1])
+        return _untap(graph, [d, *reversed(parts)], along)
+
+    return tape.record(largest, (x, back))
+
+
+def _sum_along(tape: Tape, x: Value, along: Window) -> Value:
+    graph = tape.graph
+    total, *others = _taps(graph, x.tensor, along)
+    for tap in others:
+        total = graph.add(total, tap)
+    return tape.record(total, (x, lambda d: _untap(graph, [d] * along.size, along)))
+
+
+def _convolve_with_ones(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
+    """Patches by a convolution that has one filter, with a single 1, for each entry of a patch."""
+    for axis, along in ((1, windows.rows), (2, windows.columns)):
+        x = graph.pad(graph.slice(x, axis, 0, along.seen), axis, along.before, along.after)
+    channels = x.shape[3]
+    ones = np.eye(windows.taps * channels, dtype=np.float32)
+    filters = ones.reshape(-1, windows.rows.size, windows.columns.size, channels)
+    return graph.convolve(x, filters, (windows.rows.stride, windows.columns.stride))
+
+
+def _cut(graph: Graph, x: Tensor, windows: Windows) -> list[Tensor]:
+    """The taps of windows over `[n, h, w, c]`, row by row, each `[n, rows, columns * c]`."""
+    n, height, width, channels = x.shape
+    columns = _taps(graph, graph.reshape(x, (n * height, width, channels)), windows.columns)
+    flat = (n, height, windows.columns.out * channels)
+    grid = [_taps(graph, graph.reshape(column, flat), windows.rows) for column in columns]
+    return [column[row] for row in range(windows.rows.size) for column in grid]
+
+
+def _paste(graph: Graph, parts: list[Tensor], windows: Windows, shape: tuple[int, ...]) -> Tensor:
+    """The adjoint of `_cut`: each part is added to where it was cut out of an image of `shape`."""
+    n, height, _, channels = shape
+    flat = (n, windows.rows.out, windows.columns.out * channels)
+    columns = []
+    for column in range(windows.columns.size):
+        grid = [graph.reshape(part, flat) for part in parts[column :: windows.columns.size]]
+        pasted = _untap(graph, grid, windows.rows)
+        columns.append(graph.reshape(pasted, (n * height, windows.columns.out, channels)))
+    return graph.reshape(_untap(graph, columns, windows.columns), shape)
+
+
+def _taps(graph: Graph, x: Tensor, along: Window, fill: float = 0.0) -> list[Tensor]:
+    """For each entry of a window along the middle axis of `[outer, length, inner]`, what it sees:
+    `[outer, out, inner]`."""
+    outer, _, inner = x.shape
+    padded = graph.pad(graph.slice(x, 1, 0, along.seen), 1, along.before, along.after, fill)
+    folded = graph.reshape(padded, (outer, along.places, along.stride * inner))
+    phases = [graph.slice(folded, 2, phase * inner, inner) for phase in range(min(along.stride, along.size))]
+    return [graph.slice(phases[tap % along.stride], 1, tap // along.stride, along.out) for tap in range(along.size)]
+
+
+def _untap(graph: Graph, taps: list[Tensor], along: Window) -> Tensor:
+    """The adjoint of `_taps`: each tap is added to where it came from, `[outer, length, inner]`."""
+    outer, _, inner = taps[0].shape
+    phases: dict[int, Tensor] = {}
+    for index, tap in enumerate(taps):
+        place, phase = divmod(index, along.stride)
+        placed = graph.pad(tap, 1, place, along.places - along.out - place)
+        phases[phase] = graph.add(phases[phase], placed) if phase in phases else placed
+    folded = graph.concatenate(list(phases.values()), 2)
+    folded = graph.pad(folded, 2, 0, (along.stride - len(phases)) * inner)
+    padded = graph.reshape(folded, (outer, along.places * along.stride, inner))
+    seen = graph.slice(padded, 1, along.before, along.seen)
+    return graph.pad(seen, 1, 0, along.length - along.seen)

@@ -1,0 +1,131 @@
+"""A task's training graph at run time: loss and gradients of any weights on any batch, without TensorFlow.
+
+Its signature ``train`` takes, all float32,
+
+===============  ==========================================================================================
+``x``            examples `[batch, ...]`
+``y``            targets `[batch, outputs]`: one-hot rows where labels are classes
+``weight``       `[batch, 1]`: 1 for an example, 0 for what fills the batch up
+``w0`` … ``wN``  the rows of the tensor table
+``u0`` …         numbers uniform over [0, 1) for layers that draw, as dropout does
+===============  ==========================================================================================
+
+and returns ``loss`` `[1]` (the mean over the examples, and regularisers), the gradient ``gR`` with respect to each row
+R that is trained, and the new moving statistics ``sR``. The batch is fixed; fewer examples are filled up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedprune.errors import TaskError
+from fedprune.tensors import Array, TensorSpec, Weights
+from fedprune.tflite import Runtime, default_runtime, foreign_errors
+
+SIGNATURE = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a batch says of the weights: gradients of the trained tensors, new values of the moving statistics."""
+
+    loss: float
+    gradients: dict[str, Array]
+    statistics: dict[str, Array]
+
+
+class TrainingGraph:
+    """A training graph, loaded once, run with any weights."""
+
+    def __init__(
+        self, graph: bytes, tensors: Sequence[TensorSpec], *, threads: int, runtime: Runtime | None = None
+    ) -> None:
+        """Raises `TaskError` if the graph does not fit the tensor table, `ExportError` if nothing here can run it."""
+        self._interpreter: Any = (runtime or default_runtime()).interpreter(graph, threads)
+        inputs, outputs = self._signature()
+        _check(inputs, outputs, tensors)
+        self._inputs = {name: details["index"] for name, details in inputs.items()}
+        self._loss = outputs["loss"]["index"]
+        rows = {spec.name: row for row, spec in enumerate(tensors)}
+        self._weights = {name: self._inputs[f"w{row}"] for name, row in rows.items()}
+        self._gradients = {name: outputs[f"g{row}"]["index"] for name, row in rows.items() if f"g{row}" in outputs}
+        self._statistics = {name: outputs[f"s{row}"]["index"] for name, row in rows.items() if f"s{row}" in outputs}
+        self._x = np.zeros(inputs["x"]["shape"], np.float32)
+        self._y = np.zeros(inputs["y"]["shape"], np.float32)
+        self.batch_shape: tuple[int, ...] = self._x.shape
+        self.target_shape: tuple[int, ...] = self._y.shape
+        self.noise_shapes: tuple[tuple[int, ...], ...] = tuple(
+            tuple(inputs[f"u{number}"]["shape"].tolist()) for number in range(_count(inputs, "u"))
+        )
+        """What `run` wants as noise."""
+        self.trained = tuple(self._gradients)
+        """The names of the tensors that have gradients, in table order."""
+
+    def run(self, weights: Weights, x: Array, y: Array, noise: Sequence[Array] = ()) -> Step:
+        """One batch: `x` float32 `[n, ...]` and targets `y` float32 `[n, outputs]`, with 1 <= n <= the graph's batch.
+
+        That shapes fit is the caller's care. Raises `ExportError` if the runtime fails.
+        """
+        count = len(x)
+        self._x[:count], self._x[count:] = x, 0.0
+        self._y[:count], self._y[count:] = y, 0.0
+        present = np.zeros((len(self._x), 1), np.float32)
+        present[:count] = 1.0
+        with foreign_errors("training graph"):
+            self._set("x", self._x)
+            self._set("y", self._y)
+            self._set("weight", present)
+            for number, uniform in enumerate(noise):
+                self._set(f"u{number}", uniform)
+            for name, index in self._weights.items():
+                self._interpreter.set_tensor(index, weights[name])
+            self._interpreter.invoke()
+            return Step(
+                loss=float(self._interpreter.get_tensor(self._loss)[0]),
+                gradients=self._get(self._gradients),
+                statistics=self._get(self._statistics),
+            )
+
+    def _set(self, name: str, value: Array) -> None:
+        self._interpreter.set_tensor(self._inputs[name], value)
+
+    def _get(self, indices: dict[str, int]) -> dict[str, Array]:
+        return {name: self._interpreter.get_tensor(index) for name, index in indices.items()}
+
+    def _signature(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Inputs and outputs by name. The runner must not outlive this call: while it does, the interpreter refuses."""
+        with foreign_errors("training graph"):
+            runner = self._interpreter.get_signature_runner(SIGNATURE)
+            return runner.get_input_details(), runner.get_output_details()
+
+
+def _count(names: dict[str, Any], prefix: str) -> int:
+    """How many of `prefix`0, `prefix`1, … there are."""
+    return next(number for number in range(len(names) + 1) if f"{prefix}{number}" not in names)
+
+
+def _check(inputs: dict[str, Any], outputs: dict[str, Any], tensors: Sequence[TensorSpec]) -> None:
+    """Raise `TaskError` unless the graph takes and returns what the module's text says, for this tensor table."""
+    shapes = {name: tuple(details["shape"].tolist()) for name, details in (inputs | outputs).items()}
+    float32 = all(details["dtype"] is np.float32 for details in (*inputs.values(), *outputs.values()))
+    rows = {f"{kind}{row}": spec.shape for row, spec in enumerate(tensors) for kind in "wgs"}
+    noises = {f"u{number}" for number in range(_count(inputs, "u"))}
+    weights = {f"w{row}" for row in range(len(tensors))}
+    batch = shapes.get("x", (0,))[0]
+    fits = (
+        float32
+        and batch >= 1
+        and set(inputs) == {"x", "y", "weight"} | weights | noises
+        and "loss" in outputs
+        and set(outputs) - {"loss"} <= set(rows) - weights
+        and all(shapes[name] == rows[name] for name in shapes if name in rows)
+        and len(shapes["y"]) == 2
+        and (shapes["y"][0], shapes["weight"], shapes["loss"]) == (batch, (batch, 1), (1,))
+        and all(shapes[name][0] == batch for name in noises)
+    )
+    if not fits:
+        raise TaskError("the training graph does not take the task's tensor table; build the task again")

@@ -1,0 +1,140 @@
+"""The trainer without TensorFlow gives what the keras trainer gives: over rounds, for both mask policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from keras_bundles import bundle_of, convolutional, learnable, mobile, perceptron, seeded, weights_of, with_dropout
+
+from edge_agent.trainers import Slots, Trained, Trainer, Work
+from edge_agent.trainers.keras import KerasTrainer
+from edge_agent.trainers.litert import LiteRTTrainer
+from export.models import cnn_108k
+from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.data import Dataset
+from fedprune.errors import TaskError
+from fedprune.masks import Allocation, apply_mask, score_mask
+from fedprune.randomness import Keyed
+from fedprune.schedules import PolynomialDecay
+from fedprune.tensors import Weights
+
+ROUNDS, STEPS = 3, 6
+TOLERANCE = 1e-5
+
+# Masks are updated at steps 1, 4, 7, …: on the first step of each round, inside rounds, and not at their last steps.
+PRUNING = PolynomialDecay(begin_step=1, end_step=16, frequency=3, initial_sparsity=0.2, target_sparsity=0.8)
+
+MODELS: dict[str, Callable[[], Any]] = {"CNN-108k": lambda: cnn_108k((28, 28, 1), 10), "mobile": mobile}
+CASES = {
+    "momentum, shared mask": (Sgd(0.02, 0.9), MaskPolicy.SHARED, "keep"),
+    "momentum, own mask": (Sgd(0.02, 0.9), MaskPolicy.OWN, "keep"),
+    "Nesterov, own mask, reset": (Sgd(0.02, 0.9, True), MaskPolicy.OWN, "reset"),
+    "Adam, shared mask, reset": (Adam(0.002), MaskPolicy.SHARED, "reset"),
+    "Adam, own mask": (Adam(0.002), MaskPolicy.OWN, "keep"),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "policy", "state"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+def test_rounds_equal_the_keras_trainers(
+    build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy, state: str
+) -> None:
+    model = seeded(build())
+    bundle = bundle_of(model, PRUNING, mask=policy, optimizer=optimizer, steps_per_round=STEPS)
+    data = learnable(70, shape=bundle.task.input_shape, classes=bundle.task.classes)
+
+    theirs = rounds(KerasTrainer(bundle, threads=1), bundle, weights_of(model), data, state)
+    ours = rounds(LiteRTTrainer(bundle, threads=1), bundle, weights_of(model), data, state)
+
+    for expected, found in zip(theirs, ours, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=TOLERANCE)
+        assert_close(found.weights, expected.weights)
+        assert_close(found.slots, expected.slots)
+        for name, kept in expected.mask.items():
+            np.testing.assert_array_equal(found.mask[name], kept, err_msg=name)
+    assert any(not kept.all() for kept in ours[-1].mask.values())
+
+
+def rounds(trainer: Trainer, bundle: Bundle, weights: Weights, data: Dataset, state: str) -> list[Trained]:
+    """Rounds of one agent whose gateway takes its weights as they are, and prunes them to the schedule."""
+    made: list[Trained] = []
+    slots: Slots | None = None
+    for number in range(ROUNDS):
+        sparsity = PRUNING.sparsity_in_force(number * STEPS)
+        mask = score_mask(weights, bundle.task.table, sparsity, Allocation.UNIFORM)
+        work = Work(apply_mask(weights, mask), mask, number * STEPS, slots, Keyed(3, number))
+        made.append(trainer.train(work, data))
+        weights, slots = made[-1].weights, reordered(made[-1].slots) if state == "keep" else None
+    return made
+
+
+def reordered(slots: Slots) -> Slots:
+    """As they come back from the disk."""
+    return dict(sorted(slots.items()))
+
+
+def assert_close(found: Slots, expected: Slots) -> None:
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+def test_an_agent_may_change_its_trainer_between_rounds() -> None:
+    """What one trainer keeps, the other goes on with."""
+    model, data = seeded(perceptron()), learnable(50)
+    bundle = bundle_of(model, PRUNING, mask=MaskPolicy.OWN, optimizer=Adam(0.01))
+    first, second = KerasTrainer(bundle, threads=1), LiteRTTrainer(bundle, threads=1)
+    start = rounds(first, bundle, weights_of(model), data, "keep")[0]
+    work = Work(start.weights, start.mask, STEPS, start.slots, Keyed(4))
+
+    assert_close(second.train(work, data).weights, first.train(replace(work, keyed=Keyed(4)), data).weights)
+
+
+def test_dropout_drops_its_share() -> None:
+    """At a learning rate of nothing, a half of the hidden units gets no gradient from a single example a step."""
+    model, data = seeded(with_dropout()), learnable(1)
+    bundle = bundle_of(
+        model, PRUNING, mask=MaskPolicy.SHARED, optimizer=Sgd(1e-6, 0.0), steps_per_round=1, batch_size=1,
+        from_logits=False,
+    )  # fmt: skip
+    trainer, weights = LiteRTTrainer(bundle, threads=1), weights_of(model)
+    work = Work(weights, score_mask(weights, bundle.task.table, 0.0, Allocation.UNIFORM), 0, None, Keyed(9))
+
+    moved = np.array([np.any(trainer.train(work, data).slots["optimizer/3"], axis=1) for _ in range(400)])
+
+    alive = moved.any(axis=0)
+    assert alive.sum() > 5
+    assert moved[:, alive].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def without_graph(bundle: Bundle) -> Bundle:
+    return replace(bundle, training_graph=None)
+
+
+def with_another_models(bundle: Bundle) -> Bundle:
+    other = bundle_of(convolutional(), PRUNING, mask=MaskPolicy.SHARED)
+    return replace(bundle, training_graph=other.training_graph)
+
+
+def with_other_batches(bundle: Bundle) -> Bundle:
+    other = bundle_of(perceptron(), PRUNING, mask=MaskPolicy.SHARED, batch_size=3)
+    return replace(bundle, training_graph=other.training_graph)
+
+
+def with_nonsense(bundle: Bundle) -> Bundle:
+    return replace(bundle, training_graph=b"\x1c\0\0\0TFL3" + bytes(50))
+
+
+@pytest.mark.parametrize("spoil", [without_graph, with_another_models, with_other_batches, with_nonsense])
+def test_a_bundle_that_does_not_fit_is_refused_in_one_line(spoil: Callable[[Bundle], Bundle]) -> None:
+    bundle = bundle_of(perceptron(), PRUNING, mask=MaskPolicy.SHARED)
+
+    with pytest.raises(TaskError) as caught:
+        LiteRTTrainer(spoil(bundle), threads=1)
+
+    assert "\n" not in str(caught.value)
