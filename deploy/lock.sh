@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pins with hashes, for every supported Python and machine at once, what pyproject.toml asks for:
 #   requirements/dev.txt         everything: the demo, the tests and the tools
-#   requirements/aggregator.txt  a gateway, and an agent's part but for its trainer: no TensorFlow
+#   requirements/aggregator.txt  a gateway, and a 64-bit device with the litert trainer: no TensorFlow
 # Versions that still fit are kept; delete the files first to move to the newest. At the end it makes sure that
 # each pin has a wheel everywhere, since nobody compiles on a Pi.
 set -euo pipefail
@@ -18,7 +18,7 @@ main() {
   .venv/bin/python -m venv "$scratch/uv"
   "$scratch/uv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
   pin requirements/dev.txt --extra dev
-  pin requirements/aggregator.txt --extra aggregator --extra agent --constraints requirements/dev.txt
+  pin requirements/aggregator.txt --extra aggregator --constraints requirements/dev.txt
   check_wheels requirements/dev.txt
   check_wheels requirements/aggregator.txt
 }

@@ -1,4 +1,4 @@
-"""The aggregator and the agent run where TensorFlow is not installed: in an environment like a gateway's.
+"""The aggregator and the agent, training included, run where TensorFlow is not installed: on a gateway or a device.
 
 The environment is made from requirements/aggregator.txt and the wheel of this very tree. One thing is borrowed from
 the full installation: a task bundle, which on a real gateway was made on a workstation as well.
@@ -150,17 +150,46 @@ def test_models_are_benchmarked(on_gateway: Run, bundle: Bundle, tmp_path: Path)
     assert "model.tflite" in done.stdout
 
 
-def test_the_keras_trainer_asks_for_its_extra(
+def test_the_agent_gets_as_far_as_the_broker(
     on_gateway: Run, bundle: Bundle, refusing_broker: str, tmp_path: Path
 ) -> None:
     _save_examples(tmp_path / "data.npz", bundle)
     done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--broker", refusing_broker)
+    assert done.returncode == BrokerError.exit_code, done.stdout + done.stderr
+    assert refusing_broker in done.stderr
+
+
+def test_a_round_is_trained(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "light.fedtask").write_bytes(bundle.blob)
+    _save_examples(tmp_path / "data.npz", bundle)
+    program = """
+from pathlib import Path
+from edge_agent.trainers import Work
+from edge_agent.trainers.choice import make_trainer
+from fedprune.bundle import load_bundle
+from fedprune.data import load_npz
+from fedprune.masks import full_mask
+from fedprune.randomness import Keyed
+bundle = load_bundle(Path("light.fedtask"))
+work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
+trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
+print(0.1 < trained.loss < 10)
+"""
+    done = on_gateway("python", "-c", program)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_the_keras_trainer_asks_for_its_extra(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+    _save_examples(tmp_path / "data.npz", bundle)
+    done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--trainer", "keras")
     assert done.returncode == ConfigurationError.exit_code, done.stdout + done.stderr
     assert "pip install '.[keras]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["aggregator.process", "edge_agent.process", "fedprune.evaluation"])
+@pytest.mark.parametrize(
+    "module", ["aggregator.process", "edge_agent.process", "edge_agent.trainers.litert", "fedprune.evaluation"]
+)
 def test_tensorflow_is_not_imported_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
     program = f"import sys, {module}; print(*sorted({_TENSORFLOW} & sys.modules.keys()))"
     assert _must(sys.executable, "-c", program, cwd=tmp_path) == "\n"

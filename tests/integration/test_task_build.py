@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from export.build import build_task
 from export.graphs import make_inference_graph, verify_inference_graph
 from export.model_files import MAX_FILE_BYTES, load_model_file
+from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
+from export.training_graph.build import make_training_graph
 from fedprune.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
 from fedprune.command import main
 from fedprune.errors import ConfigurationError, TaskError
@@ -113,6 +115,33 @@ def test_equal_tasks_have_equal_bytes_and_another_seed_other_weights(cnn: Bundle
 
     assert again.blob == cnn.blob
     assert not np.array_equal(other.initial_weights()["dense/kernel"], cnn.initial_weights()["dense/kernel"])
+
+
+def test_a_training_graph_that_is_proven_comes_along(cnn: Bundle) -> None:
+    assert cnn.training_graph is not None
+    assert len(cnn.training_graph) < 40_000
+
+
+def test_a_model_without_a_training_graph_is_built_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(sequence(layers.LSTM(4, name="memory"), layers.Dense(3), shape=(5, 2)), tmp_path / "model.keras")
+
+    bundle = built(ModelSettings(file="model.keras"), tmp_path)
+
+    assert bundle.training_graph is None
+    (said,) = caplog.messages
+    assert said.startswith("devices without TensorFlow cannot train task 'pictures': layer 'memory' (LSTM)")
+
+
+def test_a_graph_that_fails_the_proof_is_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = keras.Sequential(
+        [layers.Input((20, 20, 1)), *cnn_108k((20, 20, 1), 3).layers[:-1], layers.Dense(3, "tanh")]
+    )
+    monkeypatch.setattr(
+        "export.build.make_training_graph", lambda _, loss, batch_size: make_training_graph(wrong, loss, batch_size)
+    )
+    assert built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), classes=3)).training_graph is None
 
 
 def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
@@ -283,7 +312,9 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert shown["task"]["classes"] == 3
     assert shown["parameters"] == read_bundle(out.read_bytes()).task.table.parameters
     assert run("task", "show", str(out)) == 0
-    assert "conv1/kernel" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "conv1/kernel" in told
+    assert "keras, litert" in told
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,45 @@ from __future__ import annotations
 import queue
 
 import msgspec
+import numpy as np
 from keras_bundles import bundle_of, convolutional, learnable, perceptron, seeded, weights_of
 
 from aggregator.global_model import new_model
 from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.trainers.choice import TrainerChoice
 from edge_agent.workshop import Workshop
 from fedprune.bundle import Bundle, MaskPolicy, write_bundle
-from fedprune.codecs import Values
+from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.errors import DataError
 from fedprune.messages import Assignment
 from fedprune.schedules import ConstantSparsity
 from fedprune.transfer import content_of
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
+
+
+def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
+    model = seeded(perceptron())
+    task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
+    table = task.task.table
+    _, mask = decode_model(_first_round(task).model, table)
+
+    updates = [
+        decode_update(_work(task, trainer).update.blob, table, mask, Values.FP32).delta
+        for trainer in ("keras", "litert")
+    ]
+
+    assert any(array.any() for array in updates[0].values())
+    for name, array in updates[0].items():
+        np.testing.assert_allclose(updates[1][name], array, rtol=0, atol=1e-5, err_msg=name)
+
+
+def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
+    delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
+    Workshop(learnable(32), trainer, 1, delivered.put).start(_first_round(task), task.blob)
+    result = delivered.get(timeout=60)
+    assert isinstance(result, LocalResult), result
+    return result
 
 
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:

@@ -70,8 +70,13 @@ def make_task(*, seeded: bool = False) -> Task:
 
 
 def make_blob(*, seeded: bool = False) -> bytes:
+    """A bundle with all optional members, or with none."""
     return write_bundle(
-        make_task(seeded=seeded), model_json=MODEL_JSON, inference_graph=b"TFL3", weights=None if seeded else WEIGHTS
+        make_task(seeded=seeded),
+        model_json=MODEL_JSON,
+        inference_graph=b"TFL3",
+        training_graph=None if seeded else b"TFL3 to train",
+        weights=None if seeded else WEIGHTS,
     )
 
 
@@ -104,6 +109,7 @@ def test_what_was_written_is_read(seeded: bool) -> None:
     bundle = read_bundle(make_blob(seeded=seeded))
 
     assert (bundle.model_json, bundle.inference_graph) == (MODEL_JSON, b"TFL3")
+    assert bundle.training_graph == (None if seeded else b"TFL3 to train")
     assert msgspec.structs.replace(bundle.task, members={}) == make_task(seeded=seeded)
     initial = bundle.initial_weights()
     assert list(initial) == list(WEIGHTS), "in the order of the tensor table"
@@ -129,14 +135,15 @@ def test_a_seed_gives_the_same_weights_everywhere() -> None:
 
 
 def test_its_members_are_stored_as_they_are() -> None:
-    assert set(members_of(make_blob())) == {"task.json", "model.json", "inference.tflite", "weights.safetensors"}
-    assert set(members_of(make_blob(seeded=True))) == {"task.json", "model.json", "inference.tflite"}
+    least = {"task.json", "model.json", "inference.tflite"}
+    assert set(members_of(make_blob(seeded=True))) == least
+    assert set(members_of(make_blob())) == least | {"training.tflite", "weights.safetensors"}
 
 
 # What is refused
 
 
-@pytest.mark.parametrize("name", ["model.json", "inference.tflite", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["model.json", "inference.tflite", "training.tflite", "weights.safetensors"])
 def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
     members = members_of(make_blob())
     for changed in (members | {name: members[name] + b" "}, {key: members[key] for key in members if key != name}):
@@ -148,6 +155,11 @@ def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
 def test_a_bundle_that_lists_too_little_is_refused(name: str) -> None:
     with pytest.raises(TaskError, match=r"it must list model\.json and inference\.tflite"):
         read_bundle(with_task(lambda task: task["members"].pop(name)))
+
+
+def test_a_member_without_a_digest_is_not_taken() -> None:
+    unlisted = with_task(lambda task: task["members"].pop("training.tflite"), seeded=False)
+    assert read_bundle(unlisted).training_graph is None
 
 
 def test_initial_weights_and_their_seed_exclude_each_other() -> None:

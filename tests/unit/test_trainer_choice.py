@@ -1,0 +1,70 @@
+"""Which trainer a device takes, by what is installed, its memory, and the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from edge_agent.settings import AgentSettings
+from edge_agent.trainers import choice
+from edge_agent.trainers.choice import TrainerChoice, make_trainer, preferred_trainer
+from fedprune.bundle import MaskPolicy
+from fedprune.config import from_table
+from fedprune.errors import ConfigurationError, TaskError
+from tests.simulation.world import make_bundle
+
+MISSING = {"keras": r"\.\[keras\]", "litert": r"\.\[agent\]"}
+
+
+Device = Callable[[str, float], None]
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Makes this a device that has some trainers installed, and so much memory."""
+
+    def has(installed: str, memory_mb: float) -> None:
+        monkeypatch.setattr(choice, "_is_installed", lambda name: name in installed.split())
+        monkeypatch.setattr(choice, "device_memory_mb", lambda: memory_mb)
+
+    return has
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("installed", "memory_mb", "taken"),
+    [
+        ("keras litert", 1900, "keras"),
+        ("keras litert", 950, "litert"),
+        ("keras", 950, "keras"),
+        ("litert", 8000, "litert"),
+    ],
+)
+def test_auto_goes_by_what_is_installed_and_by_memory(
+    device: Device, installed: str, memory_mb: float, taken: str
+) -> None:
+    device(installed, memory_mb)
+    assert preferred_trainer("auto") == taken
+
+
+@pytest.mark.parametrize(("asked", "missing"), [("keras", "keras"), ("litert", "litert"), ("auto", "litert")])
+def test_what_is_missing_is_told_with_how_to_install_it(device: Device, asked: TrainerChoice, missing: str) -> None:
+    device("", 8000)
+    with pytest.raises(ConfigurationError, match=f"trainer {asked}: .*{MISSING[missing]}"):
+        preferred_trainer(asked)
+
+
+def test_a_task_without_a_training_graph_cannot_be_trained_by_litert(device: Device) -> None:
+    bundle = make_bundle(MaskPolicy.SHARED)
+    assert bundle.training_graph is None
+    device("litert", 8000)
+    with pytest.raises(TaskError, match="no training graph; train it with the keras trainer"):
+        make_trainer("auto", bundle, threads=1)
+
+
+def test_agents_choose_by_themselves_unless_told() -> None:
+    table = {"name": "pi-1", "data": "pi-1.npz"}
+    assert from_table(table, AgentSettings, "agent.toml").trainer == "auto"
+    assert from_table({**table, "trainer": "litert"}, AgentSettings, "agent.toml").trainer == "litert"
