@@ -41,13 +41,13 @@ class LocalResult:
 def train_locally(local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dataset) -> LocalResult:
     """Do the round. Raises `ProtocolError` if the model is not the one the gateway described, `TrainingError`."""
     assignment, table = local.assignment, bundle.task.table
+    values = _values(assignment.update_values)
     weights, mask = decode_model(local.model, table)
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed), data)
     known_mask = mask if bundle.task.pruning.mask is MaskPolicy.SHARED else None
-    values = _values(assignment.update_values)
     update = prepare_update(weights, trained, local.residual, table, values, known_mask)
     submit = Submit(
         run=assignment.run,

@@ -22,7 +22,7 @@ MAX_CONTENT_BYTES = 2**31 - 1
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-Finite = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+Loss = Annotated[float, msgspec.Meta(ge=-3.5e38, le=3.5e38)]  # any float32, but no NaN or infinity
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
@@ -106,7 +106,7 @@ class Submit(Message, frozen=True, kw_only=True):
     round: Count
     update: Content
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-    loss: Finite = 0.0
+    loss: Loss = 0.0
     train_seconds: Seconds = 0.0
     idle_memory_mb: Seconds = 0.0
     peak_memory_mb: Seconds = 0.0

@@ -12,6 +12,8 @@ from aggregator.book import Book
 from fedprune.checkpoints import load_latest
 from fedprune.layout import BOOK
 from fedprune.tensors import weights_digest
+from fedprune.topics import Topics
+from fedprune.transport import Delivery
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, ROUNDS, Site, build_task
 from tests.links import connected
@@ -65,12 +67,23 @@ def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
         yield result(site, "undisturbed"), first, second
 
 
+def test_when_it_is_over_no_manifest_is_left_on_the_broker(undisturbed: tuple[str, Child, Child], site: Site) -> None:
+    assert undisturbed
+    topics = Topics(NAME)
+    with connected(site.url, "latecomer", topics.round, topics.status("pi-1"), "the end") as latecomer:
+        latecomer.link.publish("the end", b"")
+        heard = [latecomer.until(Delivery) for _ in range(2)]
+
+    assert {delivery.topic for delivery in heard} == {topics.status("pi-1"), "the end"}
+    assert b'"online"' in heard[0].payload + heard[1].payload
+
+
 def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
     undisturbed: tuple[str, Child, Child], site: Site, endless_task: Path
 ) -> None:
     _, first, second = undisturbed
     endless = Site(site.path, site.url, endless_task)
-    topics = {name: f"fedprune/{NAME}/status/{name}" for name in ("pi-1", "pi-2")}
+    topics = {name: Topics(NAME).status(name) for name in ("pi-1", "pi-2")}
     with (
         connected(site.url, "watcher", *topics.values()) as watcher,
         Child("aggregator", endless.federation("endless"), "--json") as aggregator,

@@ -6,7 +6,7 @@ import itertools
 import queue
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from fedprune.topics import Topics
 from fedprune.transfer import Incoming, all_missing, content_of
 from fedprune.transport import Delivery, LinkUp
 from tests.drivers import PLAN
+from tests.recorder import Recorder
 from tests.samples import chunks
 from tests.simulation.world import DATA, NoisyTrainer, make_bundle
 
@@ -55,21 +56,6 @@ TASK_PLAN = replace(
     task=content_of(BUNDLE.blob),
     steps_per_round=BUNDLE.task.training.steps_per_round,
 )
-
-
-@dataclass
-class Recorder:
-    """A link that keeps what was published."""
-
-    published: list[Delivery] = field(default_factory=list)
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        self.published.append(Delivery(topic, payload, retain))
-        return len(payload)
-
-    def subscribe(self, topic_filter: str) -> None: ...
-
-    def unsubscribe(self, topic_filter: str) -> None: ...
 
 
 class Site:
@@ -102,8 +88,7 @@ class Site:
         )
 
     def assignment_of(self, agent: str) -> Assignment:
-        topic = TOPICS.down(agent, "assignment")
-        return decode(Assignment, [sent.payload for sent in self.link.published if sent.topic == topic][-1])
+        return decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
 
 
 def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:

@@ -231,6 +231,16 @@ def test_aggregates_that_would_overflow_together_are_not_merged() -> None:
     assert_same_bits(one.report(EXACT), expected)
 
 
+def test_what_was_merged_counts_towards_the_limit() -> None:
+    quarter, half = aggregate_of([(huge(2.0**28), 1)]), huge(2.0**29 * 1.25)
+    aggregate_of([]).add(half, 1)
+    aggregate = aggregate_of([(huge(2.0**28), 1)])
+    aggregate.merge(quarter)
+
+    with pytest.raises(ProtocolError, match="too large"):
+        aggregate.add(half, 1)
+
+
 @settings(deadline=None)
 @given(st.integers(1, 20), st.floats(1.0, 2.0**40), st.integers(1, 2**31 - 1), st.sampled_from([1.0, -1.0]))
 def test_as_many_updates_as_were_checked_for_fit(most: int, value: float, examples: int, sign: float) -> None:

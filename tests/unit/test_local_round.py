@@ -1,0 +1,107 @@
+"""One round on the device: only from the model that was meant, only as the gateway asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.trainers import Trained, Work
+from fedprune.bundle import Bundle, MaskPolicy
+from fedprune.codecs import Values, decode_update, encode_model
+from fedprune.data import Dataset
+from fedprune.errors import ProtocolError
+from fedprune.masks import full_mask
+from fedprune.messages import Assignment, decode, encode
+from fedprune.tensors import weights_digest
+from fedprune.transfer import content_of
+from tests.samples import assignment, digest
+from tests.simulation.world import DATA, make_bundle
+
+BUNDLE = make_bundle(MaskPolicy.SHARED)
+WEIGHTS = BUNDLE.initial_weights()
+MASK = full_mask(BUNDLE.task.table)
+MODEL = encode_model(WEIGHTS, MASK, BUNDLE.task.table, Values.FP32)
+
+
+class WatchedTrainer:
+    """Moves every weight by 0.25, and keeps the work that it was given."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+
+    def train(self, work: Work, _: Dataset) -> Trained:
+        self.works.append(work)
+        moved = {name: array + np.float32(0.25) for name, array in work.weights.items()}
+        return Trained(moved, work.mask, {"momentum": np.ones(3)}, loss=3e38, seconds=2.0)
+
+
+def asked(**changes: object) -> Assignment:
+    right = {"weights_digest": bytes.fromhex(weights_digest(WEIGHTS)), "update_values": "fp32"}
+    return msgspec.structs.replace(assignment(3), **{**right, **changes})
+
+
+def do_round(
+    trainer: WatchedTrainer, bundle: Bundle = BUNDLE, *, model: bytes = MODEL, agent: str = "pi-1", **changes: object
+) -> LocalResult:
+    return train_locally(LocalRound(agent, asked(**changes), model, None, None, 40.0), bundle, trainer, DATA)
+
+
+def test_what_is_submitted_is_what_was_learned() -> None:
+    trainer = WatchedTrainer()
+
+    result = do_round(trainer)
+
+    submit = result.submit
+    assert (submit.run, submit.round, submit.examples, submit.train_seconds) == (asked().run, 3, len(DATA), 2.0)
+    assert submit.update == content_of(result.update.blob)
+    assert decode(type(submit), encode(submit)) == submit, "the gateway takes any loss that a trainer may have"
+    update = decode_update(result.update.blob, BUNDLE.task.table, MASK, Values.FP32)
+    assert all((delta == 0.25).all() for delta in update.delta.values())
+    (work,) = trainer.works
+    assert work.schedule_step == asked().schedule_step
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(work.weights[name], array)
+
+
+def test_what_is_drawn_depends_on_seed_round_and_agent() -> None:
+    trainer = WatchedTrainer()
+    for changes in ({}, {"seed": 8}, {"round": 4}):
+        do_round(trainer, **changes)
+    do_round(trainer, agent="pi-2")
+    do_round(trainer)
+
+    drawn = [int(work.keyed.integers(1)[0]) for work in trainer.works]
+    assert len(set(drawn)) == 4
+    assert drawn[0] == drawn[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights_digest": digest("another")}, "the decoded model's digest is not the gateway's"),
+        ({"model": b""}, "truncated"),
+        ({"model": MODEL[:-1]}, "truncated"),
+        ({"update_values": "int4"}, "asks for values 'int4', which this version does not have"),
+    ],
+)
+def test_nothing_is_trained_that_would_be_in_vain(changes: dict[str, Any], said: str) -> None:
+    trainer = WatchedTrainer()
+
+    with pytest.raises(ProtocolError, match=said):
+        do_round(trainer, **changes)
+    assert trainer.works == []
+
+
+def test_optimizer_slots_are_kept_only_if_the_task_says_so() -> None:
+    training = msgspec.structs.replace(BUNDLE.task.training, optimizer_state="keep")
+    keeping = replace(BUNDLE, task=msgspec.structs.replace(BUNDLE.task, training=training))
+
+    assert do_round(WatchedTrainer()).slots is None
+    kept = do_round(WatchedTrainer(), keeping).slots
+    assert kept is not None
+    assert list(kept) == ["momentum"]
