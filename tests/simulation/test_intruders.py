@@ -53,7 +53,7 @@ UNDISTURBED = all_together()
 UNDISTURBED.run()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=80)
 @given(mischiefs(*HARMLESS))
 def test_what_cannot_be_ours_changes_nothing(drawn: list[tuple[float, Mischief]]) -> None:
     world = all_together()
@@ -65,7 +65,7 @@ def test_what_cannot_be_ours_changes_nothing(drawn: list[tuple[float, Mischief]]
     assert [record.agents for record in Book(world.connection).records()] == [COHORT] * ROUNDS
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(mischiefs(*Trick), st.sampled_from(MaskPolicy), st.sampled_from(Values))
 def test_forgeries_may_do_harm_but_stop_nobody(
     drawn: list[tuple[float, Mischief]], policy: MaskPolicy, values: Values

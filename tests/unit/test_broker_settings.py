@@ -57,8 +57,23 @@ def test_secrets_do_not_belong_into_addresses() -> None:
         from_table({"broker": {"url": "mqtt://pi:secret@gateway"}}, _File, "agent.toml")
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"password_file": "password"}, "broker.password_file needs broker.username"),
+        ({"tls": {"ca": "ca.pem"}}, "broker.tls is for mqtts:// addresses"),
+        ({"url": "mqtts://gateway", "tls": {"key": "key.pem"}}, "broker.tls.key needs broker.tls.certificate"),
+    ],
+)
+def test_settings_that_would_be_without_effect_are_refused(table: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_table({"broker": table}, _File, "agent.toml")
+    assert said in str(caught.value)
+
+
 def test_files_are_found_from_where_the_configuration_is(tmp_path: Path) -> None:
-    broker = Broker(password_file="password", tls=Tls(ca="ca.pem", certificate="/etc/pi.pem")).relative_to(tmp_path)
+    tls = Tls(ca="ca.pem", certificate="/etc/pi.pem")
+    broker = Broker("mqtts://gateway", "pi-1", password_file="password", tls=tls).relative_to(tmp_path)
 
     assert broker.password_file == str(tmp_path / "password")
     assert broker.tls == Tls(ca=str(tmp_path / "ca.pem"), certificate="/etc/pi.pem", key=None)
@@ -68,7 +83,7 @@ def test_a_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(PASSWORD_VARIABLE, "from the environment")
     (tmp_path / "password").write_text("pässword\n# from the vault\n", "utf-8")
 
-    assert Broker(password_file=str(tmp_path / "password")).password() == "pässword"
+    assert Broker(username="pi-1", password_file=str(tmp_path / "password")).password() == "pässword"
     assert Broker().password() == "from the environment"
 
 
@@ -76,7 +91,7 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"\xff\xfe\xfd")
     for name, reason in (("missing", "No such file"), ("noise", "not a text file"), (".", "Is a directory")):
         with pytest.raises(ConfigurationError, match=rf"broker\.password_file .*: {reason}"):
-            Broker(password_file=str(tmp_path / name)).password()
+            Broker(username="pi-1", password_file=str(tmp_path / name)).password()
 
 
 def test_an_option_overrides_one_key_of_a_section() -> None:
