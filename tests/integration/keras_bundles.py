@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from export.training_graph.build import make_training_graph
+from export.training_graph.network import NoTrainingGraph
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset
 from fedprune.masks import Allocation
@@ -81,7 +82,7 @@ def bundle_of(
 ) -> Bundle:
     """A bundle as an agent receives it, less the inference graph, which a trainer does not look at.
 
-    The training graph is taken without proof.
+    There is a training graph where the model has one; it is taken without proof.
     """
     task = Task(
         name="test",
@@ -102,10 +103,17 @@ def bundle_of(
         task,
         model_json=model.to_json(),
         inference_graph=b"not looked at",
-        training_graph=make_training_graph(model, task.training.loss, batch_size),
+        training_graph=_training_graph(model, task.training),
         weights=weights_of(model),
     )
     return read_bundle(blob)
+
+
+def _training_graph(model: Any, training: Training) -> bytes | None:
+    try:
+        return make_training_graph(model, training.loss, training.batch_size)
+    except NoTrainingGraph:
+        return None
 
 
 def weights_of(model: Any) -> dict[str, Array]:
