@@ -308,5 +308,5 @@ def test_what_the_user_got_wrong_is_told(run: Run, arguments: list[str], error: 
 
 def test_without_tensorflow_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ExportError, match=r"export needs tensorflow: pip install 'fedprune\[export\]'"):
+    with pytest.raises(ExportError, match=r"export needs tensorflow; in fedprune's clone: pip install '\.\[export\]'"):
         CliRunner().invoke(export, [str(run.path)], catch_exceptions=False)
