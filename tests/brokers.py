@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
+
+import pytest
 
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 _EXECUTABLE = shutil.which("mosquitto", path=_PATH)
@@ -79,3 +82,13 @@ def make_password_file(path: Path, user: str, password: str) -> None:
     tool = shutil.which("mosquitto_passwd", path=_PATH)
     assert tool is not None
     subprocess.run([tool, "-b", "-c", str(path), user, password], check=True, capture_output=True)
+
+
+def settings_without_subscriptions(directory: Path) -> tuple[str, ...]:
+    """Settings that let everybody in but allow no subscription. Skips the test where the plugin is not installed."""
+    plugin = next(Path("/usr").glob("lib*/**/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("Mosquitto's dynamic security plugin is not installed")
+    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (directory / "rights.json").write_text(json.dumps({"defaultACLAccess": rights, "clients": [], "roles": []}))
+    return (*OPEN, f"plugin {plugin}", f"plugin_opt_config_file {directory / 'rights.json'}")

@@ -18,7 +18,7 @@ import pytest
 from aggregator.book import Book, RoundRecord
 from fedprune.bundle import load_bundle, write_bundle
 from fedprune.layout import BOOK, CHECKPOINTS
-from tests.brokers import MISSING, Mosquitto, free_port, make_password_file
+from tests.brokers import MISSING, Mosquitto, free_port, make_password_file, settings_without_subscriptions
 from tests.federations import Site, examples
 from tests.processes import Child, run
 
@@ -123,6 +123,14 @@ def test_a_broker_that_wants_another_password(tmp_path: Path, tiny_task: Path) -
         config = site.agent("pi-1", broker={**anonymous, "username": "pi-1"})
         with Child("agent", "--config", config, env={"FEDPRUNE_BROKER_PASSWORD": "open sesame"}) as agent:
             agent.says("connected")
+
+
+@needs_mosquitto
+def test_a_broker_that_lets_nobody_subscribe(tmp_path: Path, tiny_task: Path) -> None:
+    with Mosquitto(tmp_path, *settings_without_subscriptions(tmp_path)) as mosquitto:
+        site = Site(tmp_path, mosquitto.url, tiny_task)
+        for command in (["agent", "--config", site.agent("pi-1")], ["aggregator", site.federation("run")]):
+            assert "may not subscribe; check its access list" in refusal(BROKER, *command)
 
 
 # Data
