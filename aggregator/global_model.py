@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aggregator.machine import Model
+from aggregator.round_state import Model
 from fedprune.bundle import Task
 from fedprune.checkpoints import Checkpoint
 from fedprune.codecs import Values, decode_model, encode_model

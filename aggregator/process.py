@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import Book, RoundRecord
-from aggregator.machine import Plan, wake_at
+from aggregator.machine import wake_at
+from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
 from aggregator.settings import FederationSettings
 from fedprune.bundle import Bundle, load_bundle

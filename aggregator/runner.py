@@ -12,20 +12,26 @@ from typing import Any, assert_never
 from aggregator import machine
 from aggregator.book import Book, RoundRecord
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.machine import (
+from aggregator.merging import Aggregate
+from aggregator.round_state import (
     Action,
     BookCohort,
     Event,
     GiveUp,
     Merge,
+    Merged,
     Phase,
     Plan,
     Publish,
+    Said,
     Send,
     SendChunk,
+    Started,
     StoreUpdate,
+    Ticked,
+    UpdateRefused,
+    UpdateStored,
 )
-from aggregator.merging import Aggregate
 from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.codecs import Update, Values, decode_update
@@ -102,7 +108,7 @@ class AggregatorRunner:
         self._link.subscribe(self._topics.all_status)
         if self._waiting() is not None:
             _log.info("connected; waiting for %s agents to check in", self._cohort)
-        self.handle(machine.Started())
+        self.handle(Started())
 
     def deliver(self, delivery: Delivery) -> None:
         """A message arrived. Whatever is wrong with it, it is counted and ignored.
@@ -121,13 +127,13 @@ class AggregatorRunner:
             message: Any = decode(UPLINK[kind], delivery.payload)
             if isinstance(message, Failed):
                 _log.warning("%s cannot do round %s: %r", agent, message.round + 1, message.why)
-            self.handle(machine.Said(agent, message))
+            self.handle(Said(agent, message))
         except ProtocolError as error:
             self._counts["ignored"] += 1
             _log.warning("ignored a message on %r: %s", delivery.topic[:200], error)
 
     def tick(self) -> None:
-        self.handle(machine.Ticked())
+        self.handle(Ticked())
 
     def handle(self, event: Event) -> None:
         """Run one transition, its actions, and the events that follow from them."""
@@ -179,10 +185,10 @@ class AggregatorRunner:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
             _log.warning("refused the update of %s: %s", agent, error)
-            return machine.UpdateRefused(agent, str(error))
+            return UpdateRefused(agent, str(error))
         self._store.updates.write(_update_name(submit.round, agent), blob)
         self._store.book.accept(agent, submit)
-        return machine.UpdateStored(agent)
+        return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:
         submits = self._store.book.accepted(round_)
@@ -197,7 +203,7 @@ class AggregatorRunner:
         for name in self._store.updates.names():
             self._store.updates.delete(name)
         self._report(record)
-        return machine.Merged(self._model.model)
+        return Merged(self._model.model)
 
     def _fold(self, aggregate: Aggregate, agent: str, submit: Submit) -> None:
         """Add an accepted update. Raises `StorageError` if the disk no longer holds what it was given."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from aggregator.machine import (
+from aggregator.machine import resume, step, wake_at
+from aggregator.round_state import (
     Merged,
     Model,
     Phase,
@@ -17,9 +18,6 @@ from aggregator.machine import (
     StoreUpdate,
     Ticked,
     UpdateStored,
-    resume,
-    step,
-    wake_at,
 )
 from edge_agent import machine as agent_machine
 from edge_agent.machine import AgentState

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aggregator.machine import Plan, wake_at
+from aggregator.machine import wake_at
+from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
 from edge_agent import machine as agent_machine
 from edge_agent.local_round import LocalResult, LocalRound, train_locally

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from aggregator import process
 from aggregator.book import Book, RoundRecord
-from aggregator.machine import Phase, Plan
+from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, Store
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from fedprune.bundle import MaskPolicy

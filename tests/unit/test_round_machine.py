@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from aggregator.machine import (
+from aggregator.machine import resume, step, wake_at
+from aggregator.round_state import (
     PRESENCE_S,
     BookCohort,
     Event,
@@ -23,9 +24,6 @@ from aggregator.machine import (
     Ticked,
     UpdateRefused,
     UpdateStored,
-    resume,
-    step,
-    wake_at,
 )
 from fedprune.errors import ProtocolError
 from fedprune.machine import UnlistedEventError

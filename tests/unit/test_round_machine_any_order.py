@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aggregator.machine import (
+from aggregator.machine import resume, wake_at
+from aggregator.round_state import (
     Action,
     BookCohort,
     Event,
@@ -25,8 +26,6 @@ from aggregator.machine import (
     Ticked,
     UpdateRefused,
     UpdateStored,
-    resume,
-    wake_at,
 )
 from fedprune.errors import ProtocolError
 from fedprune.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
