@@ -38,6 +38,8 @@ def apply_layer(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 def _check_common(layer: Any) -> None:
     require(layer, compute_dtype="float32")
+    if hasattr(layer, "data_format"):
+        require(layer, data_format="channels_last")
     for name, value in vars(layer).items():
         if name.endswith("_constraint") and value is not None:
             refuse(layer, name, "none")
@@ -52,7 +54,7 @@ def _dense(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 
 def _convolution(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    require(layer, data_format="channels_last", groups=1, dilation_rate=(1,) * layer.rank)
+    require(layer, groups=1, dilation_rate=(1,) * layer.rank)
     x = _as_image(net.tape, inputs[0])
     windows = _windows(layer, x, layer.kernel_size, layer.strides)
     kernel = net.weight(layer, "kernel")
@@ -78,7 +80,7 @@ def _each_channel(net: Network, layer: Any, x: Value) -> Value:
     """A depthwise convolution; with a depth multiplier, of channels that are repeated."""
     kernel = net.weight(layer, "depthwise_kernel")
     size, (channels, multiplier) = kernel.shape[:-2], kernel.shape[-2:]
-    require(layer, data_format="channels_last", dilation_rate=(1,) * len(size))
+    require(layer, dilation_rate=(1,) * len(size))
     image = ops.repeat_channels(net.tape, _as_image(net.tape, x), multiplier)
     windows = _windows(layer, image, size, layer.strides)
     filters = ops.reshape(net.tape, kernel, (math.prod(size), channels * multiplier))
@@ -120,7 +122,6 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
 
 
 def _pooling(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    require(layer, data_format="channels_last")
     x = _as_image(net.tape, inputs[0])
     windows = _windows(layer, x, layer.pool_size, layer.strides)
     pool = max_pool if isinstance(layer, (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)) else average_pool
@@ -137,19 +138,16 @@ def _global_max(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 
 def _over_places(net: Network, layer: Any, x: Value, reduce: Callable[..., Value]) -> Value:
-    require(layer, data_format="channels_last")
     flat = ops.reshape(net.tape, x, (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
     return ops.reshape(net.tape, reduce(net.tape, flat, 1), layer.compute_output_shape(x.shape))
 
 
 def _reshape(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    require(layer, **({"data_format": "channels_last"} if hasattr(layer, "data_format") else {}))
     return ops.reshape(net.tape, inputs[0], tuple(layer.compute_output_shape(inputs[0].shape)))
 
 
 def _zero_padding(net: Network, layer: Any, inputs: list[Value]) -> Value:
     (x,) = inputs
-    require(layer, **({"data_format": "channels_last"} if hasattr(layer, "data_format") else {}))
     pads = (layer.padding,) if len(x.shape) == 3 else layer.padding
     for axis, (before, after) in enumerate(pads, start=1):
         x = ops.pad(net.tape, x, axis, before, after)
