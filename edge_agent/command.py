@@ -23,7 +23,7 @@ from fedprune.process import log_to_stderr
 @click.option(
     "--trainer",
     type=click.Choice(["auto", "keras", "litert"]),
-    help="What trains: TensorFlow, or LiteRT in a sixth of the memory.  [default: auto]",
+    help="What trains: TensorFlow, or LiteRT in an eighth of the memory.  [default: auto]",
 )
 @click.option("--threads", type=int, help="Threads to train with.  [default: 1]")
 @click.option("--quiet", is_flag=True, help="Say only what went wrong.")

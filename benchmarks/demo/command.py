@@ -63,7 +63,7 @@ _PICTURE = "picture.png"
     type=click.Choice(["auto", "keras", "litert"]),
     default="auto",
     show_default=True,
-    help="What the agents train with: TensorFlow, or LiteRT in a sixth of the memory.",
+    help="What the agents train with: TensorFlow, or LiteRT in an eighth of the memory.",
 )
 @click.option(
     "--broker",

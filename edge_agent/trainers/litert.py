@@ -29,7 +29,7 @@ from fedprune.training_graph import Step, TrainingGraph
 
 
 class LiteRTTrainer:
-    """A `Trainer` that learns what the keras trainer learns, in a sixth of its memory.
+    """A `Trainer` that learns what the keras trainer learns, in an eighth of its memory.
 
     A step does what TF-MOT's wrapper and a Keras optimizer do: update the mask if it is due, zero what it prunes,
     differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
