@@ -58,6 +58,10 @@ class Child:
         with self._changed:
             return "".join(self._lines["stderr"])
 
+    def mapped(self) -> str:
+        """The files that its memory maps, its libraries among them, as the kernel reports them."""
+        return Path(f"/proc/{self._process.pid}/maps").read_text()
+
     def says(self, text: str, where: str = "stderr") -> str:
         """Wait for the next line that contains `text`; lines before it are skipped."""
         deadline = time.monotonic() + PATIENCE_S

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator.book import Book
@@ -19,6 +21,9 @@ from tests.federations import NAME, ROUNDS, Site, build_task
 from tests.links import connected
 from tests.noise import Noise
 from tests.processes import Child
+
+MOST_APART = 1e-3
+"""Of the norm. The trainers differ by 1e-7; a delta that this moves over a rounding step of int8 makes it more."""
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -40,8 +45,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path, broker: Mosq
     return Site(tmp_path_factory.mktemp("site"), broker.url, tiny_task)
 
 
-def start_agent(site: Site, name: str) -> Child:
-    return Child("agent", "--config", site.agent(name))
+def start_agent(site: Site, name: str, **changes: Any) -> Child:
+    return Child("agent", "--config", site.agent(name, **changes))
 
 
 def result(site: Site, state: str) -> str:
@@ -58,13 +63,34 @@ def assert_all_counted_once(site: Site, state: str) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
     """A federation in which nothing went wrong: the digest of its model; its agents wait for another."""
-    with start_agent(site, "pi-1") as first, start_agent(site, "pi-2") as second:
+    with start_agent(site, "pi-1", trainer="keras") as first, start_agent(site, "pi-2", trainer="keras") as second:
         with Child("aggregator", site.federation("undisturbed"), "--json") as aggregator:
             records = [aggregator.reports() for _ in range(ROUNDS)]
             assert aggregator.ends() == 0
         assert_all_counted_once(site, "undisturbed")
         assert sum(record["ignored"] + record["refused"] for record in records) == 0
         yield result(site, "undisturbed"), first, second
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_fleet_of_both_trainers_learns_what_one_of_keras_does(
+    tmp_path_factory: pytest.TempPathFactory, site: Site
+) -> None:
+    mixed = Site(tmp_path_factory.mktemp("mixed"), site.url, site.task)
+    federation = mixed.federation("run", name="mixed")
+    with (
+        start_agent(mixed, "pi-1", federation="mixed", trainer="keras") as heavy,
+        start_agent(mixed, "pi-2", federation="mixed", trainer="litert") as light,
+        Child("aggregator", federation) as aggregator,
+    ):
+        assert aggregator.ends() == 0
+        assert "libtensorflow" in heavy.mapped()
+        assert "libtensorflow" not in light.mapped()
+    assert_all_counted_once(mixed, "run")
+    expected, found = load_latest(site.path / "undisturbed"), load_latest(mixed.path / "run")
+    for name, weights in expected.exact.items():
+        apart = np.linalg.norm(found.exact[name] - weights) / np.linalg.norm(weights)
+        assert apart <= MOST_APART, name
 
 
 def test_when_it_is_over_no_manifest_is_left_on_the_broker(undisturbed: tuple[str, Child, Child], site: Site) -> None:
