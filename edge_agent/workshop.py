@@ -56,7 +56,7 @@ class Workshop:
         """Open the bundle and make its trainer, unless it is the last round's."""
         if self._bench is None or self._bench.bundle.blob != blob:
             bundle = read_bundle(blob)
-            data = fit_to(self._data, bundle.task.input_shape, bundle.task.classes)
+            data = fit_to(self._data, bundle.task.input_shape, bundle.task.outputs)
             # Only here: what does not fit costs no TensorFlow.
             self._bench = _Bench(bundle, data, make_trainer(self._choice, bundle, threads=self._threads))
         return self._bench

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprune.errors import TaskError
+from fedprune.losses import Loss
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import TensorClass, TensorSpec
 
 
 @dataclass(frozen=True)
 class Form:
-    """A classifier's outside. `input_shape` is without the batch; `from_logits`: it ends without softmax."""
+    """A model's outside. `input_shape` is without the batch; `from_logits`: see `Task`."""
 
     input_shape: tuple[int, ...]
-    classes: int
+    outputs: int
     from_logits: bool
 
 
-def form_of(model: Any) -> Form:
-    """Raises `TaskError` unless `model` turns a batch of equal float32 arrays into a row for each, by class."""
+def form_of(model: Any, loss: Loss) -> Form:
+    """Raises `TaskError` unless `model` turns a batch of equal float32 arrays into a row for each that suits `loss`."""
     if not model.built or len(model.inputs or ()) != 1 or len(model.outputs) != 1:
         raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
     (batch, *input_shape), (_, *output_shape) = model.input_shape, model.output_shape
@@ -30,9 +31,12 @@ def form_of(model: Any) -> Form:
             f"model {model.name!r} takes {model.inputs[0].dtype.name}{list(model.input_shape)}; "
             "it must take float32 of a fixed shape, in batches of any size"
         )
-    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < 2:
-        raise TaskError(f"model {model.name!r} returns {list(model.output_shape)}; it must return [None, classes]")
-    return Form(tuple(input_shape), output_shape[0], _from_logits(model))
+    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < loss.fewest_outputs:
+        raise TaskError(
+            f"model {model.name!r} returns {list(model.output_shape)}; for {loss} it must return [None, outputs], "
+            f"{loss.fewest_outputs} outputs at least"
+        )
+    return Form(tuple(input_shape), output_shape[0], _from_logits(model, loss))
 
 
 def tensor_table(model: Any) -> tuple[TensorSpec, ...]:
@@ -64,19 +68,27 @@ def variables_of(model: Any) -> Iterator[tuple[Any, str, Any]]:
                 yield layer, attribute, value
 
 
-def _from_logits(model: Any) -> bool:
-    layer = model.outputs[0].node.layer
-    if isinstance(layer, keras.Model):
-        return _from_logits(layer)
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax) or activation is keras.activations.softmax:
+def _from_logits(model: Any, loss: Loss) -> bool:
+    if loss is Loss.MEAN_SQUARED_ERROR:
+        return False
+    layer = _last_layer(model)
+    name = "sigmoid" if loss is Loss.BINARY_CROSSENTROPY else "softmax"
+    activation = (
+        keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
+    )
+    if activation is getattr(keras.activations, name):
         return False
     if activation is keras.activations.linear:
         return True
     raise TaskError(
-        f"model {model.name!r} ends in layer {layer.name!r}, which is neither softmax (probabilities) nor linear "
-        "(logits); end it in a Dense or Activation layer that is one of them"
+        f"model {model.name!r} ends in layer {layer.name!r}, which for {loss} is neither {name} (probabilities) nor "
+        "linear (logits); end it in a Dense or Activation layer that is one of them"
     )
+
+
+def _last_layer(model: Any) -> Any:
+    layer = model.outputs[0].node.layer
+    return _last_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
 def _layers(model: Any) -> Iterator[Any]:

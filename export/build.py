@@ -19,7 +19,7 @@ from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
-from export.training_graph.proof import Objective, Proof
+from export.training_graph.proof import Proof
 from fedprune.bundle import SeededWeights, Task, read_bundle, write_bundle
 from fedprune.errors import TaskError
 from fedprune.keras_model import build_model
@@ -27,26 +27,26 @@ from fedprune.tensors import Array, TensorSpec
 
 _log = logging.getLogger(__name__)
 
-_IMAGE, _CLASSES = (28, 28, 1), 10
+_IMAGE, _OUTPUTS = (28, 28, 1), 10
 """What a built-in model takes where task.toml does not say: Fashion-MNIST."""
 
 
 def build_task(settings: TaskSettings, base: Path) -> bytes:
     """The bundle's bytes: equal settings and model files give equal bytes. Paths are relative to `base`.
 
-    Raises `TaskError` if the model cannot be loaded, is not a classifier of one input and one output, does not fit
-    the settings, or cannot be converted to an inference graph that answers as Keras does. A model without a training
-    graph makes a bundle without one, and a warning that says why.
+    Raises `TaskError` if the model cannot be loaded, has not one input and one output that suits the loss, does not
+    fit the settings, or cannot be converted to an inference graph that answers as Keras does. A model without a
+    training graph makes a bundle without one, and a warning that says why.
     """
     model = _load(settings.model, base)
-    form = form_of(model)
+    form = form_of(model, settings.training.loss)
     _check_form(form, settings.model)
     table = tensor_table(model)
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,
         input_shape=form.input_shape,
-        classes=form.classes,
+        outputs=form.outputs,
         from_logits=form.from_logits,
         tensors=table,
         training=settings.training,
@@ -68,15 +68,15 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
 def _load(settings: ModelSettings, base: Path) -> Any:
     if settings.file is not None:
         return load_model_file(base / settings.file)
-    return cnn_108k(settings.input_shape or _IMAGE, settings.classes or _CLASSES)
+    return cnn_108k(settings.input_shape or _IMAGE, settings.outputs or _OUTPUTS)
 
 
 def _check_form(form: Form, settings: ModelSettings) -> None:
     """What task.toml says of a model file's form must be so."""
     if settings.input_shape not in (None, form.input_shape):
         raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
-    if settings.classes not in (None, form.classes):
-        raise TaskError(f"{settings.file}: has {form.classes} classes; correct model.classes in task.toml")
+    if settings.outputs not in (None, form.outputs):
+        raise TaskError(f"{settings.file}: has {form.outputs} outputs; correct model.outputs in task.toml")
 
 
 def _initial_weights(
@@ -92,10 +92,9 @@ def _initial_weights(
 
 
 def _training_graph(model: Any, task: Task) -> bytes | None:
-    objective = Objective(task.training.loss, task.from_logits)
     try:
-        graph = make_training_graph(model, objective.loss, task.training.batch_size)
-        Proof(model, task.tensors, objective).check(graph)
+        graph = make_training_graph(model, task.training.loss, task.training.batch_size)
+        Proof(model, task.tensors, task.objective).check(graph)
     except NoTrainingGraph as error:
         _log.warning("devices without TensorFlow cannot train task %r: %s", task.name, error)
         return None

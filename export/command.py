@@ -39,7 +39,7 @@ def build(config: Path, out: Path) -> None:
       [model]
       builtin = "cnn-108k"           # or file = "model.keras", saved by tf_keras
       input_shape = [28, 28, 1]
-      classes = 10
+      outputs = 10
       seed = 1                       # initial weights; initial = "file" takes the file's
       [training]
       steps_per_round = 47

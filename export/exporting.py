@@ -72,7 +72,7 @@ def export_model(
     """
     directory = Directory(out)
     default_runtime()
-    data = _sample(fit_to(data, bundle.task.input_shape, bundle.task.classes), _MAX_EXAMPLES)
+    data = _sample(fit_to(data, bundle.task.input_shape, bundle.task.outputs), _MAX_EXAMPLES)
     on_step("Evaluating the Keras model")
     model = _load(bundle, checkpoint)
     expected = model.predict(data.x, batch_size=_KERAS_BATCH, verbose=0)

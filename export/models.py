@@ -11,8 +11,8 @@ _SMALLEST = 10
 """Pixels a side: what two unpadded 3x3 convolutions, each followed by a 2x2 pooling, leave one pixel of."""
 
 
-def cnn_108k(input_shape: tuple[int, ...], classes: int) -> Any:
-    """Two convolutions and two dense layers, ending in logits: 108,618 parameters for 28x28x1 and 10 classes.
+def cnn_108k(input_shape: tuple[int, ...], outputs: int) -> Any:
+    """Two convolutions and two dense layers, ending in logits: 108,618 parameters for 28x28x1 and 10 outputs.
 
     `input_shape` is (height, width, channels). Raises `TaskError` for anything else, or too small an image.
     """
@@ -32,7 +32,7 @@ def cnn_108k(input_shape: tuple[int, ...], classes: int) -> Any:
             layers.MaxPooling2D(2, name="pool2"),
             layers.Flatten(name="flatten"),
             layers.Dense(128, activation="relu", name="dense"),
-            layers.Dense(classes, name="logits"),
+            layers.Dense(outputs, name="logits"),
         ],
         name="cnn-108k",
     )

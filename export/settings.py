@@ -14,14 +14,14 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[model]`` table: a built-in model, or a ``.keras`` or ``.h5`` file that tf_keras saved.
 
-    `input_shape` (without the batch) and `classes` make a built-in model; a file's are only compared with them.
+    `input_shape` (without the batch) and `outputs` make a built-in model; a file's are only compared with them.
     Initial weights are drawn from `seed`, or are the file's own, which is a file's default.
     """
 
     builtin: Literal["cnn-108k"] | None = None
     file: str | None = None
     input_shape: tuple[_Size, ...] | None = None
-    classes: Annotated[int, msgspec.Meta(ge=2, le=2**16)] | None = None
+    outputs: _Size | None = None
     initial: Literal["seed", "file"] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 

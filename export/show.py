@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedprune.bundle import Adam, Bundle, Sgd, Task
+from fedprune.losses import Loss
 from fedprune.schedules import PolynomialDecay, Schedule
 from fedprune.tensors import TensorClass
 from fedprune.tflite import one_line
@@ -69,9 +70,8 @@ def _tensors(task: Task) -> Table:
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     task = bundle.task
     training, pruning = task.training, task.pruning
-    outputs = "logits" if task.from_logits else "probabilities"
     yield "task", one_line(task.name)
-    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {outputs} of {task.classes} classes"
+    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {task.outputs} {_outputs(task)}"
     yield "parameters", f"{task.table.parameters:,}, of them prunable {task.table.prunable:,}"
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each; {training.loss}"
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
@@ -85,6 +85,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         f"training graph {len(bundle.training_graph or b''):,}, model.json {len(bundle.model_json.encode()):,}",
     )
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()
+
+
+def _outputs(task: Task) -> str:
+    if task.training.loss is Loss.MEAN_SQUARED_ERROR:
+        return "numbers"
+    return "logits" if task.from_logits else "probabilities"
 
 
 def _optimizer(optimizer: Sgd | Adam) -> str:

@@ -32,6 +32,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedprune.errors import ProtocolError, StorageError, TaskError
+from fedprune.losses import Loss, Objective
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
@@ -83,7 +84,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps_per_round: int
     batch_size: int = 32
     optimizer: Sgd | Adam = Sgd()
-    loss: Literal["sparse_categorical_crossentropy"] = "sparse_categorical_crossentropy"
+    loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     optimizer_state: Literal["reset", "keep"] = "reset"
 
     def __post_init__(self) -> None:
@@ -123,11 +124,14 @@ class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The bundle's table of contents. `from_logits`: the model ends without softmax, the loss applies it."""
+    """The bundle's table of contents. The model turns an `input_shape` into a row of `outputs` numbers.
+
+    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without.
+    """
 
     name: str
     input_shape: tuple[int, ...]
-    classes: int
+    outputs: int
     from_logits: bool
     tensors: tuple[TensorSpec, ...]
     training: Training
@@ -139,6 +143,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def table(self) -> TensorTable:
         return TensorTable(self.tensors)
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.training.loss, self.from_logits)
 
 
 @dataclass(frozen=True)
@@ -252,8 +260,9 @@ def _parse_task(manifest: bytes) -> Task:
 def _problem(task: Task) -> str:
     """What is wrong with a task that has the right fields; empty if nothing is."""
     sizes = [*task.input_shape, *(size for spec in task.tensors for size in spec.shape)]
-    if min(sizes, default=1) < 1 or task.classes < 2:
-        return "a size is below 1, or there are fewer than 2 classes"
+    fewest = task.training.loss.fewest_outputs
+    if min(sizes, default=1) < 1 or task.outputs < fewest:
+        return f"a size is below 1, or there are fewer than {fewest} outputs"
     if math.prod(task.input_shape) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
         return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"
     if len({spec.name for spec in task.tensors}) != len(task.tensors):

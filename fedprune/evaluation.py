@@ -57,7 +57,7 @@ class InferenceGraph:
                 self._interpreter.set_tensor(index, weights[name])
 
     def predict(self, x: Array) -> Iterator[Array]:
-        """For float32 `[examples, ...]` the outputs, float32 `[≤ batch, classes]`, batch after batch in order."""
+        """For float32 `[examples, ...]` the outputs, float32 `[≤ batch, outputs]`, batch after batch in order."""
         for start in range(0, len(x), len(self._batch)):
             examples = x[start : start + len(self._batch)]
             self._batch[: len(examples)] = examples
@@ -85,7 +85,7 @@ class Evaluator:
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(load_npz(held_out), task.input_shape, task.classes)
+        self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs)
         self._from_logits = task.from_logits
         self._graph = InferenceGraph(bundle, threads=threads)
 
@@ -119,9 +119,9 @@ def _check_signature(task: Task, inputs: dict[str, Any], outputs: dict[str, Any]
     expected["x"] = ((batch, *task.input_shape), "float32")
     if batch < 1 or {name: _form(details) for name, details in inputs.items()} != expected:
         raise TaskError(f"task {task.name!r}: the inference graph does not take the tensor table; build the task again")
-    if {name: _form(details) for name, details in outputs.items()} != {"y": ((batch, task.classes), "float32")}:
+    if {name: _form(details) for name, details in outputs.items()} != {"y": ((batch, task.outputs), "float32")}:
         raise TaskError(
-            f"task {task.name!r}: the inference graph does not answer {task.classes} classes; build the task again"
+            f"task {task.name!r}: the inference graph does not give {task.outputs} outputs; build the task again"
         )
 
 

@@ -30,7 +30,7 @@ def task_toml(steps_per_round: int) -> str:
     return toml(
         {
             "name": "tiny",
-            "model": {"builtin": "cnn-108k", "input_shape": SHAPE, "classes": CLASSES},
+            "model": {"builtin": "cnn-108k", "input_shape": SHAPE, "outputs": CLASSES},
             "training": {"steps_per_round": steps_per_round, "batch_size": 8},
             "pruning": {"schedule": schedule},
         }

@@ -47,7 +47,7 @@ name = "demo"
 [model]
 builtin = "cnn-108k"
 input_shape = {_image_shape(split.input_shape)}
-classes = {max(2, split.classes)}
+outputs = {max(2, split.classes)}
 initial = "seed"
 seed = {settings.seed}
 

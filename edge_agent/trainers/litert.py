@@ -44,7 +44,7 @@ class LiteRTTrainer:
             self._graph = TrainingGraph(bundle.training_graph, task.tensors, threads=threads)
         except ExportError as error:
             raise TaskError(f"task {task.name!r}: {error}") from error
-        expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.classes))
+        expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.outputs))
         if (self._graph.batch_shape, self._graph.target_shape) != expected:
             raise TaskError(f"task {task.name!r}: the training graph takes other batches; build the task again")
         shapes = {spec.name: spec.shape for spec in task.tensors}
@@ -60,7 +60,7 @@ class LiteRTTrainer:
         """
         started = time.perf_counter()
         training = self._task.training
-        if data.classes > self._task.classes:
+        if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
         weights, mask = self._load(work), work.mask
@@ -106,7 +106,7 @@ class LiteRTTrainer:
         return step.loss
 
     def _differentiate(self, weights: dict[str, Array], batch: Dataset, keyed: Keyed) -> Step:
-        targets = np.equal(batch.y[:, np.newaxis], np.arange(self._task.classes)).astype(np.float32)
+        targets = np.equal(batch.y[:, np.newaxis], np.arange(self._task.outputs)).astype(np.float32)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in self._graph.noise_shapes]
         try:
             return self._graph.run(weights, batch.x, targets, noise)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from export.graphs import some_weights
 from export.training_graph.network import NoTrainingGraph
 from fedprune.errors import FedpruneError
+from fedprune.losses import Objective
 from fedprune.randomness import Keyed
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Array, TensorSpec, Weights
@@ -32,14 +33,6 @@ _SLACK = 4.0
 """How much further from the truth than tf_keras in float32 the graph may be."""
 _TRIES = 8
 _LEARNING_RATE = 0.01
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: a loss by Keras' name; `from_logits`: the model ends without softmax or sigmoid."""
-
-    loss: str
-    from_logits: bool
 
 
 class Proof:

@@ -87,7 +87,7 @@ def bundle_of(
     task = Task(
         name="test",
         input_shape=tuple(model.input_shape[1:]),
-        classes=model.output_shape[1],
+        outputs=model.output_shape[1],
         from_logits=from_logits,
         tensors=tuple(
             TensorSpec(

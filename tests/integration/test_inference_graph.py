@@ -20,6 +20,7 @@ from fedprune.bundle import Bundle, Pruning, Task, Training, read_bundle, write_
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.evaluation import Evaluator, InferenceGraph
+from fedprune.losses import Loss
 from fedprune.masks import full_mask
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity
@@ -68,11 +69,11 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def bundle_of(model: Any) -> Bundle:
-    form = form_of(model)
+    form = form_of(model, Loss.SPARSE_CATEGORICAL_CROSSENTROPY)
     task = Task(
         name="test",
         input_shape=form.input_shape,
-        classes=form.classes,
+        outputs=form.outputs,
         from_logits=form.from_logits,
         tensors=tensor_table(model),
         training=Training(steps_per_round=2, batch_size=8),

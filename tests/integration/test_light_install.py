@@ -74,7 +74,7 @@ def on_gateway(gateway: Path, tmp_path: Path) -> Run:
 def bundle() -> Bundle:
     from export.build import build_task  # imports TensorFlow, which most tests here can do without
 
-    model = ModelSettings(builtin="cnn-108k", input_shape=(14, 14, 1), classes=3)
+    model = ModelSettings(builtin="cnn-108k", input_shape=(14, 14, 1), outputs=3)
     pruning = Pruning(ConstantSparsity(begin_step=0, frequency=5, target_sparsity=0.5))
     return read_bundle(build_task(TaskSettings("light", model, Training(5), pruning), Path()))
 
@@ -89,7 +89,7 @@ def refusing_broker() -> Iterator[str]:
 
 def _save_examples(path: Path, bundle: Bundle) -> None:
     x = np.zeros((6, *bundle.task.input_shape), np.float32)
-    save_npz(path, Dataset(x, np.arange(6) % bundle.task.classes))
+    save_npz(path, Dataset(x, np.arange(6) % bundle.task.outputs))
 
 
 def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:

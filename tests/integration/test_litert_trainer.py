@@ -45,7 +45,7 @@ def test_rounds_equal_the_keras_trainers(
 ) -> None:
     model = seeded(build())
     bundle = bundle_of(model, PRUNING, mask=policy, optimizer=optimizer, steps_per_round=STEPS)
-    data = learnable(70, shape=bundle.task.input_shape, classes=bundle.task.classes)
+    data = learnable(70, shape=bundle.task.input_shape, classes=bundle.task.outputs)
 
     theirs = rounds(KerasTrainer(bundle, threads=1), bundle, weights_of(model), data, state)
     ours = rounds(LiteRTTrainer(bundle, threads=1), bundle, weights_of(model), data, state)

@@ -37,7 +37,7 @@ name = "pictures"
 [model]
 builtin = "cnn-108k"
 input_shape = [20, 20, 1]
-classes = 3
+outputs = 3
 [training]
 steps_per_round = 5
 [pruning.schedule]
@@ -141,7 +141,7 @@ def test_a_graph_that_fails_the_proof_is_not_shipped(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "export.build.make_training_graph", lambda _, loss, batch_size: make_training_graph(wrong, loss, batch_size)
     )
-    assert built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), classes=3)).training_graph is None
+    assert built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), outputs=3)).training_graph is None
 
 
 def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
@@ -216,7 +216,7 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
         built(ModelSettings(file="unfit.keras"), tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"classes": 4}, {"input_shape": (12, 12, 1)}])
+@pytest.mark.parametrize("wrong", [{"outputs": 4}, {"input_shape": (12, 12, 1)}])
 def test_a_file_must_be_what_the_settings_say(saved: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match=f"correct model.{next(iter(wrong))}"):
         built(ModelSettings(file=saved.name, **wrong), saved.parent)
@@ -309,7 +309,7 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("task", "show", str(out), "--json") == 0
     shown = msgspec.json.decode(capsys.readouterr().out)
 
-    assert shown["task"]["classes"] == 3
+    assert shown["task"]["outputs"] == 3
     assert shown["parameters"] == read_bundle(out.read_bytes()).task.table.parameters
     assert run("task", "show", str(out)) == 0
     told = capsys.readouterr().out

@@ -14,7 +14,8 @@ from export.architecture import tensor_table
 from export.training_graph import proof
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
-from export.training_graph.proof import Objective, Proof
+from export.training_graph.proof import Proof
+from fedprune.losses import Objective
 from fedprune.randomness import Keyed
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Array

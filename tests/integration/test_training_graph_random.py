@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
-from export.training_graph.proof import Objective, Proof
+from export.training_graph.proof import Proof
+from fedprune.losses import Objective
 from fedprune.tensorflow_stack import keras
 
 L = keras.layers

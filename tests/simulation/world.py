@@ -67,7 +67,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     task = Task(
         name="simulated",
         input_shape=(1,),
-        classes=2,
+        outputs=2,
         from_logits=True,
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),

@@ -56,7 +56,7 @@ def make_task(*, seeded: bool = False) -> Task:
     return Task(
         name="digits",
         input_shape=(2,),
-        classes=3,
+        outputs=3,
         from_logits=True,
         tensors=tuple(
             TensorSpec(name, array.shape, array.dtype.name, kind, name.split("/")[0])
@@ -181,7 +181,7 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
     [
         lambda task: task.update(format_version=2),
         lambda task: task.update(colour="red"),
-        lambda task: task.update(classes=1),
+        lambda task: task.update(outputs=1),
         lambda task: task.update(input_shape=[0]),
         lambda task: task.update(input_shape=[-1]),
         lambda task: task.update(input_shape=[2**40]),

@@ -13,10 +13,12 @@ from export.initial import recipe, redrawn
 from export.models import cnn_108k
 from fedprune.bundle import Fill, Uniform
 from fedprune.errors import TaskError
+from fedprune.losses import Loss
 from fedprune.tensorflow_stack import keras, tfmot
 from fedprune.tensors import TensorClass, TensorTable
 
 L = keras.layers
+SPARSE, ONE_HOT, BINARY, SQUARED = Loss
 
 
 def sequential(input_shape: tuple[int | None, ...], *layers: Any) -> Any:
@@ -46,9 +48,9 @@ def test_cnn_108k_is_the_reference_model() -> None:
 
 @pytest.mark.parametrize(("input_shape", "classes"), [((20, 20, 1), 3), ((10, 32, 3), 2)])
 def test_cnn_108k_takes_other_images_and_classes(input_shape: tuple[int, ...], classes: int) -> None:
-    form = form_of(cnn_108k(input_shape, classes))
+    form = form_of(cnn_108k(input_shape, classes), SPARSE)
 
-    assert (form.input_shape, form.classes, form.from_logits) == (input_shape, classes, True)
+    assert (form.input_shape, form.outputs, form.from_logits) == (input_shape, classes, True)
 
 
 @pytest.mark.parametrize("input_shape", [(9, 28, 1), (28, 28), (64,)])
@@ -101,18 +103,24 @@ def test_counters_are_integer_tensors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "from_logits"),
+    ("loss", "ending", "from_logits"),
     [
-        ([L.Dense(3)], True),
-        ([L.Dense(3, "softmax")], False),
-        ([L.Dense(3), L.Softmax()], False),
-        ([L.Dense(3), L.Activation("softmax")], False),
-        ([keras.Sequential([L.Input((4,)), L.Dense(3, "softmax")])], False),
+        (SPARSE, [L.Dense(3)], True),
+        (ONE_HOT, [L.Dense(3, "softmax")], False),
+        (SPARSE, [L.Dense(3), L.Softmax()], False),
+        (SPARSE, [L.Dense(3), L.Activation("softmax")], False),
+        (SPARSE, [keras.Sequential([L.Input((4,)), L.Dense(3, "softmax")])], False),
+        (BINARY, [L.Dense(1)], True),
+        (BINARY, [L.Dense(3, "sigmoid")], False),
+        (BINARY, [L.Dense(3), L.Activation("sigmoid")], False),
+        (SQUARED, [L.Dense(1)], False),
+        (SQUARED, [L.Dense(2, "tanh")], False),
     ],
-    ids=["linear", "softmax", "Softmax", "Activation", "nested"],
 )
-def test_the_last_activation_tells_logits_from_probabilities(ending: list[Any], from_logits: bool) -> None:
-    assert form_of(sequential((4,), *ending)).from_logits is from_logits
+def test_the_last_activation_tells_logits_from_probabilities(loss: Loss, ending: list[Any], from_logits: bool) -> None:
+    form = form_of(sequential((4,), *ending), loss)
+
+    assert form.from_logits is from_logits
 
 
 def two_inputs() -> Any:
@@ -134,16 +142,30 @@ def two_outputs() -> Any:
         (sequential((None, 3), L.GlobalAveragePooling1D(), L.Dense(2)), "fixed shape"),
         (keras.Sequential([L.Input((4,), batch_size=8), L.Dense(2)]), "batches of any size"),
         (keras.Sequential([L.Input((4,), dtype="int32"), L.Embedding(5, 2), L.Flatten(), L.Dense(2)]), "float32"),
-        (sequential((4,), L.Dense(1)), "classes"),
-        (sequential((4, 4), L.Dense(2)), "classes"),
-        (sequential((4,), L.Dense(2, "sigmoid", name="odd")), "layer 'odd'"),
-        (sequential((4,), L.Dense(2), L.Dropout(0.5, name="last")), "layer 'last'"),
+        (sequential((4, 4), L.Dense(2)), r"must return \[None, outputs\]"),
     ],
-    ids=["inputs", "outputs", "unbuilt", "open", "batch", "int", "one class", "rank", "sigmoid", "no activation"],
+    ids=["inputs", "outputs", "unbuilt", "open", "batch", "int", "rank"],
 )
-def test_what_is_no_classifier_is_refused(model: Any, message: str) -> None:
+@pytest.mark.parametrize("loss", [SPARSE, SQUARED])
+def test_what_is_not_one_row_of_outputs_for_one_input_is_refused(model: Any, message: str, loss: Loss) -> None:
     with pytest.raises(TaskError, match=message):
-        form_of(model)
+        form_of(model, loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ending", "message"),
+    [
+        (SPARSE, [L.Dense(1)], "2 outputs at least"),
+        (ONE_HOT, [L.Dense(1, "softmax")], "2 outputs at least"),
+        (SPARSE, [L.Dense(2, "sigmoid", name="odd")], "layer 'odd', .* neither softmax"),
+        (BINARY, [L.Dense(2, "softmax", name="odd")], "layer 'odd', .* neither sigmoid"),
+        (BINARY, [L.Dense(2), L.Softmax(name="odd")], "layer 'odd', .* neither sigmoid"),
+        (SPARSE, [L.Dense(2), L.Dropout(0.5, name="last")], "layer 'last'"),
+    ],
+)
+def test_outputs_that_do_not_suit_the_loss_are_refused(loss: Loss, ending: list[Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        form_of(sequential((4,), *ending), loss)
 
 
 @pytest.mark.parametrize(
