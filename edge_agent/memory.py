@@ -11,8 +11,6 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from edge_agent.machine import Outcome
@@ -21,6 +19,7 @@ from edge_agent.updates import PreparedUpdate
 from fedprune.disk import Disk
 from fedprune.errors import StorageError
 from fedprune.messages import Submit
+from fedprune.tensor_files import pack_tensors, unpack_tensors
 from fedprune.tensors import Weights
 
 RESIDUAL_AGE_LIMIT = 8
@@ -165,13 +164,12 @@ class Memory:
         return name
 
     def _write_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> str:
-        arrays = {name: np.asarray(array) for name, array in tensors.items()}  # sums of arrays without axes are scalars
-        return self._write(safetensors.numpy.save(arrays), _TENSORS_SUFFIX)
+        return self._write(pack_tensors(tensors), _TENSORS_SUFFIX)
 
     def _tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
         try:
-            return safetensors.numpy.load(self._read(name))
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            return unpack_tensors(self._read(name))
+        except ValueError as error:
             raise StorageError(f"the agent's {name}: {error}; delete its state directory to start afresh") from error
 
     def _read(self, name: str) -> bytes:

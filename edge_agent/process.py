@@ -18,7 +18,7 @@ from edge_agent.settings import AgentSettings
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.workshop import Workshop
 from fedprune import __version__
-from fedprune.data import load_npz
+from fedprune.data import count_examples, load_npz
 from fedprune.disk import Directory
 from fedprune.errors import BrokerError, FedpruneError
 from fedprune.messages import CheckIn, Presence
@@ -38,10 +38,11 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     """
     name, topics = check_id(settings.name, "agent name"), Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
-    data = load_npz(base / settings.data)
+    data = base / settings.data
+    examples = count_examples(data)
     memory = Memory(Directory(base / settings.state))
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    workshop = Workshop(data, settings.trainer, settings.threads, events.put)
+    workshop = Workshop(lambda: load_npz(data), settings.trainer, settings.threads, events.put)
     idle_memory_mb = 0.0
 
     def train(action: machine.Train) -> None:
@@ -56,7 +57,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
     with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
-        check_in = CheckIn(examples=len(data), trainer=trainer)
+        check_in = CheckIn(examples=examples, trainer=trainer)
         runner = AgentRunner(name, check_in, topics, link, memory, train)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))

@@ -1,6 +1,6 @@
 """Where the agent trains: a thread of its own, so that the network is answered meanwhile.
 
-The trainer is made once for a task, and what it needs imported then: an agent without work stays small.
+For each task the data are loaded, the trainer is made, and what it needs imported: an agent without work stays small.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Workshop:
 
     def __init__(
         self,
-        data: Dataset,
+        load: Callable[[], Dataset],
         choice: TrainerChoice,
         threads: int,
         deliver: Callable[[LocalResult | Exception], None],
     ) -> None:
-        self._data = data
+        self._load = load
         self._choice = choice
         self._threads = threads
         self._deliver = deliver
@@ -55,8 +55,9 @@ class Workshop:
     def _prepare(self, blob: bytes) -> _Bench:
         """Open the bundle and make its trainer, unless it is the last round's."""
         if self._bench is None or self._bench.bundle.blob != blob:
+            self._bench = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._data, bundle.task.input_shape, bundle.task.outputs)
+            data = fit_to(self._load(), bundle.task.input_shape, bundle.task.outputs)
             # Only here: what does not fit costs no TensorFlow.
             self._bench = _Bench(bundle, data, make_trainer(self._choice, bundle, threads=self._threads))
         return self._bench

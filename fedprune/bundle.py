@@ -27,8 +27,6 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedprune.errors import ProtocolError, StorageError, TaskError
@@ -36,6 +34,7 @@ from fedprune.losses import Loss, Objective
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
+from fedprune.tensor_files import pack_tensors, unpack_tensors
 from fedprune.tensors import TensorClass, TensorSpec, TensorTable
 
 FORMAT_VERSION = 1
@@ -187,7 +186,7 @@ def write_bundle(
     if training_graph is not None:
         members[_TRAINING] = training_graph
     if weights is not None:
-        members[_WEIGHTS] = safetensors.numpy.save(weights)
+        members[_WEIGHTS] = pack_tensors(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = msgspec.json.encode(msgspec.structs.replace(task, members=digests))
     buffer = io.BytesIO()
@@ -298,7 +297,7 @@ def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.fl
 
 def _load_snapshot(blob: bytes, table: TensorTable) -> dict[str, NDArray[np.float32]]:
     try:
-        loaded = safetensors.numpy.load(blob)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        loaded = unpack_tensors(blob)
+    except ValueError as error:
         raise TaskError(f"task bundle: {_WEIGHTS}: {error}; build or fetch the bundle again") from error
     return {spec.name: loaded[spec.name] for spec in table if spec.name in loaded}

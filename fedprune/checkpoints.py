@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedprune.disk import Directory, Disk
 from fedprune.errors import StorageError
 from fedprune.layout import CHECKPOINTS
+from fedprune.tensor_files import pack_tensors, unpack_tensors
 from fedprune.tensors import Mask, Weights
 
 _SUFFIX = ".safetensors"
@@ -41,9 +40,8 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
     named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
     named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
-    tensors = {name: np.asarray(array) for name, array in named.items()}  # sums of arrays without axes are scalars
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
-    disk.write(_name(checkpoint.version), safetensors.numpy.save(tensors, metadata))
+    disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
 
 
 def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
@@ -53,7 +51,7 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
     if blob is None:
         raise StorageError(f"checkpoint {name} is missing; restore it, or start a new run in an empty directory")
     try:
-        tensors = safetensors.numpy.load(blob)
+        tensors = unpack_tensors(blob)
         metadata = _metadata(blob)
         names: list[str] = json.loads(metadata["tensors"])
         return Checkpoint(
@@ -63,7 +61,7 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
             exact={name: tensors[f"exact/{name}"] for name in names},
             mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
         )
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise StorageError(
             f"checkpoint {name} is damaged ({error}); restore it, or start a new run in an empty directory"
         ) from error

@@ -37,10 +37,6 @@ class Keyed:
         """`count` integers, uniform over all 64-bit values."""
         return self._philox.random_raw(count)
 
-    def fraction(self) -> float:
-        """One float64 in [0, 1): the upper 53 bits of one integer."""
-        return int(self.integers(1)[0] >> np.uint64(11)) * 2.0**-53
-
     def uniform(self, count: int, low: float, high: float) -> Array:
         """`count` float32 values, uniform over [low, high]: low + (high - low) u, u the upper 24 bits over 2^24."""
         unit = (self.integers(count) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

@@ -13,7 +13,6 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -158,6 +157,8 @@ def one_line(message: str) -> str:
 
 def _find_runtime(distribution: str) -> Runtime | str:
     """The runtime, or why it cannot be used."""
+    from importlib import metadata  # what only asks whether a runtime is installed does without
+
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from fedprune.data.dataset import Dataset
 from fedprune.data.fit import fit_to
-from fedprune.data.npz import load_npz, save_npz
+from fedprune.data.npz import count_examples, load_npz, save_npz
 
-__all__ = ["Dataset", "fit_to", "load_npz", "save_npz"]
+__all__ = ["Dataset", "count_examples", "fit_to", "load_npz", "save_npz"]

@@ -1,4 +1,7 @@
-"""The `.npz` loader and writer: examples `x` and labels `y`, never pickled, headers checked before data are read."""
+"""The `.npz` loader and writer: examples `x` and labels `y`, never pickled, headers checked before data are read.
+
+Data are read in parts, so that nothing is ever held twice.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +31,7 @@ MAX_CLASSES = 2**16
 
 _HOW = "write it with numpy.savez(file, x=examples, y=labels)"
 _MAX_HEADER = 2**14
+_PART = 2**14
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # What zipfile, zlib and numpy's header parser (it reads a Python literal) raise for damaged or hostile bytes.
 _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError)
@@ -53,19 +59,20 @@ def load_npz(path: Path) -> Dataset:
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative labels, nothing at all, or more
     than `MAX_BYTES`.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name an .npz with arrays x and y")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            x_member, y_member = _member(archive, "x"), _member(archive, "y")
-            _check_shapes(x_member, y_member)
-            return Dataset(_examples(_data(archive, x_member)), _labels(_data(archive, y_member)), str(path))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except MemoryError as error:
-        raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
-    except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
-        raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+    with _opened(path) as (archive, x, y):
+        flat = np.empty(math.prod(x.shape), np.float32)
+        for start, part in _examples(archive, x):
+            flat[start : start + len(part)] = part
+        examples = np.ascontiguousarray(flat.reshape(x.shape, order="F" if x.fortran_order else "C"))
+        return Dataset(examples, _labels(archive, y), str(path))
+
+
+def count_examples(path: Path) -> int:
+    """How many examples `load_npz` would load; it raises for the same files, but never holds more than a part of x."""
+    with _opened(path) as (archive, x, y):
+        for _ in _examples(archive, x):
+            pass
+        return len(_labels(archive, y))
 
 
 def save_npz(path: Path, dataset: Dataset) -> None:
@@ -79,6 +86,24 @@ def save_npz(path: Path, dataset: Dataset) -> None:
             with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
                 npy.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     Directory(path.parent).write(path.name, buffer.getvalue())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
+    """The archive and what it announces of x and y. Whatever is wrong with the file becomes a `DataError`."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; name an .npz with arrays x and y")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            x, y = _member(archive, "x"), _member(archive, "y")
+            _check_shapes(x, y)
+            yield archive, x, y
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except MemoryError as error:
+        raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
+    except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
+        raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> _Member:
@@ -119,39 +144,48 @@ def _check_shapes(x: _Member, y: _Member) -> None:
         raise DataError(f"x has shape {_brief(x.shape)}, more than {MAX_BYTES >> 20} MiB in memory; split the file")
 
 
-def _data(archive: zipfile.ZipFile, member: _Member) -> NDArray[np.generic]:
-    size = member.offset + math.prod(member.shape) * member.dtype.itemsize
-    if member.info.file_size != size:
-        raise EOFError(f"{member.info.filename} has {member.info.file_size} bytes, its header says {size}")
-    with archive.open(member.info) as stream:
-        blob = stream.read(size)
-    if len(blob) != size:
-        raise EOFError(f"{member.info.filename} is cut off")
-    flat = np.frombuffer(blob, member.dtype, offset=member.offset)
-    return np.ascontiguousarray(flat.reshape(member.shape, order="F" if member.fortran_order else "C"))
-
-
-def _examples(x: NDArray[np.generic]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        examples = x.astype(np.float32, copy=False)
-    if x.dtype == np.uint8:
-        examples /= np.float32(255)
-    finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
-    if not finite.all():
+def _examples(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """x as float32, part by part in the file's order, each with its position. Raises `DataError` after the last one."""
+    count, scalars = x.shape[0], math.prod(x.shape)
+    spoilt = np.zeros(count, np.bool_)
+    for start, part in _parts(archive, x):
+        with np.errstate(over="ignore"):
+            values = part.astype(np.float32)
+        if x.dtype == np.uint8:
+            values /= np.float32(255)
+        wrong = start + np.flatnonzero(~np.isfinite(values))
+        spoilt[wrong % count if x.fortran_order else wrong // (scalars // count)] = True
+        yield start, values
+    if spoilt.any():
         raise DataError(
-            f"{np.count_nonzero(~finite)} examples of x hold NaN, infinity or more than float32 can, the first is "
-            f"example {finite.argmin()}; correct or remove them"
+            f"{np.count_nonzero(spoilt)} examples of x hold NaN, infinity or more than float32 can, the first is "
+            f"example {spoilt.argmax()}; correct or remove them"
         )
-    return examples
 
 
-def _labels(y: NDArray[np.generic]) -> NDArray[np.int64]:
-    labels = y.reshape(-1)
+def _labels(archive: zipfile.ZipFile, y: _Member) -> NDArray[np.int64]:
+    labels = np.concatenate([part for _, part in _parts(archive, y)])
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= MAX_CLASSES:
         wrong = smallest if smallest < 0 else largest
         raise DataError(f"label {wrong} in y is out of range; classes are numbered from 0 to at most {MAX_CLASSES - 1}")
     return labels.astype(np.int64)
+
+
+def _parts(archive: zipfile.ZipFile, member: _Member) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """An array's scalars in the file's order, at most `_PART` at a time, each time with the first one's position."""
+    scalars, width = math.prod(member.shape), member.dtype.itemsize
+    size = member.offset + scalars * width
+    if member.info.file_size != size:
+        raise EOFError(f"{member.info.filename} has {member.info.file_size} bytes, its header says {size}")
+    with archive.open(member.info) as stream:
+        stream.read(member.offset)
+        for start in range(0, scalars, _PART):
+            wanted = min(_PART, scalars - start) * width
+            blob = stream.read(wanted)
+            if len(blob) != wanted:
+                raise EOFError(f"{member.info.filename} is cut off")
+            yield start, np.frombuffer(blob, member.dtype)
 
 
 def _brief(thing: object) -> str:

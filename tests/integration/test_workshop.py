@@ -40,7 +40,7 @@ def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    Workshop(learnable(32), trainer, 1, delivered.put).start(_first_round(task), task.blob)
+    Workshop(lambda: learnable(32), trainer, 1, delivered.put).start(_first_round(task), task.blob)
     result = delivered.get(timeout=60)
     assert isinstance(result, LocalResult), result
     return result
@@ -50,7 +50,7 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    workshop = Workshop(learnable(32), "keras", 1, delivered.put)
+    workshop = Workshop(lambda: learnable(32), "keras", 1, delivered.put)
 
     results = []
     for blob in (task.blob, _task_for_other_data(), task.blob):

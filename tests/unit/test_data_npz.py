@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedprune.data import Dataset, fit_to, load_npz, save_npz
+from fedprune.data import Dataset, count_examples, fit_to, load_npz, save_npz
 from fedprune.errors import DataError, StorageError
 
 _X = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -49,9 +49,22 @@ def test_float_examples_are_kept_and_integer_labels_widened(tmp_path: Path) -> N
     assert (len(loaded), loaded.classes, loaded.input_shape) == (6, 3, (4,))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("spoilt", [(0, 0), (7, 900), (59, 999)])
+def test_large_arrays_are_read_whole_and_searched_whole(tmp_path: Path, order: Any, spoilt: tuple[int, int]) -> None:
+    x = np.asarray(np.arange(60_000, dtype=np.float32).reshape(60, 1000), order=order)
+    np.testing.assert_array_equal(load_npz(_saved(tmp_path / "d.npz", x=x, y=np.zeros(60, np.uint8))).x, x)
+    x[spoilt] = np.nan
+    complaint = _refusal(_saved(tmp_path / "d.npz", x=x, y=np.zeros(60, np.uint8)))
+    assert (
+        f"1 examples of x hold NaN, infinity or more than float32 can, the first is example {spoilt[0]};" in complaint
+    )
+
+
 def test_pixels_are_divided_by_255(tmp_path: Path) -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     loaded = load_npz(_saved(tmp_path / "d.npz", x=pixels, y=np.zeros(4, np.int32)))
+    assert count_examples(tmp_path / "d.npz") == 4
     np.testing.assert_array_equal(loaded.x, pixels.astype(np.float32) / np.float32(255))
     assert loaded.x.max() == 1.0
 
@@ -86,17 +99,21 @@ def test_any_way_numpy_writes_an_array_is_read(tmp_path: Path, save: Any, x: np.
         ({"x": np.where(_X == 9, np.nan, _X), "y": _Y}, "1 examples of x hold NaN, infinity"),
         ({"x": np.where(_X > 9, np.inf, _X), "y": _Y}, "the first is example 2"),
         ({"x": _X.astype(np.float64) * 1e300, "y": _Y}, "more than float32 can"),
+        ({"x": np.asfortranarray(np.where(_X > 9, np.nan, _X)), "y": _Y}, "4 examples of x hold NaN, infinity"),
+        ({"x": np.asfortranarray(np.where(_X > 9, np.nan, _X)), "y": _Y}, "the first is example 2"),
         ({"x": _X[:0], "y": _Y[:0]}, "it is empty"),
         ({"x": _X[:, :0], "y": _Y}, "it is empty"),
     ],
 )
 def test_unusable_arrays_are_refused_by_name(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> None:
     path = _saved(tmp_path / "d.npz", **arrays)
-    with pytest.raises(DataError) as refusal:
-        load_npz(path)
-    assert str(refusal.value).startswith(f"{path}: ")
-    assert complaint in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    refusal = _refusal(path)
+    with pytest.raises(DataError) as counting:
+        count_examples(path)
+    assert str(counting.value) == refusal
+    assert refusal.startswith(f"{path}: ")
+    assert complaint in refusal
+    assert "\n" not in refusal
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
