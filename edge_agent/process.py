@@ -16,6 +16,7 @@ from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
 from edge_agent.trainers.choice import preferred_trainer
+from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
 from fedprune import __version__
 from fedprune.data import count_examples, load_npz
@@ -40,9 +41,11 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     trainer = preferred_trainer(settings.trainer)
     data = base / settings.data
     examples = count_examples(data)
-    memory = Memory(Directory(base / settings.state))
+    disk = Directory(base / settings.state)
+    memory = Memory(disk)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    workshop = Workshop(lambda: load_npz(data), settings.trainer, settings.threads, events.put)
+    checks = RuntimeChecks(disk)
+    workshop = Workshop(lambda: load_npz(data), settings.trainer, settings.threads, checks, events.put)
     idle_memory_mb = 0.0
 
     def train(action: machine.Train) -> None:

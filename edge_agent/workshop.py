@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
+from edge_agent.trainers.runtime_checks import RuntimeChecks
 from fedprune.bundle import Bundle, read_bundle
 from fedprune.data import Dataset, fit_to
 from fedprune.process import start_abandonable
@@ -33,11 +34,13 @@ class Workshop:
         load: Callable[[], Dataset],
         choice: TrainerChoice,
         threads: int,
+        checks: RuntimeChecks,
         deliver: Callable[[LocalResult | Exception], None],
     ) -> None:
         self._load = load
         self._choice = choice
         self._threads = threads
+        self._checks = checks
         self._deliver = deliver
         self._bench: _Bench | None = None
 
@@ -59,5 +62,6 @@ class Workshop:
             bundle = read_bundle(blob)
             data = fit_to(self._load(), bundle.task.input_shape, bundle.task.outputs)
             # Only here: what does not fit costs no TensorFlow.
-            self._bench = _Bench(bundle, data, make_trainer(self._choice, bundle, threads=self._threads))
+            trainer = make_trainer(self._choice, bundle, threads=self._threads, checks=self._checks)
+            self._bench = _Bench(bundle, data, trainer)
         return self._bench

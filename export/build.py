@@ -19,10 +19,12 @@ from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
+from export.training_graph.probes import make_self_check
 from export.training_graph.proof import Proof
 from fedprune.bundle import SeededWeights, Task, read_bundle, write_bundle
 from fedprune.errors import TaskError
 from fedprune.keras_model import build_model
+from fedprune.self_check import SelfCheck
 from fedprune.tensors import Array, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -54,11 +56,13 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         members={},
         initial=initial,
     )
+    training_graph, self_check = _training_graph(model, task)
     blob = write_bundle(
         task,
         model_json=model.to_json(),
         inference_graph=make_inference_graph(model),
-        training_graph=_training_graph(model, task),
+        training_graph=training_graph,
+        self_check=self_check,
         weights=weights,
     )
     _verify(blob)
@@ -91,14 +95,15 @@ def _initial_weights(
     return None, {spec.name: np.asarray(array) for spec, array in zip(table, model.get_weights(), strict=True)}
 
 
-def _training_graph(model: Any, task: Task) -> bytes | None:
+def _training_graph(model: Any, task: Task) -> tuple[bytes, SelfCheck] | tuple[None, None]:
+    """The graph, proven, with what a device checks its runtime by; or nothing, and a warning."""
     try:
         graph = make_training_graph(model, task.training.loss, task.training.batch_size)
         Proof(model, task.tensors, task.objective).check(graph)
+        return graph, make_self_check(model, task.tensors, task.objective, graph)
     except NoTrainingGraph as error:
         _log.warning("devices without TensorFlow cannot train task %r: %s", task.name, error)
-        return None
-    return graph
+        return None, None
 
 
 def _verify(blob: bytes) -> None:

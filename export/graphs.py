@@ -17,8 +17,8 @@ from fedprune.bundle import Bundle
 from fedprune.errors import TaskError
 from fedprune.evaluation import InferenceGraph
 from fedprune.randomness import Keyed
+from fedprune.self_check import some_weights
 from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import Array, TensorClass, TensorSpec
 
 _LARGEST_BATCH = 50
 """More is no faster, and needs more memory."""
@@ -125,15 +125,6 @@ def _convolve_patches(layer: Any, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     patches = tf.nn.depthwise_conv2d(x, cut, [1, *layer.strides, 1], layer.padding.upper())
     # No reshape of the product: the converter would drop a ReLU after it.
     return patches @ tf.reshape(tf.transpose(kernel, (2, 0, 1, 3)), (channels * pixels, filters))
-
-
-def some_weights(spec: TensorSpec, keyed: Keyed) -> Array:
-    """A tensor that is nowhere zero, of a size that keeps a network's activations moderate."""
-    if spec.kind is TensorClass.INTEGER:
-        return np.zeros(spec.shape, spec.dtype)
-    low = 0.5 if spec.name.endswith("variance") else -1.0
-    scale = max(1.0, math.sqrt(spec.size / spec.shape[-1])) if len(spec.shape) > 1 else 1.0
-    return keyed.uniform(spec.size, low, 1.0).reshape(spec.shape) / np.float32(scale)
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``model.json``              the Keras configuration (``model.to_json()``) of the unwrapped model
 ``inference.tflite``        signature ``serving_default``: inputs ``x`` and ``w0…wN`` (the tensor table), output ``y``
 ``training.tflite``         if it is there, devices can train without TensorFlow: see `fedprune.training_graph`
+``self-check.json``         comes with it: what a device finds wrong kernels with, see `fedprune.self_check`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed
 ==========================  =========================================================================
 
@@ -34,6 +35,7 @@ from fedprune.losses import Loss, Objective
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
+from fedprune.self_check import SelfCheck, parse_self_check
 from fedprune.tensor_files import pack_tensors, unpack_tensors
 from fedprune.tensors import TensorClass, TensorSpec, TensorTable
 
@@ -49,6 +51,7 @@ _TASK = "task.json"
 _MODEL = "model.json"
 _INFERENCE = "inference.tflite"
 _TRAINING = "training.tflite"
+_SELF_CHECK = "self-check.json"
 _WEIGHTS = "weights.safetensors"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -157,6 +160,8 @@ class Bundle:
     model_json: str
     inference_graph: bytes
     training_graph: bytes | None
+    self_check: SelfCheck | None
+    """Is there if the training graph is."""
     _weights: bytes | None
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
@@ -180,11 +185,15 @@ def write_bundle(
     inference_graph: bytes,
     weights: dict[str, NDArray[np.float32]] | None,
     training_graph: bytes | None = None,
+    self_check: SelfCheck | None = None,
 ) -> bytes:
-    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given."""
+    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given,
+    `self_check` exactly if `training_graph` is."""
     members = {_MODEL: model_json.encode(), _INFERENCE: inference_graph}
     if training_graph is not None:
         members[_TRAINING] = training_graph
+    if self_check is not None:
+        members[_SELF_CHECK] = msgspec.json.encode(self_check)
     if weights is not None:
         members[_WEIGHTS] = pack_tensors(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
@@ -207,6 +216,8 @@ def read_bundle(blob: bytes) -> Bundle:
         raise TaskError(f"task bundle: it must list {_MODEL} and {_INFERENCE}; build it with `fedprune task build`")
     if (_WEIGHTS in task.members) == (task.initial is not None):
         raise TaskError("task bundle: it must hold either initial weights or their seed; build it again")
+    if (_TRAINING in task.members) != (_SELF_CHECK in task.members):
+        raise TaskError(f"task bundle: {_TRAINING} and {_SELF_CHECK} belong together; build it again")
     members = {name: members[name] for name in task.members}  # what has no digest is not in the bundle
     return Bundle(
         task=task,
@@ -214,6 +225,7 @@ def read_bundle(blob: bytes) -> Bundle:
         model_json=members[_MODEL].decode("utf-8", "replace"),
         inference_graph=members[_INFERENCE],
         training_graph=members.get(_TRAINING),
+        self_check=parse_self_check(members[_SELF_CHECK]) if _SELF_CHECK in members else None,
         _weights=members.get(_WEIGHTS),
     )
 

@@ -19,6 +19,9 @@ from fedprune.tensors import Array
 
 _Item = TypeVar("_Item")
 
+_BLOCK = 2**14
+"""Integers take twice the memory of the floats that are made of them: so many are drawn at once."""
+
 
 class Keyed:
     """A stream of random numbers; calls draw from it one after another.
@@ -39,8 +42,14 @@ class Keyed:
 
     def uniform(self, count: int, low: float, high: float) -> Array:
         """`count` float32 values, uniform over [low, high]: low + (high - low) u, u the upper 24 bits over 2^24."""
-        unit = (self.integers(count) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-        return np.float32(low) + (np.float32(high) - np.float32(low)) * unit
+        values = np.empty(count, np.float32)
+        for start in range(0, count, _BLOCK):
+            block = values[start : start + _BLOCK]
+            block[:] = self.integers(len(block)) >> np.uint64(40)
+        values *= np.float32(2.0**-24)
+        values *= np.float32(high) - np.float32(low)
+        values += np.float32(low)
+        return values
 
     def permutation(self, count: int) -> NDArray[np.int64]:
         """The numbers 0 to `count` - 1 in random order: that which sorts `count` integers, ties by index."""

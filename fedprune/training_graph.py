@@ -45,7 +45,8 @@ class TrainingGraph:
         self, graph: bytes, tensors: Sequence[TensorSpec], *, threads: int, runtime: Runtime | None = None
     ) -> None:
         """Raises `TaskError` if the graph does not fit the tensor table, `ExportError` if nothing here can run it."""
-        self._interpreter: Any = (runtime or default_runtime()).interpreter(graph, threads)
+        self.runtime = runtime or default_runtime()
+        self._interpreter: Any = self.runtime.interpreter(graph, threads)
         inputs, outputs = self._signature()
         _check(inputs, outputs, tensors)
         self._inputs = {name: details["index"] for name, details in inputs.items()}
@@ -64,6 +65,8 @@ class TrainingGraph:
         """What `run` wants as noise."""
         self.trained = tuple(self._gradients)
         """The names of the tensors that have gradients, in table order."""
+        self.moved = tuple(self._statistics)
+        """The names of the moving statistics, in table order."""
 
     def run(self, weights: Weights, x: Array, y: Array, noise: Sequence[Array] = ()) -> Step:
         """One batch: `x` float32 `[n, ...]` and targets `y` float32 `[n, outputs]`, with 1 <= n <= the graph's batch.

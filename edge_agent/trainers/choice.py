@@ -1,19 +1,24 @@
 """Which trainer a device takes. Nothing is imported that is not taken.
 
 ``auto`` is keras where TensorFlow is installed and the device has the memory that it takes; else litert. A task without
-a training graph can only be trained by keras.
+a training graph, and one whose graph the device's runtime computes wrongly, can only be trained by keras.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Literal
 
 from edge_agent.trainers import Trainer
+from edge_agent.trainers.runtime_checks import RuntimeChecks
 from fedprune.bundle import Bundle
 from fedprune.errors import ConfigurationError
+from fedprune.self_check import RuntimeDiffers
 from fedprune.tflite import is_runtime_installed
 from fedprune.usage import device_memory_mb
+
+_log = logging.getLogger(__name__)
 
 TrainerName = Literal["keras", "litert"]
 TrainerChoice = Literal["auto", "keras", "litert"]
@@ -38,7 +43,9 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
     return name
 
 
-def make_trainer(choice: TrainerChoice, bundle: Bundle, *, threads: int) -> Trainer:
+def make_trainer(
+    choice: TrainerChoice, bundle: Bundle, *, threads: int, checks: RuntimeChecks | None = None
+) -> Trainer:
     """The trainer for a task. Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train it."""
     name = preferred_trainer(choice)
     if choice == "auto" and bundle.training_graph is None and _is_installed("keras"):
@@ -46,7 +53,12 @@ def make_trainer(choice: TrainerChoice, bundle: Bundle, *, threads: int) -> Trai
     if name == "litert":
         from edge_agent.trainers.litert import LiteRTTrainer
 
-        return LiteRTTrainer(bundle, threads=threads)
+        try:
+            return LiteRTTrainer(bundle, threads=threads, checks=checks)
+        except RuntimeDiffers as error:
+            if choice != "auto" or not _is_installed("keras"):
+                raise
+            _log.warning("taking the keras trainer: %s", error)
     from edge_agent.trainers.keras import KerasTrainer
 
     return KerasTrainer(bundle, threads=threads)

@@ -11,6 +11,7 @@ from edge_agent.trainers import Slots, Trained, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import make_optimizer
+from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.trainers.slots import (
     check_form,
     form_of,
@@ -35,13 +36,18 @@ class LiteRTTrainer:
     differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int) -> None:
-        """Raises `TaskError` if the bundle has no training graph that fits it, or no runtime here can run it."""
+    def __init__(self, bundle: Bundle, *, threads: int, checks: RuntimeChecks | None = None) -> None:
+        """The runtime is checked unless `checks` remembers that it was.
+
+        Raises `TaskError` if the bundle has no training graph that fits it, or no runtime here can run it;
+        `RuntimeDiffers` if one does, and not as TensorFlow would.
+        """
         self._task = task = bundle.task
         if bundle.training_graph is None:
             raise TaskError(f"task {task.name!r} has no training graph; train it with the keras trainer")
         try:
             self._graph = TrainingGraph(bundle.training_graph, task.tensors, threads=threads)
+            (checks or RuntimeChecks()).check(bundle, self._graph)
         except ExportError as error:
             raise TaskError(f"task {task.name!r}: {error}") from error
         expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.outputs))

@@ -10,19 +10,18 @@ Importing this module imports TensorFlow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.graphs import some_weights
 from export.training_graph.network import NoTrainingGraph
+from export.training_graph.reference import Reference
 from fedprune.errors import FedpruneError
 from fedprune.losses import Objective
 from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import keras, tf
+from fedprune.self_check import Case, some_weights
 from fedprune.tensors import Array, TensorSpec, Weights
 from fedprune.tflite import available_runtimes
 from fedprune.training_graph import Step, TrainingGraph
@@ -42,8 +41,8 @@ class Proof:
         self._name = model.name
         self._tensors = tensors
         self._objective = objective
-        self._single = _Reference(model, "float32", objective)
-        self._double = _Reference(model, "float64", objective)
+        self._single = Reference(model, "float32", objective)
+        self._double = Reference(model, "float64", objective)
 
     def check(self, graph: bytes) -> None:
         """Compare on every runtime that is installed. Raises `NoTrainingGraph` where results differ."""
@@ -69,11 +68,9 @@ class Proof:
     def _agree(self, candidate: TrainingGraph, weights: Weights, count: int, keyed: Keyed, number: int) -> Step:
         """One step with `count` examples; what tf_keras makes of it."""
         for _ in range(_TRIES):
-            batch = _draw(candidate, self._objective, keyed)
-            some = batch.first(count)
-            found = candidate.run(weights, some.x, some.y, batch.noise)
-            expected = self._single.run(weights, some)
-            problem = _difference(found, expected, self._double.run(weights, some))
+            case = _draw(candidate, self._objective, weights, count, keyed)
+            expected = self._single.run(case)
+            problem = _difference(case.run(candidate), expected, self._double.run(case))
             if not problem:
                 return expected
         raise _DiffersError(
@@ -83,58 +80,6 @@ class Proof:
 
 class _DiffersError(FedpruneError):
     pass
-
-
-@dataclass(frozen=True)
-class _Batch:
-    x: Array
-    y: Array
-    noise: list[Array]
-
-    def first(self, count: int) -> _Batch:
-        return _Batch(self.x[:count], self.y[:count], [uniform[:count] for uniform in self.noise])
-
-
-class _Reference:
-    """The model in tf_keras, in some precision, with its dropout's noise given."""
-
-    def __init__(self, model: Any, dtype: str, objective: Objective) -> None:
-        self._model = keras.models.model_from_json(model.to_json().replace('"float32"', f'"{dtype}"'))
-        self._dtype = dtype
-        self._loss = _keras_loss(objective)
-        self._noise: Iterator[Any] = iter(())
-        trainable = {variable.ref() for variable in self._model.trainable_variables}
-        self._trained = [variable.ref() in trainable for variable in self._model.weights]
-        for layer in self._model.submodules:
-            if isinstance(layer, keras.layers.Dropout) and 0.0 < layer.rate < 1.0:
-                vars(layer)["call"] = self._dropout(layer.rate)
-        self._step = tf.function(self._differentiate, reduce_retracing=True)
-
-    def run(self, weights: Weights, batch: _Batch) -> Step:
-        self._model.set_weights(list(weights.values()))
-        x, y, *noise = (tf.constant(array, self._dtype) for array in (batch.x, batch.y, *batch.noise))
-        loss, gradients = self._step(x, y, noise)
-        after = zip(weights, self._model.get_weights(), self._trained, strict=True)
-        names = [name for name, trained in zip(weights, self._trained, strict=True) if trained]
-        return Step(
-            loss=float(loss),
-            gradients={name: gradient.numpy() for name, gradient in zip(names, gradients, strict=True)},
-            statistics={name: array for name, array, trained in after if not trained},
-        )
-
-    def _differentiate(self, x: tf.Tensor, y: tf.Tensor, noise: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        self._noise = iter(noise)
-        variables = [variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained]
-        with tf.GradientTape() as tape:
-            loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, variables)
-
-    def _dropout(self, rate: float) -> Callable[..., tf.Tensor]:
-        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:  # noqa: ARG001 - always in training here
-            kept = tf.cast(next(self._noise) > tf.cast(rate, x.dtype), x.dtype)
-            return x * kept / (1.0 - rate)
-
-        return call
 
 
 def _difference(found: Step, single: Step, double: Step) -> str:
@@ -154,7 +99,7 @@ def _difference(found: Step, single: Step, double: Step) -> str:
     return ""
 
 
-def _draw(candidate: TrainingGraph, objective: Objective, keyed: Keyed) -> _Batch:
+def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, count: int, keyed: Keyed) -> Case:
     def uniform(shape: tuple[int, ...], low: float = 0.0) -> Array:
         return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
 
@@ -165,21 +110,8 @@ def _draw(candidate: TrainingGraph, objective: Objective, keyed: Keyed) -> _Batc
         y = np.round(uniform((rows, outputs)))
     else:
         y = np.eye(outputs, dtype=np.float32)[keyed.integers(rows) % np.uint64(outputs)]
-    return _Batch(uniform(candidate.batch_shape, -1.0), y, [uniform(shape) for shape in candidate.noise_shapes])
-
-
-def _keras_loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    losses = keras.losses
-    match objective.loss:
-        case "sparse_categorical_crossentropy":
-            sparse = losses.SparseCategoricalCrossentropy(from_logits=objective.from_logits)
-            return lambda y, output: sparse(tf.argmax(y, axis=1), output)
-        case "categorical_crossentropy":
-            return losses.CategoricalCrossentropy(from_logits=objective.from_logits)  # type: ignore[no-any-return]
-        case "binary_crossentropy":
-            return losses.BinaryCrossentropy(from_logits=objective.from_logits)  # type: ignore[no-any-return]
-        case _:
-            return losses.MeanSquaredError()  # type: ignore[no-any-return]
+    x = uniform(candidate.batch_shape, -1.0)
+    return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])
 
 
 def _norm(array: NDArray[np.floating[Any]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from fedprune.data import Dataset
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
+from fedprune.self_check import Probe, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.tensorflow_stack import keras
 from fedprune.tensors import Array, TensorClass, TensorSpec
+from fedprune.training_graph import TrainingGraph
 
 CLASSES = 4
 INPUT_SHAPE = (8, 8, 1)
@@ -99,11 +102,13 @@ def bundle_of(
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )
+    graph = _training_graph(model, task.training)
     blob = write_bundle(
         task,
         model_json=model.to_json(),
         inference_graph=b"not looked at",
-        training_graph=_training_graph(model, task.training),
+        training_graph=graph,
+        self_check=None if graph is None else self_check_of(graph, task.tensors),
         weights=weights_of(model),
     )
     return read_bundle(blob)
@@ -114,6 +119,14 @@ def _training_graph(model: Any, training: Training) -> bytes | None:
         return make_training_graph(model, training.loss, training.batch_size)
     except NoTrainingGraph:
         return None
+
+
+def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
+    """What a training graph itself answers to an example, taken for right."""
+    loaded, seed = TrainingGraph(graph, tensors, threads=1), 5
+    outputs = outputs_of(draw_case(loaded, tensors, seed, 1).run(loaded), tensors)
+    answers = {name: Sketch(1e-4, sums_of(array, seed, name)) for name, array in outputs.items()}
+    return SelfCheck((Probe(seed, 1, answers),))
 
 
 def weights_of(model: Any) -> dict[str, Array]:

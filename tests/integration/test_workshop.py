@@ -11,6 +11,7 @@ from keras_bundles import bundle_of, convolutional, learnable, perceptron, seede
 from aggregator.global_model import new_model
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers.choice import TrainerChoice
+from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
 from fedprune.bundle import Bundle, MaskPolicy, write_bundle
 from fedprune.codecs import Values, decode_model, decode_update
@@ -40,7 +41,7 @@ def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    Workshop(lambda: learnable(32), trainer, 1, delivered.put).start(_first_round(task), task.blob)
+    Workshop(lambda: learnable(32), trainer, 1, RuntimeChecks(), delivered.put).start(_first_round(task), task.blob)
     result = delivered.get(timeout=60)
     assert isinstance(result, LocalResult), result
     return result
@@ -50,7 +51,7 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    workshop = Workshop(lambda: learnable(32), "keras", 1, delivered.put)
+    workshop = Workshop(lambda: learnable(32), "keras", 1, RuntimeChecks(), delivered.put)
 
     results = []
     for blob in (task.blob, _task_for_other_data(), task.blob):

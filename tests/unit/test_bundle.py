@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -33,6 +34,7 @@ from fedprune.bundle import (
 from fedprune.errors import StorageError, TaskError
 from fedprune.masks import Allocation
 from fedprune.schedules import ConstantSparsity
+from fedprune.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
 from fedprune.tensors import TensorClass, TensorSpec, weights_digest
 
 MODEL_JSON = '{"class_name": "Sequential"}'
@@ -43,6 +45,7 @@ WEIGHTS: dict[str, Any] = {
     "norm/moving_variance": np.ones(3, np.float32),
     "seen": np.zeros((), np.int64),
 }
+SELF_CHECK = SelfCheck((Probe(3, 2, {"loss": Sketch(1e-5, (0.5, -0.5, 0.5))}),))
 KINDS = (
     TensorClass.PRUNABLE,
     TensorClass.DENSE,
@@ -76,6 +79,7 @@ def make_blob(*, seeded: bool = False) -> bytes:
         model_json=MODEL_JSON,
         inference_graph=b"TFL3",
         training_graph=None if seeded else b"TFL3 to train",
+        self_check=None if seeded else SELF_CHECK,
         weights=None if seeded else WEIGHTS,
     )
 
@@ -110,6 +114,7 @@ def test_what_was_written_is_read(seeded: bool) -> None:
 
     assert (bundle.model_json, bundle.inference_graph) == (MODEL_JSON, b"TFL3")
     assert bundle.training_graph == (None if seeded else b"TFL3 to train")
+    assert bundle.self_check == (None if seeded else SELF_CHECK)
     assert msgspec.structs.replace(bundle.task, members={}) == make_task(seeded=seeded)
     initial = bundle.initial_weights()
     assert list(initial) == list(WEIGHTS), "in the order of the tensor table"
@@ -137,13 +142,15 @@ def test_a_seed_gives_the_same_weights_everywhere() -> None:
 def test_its_members_are_stored_as_they_are() -> None:
     least = {"task.json", "model.json", "inference.tflite"}
     assert set(members_of(make_blob(seeded=True))) == least
-    assert set(members_of(make_blob())) == least | {"training.tflite", "weights.safetensors"}
+    assert set(members_of(make_blob())) == least | {"training.tflite", "self-check.json", "weights.safetensors"}
 
 
 # What is refused
 
 
-@pytest.mark.parametrize("name", ["model.json", "inference.tflite", "training.tflite", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model.json", "inference.tflite", "training.tflite", "self-check.json", "weights.safetensors"]
+)
 def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
     members = members_of(make_blob())
     for changed in (members | {name: members[name] + b" "}, {key: members[key] for key in members if key != name}):
@@ -158,8 +165,69 @@ def test_a_bundle_that_lists_too_little_is_refused(name: str) -> None:
 
 
 def test_a_member_without_a_digest_is_not_taken() -> None:
-    unlisted = with_task(lambda task: task["members"].pop("training.tflite"), seeded=False)
-    assert read_bundle(unlisted).training_graph is None
+    def unlist(task: dict[str, Any]) -> None:
+        del task["members"]["training.tflite"], task["members"]["self-check.json"]
+
+    bundle = read_bundle(with_task(unlist, seeded=False))
+    assert bundle.training_graph is None
+    assert bundle.self_check is None
+
+
+@pytest.mark.parametrize("name", ["training.tflite", "self-check.json"])
+def test_a_training_graph_comes_with_its_self_check(name: str) -> None:
+    with pytest.raises(TaskError, match="belong together"):
+        read_bundle(with_task(lambda task: task["members"].pop(name), seeded=False))
+
+
+def with_self_check(text: bytes) -> bytes:
+    """A bundle with these bytes as self-check, and their digest."""
+    members = members_of(make_blob()) | {"self-check.json": text}
+    task = msgspec.json.decode(members["task.json"])
+    task["members"]["self-check.json"] = hashlib.sha256(text).hexdigest()
+    return archive_of(members | {"task.json": msgspec.json.encode(task)})
+
+
+def probe(**changes: Any) -> dict[str, Any]:
+    return {"seed": 3, "examples": 2, "answers": {"loss": [1e-5, [0.5, -0.5, 0.5]]}} | changes
+
+
+def test_this_is_a_self_check() -> None:
+    assert read_bundle(with_self_check(msgspec.json.encode({"probes": [probe()]}))).self_check == SELF_CHECK
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"probes": []}',
+        b'{"probes": [{"seed": 3, "examples": 2, "answers": {"loss": [1e999, [0, 0, 0]]}}]}',
+        b" " * MAX_BYTES + msgspec.json.encode({"probes": [probe()]}),
+        *(
+            msgspec.json.encode({"probes": probes})
+            for probes in (
+                [probe()] * 9,
+                [probe(seed=-1)],
+                [probe(seed=2**64)],
+                [probe(examples=0)],
+                [probe(examples=2**31)],
+                [probe(weights="mine")],
+                [probe(answers={"loss": [0.0, [0.0, 0.0, 0.0]]})],
+                [probe(answers={"loss": [-1.0, [0.0, 0.0, 0.0]]})],
+                [probe(answers={"loss": [None, [0.0, 0.0, 0.0]]})],
+                [probe(answers={"loss": [1.0, [0.0, 0.0]]})],
+                [probe(answers={"loss": [1.0, [0.0, 0.0, 0.0, 0.0]]})],
+                [probe(answers={"loss": [1.0, [0.0, 0.0, 1e300]]})],
+                [probe(answers={"loss": [1.0, [0.0, 0.0, 0.0], 0.0]})],
+            )
+        ),
+    ],
+)
+def test_a_self_check_that_makes_no_sense_is_refused(text: bytes) -> None:
+    with pytest.raises(TaskError, match=r"the self-check of the training graph: .*; build the task again"):
+        read_bundle(with_self_check(text))
 
 
 def test_initial_weights_and_their_seed_exclude_each_other() -> None:

@@ -1,0 +1,50 @@
+"""Which runtime has passed which training graph's self-check: kept on disk, so that each is made once."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from fedprune.bundle import Bundle
+from fedprune.disk import Disk
+from fedprune.self_check import run_self_check
+from fedprune.training_graph import TrainingGraph
+
+_RECORD = "self-check.json"
+
+
+class _Passed(msgspec.Struct, frozen=True):
+    """`graph` is the SHA-256 (hex) of the training graph and its self-check."""
+
+    graph: str
+    runtime: str
+    version: str
+
+
+class RuntimeChecks:
+    """Checks runtimes. Remembers on `disk` the last one that passed: a device serves one federation at a time.
+    Without a disk each check is made."""
+
+    def __init__(self, disk: Disk | None = None) -> None:
+        self._disk = disk
+
+    def check(self, bundle: Bundle, graph: TrainingGraph) -> None:
+        """Run the self-check unless it has passed. Raises what `run_self_check` does, `StorageError` if the disk
+        refuses."""
+        assert bundle.training_graph is not None
+        assert bundle.self_check is not None
+        digest = hashlib.sha256(bundle.training_graph + msgspec.json.encode(bundle.self_check)).hexdigest()
+        passed = _Passed(digest, graph.runtime.name, graph.runtime.version)
+        if self._remembered() != passed:
+            run_self_check(graph, bundle.task.tensors, bundle.self_check)
+            if self._disk is not None:
+                self._disk.write(_RECORD, msgspec.json.encode(passed))
+
+    def _remembered(self) -> _Passed | None:
+        """None if there is nothing that can be read: then it is checked again."""
+        record = self._disk.read(_RECORD) if self._disk is not None else None
+        try:
+            return msgspec.json.decode(record or b"", type=_Passed)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None

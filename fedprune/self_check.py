@@ -1,0 +1,167 @@
+"""The self-check: whether a runtime computes with a training graph, on this machine, what tf_keras computes.
+
+A bundle holds what tf_keras answered to a few *probes*: batches and weights that everybody draws alike from a seed
+(`fedprune.randomness`), so that only the answers travel. Each output of the graph is told by *sketches*, its sums under
+random signs (Alon, Matias and Szegedy 1996, "The space complexity of approximating the frequency moments", section
+2.2): those of an error are, in root mean square, as large as its norm, so that three numbers stand for a tensor of any
+size. A tolerance belongs to each, since instruction sets round and add differently and networks differ in how much
+that matters; a kernel that is wrong is off by far more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.errors import TaskError
+from fedprune.randomness import Keyed
+from fedprune.tensors import Array, TensorClass, TensorSpec, Weights
+from fedprune.tflite import one_line
+from fedprune.training_graph import Step, TrainingGraph
+
+MAX_BYTES = 2**20
+
+_SUMS = 3
+_Sum = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+_Tolerance = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
+
+
+class RuntimeDiffers(TaskError):
+    """The runtime cannot be trusted with a training graph on this machine; the keras trainer may be able to train."""
+
+
+class Sketch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A tensor's sums under random signs, and how far off each may be."""
+
+    tolerance: _Tolerance
+    sums: tuple[_Sum, _Sum, _Sum]
+
+
+class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch of `examples`, drawn from `seed`, and the sketches of all that the graph returns, by outputs' names."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    examples: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    answers: dict[str, Sketch]
+
+
+class SelfCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The member ``self-check.json`` of a bundle."""
+
+    probes: Annotated[tuple[Probe, ...], msgspec.Meta(min_length=1, max_length=8)]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a training graph is run with: weights, `[n, ...]` examples, one-hot targets, the noise of a full batch."""
+
+    weights: Weights
+    x: Array
+    y: Array
+    noise: list[Array]
+
+    def run(self, graph: TrainingGraph) -> Step:
+        return graph.run(self.weights, self.x, self.y, self.noise)
+
+
+def parse_self_check(blob: bytes) -> SelfCheck:
+    """Raises `TaskError` if it is none."""
+    try:
+        if len(blob) > MAX_BYTES:
+            raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
+        return msgspec.json.decode(blob, type=SelfCheck)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise TaskError(f"the self-check of the training graph: {error}; build the task again") from error
+
+
+def run_self_check(graph: TrainingGraph, tensors: Sequence[TensorSpec], self_check: SelfCheck) -> None:
+    """Run every probe. Raises `RuntimeDiffers`, saying where, `TaskError` if the probes are another graph's, and
+    `ExportError` if the runtime fails."""
+    for number, probe in enumerate(self_check.probes, start=1):
+        output, excess = furthest(graph, tensors, probe)
+        if not excess <= 1.0:
+            raise RuntimeDiffers(
+                f"{graph.runtime.name} {graph.runtime.version} computes something else on this device than TensorFlow: "
+                f"{_describe(output, tensors)} is {excess:.2g} times as far off as it may be, in batch {number} of "
+                f"{len(self_check.probes)}; use the keras trainer, or another version of the runtime"
+            )
+
+
+def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) -> tuple[str, float]:
+    """The output that is furthest off, and by how many of its tolerances. Raises `TaskError` if the probe does not
+    fit the graph, `ExportError` if the runtime fails."""
+    if probe.examples > graph.batch_shape[0]:
+        raise TaskError("the self-check does not fit the training graph; build the task again")
+    found = outputs_of(draw_case(graph, tensors, probe.seed, probe.examples).run(graph), tensors)
+    if found.keys() != probe.answers.keys():
+        raise TaskError("the self-check does not fit the training graph; build the task again")
+    excesses = {name: _excess(found[name], sketch, probe.seed, name) for name, sketch in probe.answers.items()}
+    return max(excesses.items(), key=lambda item: (math.isnan(item[1]), item[1]))
+
+
+def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int) -> Case:
+    """Weights, and the first `examples` of a full batch."""
+    keyed = Keyed(seed, "self-check")
+    weights = {spec.name: some_weights(spec, keyed) for spec in tensors}
+    x = _uniform(keyed, graph.batch_shape, -1.0)
+    rows, outputs = graph.target_shape
+    y = np.eye(outputs, dtype=np.float32)[keyed.integers(rows) % np.uint64(outputs)]
+    noise = [_uniform(keyed, shape, 0.0) for shape in graph.noise_shapes]
+    return Case(weights, x[:examples], y[:examples], noise)
+
+
+def some_weights(spec: TensorSpec, keyed: Keyed) -> Array:
+    """A tensor that is nowhere zero. Kernels keep activations and gradients moderate: U(-2, 2) over the root of the
+    inputs lies between what ReLU networks want (He et al. 2015, the root of 6) and linear ones (the root of 3)."""
+    if spec.kind is TensorClass.INTEGER:
+        return np.zeros(spec.shape, spec.dtype)
+    low = 0.5 if spec.kind is TensorClass.STATISTICS else -1.0
+    scale = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if len(spec.shape) > 1 else 1.0
+    return _uniform(keyed, spec.shape, low) * np.float32(scale)
+
+
+def outputs_of(step: Step, tensors: Sequence[TensorSpec]) -> dict[str, Array]:
+    """What a step returned by the names of the graph's outputs: loss, then `gR` and `sR` for rows of the table."""
+    outputs = {"loss": np.array([step.loss])}
+    for row, spec in enumerate(tensors):
+        for kind, arrays in (("g", step.gradients), ("s", step.statistics)):
+            if spec.name in arrays:
+                outputs[f"{kind}{row}"] = arrays[spec.name]
+    return outputs
+
+
+def sums_of(array: Array, seed: int, output: str) -> tuple[float, ...]:
+    """The sums of a tensor of any shape under random signs, which are the same for every tensor of that name."""
+    keyed = Keyed(seed, "self-check signs", output)
+    total = float(array.sum(dtype=np.float64))
+    return tuple(2.0 * float(array.sum(dtype=np.float64, where=_coins(keyed, array))) - total for _ in range(_SUMS))
+
+
+def _excess(found: Array, sketch: Sketch, seed: int, output: str) -> float:
+    errors = np.subtract(sums_of(found, seed, output), sketch.sums)
+    return float(np.abs(errors).max()) / sketch.tolerance
+
+
+def _coins(keyed: Keyed, array: Array) -> NDArray[np.bool_]:
+    """A coin for each entry of `array`: the bits of integers, least significant first."""
+    integers = keyed.integers(-(-array.size // 64)).astype("<u8")
+    return (
+        np.unpackbits(integers.view(np.uint8), count=array.size, bitorder="little").view(np.bool_).reshape(array.shape)
+    )
+
+
+def _uniform(keyed: Keyed, shape: Sequence[int], low: float) -> Array:
+    return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
+
+
+def _describe(output: str, tensors: Sequence[TensorSpec]) -> str:
+    if output == "loss":
+        return "the loss"
+    name = one_line(tensors[int(output[1:])].name)
+    return f"the gradient of {name}" if output.startswith("g") else name
