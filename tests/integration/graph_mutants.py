@@ -1,0 +1,121 @@
+"""Training graphs with one mistake: what a slip in the builder, or a kernel that computes something else, would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import Builder
+
+_OP, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
+
+_CONFUSED = {
+    _OP.ADD: (_OP.SUB, _OPTIONS.SubOptions, schema.SubOptionsT),
+    _OP.SUB: (_OP.ADD, _OPTIONS.AddOptions, schema.AddOptionsT),
+    _OP.MUL: (_OP.ADD, _OPTIONS.AddOptions, schema.AddOptionsT),
+    _OP.DIV: (_OP.MUL, _OPTIONS.MulOptions, schema.MulOptionsT),
+    _OP.MAXIMUM: (_OP.MINIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
+    _OP.MINIMUM: (_OP.MAXIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
+    _OP.RELU: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
+    _OP.TANH: (_OP.LOGISTIC, _OPTIONS.NONE, None),
+    _OP.LOGISTIC: (_OP.TANH, _OPTIONS.NONE, None),
+    _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
+    _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
+    _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),
+    _OP.SOFTMAX: (_OP.LOGISTIC, _OPTIONS.NONE, None),
+    _OP.SUM: (_OP.MEAN, _OPTIONS.ReducerOptions, None),
+    _OP.REDUCE_MAX: (_OP.SUM, _OPTIONS.ReducerOptions, None),
+}
+"""An operator that takes the same, for one that is mistaken; None keeps the options."""
+
+
+_MOST = 4
+"""Of each mistake, so many are made at different places."""
+
+
+def mutants(graph: bytes) -> Iterator[tuple[str, bytes]]:
+    """What was done, and the graph with it."""
+    made: Counter[str] = Counter()
+    for change, what, place in _mistakes(_opened(graph)):
+        made[what] += 1
+        if made[what] <= _MOST or change is _change_constant:
+            model = _opened(graph)
+            change(model, place)
+            yield f"{what}, at {place}", _packed(model)
+
+
+Change = Callable[[Any, int], None]
+
+
+def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
+    """All that can be changed, what that is, and where."""
+    for place, tensor in enumerate(model.subgraphs[0].tensors):
+        if tensor.buffer and tensor.type == schema.TensorType.FLOAT32:
+            yield _change_constant, "a constant", place
+    for place, operator in enumerate(model.subgraphs[0].operators):
+        code = _code(model, operator)
+        if code in _CONFUSED:
+            yield _confuse, f"{_name(code)} for {_name(_CONFUSED[code][0])}", place
+        if hasattr(operator.builtinOptions, "fusedActivationFunction"):
+            yield _add_relu, f"{_name(code)} with a ReLU", place
+        if code in (_OP.SLICE, _OP.PAD, _OP.PADV2):
+            yield _shift, f"{_name(code)} shifted", place
+
+
+def _change_constant(model: Any, place: int) -> None:
+    """Its first number is another one."""
+    buffer = model.buffers[model.subgraphs[0].tensors[place].buffer]
+    values = np.array(buffer.data, np.uint8).view(np.float32)
+    values[0] = -values[0] - np.float32(0.25)
+    buffer.data = values.view(np.uint8)
+
+
+def _confuse(model: Any, place: int) -> None:
+    operator = model.subgraphs[0].operators[place]
+    other, kind, options = _CONFUSED[_code(model, operator)]
+    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=other, builtinCode=other, version=1))
+    operator.opcodeIndex, operator.builtinOptionsType = len(model.operatorCodes) - 1, kind
+    if options is not None:
+        operator.builtinOptions = options()
+    elif kind == _OPTIONS.NONE:
+        operator.builtinOptions = None
+
+
+def _add_relu(model: Any, place: int) -> None:
+    model.subgraphs[0].operators[place].builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+
+
+def _shift(model: Any, place: int) -> None:
+    """A slice begins one entry earlier, padding goes to the other side."""
+    subgraph = model.subgraphs[0]
+    operator = subgraph.operators[place]
+    old = subgraph.tensors[operator.inputs[1]]
+    numbers = np.array(model.buffers[old.buffer].data, np.uint8).view(np.int32)
+    is_slice = _code(model, operator) == _OP.SLICE
+    shifted = np.maximum(numbers - 1, 0) if is_slice else numbers.reshape(-1, 2)[:, ::-1].ravel()
+    model.buffers.append(schema.BufferT(data=np.ascontiguousarray(shifted).view(np.uint8)))
+    buffer = len(model.buffers) - 1
+    subgraph.tensors.append(schema.TensorT(shape=old.shape, type=old.type, buffer=buffer, name="shifted", hasRank=True))
+    operator.inputs = [operator.inputs[0], len(subgraph.tensors) - 1, *operator.inputs[2:]]
+
+
+def _code(model: Any, operator: Any) -> int:
+    code: int = model.operatorCodes[operator.opcodeIndex].builtinCode
+    return code
+
+
+def _opened(graph: bytes) -> Any:
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(graph))
+
+
+def _packed(model: Any) -> bytes:
+    builder = Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _name(code: int) -> str:
+    return next(name for name, value in vars(_OP).items() if value == code)
