@@ -32,7 +32,7 @@ _CONFUSED = {
 """An operator that takes the same, for one that is mistaken; None keeps the options."""
 
 
-_MOST = 4
+_MOST = 12
 """Of each mistake, so many are made at different places."""
 
 
