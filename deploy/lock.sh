@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Pins with hashes, for every supported Python and machine at once, what pyproject.toml asks for:
+# Pins with hashes, for every supported Python and 64-bit machine at once, what pyproject.toml asks for:
 #   requirements/dev.txt         everything: the demo, the tests and the tools
-#   requirements/aggregator.txt  a gateway, and a 64-bit device with the litert trainer: no TensorFlow
+#   requirements/aggregator.txt  a gateway: no TensorFlow
+#   requirements/agent.txt       a device with the litert trainer: no TensorFlow
+#   requirements/keras.txt       a device with both trainers
+# and what the Flower app asks for that the agents are measured against:
+#   requirements/flower.txt
 # Versions that still fit are kept; delete the files first to move to the newest. At the end it makes sure that
-# each pin has a wheel everywhere, since nobody compiles on a Pi.
+# none is missing and each has a wheel everywhere, since nobody compiles on a Pi.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,15 +21,23 @@ trap 'rm -rf "$scratch"' EXIT
 main() {
   .venv/bin/python -m venv "$scratch/uv"
   "$scratch/uv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
-  pin requirements/dev.txt --extra dev
-  pin requirements/aggregator.txt --extra aggregator --constraints requirements/dev.txt
-  check_wheels requirements/dev.txt
-  check_wheels requirements/aggregator.txt
+  pin requirements/dev.txt pyproject.toml --universal --extra dev
+  pin requirements/aggregator.txt pyproject.toml --universal --extra aggregator --constraints requirements/dev.txt
+  # Not universal: on 32-bit Arm, which takes its packages from piwheels, the extra `agent` asks for others.
+  local device=(pyproject.toml --python-platform "${MACHINES[0]}" --extra agent --constraints requirements/dev.txt)
+  pin requirements/agent.txt "${device[@]}"
+  pin requirements/keras.txt "${device[@]}" --extra keras
+  pin requirements/flower.txt benchmarks/agent_memory/flower-app/pyproject.toml --universal
+  local requirements
+  for requirements in dev aggregator agent keras flower; do
+    check_wheels "requirements/$requirements.txt"
+  done
 }
 
+# pin FILE PYPROJECT OPTION...
 pin() {
   echo "==> $1"
-  "$scratch/uv/bin/uv" pip compile pyproject.toml --output-file "$@" --universal --python-version "${PYTHONS[0]}" \
+  "$scratch/uv/bin/uv" pip compile --output-file "$@" --python-version "${PYTHONS[0]}" \
     --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet
 }
 
@@ -37,7 +49,7 @@ check_wheels() {
       # pyproject.toml's constraints are for the resolver: they have no hashes.
       "$scratch/uv/bin/uv" pip install --no-config --dry-run --quiet --python .venv/bin/python \
         --target "$scratch/nowhere" --python-version "$python" --python-platform "$machine" \
-        --only-binary :all: --no-deps --require-hashes --requirements "$1"
+        --only-binary :all: --require-hashes --requirements "$1"
     done
   done
 }

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.latency.measure import Settings, measure, turns
 from benchmarks.latency.results import Report
@@ -19,8 +17,6 @@ from fedprune.tflite import one_line
 
 _DEFAULTS = Settings()
 _STANDARD_OUTPUT = Path("-")
-_PIPE_WIDTH = 120
-"""Columns where no terminal tells its width."""
 
 
 @click.command()
@@ -69,7 +65,7 @@ def benchmark(models: tuple[Path, ...], num_threads: int, num_runs: int, warmup_
     settings = Settings(num_threads, num_runs, warmup_runs)
     report = _measure_with_progress(models, settings)
     if report.reference is not None:
-        _show(report, Console(stderr=target == _STANDARD_OUTPUT))
+        click.echo(render(report), err=target == _STANDARD_OUTPUT)
     if target is not None:
         _write(report, target)
     if report.failures:
@@ -77,26 +73,20 @@ def benchmark(models: tuple[Path, ...], num_threads: int, num_runs: int, warmup_
 
 
 def _measure_with_progress(models: tuple[Path, ...], settings: Settings) -> Report:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(models) * turns(settings))
+    with click.progressbar(
+        length=len(models) * turns(settings), label="Measuring", item_show_func=_name_of, file=sys.stderr
+    ) as progress:
+        return measure(models, settings, lambda model: progress.update(1, model))
 
-        def on_turn(model: Path) -> None:
-            progress.update(task, advance=1, description=f"Measuring {one_line(model.name)}")
 
-        return measure(models, settings, on_turn)
+def _name_of(model: Path | None) -> str | None:
+    return None if model is None else one_line(model.name)
 
 
 def _check_target(target: Path) -> None:
     """Say before the measurement that its report has nowhere to go."""
     if target != _STANDARD_OUTPUT and not os.access(target.absolute().parent, os.W_OK):
         raise ConfigurationError(f"--json {target}: cannot write into {target.parent}; make that directory first")
-
-
-def _show(report: Report, console: Console) -> None:
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(render(report))
 
 
 def _write(report: Report, target: Path) -> None:

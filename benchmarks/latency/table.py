@@ -1,42 +1,41 @@
-"""A benchmark's report as a person sees it."""
+"""A benchmark's report as a person sees it. Plain text: devices that measure are spared what draws tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+import click
 
 from benchmarks.latency.machine import Machine
 from benchmarks.latency.results import Failed, Measured, Ratio, Report
 from fedprune.tflite import one_line
 
-
-def render(report: Report) -> RenderableType:
-    """The table, and under it the machine and what may have disturbed the measurement."""
-    machine = Text(_describe(report.machine), "dim")
-    return Group(_table(report), machine, *(Text(note, "yellow") for note in _disturbances(report.machine)))
+_HEADINGS = ("model", "kB", "init", "min", "p50", "p90", "p99", "mean", "std", "MB")
 
 
-def _table(report: Report) -> Table:
+def render(report: Report) -> str:
+    """The table, and under it the machine and what may have disturbed the measurement; in colours for a terminal."""
     runs = f"{_count(report.num_runs, 'run')}, {_count(report.num_threads, 'thread')}"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0),
-        title=Text(f"Latency in ms: {runs}, {report.runtime}"),
-    )
-    table.add_column("model", overflow="fold", min_width=12)
-    for heading in ("kB", "init", "min", "p50", "p90", "p99", "mean", "std", "peak\nMB"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"Latency in ms, peak memory in MB: {runs}, {report.runtime}"
+    machine = click.style(_describe(report.machine), dim=True)
+    disturbances = [click.style(note, fg="yellow") for note in _disturbances(report.machine)]
+    return "\n".join([title, "", *_table(report), "", machine, *disturbances])
+
+
+def _table(report: Report) -> list[str]:
+    """The lines: names to the left, numbers to the right."""
     compared = any(isinstance(row, Measured) and row.ratio for row in report.models)
-    if compared:
-        table.add_column("vs first", justify="right", no_wrap=True)
-    for name, row in zip(_names(report), report.models, strict=True):
-        cells = ["failed"] if isinstance(row, Failed) else _cells(row, compared)
-        table.add_row(Text(name), *cells, style="red" if isinstance(row, Failed) else None)
-    return table
+    headings = [*_HEADINGS, "vs first"] if compared else [*_HEADINGS]
+    rows = [
+        [name, "failed"] if isinstance(row, Failed) else [name, *_cells(row, compared)]
+        for name, row in zip(_names(report), report.models, strict=True)
+    ]
+    padded = [line + [""] * (len(headings) - len(line)) for line in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
+    lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in padded]
+    colours = [None, *("red" if isinstance(row, Failed) else None for row in report.models)]
+    lines = [click.style(line, fg=colour) if colour else line for line, colour in zip(lines, colours, strict=True)]
+    return [lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
 
 
 def _cells(row: Measured, compared: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """The aggregator and the agent, training included, run where TensorFlow is not installed: on a gateway or a device.
 
-The environment is made from requirements/aggregator.txt and the wheel of this very tree. One thing is borrowed from
-the full installation: a task bundle, which on a real gateway was made on a workstation as well.
+The environments are made from requirements/aggregator.txt and agent.txt and the wheel of this very tree. One thing is
+borrowed from the full installation: a task bundle, which in a real federation was made on a workstation as well.
 """
 
 from __future__ import annotations
@@ -54,12 +54,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts' directory of an environment without TensorFlow."""
-    home = tmp_path_factory.mktemp("gateway")
+    """The scripts' directory of a gateway's environment."""
+    return _install(wheel, "aggregator.txt", tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="session")
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts' directory of a device's environment."""
+    return _install(wheel, "agent.txt", tmp_path_factory.mktemp("device"))
+
+
+def _install(wheel: Path, requirements: str, home: Path) -> Path:
     _must(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
     scripts = home / "bin"
     pip = (sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet", "--no-input")
-    _must(*pip, "--require-hashes", "--requirement", _ROOT / "requirements" / "aggregator.txt", cwd=home)
+    _must(*pip, "--require-hashes", "--requirement", _ROOT / "requirements" / requirements, cwd=home)
     _must(*pip, "--no-deps", wheel, cwd=home)
     return scripts
 
@@ -68,6 +77,12 @@ def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_gateway(gateway: Path, tmp_path: Path) -> Run:
     """Run a script of the gateway's, in `tmp_path`."""
     return lambda script, *arguments: _run(gateway / script, *arguments, cwd=tmp_path)
+
+
+@pytest.fixture
+def on_device(device: Path, tmp_path: Path) -> Run:
+    """Run a script of the device's, in `tmp_path`."""
+    return lambda script, *arguments: _run(device / script, *arguments, cwd=tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +118,10 @@ def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
     }
 
 
-def test_tensorflow_is_not_there(on_gateway: Run) -> None:
+def test_tensorflow_is_not_there(on_gateway: Run, on_device: Run) -> None:
     for module in _TENSORFLOW:
-        done = on_gateway("python", "-c", f"import {module}")
-        assert f"No module named '{module}'" in done.stderr
+        for run in (on_gateway, on_device):
+            assert f"No module named '{module}'" in run("python", "-c", f"import {module}").stderr
 
 
 @pytest.mark.parametrize("command", ["aggregator", "agent", "benchmark", "export", "task build", "task show"])
@@ -143,23 +158,23 @@ print(Evaluator(bundle, Path("held-out.npz"), threads=1).evaluate(bundle.initial
     assert done.stdout == "6\n", done.stderr
 
 
-def test_models_are_benchmarked(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_models_are_benchmarked(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(bundle.inference_graph)
-    done = on_gateway("fedprune", "benchmark", "model.tflite", "--num_runs", "2", "--warmup_runs", "0")
+    done = on_device("fedprune", "benchmark", "model.tflite", "--num_runs", "2", "--warmup_runs", "0")
     assert done.returncode == 0, done.stderr
     assert "model.tflite" in done.stdout
 
 
 def test_the_agent_gets_as_far_as_the_broker(
-    on_gateway: Run, bundle: Bundle, refusing_broker: str, tmp_path: Path
+    on_device: Run, bundle: Bundle, refusing_broker: str, tmp_path: Path
 ) -> None:
     _save_examples(tmp_path / "data.npz", bundle)
-    done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--broker", refusing_broker)
+    done = on_device("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--broker", refusing_broker)
     assert done.returncode == BrokerError.exit_code, done.stdout + done.stderr
     assert refusing_broker in done.stderr
 
 
-def test_a_round_is_trained(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_round_is_trained(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "light.fedtask").write_bytes(bundle.blob)
     _save_examples(tmp_path / "data.npz", bundle)
     program = """
@@ -175,13 +190,13 @@ work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Key
 trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
 print(0.1 < trained.loss < 10)
 """
-    done = on_gateway("python", "-c", program)
+    done = on_device("python", "-c", program)
     assert done.stdout == "True\n", done.stderr
 
 
-def test_the_keras_trainer_asks_for_its_extra(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_keras_trainer_asks_for_its_extra(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
     _save_examples(tmp_path / "data.npz", bundle)
-    done = on_gateway("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--trainer", "keras")
+    done = on_device("fedprune", "agent", "--name", "pi-1", "--data", "data.npz", "--trainer", "keras")
     assert done.returncode == ConfigurationError.exit_code, done.stdout + done.stderr
     assert "pip install '.[keras]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
