@@ -35,16 +35,17 @@ CREATE TABLE IF NOT EXISTS updates (
 class RoundRecord(msgspec.Struct, frozen=True):
     """What a finished round was like.
 
-    `accuracy` and `loss` are the global model's on the held-out examples; `loss` is None where its outputs are not
-    finite. `sparsity` is that of the prunable tensors. `bytes_up` and `bytes_down` are MQTT payload bytes, all agents
-    together, control included. `seconds` is the round's wall time, `train_seconds` the slowest agent's training.
-    `train_loss` is the examples-weighted mean over agents. `ignored` counts messages that made no sense, `refused`
-    malformed updates. `peak_memory_mb` is the aggregator's high-water mark.
+    `accuracy` and `loss` are the global model's on the held-out examples; `accuracy` is None where the task's loss has
+    none (mean squared error), `loss` where its outputs are not finite. `sparsity` is that of the prunable tensors.
+    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
+    the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
+    agents. `ignored` counts messages that made no sense, `refused` malformed updates. `peak_memory_mb` is the
+    aggregator's high-water mark.
     """
 
     round: int
     agents: int
-    accuracy: float
+    accuracy: float | None
     loss: float | None
     sparsity: float
     bytes_up: int

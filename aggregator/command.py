@@ -57,9 +57,10 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 
 
 def _line(record: RoundRecord, rounds: int) -> str:
-    loss = "nan" if record.loss is None else f"{record.loss:.3f}"
+    accuracy = "" if record.accuracy is None else f"accuracy {record.accuracy:.3f}, "
+    loss = "nan" if record.loss is None else f"{record.loss:.4g}"
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
-        f"accuracy {record.accuracy:.3f}, loss {loss}, sparsity {record.sparsity:.2f}, "
+        f"{accuracy}loss {loss}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
     )

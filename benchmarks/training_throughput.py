@@ -150,7 +150,7 @@ def _time_graph(bundle: Bundle, data: Dataset) -> float:
     """Seconds a batch takes, weights in and gradients out included."""
     graph = TrainingGraph(bundle.training_graph or b"", bundle.task.tensors, threads=1)
     weights, batch = bundle.initial_weights(), data.take(np.arange(_BATCH))
-    targets = np.eye(bundle.task.outputs, dtype=np.float32)[batch.y]
+    targets = bundle.task.objective.targets(batch.y, bundle.task.outputs)
     return _time(lambda: graph.run(weights, batch.x, targets))
 
 

@@ -60,7 +60,8 @@ class Workshop:
         if self._bench is None or self._bench.bundle.blob != blob:
             self._bench = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._load(), bundle.task.input_shape, bundle.task.outputs)
+            task = bundle.task
+            data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, threads=self._threads, checks=self._checks)
             self._bench = _Bench(bundle, data, trainer)

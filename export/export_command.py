@@ -22,8 +22,8 @@ from fedprune.errors import ConfigurationError, ExportError
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
 _STEPS_BESIDE_FORMATS = 3
-_LOSS_TO_NOTICE = 0.01
-"""Accuracy that a format may lose before the table marks it."""
+_ACCURACY_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
+"""By how much less accuracy, or how many times the loss where there is none, the table marks a format."""
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""
 
@@ -116,7 +116,7 @@ def _show(report: Report, out: Path) -> None:
 
 
 def _table(report: Report) -> Table:
-    title = f"{report.task}, version {report.version}: accuracy {report.keras_accuracy:.4f} in Keras"
+    title = f"{report.task}, version {report.version}: {_quality(report.keras_accuracy, report.keras_loss)} in Keras"
     table = Table(
         title=Text(f"{title} ({report.examples} examples)"),
         title_justify="left",
@@ -126,25 +126,36 @@ def _table(report: Report) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("file", no_wrap=True)
-    for heading in ("kB", "kB zstd", "sparsity", "accuracy", "difference"):
+    for heading in ("kB", "kB zstd", "sparsity", "loss" if report.keras_accuracy is None else "accuracy", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("runs on")
     for row in report.exports:
-        table.add_row(*_cells(row, report.keras_accuracy))
+        table.add_row(*_cells(row, report))
     return table
 
 
-def _cells(row: Exported, keras_accuracy: float) -> list[str | Text]:
-    lost = row.accuracy is None or keras_accuracy - row.accuracy > _LOSS_TO_NOTICE
+def _quality(accuracy: float | None, loss: float) -> str:
+    return f"loss {loss:.4g}" if accuracy is None else f"accuracy {accuracy:.4f}"
+
+
+def _cells(row: Exported, report: Report) -> list[str | Text]:
+    quality = _number(row.loss, ".4g") if report.keras_accuracy is None else _number(row.accuracy, ".4f")
     return [
         row.path,
         f"{row.bytes / 1000:,.1f}",
         f"{row.bytes_compressed / 1000:,.1f}",
         _number(row.sparsity.overall, ".3f"),
-        Text(_number(row.accuracy, ".4f"), "yellow" if lost else ""),
+        Text(quality, "yellow" if _is_worse(row, report) else ""),
         _number(row.max_difference, ".2g"),
         ", ".join(f"{tried.runtime} {tried.version}" for tried in row.runs_on if tried.ok) or "nothing here",
     ]
+
+
+def _is_worse(row: Exported, report: Report) -> bool:
+    """Whether a file is noticeably worse than the Keras model, or could not be tried."""
+    if row.accuracy is not None and report.keras_accuracy is not None:
+        return report.keras_accuracy - row.accuracy > _ACCURACY_TO_MISS
+    return row.loss is None or row.loss > _LOSS_TO_NOTICE * report.keras_loss
 
 
 def _number(value: float | None, form: str) -> str:

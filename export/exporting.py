@@ -17,13 +17,14 @@ import zstandard
 
 from export.convert import convert
 from export.report import FILE, Exported, Format, Report
-from export.verify import Verdict, accuracy, verify
+from export.verify import Verdict, verify
 from export.zeros import count_zeros
 from fedprune.bundle import Bundle, load_bundle
 from fedprune.checkpoints import Checkpoint, load_latest
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.disk import Directory
 from fedprune.errors import ExportError, ProtocolError
+from fedprune.evaluation import score
 from fedprune.keras_model import build_model
 from fedprune.layout import HELD_OUT, TASK
 from fedprune.randomness import Keyed
@@ -72,7 +73,8 @@ def export_model(
     """
     directory = Directory(out)
     default_runtime()
-    data = _sample(fit_to(data, bundle.task.input_shape, bundle.task.outputs), _MAX_EXAMPLES)
+    task = bundle.task
+    data = _sample(fit_to(data, task.input_shape, task.outputs, task.training.loss), _MAX_EXAMPLES)
     on_step("Evaluating the Keras model")
     model = _load(bundle, checkpoint)
     expected = model.predict(data.x, batch_size=_KERAS_BATCH, verbose=0)
@@ -82,17 +84,19 @@ def export_model(
         on_step(f"Converting to {form}")
         files[form.file] = content = convert(model, form, _sample(data, _REPRESENTATIVE).x)
         on_step(f"Verifying {form}")
-        verdict = verify(content, data.x, data.y, expected)
+        verdict = verify(content, data, task.objective, expected)
         if form is Format.FP32:
             _check_fp32(verdict, expected)
         exports.append(_describe(form, content, verdict, bundle, checkpoint))
+    in_keras = score(expected, data, task.objective)
     report = Report(
-        task=bundle.task.name,
+        task=task.name,
         run=checkpoint.run,
         version=checkpoint.version,
         weights_sha256=weights_digest(checkpoint.weights),
         examples=len(data),
-        keras_accuracy=accuracy(expected, data.y),
+        keras_accuracy=in_keras.accuracy,
+        keras_loss=in_keras.loss,
         exports=tuple(exports),
     )
     on_step("Writing")
@@ -141,7 +145,8 @@ def _describe(form: Format, content: bytes, verdict: Verdict, bundle: Bundle, ch
         bytes_compressed=len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content)),
         sha256=hashlib.sha256(content).hexdigest(),
         sparsity=count_zeros(content, checkpoint.weights, bundle.task.table),
-        accuracy=verdict.accuracy,
+        accuracy=verdict.evaluation.accuracy if verdict.evaluation else None,
+        loss=verdict.evaluation.loss if verdict.evaluation else None,
         max_difference=verdict.max_difference,
         runs_on=verdict.runs_on,
     )

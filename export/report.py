@@ -47,8 +47,9 @@ class Sparsity(msgspec.Struct, frozen=True):
 class Exported(msgspec.Struct, frozen=True):
     """One file. `path` is relative to `exports.json`; `bytes_compressed` is by zstd at level 19.
 
-    `accuracy` is a fraction of the report's `examples`, `max_difference` the largest to the Keras model in any
-    output of any example. Both are None where no runtime here runs the file.
+    `accuracy` is a fraction of the report's `examples`, None where the task's loss has none (mean squared error),
+    `loss` the task's, `max_difference` the largest to the Keras model in any output of any example. All are None where
+    no runtime here runs the file.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Exported(msgspec.Struct, frozen=True):
     sha256: str
     sparsity: Sparsity
     accuracy: float | None
+    loss: float | None
     max_difference: float | None
     runs_on: tuple[RunsOn, ...]
 
@@ -73,5 +75,6 @@ class Report(msgspec.Struct, frozen=True):
     version: int
     weights_sha256: str
     examples: int
-    keras_accuracy: float
+    keras_accuracy: float | None
+    keras_loss: float
     exports: tuple[Exported, ...]

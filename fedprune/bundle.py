@@ -81,12 +81,18 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="n
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training. `steps_per_round` is a constant of the task: the schedule's global clock counts in it."""
+    """Local training. `steps_per_round` is a constant of the task: the schedule's global clock counts in it.
+
+    `proximal_mu` is FedProx's: each step minimises the loss + mu/2 ||w - w_t||^2, w_t being the round's global model
+    (Li et al. 2020, "Federated optimization in heterogeneous networks", arXiv 1812.06127, equation 2). The sum is over
+    weights that the mask keeps: w_t would pull those that an agent has just pruned back into its mask.
+    """
 
     steps_per_round: int
     batch_size: int = 32
     optimizer: Sgd | Adam = Sgd()
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    proximal_mu: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     optimizer_state: Literal["reset", "keep"] = "reset"
 
     def __post_init__(self) -> None:

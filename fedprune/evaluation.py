@@ -17,21 +17,19 @@ from numpy.typing import NDArray
 from fedprune.bundle import Bundle, Task
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import TaskError
+from fedprune.losses import Objective
 from fedprune.tensors import Array, Weights
 from fedprune.tflite import default_runtime, foreign_errors
 
 SIGNATURE = "serving_default"
 
-_PROBABILITY_FLOOR = 1e-7
-"""Keras' own: what a model that ends in softmax may say is 0 otherwise."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on held-out examples: `accuracy` is a fraction, `loss` the mean cross-entropy in nats."""
+    """How a model does on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`."""
 
     examples: int
-    accuracy: float
+    accuracy: float | None
     loss: float
 
 
@@ -85,32 +83,20 @@ class Evaluator:
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs)
-        self._from_logits = task.from_logits
+        self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs, task.training.loss)
+        self._objective = task.objective
         self._graph = InferenceGraph(bundle, threads=threads)
 
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
         outputs = np.concatenate(list(self._graph.predict(self._data.x)))
-        return score(outputs, self._data, from_logits=self._from_logits)
+        return score(outputs, self._data, self._objective)
 
 
-def score(outputs: Array, data: Dataset, *, from_logits: bool) -> Evaluation:
-    """Accuracy and loss of a model's `outputs`, float32 `[examples, classes]`: logits, or else probabilities."""
-    rows = np.arange(len(data))
-    wide = outputs.astype(np.float64)
-    if from_logits:
-        with np.errstate(invalid="ignore"):  # a diverged model's infinite logits make the loss NaN, as they should
-            wide -= wide.max(axis=1, keepdims=True)
-        log_likelihood = wide[rows, data.y] - np.log(np.exp(wide).sum(axis=1))
-    else:
-        log_likelihood = np.log(np.clip(wide[rows, data.y], _PROBABILITY_FLOOR, 1.0))
-    return Evaluation(
-        examples=len(data),
-        accuracy=float(np.mean(outputs.argmax(axis=1) == data.y)),
-        loss=-float(log_likelihood.mean()),
-    )
+def score(outputs: Array, data: Dataset, objective: Objective) -> Evaluation:
+    """How good `outputs`, float32 `[examples, outputs]`, are for `data` that fit the task."""
+    return Evaluation(len(data), objective.accuracy(outputs, data.y), objective.mean_loss(outputs, data.y))
 
 
 def _check_signature(task: Task, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The Keras model of a task, built from its bundle. Importing this module imports TensorFlow."""
+"""The Keras model and loss of a task, built from its bundle. Importing this module imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from fedprune.bundle import Task
 from fedprune.errors import TaskError
+from fedprune.losses import Loss, Objective
 from fedprune.model_config import check_model_config
 from fedprune.tensorflow_stack import keras
 
@@ -26,6 +27,20 @@ def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
     finally:
         random.disable_tf_random_generator()
     return model, _match(task, model)
+
+
+def keras_loss(objective: Objective) -> Any:
+    """tf_keras' own loss: a function of labels (see `fedprune.losses`) and outputs to the mean over the examples."""
+    from_logits = objective.from_logits
+    match objective.loss:
+        case Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        case Loss.CATEGORICAL_CROSSENTROPY:
+            return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        case Loss.BINARY_CROSSENTROPY:
+            return keras.losses.BinaryCrossentropy(from_logits=from_logits)
+        case Loss.MEAN_SQUARED_ERROR:
+            return keras.losses.MeanSquaredError()
 
 
 def _match(task: Task, model: Any) -> dict[str, Any]:

@@ -133,11 +133,12 @@ def benchmark_exports(out: Path, children: Children) -> None:
 def _collect(settings: DemoSettings, split: SplitSummary, out: Path) -> results.DemoResult:
     book = Book.open(out / "run" / BOOK)
     records = book.records()
+    rounds = [results.round_result(record) for record in records]
     collected = results.DemoResult(
         settings=_as_json(settings),
         source=split.source,
-        rounds=[results.round_result(record) for record in records],
-        model=results.model_result(load_bundle(out / "task.fedtask"), records[-1]),
+        rounds=rounds,
+        model=results.model_result(load_bundle(out / "task.fedtask"), rounds[-1]),
         peak_memory_mb=results.peak_memory(book, records),
         exports=results.export_results(out, out / "export", out / "benchmark.json"),
     )

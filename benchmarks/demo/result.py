@@ -15,8 +15,8 @@ from fedprune.bundle import Bundle
 class RoundResult(msgspec.Struct, frozen=True):
     """One round, counted from 1. Bytes are MQTT payloads really published, all agents together; seconds are wall time.
 
-    `loss` is None where the model's outputs are not finite. `train_seconds` is the slowest agent's training: the rest
-    of `seconds` is overhead, evaluation included.
+    The demo's model is a classifier, which always has an `accuracy`; `loss` is None where its outputs are not finite.
+    `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead, evaluation included.
     """
 
     round: int
@@ -75,7 +75,7 @@ def round_result(record: RoundRecord) -> RoundResult:
     return RoundResult(**{**fields, "round": record.round + 1})
 
 
-def model_result(bundle: Bundle, last: RoundRecord) -> ModelResult:
+def model_result(bundle: Bundle, last: RoundResult) -> ModelResult:
     table = bundle.task.table
     return ModelResult(table.parameters, table.prunable, last.sparsity, last.accuracy)
 

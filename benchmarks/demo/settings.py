@@ -47,7 +47,7 @@ name = "demo"
 [model]
 builtin = "cnn-108k"
 input_shape = {_image_shape(split.input_shape)}
-outputs = {max(2, split.classes)}
+outputs = {_outputs(split)}
 initial = "seed"
 seed = {settings.seed}
 
@@ -104,6 +104,16 @@ trainer = "{settings.trainer}"
 [broker]
 url = "{broker_url}"
 """
+
+
+def _outputs(split: SplitSummary) -> int:
+    """One for each class. Raises `ConfigurationError` for data without classes."""
+    if not split.classes:
+        raise ConfigurationError(
+            "the demo's model is a classifier, y does not hold class numbers; "
+            "build a task of your own with `fedprune task build`"
+        )
+    return max(2, split.classes)
 
 
 def _image_shape(shape: tuple[int, ...]) -> list[int]:

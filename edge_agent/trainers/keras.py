@@ -24,6 +24,8 @@ from edge_agent.trainers.slots import (
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
+from fedprune.keras_model import keras_loss
+from fedprune.losses import Loss
 from fedprune.masks import apply_mask
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Mask, Weights
@@ -37,7 +39,10 @@ class KerasTrainer:
         _use_threads(threads)
         self._task = bundle.task
         self._model = PrunedModel(bundle.task, bundle.model_json)
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=bundle.task.from_logits)
+        self._loss = keras_loss(bundle.task.objective)
+        self._mu = bundle.task.training.proximal_mu
+        trained = self._model.trained if self._mu else {}
+        self._global = {name: tf.Variable(variable, trainable=False) for name, variable in trained.items()}
         try:
             self._optimizer = _make_optimizer(bundle.task.training.optimizer)
             self._optimizer.build(self._model.keras.trainable_variables)
@@ -72,16 +77,21 @@ class KerasTrainer:
 
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
-        shape, batch_size = self._task.input_shape, self._task.training.batch_size
+        shape, training = self._task.input_shape, self._task.training
+        if training.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+            labels = tf.TensorSpec((None,), tf.int64)
+        else:
+            labels = tf.TensorSpec((None, self._task.outputs), tf.float32)
         run = tf.function(
             self._steps,
             input_signature=[
                 tf.TensorSpec((None, *shape), tf.float32),
-                tf.TensorSpec((None,), tf.int64),
-                tf.TensorSpec((None, batch_size), tf.int64),
+                labels,
+                tf.TensorSpec((None, training.batch_size), tf.int64),
             ],
         )
-        run(tf.zeros((1, *shape)), tf.zeros((1,), tf.int64), tf.zeros((0, batch_size), tf.int64))
+        no_labels = tf.zeros((1, *labels.shape[1:]), labels.dtype)
+        run(tf.zeros((1, *shape)), no_labels, tf.zeros((0, training.batch_size), tf.int64))
         return run
 
     def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
@@ -93,12 +103,21 @@ class KerasTrainer:
         return losses.stack()
 
     def _step(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """The loss that is returned is without the proximal term."""
         model = self._model.keras
         with tf.GradientTape() as tape:
             loss = self._loss(y, model(x, training=True)) + sum(model.losses)
-        gradients = tape.gradient(loss, model.trainable_variables)
+            minimised = loss + self._proximal_term()
+        gradients = tape.gradient(minimised, model.trainable_variables)
         self._optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
+
+    def _proximal_term(self) -> Any:
+        """FedProx's mu/2 ||w - w_t||^2 over the weights that are kept, w_t being the global model: see `Training`."""
+        trained, masks = self._model.trained, self._model.masks
+        return self._mu * sum(
+            tf.nn.l2_loss(trained[name] - start * masks.get(name, 1.0)) for name, start in self._global.items()
+        )
 
     def _load(self, work: Work) -> None:
         weights = work.weights
@@ -107,6 +126,8 @@ class KerasTrainer:
                 variable.assign(tf.zeros_like(variable))
         else:
             weights = self._restore(work.slots, weights, work.mask)
+        for name, variable in self._global.items():
+            variable.assign(work.weights[name])
         self._model.load(weights, work.mask, work.schedule_step)
         self._model.seed(work.keyed.integers(self._model.random_layers))
 

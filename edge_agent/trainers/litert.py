@@ -25,7 +25,7 @@ from fedprune.data import Dataset
 from fedprune.errors import ExportError, TaskError, TrainingError
 from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.randomness import Keyed
-from fedprune.tensors import Array, Mask
+from fedprune.tensors import Array, Mask, Weights
 from fedprune.training_graph import Step, TrainingGraph
 
 
@@ -74,7 +74,7 @@ class LiteRTTrainer:
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
                 mask = self._mask_at(work.schedule_step + index + 1, weights, mask)
-                losses[index] = self._step(weights, mask, data.take(batch), work.keyed)
+                losses[index] = self._step(weights, mask, data.take(batch), work)
         check_finite(losses, weights, work.schedule_step)
         return Trained(
             weights=apply_mask(weights, mask),
@@ -102,22 +102,29 @@ class LiteRTTrainer:
             return mask
         return score_mask(weights, self._task.table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM)
 
-    def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, keyed: Keyed) -> float:
-        """One optimizer step; its loss."""
+    def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, work: Work) -> float:
+        """One optimizer step; its loss, without the proximal term."""
         for name, kept in mask.items():
             weights[name] *= kept
-        step = self._differentiate(weights, batch, keyed)
+        step = self._differentiate(weights, batch, work.keyed)
+        self._add_proximal(step.gradients, weights, mask, work.weights)
         self._optimizer.step(weights, step.gradients)
         weights.update(step.statistics)
         return step.loss
 
     def _differentiate(self, weights: dict[str, Array], batch: Dataset, keyed: Keyed) -> Step:
-        targets = np.equal(batch.y[:, np.newaxis], np.arange(self._task.outputs)).astype(np.float32)
+        targets = self._task.objective.targets(batch.y, self._task.outputs)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in self._graph.noise_shapes]
         try:
             return self._graph.run(weights, batch.x, targets, noise)
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
+
+    def _add_proximal(self, gradients: dict[str, Array], weights: Weights, mask: Mask, start: Weights) -> None:
+        """The gradient mu (w - w_t) of FedProx's term over the weights that are kept; pruned ones are zero already."""
+        if mu := np.float32(self._task.training.proximal_mu):
+            for name, gradient in gradients.items():
+                gradient += mu * (weights[name] - start[name] * mask.get(name, np.True_))
 
     def _slots(self, weights: dict[str, Array], mask: Mask) -> Slots:
         """The state with which the next round can go on exactly."""

@@ -22,6 +22,8 @@ _NEVER = 2**62
 class PrunedModel:
     """`keras` is the wrapped model, to be called with `training=True`. Tensors go by their names in the task's table.
 
+    `trained` are the variables that have gradients, `masks` those of zeros and ones that each step applies.
+
     Raises `TaskError` if the configuration cannot be built, is unsafe, or does not fit the table.
     """
 
@@ -31,17 +33,19 @@ class PrunedModel:
         self._wrappers: list[Any] = []
         # The wrappers share their variables with the plain model, whose weights are in the table's order.
         self.keras = self._wrap(plain, frozenset(prunable), _tfmot_schedule(task.pruning))
-        self._masks = {
+        self.masks = {
             prunable.get(weight.ref(), weight.name): mask
             for wrapper in self._wrappers
             for weight, mask, _ in wrapper.pruning_vars
         }
-        differing = set(self._masks).symmetric_difference(prunable.values())
+        differing = set(self.masks).symmetric_difference(prunable.values())
         if differing:
             raise TaskError(
                 f"task {task.name!r}: the table and TF-MOT disagree on whether {min(differing)} is prunable; "
                 "build the task again"
             )
+        trainable = {variable.ref() for variable in self.keras.trainable_variables}
+        self.trained = {name: variable for name, variable in self._variables.items() if variable.ref() in trainable}
         self._generators = list(_random_generators(self.keras))
 
     @property
@@ -56,7 +60,7 @@ class PrunedModel:
         """
         for name, variable in self._variables.items():
             variable.assign(weights[name])
-        for name, variable in self._masks.items():
+        for name, variable in self.masks.items():
             variable.assign(mask[name].astype(np.float32))
         for wrapper in self._wrappers:
             wrapper.pruning_step.assign(steps_done)
@@ -72,7 +76,7 @@ class PrunedModel:
 
     def mask(self) -> dict[str, NDArray[np.bool_]]:
         """The masks that the wrappers hold now."""
-        return {name: variable.numpy() != 0.0 for name, variable in self._masks.items()}
+        return {name: variable.numpy() != 0.0 for name, variable in self.masks.items()}
 
     def _wrap(self, layer: Any, prunable: frozenset[Any], schedule: Any) -> Any:
         """`layer`, or the model that it is, with each owner of a prunable variable wrapped."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.reference import Reference
 from fedprune.errors import FedpruneError
-from fedprune.losses import Objective
+from fedprune.losses import Loss, Objective
 from fedprune.randomness import Keyed
 from fedprune.self_check import Case, some_weights
 from fedprune.tensors import Array, TensorSpec, Weights
@@ -104,9 +104,9 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
         return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
 
     rows, outputs = candidate.target_shape
-    if objective.loss == "mean_squared_error":
+    if objective.loss is Loss.MEAN_SQUARED_ERROR:
         y = uniform((rows, outputs), -1.0)
-    elif objective.loss == "binary_crossentropy":
+    elif objective.loss is Loss.BINARY_CROSSENTROPY:
         y = np.round(uniform((rows, outputs)))
     else:
         y = np.eye(outputs, dtype=np.float32)[keyed.integers(rows) % np.uint64(outputs)]

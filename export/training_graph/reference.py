@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fedprune.losses import Objective
+from fedprune.keras_model import keras_loss
+from fedprune.losses import Loss, Objective
 from fedprune.self_check import Case
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.training_graph import Step
@@ -20,7 +21,7 @@ class Reference:
     def __init__(self, model: Any, dtype: str, objective: Objective) -> None:
         self._model = keras.models.model_from_json(model.to_json().replace('"float32"', f'"{dtype}"'))
         self._dtype = dtype
-        self._loss = _keras_loss(objective)
+        self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._trained = [variable.ref() in trainable for variable in self._model.weights]
@@ -56,15 +57,9 @@ class Reference:
         return call
 
 
-def _keras_loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    losses = keras.losses
-    match objective.loss:
-        case "sparse_categorical_crossentropy":
-            sparse = losses.SparseCategoricalCrossentropy(from_logits=objective.from_logits)
-            return lambda y, output: sparse(tf.argmax(y, axis=1), output)
-        case "categorical_crossentropy":
-            return losses.CategoricalCrossentropy(from_logits=objective.from_logits)  # type: ignore[no-any-return]
-        case "binary_crossentropy":
-            return losses.BinaryCrossentropy(from_logits=objective.from_logits)  # type: ignore[no-any-return]
-        case _:
-            return losses.MeanSquaredError()  # type: ignore[no-any-return]
+def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Keras' loss of targets, which are one-hot even where Keras takes class numbers."""
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras_loss(objective)
+    if objective.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        return lambda y, output: loss(tf.argmax(y, axis=1), output)
+    return loss

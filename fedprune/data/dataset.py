@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.losses import Labels
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with their class labels. Loaders have checked it: nonempty, finite, labels >= 0.
+    """Examples with their labels. Loaders have checked it: nonempty, finite, class numbers >= 0.
 
-    `x` is float32 `[examples, ...]`, `y` is int64 `[examples]`; either may be read-only. `origin` says where they
-    came from, for messages.
+    `x` is float32 `[examples, ...]`. `y` is int64 `[examples]`, class numbers, or float32 `[examples, outputs]`, what
+    a model should answer (one-hot rows, zeros and ones, any numbers); either may be read-only. `origin` says where
+    they came from, for messages.
     """
 
     x: NDArray[np.float32]
-    y: NDArray[np.int64]
+    y: Labels
     origin: str = "data"
 
     def __len__(self) -> int:
@@ -29,9 +33,14 @@ class Dataset:
         return self.x.shape[1:]
 
     @property
+    def class_numbers(self) -> NDArray[np.int64] | None:
+        """`y` if it is class numbers."""
+        return cast(NDArray[np.int64], self.y) if self.y.dtype == np.int64 else None
+
+    @property
     def classes(self) -> int:
-        """The smallest number of classes that holds every label: the largest label + 1."""
-        return int(self.y.max()) + 1
+        """The smallest number of classes that holds every class number, the largest + 1; 0 where `y` is others."""
+        return 0 if self.class_numbers is None else int(self.class_numbers.max()) + 1
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """The examples at `indices`, copied, in that order (a batch, an agent's share)."""

@@ -1,29 +1,83 @@
-"""Whether data fit a task's model."""
+"""Whether data fit a task: its model's input, its outputs, and its loss."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
+from fedprune.losses import Labels, Loss
+
+_SUM_TOLERANCE = 1e-3
+"""How far from 1 the sum of a row of probabilities may be."""
 
 
-def fit_to(dataset: Dataset, input_shape: tuple[int, ...], classes: int) -> Dataset:
-    """The data as a model with this input shape (without the batch axis) and number of classes takes them.
+def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss) -> Dataset:
+    """The data as a model with this input shape (without the batch axis) and number of outputs takes them.
 
-    A last axis of length 1 (the channel of a grey image) is added or removed where that is all that differs; the
-    examples are not copied. Raises `DataError` where the data do not fit.
+    A last axis of length 1 (the channel of a grey image) is added to x or removed where that is all that differs; the
+    examples are not copied. `y` becomes what `loss` takes: int64 `[examples]` for sparse_categorical_crossentropy, else
+    float32 `[examples, outputs]`. Raises `DataError` where the data do not fit.
     """
+    try:
+        if _without_channel(dataset.input_shape) != _without_channel(input_shape):
+            raise DataError(
+                f"an example of x is {_shape(dataset.input_shape)}, the task's model takes {_shape(input_shape)}; "
+                "reshape x or build a task for it"
+            )
+        if loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+            y: Labels = _classes(dataset, outputs)
+        else:
+            y = _rows(dataset, outputs, loss)
+    except DataError as error:
+        raise DataError(f"{dataset.origin}: {error}") from None
+    return Dataset(dataset.x.reshape(len(dataset), *input_shape), y, dataset.origin)
+
+
+def _classes(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
+    labels = dataset.class_numbers
+    if labels is None:
+        raise DataError(
+            "y does not hold class numbers, one integer for each example, as the task's loss needs them; save y as "
+            "int64 (of one-hot rows the argmax), or build a task with another training.loss"
+        )
     largest = dataset.classes - 1
-    if largest >= classes:
+    if largest >= outputs:
         raise DataError(
-            f"{dataset.origin}: label {largest} is out of range: the task's model has {classes} classes, "
-            f"0 to {classes - 1}; correct the labels or build a task with {largest + 1} classes"
+            f"label {largest} is out of range: the task's model has {outputs} classes, 0 to {outputs - 1}; "
+            f"correct the labels or build a task with {largest + 1} outputs"
         )
-    if _without_channel(dataset.input_shape) != _without_channel(input_shape):
+    return labels
+
+
+def _rows(dataset: Dataset, outputs: int, loss: Loss) -> NDArray[np.float32]:
+    """Labels that are a row of `outputs` numbers for each example."""
+    if loss is Loss.CATEGORICAL_CROSSENTROPY and dataset.class_numbers is not None:
         raise DataError(
-            f"{dataset.origin}: an example of x is {_shape(dataset.input_shape)}, the task's model takes "
-            f"{_shape(input_shape)}; reshape x or build a task for it"
+            f"y holds class numbers, the task's loss needs one-hot rows; save numpy.eye({outputs})[y], or build a task "
+            'with training.loss = "sparse_categorical_crossentropy"'
         )
-    return Dataset(dataset.x.reshape(len(dataset), *input_shape), dataset.y, dataset.origin)
+    rows = np.asarray(dataset.y.reshape(len(dataset), -1), np.float32)
+    if rows.shape[1] != outputs:
+        raise DataError(
+            f"y is [examples, {rows.shape[1]}], the task's model has {outputs} outputs; save y as "
+            f"[examples, {outputs}] or build a task with {rows.shape[1]} outputs"
+        )
+    if loss is Loss.CATEGORICAL_CROSSENTROPY:
+        sums_to_one = np.abs(rows.sum(axis=1) - 1) <= _SUM_TOLERANCE
+        _check_rows((rows.min(axis=1) >= 0) & sums_to_one, "one-hot or other probabilities")
+    elif loss is Loss.BINARY_CROSSENTROPY:
+        _check_rows(((rows == 0) | (rows == 1)).all(axis=1), "of zeros and ones")
+    return rows
+
+
+def _check_rows(right: NDArray[np.bool_], what: str) -> None:
+    if not right.all():
+        raise DataError(
+            f"{np.count_nonzero(~right)} rows of y are not {what}, as the task's loss needs them, the first is "
+            f"example {right.argmin()}; correct them or build a task with another training.loss"
+        )
 
 
 def _without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:

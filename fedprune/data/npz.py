@@ -25,7 +25,7 @@ from fedprune.disk import Directory
 from fedprune.errors import DataError
 
 MAX_BYTES = 2**31
-"""What x may take in memory, as stored and as float32."""
+"""What x or y may take in memory, as stored and as loaded."""
 
 MAX_CLASSES = 2**16
 
@@ -50,21 +50,21 @@ class _Member:
 
 
 def load_npz(path: Path) -> Dataset:
-    """Load `x` `[examples, ...]` and `y` `[examples]` (or `[examples, 1]`).
+    """Load `x` `[examples, ...]` and `y` `[examples]` or `[examples, outputs]`.
 
     x: uint8 is divided by 255, as image models expect; floats are kept, as float32. Other dtypes are refused, since
-    their scale cannot be known. y: any integers from 0.
+    their scale cannot be known. y: one integer from 0 for each example is its class number, int64 `[examples]`; floats
+    and rows of several numbers become float32 `[examples, outputs]`.
 
     Raises `DataError` for a file that is missing or no .npz, lacks x or y, or holds arrays that cannot be examples
-    and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative labels, nothing at all, or more
-    than `MAX_BYTES`.
+    and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
+    more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
     with _opened(path) as (archive, x, y):
-        flat = np.empty(math.prod(x.shape), np.float32)
-        for start, part in _examples(archive, x):
-            flat[start : start + len(part)] = part
-        examples = np.ascontiguousarray(flat.reshape(x.shape, order="F" if x.fortran_order else "C"))
-        return Dataset(examples, _labels(archive, y), str(path))
+        examples = _joined(x, _examples(archive, x))
+        if _are_class_numbers(y):
+            return Dataset(examples, _class_numbers(archive, y), str(path))
+        return Dataset(examples, _joined(y, _floats(archive, y)).reshape(len(examples), -1), str(path))
 
 
 def count_examples(path: Path) -> int:
@@ -72,7 +72,12 @@ def count_examples(path: Path) -> int:
     with _opened(path) as (archive, x, y):
         for _ in _examples(archive, x):
             pass
-        return len(_labels(archive, y))
+        if _are_class_numbers(y):
+            _class_numbers(archive, y)
+        else:
+            for _ in _floats(archive, y):
+                pass
+        return x.shape[0]
 
 
 def save_npz(path: Path, dataset: Dataset) -> None:
@@ -127,48 +132,68 @@ def _member(archive: zipfile.ZipFile, name: str) -> _Member:
 def _check_shapes(x: _Member, y: _Member) -> None:
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(f"x is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255) or as float32")
-    if y.dtype.kind not in "iu":
-        raise DataError(f"y is {_brief(y.dtype)}; labels must be integers, one class number each: save y as int64")
+    if y.dtype.kind not in "biuf":
+        raise DataError(f"y is {_brief(y.dtype)}; save class numbers as int64, what else a model learns as float32")
     if len(x.shape) < 2:
         raise DataError(f"x has shape {_brief(x.shape)}; it must be [examples, ...], at least 2-D: reshape it")
-    if len(y.shape) != 1 and y.shape[1:] != (1,):
-        raise DataError(
-            f"y has shape {_brief(y.shape)}; it must be [examples], one class number each: "
-            "take the argmax of one-hot labels"
-        )
+    if len(y.shape) not in (1, 2):
+        raise DataError(f"y has shape {_brief(y.shape)}; it must be [examples] or [examples, outputs]: reshape it")
     if x.shape[0] != y.shape[0]:
         raise DataError(f"x has {x.shape[0]} examples and y has {y.shape[0]} labels; they must match one to one")
-    if min(x.shape) < 1:
-        raise DataError(f"it is empty: x has shape {_brief(x.shape)}; save at least one example")
-    if max(math.prod(x.shape) * max(4, x.dtype.itemsize), y.shape[0] * y.dtype.itemsize) > MAX_BYTES:
-        raise DataError(f"x has shape {_brief(x.shape)}, more than {MAX_BYTES >> 20} MiB in memory; split the file")
+    for name, member, least_bytes in (("x", x, 4), ("y", y, 8)):
+        if min(member.shape) < 1:
+            raise DataError(f"it is empty: {name} has shape {_brief(member.shape)}; save at least one example")
+        if math.prod(member.shape) * max(least_bytes, member.dtype.itemsize) > MAX_BYTES:
+            raise DataError(
+                f"{name} has shape {_brief(member.shape)}, more than {MAX_BYTES >> 20} MiB in memory; split the file"
+            )
 
 
 def _examples(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """x as float32, part by part in the file's order, each with its position. Raises `DataError` after the last one."""
-    count, scalars = x.shape[0], math.prod(x.shape)
-    spoilt = np.zeros(count, np.bool_)
-    for start, part in _parts(archive, x):
-        with np.errstate(over="ignore"):
-            values = part.astype(np.float32)
+    """x as a model takes it, part by part as `_floats` gives them."""
+    for start, values in _floats(archive, x, "x"):
         if x.dtype == np.uint8:
             values /= np.float32(255)
+        yield start, values
+
+
+def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Float32, part by part in the file's order, each with its position. Raises `DataError` after the last one."""
+    count, scalars = member.shape[0], math.prod(member.shape)
+    spoilt = np.zeros(count, np.bool_)
+    for start, part in _parts(archive, member):
+        with np.errstate(over="ignore"):
+            values = part.astype(np.float32)
         wrong = start + np.flatnonzero(~np.isfinite(values))
-        spoilt[wrong % count if x.fortran_order else wrong // (scalars // count)] = True
+        spoilt[wrong % count if member.fortran_order else wrong // (scalars // count)] = True
         yield start, values
     if spoilt.any():
         raise DataError(
-            f"{np.count_nonzero(spoilt)} examples of x hold NaN, infinity or more than float32 can, the first is "
+            f"{np.count_nonzero(spoilt)} examples of {name} hold NaN, infinity or more than float32 can, the first is "
             f"example {spoilt.argmax()}; correct or remove them"
         )
 
 
-def _labels(archive: zipfile.ZipFile, y: _Member) -> NDArray[np.int64]:
+def _joined(member: _Member, parts: Iterator[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    flat = np.empty(math.prod(member.shape), np.float32)
+    for start, part in parts:
+        flat[start : start + len(part)] = part
+    return np.ascontiguousarray(flat.reshape(member.shape, order="F" if member.fortran_order else "C"))
+
+
+def _are_class_numbers(y: _Member) -> bool:
+    return y.dtype.kind != "f" and math.prod(y.shape) == y.shape[0]
+
+
+def _class_numbers(archive: zipfile.ZipFile, y: _Member) -> NDArray[np.int64]:
     labels = np.concatenate([part for _, part in _parts(archive, y)])
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= MAX_CLASSES:
         wrong = smallest if smallest < 0 else largest
-        raise DataError(f"label {wrong} in y is out of range; classes are numbered from 0 to at most {MAX_CLASSES - 1}")
+        raise DataError(
+            f"label {wrong} in y is out of range; classes are numbered from 0 to at most {MAX_CLASSES - 1}: save "
+            "numbers that are no classes as float32"
+        )
     return labels.astype(np.int64)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset, Source
 from fedprune.data.npz import save_npz
-from fedprune.data.partition import Partition, partition
+from fedprune.data.partition import Dirichlet, Partition, partition
 from fedprune.disk import Directory
 from fedprune.errors import DataError
 from fedprune.randomness import Keyed
@@ -20,7 +20,10 @@ _HELD_OUT_SHARE = 5
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One file of a split: its name in the split's directory, and its number of examples, in all and by class."""
+    """One file of a split: its name in the split's directory, and its number of examples, in all and by class.
+
+    `per_class` is empty where labels are no class numbers.
+    """
 
     file: str
     examples: int
@@ -28,7 +31,10 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class SplitSummary(msgspec.Struct, frozen=True):
-    """What a split consists of; `split.json` holds it. `note` is that of the `Source`."""
+    """What a split consists of; `split.json` holds it. `note` is that of the `Source`.
+
+    `classes` is 0 where labels are no class numbers.
+    """
 
     source: str
     note: str
@@ -47,16 +53,18 @@ def prepare(
 
     The agents' examples come from the training split. At most `held_out` examples come from the test split; where
     there is none, at most a fifth of the data is held out and the agents share the rest. Held-out examples are drawn
-    class by class, in proportion.
+    class by class, in proportion. Where `y` does not hold class numbers, all examples are drawn alike.
 
     Where the source stands in for another (it has a note) and is too small, the agents get fewer examples each,
-    and the note says so. Otherwise raises `DataError` for too few examples; `StorageError` where `out` cannot be
-    written.
+    and the note says so. Otherwise raises `DataError` for too few examples, or none with a class where classes are to
+    be skewed; `StorageError` where `out` cannot be written.
     """
+    if isinstance(how, Dirichlet) and source.train.class_numbers is None:
+        raise DataError(f"{source.name}: y does not hold class numbers, which {how} needs; share it out with iid")
     train, test = _train_and_test(source, held_out, seed)
     examples, note = _affordable(source, len(train), agents, examples_per_agent)
     try:
-        shares = partition(train.y, agents, examples, how, Keyed(seed, "partition"))
+        shares = partition(_classes(train), agents, examples, how, Keyed(seed, "partition"))
     except DataError as error:
         raise DataError(f"{source.name}: {error}") from None
     summary = SplitSummary(
@@ -76,15 +84,21 @@ def prepare(
 def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
     whole = source.test or source.train
     limit = len(whole) if source.test else len(whole) // _HELD_OUT_SHARE
-    chosen = _stratified(whole.y, min(held_out, limit), Keyed(seed, "held-out"))
+    chosen = _stratified(_classes(whole), min(held_out, limit), Keyed(seed, "held-out"))
     if not len(chosen):
+        classes = len(np.unique(_classes(whole)))
         raise DataError(
-            f"{source.name}: nothing would be held out of {len(whole)} examples in {len(np.unique(whole.y))} classes; "
+            f"{source.name}: nothing would be held out of {len(whole)} examples in {classes} classes; "
             f"it takes {_HELD_OUT_SHARE} examples of a class, and one held out for each class"
         )
     if source.test:
         return source.train, whole.take(chosen)
     return whole.take(np.setdiff1d(np.arange(len(whole)), chosen)), whole.take(chosen)
+
+
+def _classes(dataset: Dataset) -> NDArray[np.int64]:
+    """Each example's class; without class numbers all are of one."""
+    return np.zeros(len(dataset), np.int64) if dataset.class_numbers is None else dataset.class_numbers
 
 
 def _stratified(labels: NDArray[np.int64], size: int, keyed: Keyed) -> NDArray[np.int64]:
@@ -104,5 +118,5 @@ def _affordable(source: Source, available: int, agents: int, wanted: int) -> tup
 
 def _write(path: Path, dataset: Dataset) -> Part:
     save_npz(path, dataset)
-    labels, counts = np.unique(dataset.y, return_counts=True)
+    labels, counts = np.unique(dataset.y if dataset.classes else [], return_counts=True)
     return Part(path.name, len(dataset), dict(zip(labels.tolist(), counts.tolist(), strict=True)))

@@ -12,6 +12,7 @@ from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset
+from fedprune.losses import Loss
 from fedprune.masks import Allocation
 from fedprune.randomness import Keyed
 from fedprune.schedules import Schedule
@@ -82,6 +83,8 @@ def bundle_of(
     steps_per_round: int = 6,
     batch_size: int = 16,
     from_logits: bool = True,
+    loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
+    proximal_mu: float = 0.0,
 ) -> Bundle:
     """A bundle as an agent receives it, less the inference graph, which a trainer does not look at.
 
@@ -98,7 +101,7 @@ def bundle_of(
             )
             for variable in model.weights
         ),
-        training=Training(steps_per_round, batch_size, optimizer or Sgd(), optimizer_state="keep"),
+        training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )
@@ -151,6 +154,20 @@ def learnable(examples: int, seed: int = 0, shape: tuple[int, ...] = INPUT_SHAPE
     y = (keyed.integers(examples) % np.uint64(classes)).astype(np.int64)
     noise = keyed.uniform(examples * size, -0.5, 0.5).reshape(examples, *shape)
     return Dataset(pictures[y] + noise, y)
+
+
+def relabelled(data: Dataset, loss: Loss, outputs: int) -> Dataset:
+    """The examples of `outputs` classes with labels that suit a loss and can be learned from them."""
+    classes = np.asarray(data.y)
+    if loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        return data
+    if loss is Loss.CATEGORICAL_CROSSENTROPY:
+        y = np.eye(outputs)[classes]
+    elif loss is Loss.BINARY_CROSSENTROPY:
+        y = classes[:, None] >> np.arange(outputs) & 1
+    else:
+        y = Keyed(0, "numbers").uniform(CLASSES * outputs, -2.0, 2.0).reshape(CLASSES, outputs)[classes]
+    return Dataset(data.x, y.astype(np.float32))
 
 
 def keras_optimizer(settings: Sgd | Adam) -> Any:

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_bundles import bundle_of, convolutional, learnable, mobile, perceptron, seeded, weights_of, with_dropout
+from keras_bundles import (
+    bundle_of,
+    convolutional,
+    learnable,
+    mobile,
+    perceptron,
+    relabelled,
+    seeded,
+    weights_of,
+    with_dropout,
+)
 
 from edge_agent.trainers import Slots, Trained, Trainer, Work
 from edge_agent.trainers.keras import KerasTrainer
@@ -17,9 +27,11 @@ from export.models import cnn_108k
 from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError
+from fedprune.losses import Loss
 from fedprune.masks import Allocation, apply_mask, score_mask
 from fedprune.randomness import Keyed
 from fedprune.schedules import PolynomialDecay
+from fedprune.tensorflow_stack import keras
 from fedprune.tensors import Weights
 
 ROUNDS, STEPS = 3, 6
@@ -57,6 +69,55 @@ def test_rounds_equal_the_keras_trainers(
         for name, kept in expected.mask.items():
             np.testing.assert_array_equal(found.mask[name], kept, err_msg=name)
     assert any(not kept.all() for kept in ours[-1].mask.values())
+
+
+LOSSES = {
+    "classes": (Loss.SPARSE_CATEGORICAL_CROSSENTROPY, 4, "linear"),
+    "classes, softmax": (Loss.SPARSE_CATEGORICAL_CROSSENTROPY, 4, "softmax"),
+    "one-hot": (Loss.CATEGORICAL_CROSSENTROPY, 4, "linear"),
+    "one-hot, softmax": (Loss.CATEGORICAL_CROSSENTROPY, 4, "softmax"),
+    "binary": (Loss.BINARY_CROSSENTROPY, 1, "linear"),
+    "multi-label, sigmoid": (Loss.BINARY_CROSSENTROPY, 3, "sigmoid"),
+    "one number": (Loss.MEAN_SQUARED_ERROR, 1, "linear"),
+    "numbers, tanh": (Loss.MEAN_SQUARED_ERROR, 3, "tanh"),
+}
+
+
+def regularised(outputs: int, end: str) -> Any:
+    """L1 and L2, of kernels and a bias."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Conv2D(5, 3, strides=2, activation="relu", kernel_regularizer="l1"),
+            layers.Flatten(),
+            layers.Dense(9, "tanh", kernel_regularizer="l1_l2", bias_regularizer="l2"),
+            layers.Dense(outputs, end, kernel_regularizer="l2"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(("policy", "state"), [(MaskPolicy.SHARED, "reset"), (MaskPolicy.OWN, "keep")])
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize(("loss", "outputs", "end"), LOSSES.values(), ids=LOSSES.keys())
+def test_every_loss_is_the_keras_trainers(
+    loss: Loss, outputs: int, end: str, mu: float, policy: MaskPolicy, state: str
+) -> None:
+    model = seeded(regularised(outputs, end))
+    bundle = bundle_of(
+        model, PRUNING, mask=policy, steps_per_round=STEPS, loss=loss, proximal_mu=mu,
+        from_logits=end == "linear" and loss is not Loss.MEAN_SQUARED_ERROR,
+    )  # fmt: skip
+    data = relabelled(learnable(70), loss, outputs)
+
+    theirs = rounds(KerasTrainer(bundle, threads=1), bundle, weights_of(model), data, state)
+    ours = rounds(LiteRTTrainer(bundle, threads=1), bundle, weights_of(model), data, state)
+
+    for expected, found in zip(theirs, ours, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=TOLERANCE)
+        assert_close(found.weights, expected.weights)
+        assert_close(found.slots, expected.slots)
+    assert ours[-1].loss < ours[0].loss
 
 
 def rounds(trainer: Trainer, bundle: Bundle, weights: Weights, data: Dataset, state: str) -> list[Trained]:

@@ -33,7 +33,7 @@ from fedprune.errors import TaskError, TrainingError
 from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity, PolynomialDecay
-from fedprune.tensorflow_stack import keras
+from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Array, TensorClass, Weights
 
 STEPS, BATCH = 6, 16
@@ -132,6 +132,62 @@ def train_plainly(
         model.reset_metrics()
         losses.append(model.train_on_batch(data.x[batch], data.y[batch]))
     return weights_of(model), losses
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.05, 0.9), Adam(0.01)], ids=["sgd", "adam"])
+def test_the_proximal_term_is_that_of_fedprox(make: MakeTrainer, optimizer: Sgd | Adam) -> None:
+    """Against Keras with the gradient of mu/2 ||w - w_t||^2 written out; the loss is told without the term."""
+    model, data, mu = seeded(convolutional()), learnable(50), 0.7
+    start = weights_of(model)
+    bundle = bundle_of(
+        model, DENSE, mask=MaskPolicy.SHARED, optimizer=optimizer, steps_per_round=3 * STEPS, proximal_mu=mu
+    )
+
+    trained = make(bundle).train(work_of(bundle, start), data)
+    expected, losses = train_near(model, optimizer, data, draw_batches(Keyed(5), len(data), 3 * STEPS, BATCH), mu)
+
+    for name, array in expected.items():
+        np.testing.assert_allclose(trained.weights[name], array, rtol=0, atol=1e-5, err_msg=name)
+    assert trained.loss == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def train_near(
+    model: Any, optimizer: Sgd | Adam, data: Dataset, batches: np.ndarray, mu: float
+) -> tuple[dict[str, Array], list[float]]:
+    steps, losses = keras_optimizer(optimizer), []
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    start = [variable.numpy() for variable in model.trainable_variables]
+    for batch in batches:
+        with tf.GradientTape() as tape:
+            loss = crossentropy(data.y[batch], model(data.x[batch], training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        pulled = [
+            gradient + mu * (variable - origin)
+            for gradient, variable, origin in zip(gradients, model.trainable_variables, start, strict=True)
+        ]
+        steps.apply_gradients(zip(pulled, model.trainable_variables, strict=True))
+        losses.append(float(loss))
+    return weights_of(model), losses
+
+
+@pytest.mark.parametrize("policy", MaskPolicy)
+def test_the_proximal_term_keeps_weights_near_the_global_model(make: MakeTrainer, policy: MaskPolicy) -> None:
+    """Pruned weights stay zero, however far the global model's were from it."""
+    model, data = seeded(perceptron()), learnable(50)
+    mask = score_mask(weights_of(model), bundle_of(model, DENSE, mask=policy).task.table, 0.4, Allocation.UNIFORM)
+    start = apply_mask(weights_of(model), mask)
+
+    def distance(mu: float) -> float:
+        bundle = bundle_of(model, EAGER_TO_PRUNE, mask=policy, steps_per_round=30, proximal_mu=mu)
+        trained = make(bundle).train(work_of(bundle, start, mask=mask), data)
+        for name, kept in trained.mask.items():
+            assert not trained.weights[name][~kept].any()
+        moved = (trained.weights[name][kept] - start[name][kept] for name, kept in trained.mask.items())
+        return float(np.sqrt(sum(np.square(array).sum() for array in moved)))
+
+    free, near, nearer = (distance(mu) for mu in (0.0, 1.0, 4.0))
+
+    assert nearer < near / 1.5 < free / 2
 
 
 def test_rounds_learn_and_are_traced_once() -> None:

@@ -15,14 +15,14 @@ from export.training_graph import proof
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.proof import Proof
-from fedprune.losses import Objective
+from fedprune.losses import Loss, Objective
 from fedprune.randomness import Keyed
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import Array
 from fedprune.training_graph import Step, TrainingGraph
 
 L = keras.layers
-SPARSE = Objective("sparse_categorical_crossentropy", from_logits=True)
+SPARSE = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
 BATCH, CLASSES = 6, 3
 
 Image = (7, 9, 2)
@@ -230,7 +230,7 @@ def test_crossentropies_of_logits_and_probabilities(loss: str, probabilities: bo
     model = randomised(keras.Sequential([L.Input((5,)), L.Dense(CLASSES, end)]))
     x, y = 20 * drawn(BATCH, 5), one_hot(BATCH)
 
-    found = step_of(model, Objective(loss, not probabilities), x, y, BATCH)
+    found = step_of(model, Objective(Loss(loss), not probabilities), x, y, BATCH)
 
     labels = np.argmax(y, axis=1) if loss.startswith("sparse") else y
     assert_equal(found, keras_step(model, LOSSES[loss](from_logits=not probabilities), x, labels))
@@ -240,7 +240,7 @@ def test_mean_squared_error() -> None:
     model = randomised(keras.Sequential([L.Input((5,)), L.Dense(CLASSES)]))
     x, y = drawn(BATCH, 5), drawn(BATCH, CLASSES, seed=1)
 
-    found = step_of(model, Objective("mean_squared_error", True), x, y, BATCH)
+    found = step_of(model, Objective(Loss.MEAN_SQUARED_ERROR, False), x, y, BATCH)
 
     assert_equal(found, keras_step(model, keras.losses.MeanSquaredError(), x, y))
 

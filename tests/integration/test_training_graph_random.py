@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
 from export.training_graph.proof import Proof
-from fedprune.losses import Objective
+from fedprune.losses import Loss, Objective
 from fedprune.tensorflow_stack import keras
 
 L = keras.layers
@@ -107,7 +107,7 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), der
 
 def check(network: Network, loss: str, batch: int) -> None:
     model = network.build()
-    proof = Proof(model, tensor_table(model), Objective(loss, from_logits=True))
+    proof = Proof(model, tensor_table(model), Objective(Loss(loss), from_logits=True))
     proof.check(make_training_graph(model, loss, batch))
 
 

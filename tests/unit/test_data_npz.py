@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedprune.data import Dataset, count_examples, fit_to, load_npz, save_npz
+from fedprune.data import Dataset, count_examples, load_npz, save_npz
 from fedprune.errors import DataError, StorageError
 
 _X = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -61,6 +61,23 @@ def test_large_arrays_are_read_whole_and_searched_whole(tmp_path: Path, order: A
     )
 
 
+@pytest.mark.parametrize(
+    "y", [_Y / 2, (_Y / 2)[:, None].astype(np.float16), np.eye(6, dtype=np.uint8), np.eye(6) > 0, np.full((6, 2), -7)]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_is_no_class_number_becomes_rows_of_floats(tmp_path: Path, y: np.ndarray, order: Any) -> None:
+    loaded = load_npz(_saved(tmp_path / "d.npz", x=_X, y=np.asarray(y, order=order)))
+    assert loaded.y.dtype == np.float32
+    np.testing.assert_array_equal(loaded.y, y.reshape(6, -1))
+    assert (loaded.class_numbers, loaded.classes) == (None, 0)
+    assert count_examples(tmp_path / "d.npz") == 6
+
+
+def test_true_and_false_are_classes(tmp_path: Path) -> None:
+    loaded = load_npz(_saved(tmp_path / "d.npz", x=_X, y=_Y > 0))
+    np.testing.assert_array_equal(loaded.class_numbers, [0, 1, 1, 0, 1, 1])
+
+
 def test_pixels_are_divided_by_255(tmp_path: Path) -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     loaded = load_npz(_saved(tmp_path / "d.npz", x=pixels, y=np.zeros(4, np.int32)))
@@ -86,9 +103,12 @@ def test_any_way_numpy_writes_an_array_is_read(tmp_path: Path, save: Any, x: np.
         ({"images": _X, "labels": _Y}, "no array 'x' (it holds: images, labels)"),
         ({"x": _X, "y": _Y[:5]}, "6 examples and y has 5 labels"),
         ({"x": _X[:, 0], "y": _Y}, "x has shape (6,)"),
-        ({"x": _X, "y": np.eye(6, dtype=int)}, "argmax of one-hot"),
         ({"x": _X, "y": np.int64(3)}, "y has shape ()"),
-        ({"x": _X, "y": _Y.astype(float)}, "y is float64; labels must be integers"),
+        ({"x": _X, "y": np.zeros((6, 2, 2))}, "y has shape (6, 2, 2); it must be [examples] or [examples, outputs]"),
+        ({"x": _X, "y": np.zeros((6, 0))}, "it is empty: y has shape (6, 0)"),
+        ({"x": _X, "y": _Y.astype(complex)}, "y is complex128; save class numbers as int64"),
+        ({"x": _X, "y": np.where(_Y == 1, np.nan, _Y)}, "2 examples of y hold NaN, infinity or more than float32 can"),
+        ({"x": _X, "y": np.full((6, 3), 1e39)}, "6 examples of y hold NaN, infinity or more than float32 can"),
         ({"x": _X, "y": _Y - 1}, "label -1 in y"),
         ({"x": _X, "y": _Y.astype(np.uint64) + np.uint64(2**64 - 4)}, f"label {2**64 - 2} in y"),
         ({"x": _X.astype(np.int64), "y": _Y}, "x is int64; save it as uint8"),
@@ -233,26 +253,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["d.npz"]
-
-
-def test_a_channel_axis_is_added_or_removed_to_fit() -> None:
-    grey = Dataset(np.zeros((6, 28, 28), np.float32), _Y)
-    with_channel = fit_to(grey, (28, 28, 1), 3)
-    assert with_channel.x.shape == (6, 28, 28, 1)
-    assert fit_to(with_channel, (28, 28), 3).x.shape == (6, 28, 28)
-    assert fit_to(grey, (28, 28), 10).x.shape == (6, 28, 28)
-
-
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 3), (784,), (1, 28, 28)])
-def test_data_of_another_shape_do_not_fit(shape: tuple[int, ...]) -> None:
-    images = Dataset(np.zeros((6, *shape), np.float32), _Y, "mine.npz")
-    with pytest.raises(DataError, match=r"mine\.npz: an example of x is .*, the task's model takes 28x28x1"):
-        fit_to(images, (28, 28, 1), 3)
-
-
-def test_labels_out_of_the_tasks_range_do_not_fit() -> None:
-    with pytest.raises(DataError, match=r"mine\.npz: label 2 is out of range: the task's model has 2 classes, 0 to 1"):
-        fit_to(Dataset(_X, _Y, "mine.npz"), (4,), 2)
 
 
 def test_an_idle_agent_loads_nothing_heavy_with_the_package() -> None:

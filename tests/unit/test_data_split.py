@@ -98,6 +98,22 @@ def test_data_too_small_to_hold_anything_out_are_refused(tmp_path: Path) -> None
         prepare(tiny, Iid(), agents=1, examples_per_agent=1, held_out=5, seed=1, out=tmp_path)
 
 
+@pytest.mark.parametrize("y", [np.arange(300) / 7, np.eye(300)[:, :5]], ids=["numbers", "rows"])
+def test_labels_that_are_no_classes_are_shared_out_alike(tmp_path: Path, y: np.ndarray) -> None:
+    rows = y.astype(np.float32).reshape(300, -1)
+    source = Source("mine.npz", Dataset(np.arange(300, dtype=np.float32)[:, None], rows), test=None)
+    summary = prepare(source, Iid(), agents=3, examples_per_agent=50, held_out=60, seed=1, out=tmp_path)
+    files = [part.file for part in (*summary.agents, summary.held_out)]
+    numbers = [number for file in files for number in _numbers(tmp_path / file)]
+    assert len(numbers) == len(set(numbers)) == 3 * 50 + 60
+    for file in files:
+        loaded = load_npz(tmp_path / file)
+        np.testing.assert_array_equal(loaded.y, rows[loaded.x[:, 0].astype(int)])
+    assert (summary.classes, [part.per_class for part in summary.agents]) == (0, [{}] * 3)
+    with pytest.raises(DataError, match=r"mine\.npz: y does not hold class numbers, which dirichlet:0\.5 needs"):
+        _prepare(source, tmp_path / "skewed")
+
+
 def test_the_command_splits_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", x=np.zeros((100, 4), np.uint8), y=np.arange(100) % 4)
     arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "2", "--examples-per-agent", "30"]
@@ -107,6 +123,16 @@ def test_the_command_splits_a_file(tmp_path: Path) -> None:
     as_json = CliRunner().invoke(data, [*arguments, "--json", "--out", str(tmp_path / "b")], catch_exceptions=False)
     assert json.loads(as_json.output) == json.loads((tmp_path / "b" / "split.json").read_text())
     assert (tmp_path / "a" / "agent-1.npz").read_bytes() == (tmp_path / "b" / "agent-1.npz").read_bytes()
+
+
+def test_the_table_shows_data_without_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((100, 4), np.uint8), y=np.linspace(-1, 1, 100))
+    arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "2", "--examples-per-agent", "30"]
+    shown = CliRunner().invoke(
+        data, [*arguments, "--partition", "iid", "--out", str(tmp_path / "a")], catch_exceptions=False
+    )
+    assert shown.exit_code == 0
+    assert ["agent-1.npz", "30"] in [line.split() for line in shown.output.splitlines()]
 
 
 def test_the_table_stays_readable_with_many_classes_and_agents(tmp_path: Path) -> None:

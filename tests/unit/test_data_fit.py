@@ -1,0 +1,92 @@
+"""Whether data suit a task: what is reshaped to fit, and one clear line for everything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedprune.data import Dataset, fit_to
+from fedprune.errors import DataError
+from fedprune.losses import Labels, Loss
+
+SPARSE, ONE_HOT, BINARY, SQUARED = Loss
+
+X = np.arange(24, dtype=np.float32).reshape(6, 4)
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+BITS = CLASSES > 0
+ROWS = np.eye(3, dtype=np.float32)[CLASSES]
+
+
+def mine(y: Labels) -> Dataset:
+    return Dataset(X, y, "mine.npz")
+
+
+def test_a_channel_axis_is_added_or_removed_to_fit() -> None:
+    grey = Dataset(np.zeros((6, 28, 28), np.float32), CLASSES)
+    with_channel = fit_to(grey, (28, 28, 1), 3, SPARSE)
+    assert with_channel.x.shape == (6, 28, 28, 1)
+    assert fit_to(with_channel, (28, 28), 3, SPARSE).x.shape == (6, 28, 28)
+    assert fit_to(grey, (28, 28), 10, SPARSE).x.shape == (6, 28, 28)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 3), (784,), (1, 28, 28)])
+def test_data_of_another_shape_do_not_fit(shape: tuple[int, ...]) -> None:
+    images = Dataset(np.zeros((6, *shape), np.float32), CLASSES, "mine.npz")
+    with pytest.raises(DataError, match=r"mine\.npz: an example of x is .*, the task's model takes 28x28x1"):
+        fit_to(images, (28, 28, 1), 3, SPARSE)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "outputs"),
+    [
+        (ONE_HOT, ROWS, 3),
+        (ONE_HOT, np.full((6, 4), 0.25, np.float32), 4),
+        (BINARY, ROWS, 3),
+        (BINARY, BITS.astype(np.float32)[:, None], 1),
+        (BINARY, BITS.astype(np.int64), 1),
+        (SQUARED, -7.5 * ROWS, 3),
+        (SQUARED, CLASSES, 1),
+    ],
+)
+def test_labels_become_rows_of_floats(loss: Loss, y: Labels, outputs: int) -> None:
+    fitted = fit_to(mine(y), (4,), outputs, loss)
+
+    assert (fitted.y.dtype, fitted.y.shape) == (np.float32, (6, outputs))
+    np.testing.assert_array_equal(fitted.y, y.reshape(6, -1))
+    assert fitted.origin == "mine.npz"
+
+
+@pytest.mark.parametrize(("loss", "y"), [(SPARSE, CLASSES), (ONE_HOT, ROWS), (BINARY, ROWS), (SQUARED, ROWS)])
+def test_what_fits_is_not_copied(loss: Loss, y: Labels) -> None:
+    data = mine(y)
+    fitted = fit_to(data, (4, 1), 3, loss)
+    assert np.shares_memory(fitted.x, data.x)
+    assert np.shares_memory(fitted.y, data.y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "outputs", "complaint"),
+    [
+        (SPARSE, CLASSES, 2, "label 2 is out of range: the task's model has 2 classes, 0 to 1; correct the labels or"),
+        (SPARSE, ROWS, 3, "y does not hold class numbers, .*; save y as int64 .of one-hot rows the argmax., or"),
+        (SPARSE, ROWS[:, :1], 3, "y does not hold class numbers"),
+        (ONE_HOT, CLASSES, 3, r'.* save numpy\.eye.3..y., or .* training\.loss = "sparse_categorical_crossentropy"'),
+        (
+            ONE_HOT,
+            ROWS,
+            4,
+            r"y is .examples, 3., .* has 4 outputs; save y as .examples, 4. or build a task with 3 outputs",
+        ),
+        (ONE_HOT, ROWS * 2, 3, "6 rows of y are not one-hot .*, the first is example 0; correct them or build a task"),
+        (ONE_HOT, ROWS * 3 - 2 * ROWS[::-1], 3, "4 rows of y are not one-hot or other probabilities, "),
+        (BINARY, CLASSES, 1, "2 rows of y are not of zeros and ones, .*, the first is example 2; correct them or"),
+        (BINARY, ROWS * [1, 1, 0.5], 3, "2 rows of y are not of zeros and ones"),
+        (BINARY, BITS.astype(np.int64), 3, r"y is .examples, 1., the task's model has 3 outputs; "),
+        (SQUARED, CLASSES, 2, r"y is .examples, 1., the task's model has 2 outputs; "),
+        (SQUARED, ROWS, 1, r"y is .examples, 3., the task's model has 1 outputs; "),
+    ],
+)
+def test_labels_that_do_not_suit_the_loss_are_refused(loss: Loss, y: Labels, outputs: int, complaint: str) -> None:
+    with pytest.raises(DataError, match=rf"^mine\.npz: {complaint}") as caught:
+        fit_to(mine(y.astype(np.float32) if y.ndim == 2 else y), (4,), outputs, loss)
+    assert "\n" not in str(caught.value)
