@@ -45,6 +45,7 @@ def build(config: Path, out: Path) -> None:
       steps_per_round = 47
       batch_size = 32
       optimizer = {name = "sgd", learning_rate = 0.05, momentum = 0.9}
+      loss = "sparse_categorical_crossentropy"  # or one-hot, binary, regression: docs/SETTINGS.md
       [pruning]
       mask = "shared"                # or "own": each agent's, with allocation = "uniform"
       allocation = "lamp"            # or "global", "uniform"
