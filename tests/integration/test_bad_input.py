@@ -146,12 +146,13 @@ def _npz(path: Path, **arrays: Any) -> None:
         ({"images": np.zeros((2, 12, 12, 1)), "y": np.zeros(2, int)}, "no array 'x'"),
         ({"x": np.zeros((2, 12, 12, 1))}, "no array 'y'"),
         ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros(3, int)}, "x has 2 examples and y has 3 labels"),
-        ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros((2, 3), int)}, "take the argmax of one-hot labels"),
+        ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros((2, 3, 1), int)}, "must be [examples] or [examples, outputs]"),
         ({"x": np.zeros(2), "y": np.zeros(2, int)}, "it must be [examples, ...]"),
         ({"x": np.full((2, 4), np.nan), "y": np.zeros(2, int)}, "2 examples of x hold NaN"),
         ({"x": np.zeros((0, 12, 12, 1)), "y": np.zeros(0, int)}, "it is empty"),
         ({"x": np.zeros((2, 4)), "y": np.array([0, -1])}, "label -1 in y is out of range"),
-        ({"x": np.zeros((2, 4)), "y": np.array([0.5, 1.0])}, "labels must be integers"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0.5, np.nan])}, "1 examples of y hold NaN"),
+        ({"x": np.zeros((2, 4)), "y": np.array(["cat", "dog"])}, "save class numbers as int64"),
         ({"x": np.array(["a", "b"], object).reshape(2, 1), "y": np.zeros(2, int)}, "x is object"),
     ],
 )
@@ -178,11 +179,12 @@ def _misfits() -> list[tuple[dict[str, Any], str]]:
     good = examples(6, 1)
     return [
         ({"x": good.x, "y": good.y + 5}, "label 7 is out of range: the task's model has 3 classes, 0 to 2"),
+        ({"x": good.x, "y": np.eye(3)[good.y]}, "y does not hold class numbers, one integer for each example"),
         ({"x": good.x[:, :10], "y": good.y}, "an example of x is 10x12x1, the task's model takes 12x12x1"),
     ]
 
 
-@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "shape"])
+@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "one-hot", "shape"])
 def test_held_out_data_that_do_not_fit_the_model(nowhere: Site, arrays: dict[str, Any], said: str) -> None:
     config = nowhere.federation("run")
     _npz(nowhere.path / "held-out.npz", **arrays)
@@ -192,7 +194,7 @@ def test_held_out_data_that_do_not_fit_the_model(nowhere: Site, arrays: dict[str
 
 
 @needs_mosquitto
-@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "shape"])
+@pytest.mark.parametrize(("arrays", "said"), _misfits(), ids=["labels", "one-hot", "shape"])
 def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, Any], said: str) -> None:
     """A person reads the reason on both sides; the agent stays, for a federation that its data fit."""
     federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
