@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +28,14 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task bundle whose rounds take a moment."""
     return build_task(tmp_path_factory.mktemp("task"), "tiny", 4)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is shipped."""
+    directory = tmp_path_factory.mktemp("wheel")
+    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory))
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = directory.glob("*.whl")
+    return built

@@ -44,15 +44,6 @@ def _must(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is shipped."""
-    directory = tmp_path_factory.mktemp("wheel")
-    _must(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", directory, cwd=_ROOT)
-    (built,) = directory.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="session")
 def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts' directory of a gateway's environment."""
     return _install(wheel, "aggregator.txt", tmp_path_factory.mktemp("gateway"))

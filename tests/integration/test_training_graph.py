@@ -9,6 +9,21 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
+from training_networks import (
+    BATCH,
+    CLASSES,
+    LAYERS,
+    Image,
+    assert_equal,
+    between,
+    crossentropy,
+    drawn,
+    keras_step,
+    one_hot,
+    randomised,
+    residual,
+    windows_of_a_sensor,
+)
 
 from export.architecture import tensor_table
 from export.training_graph import proof
@@ -16,96 +31,12 @@ from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.proof import Proof
 from fedprune.losses import Loss, Objective
-from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import keras, tf
+from fedprune.tensorflow_stack import keras
 from fedprune.tensors import Array
 from fedprune.training_graph import Step, TrainingGraph
 
 L = keras.layers
 SPARSE = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
-BATCH, CLASSES = 6, 3
-
-Image = (7, 9, 2)
-LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
-    "Dense": ((5,), lambda: L.Dense(4)),
-    "Dense, no bias": ((5,), lambda: L.Dense(4, use_bias=False)),
-    "Dense over time": ((6, 5), lambda: L.Dense(4, "tanh")),
-    "Conv1D": ((9, 5), lambda: L.Conv1D(4, 3)),
-    "Conv1D, stride 2, same": ((9, 5), lambda: L.Conv1D(4, 4, strides=2, padding="same")),
-    "Conv1D, causal": ((9, 5), lambda: L.Conv1D(4, 3, strides=2, padding="causal")),
-    "Conv2D": (Image, lambda: L.Conv2D(4, 3)),
-    "Conv2D, same": (Image, lambda: L.Conv2D(4, 3, padding="same")),
-    "Conv2D, 1x1": (Image, lambda: L.Conv2D(4, 1)),
-    "Conv2D, 1x1, stride 2": (Image, lambda: L.Conv2D(4, 1, strides=2)),
-    "Conv2D, 5x2, stride 1x3, same": (Image, lambda: L.Conv2D(3, (5, 2), strides=(1, 3), padding="same")),
-    "Conv2D, many channels": ((6, 6, 7), lambda: L.Conv2D(5, 3, strides=2, padding="same")),
-    "Conv2D, as large as the image": (Image, lambda: L.Conv2D(4, (7, 9))),
-    "Conv2D, larger than the image": (Image, lambda: L.Conv2D(4, 11, padding="same")),
-    "DepthwiseConv1D": ((9, 5), lambda: L.DepthwiseConv1D(3, padding="same")),
-    "DepthwiseConv2D": (Image, lambda: L.DepthwiseConv2D(3)),
-    "DepthwiseConv2D, stride 2, same": (Image, lambda: L.DepthwiseConv2D(3, strides=2, padding="same")),
-    "DepthwiseConv2D, multiplier 3": (Image, lambda: L.DepthwiseConv2D((3, 2), depth_multiplier=3)),
-    "SeparableConv1D": ((9, 5), lambda: L.SeparableConv1D(4, 3, depth_multiplier=2)),
-    "SeparableConv2D": (Image, lambda: L.SeparableConv2D(4, 3, strides=2, padding="same")),
-    "BatchNormalization of images": (Image, lambda: L.BatchNormalization()),
-    "BatchNormalization of rows": ((5,), lambda: L.BatchNormalization(momentum=0.7, epsilon=1e-2)),
-    "BatchNormalization over time": ((6, 5), lambda: L.BatchNormalization(scale=False)),
-    "BatchNormalization, not fused": (Image, lambda: L.BatchNormalization(fused=False, center=False)),
-    "BatchNormalization, small epsilon": (Image, lambda: L.BatchNormalization(epsilon=1e-6)),
-    "MaxPooling1D": ((9, 5), lambda: L.MaxPooling1D(2)),
-    "MaxPooling2D": (Image, lambda: L.MaxPooling2D()),
-    "MaxPooling2D, overlapping, same": (Image, lambda: L.MaxPooling2D(3, strides=2, padding="same")),
-    "MaxPooling2D, gaps": (Image, lambda: L.MaxPooling2D(2, strides=3)),
-    "AveragePooling1D, same": ((9, 5), lambda: L.AveragePooling1D(2, padding="same")),
-    "AveragePooling2D": (Image, lambda: L.AveragePooling2D((2, 3))),
-    "AveragePooling2D, overlapping, same": (Image, lambda: L.AveragePooling2D(3, strides=2, padding="same")),
-    "GlobalAveragePooling1D": ((9, 5), lambda: L.GlobalAveragePooling1D()),
-    "GlobalAveragePooling2D": (Image, lambda: L.GlobalAveragePooling2D(keepdims=True)),
-    "GlobalMaxPooling1D": ((9, 5), lambda: L.GlobalMaxPooling1D()),
-    "GlobalMaxPooling2D": (Image, lambda: L.GlobalMaxPooling2D()),
-    "Reshape": (Image, lambda: L.Reshape((9, -1))),
-    "ZeroPadding1D": ((9, 5), lambda: L.ZeroPadding1D((2, 1))),
-    "ZeroPadding2D": (Image, lambda: L.ZeroPadding2D(((0, 1), (2, 0)))),
-    "Rescaling": (Image, lambda: L.Rescaling(1 / 3, offset=-0.5)),
-    "relu": ((5,), lambda: L.Activation("relu")),
-    "relu6": ((5,), lambda: L.Activation("relu6")),
-    "leaky_relu": ((5,), lambda: L.Activation("leaky_relu")),
-    "tanh": ((5,), lambda: L.Activation("tanh")),
-    "sigmoid": ((5,), lambda: L.Activation("sigmoid")),
-    "softmax": ((6, 5), lambda: L.Activation("softmax")),
-    "ReLU": ((5,), lambda: L.ReLU()),
-    "ReLU, slope": ((5,), lambda: L.ReLU(negative_slope=0.1)),
-    "ReLU, 6": ((5,), lambda: L.ReLU(6.0)),
-    "LeakyReLU": ((5,), lambda: L.LeakyReLU()),
-    "Softmax": ((6, 5), lambda: L.Softmax()),
-    "L1": ((5,), lambda: L.Dense(4, kernel_regularizer=keras.regularizers.L1(0.01))),
-    "L2 of a bias": ((5,), lambda: L.Dense(4, bias_regularizer=keras.regularizers.L2(0.1))),
-    "L1L2 of depthwise and pointwise kernels": (
-        Image,
-        lambda: L.SeparableConv2D(4, 3, depthwise_regularizer="l1_l2", pointwise_regularizer="l2"),
-    ),
-    "L2 of gamma and beta": ((5,), lambda: L.BatchNormalization(gamma_regularizer="l2", beta_regularizer="l2")),
-}
-
-
-def between(shape: tuple[int, ...], layer: Any) -> Any:
-    """A classifier with `layer` between others that have weights, so that gradients pass through it."""
-    x = L.Input(shape)
-    y = layer(L.Dense(shape[-1], use_bias=False)(x))
-    return keras.Model(x, L.Dense(CLASSES)(L.Flatten()(y)))
-
-
-def drawn(*shape: int, seed: int = 0) -> Array:
-    return Keyed(seed, "test").uniform(int(np.prod(shape)), -1.0, 1.0).reshape(shape)
-
-
-def randomised(model: Any) -> Any:
-    """The model with weights that are nowhere zero and the same in every run."""
-    keyed = Keyed(1, "test weights")
-    for spec, variable in zip(tensor_table(model), model.weights, strict=True):
-        low = 0.5 if spec.name.endswith("variance") else -1.0
-        variable.assign(keyed.uniform(spec.size, low, 1.0).reshape(spec.shape) / max(1, len(spec.shape)))
-    return model
 
 
 def step_of(model: Any, objective: Objective, x: Array, y: Array, batch: int) -> Step:
@@ -113,49 +44,6 @@ def step_of(model: Any, objective: Objective, x: Array, y: Array, batch: int) ->
     graph = TrainingGraph(make_training_graph(model, objective.loss, batch), table, threads=1)
     weights = {spec.name: array for spec, array in zip(table, model.get_weights(), strict=True)}
     return graph.run(weights, x, y)
-
-
-def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) -> Step:
-    """The same by tf_keras, which also moves `model`'s statistics."""
-    names = {variable.ref(): spec.name for spec, variable in zip(tensor_table(model), model.weights, strict=True)}
-
-    @tf.function
-    def differentiate(x: Any, y: Any) -> Any:
-        with tf.GradientTape() as tape:
-            total = loss(y, model(x, training=True)) + sum(model.losses)
-        return total, tape.gradient(total, model.trainable_variables)
-
-    total, gradients = differentiate(x, y)
-    return Step(
-        loss=float(total),
-        gradients={
-            names[variable.ref()]: gradient.numpy()
-            for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
-        },
-        statistics={
-            names[variable.ref()]: variable.numpy()
-            for layer in model.submodules
-            if isinstance(layer, L.BatchNormalization) and layer.trainable
-            for variable in layer.non_trainable_variables
-        },
-    )
-
-
-def assert_equal(found: Step, expected: Step) -> None:
-    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-    for ours, theirs in ((found.gradients, expected.gradients), (found.statistics, expected.statistics)):
-        assert ours.keys() == theirs.keys()
-        for name, array in theirs.items():
-            error = np.linalg.norm(ours[name] - array)
-            assert error <= max(1e-5 * np.linalg.norm(array), 1e-6), name
-
-
-def one_hot(rows: int) -> Array:
-    return np.eye(CLASSES, dtype=np.float32)[np.arange(rows) % CLASSES]
-
-
-def crossentropy(y: Any, output: Any) -> Any:
-    return keras.losses.CategoricalCrossentropy(from_logits=True)(y, output)
 
 
 @pytest.mark.parametrize(("shape", "layer"), LAYERS.values(), ids=LAYERS.keys())
@@ -176,33 +64,6 @@ def assert_trains_as_in_keras(shape: tuple[int, ...], layer: Callable[[], Any], 
     found = step_of(model, SPARSE, x, y, BATCH)
 
     assert_equal(found, keras_step(model, crossentropy, x, y))
-
-
-def residual() -> Any:
-    """Joins, a nested model, a layer that is used twice, and a frozen batch normalisation."""
-    x = L.Input((6, 6, 3))
-    y = L.Conv2D(5, 3, padding="same", use_bias=False)(x)
-    normalised = L.ReLU()(L.BatchNormalization()(y))
-    shared = L.Conv2D(5, 3, padding="same", kernel_regularizer="l2")
-    inner_input = L.Input((6, 6, 5))
-    inner = keras.Model(inner_input, L.BatchNormalization(trainable=False)(L.Conv2D(5, 1)(inner_input)))
-    joined = L.Add()([y, shared(shared(normalised)), inner(normalised)])
-    joined = L.Concatenate()([joined, L.MaxPooling2D(3, strides=1, padding="same")(normalised)])
-    return keras.Model(x, L.Dense(CLASSES)(L.GlobalAveragePooling2D()(joined)))
-
-
-def windows_of_a_sensor() -> Any:
-    """A 1-D CNN over 128 x 6 windows."""
-    return keras.Sequential(
-        [
-            L.Input((128, 6)),
-            L.Conv1D(9, 5, strides=2, activation="relu"),
-            L.MaxPooling1D(),
-            L.SeparableConv1D(11, 3, activation="relu"),
-            L.GlobalMaxPooling1D(),
-            L.Dense(CLASSES),
-        ]
-    )
 
 
 @pytest.mark.parametrize("build", [residual, windows_of_a_sensor])
