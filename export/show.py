@@ -71,7 +71,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     task = bundle.task
     training, pruning = task.training, task.pruning
     yield "task", one_line(task.name)
-    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {task.outputs} {_outputs(task)}"
+    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {task.outputs} ({_outputs(task)})"
     yield "parameters", f"{task.table.parameters:,}, of them prunable {task.table.prunable:,}"
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
     yield "loss", training.loss + (f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else "")

@@ -101,24 +101,24 @@ networks = st.builds(
     activation=activations,
     regularizer=regularizers,
 )
-losses = st.sampled_from(["sparse_categorical_crossentropy", "categorical_crossentropy", "mean_squared_error"])
+losses = st.sampled_from(Loss)
 unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-def check(network: Network, loss: str, batch: int) -> None:
+def check(network: Network, loss: Loss, batch: int) -> None:
     model = network.build()
-    proof = Proof(model, tensor_table(model), Objective(Loss(loss), from_logits=True))
+    proof = Proof(model, tensor_table(model), Objective(loss, from_logits=True))
     proof.check(make_training_graph(model, loss, batch))
 
 
 @settings(unhurried, max_examples=12)
 @given(networks, losses, st.integers(1, 5))
-def test_random_networks(network: Network, loss: str, batch: int) -> None:
+def test_random_networks(network: Network, loss: Loss, batch: int) -> None:
     check(network, loss, batch)
 
 
 @pytest.mark.slow
 @settings(unhurried, max_examples=150)
 @given(networks, losses, st.integers(1, 5))
-def test_many_random_networks(network: Network, loss: str, batch: int) -> None:
+def test_many_random_networks(network: Network, loss: Loss, batch: int) -> None:
     check(network, loss, batch)
