@@ -8,8 +8,11 @@ or came with a digest. ai-edge-litert verifies.
 from __future__ import annotations
 
 import importlib.util
+import platform
 import re
 import stat
+import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,10 +103,27 @@ def default_runtime() -> Runtime:
         if isinstance(found, Runtime):
             return found
         problems.append(f"{distribution} {found}")
-    raise ExportError(
-        f"no TFLite runtime here ({'; '.join(problems)}): pip install ai-edge-litert, "
-        "or on 32-bit Arm: pip install tflite-runtime 'numpy<2'"
-    )
+    raise ExportError(f"no TFLite runtime here ({'; '.join(problems)}): {how_to_get_runtime()}")
+
+
+def how_to_get_runtime() -> str:
+    """What to install on this system, or that nothing can be."""
+    return advice_for(platform.machine(), 8 * struct.calcsize("P"), sys.version_info[:2])
+
+
+def advice_for(machine: str, bits: int, python: tuple[int, int]) -> str:
+    """What gives such a system a runtime, going by the wheels that are published, or that it is unsupported.
+
+    Args:
+        machine: as the kernel calls itself, which may have 64 bits where everything else has 32.
+        bits: of Python's pointers.
+    """
+    if bits == 64:
+        return "pip install ai-edge-litert"
+    if machine in ("armv7l", "armv8l", "aarch64") and python < (3, 12):
+        return "pip install tflite-runtime 'numpy<2'"
+    version = ".".join(map(str, python))
+    return f"unsupported: there is none for 32-bit Python {version} on {machine}; use a 64-bit system"
 
 
 def predict(interpreter: Interpreter, x: Array) -> Array:

@@ -15,7 +15,7 @@ from edge_agent.trainers.runtime_checks import RuntimeChecks
 from fedprune.bundle import Bundle
 from fedprune.errors import ConfigurationError
 from fedprune.self_check import RuntimeDiffers
-from fedprune.tflite import is_runtime_installed
+from fedprune.tflite import how_to_get_runtime, is_runtime_installed
 from fedprune.usage import device_memory_mb
 
 _log = logging.getLogger(__name__)
@@ -26,11 +26,6 @@ TrainerChoice = Literal["auto", "keras", "litert"]
 _ENOUGH_MEMORY_MB = 1500.0
 """TensorFlow takes 650 MB, which leaves nothing of 1 GB to the system and whatever else the device is for."""
 
-_HOW_TO_INSTALL = {
-    "keras": "TensorFlow is not installed; in fedprune's clone: pip install '.[keras]'",
-    "litert": "no LiteRT runtime is installed; in fedprune's clone: pip install '.[agent]'",
-}
-
 
 def preferred_trainer(choice: TrainerChoice) -> TrainerName:
     """The trainer that this device takes if the task allows it.
@@ -39,7 +34,7 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
     """
     name = _automatic() if choice == "auto" else choice
     if not _is_installed(name):
-        raise ConfigurationError(f"trainer {choice}: {_HOW_TO_INSTALL[name]}")
+        raise ConfigurationError(f"trainer {choice}: {_why_missing(name)}")
     return name
 
 
@@ -73,3 +68,9 @@ def _is_installed(name: TrainerName) -> bool:
     if name == "keras":
         return importlib.util.find_spec("tensorflow") is not None
     return is_runtime_installed()
+
+
+def _why_missing(name: TrainerName) -> str:
+    if name == "keras":
+        return "TensorFlow is not installed; in fedprune's clone: pip install '.[keras]'"
+    return f"no LiteRT runtime is installed: {how_to_get_runtime()}"

@@ -12,9 +12,10 @@ from edge_agent.trainers.choice import TrainerChoice, make_trainer, preferred_tr
 from fedprune.bundle import MaskPolicy
 from fedprune.config import from_table
 from fedprune.errors import ConfigurationError, TaskError
+from fedprune.tflite import advice_for
 from tests.simulation.world import make_bundle
 
-MISSING = {"keras": r"\.\[keras\]", "litert": r"\.\[agent\]"}
+MISSING = {"keras": r"\.\[keras\]", "litert": "pip install ai-edge-litert"}
 
 
 Device = Callable[[str, float], None]
@@ -54,6 +55,26 @@ def test_what_is_missing_is_told_with_how_to_install_it(device: Device, asked: T
     device("", 8000)
     with pytest.raises(ConfigurationError, match=f"trainer {asked}: .*{MISSING[missing]}"):
         preferred_trainer(asked)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bits", "python", "advice"),
+    [
+        ("x86_64", 64, (3, 13), "pip install ai-edge-litert"),
+        ("aarch64", 64, (3, 11), "pip install ai-edge-litert"),
+        ("armv7l", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),
+        ("aarch64", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),  # 32-bit Debian under a 64-bit kernel
+        ("armv8l", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),  # the same, asked through `linux32`
+        ("armv7l", 32, (3, 13), "unsupported: there is none for 32-bit Python 3.13 on armv7l; use a 64-bit system"),
+        ("aarch64", 32, (3, 12), "unsupported: there is none for 32-bit Python 3.12 on aarch64; use a 64-bit system"),
+        ("armv6l", 32, (3, 11), "unsupported: there is none for 32-bit Python 3.11 on armv6l; use a 64-bit system"),
+        ("i686", 32, (3, 11), "unsupported: there is none for 32-bit Python 3.11 on i686; use a 64-bit system"),
+    ],
+)
+def test_where_no_runtime_exists_none_is_recommended(
+    machine: str, bits: int, python: tuple[int, int], advice: str
+) -> None:
+    assert advice_for(machine, bits, python) == advice
 
 
 def test_a_task_without_a_training_graph_cannot_be_trained_by_litert(device: Device) -> None:
