@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepares a clone for `make demo` and `make test`, saying what it does:
 #   1. .venv: exactly what requirements/dev.txt pins and hashes, and the project itself, editable;
-#   2. the Debian packages mosquitto and dataset-fashion-mnist, where it may install packages.
+#   2. the Debian packages mosquitto, dataset-fashion-mnist and what emulates Arm, where it may install packages.
 # Once everything is in place it does nothing. Interrupted, it starts again with a new .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,6 +21,10 @@ main() {
     "the demo uses the broker it embeds, and tests that need a real one are skipped"
   install_debian_package dataset-fashion-mnist has_fashion_mnist \
     "Fashion-MNIST is downloaded, or scikit-learn's digits are used instead"
+  install_debian_package qemu-user-static has_qemu "tests on emulated Arm devices are skipped"
+  install_debian_package mmdebstrap has_mmdebstrap "tests on emulated Arm devices are skipped"
+  install_debian_package uidmap has_uidmap "only root can run the tests on emulated Arm devices"
+  install_debian_package gcc-arm-linux-gnueabihf has_arm_compiler "tests on an emulated 32-bit Arm device are skipped"
   wanted >"$STAMP"
   say "Ready. The next time this takes no time."
 }
@@ -119,6 +123,10 @@ pip_install() {
 
 has_mosquitto() { PATH=$SYSTEM_PATH command -v mosquitto >/dev/null; }
 has_fashion_mnist() { [[ -d /usr/share/datasets/fashion-mnist ]]; }
+has_qemu() { command -v qemu-aarch64-static >/dev/null; }
+has_mmdebstrap() { command -v mmdebstrap >/dev/null; }
+has_uidmap() { command -v newuidmap >/dev/null; }
+has_arm_compiler() { command -v arm-linux-gnueabihf-gcc >/dev/null; }
 
 # install_debian_package PACKAGE IS_PRESENT WITHOUT_IT: does its best; the demo and the tests can do without.
 install_debian_package() {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +21,14 @@ PATIENCE_S = 60.0
 
 
 class Child:
-    """A process that runs, and what it has said so far on each of its outputs."""
+    """A process that runs, and what it has said so far on each of its outputs. `by` is the command that is started."""
 
-    def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None, by: Sequence[str] = FEDPRUNE) -> None:
         self._changed = threading.Condition()
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._read = {"stdout": 0, "stderr": 0}
         self._process = subprocess.Popen(
-            [*FEDPRUNE, *map(str, arguments)],
+            [*by, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
