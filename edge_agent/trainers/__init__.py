@@ -38,7 +38,8 @@ class Work:
 class Trained:
     """What came of it: weights (zero outside `mask`), the mean loss of the steps, and wall seconds spent training.
 
-    With `slots` the next round goes on exactly, if the task keeps them.
+    The loss is with the model's own penalties and without FedProx's term. With `slots` the next round goes on exactly,
+    if the task keeps them.
     """
 
     weights: Weights

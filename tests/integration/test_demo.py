@@ -108,6 +108,10 @@ def test_bad_requests_are_one_line_and_leave_nothing_behind(tmp_path: Path) -> N
     done = _demo(tmp_path / "out", "--data", str(tmp_path / "no-labels.npz"), expect=DataError.exit_code)
     assert "no-labels.npz" in done.stderr
     assert "Traceback" not in done.stderr
+    np.savez(tmp_path / "no-classes.npz", x=np.zeros((9, 12, 12)), y=np.zeros(9))
+    options = ("--data", str(tmp_path / "no-classes.npz"), "--agents", "1", "--examples-per-agent", "4")
+    done = _demo(tmp_path / "out", *options, "--partition", "iid", expect=ConfigurationError.exit_code)
+    assert "the demo's model is a classifier, y does not hold class numbers" in done.stderr
 
 
 def test_a_broker_address_that_is_none_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_two_demos_on_one_broker_are_two_federations(tmp_path: Path, mosquitto: 
 def test_a_model_that_cannot_be_benchmarked_has_its_row(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "int8.tflite").write_bytes(b"TFL3, but no more")
-    row = Exported("int8.tflite", Format.INT8, 17, 17, "", Sparsity(None, {}), None, None, ())
+    row = Exported("int8.tflite", Format.INT8, 17, 17, "", Sparsity(None, {}), None, None, None, ())
     (tmp_path / "export" / FILE).write_bytes(msgspec.json.encode({"exports": [row]}))
     with Children(tmp_path) as children:
         benchmark_exports(tmp_path, children)

@@ -19,7 +19,17 @@ import zstandard
 from ai_edge_litert import schema_py_generated as schema
 from click.testing import CliRunner
 from flatbuffers import Builder
-from keras_bundles import CLASSES, INPUT_SHAPE, bundle_of, convolutional, learnable, perceptron, seeded, weights_of
+from keras_bundles import (
+    CLASSES,
+    INPUT_SHAPE,
+    bundle_of,
+    convolutional,
+    learnable,
+    perceptron,
+    relabelled,
+    seeded,
+    weights_of,
+)
 
 from export import exporting
 from export.convert import convert
@@ -33,6 +43,7 @@ from fedprune.data import Dataset, save_npz
 from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
 from fedprune.layout import CHECKPOINTS
+from fedprune.losses import Loss
 from fedprune.randomness import Keyed
 from fedprune.schedules import ConstantSparsity
 from fedprune.tensorflow_stack import keras
@@ -201,6 +212,27 @@ def test_the_command_shows_a_table(run: Run, tmp_path: Path) -> None:
     assert "50 examples" in shown.output
     assert "fp16.tflite" in shown.output
     assert default_runtime().version in shown.output
+
+
+def test_what_has_no_accuracy_shows_its_loss(tmp_path: Path) -> None:
+    squared = Loss.MEAN_SQUARED_ERROR
+    model, data = seeded(perceptron()), relabelled(DATA, squared, CLASSES)
+    bundle = bundle_of(model, SCHEDULE, mask=MaskPolicy.SHARED, loss=squared, from_logits=False)
+    (tmp_path / exporting.TASK).write_bytes(bundle.blob)
+    weights = weights_of(model)
+    save_checkpoint(Directory(tmp_path / CHECKPOINTS), Checkpoint("a-run", 1, weights, weights, {}))
+    save_npz(tmp_path / exporting.HELD_OUT, data)
+    expected = float(np.square(model.predict(data.x, verbose=0) - data.y).mean())
+
+    shown = CliRunner().invoke(export, [str(tmp_path), "--formats", "fp32"], catch_exceptions=False)
+    report = msgspec.json.decode((tmp_path / "export" / "exports.json").read_bytes(), type=Report)
+
+    assert f"version 1: loss {expected:.4g} in Keras" in shown.output
+    assert " accuracy " not in shown.output
+    assert f" {expected:.4g} " in shown.output.partition("fp32.tflite")[2]
+    assert (report.keras_accuracy, report.exports[0].accuracy) == (None, None)
+    assert report.keras_loss == pytest.approx(expected, rel=1e-5)
+    assert report.exports[0].loss == pytest.approx(expected, rel=1e-4)
 
 
 def test_of_many_examples_a_fair_sample_is_taken(run: Run, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from fedprune.bundle import (
     write_bundle,
 )
 from fedprune.errors import StorageError, TaskError
+from fedprune.losses import Loss, Objective
 from fedprune.masks import Allocation
 from fedprune.schedules import ConstantSparsity
 from fedprune.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
@@ -143,6 +144,13 @@ def test_its_members_are_stored_as_they_are() -> None:
     least = {"task.json", "model.json", "inference.tflite"}
     assert set(members_of(make_blob(seeded=True))) == least
     assert set(members_of(make_blob())) == least | {"training.tflite", "self-check.json", "weights.safetensors"}
+
+
+@pytest.mark.parametrize("loss", [Loss.BINARY_CROSSENTROPY, Loss.MEAN_SQUARED_ERROR])
+def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
+    blob = with_task(lambda task: (task.update(outputs=1), task["training"].update(loss=loss)))
+
+    assert read_bundle(blob).task.objective == Objective(loss, from_logits=True)
 
 
 # What is refused
@@ -257,6 +265,8 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
         lambda task: task["training"].update(steps_per_round=0),
         lambda task: task["training"].update(batch_size=-1),
         lambda task: task["training"].update(optimizer={"name": "lamb"}),
+        lambda task: task["training"].update(loss="hinge"),
+        lambda task: task["training"].update(proximal_mu=-0.1),
         lambda task: task["pruning"].update(mask="own"),
         lambda task: task["pruning"]["schedule"].update(target_sparsity=1.0),
         lambda task: task["pruning"]["schedule"].update(frequency=0),
