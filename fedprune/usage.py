@@ -9,16 +9,22 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> float:
-    """The high-water mark of resident memory, in MB (10^6 bytes).
+    """The high-water mark of this process's resident memory, in MB (10^6 bytes).
 
     Linux's VmHWM is preferred: ru_maxrss is inherited from the parent across exec.
     """
     try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
-    except (OSError, IndexError, ValueError):
+        return high_water_mark_mb(os.getpid())
+    except (OSError, ValueError):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def high_water_mark_mb(pid: int) -> float:
+    """Linux's VmHWM of a process, in MB. Raises `OSError` without /proc or the process, `ValueError` once it ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return kilobytes * 1024 / 1e6
 
 
 def device_memory_mb() -> float:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from aggregator.book import RoundRecord
-from benchmarks.demo.children import find_mosquitto
+from benchmarks.children import find_mosquitto
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings

@@ -15,8 +15,8 @@ from typing import Protocol
 import msgspec
 
 from aggregator.book import Book, RoundRecord
+from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
-from benchmarks.demo.children import ChildFailedError, Children
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
 from fedprune.bundle import load_bundle
 from fedprune.data.partition import parse_partition

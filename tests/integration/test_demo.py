@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.demo.children import Children
+from benchmarks.children import Children
 from benchmarks.demo.command import _export_cells
 from benchmarks.demo.federation import benchmark_exports
 from benchmarks.demo.result import export_results

@@ -1,4 +1,4 @@
-"""The demo's child processes: started in sessions of their own, logged to files, and all ended in the end."""
+"""Child processes: started in sessions of their own, logged to files, and all ended in the end, with their children."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +18,7 @@ from fedprune.errors import BrokerError, FedpruneError
 
 _FEDPRUNE = (sys.executable, "-m", "fedprune.command")
 _PATIENCE_S = 5.0
-_BROKER_START_S = 20.0
+_LISTENING_S = 20.0
 
 
 class ChildFailedError(FedpruneError):
@@ -44,11 +46,32 @@ class Children:
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         """Start `fedprune ARGUMENTS`; its output can be read, its messages go to logs/NAME.log."""
-        return self._start(name, (*_FEDPRUNE, *arguments))
+        return self.start_command(name, (*_FEDPRUNE, *arguments))
+
+    def start_command(
+        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start any other command, with `env` added to its environment."""
+        with self.log(name).open("w") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if name == "aggregator" else log,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its children in order
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            )
+        self._running[name] = child
+        return child
 
     def run(self, name: str, *arguments: str) -> None:
         """Run `fedprune ARGUMENTS` to its end. Raises `ChildFailedError`."""
-        child = self.start(name, *arguments)
+        self.run_command(name, (*_FEDPRUNE, *arguments))
+
+    def run_command(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        """Run any other command to its end. Raises `ChildFailedError`."""
+        child = self.start_command(name, command, env)
         child.communicate()
         self._finish(name, child)
 
@@ -65,7 +88,7 @@ class Children:
                 raise ChildFailedError(name, child.returncode, self.log(name))
 
     def stop(self, *names: str) -> None:
-        """End children: SIGTERM, and after a while SIGKILL."""
+        """End children: SIGTERM, and after a while SIGKILL, which is also for what they left running."""
         stopped = [self._running.pop(name) for name in names]
         for child in stopped:
             child.terminate()
@@ -76,6 +99,8 @@ class Children:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -84,37 +109,24 @@ class Children:
         """Start the broker that `choice` asks for, on a free port of loopback; its address."""
         if "://" in choice:
             return choice
-        port = _free_port()
+        port = free_port()
         if choice == "mosquitto":
             configuration = self._directory / "mosquitto.conf"
             configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
-            self._start("broker", (find_mosquitto() or "mosquitto", "-c", str(configuration)))
+            self.start_command("broker", (find_mosquitto() or "mosquitto", "-c", str(configuration)))
         else:
             self.start("broker", "broker", "--port", str(port))
-        self._await_port(port)
+        self.await_port("broker", port)
         return f"mqtt://127.0.0.1:{port}"
-
-    def _start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[str]:
-        with self.log(name).open("w") as log:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if name == "aggregator" else log,
-                stderr=log,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for the demo, which ends its children in order
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        self._running[name] = child
-        return child
 
     def _finish(self, name: str, child: subprocess.Popen[str]) -> None:
         del self._running[name]
         if child.returncode:
             raise ChildFailedError(name, child.returncode, self.log(name))
 
-    def _await_port(self, port: int) -> None:
-        deadline = time.monotonic() + _BROKER_START_S
+    def await_port(self, name: str, port: int) -> None:
+        """Return when the child `name` listens on a port of loopback. Raises `BrokerError` if it does not in time."""
+        deadline = time.monotonic() + _LISTENING_S
         while True:
             self.check()
             try:
@@ -122,7 +134,7 @@ class Children:
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise BrokerError(f"the broker does not answer on port {port}; see {self.log('broker')}") from error
+                    raise BrokerError(f"{name} does not answer on port {port}; see {self.log(name)}") from error
                 time.sleep(0.05)
 
 
@@ -138,7 +150,8 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
