@@ -23,6 +23,7 @@ bench: setup ## Measure what depends on this machine's speed, and check what the
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
+	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	exit $$failed
 
 lint: setup ## Check style, types and import rules only

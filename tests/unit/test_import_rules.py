@@ -30,6 +30,7 @@ _BREACHES = {
     "benchmarks.breach_1": "keras",
     "aggregator.breach_4": "fedprune.tensorflow_stack",
     "edge_agent.breach_4": "fedprune.keras_model",
+    "edge_agent.breach_5": "rich",
 }
 """Which module imports what it may not."""
 
