@@ -61,8 +61,8 @@ def _rows(dataset: Dataset, outputs: int, loss: Loss) -> NDArray[np.float32]:
     rows = np.asarray(dataset.y.reshape(len(dataset), -1), np.float32)
     if rows.shape[1] != outputs:
         raise DataError(
-            f"y is [examples, {rows.shape[1]}], the task's model has {outputs} outputs; save y as "
-            f"[examples, {outputs}] or build a task with {rows.shape[1]} outputs"
+            f"y is [examples, {rows.shape[1]}], the task's model returns [examples, {outputs}]; save y like that or "
+            "build a task for it"
         )
     if loss is Loss.CATEGORICAL_CROSSENTROPY:
         sums_to_one = np.abs(rows.sum(axis=1) - 1) <= _SUM_TOLERANCE

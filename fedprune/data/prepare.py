@@ -118,5 +118,6 @@ def _affordable(source: Source, available: int, agents: int, wanted: int) -> tup
 
 def _write(path: Path, dataset: Dataset) -> Part:
     save_npz(path, dataset)
-    labels, counts = np.unique(dataset.y if dataset.classes else [], return_counts=True)
-    return Part(path.name, len(dataset), dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+    labels = dataset.class_numbers
+    classes, counts = np.unique(np.zeros(0) if labels is None else labels, return_counts=True)
+    return Part(path.name, len(dataset), dict(zip(classes.tolist(), counts.tolist(), strict=True)))

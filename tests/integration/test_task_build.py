@@ -301,7 +301,7 @@ def test_a_damaged_file_is_loaded_or_refused_in_the_tree(saved: Path, tmp_path: 
 
 
 def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "task.toml").write_text(TASK_TOML)
+    (tmp_path / "task.toml").write_text(TASK_TOML.replace("[training]\n", "[training]\nproximal_mu = 0.1\n"))
     out = tmp_path / "task.fedtask"
 
     assert run("task", "build", str(tmp_path / "task.toml"), "--out", str(out)) == 0
@@ -314,6 +314,8 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("task", "show", str(out)) == 0
     told = capsys.readouterr().out
     assert "conv1/kernel" in told
+    assert "to 3 (logits)" in told
+    assert "sparse_categorical_crossentropy, FedProx with mu 0.1" in told
     assert "keras, litert" in told
 
 
