@@ -22,6 +22,9 @@ from fedprune.bundle import Bundle, Pruning, Training, read_bundle
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.schedules import ConstantSparsity
+from tests.brokers import Mosquitto
+from tests.federations import Site
+from tests.processes import Child
 
 _ROOT = Path(__file__).parents[2]
 _TENSORFLOW = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
@@ -193,9 +196,29 @@ def test_the_keras_trainer_asks_for_its_extra(on_device: Run, bundle: Bundle, tm
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "module", ["aggregator.process", "edge_agent.process", "edge_agent.trainers.litert", "fedprune.evaluation"]
-)
-def test_tensorflow_is_not_imported_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("installation", ["light", "full"])
+def test_an_agent_imports_no_tensorflow_while_it_trains_on_litert(
+    installation: str, device: Path, mosquitto: Mosquitto, tiny_task: Path, tmp_path: Path
+) -> None:
+    """From its start to its stop, with a round in between, as `python -X importtime` sees it."""
+    scripts = device if installation == "light" else Path(sys.executable).parent
+    program = (str(scripts / "python"), "-X", "importtime", str(scripts / "fedprune"))
+    site = Site(tmp_path, mosquitto.url, tiny_task)
+    federation = site.federation("run", rounds={"count": 1, "cohort": 1})
+    with (
+        Child("agent", "--config", site.agent("pi-1", trainer="litert"), by=program) as agent,
+        Child("aggregator", federation) as aggregator,
+    ):
+        assert aggregator.ends() == 0
+        agent.interrupt()
+        agent.ends()
+    lines = [line.split("|") for line in agent.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line[2].strip().partition(".")[0] for line in lines}
+    assert {"edge_agent", "numpy", "ai_edge_litert"} <= imported
+    assert not _TENSORFLOW & imported
+
+
+@pytest.mark.parametrize("module", ["aggregator.process", "fedprune.evaluation"])
+def test_a_gateway_imports_no_tensorflow_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
     program = f"import sys, {module}; print(*sorted({_TENSORFLOW} & sys.modules.keys()))"
     assert _must(sys.executable, "-c", program, cwd=tmp_path) == "\n"
