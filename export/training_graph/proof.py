@@ -27,7 +27,7 @@ from fedprune.tflite import available_runtimes
 from fedprune.training_graph import Step, TrainingGraph
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
-"""Of the norm of a tensor; the norm of an error, for tensors that are zero but for rounding."""
+"""How large an error may be: relative to its tensor; where that is smaller than this, and so zero but for rounding."""
 _SLACK = 4.0
 """How much further from the truth than tf_keras in float32 the graph may be."""
 _TRIES = 8
@@ -70,7 +70,7 @@ class Proof:
         for _ in range(_TRIES):
             case = _draw(candidate, self._objective, weights, count, keyed)
             expected = self._single.run(case)
-            problem = _difference(case.run(candidate), expected, self._double.run(case))
+            problem = _difference(case.run(candidate), expected, self._double.run(case), weights)
             if not problem:
                 return expected
         raise _DiffersError(
@@ -82,21 +82,29 @@ class _DiffersError(FedpruneError):
     pass
 
 
-def _difference(found: Step, single: Step, double: Step) -> str:
-    """What differs by more than it may; empty if nothing does."""
+def _difference(found: Step, single: Step, double: Step, weights: Weights) -> str:
+    """What differs by more than it may; empty if nothing does. Statistics that are not returned stay those of
+    `weights`."""
     slack = max(_RELATIVE * max(1.0, abs(double.loss)), _SLACK * abs(single.loss - double.loss))
     if not abs(found.loss - double.loss) <= slack:
         return f"the loss is {found.loss}, not {double.loss}"
+    if found.gradients.keys() != double.gradients.keys():
+        return f"gradients of {', '.join(found.gradients.keys() ^ double.gradients.keys())} are missing or too many"
     for name, truth in double.gradients.items():
         error, own = _norm(found.gradients[name] - truth), _norm(single.gradients[name] - truth)
-        if not error <= max(_RELATIVE * _norm(truth), _ABSOLUTE, _SLACK * own):
+        if not error <= max(_allowed(truth), _SLACK * own):
             return f"the gradient of {name} is {error:.2g} off, its norm being {_norm(truth):.2g}"
-    for name, moved in found.statistics.items():
+    for name, moved in single.statistics.items():
         # Against float32 alone: the fused kernel, which takes the unbiased variance, does not exist for float64.
-        error, size = _norm(moved - single.statistics[name]), _norm(single.statistics[name])
-        if not error <= max(_RELATIVE * size, _ABSOLUTE):
-            return f"{name} is {error:.2g} off, its norm being {size:.2g}"
+        error = _norm(found.statistics.get(name, weights[name]) - moved)
+        if not error <= _allowed(moved):
+            return f"{name} is {error:.2g} off, its norm being {_norm(moved):.2g}"
     return ""
+
+
+def _allowed(truth: NDArray[np.floating[Any]]) -> float:
+    norm = _norm(truth)
+    return _RELATIVE * norm if norm > _ABSOLUTE else _ABSOLUTE
 
 
 def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, count: int, keyed: Keyed) -> Case:
