@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from graph_mutants import mutants
 from keras_bundles import bundle_of, convolutional, perceptron, seeded
@@ -23,10 +22,10 @@ from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
 from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.disk import Directory
-from fedprune.errors import ExportError, TaskError
+from fedprune.errors import TaskError
 from fedprune.losses import Loss, Objective
 from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import Case, RuntimeDiffers, SelfCheck, draw_case, furthest, outputs_of, run_self_check
+from fedprune.self_check import RuntimeDiffers, SelfCheck, furthest, run_self_check
 from fedprune.tensorflow_stack import keras
 from fedprune.tensors import TensorSpec
 from fedprune.training_graph import TrainingGraph
@@ -59,11 +58,6 @@ def made() -> Made:
     return graph, tensor_table(model), make_self_check(model, tensor_table(model), objective, graph)
 
 
-def run(graph: bytes, tensors: Tensors, case: Case | None = None) -> dict[str, Any]:
-    loaded = TrainingGraph(graph, tensors, threads=1)
-    return outputs_of((case or draw_case(loaded, tensors, 1234, BATCH - 1)).run(loaded), tensors)
-
-
 def test_the_graph_passes_with_room_to_spare(made: Made) -> None:
     graph, tensors, self_check = made
     loaded = TrainingGraph(graph, tensors, threads=1)
@@ -73,20 +67,13 @@ def test_the_graph_passes_with_room_to_spare(made: Made) -> None:
     assert [probe.examples for probe in self_check.probes] == [BATCH, 2, 1]
     for probe in self_check.probes:
         assert furthest(loaded, tensors, probe)[1] < 0.25
-        assert set(probe.answers) == set(run(graph, tensors))
+        assert len(probe.answers) == 1 + len(loaded.trained) + len(loaded.moved)
 
 
 def test_every_mistake_is_found(made: Made) -> None:
-    """Whatever constant or operator is another one, unless that changes nothing: some never see a negative number."""
     graph, tensors, self_check = made
-    right, missed, found = run(graph, tensors), [], []
-    for what, mutant in mutants(graph):
-        try:
-            wrong = run(mutant, tensors)
-        except ExportError:  # a graph that the runtime refuses: nobody would train with it
-            continue
-        if all(np.allclose(wrong[name], right[name], rtol=1e-4, atol=1e-6) for name in right):
-            continue
+    missed, found = [], []
+    for what, mutant in mutants(graph, tensors):
         try:
             run_self_check(TrainingGraph(mutant, tensors, threads=1), tensors, self_check)
         except RuntimeDiffers:
@@ -95,7 +82,7 @@ def test_every_mistake_is_found(made: Made) -> None:
             missed.append(what)
 
     assert not missed
-    assert len({what.partition(", at")[0] for what in found}) > 20, "kinds of mistakes"
+    assert len(set(found)) > 20, "kinds of mistakes"
 
 
 def of(build: Any, **changes: Any) -> Bundle:
@@ -106,7 +93,8 @@ def of(build: Any, **changes: Any) -> Bundle:
 def wrong() -> Bundle:
     """A bundle on whose training graph the runtime here cannot compute what the self-check says."""
     right = of(perceptron)
-    return replace(right, training_graph=next(mutant for what, mutant in mutants(right.training_graph or b"")))
+    graph = right.training_graph or b""
+    return replace(right, training_graph=next(mutant for _, mutant in mutants(graph, right.task.tensors)))
 
 
 class Device:

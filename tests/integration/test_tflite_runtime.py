@@ -224,7 +224,7 @@ def test_the_self_check_tells_right_from_wrong(elsewhere: Elsewhere) -> None:
     (elsewhere.directory / "tensors.json").write_bytes(msgspec.json.encode(tensor_table(model)))
     (elsewhere.directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     (elsewhere.directory / "right.tflite").write_bytes(graph)
-    wrong = next(mutant for what, mutant in mutants(graph) if what.startswith("SUB for ADD"))
+    wrong = next(mutant for what, mutant in mutants(graph, tensor_table(model)) if what.startswith("SUB for ADD"))
     (elsewhere.directory / "wrong.tflite").write_bytes(wrong)
 
     assert elsewhere(CHECK).splitlines() == ["right passes", "wrong tflite-runtime 2.14.0"]
