@@ -173,7 +173,12 @@ def relabelled(data: Dataset, loss: Loss, outputs: int) -> Dataset:
 def keras_optimizer(settings: Sgd | Adam) -> Any:
     """The optimizer as one would write it without a bundle."""
     if isinstance(settings, Adam):
-        return keras.optimizers.Adam(learning_rate=settings.learning_rate)
+        return keras.optimizers.Adam(
+            learning_rate=settings.learning_rate,
+            beta_1=settings.beta_1,
+            beta_2=settings.beta_2,
+            epsilon=settings.epsilon,
+        )
     return keras.optimizers.SGD(
         learning_rate=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
     )
