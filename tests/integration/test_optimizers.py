@@ -28,21 +28,23 @@ OPTIMIZERS = {
 }
 
 
+def drawn(keyed: Keyed, shape: tuple[int, ...]) -> Array:
+    return keyed.uniform(math.prod(shape), -1.0, 1.0).reshape(shape)
+
+
 def gradients(step: int) -> dict[str, Array]:
     """Of many sizes, some of them zero, and with a drift that momentum can gather."""
     keyed = Keyed(step, "gradients")
-    drawn = {name: keyed.uniform(math.prod(shape), -0.8, 1.0).reshape(shape) for name, shape in SHAPES.items()}
-    sizes = 10.0 ** (np.arange(35, dtype=np.float32).reshape(7, 5) % 8 - 6)
-    drawn["kernel"] = drawn["kernel"] * sizes * (np.arange(5) > 0)
-    return {name: np.asarray(array, np.float32) for name, array in drawn.items()}
+    made = {name: drawn(keyed, shape) + np.float32(0.1) for name, shape in SHAPES.items()}
+    sizes = 10.0 ** (np.arange(35).reshape(7, 5) % 8 - 6)
+    made["kernel"] = made["kernel"] * sizes * (np.arange(5) > 0)
+    return {name: np.asarray(array, np.float32) for name, array in made.items()}
 
 
 @pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 def test_many_steps_equal_keras(settings: Sgd | Adam) -> None:
     """Halfway another optimizer goes on from the first one's variables."""
-    weights = {
-        name: Keyed(1, name).uniform(math.prod(shape), -1.0, 1.0).reshape(shape) for name, shape in SHAPES.items()
-    }
+    weights = {name: drawn(Keyed(1, name), shape) for name, shape in SHAPES.items()}
     variables = [tf.Variable(array) for array in weights.values()]
     ours, theirs = make_optimizer(settings, SHAPES), keras_optimizer(settings)
 
@@ -55,4 +57,4 @@ def test_many_steps_equal_keras(settings: Sgd | Adam) -> None:
 
         for (name, found), expected in zip(weights.items(), variables, strict=True):
             told = f"{name} after {step + 1} steps"
-            np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6, err_msg=told)
+            np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=5e-6, err_msg=told)
