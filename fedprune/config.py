@@ -48,7 +48,8 @@ def override(table: dict[str, Any], section: str, key: str, value: Any) -> None:
 def from_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
     """A table as `kind`, a struct that forbids unknown fields; `origin` is what to call the table in messages.
 
-    Raises `ConfigurationError` naming the key: unknown (with the nearest known one), missing, or of the wrong value.
+    Raises `ConfigurationError` naming the key: unknown (with the nearest known one), missing, or of a wrong value
+    (with the known ones, where those are some words).
     """
     for problem in _unknown_keys(table, inspect.type_info(kind), ""):
         raise ConfigurationError(f"{origin}: {problem}")
@@ -56,9 +57,13 @@ def from_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
-        key = f"{place.removesuffix('`')}: " if place else ""
+        place = place.removesuffix("`")
+        key = f"{place}: " if place else ""
         problem = problem.replace("Object missing required field", "a required key is missing:")
-        raise ConfigurationError(f"{origin}: {key}{problem[0].lower()}{problem[1:]}") from error
+        problem = problem.replace("Invalid enum value", "invalid value")
+        choices = sorted(_choices(inspect.type_info(kind), place.split(".")))
+        hint = f" (known here: {', '.join(choices)})" if choices else ""
+        raise ConfigurationError(f"{origin}: {key}{problem[0].lower()}{problem[1:]}{hint}") from error
 
 
 def _unknown_keys(value: Any, form: inspect.Type, path: str) -> Iterator[str]:
@@ -76,6 +81,22 @@ def _unknown_keys(value: Any, form: inspect.Type, path: str) -> Iterator[str]:
             yield f"key {path + key!r} unknown ({hint})"
         elif key in fields:
             yield from _unknown_keys(inner, fields[key], f"{path}{key}.")
+
+
+def _choices(form: inspect.Type, keys: list[str]) -> set[str]:
+    """The values that may stand at a place, if they are some words; `keys` lead there from `form`."""
+    match form, keys:
+        case inspect.UnionType(), _:
+            return set().union(*(_choices(member, keys) for member in form.types))
+        case inspect.StructType(), [key, *rest]:
+            if key == form.tag_field:
+                return {str(form.tag)}
+            return set().union(*(_choices(field.type, rest) for field in form.fields if field.encode_name == key))
+        case inspect.EnumType(), []:
+            return {str(member.value) for member in form.cls}
+        case inspect.LiteralType(), []:
+            return {str(value) for value in form.values}
+    return set()
 
 
 def _member_for(value: Any, union: inspect.UnionType) -> inspect.Type:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import strategies as st
 
 from fedprune.config import MAX_BYTES, from_table, load_toml
 from fedprune.errors import ConfigurationError
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
 
 
 class Circle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="circle"):
@@ -34,6 +40,8 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     frame: Frame | None = None
+    colour: Colour = Colour.RED
+    size: Literal["large", "small"] | None = None
 
 
 def refusal(tmp_path: Path, text: str) -> str:
@@ -57,7 +65,7 @@ def test_a_file_becomes_a_struct(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('titel = "sea"', "key 'titel' unknown (did you mean 'title'?)"),
-        ('title = "sea"\nzzz = 1', "key 'zzz' unknown (known here: title, frame)"),
+        ('title = "sea"\nzzz = 1', "key 'zzz' unknown (known here: title, frame, colour, size)"),
         ('title = "sea"\n[frame]\nbordr = 1', "key 'frame.bordr' unknown (did you mean 'frame.border'?)"),
         (
             'title = "sea"\n[frame.shape]\nkind = "square"\nsize = 1',
@@ -66,7 +74,12 @@ def test_a_file_becomes_a_struct(tmp_path: Path) -> None:
         ("", "a required key is missing: `title`"),
         ('title = "sea"\n[frame]\nborder = 2', "frame: a required key is missing: `shape`"),
         ("title = 3", "title: expected `str`, got `int`"),
-        ('title = "sea"\n[frame.shape]\nkind = "star"', "frame.shape.kind: invalid value 'star'"),
+        (
+            'title = "sea"\n[frame.shape]\nkind = "star"',
+            "frame.shape.kind: invalid value 'star' (known here: circle, square)",
+        ),
+        ('title = "sea"\ncolour = "grey"', "colour: invalid value 'grey' (known here: blue, red)"),
+        ('title = "sea"\nsize = "huge"', "size: invalid value 'huge' (known here: large, small)"),
         (
             'title = "sea"\n[frame]\nborder = -1\nshape = {kind = "circle", radius = 3}',
             "frame: border must be at least 0",
