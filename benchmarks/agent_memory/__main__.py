@@ -40,7 +40,7 @@ _TIMES_SMALLER = 6.0
 def main(target: Path | None, out: Path) -> None:
     """Measure what the litert trainer takes on a device, against the keras trainer and a Flower client app.
 
-    Each is installed into an environment of its own, as its requirements file pins it (4 GB of disk, some minutes the
+    Each is installed into an environment of its own, as its requirements file pins it (5 GB of disk, some minutes the
     first time), and is then run as its users run it, on loopback. All train CNN-108k on the same 1,600 examples of
     Fashion-MNIST, 50 steps of 32 a round, on one thread:
 

@@ -3,6 +3,7 @@
 A SuperNode starts a process for every round's work. That process says what it took: from its start to the end of its
 first optimizer step, its high-water mark after training, and the time of training. Idle is the SuperNode alone, before
 the run; the helper process it keeps beside itself, and which ends when it misses the SuperNode, is not counted.
+Nor is the SuperNode, which stays while the client app trains, counted at the peak.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
 from fedprune.bundle import Bundle, MaskPolicy, write_bundle
 from fedprune.codecs import Values, decode_model, decode_update
+from fedprune.data import Dataset
 from fedprune.errors import DataError
 from fedprune.messages import Assignment
 from fedprune.schedules import ConstantSparsity
@@ -45,6 +46,25 @@ def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     result = delivered.get(timeout=60)
     assert isinstance(result, LocalResult), result
     return result
+
+
+def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    loaded: list[Dataset] = []
+    delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
+
+    def load() -> Dataset:
+        loaded.append(learnable(32))
+        return loaded[-1]
+
+    workshop = Workshop(load, "litert", 1, RuntimeChecks(), delivered.put)
+    counts = [len(loaded)]
+    for _ in range(2):
+        workshop.start(_first_round(task), task.blob)
+        assert isinstance(delivered.get(timeout=60), LocalResult)
+        counts.append(len(loaded))
+
+    assert counts == [0, 1, 1]
 
 
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
