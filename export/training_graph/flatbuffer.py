@@ -86,12 +86,6 @@ class Graph:
     def leaky_relu(self, x: Tensor, alpha: float) -> Tensor:
         return self._operate(_OP.LEAKY_RELU, [x], x.shape, schema.LeakyReluOptionsT(alpha))
 
-    def tanh(self, x: Tensor) -> Tensor:
-        return self._operate(_OP.TANH, [x], x.shape)
-
-    def logistic(self, x: Tensor) -> Tensor:
-        return self._operate(_OP.LOGISTIC, [x], x.shape)
-
     def softmax(self, x: Tensor) -> Tensor:
         """Over the last axis."""
         return self._operate(_OP.SOFTMAX, [x], x.shape, schema.SoftmaxOptionsT(beta=1.0))

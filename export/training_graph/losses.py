@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from export.training_graph.autodiff import Tape, Value
 from export.training_graph.flatbuffer import Graph, Tensor
+from export.training_graph.operations import logistic
 
 Loss = Callable[[Tape, Value, Tensor, Tensor], Value]
 """From the model's output `[batch, k]`, targets `[batch, k]` and each example's share `[batch, 1]` to a value [1]."""
@@ -28,7 +29,7 @@ def binary_crossentropy(tape: Tape, output: Value, target: Tensor, share: Tensor
     magnitude = graph.subtract(graph.multiply(positive, 2.0), z)
     softplus = graph.add(positive, graph.log(graph.add(graph.exp(graph.multiply(magnitude, -1.0)), 1.0)))
     rows = _mean_row(graph, graph.subtract(softplus, graph.multiply(z, target)))
-    slope = graph.multiply(graph.subtract(graph.logistic(z), target), share)
+    slope = graph.multiply(graph.subtract(logistic(graph, z), target), share)
     return _mean(tape, rows, share, logits, graph.multiply(slope, 1.0 / output.shape[1]))
 
 

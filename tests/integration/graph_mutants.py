@@ -25,8 +25,6 @@ _CONFUSED = {
     _OP.MAXIMUM: (_OP.MINIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.MINIMUM: (_OP.MAXIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.RELU: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
-    _OP.TANH: (_OP.LOGISTIC, _OPTIONS.NONE, None),
-    _OP.LOGISTIC: (_OP.TANH, _OPTIONS.NONE, None),
     _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
     _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
     _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),
