@@ -74,6 +74,21 @@ def with_dropout() -> Any:
     )
 
 
+def varied() -> Any:
+    """All kinds of operators and constants: both normalisations, kinks, pooling, dropout, penalties, joins, strides."""
+    layers = keras.layers
+    x = layers.Input((8, 8, 2))
+    y = layers.Conv2D(5, 3, strides=2, padding="same", use_bias=False)(x)
+    y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+    y = layers.Add()([y, layers.LeakyReLU()(layers.DepthwiseConv2D(3, padding="same", depthwise_regularizer="l1")(y))])
+    y = layers.Concatenate()(
+        [layers.MaxPooling2D(3, 2, padding="same")(y), layers.AveragePooling2D(2, padding="same")(y)]
+    )
+    y = layers.Dropout(0.3)(layers.SeparableConv2D(5, 2, activation="tanh")(y))
+    y = layers.BatchNormalization()(layers.Dense(7, "sigmoid")(layers.Flatten()(y)))
+    return keras.Model(x, layers.Dense(CLASSES, kernel_regularizer="l2")(y))
+
+
 def bundle_of(
     model: Any,
     schedule: Schedule,
