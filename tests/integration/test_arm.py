@@ -163,6 +163,8 @@ def fleet(devices: dict[str, Device | str], tiny_task: Path, tmp_path_factory: p
     if MISSING:
         pytest.skip(MISSING)
     present = {name: device for name in _SUPPORTED if isinstance(device := devices[name], Device)}
+    if not present:
+        pytest.skip("; ".join(sorted({str(devices[name]) for name in _SUPPORTED})))
     gateway = tmp_path_factory.mktemp("gateway")
     rounds = {"count": _ROUNDS, "cohort": len(present), "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
     with Mosquitto(tmp_path_factory.mktemp("broker")) as broker, ExitStack() as stack:
