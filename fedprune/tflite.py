@@ -123,7 +123,7 @@ def advice_for(machine: str, bits: int, python: tuple[int, int]) -> str:
     if machine in ("armv7l", "armv8l", "aarch64") and python < (3, 12):
         return "pip install tflite-runtime 'numpy<2'"
     version = ".".join(map(str, python))
-    return f"unsupported: there is none for 32-bit Python {version} on {machine}; use a 64-bit system"
+    return f"unsupported: use 64-bit (there is none for 32-bit Python {version} on {machine})"
 
 
 def predict(interpreter: Interpreter, x: Array) -> Array:
