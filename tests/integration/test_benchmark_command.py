@@ -186,8 +186,9 @@ def test_ctrl_c_ends_the_command_with_130_and_its_workers(tiny_models: TinyModel
     ) as process:
         os.close(terminal)
         seen = b""
-        while b"fp32.tflite" not in seen:
+        while b" 1%" not in seen:
             seen += os.read(screen, 4096)
+        assert b"fp32.tflite" in seen
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
     os.close(screen)
