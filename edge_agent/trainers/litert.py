@@ -43,16 +43,11 @@ class LiteRTTrainer:
         `RuntimeDiffers` if one does, and not as TensorFlow would.
         """
         self._task = task = bundle.task
-        if bundle.training_graph is None:
-            raise TaskError(f"task {task.name!r} has no training graph; train it with the keras trainer")
         try:
-            self._graph = TrainingGraph(bundle.training_graph, task.tensors, threads=threads)
+            self._graph = _load_graph(bundle, threads)
             (checks or RuntimeChecks()).check(bundle, self._graph)
         except ExportError as error:
             raise TaskError(f"task {task.name!r}: {error}") from error
-        expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.outputs))
-        if (self._graph.batch_shape, self._graph.target_shape) != expected:
-            raise TaskError(f"task {task.name!r}: the training graph takes other batches; build the task again")
         shapes = {spec.name: spec.shape for spec in task.tensors}
         self._optimizer = make_optimizer(task.training.optimizer, {name: shapes[name] for name in self._graph.trained})
         zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in task.tensors}
@@ -130,3 +125,14 @@ class LiteRTTrainer:
         """The state with which the next round can go on exactly."""
         slots: dict[str, NDArray[np.generic]] = optimizer_slots(self._optimizer.variables())
         return slots | residue_slots(weights, mask) if self._task.pruning.mask is MaskPolicy.OWN else slots
+
+
+def _load_graph(bundle: Bundle, threads: int) -> TrainingGraph:
+    task = bundle.task
+    if bundle.training_graph is None:
+        raise TaskError(f"task {task.name!r} has no training graph; train it with the keras trainer")
+    graph = TrainingGraph(bundle.training_graph, task.tensors, threads=threads)
+    expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.outputs))
+    if (graph.batch_shape, graph.target_shape) != expected:
+        raise TaskError(f"task {task.name!r}: the training graph takes other batches; build the task again")
+    return graph

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from graph_mutants import mutants
 from keras_bundles import learnable
 from training_networks import (
     BATCH,
-    LAYERS,
+    NETWORKS,
     assert_equal,
-    between,
     crossentropy,
     drawn,
     keras_step,
     one_hot,
     randomised,
     residual,
-    windows_of_a_sensor,
 )
 
 from edge_agent.trainers import Work
@@ -97,12 +94,6 @@ def test_it_is_the_runtime_there(elsewhere: Elsewhere) -> None:
     said = elsewhere("from fedprune.tflite import available_runtimes; print(*map(str, available_runtimes()))")
     assert said.startswith("Runtime(name='tflite-runtime', version='2.14.0'")
 
-
-NETWORKS: dict[str, Callable[[], Any]] = {
-    **{name: lambda shape=shape, layer=layer: between(shape, layer()) for name, (shape, layer) in LAYERS.items()},
-    "residual": residual,
-    "windows of a sensor": windows_of_a_sensor,
-}
 
 RUN_STEPS = """
 from pathlib import Path

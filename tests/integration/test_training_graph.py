@@ -12,7 +12,7 @@ from graph_mutants import mutants, without_output
 from training_networks import (
     BATCH,
     CLASSES,
-    LAYERS,
+    NETWORKS,
     Image,
     assert_equal,
     between,
@@ -22,7 +22,6 @@ from training_networks import (
     one_hot,
     randomised,
     residual,
-    windows_of_a_sensor,
 )
 
 from export.architecture import tensor_table
@@ -46,35 +45,18 @@ def step_of(model: Any, objective: Objective, x: Array, y: Array, batch: int) ->
     return graph.run(weights, x, y)
 
 
-@pytest.mark.parametrize(("shape", "layer"), LAYERS.values(), ids=LAYERS.keys())
-def test_each_layer_trains_as_in_keras(shape: tuple[int, ...], layer: Callable[[], Any]) -> None:
-    assert_trains_as_in_keras(shape, layer, BATCH)
-
-
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("name", ["Conv2D, same", "BatchNormalization of images", "BatchNormalization of rows"])
-def test_a_batch_may_be_partial(name: str, count: int) -> None:
-    assert_trains_as_in_keras(*LAYERS[name], count)
-
-
-def assert_trains_as_in_keras(shape: tuple[int, ...], layer: Callable[[], Any], count: int) -> None:
-    model = randomised(between(shape, layer()))
-    x, y = drawn(count, *shape), one_hot(count)
-
-    found = step_of(model, SPARSE, x, y, BATCH)
-
-    assert_equal(found, keras_step(model, crossentropy, x, y))
-
-
-@pytest.mark.parametrize("build", [residual, windows_of_a_sensor])
-def test_networks_train_as_in_keras(build: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS.keys())
+def test_each_layer_trains_as_in_keras(build: Callable[[], Any]) -> None:
+    """On whole batches, partial ones, and a single example."""
     model = randomised(build())
-    x, y = drawn(BATCH, *model.input_shape[1:]), one_hot(BATCH)
+    start = model.get_weights()
+    for count in (BATCH, BATCH - 2, 1):
+        model.set_weights(start)
+        x, y = drawn(count, *model.input_shape[1:]), one_hot(count)
 
-    found = step_of(model, SPARSE, x, y, BATCH)
-    expected = keras_step(model, crossentropy, x, y)
+        found = step_of(model, SPARSE, x, y, BATCH)
 
-    assert_equal(found, expected)
+        assert_equal(found, keras_step(model, crossentropy, x, y), f"{count} examples:")
 
 
 LOSSES = {
@@ -82,6 +64,15 @@ LOSSES = {
     "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
     "binary_crossentropy": keras.losses.BinaryCrossentropy,
 }
+
+
+def test_binary_crossentropy_of_one_output() -> None:
+    model = randomised(keras.Sequential([L.Input((5,)), L.Dense(1, "sigmoid")]))
+    x, y = 5 * drawn(BATCH, 5), one_hot(BATCH)[:, :1]
+
+    found = step_of(model, Objective(Loss.BINARY_CROSSENTROPY, False), x, y, BATCH)
+
+    assert_equal(found, keras_step(model, keras.losses.BinaryCrossentropy(), x, y))
 
 
 @pytest.mark.parametrize("probabilities", [False, True])

@@ -13,12 +13,13 @@ from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers.choice import TrainerChoice
 from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
-from fedprune.bundle import Bundle, MaskPolicy, write_bundle
+from fedprune.bundle import Bundle, MaskPolicy, read_bundle, write_bundle
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
 from fedprune.errors import DataError
 from fedprune.messages import Assignment
 from fedprune.schedules import ConstantSparsity
+from fedprune.self_check import RuntimeDiffers, SelfCheck
 from fedprune.transfer import content_of
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
@@ -83,6 +84,32 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     assert isinstance(before, LocalResult), before
     assert isinstance(after, LocalResult), after
     assert after.update.blob == before.update.blob
+
+
+def test_a_runtime_that_computes_something_else_trains_nothing() -> None:
+    bundle = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    task = read_bundle(_with_other_answers(bundle))
+    delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
+
+    workshop = Workshop(lambda: learnable(32), "litert", 1, RuntimeChecks(), delivered.put)
+    workshop.start(_first_round(task), task.blob)
+
+    assert isinstance(delivered.get(timeout=60), RuntimeDiffers)
+
+
+def _with_other_answers(bundle: Bundle) -> bytes:
+    """A bundle that says that TensorFlow answered something else."""
+    assert bundle.self_check is not None
+    (probe,) = bundle.self_check.probes
+    answers = {name: msgspec.structs.replace(sketch, sums=(5.0, 5.0, 5.0)) for name, sketch in probe.answers.items()}
+    return write_bundle(
+        bundle.task,
+        model_json=bundle.model_json,
+        inference_graph=bundle.inference_graph,
+        training_graph=bundle.training_graph,
+        self_check=SelfCheck((msgspec.structs.replace(probe, answers=answers),)),
+        weights=bundle.initial_weights(),
+    )
 
 
 def _task_for_other_data() -> bytes:

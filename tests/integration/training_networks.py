@@ -127,6 +127,14 @@ def windows_of_a_sensor() -> Any:
     )
 
 
+NETWORKS: dict[str, Callable[[], Any]] = {
+    **{name: lambda shape=shape, layer=layer: between(shape, layer()) for name, (shape, layer) in LAYERS.items()},
+    "residual": residual,
+    "windows of a sensor": windows_of_a_sensor,
+}
+"""Each layer between others, and two networks with many."""
+
+
 def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) -> Step:
     """The same by tf_keras, which also moves `model`'s statistics."""
     names = {variable.ref(): spec.name for spec, variable in zip(tensor_table(model), model.weights, strict=True)}
