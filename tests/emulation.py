@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+_PINNED = Path(__file__).parents[1] / "requirements" / "agent.txt"
 _HOME = "/home/pi"
 _SHARED_PACKAGES = "usr/lib/python3/dist-packages"
 _PROCESSORS = "sys/devices/system/cpu"
@@ -172,7 +174,8 @@ def _debian_packages(system: System) -> tuple[str, ...]:
 
 
 def _wheels(system: System) -> tuple[str, ...]:
-    """What `fedprune[agent]` and its tests need there, at the versions that are installed here."""
+    """What `fedprune[agent]` needs there, at the versions that are pinned for devices, and what its tests need."""
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", _PINNED.read_text(), re.MULTILINE))
     environment = {
         "platform_machine": system.machine,
         "python_version": system.python,
@@ -190,7 +193,7 @@ def _wheels(system: System) -> tuple[str, ...]:
         except metadata.PackageNotFoundError:  # of those that only exist there
             found[name] = f"{name}{requirement.specifier}"
             continue
-        found[name] = f"{name}=={distribution.version}"
+        found[name] = f"{name}=={pinned.get(name, distribution.version)}"
         for needed in map(Requirement, distribution.requires or ()):
             extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({**environment, "extra": e}) for e in extras):
