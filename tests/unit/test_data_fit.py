@@ -12,7 +12,7 @@ from fedprune.losses import Labels, Loss
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss
 
 X = np.arange(24, dtype=np.float32).reshape(6, 4)
-CLASSES = np.array([0, 1, 2, 0, 1, 2])
+CLASSES = np.array([0, 1, 2, 0, 1, 2], np.int64)
 BITS = CLASSES > 0
 ROWS = np.eye(3, dtype=np.float32)[CLASSES]
 
