@@ -24,6 +24,8 @@ bench: setup ## Measure what depends on this machine's speed, and check what the
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
+	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
+	$(BIN)/python -m benchmarks.trainer_parity || failed=1; \
 	exit $$failed
 
 lint: setup ## Check style, types and import rules only

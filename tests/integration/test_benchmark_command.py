@@ -190,7 +190,10 @@ def test_ctrl_c_ends_the_command_with_130_and_its_workers(tiny_models: TinyModel
             seen += os.read(screen, 4096)
         assert b"fp32.tflite" in seen
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        try:
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
     os.close(screen)
     assert _workers_of(tiny_models.fp32) == []
 
