@@ -1,6 +1,6 @@
 # `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint lock clean setup
+.PHONY: help demo test test-all bench lint lock clean setup emulators
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
@@ -12,13 +12,13 @@ help:
 demo: setup ## Run a whole federation on this machine, on real data; its results go to runs/demo
 	$(BIN)/fedprune demo --out runs/demo
 
-test: lint ## Check style, types and import rules, then run the tests
+test: lint emulators ## Check style, types and import rules, then run the tests
 	$(BIN)/pytest -m "not slow"
 
-test-all: lint ## The same, with the tests that take long
+test-all: lint emulators ## The same, with the tests that take long
 	$(BIN)/pytest
 
-bench: setup ## Measure what depends on this machine's speed, and check what the README claims of it
+bench: setup ## Measure all that the README claims of speed, memory and accuracy (30 minutes; 7 GB of memory, 6 of disk)
 	@failed=0; \
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
@@ -43,3 +43,6 @@ clean: ## Remove .venv and what the tools cache; runs/ stays
 
 setup:
 	@deploy/setup.sh
+
+emulators: setup
+	@deploy/setup.sh emulators

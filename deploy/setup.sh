@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Prepares a clone for `make demo` and `make test`, saying what it does:
+# Prepares a clone, saying what it does:
 #   1. .venv: exactly what requirements/dev.txt pins and hashes, and the project itself, editable;
-#   2. the Debian packages mosquitto, dataset-fashion-mnist and what emulates Arm, where it may install packages.
+#   2. the Debian packages mosquitto and dataset-fashion-mnist, where it may install packages;
+#   3. called as `deploy/setup.sh emulators`, on Debian, also the packages with which tests emulate Arm devices (0.5 GB).
 # Once everything is in place it does nothing. Interrupted, it starts again with a new .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,22 +12,31 @@ readonly STAMP=.venv/set-up-for
 readonly SYSTEM_PATH=$PATH:/usr/sbin # where Debian puts mosquitto, and what a user's PATH leaves out
 
 main() {
-  is_done && return
   # Two makes at once wait for each other. What apt starts must not inherit the lock: see as_root.
   exec 9<requirements/dev.txt && flock 9
-  is_done && return
+  is_done || set_up
+  # What tests emulate is made of Debian's packages, as apt knows them here.
+  if [[ ${1:-} == emulators ]] && grep -q '^ID=debian' /etc/os-release; then
+    install_emulators
+  fi
+}
+
+set_up() {
   make_environment
   install_requirements
   install_debian_package mosquitto has_mosquitto \
     "the demo uses the broker it embeds, and tests that need a real one are skipped"
   install_debian_package dataset-fashion-mnist has_fashion_mnist \
     "Fashion-MNIST is downloaded, or scikit-learn's digits are used instead"
+  wanted >"$STAMP"
+  say "Ready. The next time this takes no time."
+}
+
+install_emulators() {
   install_debian_package qemu-user-static has_qemu "tests on emulated Arm devices are skipped"
   install_debian_package mmdebstrap has_mmdebstrap "tests on emulated Arm devices are skipped"
   install_debian_package uidmap has_uidmap "only root can run the tests on emulated Arm devices"
   install_debian_package gcc-arm-linux-gnueabihf has_arm_compiler "tests on an emulated 32-bit Arm device are skipped"
-  wanted >"$STAMP"
-  say "Ready. The next time this takes no time."
 }
 
 say() { printf '==> %s\n' "$@"; }
@@ -160,4 +170,4 @@ as_root() {
   fi
 }
 
-main
+main "$@"

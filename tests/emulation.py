@@ -206,10 +206,7 @@ def _extract_debian(system: System, packages: Iterable[str], image: Path) -> Non
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch, "root.tar")
         options = ("--variant=extract", f"--architectures={system.architecture}", f"--include={','.join(packages)}")
-        done = _run("mmdebstrap", *options, system.suite, archive, _debian_archive())
-        if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if line.startswith("E: ")), done.stderr)
-            raise UnavailableError(f"mmdebstrap cannot get {system.name}: {reason.removeprefix('E: ')}")
+        _fetch(f"Debian's packages for {system.name}", "mmdebstrap", *options, system.suite, archive, _debian_archive())
         # Everything belongs to whoever unpacks it, so that they need not be root.
         _must("tar", "--extract", "--file", archive, "--directory", image, "--no-same-owner", "--exclude=./dev/*")
 
@@ -275,7 +272,19 @@ def _make_runnable(system: System, image: Path) -> None:
 
 
 def _pip(*arguments: str | Path) -> None:
-    _must(sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", *arguments)
+    pip = (sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check")
+    _fetch("packages for Python", *pip, *arguments)
+
+
+def _fetch(what: str, *command: str | Path) -> None:
+    """Run what needs the network. Raises `UnavailableError` if it fails, or takes too long."""
+    try:
+        done = _run(*command)
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{what} did not come within {_TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith(("E: ", "ERROR: "))]
+        raise UnavailableError(f"{what} cannot be had: {errors[0] if errors else done.stderr}")
 
 
 def _must(*command: str | Path) -> None:

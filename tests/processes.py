@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import IO, Any
 
 FEDPRUNE = (sys.executable, "-m", "fedprune.command")
-PATIENCE_S = 60.0
-"""How long a test waits for a line before it gives up."""
+PATIENCE_S = 180.0
+"""How long a test waits for a line before it gives up: some devices are emulated."""
 
 
 class Child:
