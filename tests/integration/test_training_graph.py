@@ -97,6 +97,19 @@ def test_mean_squared_error() -> None:
     assert_equal(found, keras_step(model, keras.losses.MeanSquaredError(), x, y))
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e20])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_activations_are_exact_at_every_scale(activation: str, scale: float) -> None:
+    """Where they are nearly linear, where they bend, where they saturate, and where squares overflow."""
+    hidden = [L.Dense(16, activation, use_bias=False) for _ in range(2)]
+    model = randomised(keras.Sequential([L.Input((20,)), *hidden, L.Dense(CLASSES)]))
+    x, y = np.float32(scale) * drawn(BATCH, 20), one_hot(BATCH)
+
+    found = step_of(model, SPARSE, x, y, BATCH)
+
+    assert_equal(found, keras_step(model, crossentropy, x, y))
+
+
 @pytest.mark.parametrize(
     "layer", [L.MaxPooling2D(), L.MaxPooling2D(3, strides=2, padding="same"), L.GlobalMaxPooling2D(), L.ReLU()]
 )
