@@ -44,19 +44,22 @@ class Children:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop(*self._running)
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start `fedprune ARGUMENTS`; its output can be read, its messages go to logs/NAME.log."""
-        return self.start_command(name, (*_FEDPRUNE, *arguments))
+    def start(self, name: str, *arguments: str, piped: bool = False) -> subprocess.Popen[str]:
+        """Start `fedprune ARGUMENTS`; what it says goes to logs/NAME.log, but its standard output to a pipe if `piped`.
+
+        Whoever has it piped must read it, or the child waits for ever when the pipe is full.
+        """
+        return self.start_command(name, (*_FEDPRUNE, *arguments), piped=piped)
 
     def start_command(
-        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, piped: bool = False
     ) -> subprocess.Popen[str]:
         """Start any other command, with `env` added to its environment."""
         with self.log(name).open("w") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if name == "aggregator" else log,
+                stdout=subprocess.PIPE if piped else log,
                 stderr=log,
                 text=True,
                 start_new_session=True,  # Ctrl-C is for the parent, which ends its children in order

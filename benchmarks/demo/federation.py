@@ -84,7 +84,7 @@ def _share_out(settings: DemoSettings, out: Path) -> SplitSummary:
 def _federate(settings: DemoSettings, out: Path, children: Children, display: Display) -> None:
     url = children.start_broker(settings.broker)
     Directory(out).write("federation.toml", federation_toml(settings, url).encode())
-    aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json")
+    aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
     agents = [f"agent-{index}" for index in range(settings.agents)]
     configurations = Directory(out / "agents")
     for index, name in enumerate(agents):
