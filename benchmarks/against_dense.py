@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.claims import settle
+from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy
 from benchmarks.demo.result import DemoResult
 from fedprune.errors import ExportError
@@ -37,14 +38,13 @@ class Pair(msgspec.Struct, frozen=True):
     int8_points_lost: float
 
 
-@click.command()
+@click.command(cls=Script)
 @seeds_option("1,2,3")
-@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the pairs there.")
+@json_option("Write the pairs there.")
 def main(seeds: tuple[int, ...], target: Path | None) -> None:
     """Run the default demo and the same run dense for several seeds, and check what the README claims of them."""
     pairs = [_pair(seed) for seed in seeds]
-    if target is not None:
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(pairs), indent=1))
+    write_json(pairs, target)
     Console().print(_table(pairs))
     points_lost = statistics.mean(pair.dense_accuracy - pair.pruned_accuracy for pair in pairs) * 100
     claims = {

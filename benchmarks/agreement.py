@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.latency.measure import Settings, measure
 from benchmarks.latency.results import Measured
 from fedprune.errors import ExportError
@@ -76,16 +77,15 @@ def _litert_median(model: Path, settings: Settings) -> float:
         return float(json.load(result)["latency"]["median_ms"])
 
 
-@click.command(help=__doc__)
+@click.command(cls=Script, help=__doc__)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--json", "target", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE")
+@json_option("Write the medians there.")
 def main(models: tuple[Path, ...], target: Path | None) -> None:
     agreements = compare(list(models), Settings(num_runs=300, warmup_runs=30))
     for row in agreements:
         verdict = "agrees" if row.holds else "DIFFERS"
         click.echo(f"{row.path}: ours {row.ours_ms:.3f} ms, litert-benchmark {row.litert_ms:.3f} ms: {verdict}")
-    if target is not None:
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(agreements), indent=2) + b"\n")
+    write_json(agreements, target)
     sys.exit(0 if all(row.holds for row in agreements) else 1)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from scipy.stats import t as student_t
 
 from benchmarks.claims import settle
+from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy
 
 _FEDERATION = ("--agents", "10", "--examples-per-agent", "600", "--partition", "dirichlet:0.5", "--rounds", "30")
@@ -39,9 +40,9 @@ class Parity(msgspec.Struct, frozen=True):
     interval_points: tuple[float, float]
 
 
-@click.command()
+@click.command(cls=Script)
 @seeds_option("1,2,3,4,5", least=2)
-@click.option("--json", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the numbers there.")
+@json_option("Write the numbers there.")
 def main(seeds: tuple[int, ...], target: Path | None) -> None:
     """Run whole federations of ten agents (600 examples each, Dirichlet 0.5) for 30 rounds, on either trainer.
 
@@ -49,8 +50,7 @@ def main(seeds: tuple[int, ...], target: Path | None) -> None:
     a point and its confidence interval contains 0.
     """
     parity = compare([_pair(seed) for seed in seeds])
-    if target is not None:
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(parity), indent=1))
+    write_json(parity, target)
     Console().print(_table(parity))
     apart, (low, high) = parity.difference_points, parity.interval_points
     claims = {

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.claims import settle
+from benchmarks.command_line import Script, json_option, write_json
 from edge_agent.trainers import Work
 from fedprune.bundle import Bundle, Pruning, Sgd, Training, read_bundle
 from fedprune.data import Dataset
@@ -69,8 +70,8 @@ class Comparison(msgspec.Struct, frozen=True):
         return statistics.median(self.litert_samples_per_s) / statistics.median(self.fit_samples_per_s)
 
 
-@click.command()
-@click.option("--json", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the numbers there.")
+@click.command(cls=Script)
+@json_option("Write the numbers there.")
 def main(target: Path | None) -> None:
     """Train two models on Fashion-MNIST, one thread, batch 32: by the litert trainer, pruning included, and by `fit`.
 
@@ -78,8 +79,7 @@ def main(target: Path | None) -> None:
     fit's throughput for the CNN, and all of it for the MLP.
     """
     comparisons = [_compare(model) for model in _LEAST_OF_FIT]
-    if target is not None:
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(comparisons), indent=1))
+    write_json(comparisons, target)
     Console().print(_table(comparisons))
     settle(
         {

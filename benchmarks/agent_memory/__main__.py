@@ -19,7 +19,7 @@ from benchmarks.agent_memory.flower import measure_flower
 from benchmarks.agent_memory.site import prepare_site
 from benchmarks.children import Children
 from benchmarks.claims import settle
-from fedprune.errors import FedpruneError
+from benchmarks.command_line import Script, json_option, write_json
 
 _MOST_PEAK_MB = 100.0
 _MOST_IDLE_MB = 45.0
@@ -28,8 +28,8 @@ _MOST_FIRST_STEP_S = 2.0
 _TIMES_SMALLER = 6.0
 
 
-@click.command()
-@click.option("--json", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures there.")
+@click.command(cls=Script)
+@json_option("Write the figures there.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -52,12 +52,8 @@ def main(target: Path | None, out: Path) -> None:
     Memory is the process's own high-water mark, VmHWM. The litert agent also does a round in a cgroup of 64 MB, where
     one can be made (cgroup v1, as root). Exits with 1 if a limit that the project sets itself is missed.
     """
-    try:
-        figures = _measure(out.resolve())
-    except FedpruneError as error:
-        raise click.ClickException(str(error)) from error
-    if target is not None:
-        target.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")
+    figures = _measure(out.resolve())
+    write_json(figures, target)
     Console().print(_table(figures))
     settle(_claims(figures))
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import click
-import msgspec
 
+from benchmarks.command_line import STANDARD_OUTPUT, json_option, to_json, write_json
 from benchmarks.latency.measure import Settings, measure, turns
 from benchmarks.latency.results import Report
 from benchmarks.latency.table import render
-from fedprune.errors import ConfigurationError, ExportError, StorageError
+from fedprune.errors import ExportError
 from fedprune.tflite import one_line
 
 _DEFAULTS = Settings()
-_STANDARD_OUTPUT = Path("-")
 
 
 @click.command()
@@ -42,12 +40,8 @@ _STANDARD_OUTPUT = Path("-")
     show_default=True,
     help="Inferences before them that are not timed.",
 )
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    metavar="FILE",
-    help="Write the report there as JSON; - is standard output, the table then goes to standard error.",
+@json_option(
+    "Write the report there as JSON; - is standard output, the table then goes to standard error.", allow_dash=True
 )
 def benchmark(models: tuple[Path, ...], num_threads: int, num_runs: int, warmup_runs: int, target: Path | None) -> None:
     """Measure how fast TFLite models run on this device, and how much memory they take.
@@ -60,14 +54,14 @@ def benchmark(models: tuple[Path, ...], num_threads: int, num_runs: int, warmup_
     Example, two exports of a model on the four cores of a Raspberry Pi:
       fedprune benchmark fp32.tflite int8.tflite --num_threads 4 --json pi4.json
     """
-    if target is not None:
-        _check_target(target)
     settings = Settings(num_threads, num_runs, warmup_runs)
     report = _measure_with_progress(models, settings)
     if report.reference is not None:
-        click.echo(render(report), err=target == _STANDARD_OUTPUT)
-    if target is not None:
-        _write(report, target)
+        click.echo(render(report), err=target == STANDARD_OUTPUT)
+    if target == STANDARD_OUTPUT:
+        sys.stdout.buffer.write(to_json(report))
+    else:
+        write_json(report, target)
     if report.failures:
         raise ExportError(_reasons(report))
 
@@ -81,23 +75,6 @@ def _measure_with_progress(models: tuple[Path, ...], settings: Settings) -> Repo
 
 def _name_of(model: Path | None) -> str | None:
     return None if model is None else one_line(model.name)
-
-
-def _check_target(target: Path) -> None:
-    """Say before the measurement that its report has nowhere to go."""
-    if target != _STANDARD_OUTPUT and not os.access(target.absolute().parent, os.W_OK):
-        raise ConfigurationError(f"--json {target}: cannot write into {target.parent}; make that directory first")
-
-
-def _write(report: Report, target: Path) -> None:
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    if target == _STANDARD_OUTPUT:
-        sys.stdout.buffer.write(text)
-        return
-    try:
-        target.write_bytes(text)
-    except OSError as error:
-        raise StorageError(f"--json {target}: {error.strerror}; give a file that can be written") from error
 
 
 def _reasons(report: Report) -> str:
