@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy
+from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy, sources
 from benchmarks.demo.result import DemoResult
 from fedprune.errors import ExportError
 
@@ -26,9 +26,12 @@ _MOST_INT8_POINTS_LOST = 1.0
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One seed, pruned and dense. Accuracies are means of the last five rounds; overhead is a median over rounds."""
+    """One seed, pruned and dense, on the same data. Accuracies are means of the last five rounds; overhead is a median
+    over rounds.
+    """
 
     seed: int
+    source: str
     pruned_accuracy: float
     dense_accuracy: float
     uplink_ratio: float
@@ -60,6 +63,7 @@ def _pair(seed: int) -> Pair:
     pruned, dense = rerun_demo(seed), rerun_demo(seed, *_DENSE)
     return Pair(
         seed=seed,
+        source=pruned.source,
         pruned_accuracy=settled_accuracy(pruned),
         dense_accuracy=settled_accuracy(dense),
         uplink_ratio=sum(entry.bytes_up for entry in dense.rounds) / sum(entry.bytes_up for entry in pruned.rounds),
@@ -78,7 +82,10 @@ def _exported_accuracy(result: DemoResult, form: str) -> float:
 
 
 def _table(pairs: list[Pair]) -> Table:
-    table = Table(title="The default demo against the same run dense", title_justify="left", box=SIMPLE_HEAD)
+    data = sources(pair.source for pair in pairs)
+    table = Table(
+        title=f"The default demo against the same run dense, on {data}", title_justify="left", box=SIMPLE_HEAD
+    )
     for heading in ("seed", "pruned", "dense", "points", "uplink", "overhead s", "total s", "sparsity"):
         table.add_column(heading, justify="right")
     for pair in pairs:

@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy
+from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy, sources
 
 _FEDERATION = ("--agents", "10", "--examples-per-agent", "600", "--partition", "dirichlet:0.5", "--rounds", "30")
 _CONFIDENCE = 0.95
@@ -23,9 +23,12 @@ _MOST_POINTS_APART = 0.5
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One seed on either trainer: mean accuracy of the last five rounds, a fraction, and the final sparsity."""
+    """One seed on either trainer, both on the same data: mean accuracy of the last five rounds, a fraction, and the
+    final sparsity.
+    """
 
     seed: int
+    source: str
     litert_accuracy: float
     keras_accuracy: float
     litert_sparsity: float
@@ -75,6 +78,7 @@ def _pair(seed: int) -> Pair:
     keras = rerun_demo(seed, *_FEDERATION, "--trainer", "keras")
     return Pair(
         seed=seed,
+        source=litert.source,
         litert_accuracy=settled_accuracy(litert),
         keras_accuracy=settled_accuracy(keras),
         litert_sparsity=litert.model.sparsity,
@@ -83,7 +87,8 @@ def _pair(seed: int) -> Pair:
 
 
 def _table(parity: Parity) -> Table:
-    table = Table(title="The same federation on either trainer", title_justify="left", box=SIMPLE_HEAD)
+    title = f"The same federation on either trainer: {sources(pair.source for pair in parity.pairs)}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("seed", "litert", "keras", "points", "sparsity"):
         table.add_column(heading, justify="right")
     for pair in parity.pairs:

@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,7 @@ class Comparison(msgspec.Struct, frozen=True):
     model: str
     litert: tuple[LiteRTThroughput, ...]
     fit_samples_per_s: tuple[float, ...]
-
-    @property
-    def litert_samples_per_s(self) -> tuple[float, ...]:
-        return tuple(run.samples_per_s for run in self.litert)
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.litert_samples_per_s) / statistics.median(self.fit_samples_per_s)
+    ratio: float
 
 
 @click.command(cls=Script)
@@ -92,11 +85,13 @@ def main(target: Path | None) -> None:
 
 def _compare(model: str) -> Comparison:
     blob = _alone(_build, model)
-    litert, fit = [], []
+    litert: list[LiteRTThroughput] = []
+    fit: list[float] = []
     for _ in range(_REPETITIONS):
         litert.append(_alone(_train_litert, blob))
         fit.append(_alone(_fit, blob))
-    return Comparison(model, tuple(litert), tuple(fit))
+    ratio = statistics.median(run.samples_per_s for run in litert) / statistics.median(fit)
+    return Comparison(model, tuple(litert), tuple(fit), ratio)
 
 
 def _alone(work: Callable[[Any], Any], argument: Any) -> Any:
@@ -214,7 +209,7 @@ def _table(comparisons: list[Comparison]) -> Table:
     for row in comparisons:
         table.add_row(
             row.model,
-            _spread(row.litert_samples_per_s),
+            _spread([run.samples_per_s for run in row.litert]),
             _spread(row.fit_samples_per_s),
             f"{row.ratio:.2f}x",
             *(
@@ -225,7 +220,7 @@ def _table(comparisons: list[Comparison]) -> Table:
     return table
 
 
-def _spread(values: tuple[float, ...]) -> str:
+def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
 

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,3 +53,8 @@ def rerun_demo(seed: int, *options: str) -> DemoResult:
 def settled_accuracy(result: DemoResult) -> float:
     """The mean accuracy of the last five rounds, a fraction."""
     return statistics.mean(entry.accuracy for entry in result.rounds[-_LAST_ROUNDS:])
+
+
+def sources(each: Iterable[str]) -> str:
+    """What the runs were made with, to be read: a demo takes other data where it cannot have its own."""
+    return " and ".join(sorted(set(each)))
