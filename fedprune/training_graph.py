@@ -118,7 +118,7 @@ def _check(inputs: dict[str, Any], outputs: dict[str, Any], tensors: Sequence[Te
     rows = {f"{kind}{row}": spec.shape for row, spec in enumerate(tensors) for kind in "wgs"}
     noises = {f"u{number}" for number in range(_count(inputs, "u"))}
     weights = {f"w{row}" for row in range(len(tensors))}
-    batch = shapes.get("x", (0,))[0]
+    batch = next(iter(shapes.get("x", ())), 0)
     fits = (
         float32
         and batch >= 1
@@ -128,7 +128,7 @@ def _check(inputs: dict[str, Any], outputs: dict[str, Any], tensors: Sequence[Te
         and all(shapes[name] == rows[name] for name in shapes if name in rows)
         and len(shapes["y"]) == 2
         and (shapes["y"][0], shapes["weight"], shapes["loss"]) == (batch, (batch, 1), (1,))
-        and all(shapes[name][0] == batch for name in noises)
+        and all(shapes[name][:1] == (batch,) for name in noises)
     )
     if not fits:
         raise TaskError("the training graph does not take the task's tensor table; build the task again")

@@ -62,6 +62,19 @@ def without_output(graph: bytes, name: str) -> bytes:
     return _packed(model)
 
 
+def with_scalar(graph: bytes, name: str) -> bytes:
+    """The graph whose input called `name` has no axes."""
+    model = _opened(graph)
+    (signature,) = model.signatureDefs
+    (changed,) = (entry for entry in signature.inputs if entry.name in (name, name.encode()))
+    tensors = model.subgraphs[0].tensors
+    tensors.append(schema.TensorT(shape=[], type=schema.TensorType.FLOAT32, name="scalar", hasRank=True))
+    place, inputs = len(tensors) - 1, model.subgraphs[0].inputs
+    model.subgraphs[0].inputs = [place if index == changed.tensorIndex else index for index in inputs]
+    changed.tensorIndex = place
+    return _packed(model)
+
+
 def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> dict[str, Array]:
     loaded = TrainingGraph(graph, tensors, threads=1)
     return outputs_of(draw_case(loaded, tensors, 1234, loaded.batch_shape[0] - 1).run(loaded), tensors)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graph_mutants import with_scalar
 from keras_bundles import (
     bundle_of,
     convolutional,
@@ -191,7 +192,26 @@ def with_nonsense(bundle: Bundle) -> Bundle:
     return replace(bundle, training_graph=b"\x1c\0\0\0TFL3" + bytes(50))
 
 
-@pytest.mark.parametrize("spoil", [without_graph, with_another_models, with_other_batches, with_nonsense])
+def with_a_scalar_for_examples(bundle: Bundle) -> Bundle:
+    return replace(bundle, training_graph=with_scalar(bundle.training_graph or b"", "x"))
+
+
+def with_a_scalar_for_noise(_: Bundle) -> Bundle:
+    bundle = bundle_of(with_dropout(), PRUNING, mask=MaskPolicy.SHARED, from_logits=False)
+    return replace(bundle, training_graph=with_scalar(bundle.training_graph or b"", "u0"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without_graph,
+        with_another_models,
+        with_other_batches,
+        with_nonsense,
+        with_a_scalar_for_examples,
+        with_a_scalar_for_noise,
+    ],
+)
 def test_a_bundle_that_does_not_fit_is_refused_in_one_line(spoil: Callable[[Bundle], Bundle]) -> None:
     bundle = bundle_of(perceptron(), PRUNING, mask=MaskPolicy.SHARED)
 
