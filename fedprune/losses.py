@@ -82,8 +82,13 @@ class Objective:
     def targets(self, labels: Labels, outputs: int) -> Array:
         """Labels as a training graph takes them, float32 `[examples, outputs]`: class numbers become one-hot rows."""
         if self.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
-            return np.equal(_column(labels), np.arange(outputs)).astype(np.float32)
+            return one_hot(labels, outputs)
         return np.asarray(labels, np.float32)
+
+
+def one_hot(classes: NDArray[np.generic], outputs: int) -> Array:
+    """Class numbers `[examples]` as float32 `[examples, outputs]`."""
+    return np.equal(_column(classes), np.arange(outputs)).astype(np.float32)
 
 
 def _log_softmax(logits: _Wide) -> _Wide:
@@ -100,5 +105,5 @@ def _log_likelihood(outputs: _Wide, labels: _Wide, from_logits: bool) -> _Wide:
     return labels * np.log(p + _EPSILON) + (1.0 - labels) * np.log(1.0 - p + _EPSILON)
 
 
-def _column(labels: Labels) -> NDArray[np.int64]:
+def _column(labels: NDArray[np.generic]) -> NDArray[np.int64]:
     return np.asarray(labels, np.int64)[:, np.newaxis]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import TaskError
+from fedprune.losses import one_hot
 from fedprune.randomness import Keyed
 from fedprune.tensors import Array, TensorClass, TensorSpec, Weights
 from fedprune.tflite import one_line
@@ -111,7 +112,7 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     weights = {spec.name: some_weights(spec, keyed) for spec in tensors}
     x = _uniform(keyed, graph.batch_shape, -1.0)
     rows, outputs = graph.target_shape
-    y = np.eye(outputs, dtype=np.float32)[keyed.integers(rows) % np.uint64(outputs)]
+    y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
     noise = [_uniform(keyed, shape, 0.0) for shape in graph.noise_shapes]
     return Case(weights, x[:examples], y[:examples], noise)
 

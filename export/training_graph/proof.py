@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.reference import Reference
 from fedprune.errors import FedpruneError
-from fedprune.losses import Loss, Objective
+from fedprune.losses import Loss, Objective, one_hot
 from fedprune.randomness import Keyed
 from fedprune.self_check import Case, some_weights
 from fedprune.tensors import Array, TensorSpec, Weights
@@ -114,7 +114,7 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
     elif objective.loss is Loss.BINARY_CROSSENTROPY:
         y = np.round(uniform((rows, outputs)))
     else:
-        y = np.eye(outputs, dtype=np.float32)[keyed.integers(rows) % np.uint64(outputs)]
+        y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
     x = uniform(candidate.batch_shape, -1.0)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])
 
