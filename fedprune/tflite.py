@@ -118,12 +118,12 @@ def advice_for(machine: str, bits: int, python: tuple[int, int]) -> str:
         machine: as the kernel calls itself, which may have 64 bits where everything else has 32.
         bits: of Python's pointers.
     """
-    if bits == 64:
+    if bits == 64 and machine in ("x86_64", "aarch64", "arm64"):
         return "pip install ai-edge-litert"
     if machine in ("armv7l", "armv8l", "aarch64") and python < (3, 12):
         return "pip install tflite-runtime 'numpy<2'"
     version = ".".join(map(str, python))
-    return f"unsupported: use 64-bit (there is none for 32-bit Python {version} on {machine})"
+    return f"unsupported: use 64-bit Arm or x86 (none for {bits}-bit Python {version} on {machine})"
 
 
 def predict(interpreter: Interpreter, x: Array) -> Array:

@@ -228,4 +228,4 @@ def test_where_no_runtime_exists_it_is_called_unsupported(
     done = inside(available(devices, TRIXIE_32.name), *_FEDPRUNE, *command)
     assert done.returncode in (ConfigurationError.exit_code, ExportError.exit_code), done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("unsupported: use 64-bit (there is none for 32-bit Python 3.13 on armv7l)")
+    assert last.endswith("unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.13 on armv7l)")

@@ -62,13 +62,15 @@ def test_what_is_missing_is_told_with_how_to_install_it(device: Device, asked: T
     [
         ("x86_64", 64, (3, 13), "pip install ai-edge-litert"),
         ("aarch64", 64, (3, 11), "pip install ai-edge-litert"),
+        ("arm64", 64, (3, 12), "pip install ai-edge-litert"),
+        ("riscv64", 64, (3, 13), "unsupported: use 64-bit Arm or x86 (none for 64-bit Python 3.13 on riscv64)"),
         ("armv7l", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),
         ("aarch64", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),  # 32-bit Debian under a 64-bit kernel
         ("armv8l", 32, (3, 11), "pip install tflite-runtime 'numpy<2'"),  # the same, asked through `linux32`
-        ("armv7l", 32, (3, 13), "unsupported: use 64-bit (there is none for 32-bit Python 3.13 on armv7l)"),
-        ("aarch64", 32, (3, 12), "unsupported: use 64-bit (there is none for 32-bit Python 3.12 on aarch64)"),
-        ("armv6l", 32, (3, 11), "unsupported: use 64-bit (there is none for 32-bit Python 3.11 on armv6l)"),
-        ("i686", 32, (3, 11), "unsupported: use 64-bit (there is none for 32-bit Python 3.11 on i686)"),
+        ("armv7l", 32, (3, 13), "unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.13 on armv7l)"),
+        ("aarch64", 32, (3, 12), "unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.12 on aarch64)"),
+        ("armv6l", 32, (3, 11), "unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.11 on armv6l)"),
+        ("i686", 32, (3, 11), "unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.11 on i686)"),
     ],
 )
 def test_where_no_runtime_exists_none_is_recommended(
