@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.architecture import variables_of
 from export.training_graph.autodiff import Tape, Value
 from export.training_graph.flatbuffer import Graph
-from export.training_graph.layers import apply_layer
+from export.training_graph.layers import apply_layer, check_kind
 from export.training_graph.losses import LOSSES
 from export.training_graph.network import Network, refuse
 from export.training_graph.normalization import Examples
@@ -37,6 +38,9 @@ def make_training_graph(model: Any, loss: str, batch_size: int) -> bytes:
     (output,) = _apply_model(net, model, [tape.leaf(x, differentiable=False)])
     losses = [LOSSES[loss](tape, output, y, examples.share), *net.penalties]
     gradients = tape.gradients(losses)
+    for layer, _, variable in variables_of(model):
+        if variable.ref() in trainable and weights[variable.ref()] not in gradients:
+            refuse(layer, "a weight that the output does not depend on", "trainable = False, or a model without it")
     total = losses[0].tensor
     for penalty in net.penalties:
         total = graph.add(total, penalty.tensor)
@@ -63,8 +67,11 @@ def _apply_model(net: Network, model: Any, inputs: list[Value]) -> list[Value]:
 
 def _apply_node(net: Network, node: Any, inputs: list[Value]) -> list[Value]:
     layer = node.layer
-    if any(argument is not None for argument in node.call_kwargs.values()):
-        refuse(layer, f"a call with {', '.join(node.call_kwargs)}", "a call without")
+    if not isinstance(layer, keras.Model):
+        check_kind(layer)
+    arguments = [name for name, argument in node.call_kwargs.items() if argument is not None]
+    if arguments:
+        refuse(layer, f"a call with {', '.join(arguments)}", "a call without")
     if isinstance(layer, keras.Model):
         return _apply_model(net, layer, inputs)
     return [apply_layer(net, layer, inputs)]

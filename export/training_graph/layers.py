@@ -7,14 +7,14 @@ images of one row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from export.training_graph import operations as ops
 from export.training_graph.autodiff import Tape, Value
-from export.training_graph.network import Network, refuse, require
+from export.training_graph.network import Network, NoTrainingGraph, label, plain, refuse, require
 from export.training_graph.normalization import batch_normalization
 from export.training_graph.windows import (
     Windows,
@@ -28,12 +28,19 @@ from fedprune.tensorflow_stack import keras, tf
 
 
 def apply_layer(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    """Raises `NoTrainingGraph`, naming the layer, for what is not supported."""
-    rule = _RULES.get(type(layer))
-    if rule is None:
-        refuse(layer, "this kind of layer", "; ".join(sorted(kind.__name__ for kind in _RULES)))
+    """Raises `NoTrainingGraph`, naming the layer, for what is not supported; its kind was checked."""
     _check_common(layer)
-    return rule(net, layer, inputs)
+    return _RULES[type(layer)](net, layer, inputs)
+
+
+def check_kind(layer: Any) -> None:
+    """Raise `NoTrainingGraph` unless there is a rule for such layers."""
+    if type(layer) not in _RULES:
+        kinds = ", ".join(sorted(kind.__name__ for kind in _RULES))
+        raise NoTrainingGraph(
+            f"{label(layer)}: only layers of these kinds train without TensorFlow: {kinds}; use them, "
+            "or train with the keras trainer"
+        )
 
 
 def _check_common(layer: Any) -> None:
@@ -55,7 +62,7 @@ def _dense(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 def _convolution(net: Network, layer: Any, inputs: list[Value]) -> Value:
     require(layer, groups=1, dilation_rate=(1,) * layer.rank)
-    x = _as_image(net.tape, inputs[0])
+    x = _as_image(net.tape, layer, inputs[0])
     windows = _windows(layer, x, layer.kernel_size, layer.strides)
     kernel = net.weight(layer, "kernel")
     matrix = ops.reshape(net.tape, kernel, (math.prod(kernel.shape[:-1]), layer.filters))
@@ -81,7 +88,7 @@ def _each_channel(net: Network, layer: Any, x: Value) -> Value:
     kernel = net.weight(layer, "depthwise_kernel")
     size, (channels, multiplier) = kernel.shape[:-2], kernel.shape[-2:]
     require(layer, dilation_rate=(1,) * len(size))
-    image = ops.repeat_channels(net.tape, _as_image(net.tape, x), multiplier)
+    image = ops.repeat_channels(net.tape, _as_image(net.tape, layer, x), multiplier)
     windows = _windows(layer, image, size, layer.strides)
     filters = ops.reshape(net.tape, kernel, (math.prod(size), channels * multiplier))
     y = depthwise_convolution(net.tape, image, filters, windows)
@@ -122,7 +129,7 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
 
 
 def _pooling(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    x = _as_image(net.tape, inputs[0])
+    x = _as_image(net.tape, layer, inputs[0])
     windows = _windows(layer, x, layer.pool_size, layer.strides)
     pool = max_pool if isinstance(layer, (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)) else average_pool
     return ops.reshape(net.tape, pool(net.tape, x, windows), _places(inputs[0], windows, x.shape[-1]))
@@ -155,8 +162,13 @@ def _zero_padding(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 
 def _rescaling(net: Network, layer: Any, inputs: list[Value]) -> Value:
-    y = ops.scale(net.tape, inputs[0], float(layer.scale))
-    return ops.add(net.tape, y, _constant(net.tape, layer.offset, 1))
+    (x,) = inputs
+    for name in ("scale", "offset"):
+        shape = np.shape(getattr(layer, name))
+        if shape not in ((), (1,), x.shape[-1:]):
+            refuse(layer, f"{name} of shape {list(shape)}", "a number, or one for each channel")
+    y = ops.scale(net.tape, x, _constant(net.tape, layer.scale, x.shape[-1]).tensor)
+    return ops.add(net.tape, y, _constant(net.tape, layer.offset, x.shape[-1]))
 
 
 def _dropout(net: Network, layer: Any, inputs: list[Value]) -> Value:
@@ -204,7 +216,7 @@ def _leaky_relu(net: Network, layer: Any, inputs: list[Value]) -> Value:
 
 def _softmax(net: Network, layer: Any, inputs: list[Value]) -> Value:
     if layer.axis not in (-1, len(inputs[0].shape) - 1):
-        refuse(layer, f"axis = {layer.axis}", "-1")
+        refuse(layer, f"axis = {plain(layer.axis)}", "-1")
     return ops.softmax(net.tape, inputs[0])
 
 
@@ -232,7 +244,11 @@ def _product(tape: Tape, x: Value, kernel: Value) -> Value:
     return ops.reshape(tape, ops.matmul(tape, rows, kernel), (*x.shape[:-1], kernel.shape[1]))
 
 
-def _as_image(tape: Tape, x: Value) -> Value:
+def _as_image(tape: Tape, layer: Any, x: Value) -> Value:
+    """What `layer` moves its windows over; Keras would take more axes, as further examples."""
+    axes = np.size(layer.strides) + 1
+    if len(x.shape) != axes + 1:
+        refuse(layer, f"an input of shape {list(x.shape[1:])}", f"one of {axes} axes")
     return ops.reshape(tape, x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
 
 
@@ -250,7 +266,7 @@ def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
     return (x.shape[0], *rows, windows.columns.out, channels)
 
 
-def _constant(tape: Tape, value: float, size: int) -> Value:
+def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
     return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
 
 

@@ -59,8 +59,7 @@ class Network:
 def refuse(layer: Any, what: str, instead: str) -> NoReturn:
     """Raise `NoTrainingGraph`: `layer` has or is `what`; `instead` would work."""
     raise NoTrainingGraph(
-        f"layer {layer.name!r} ({type(layer).__name__}): {what} has no training graph; use {instead}, "
-        "or train with the keras trainer"
+        f"{label(layer)}: {what} has no training graph; use {instead}, or train with the keras trainer"
     )
 
 
@@ -71,7 +70,18 @@ def require(layer: Any, **settings: Any) -> None:
         if isinstance(found, np.ndarray):
             found = found.item()
         if found != expected:
-            refuse(layer, f"{name} = {found!r}", repr(expected))
+            refuse(layer, f"{name} = {plain(found)}", plain(expected))
+
+
+def label(layer: Any) -> str:
+    return f"layer {layer.name!r} ({type(layer).__name__})"
+
+
+def plain(setting: Any) -> str:
+    """A layer's setting for people: Keras keeps lists in wrappers, and numbers as float32."""
+    if isinstance(setting, float):
+        return f"{setting:g}"
+    return repr(list(setting) if isinstance(setting, list) else setting)
 
 
 def _regularizer_of(name: str) -> str:

@@ -132,15 +132,19 @@ def test_equal_models_give_equal_bytes() -> None:
 
 
 UNSUPPORTED = {
-    "LSTM": ((9, 5), lambda: L.LSTM(4), r"layer 'it' \(LSTM\): this kind of layer .* use .*Conv1D"),
+    "LSTM": ((9, 5), lambda: L.LSTM(4), r"layer 'it' \(LSTM\): only layers of these kinds .* Conv1D, "),
     "dilation": (Image, lambda: L.Conv2D(4, 3, dilation_rate=2), r"\(Conv2D\): dilation_rate = \(2, 2\)"),
     "groups": (Image, lambda: L.Conv2D(4, 3, groups=2), "groups = 2"),
     "constraint": ((5,), lambda: L.Dense(4, kernel_constraint="non_neg"), "kernel_constraint"),
     "activity": ((5,), lambda: L.Dense(4, activity_regularizer="l2"), "activity_regularizer"),
     "regularizer": ((5,), lambda: L.Dense(5, kernel_regularizer="orthogonal_regularizer"), "OrthogonalRegularizer"),
     "activation": ((5,), lambda: L.Dense(4, "gelu"), "activation gelu .* use linear, relu"),
-    "threshold": ((5,), lambda: L.ReLU(threshold=1.0), "threshold = 1.0"),
+    "threshold": ((5,), lambda: L.ReLU(threshold=0.1), r"threshold = 0\.1 has .* use 0, or"),
     "noise shape": (Image, lambda: L.Dropout(0.5, noise_shape=(None, 1, 1, 2)), "noise_shape"),
+    "axis": ((6, 5), lambda: L.BatchNormalization(axis=1), r"axis = \[1\] has .* use \[2\]"),
+    "Conv2D of videos": ((2, *Image), lambda: L.Conv2D(4, 3), r"\(Conv2D\): an input of shape .* use one of 3 axes"),
+    "Conv1D of images": (Image, lambda: L.Conv1D(4, 3), r"\(Conv1D\): an input of shape .* use one of 2 axes"),
+    "scale of pixels": (Image, lambda: L.Rescaling(np.ones((9, 1))), r"scale of shape \[9, 1\]"),
     "half precision": ((5,), lambda: L.Dense(4, dtype="mixed_bfloat16"), "compute_dtype"),
 }
 
@@ -162,6 +166,25 @@ def test_layers_called_in_inference_mode_are_refused() -> None:
     model = keras.Model(x, L.Dense(CLASSES)(L.BatchNormalization()(x, training=False)))
     with pytest.raises(NoTrainingGraph, match="a call with training"):
         make_training_graph(model, SPARSE.loss, BATCH)
+
+
+def test_a_kind_is_refused_before_how_it_is_called() -> None:
+    x = L.Input((4, 6))
+    model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.MultiHeadAttention(2, 3)(x, x))))
+    with pytest.raises(NoTrainingGraph, match=r"\(MultiHeadAttention\): only layers of these kinds"):
+        make_training_graph(model, SPARSE.loss, BATCH)
+
+
+def test_weights_that_the_output_does_not_need_are_refused_unless_frozen() -> None:
+    x, y = L.Input((5,)), L.Input((5,))
+    unused = L.Dense(2, name="unused")
+    inner = keras.Model(x, [L.Dense(3)(x), unused(x)])
+    model = keras.Model(y, L.Dense(CLASSES)(inner(y)[0]))
+    with pytest.raises(NoTrainingGraph, match=r"layer 'unused' \(Dense\): a weight that the output does not depend on"):
+        make_training_graph(model, SPARSE.loss, BATCH)
+
+    unused.trainable = False
+    Proof(model, tensor_table(model), SPARSE).check(make_training_graph(model, SPARSE.loss, BATCH))
 
 
 def small() -> Any:

@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "ZeroPadding1D": ((9, 5), lambda: L.ZeroPadding1D((2, 1))),
     "ZeroPadding2D": (Image, lambda: L.ZeroPadding2D(((0, 1), (2, 0)))),
     "Rescaling": (Image, lambda: L.Rescaling(1 / 3, offset=-0.5)),
+    "Rescaling of each channel": (Image, lambda: L.Rescaling([0.5, 2.0], offset=[-1.0, 0.25])),
     "relu": ((5,), lambda: L.Activation("relu")),
     "relu6": ((5,), lambda: L.Activation("relu6")),
     "leaky_relu": ((5,), lambda: L.Activation("leaky_relu")),
