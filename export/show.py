@@ -80,10 +80,11 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
     yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"
     yield "trainers", "keras only: no training graph" if bundle.training_graph is None else "keras, litert"
+    graph = "none" if bundle.training_graph is None else f"{len(bundle.training_graph):,}"
     yield (
         "bundle",
         f"{len(bundle.blob):,} bytes, of them inference graph {len(bundle.inference_graph):,}, "
-        f"training graph {len(bundle.training_graph or b''):,}, model.json {len(bundle.model_json.encode()):,}",
+        f"training graph {graph}, model.json {len(bundle.model_json.encode()):,}",
     )
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()
 
