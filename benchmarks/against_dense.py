@@ -82,10 +82,8 @@ def _exported_accuracy(result: DemoResult, form: str) -> float:
 
 
 def _table(pairs: list[Pair]) -> Table:
-    data = sources(pair.source for pair in pairs)
-    table = Table(
-        title=f"The default demo against the same run dense, on {data}", title_justify="left", box=SIMPLE_HEAD
-    )
+    title = f"The default demo against the same run dense: {sources(pair.source for pair in pairs)}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("seed", "pruned", "dense", "points", "uplink", "overhead s", "total s", "sparsity"):
         table.add_column(heading, justify="right")
     for pair in pairs:

@@ -8,9 +8,11 @@ from typing import NoReturn
 
 import click
 
+_VERDICTS = {True: "yes", False: "NO", None: "not tried"}
 
-def settle(claims: Mapping[str, bool]) -> NoReturn:
-    """Print each claim and whether it holds; leave with exit code 1 if one does not."""
+
+def settle(claims: Mapping[str, bool | None]) -> NoReturn:
+    """Print each claim and whether it holds, None being not tried; leave with exit code 1 if one does not."""
     for claim, holds in claims.items():
-        click.echo(f"{'yes' if holds else 'NO '}  {claim}")
-    sys.exit(0 if all(claims.values()) else 1)
+        click.echo(f"{_VERDICTS[holds]:3}  {claim}")
+    sys.exit(1 if False in claims.values() else 0)

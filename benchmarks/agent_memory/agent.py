@@ -13,10 +13,11 @@ import signal
 import statistics
 import subprocess
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from benchmarks.agent_memory.cgroup import small_cgroup
+from benchmarks.agent_memory.cgroup import evict, small_cgroup
 from benchmarks.agent_memory.environments import Environment
 from benchmarks.agent_memory.figures import ROUNDS, SMALL_MEMORY, STARTS, Figures, samples_per_second
 from benchmarks.agent_memory.site import AGENT, ONE_STEP, WHOLE_ROUND, Site
@@ -45,7 +46,11 @@ def measure_agent(site: Site, environment: Environment, trainer: str) -> Figures
 
 
 def trains_in_small_cgroup(site: Site, environment: Environment, trainer: str) -> bool:
-    """Whether an agent does a whole round with 64 MB. Raises `CgroupUnavailableError`, `FedpruneError`s."""
+    """Whether an agent does a whole round with 64 MB, the pages of its libraries and its data included.
+
+    Those of Python itself are not: this process has them mapped. Raises `CgroupUnavailableError`, `FedpruneError`s.
+    """
+    evict((environment.path, site.data))
     with small_cgroup(SMALL_MEMORY) as prefix, _Federation(site, f"{trainer}-small") as federation:
         federation.start_gateway(WHOLE_ROUND, rounds=1)
         federation.start_agent(environment, trainer, prefix)
@@ -96,18 +101,21 @@ class _Federation:
         self._children = Children(site.path / name)
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._link = MqttLink(Broker(site.broker), f"agent-memory-{name}", self._heard)
+        self._stack = ExitStack()
         self._agent: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> _Federation:
         topics = Topics(self._name)
-        self._link.__enter__()
-        for topic in (topics.round, topics.all_up, topics.down(AGENT, "accepted")):
-            self._link.subscribe(topic)
+        with ExitStack() as stack:
+            stack.enter_context(self._link)
+            stack.enter_context(self._children)
+            for topic in (topics.round, topics.all_up, topics.down(AGENT, "accepted")):
+                self._link.subscribe(topic)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._children.__exit__()
-        self._link.close()
+        self._stack.close()
 
     def start_gateway(self, task: str, *, rounds: int) -> None:
         path = self._site.write_federation(self._name, task, rounds)

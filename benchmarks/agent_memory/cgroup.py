@@ -1,13 +1,15 @@
-"""A cgroup with little memory, by the v1 controller: what runs in it is killed where it needs more."""
+"""A cgroup with little memory, by the controller of v1 or v2: what runs in it is killed where it needs more."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_CONTROLLER = Path("/sys/fs/cgroup/memory")
+_V1 = Path("/sys/fs/cgroup/memory")
+_V2 = Path("/sys/fs/cgroup")
 
 
 class CgroupUnavailableError(Exception):
@@ -18,34 +20,55 @@ class CgroupUnavailableError(Exception):
 def small_cgroup(limit: int) -> Iterator[tuple[str, ...]]:
     """What to put before a command so that it runs with at most `limit` bytes of memory, page cache included.
 
-    Pages that others have in the cache already, such as those of shared libraries, are not counted again. Whatever
-    runs in it must have ended before the context does. Raises `CgroupUnavailableError`.
+    Pages of files that are in the cache already are not counted again: `evict` them before. Whatever runs in it must
+    have ended before the context does. Raises `CgroupUnavailableError`.
     """
-    group = _parent() / f"fedprune-{os.getpid()}"
+    parent, memory, (swap, swap_limit) = _place(limit)
+    group = parent / f"fedprune-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
         raise CgroupUnavailableError(f"{group}: {error.strerror}") from error
     try:
-        _write(group / "memory.limit_in_bytes", str(limit))
-        if (group / "memory.memsw.limit_in_bytes").exists():
-            _write(group / "memory.memsw.limit_in_bytes", str(limit))
-        yield ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"))
+        _write(group / memory, limit)
+        if (group / swap).exists():
+            _write(group / swap, swap_limit)
+        prefix = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"))
+        joined = subprocess.run((*prefix, "true"), capture_output=True, text=True, check=False)
+        if joined.returncode:
+            raise CgroupUnavailableError(f"{group}: {' '.join(joined.stderr.split())}")
+        yield prefix
     finally:
         group.rmdir()
 
 
-def _parent() -> Path:
-    """The memory cgroup that this process is in."""
+def evict(paths: Iterable[Path]) -> None:
+    """Drop files, and what is in directories, from the page cache, but for pages that a process has mapped."""
+    os.sync()  # pages that are not on the disk yet would stay
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            if file.is_file():
+                descriptor = os.open(file, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+
+
+def _place(limit: int) -> tuple[Path, str, tuple[str, int]]:
+    """Where a cgroup can be made, its file for the limit, and the one for swap with what to write into it."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(",") and (_CONTROLLER / path.lstrip("/")).is_dir():
-            return _CONTROLLER / path.lstrip("/")
-    raise CgroupUnavailableError("the kernel's cgroup v1 memory controller is not mounted")
+        parent = _V1 / path.lstrip("/")
+        if "memory" in controllers.split(",") and parent.is_dir():
+            return parent, "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", limit)
+    # A v2 group that has processes can have no groups with a controller in it, so ours goes below the root.
+    granted = _V2 / "cgroup.subtree_control"
+    if granted.is_file() and "memory" in granted.read_text().split():
+        return _V2, "memory.max", ("memory.swap.max", 0)
+    raise CgroupUnavailableError("neither cgroup v1 nor v2 has a memory controller here")
 
 
-def _write(file: Path, value: str) -> None:
+def _write(file: Path, value: int) -> None:
     try:
-        file.write_text(value)
+        file.write_text(str(value))
     except OSError as error:
         raise CgroupUnavailableError(f"{file}: {error.strerror}") from error

@@ -23,8 +23,8 @@ SMALL_MEMORY = 64_000_000
 class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
     """One trainer's. Memory is a high-water mark of one process as the kernel reports it; MB are 10^6 bytes.
 
-    `first_step_s` is an upper bound for the agents: see `benchmarks.agent_memory.agent`. `trained_in_64_mb` is None
-    where that was not tried.
+    `first_step_s` is an upper bound for the agents: see `benchmarks.agent_memory.agent`. `trained_in_64_mb` is the
+    reason where it could not be tried, and None for a trainer of which it is not asked.
     """
 
     peak_rss_mb: float
@@ -32,7 +32,7 @@ class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
     installed_mb: float
     first_step_s: float
     samples_per_s: float
-    trained_in_64_mb: bool | None = None
+    trained_in_64_mb: bool | str | None = None
 
 
 def samples_per_second(train_seconds: Sequence[float]) -> float:

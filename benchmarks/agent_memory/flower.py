@@ -45,7 +45,7 @@ def measure_flower(site: Site, environment: Environment) -> Figures:
         (home / "config.toml").write_text(_connection(link))
         # Loopback only: no telemetry, no look for newer versions, no installation of what the app asks for.
         env = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-        env |= {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{environment.script('')}:/usr/bin:/bin"}
+        env |= {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{environment.path / 'bin'}:/usr/bin:/bin"}
         children.start_command("superlink", _superlink(environment, link), env)
         children.await_port("superlink", link)
         supernode = children.start_command("supernode", _supernode(environment, link, node, site.data), env)
