@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.agent_memory.environments import build_wheel
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import build_task
 
@@ -41,9 +40,4 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it is shipped."""
-    directory = tmp_path_factory.mktemp("wheel")
-    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory))
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = directory.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.agent_memory.environments import make_environment
 from export.settings import ModelSettings, TaskSettings
 from fedprune.bundle import Bundle, Pruning, Training, read_bundle
 from fedprune.data import Dataset, save_npz
@@ -26,7 +27,6 @@ from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.processes import Child
 
-_ROOT = Path(__file__).parents[2]
 _TENSORFLOW = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
 _TIMEOUT_S = 120
 
@@ -40,31 +40,16 @@ def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _must(*command: str | Path, cwd: Path) -> str:
-    done = _run(*command, cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="session")
 def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts' directory of a gateway's environment."""
-    return _install(wheel, "aggregator.txt", tmp_path_factory.mktemp("gateway"))
+    return make_environment(tmp_path_factory.mktemp("gateway"), "aggregator.txt", wheel).path / "bin"
 
 
 @pytest.fixture(scope="session")
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts' directory of a device's environment."""
-    return _install(wheel, "agent.txt", tmp_path_factory.mktemp("device"))
-
-
-def _install(wheel: Path, requirements: str, home: Path) -> Path:
-    _must(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
-    scripts = home / "bin"
-    pip = (sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet", "--no-input")
-    _must(*pip, "--require-hashes", "--requirement", _ROOT / "requirements" / requirements, cwd=home)
-    _must(*pip, "--no-deps", wheel, cwd=home)
-    return scripts
+    return make_environment(tmp_path_factory.mktemp("device"), "agent.txt", wheel).path / "bin"
 
 
 @pytest.fixture
@@ -221,4 +206,5 @@ def test_an_agent_imports_no_tensorflow_while_it_trains_on_litert(
 @pytest.mark.parametrize("module", ["aggregator.process", "fedprune.evaluation"])
 def test_a_gateway_imports_no_tensorflow_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
     program = f"import sys, {module}; print(*sorted({_TENSORFLOW} & sys.modules.keys()))"
-    assert _must(sys.executable, "-c", program, cwd=tmp_path) == "\n"
+    done = _run(sys.executable, "-c", program, cwd=tmp_path)
+    assert done.stdout == "\n", done.stderr
