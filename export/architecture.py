@@ -11,6 +11,14 @@ from fedprune.losses import Loss
 from fedprune.tensorflow_stack import keras, tf
 from fedprune.tensors import TensorClass, TensorSpec
 
+_REARRANGING = (
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Reshape,
+)
+"""Layers after which linear outputs, or means of them, are still linear."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -71,19 +79,33 @@ def variables_of(model: Any) -> Iterator[tuple[Any, str, Any]]:
 def _from_logits(model: Any, loss: Loss) -> bool:
     if loss is Loss.MEAN_SQUARED_ERROR:
         return False
-    layer = _last_layer(model)
     name = "sigmoid" if loss is Loss.BINARY_CROSSENTROPY else "softmax"
-    activation = (
-        keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
-    )
+    activation = _activation(model.outputs[0])
     if activation is getattr(keras.activations, name):
         return False
     if activation is keras.activations.linear:
         return True
     raise TaskError(
-        f"model {model.name!r} ends in layer {layer.name!r}, which for {loss} is neither {name} (probabilities) nor "
-        "linear (logits); end it in a Dense or Activation layer that is one of them"
+        f"model {model.name!r} ends in layer {_last_layer(model).name!r}, which for {loss} is neither {name} "
+        "(probabilities) nor linear (logits); end it in a Dense or Activation layer that is one of them"
     )
+
+
+def _activation(output: Any) -> Any:
+    """The activation function that Keras' tensor `output` comes from; None if it has none."""
+    layer = output.node.layer
+    if isinstance(layer, keras.Model):
+        return _activation(layer.outputs[output.node.flat_output_ids.index(str(id(output)))])
+    if isinstance(layer, keras.layers.Softmax):
+        return keras.activations.softmax
+    activation, linear = getattr(layer, "activation", None), keras.activations.linear
+    if isinstance(layer, keras.layers.Activation) and activation is linear:
+        # It hands on the same tensor, of which tf_keras' crossentropies see that it is a softmax's or sigmoid's.
+        before = _activation(output.node.keras_inputs[0])
+        return before if before in (keras.activations.softmax, keras.activations.sigmoid) else linear
+    if isinstance(layer, _REARRANGING):  # a softmax's numbers need not be probabilities after it
+        return linear if _activation(output.node.keras_inputs[0]) is linear else None
+    return activation
 
 
 def _last_layer(model: Any) -> Any:

@@ -16,15 +16,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export.architecture import form_of, tensor_table
 from export.build import build_task
 from export.graphs import make_inference_graph, verify_inference_graph
 from export.model_files import MAX_FILE_BYTES, load_model_file
 from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
 from export.training_graph.build import make_training_graph
+from export.training_graph.proof import Proof
 from fedprune.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
 from fedprune.command import main
 from fedprune.errors import ConfigurationError, TaskError
+from fedprune.keras_model import keras_loss
+from fedprune.losses import Loss, Objective
 from fedprune.schedules import PolynomialDecay
 from fedprune.tensorflow_stack import keras, tf, tfmot
 from fedprune.tensors import TensorClass
@@ -214,6 +218,53 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     save(sequence(layers.Dense(3, activation="relu", name="last")), tmp_path / "unfit.keras")
     with pytest.raises(TaskError, match="layer 'last'"):
         built(ModelSettings(file="unfit.keras"), tmp_path)
+
+
+SPARSE = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+IMAGE = (4, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "end", "from_logits"),
+    [
+        ((6,), [layers.Dense(3), layers.Activation("linear")], True),
+        ((6,), [layers.Dense(3, "relu"), layers.Activation("linear")], True),
+        ((6,), [layers.Dense(3, "softmax"), layers.Activation("linear")], False),
+        ((6,), [layers.Dense(3), layers.Softmax(), layers.Activation("linear")], False),
+        (IMAGE, [layers.Conv2D(3, 3), layers.GlobalAveragePooling2D()], True),
+        (IMAGE, [layers.Conv2D(3, 4), layers.Flatten()], True),
+        (IMAGE, [layers.Conv2D(3, 3), layers.GlobalAveragePooling2D(keepdims=True), layers.Reshape((3,))], True),
+    ],
+)
+def test_how_a_model_ends_says_what_it_returns(shape: tuple[int, ...], end: list[Any], from_logits: bool) -> None:
+    """What is told of an untrained model, tf_keras' loss and ours agree on, and its training graph is proven."""
+    model = sequence(*end, shape=shape)
+    objective = Objective(SPARSE, form_of(model, SPARSE).from_logits)
+    x, y = np.random.default_rng(0).normal(size=(9, *shape)).astype(np.float32), np.arange(9) % 3
+
+    assert objective.from_logits is from_logits
+    in_keras = tf.function(lambda: keras_loss(objective)(y, model(x, training=True)))()
+    assert objective.mean_loss(model(x).numpy(), y) == pytest.approx(float(in_keras), rel=1e-5)
+    Proof(model, tensor_table(model), objective).check(make_training_graph(model, SPARSE, 4))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [layers.Dense(3, "sigmoid"), layers.Activation("linear", name="last")],
+        [layers.Reshape((2, 3)), layers.Dense(3, "softmax"), layers.GlobalAveragePooling1D(name="last")],
+        [layers.Dense(3, "relu"), layers.Reshape((3,), name="last")],
+    ],
+)
+def test_an_ending_that_tf_keras_may_take_otherwise_is_refused(end: list[Any]) -> None:
+    with pytest.raises(TaskError, match="layer 'last', which for sparse_categorical_crossentropy is neither softmax"):
+        form_of(sequence(*end), SPARSE)
+
+
+def test_of_several_outputs_of_a_nested_model_the_one_that_is_used_counts() -> None:
+    x, y = layers.Input((6,)), layers.Input((6,))
+    inner = keras.Model(x, [layers.Dense(3, "softmax")(x), layers.Dense(3)(x)])
+    assert [form_of(keras.Model(y, output), SPARSE).from_logits for output in inner(y)] == [False, True]
 
 
 @pytest.mark.parametrize("wrong", [{"outputs": 4}, {"input_shape": (12, 12, 1)}])
