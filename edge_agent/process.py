@@ -16,12 +16,11 @@ from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
 from edge_agent.trainers.choice import preferred_trainer
-from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
 from fedprune import __version__
 from fedprune.data import count_examples, load_npz
 from fedprune.disk import Directory
-from fedprune.errors import BrokerError, FedpruneError
+from fedprune.errors import BrokerError, FedpruneError, StorageError
 from fedprune.messages import CheckIn, Presence
 from fedprune.process import stopping
 from fedprune.topics import Topics, check_id
@@ -44,8 +43,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     disk = Directory(base / settings.state)
     memory = Memory(disk)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    checks = RuntimeChecks(disk)
-    workshop = Workshop(lambda: load_npz(data), settings.trainer, settings.threads, checks, events.put)
+    workshop = Workshop(lambda: load_npz(data), settings.trainer, settings.threads, disk, events.put)
     idle_memory_mb = 0.0
 
     def train(action: machine.Train) -> None:
@@ -88,7 +86,7 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> No
                 runner.deliver(event, now)
             case LocalResult():
                 runner.finish(event, now)
-            case BrokerError():
+            case BrokerError() | StorageError():  # a full disk, found while training or not
                 raise event
             case FedpruneError():  # from the workshop
                 _log.error("cannot train: %s", event)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
-from edge_agent.trainers.runtime_checks import RuntimeChecks
 from fedprune.bundle import Bundle, read_bundle
 from fedprune.data import Dataset, fit_to
+from fedprune.disk import Disk
 from fedprune.process import start_abandonable
 
 
@@ -27,20 +27,21 @@ class _Bench:
 
 
 class Workshop:
-    """Trains one round at a time. `deliver` gets, on the training thread, the result or the error."""
+    """Trains one round at a time. `deliver` gets, on the training thread, the result or the error: a `StorageError` if
+    `disk` refuses, which remembers what was checked."""
 
     def __init__(
         self,
         load: Callable[[], Dataset],
         choice: TrainerChoice,
         threads: int,
-        checks: RuntimeChecks,
+        disk: Disk | None,
         deliver: Callable[[LocalResult | Exception], None],
     ) -> None:
         self._load = load
         self._choice = choice
         self._threads = threads
-        self._checks = checks
+        self._disk = disk
         self._deliver = deliver
         self._bench: _Bench | None = None
 
@@ -63,6 +64,6 @@ class Workshop:
             task = bundle.task
             data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss)
             # Only here: what does not fit costs no TensorFlow.
-            trainer = make_trainer(self._choice, bundle, threads=self._threads, checks=self._checks)
+            trainer = make_trainer(self._choice, bundle, threads=self._threads, disk=self._disk)
             self._bench = _Bench(bundle, data, trainer)
         return self._bench

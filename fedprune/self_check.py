@@ -28,13 +28,16 @@ from fedprune.training_graph import Step, TrainingGraph
 
 MAX_BYTES = 2**20
 
+KERAS_INSTEAD = "train with the keras trainer, or another version of the runtime"
+
 _SUMS = 3
 _Sum = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
 _Tolerance = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 
 
-class RuntimeDiffers(TaskError):
-    """The runtime cannot be trusted with a training graph on this machine; the keras trainer may be able to train."""
+class RuntimeUnfit(TaskError):
+    """The runtime cannot run a training graph on this machine, or not be trusted with it; the keras trainer may be able
+    to train."""
 
 
 class Sketch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -82,26 +85,24 @@ def parse_self_check(blob: bytes) -> SelfCheck:
 
 
 def run_self_check(graph: TrainingGraph, tensors: Sequence[TensorSpec], self_check: SelfCheck) -> None:
-    """Run every probe. Raises `RuntimeDiffers`, saying where, `TaskError` if the probes are another graph's, and
+    """Run every probe. Raises `RuntimeUnfit`, saying where, `TaskError` if the probes are another graph's, and
     `ExportError` if the runtime fails."""
     for number, probe in enumerate(self_check.probes, start=1):
         output, excess = furthest(graph, tensors, probe)
         if not excess <= 1.0:
-            raise RuntimeDiffers(
+            raise RuntimeUnfit(
                 f"{graph.runtime.name} {graph.runtime.version} computes something else on this device than TensorFlow: "
                 f"{_describe(output, tensors)} is {excess:.2g} times as far off as it may be, in batch {number} of "
-                f"{len(self_check.probes)}; use the keras trainer, or another version of the runtime"
+                f"{len(self_check.probes)}; {KERAS_INSTEAD}"
             )
 
 
 def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) -> tuple[str, float]:
     """The output that is furthest off, and by how many of its tolerances. Raises `TaskError` if the probe does not
     fit the graph, `ExportError` if the runtime fails."""
-    if probe.examples > graph.batch_shape[0]:
+    if probe.examples > graph.batch_shape[0] or probe.answers.keys() != _outputs(graph, tensors):
         raise TaskError("the self-check does not fit the training graph; build the task again")
     found = outputs_of(draw_case(graph, tensors, probe.seed, probe.examples).run(graph), tensors)
-    if found.keys() != probe.answers.keys():
-        raise TaskError("the self-check does not fit the training graph; build the task again")
     excesses = {name: _excess(found[name], sketch, probe.seed, name) for name, sketch in probe.answers.items()}
     return max(excesses.items(), key=lambda item: (math.isnan(item[1]), item[1]))
 
@@ -142,6 +143,12 @@ def sums_of(array: Array, seed: int, output: str) -> tuple[float, ...]:
     keyed = Keyed(seed, "self-check signs", output)
     total = float(array.sum(dtype=np.float64))
     return tuple(2.0 * float(array.sum(dtype=np.float64, where=_coins(keyed, array))) - total for _ in range(_SUMS))
+
+
+def _outputs(graph: TrainingGraph, tensors: Sequence[TensorSpec]) -> set[str]:
+    """The names of what `outputs_of` a step are."""
+    gradients = {f"g{row}" for row, spec in enumerate(tensors) if spec.name in graph.trained}
+    return {"loss"} | gradients | {f"s{row}" for row, spec in enumerate(tensors) if spec.name in graph.moved}
 
 
 def _excess(found: Array, sketch: Sketch, seed: int, output: str) -> float:

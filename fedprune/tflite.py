@@ -69,8 +69,8 @@ class Runtime:
     version: str
     _make: Callable[..., Interpreter] = field(repr=False)
 
-    def interpreter(self, model: Path | bytes, num_threads: int = 1) -> Interpreter:
-        """Load a model from a file or its bytes, and allocate its tensors.
+    def interpreter(self, model: Path | bytes, num_threads: int = 1, *, advise: bool = True) -> Interpreter:
+        """Load a model from a file or its bytes, and allocate its tensors. `advise`: see `foreign_errors`.
 
         Raises:
             ExportError: the file cannot be read, is no TFLite model, is damaged, or needs what this runtime lacks.
@@ -78,7 +78,7 @@ class Runtime:
         name = one_line(str(model)) if isinstance(model, Path) else "model"
         _check_identifier(model, name)
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
-        with without_lines(lambda line: line.startswith(_CHATTER)), foreign_errors(name):
+        with without_lines(lambda line: line.startswith(_CHATTER)), foreign_errors(name, advise=advise):
             interpreter = self._make(**source, num_threads=num_threads)
             interpreter.allocate_tensors()
         return interpreter
@@ -161,12 +161,16 @@ def predict(interpreter: Interpreter, x: Array) -> Array:
 
 
 @contextmanager
-def foreign_errors(model: str) -> Iterator[None]:
-    """Turn whatever a runtime raises about `model` (a path, or what to call it) into an ExportError of one line."""
+def foreign_errors(model: str, *, advise: bool = True) -> Iterator[None]:
+    """Turn whatever a runtime raises about `model` (a path, or what to call it) into an ExportError of one line.
+
+    `advise`: it says how a converted model is mended.
+    """
     try:
         yield
     except Exception as error:
-        raise ExportError(f"{one_line(model)}: {_explain(str(error))}") from error
+        reason, advice = _explain(str(error))
+        raise ExportError(f"{one_line(model)}: {reason}{f': {advice}' if advise and advice else ''}") from error
 
 
 def one_line(message: str) -> str:
@@ -211,16 +215,21 @@ def _check_identifier(model: Path | bytes, name: str) -> None:
         raise ExportError(f"{name} has {size} bytes: a TFLite model has less than 2 GiB")
 
 
-def _explain(message: str) -> str:
+def _explain(message: str) -> tuple[str, str]:
+    """What is wrong, and how a converted model is mended if that is known."""
+    builtin = "convert the model with TFLite's builtin ops only"
     if op := re.search(r"opcode '(\w+)' version '(\d+)'", message):
-        return f"this runtime has no {op[1]} version {op[2]}: convert with an older TensorFlow, or take a newer runtime"
+        return (
+            f"this runtime has no {op[1]} version {op[2]}",
+            "convert with an older TensorFlow, or take a newer runtime",
+        )
     if op := re.search(r"custom op: (\w+)", message):
-        return f"this runtime has no op {op[1]}: convert the model with TFLite's builtin ops only"
+        return f"this runtime has no op {op[1]}", builtin
     if "Select TensorFlow op" in message:
-        return "this runtime has none of TensorFlow's own ops: convert the model with TFLite's builtin ops only"
+        return "this runtime has none of TensorFlow's own ops", builtin
     if "valid Flatbuffer" in message:
-        return "the file is truncated or damaged: copy or export it again"
-    return f"the runtime cannot run this model: {one_line(message)}"
+        return "the file is truncated or damaged", "copy or export it again"
+    return f"the runtime cannot run this model: {one_line(message)}", ""
 
 
 def _only(details: list[TensorDetails], what: str) -> TensorDetails:

@@ -46,7 +46,7 @@ class TrainingGraph:
     ) -> None:
         """Raises `TaskError` if the graph does not fit the tensor table, `ExportError` if nothing here can run it."""
         self.runtime = runtime or default_runtime()
-        self._interpreter: Any = self.runtime.interpreter(graph, threads)
+        self._interpreter: Any = self.runtime.interpreter(graph, threads, advise=False)
         inputs, outputs = self._signature()
         _check(inputs, outputs, tensors)
         self._inputs = {name: details["index"] for name, details in inputs.items()}
@@ -78,7 +78,7 @@ class TrainingGraph:
         self._y[:count], self._y[count:] = y, 0.0
         present = np.zeros((len(self._x), 1), np.float32)
         present[:count] = 1.0
-        with foreign_errors("training graph"):
+        with foreign_errors("training graph", advise=False):
             self._set("x", self._x)
             self._set("y", self._y)
             self._set("weight", present)
@@ -101,7 +101,7 @@ class TrainingGraph:
 
     def _signature(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs and outputs by name. The runner must not outlive this call: while it does, the interpreter refuses."""
-        with foreign_errors("training graph"):
+        with foreign_errors("training graph", advise=False):
             runner = self._interpreter.get_signature_runner(SIGNATURE)
             return runner.get_input_details(), runner.get_output_details()
 

@@ -1,7 +1,7 @@
 """Which trainer a device takes. Nothing is imported that is not taken.
 
 ``auto`` is keras where TensorFlow is installed and the device has the memory that it takes; else litert. A task without
-a training graph, and one whose graph the device's runtime computes wrongly, can only be trained by keras.
+a training graph, and one whose graph the device's runtime cannot run or computes wrongly, can only be trained by keras.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import logging
 from typing import Literal
 
 from edge_agent.trainers import Trainer
-from edge_agent.trainers.runtime_checks import RuntimeChecks
 from fedprune.bundle import Bundle
+from fedprune.disk import Disk
 from fedprune.errors import ConfigurationError
-from fedprune.self_check import RuntimeDiffers
+from fedprune.self_check import RuntimeUnfit
 from fedprune.tflite import how_to_get_runtime, is_runtime_installed
 from fedprune.usage import device_memory_mb
 
@@ -38,10 +38,12 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
     return name
 
 
-def make_trainer(
-    choice: TrainerChoice, bundle: Bundle, *, threads: int, checks: RuntimeChecks | None = None
-) -> Trainer:
-    """The trainer for a task. Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train it."""
+def make_trainer(choice: TrainerChoice, bundle: Bundle, *, threads: int, disk: Disk | None = None) -> Trainer:
+    """The trainer for a task. `disk` remembers which runtime was checked.
+
+    Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train the task, `StorageError` if the
+    disk refuses.
+    """
     name = preferred_trainer(choice)
     if choice == "auto" and bundle.training_graph is None and _is_installed("keras"):
         name = "keras"
@@ -49,8 +51,8 @@ def make_trainer(
         from edge_agent.trainers.litert import LiteRTTrainer
 
         try:
-            return LiteRTTrainer(bundle, threads=threads, checks=checks)
-        except RuntimeDiffers as error:
+            return LiteRTTrainer(bundle, threads=threads, disk=disk)
+        except RuntimeUnfit as error:
             if choice != "auto" or not _is_installed("keras"):
                 raise
             _log.warning("taking the keras trainer: %s", error)

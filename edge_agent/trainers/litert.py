@@ -11,7 +11,7 @@ from edge_agent.trainers import Slots, Trained, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import make_optimizer
-from edge_agent.trainers.runtime_checks import RuntimeChecks
+from edge_agent.trainers.runtime_checks import check_runtime
 from edge_agent.trainers.slots import (
     check_form,
     form_of,
@@ -22,9 +22,11 @@ from edge_agent.trainers.slots import (
 )
 from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.data import Dataset
+from fedprune.disk import Disk
 from fedprune.errors import ExportError, TaskError, TrainingError
 from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.randomness import Keyed
+from fedprune.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.tensors import Array, Mask, Weights
 from fedprune.training_graph import Step, TrainingGraph
 
@@ -36,18 +38,18 @@ class LiteRTTrainer:
     differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int, checks: RuntimeChecks | None = None) -> None:
-        """The runtime is checked unless `checks` remembers that it was.
+    def __init__(self, bundle: Bundle, *, threads: int, disk: Disk | None = None) -> None:
+        """The runtime is checked unless `disk` remembers that it was.
 
-        Raises `TaskError` if the bundle has no training graph that fits it, or no runtime here can run it;
-        `RuntimeDiffers` if one does, and not as TensorFlow would.
+        Raises `TaskError` if the bundle has no training graph that fits it; `RuntimeUnfit` if the runtime here cannot
+        run it, or not as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._task = task = bundle.task
         try:
             self._graph = _load_graph(bundle, threads)
-            (checks or RuntimeChecks()).check(bundle, self._graph)
+            check_runtime(bundle, self._graph, disk)
         except ExportError as error:
-            raise TaskError(f"task {task.name!r}: {error}") from error
+            raise RuntimeUnfit(f"task {task.name!r}: {error}; {KERAS_INSTEAD}") from error
         shapes = {spec.name: spec.shape for spec in task.tensors}
         self._optimizer = make_optimizer(task.training.optimizer, {name: shapes[name] for name in self._graph.trained})
         zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in task.tensors}

@@ -22,29 +22,25 @@ class _Passed(msgspec.Struct, frozen=True):
     version: str
 
 
-class RuntimeChecks:
-    """Checks runtimes. Remembers on `disk` the last one that passed: a device serves one federation at a time.
-    Without a disk each check is made."""
+def check_runtime(bundle: Bundle, graph: TrainingGraph, disk: Disk | None) -> None:
+    """Run the self-check unless it has passed.
 
-    def __init__(self, disk: Disk | None = None) -> None:
-        self._disk = disk
+    `disk` remembers the last one that passed: a device serves one federation at a time. Without a disk each check is
+    made. Raises what `run_self_check` does, `StorageError` if the disk refuses.
+    """
+    assert bundle.training_graph is not None
+    assert bundle.self_check is not None
+    digest = hashlib.sha256(bundle.training_graph + msgspec.json.encode(bundle.self_check)).hexdigest()
+    passed = _Passed(digest, graph.runtime.name, graph.runtime.version)
+    if disk is None or _remembered(disk) != passed:
+        run_self_check(graph, bundle.task.tensors, bundle.self_check)
+        if disk is not None:
+            disk.write(_RECORD, msgspec.json.encode(passed))
 
-    def check(self, bundle: Bundle, graph: TrainingGraph) -> None:
-        """Run the self-check unless it has passed. Raises what `run_self_check` does, `StorageError` if the disk
-        refuses."""
-        assert bundle.training_graph is not None
-        assert bundle.self_check is not None
-        digest = hashlib.sha256(bundle.training_graph + msgspec.json.encode(bundle.self_check)).hexdigest()
-        passed = _Passed(digest, graph.runtime.name, graph.runtime.version)
-        if self._remembered() != passed:
-            run_self_check(graph, bundle.task.tensors, bundle.self_check)
-            if self._disk is not None:
-                self._disk.write(_RECORD, msgspec.json.encode(passed))
 
-    def _remembered(self) -> _Passed | None:
-        """None if there is nothing that can be read: then it is checked again."""
-        record = self._disk.read(_RECORD) if self._disk is not None else None
-        try:
-            return msgspec.json.decode(record or b"", type=_Passed)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+def _remembered(disk: Disk) -> _Passed | None:
+    """None if there is nothing that can be read: then it is checked again."""
+    try:
+        return msgspec.json.decode(disk.read(_RECORD) or b"", type=_Passed)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -75,6 +75,14 @@ def with_scalar(graph: bytes, name: str) -> bytes:
     return _packed(model)
 
 
+def with_newer_operators(graph: bytes) -> bytes:
+    """The graph, whose operators have a version that no runtime has."""
+    model = _opened(graph)
+    for code in model.operatorCodes:
+        code.version = 99
+    return _packed(model)
+
+
 def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> dict[str, Array]:
     loaded = TrainingGraph(graph, tensors, threads=1)
     return outputs_of(draw_case(loaded, tensors, 1234, loaded.batch_shape[0] - 1).run(loaded), tensors)

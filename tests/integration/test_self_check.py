@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from graph_mutants import mutants
+from graph_mutants import mutants, with_newer_operators
 from keras_bundles import bundle_of, convolutional, perceptron, seeded, varied
 
 from edge_agent.trainers import choice, runtime_checks
 from edge_agent.trainers.choice import make_trainer
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
-from edge_agent.trainers.runtime_checks import RuntimeChecks
+from edge_agent.trainers.runtime_checks import check_runtime
 from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
@@ -25,7 +25,7 @@ from fedprune.disk import Directory
 from fedprune.errors import TaskError
 from fedprune.losses import Loss, Objective
 from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import RuntimeDiffers, SelfCheck, furthest, run_self_check
+from fedprune.self_check import RuntimeUnfit, SelfCheck, furthest, run_self_check
 from fedprune.tensors import TensorSpec
 from fedprune.training_graph import TrainingGraph
 
@@ -62,7 +62,7 @@ def test_every_mistake_is_found(made: Made) -> None:
     for what, mutant in mutants(graph, tensors):
         try:
             run_self_check(TrainingGraph(mutant, tensors, threads=1), tensors, self_check)
-        except RuntimeDiffers:
+        except RuntimeUnfit:
             found.append(what)
         else:
             missed.append(what)
@@ -77,7 +77,7 @@ def of(build: Any, **changes: Any) -> Bundle:
 
 
 def wrong() -> Bundle:
-    """A bundle on whose training graph the runtime here cannot compute what the self-check says."""
+    """A bundle of whose training graph the runtime here cannot compute what the self-check says."""
     right = of(perceptron)
     graph = right.training_graph or b""
     return replace(right, training_graph=next(mutant for _, mutant in mutants(graph, right.task.tensors)))
@@ -94,11 +94,11 @@ class Device:
 
     def start(self, bundle: Bundle) -> int:
         """How many checks it takes to start a new process that trains `bundle`."""
-        before, checks = self.made, RuntimeChecks(self.disk)
+        before = self.made
         graph = TrainingGraph(bundle.training_graph or b"", bundle.task.tensors, threads=1)
         graph.runtime = replace(graph.runtime, version=self.version)
-        checks.check(bundle, graph)
-        checks.check(bundle, graph)
+        check_runtime(bundle, graph, self.disk)
+        check_runtime(bundle, graph, self.disk)
         return self.made - before
 
     def _check(self, *arguments: Any) -> None:
@@ -132,20 +132,20 @@ def test_what_is_not_remembered_is_checked_again(device: Device, record: bytes) 
 
 def test_a_failure_is_found_again_and_again(device: Device) -> None:
     for _ in range(2):
-        with pytest.raises(RuntimeDiffers):
+        with pytest.raises(RuntimeUnfit):
             device.start(wrong())
     assert device.made == 2
     assert device.disk.names() == []
 
 
 def test_a_trainer_whose_runtime_differs_is_refused_in_one_line() -> None:
-    with pytest.raises(RuntimeDiffers) as caught:
+    with pytest.raises(RuntimeUnfit) as caught:
         LiteRTTrainer(wrong(), threads=1)
 
     said = str(caught.value)
     assert said.startswith("ai-edge-litert ")
     assert "computes something else on this device than TensorFlow: the " in said
-    assert said.endswith("use the keras trainer, or another version of the runtime")
+    assert said.endswith("train with the keras trainer, or another version of the runtime")
     assert "\n" not in said
 
 
@@ -161,11 +161,27 @@ def test_auto_takes_keras_where_litert_is_wrong(
 
     (record,) = caplog.records
     assert "taking the keras trainer: ai-edge-litert " in record.getMessage()
-    with pytest.raises(RuntimeDiffers):
+    with pytest.raises(RuntimeUnfit):
         make_trainer("litert", wrong(), threads=1)
     monkeypatch.setattr(choice, "_is_installed", lambda name: name == "litert")
-    with pytest.raises(RuntimeDiffers):
+    with pytest.raises(RuntimeUnfit):
         make_trainer("auto", wrong(), threads=1)
+
+
+def test_auto_takes_keras_where_litert_lacks_an_operator(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choice, "device_memory_mb", lambda: 900.0)
+    right = of(perceptron)
+    newer = replace(right, training_graph=with_newer_operators(right.training_graph or b""))
+
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(make_trainer("auto", newer, threads=1), KerasTrainer)
+
+    (record,) = caplog.records
+    assert "this runtime has no " in record.getMessage()
+    with pytest.raises(RuntimeUnfit, match=r"no \w+ version 99; train with the keras trainer, or another version"):
+        make_trainer("litert", newer, threads=1)
 
 
 def foreign(self_check: SelfCheck) -> list[SelfCheck]:

@@ -193,7 +193,7 @@ def test_a_round_is_trained_as_everywhere_else(elsewhere: Elsewhere) -> None:
 CHECK = """
 from pathlib import Path
 import msgspec
-from fedprune.self_check import RuntimeDiffers, SelfCheck, run_self_check
+from fedprune.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.tensors import TensorSpec
 from fedprune.training_graph import TrainingGraph
 tensors = msgspec.json.decode(Path("tensors.json").read_bytes(), type=tuple[TensorSpec, ...])
@@ -202,7 +202,7 @@ for path in sorted(Path().glob("*.tflite")):
     try:
         run_self_check(TrainingGraph(path.read_bytes(), tensors, threads=1), tensors, self_check)
         print(path.stem, "passes")
-    except RuntimeDiffers as error:
+    except RuntimeUnfit as error:
         print(path.stem, str(error).partition(" computes ")[0])
 """
 

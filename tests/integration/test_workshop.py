@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from keras_bundles import bundle_of, convolutional, learnable, perceptron, seeded, weights_of
 
 from aggregator.global_model import new_model
+from edge_agent import process
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers.choice import TrainerChoice
-from edge_agent.trainers.runtime_checks import RuntimeChecks
 from edge_agent.workshop import Workshop
 from fedprune.bundle import Bundle, MaskPolicy, read_bundle, write_bundle
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
-from fedprune.errors import DataError
+from fedprune.disk import Directory
+from fedprune.errors import DataError, StorageError
 from fedprune.messages import Assignment
 from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import RuntimeDiffers, SelfCheck
+from fedprune.self_check import RuntimeUnfit, SelfCheck
 from fedprune.transfer import content_of
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
@@ -43,7 +50,7 @@ def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    Workshop(lambda: learnable(32), trainer, 1, RuntimeChecks(), delivered.put).start(_first_round(task), task.blob)
+    Workshop(lambda: learnable(32), trainer, 1, None, delivered.put).start(_first_round(task), task.blob)
     result = delivered.get(timeout=60)
     assert isinstance(result, LocalResult), result
     return result
@@ -58,7 +65,7 @@ def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:
         loaded.append(learnable(32))
         return loaded[-1]
 
-    workshop = Workshop(load, "litert", 1, RuntimeChecks(), delivered.put)
+    workshop = Workshop(load, "litert", 1, None, delivered.put)
     counts = [len(loaded)]
     for _ in range(2):
         workshop.start(_first_round(task), task.blob)
@@ -72,7 +79,7 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    workshop = Workshop(lambda: learnable(32), "keras", 1, RuntimeChecks(), delivered.put)
+    workshop = Workshop(lambda: learnable(32), "keras", 1, None, delivered.put)
 
     results = []
     for blob in (task.blob, _task_for_other_data(), task.blob):
@@ -91,10 +98,31 @@ def test_a_runtime_that_computes_something_else_trains_nothing() -> None:
     task = read_bundle(_with_other_answers(bundle))
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
 
-    workshop = Workshop(lambda: learnable(32), "litert", 1, RuntimeChecks(), delivered.put)
+    workshop = Workshop(lambda: learnable(32), "litert", 1, None, delivered.put)
     workshop.start(_first_round(task), task.blob)
 
-    assert isinstance(delivered.get(timeout=60), RuntimeDiffers)
+    assert isinstance(delivered.get(timeout=60), RuntimeUnfit)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found while training it ends the agent, as anywhere else."""
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
+    monkeypatch.setattr(os, "fsync", _no_space)
+
+    workshop = Workshop(lambda: learnable(32), "litert", 1, Directory(tmp_path), delivered.put)
+    workshop.start(_first_round(task), task.blob)
+    told = delivered.get(timeout=60)
+
+    assert isinstance(told, StorageError)
+    delivered.put(told)
+    idle: Any = SimpleNamespace(state=SimpleNamespace(wake_at=None))
+    with pytest.raises(StorageError, match="No space left"):
+        process._loop(idle, delivered, lambda: None)
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _with_other_answers(bundle: Bundle) -> bytes:
