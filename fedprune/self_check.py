@@ -48,10 +48,15 @@ class Sketch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A batch of `examples`, drawn from `seed`, and the sketches of all that the graph returns, by outputs' names."""
+    """A batch of `examples`, drawn from `seed`, and the sketches of all that the graph returns, by outputs' names.
+
+    Inputs, and the weights that are added or multiplied entry by entry, are `scale` times as large as elsewhere: only
+    large numbers reach 6 in ReLU6.
+    """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    scale: Annotated[float, msgspec.Meta(gt=0, le=1e3)]
     answers: dict[str, Sketch]
 
 
@@ -102,30 +107,31 @@ def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) 
     fit the graph, `ExportError` if the runtime fails."""
     if probe.examples > graph.batch_shape[0] or probe.answers.keys() != _outputs(graph, tensors):
         raise TaskError("the self-check does not fit the training graph; build the task again")
-    found = outputs_of(draw_case(graph, tensors, probe.seed, probe.examples).run(graph), tensors)
+    found = outputs_of(draw_case(graph, tensors, probe.seed, probe.examples, probe.scale).run(graph), tensors)
     excesses = {name: _excess(found[name], sketch, probe.seed, name) for name, sketch in probe.answers.items()}
     return max(excesses.items(), key=lambda item: (math.isnan(item[1]), item[1]))
 
 
-def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int) -> Case:
+def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float) -> Case:
     """Weights, and the first `examples` of a full batch."""
     keyed = Keyed(seed, "self-check")
-    weights = {spec.name: some_weights(spec, keyed) for spec in tensors}
-    x = _uniform(keyed, graph.batch_shape, -1.0)
+    weights = {spec.name: some_weights(spec, keyed, scale) for spec in tensors}
+    x = _uniform(keyed, graph.batch_shape, -1.0) * np.float32(scale)
     rows, outputs = graph.target_shape
     y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
     noise = [_uniform(keyed, shape, 0.0) for shape in graph.noise_shapes]
     return Case(weights, x[:examples], y[:examples], noise)
 
 
-def some_weights(spec: TensorSpec, keyed: Keyed) -> Array:
-    """A tensor that is nowhere zero. Kernels keep activations and gradients moderate: U(-2, 2) over the root of the
+def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:
+    """A tensor that is nowhere zero. Kernels keep activations and gradients at `scale`: U(-2, 2) over the root of the
     inputs lies between what ReLU networks want (He et al. 2015, the root of 6) and linear ones (the root of 3)."""
     if spec.kind is TensorClass.INTEGER:
         return np.zeros(spec.shape, spec.dtype)
-    low = 0.5 if spec.kind is TensorClass.STATISTICS else -1.0
-    scale = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if len(spec.shape) > 1 else 1.0
-    return _uniform(keyed, spec.shape, low) * np.float32(scale)
+    if spec.kind is TensorClass.STATISTICS:
+        return _uniform(keyed, spec.shape, 0.5)
+    factor = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if len(spec.shape) > 1 else scale
+    return _uniform(keyed, spec.shape, -1.0) * np.float32(factor)
 
 
 def outputs_of(step: Step, tensors: Sequence[TensorSpec]) -> dict[str, Array]:

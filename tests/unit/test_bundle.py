@@ -46,7 +46,7 @@ WEIGHTS: dict[str, Any] = {
     "norm/moving_variance": np.ones(3, np.float32),
     "seen": np.zeros((), np.int64),
 }
-SELF_CHECK = SelfCheck((Probe(3, 2, {"loss": Sketch(1e-5, (0.5, -0.5, 0.5))}),))
+SELF_CHECK = SelfCheck((Probe(3, 2, 8.0, {"loss": Sketch(1e-5, (0.5, -0.5, 0.5))}),))
 KINDS = (
     TensorClass.PRUNABLE,
     TensorClass.DENSE,
@@ -196,7 +196,7 @@ def with_self_check(text: bytes) -> bytes:
 
 
 def probe(**changes: Any) -> dict[str, Any]:
-    return {"seed": 3, "examples": 2, "answers": {"loss": [1e-5, [0.5, -0.5, 0.5]]}} | changes
+    return {"seed": 3, "examples": 2, "scale": 8.0, "answers": {"loss": [1e-5, [0.5, -0.5, 0.5]]}} | changes
 
 
 def test_this_is_a_self_check() -> None:
@@ -211,7 +211,7 @@ def test_this_is_a_self_check() -> None:
         b"[" * 100_000,
         b"\xff",
         b'{"probes": []}',
-        b'{"probes": [{"seed": 3, "examples": 2, "answers": {"loss": [1e999, [0, 0, 0]]}}]}',
+        b'{"probes": [{"seed": 3, "examples": 2, "scale": 8.0, "answers": {"loss": [1e999, [0, 0, 0]]}}]}',
         b" " * MAX_BYTES + msgspec.json.encode({"probes": [probe()]}),
         *(
             msgspec.json.encode({"probes": probes})
@@ -221,6 +221,8 @@ def test_this_is_a_self_check() -> None:
                 [probe(seed=2**64)],
                 [probe(examples=0)],
                 [probe(examples=2**31)],
+                [probe(scale=0.0)],
+                [probe(scale=1e9)],
                 [probe(weights="mine")],
                 [probe(answers={"loss": [0.0, [0.0, 0.0, 0.0]]})],
                 [probe(answers={"loss": [-1.0, [0.0, 0.0, 0.0]]})],
