@@ -24,7 +24,7 @@ TrainerName = Literal["keras", "litert"]
 TrainerChoice = Literal["auto", "keras", "litert"]
 
 _ENOUGH_MEMORY_MB = 1500.0
-"""TensorFlow takes 650 MB, which leaves nothing of 1 GB to the system and whatever else the device is for."""
+"""TensorFlow takes about 700 MB, which leaves nothing of 1 GB to the system and whatever else the device is for."""
 
 
 def preferred_trainer(choice: TrainerChoice) -> TrainerName:
