@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fedprune.errors import StorageError
-from fedprune.messages import Submit
+from fedprune.wire.messages import Submit
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS federation (

@@ -11,7 +11,7 @@ from aggregator.book import RoundRecord
 from aggregator.process import run_aggregator
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
-from fedprune.process import log_to_stderr
+from fedprune.system.process import log_to_stderr
 
 
 @click.command()

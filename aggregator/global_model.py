@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aggregator.round_state import Model
-from fedprune.bundle import Task
-from fedprune.checkpoints import Checkpoint
 from fedprune.codecs import Values, decode_model, encode_model
-from fedprune.masks import apply_mask, full_mask, score_mask
-from fedprune.tensors import Mask, Weights, weights_digest
-from fedprune.transfer import content_of
+from fedprune.model.tensors import Mask, Weights, weights_digest
+from fedprune.pruning.masks import apply_mask, full_mask, score_mask
+from fedprune.task.bundle import Task
+from fedprune.task.checkpoints import Checkpoint
+from fedprune.wire.transfer import content_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.bundle import MaskPolicy
 from fedprune.codecs import Update
 from fedprune.errors import ProtocolError
-from fedprune.tensors import Array, TensorClass, TensorTable, Weights
+from fedprune.model.tensors import Array, TensorClass, TensorTable, Weights
+from fedprune.task.bundle import MaskPolicy
 
 FRACTION_BITS = 32
 """Weights and deltas are rounded to multiples of 2^-32: less than half a float32 step of weights above 2^-9."""
@@ -27,7 +27,7 @@ _Sum = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class AggregateResult:
     """What an aggregate says: the merged weights and statistics, and how much went into them."""
 
     weights: dict[str, Array]
@@ -92,7 +92,7 @@ class Aggregate:
         self._updates += other._updates
         self._examples += other._examples
 
-    def report(self, exact: Weights) -> Report:
+    def result(self, exact: Weights) -> AggregateResult:
         """The merged weights, float32, in table order; `exact` gives what no update changes. Needs an update."""
         merged = dict(exact)
         for spec in self._table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
@@ -102,7 +102,7 @@ class Aggregate:
                 change = _mean(self._sums[spec.name], self._examples)
                 merged[spec.name] = (exact[spec.name] + change).astype(np.float32)
         merged |= self._pooled()
-        return Report(merged, self._updates, self._examples)
+        return AggregateResult(merged, self._updates, self._examples)
 
     def _summed(self) -> list[str]:
         floats = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)

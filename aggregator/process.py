@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import Book, RoundRecord
-from aggregator.machine import wake_at
+from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
 from aggregator.settings import FederationSettings
-from fedprune.bundle import Bundle, load_bundle
 from fedprune.codecs import Values
-from fedprune.disk import Directory
-from fedprune.evaluation import Evaluator
-from fedprune.layout import BOOK, CHECKPOINTS, HELD_OUT, TASK, UPDATES
-from fedprune.process import stopping
-from fedprune.topics import Topics, check_id
-from fedprune.transfer import content_of
-from fedprune.transport import Delivery, LinkDown, LinkUp, MqttLink
+from fedprune.system.disk import Directory
+from fedprune.system.process import stopping
+from fedprune.task.bundle import Bundle, load_bundle
+from fedprune.task.evaluation import Evaluator
+from fedprune.task.run_directory import BOOK, CHECKPOINTS, HELD_OUT, TASK, UPDATES
+from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.topics import Topics, check_id
+from fedprune.wire.transfer import content_of
+from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
 

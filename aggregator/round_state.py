@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 
-from fedprune.messages import CheckIn, Chunk, Content, Failed, Manifest, Message, Need, Submit
-from fedprune.transfer import Incoming
+from fedprune.wire.messages import CheckIn, Chunk, Content, Failed, Manifest, Message, Need, Submit
+from fedprune.wire.transfer import Incoming
 
 PRESENCE_S = 120.0
 """How long an agent counts as waiting after it was last heard; waiting agents check in every 15 to 45 s."""
@@ -25,7 +25,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True)
-class Started:
+class Connected:
     """The link is up, for the first time or again."""
 
 
@@ -64,7 +64,7 @@ class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Started | Said | UpdateStored | UpdateRefused | Merged | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | Merged | Ticked
 
 
 # Actions
@@ -166,9 +166,9 @@ class RoundState:
     """The round that is open, and who takes part.
 
     `present`: agents that wait for work, and when each was last heard. `assigned`: this round's cohort.
-    `accepted` and `settled`: digest of each agent's accepted update, of this round and of its last one; `refused`: of
-    its last malformed one. `failed`: agents that could not do this round, until its next deadline. `storing`:
-    updates on their way to the disk.
+    `accepted` and `last_accepted`: digest of each agent's accepted update, of this round and of its last one;
+    `refused`: of its last malformed one. `failed`: agents that could not do this round, until its next deadline.
+    `storing`: updates on their way to the disk.
     `requests`: chunks asked for, by content and index, and by whom; served at `serve_at`.
     """
 
@@ -180,7 +180,7 @@ class RoundState:
     assigned: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
-    settled: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    last_accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     refused: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     uploads: Mapping[str, Upload] = field(default_factory=lambda: MappingProxyType({}))
     storing: frozenset[str] = frozenset()

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from aggregator import machine
+from aggregator import round_machine
 from aggregator.book import Book, RoundRecord
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.merging import Aggregate
 from aggregator.round_state import (
     Action,
     BookCohort,
+    Connected,
     Event,
     GiveUp,
     Merge,
@@ -26,24 +27,23 @@ from aggregator.round_state import (
     Said,
     Send,
     SendChunk,
-    Started,
     StoreUpdate,
     Ticked,
     UpdateRefused,
     UpdateStored,
 )
-from fedprune.bundle import Bundle, MaskPolicy
-from fedprune.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.codecs import Update, Values, decode_update
-from fedprune.disk import Disk
 from fedprune.errors import ProtocolError, StorageError, TrainingError
-from fedprune.evaluation import Evaluation
-from fedprune.messages import UPLINK, Failed, Submit, decode, encode, kind_of
-from fedprune.tensors import Weights, sparsity
-from fedprune.topics import Topics
-from fedprune.transfer import chunk_of, content_of
-from fedprune.transport import Delivery, Link
-from fedprune.usage import peak_memory_mb
+from fedprune.model.tensors import Weights, sparsity
+from fedprune.system.disk import Disk
+from fedprune.system.usage import peak_memory_mb
+from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
+from fedprune.task.evaluation import Evaluation
+from fedprune.wire.link import Delivery, Link
+from fedprune.wire.messages import UPLINK, Failed, Submit, decode, encode, kind_of
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import chunk_of, content_of
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +88,13 @@ class AggregatorRunner:
         self._counts: Counter[str] = Counter()
         self._began: float | None = None
         round_ = store.book.next_round()
-        self.state = machine.resume(
+        self.state = round_machine.resume(
             plan,
             self._model.model,
             round_,
             assigned=store.book.assigned(round_),
             accepted={agent: submit.update.digest for agent, submit in store.book.accepted(round_).items()},
-            settled={agent: submit.update.digest for agent, submit in store.book.last_accepted(round_).items()},
+            last_accepted={agent: submit.update.digest for agent, submit in store.book.last_accepted(round_).items()},
             refused=store.book.refused(),
         )
 
@@ -108,7 +108,7 @@ class AggregatorRunner:
         self._link.subscribe(self._topics.all_status)
         if self._waiting() is not None:
             _log.info("connected; waiting for %s agents to check in", self._cohort)
-        self.handle(Started())
+        self.handle(Connected())
 
     def deliver(self, delivery: Delivery) -> None:
         """A message arrived. Whatever is wrong with it, it is counted and ignored.
@@ -140,7 +140,7 @@ class AggregatorRunner:
         events = [event]
         while events:
             waiting = self._waiting()
-            self.state, actions = machine.step(self.state, events.pop(0), self._clock())
+            self.state, actions = round_machine.step(self.state, events.pop(0), self._clock())
             if self._began is None and self.state.phase is Phase.TRAINING:
                 self._began = self._clock()
             if self._waiting() not in (None, waiting):
@@ -195,7 +195,7 @@ class AggregatorRunner:
         aggregate = self._aggregate()
         for agent, submit in submits.items():
             self._fold(aggregate, agent, submit)
-        merged = aggregate.report(self._model.checkpoint.exact).weights
+        merged = aggregate.result(self._model.checkpoint.exact).weights
         self._model = new_model(merged, self._task, self._run, round_ + 1, self._values)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         record = self._record(round_, submits)

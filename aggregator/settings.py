@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.transport import Broker
+from fedprune.wire.broker import Broker
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 

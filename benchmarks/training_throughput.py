@@ -21,14 +21,14 @@ from rich.table import Table
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from edge_agent.trainers import Work
-from fedprune.bundle import Bundle, Pruning, Sgd, Training, read_bundle
 from fedprune.data import Dataset
 from fedprune.data.fashion_mnist import fashion_mnist
-from fedprune.masks import Allocation, apply_mask, score_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity
-from fedprune.tflite import default_runtime
-from fedprune.training_graph import TrainingGraph
+from fedprune.model.randomness import Keyed
+from fedprune.pruning.masks import Allocation, apply_mask, score_mask
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.tflite import default_runtime
+from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.task.bundle import Bundle, Pruning, Sgd, Training, read_bundle
 
 _BATCH = 32
 _STEPS = 200
@@ -117,7 +117,7 @@ def _build(model: str) -> bytes:
 
 
 def _save_mlp(path: Path) -> None:
-    from fedprune.tensorflow_stack import keras
+    from fedprune.keras.stack import keras
 
     layers = keras.layers
     keras.Sequential(
@@ -175,8 +175,8 @@ def _time(work: Callable[[], object]) -> float:
 
 def _fit(blob: bytes) -> float:
     """Samples/s of `fit`'s second epoch, the model as it is, without pruning."""
-    from fedprune.keras_model import build_model
-    from fedprune.tensorflow_stack import keras, tf
+    from fedprune.keras.model import build_model
+    from fedprune.keras.stack import keras, tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

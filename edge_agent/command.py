@@ -10,7 +10,7 @@ import click
 from edge_agent.process import run_agent
 from edge_agent.settings import AgentSettings
 from fedprune.config import from_table, override, read_table
-from fedprune.process import log_to_stderr
+from fedprune.system.process import log_to_stderr
 
 
 @click.command()

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from edge_agent.trainers import Slots, Trainer, Work
 from edge_agent.updates import PreparedUpdate, prepare_update
-from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.codecs import Values, decode_model
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
-from fedprune.messages import Assignment, Submit
-from fedprune.randomness import Keyed
-from fedprune.tensors import Weights, weights_digest
-from fedprune.transfer import content_of
-from fedprune.usage import peak_memory_mb
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Weights, weights_digest
+from fedprune.system.usage import peak_memory_mb
+from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.wire.messages import Assignment, Submit
+from fedprune.wire.transfer import content_of
 
 
 @dataclass(frozen=True, eq=False)

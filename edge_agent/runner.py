@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import assert_never, cast
 
-from edge_agent import machine
-from edge_agent.local_round import LocalResult
-from edge_agent.machine import (
+from edge_agent import agent_machine
+from edge_agent.agent_machine import (
     Action,
     Event,
     Follow,
@@ -19,12 +18,13 @@ from edge_agent.machine import (
     Train,
     Unfollow,
 )
-from edge_agent.memory import Memory
+from edge_agent.local_round import LocalResult
+from edge_agent.store import AgentStore
 from fedprune.errors import ProtocolError
-from fedprune.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
-from fedprune.topics import Topics
-from fedprune.transfer import chunk_of
-from fedprune.transport import Delivery, Link
+from fedprune.wire.link import Delivery, Link
+from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,20 +33,26 @@ class AgentRunner:
     """One agent. `train` is called with each `Train` action and answers later through `finish` or `handle`."""
 
     def __init__(
-        self, name: str, check_in: CheckIn, topics: Topics, link: Link, memory: Memory, train: Callable[[Train], None]
+        self,
+        name: str,
+        check_in: CheckIn,
+        topics: Topics,
+        link: Link,
+        store: AgentStore,
+        train: Callable[[Train], None],
     ) -> None:
-        self.state = machine.start(
+        self.state = agent_machine.start(
             name,
             check_in,
-            run=memory.run,
-            settled=memory.settled,
-            tasks=memory.tasks(),
-            pending=memory.pending,
+            run=store.run,
+            settled=store.settled,
+            tasks=store.tasks(),
+            pending=store.pending,
         )
         self.ignored = 0
         self._topics = topics
         self._link = link
-        self._memory = memory
+        self._store = store
         self._train = train
 
     def connect(self, now: float) -> None:
@@ -54,9 +60,9 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        if self.state.phase is machine.Phase.IDLE:
+        if self.state.phase is agent_machine.Phase.IDLE:
             _log.info("connected; waiting for work")
-        self.handle(machine.Connected(), now)
+        self.handle(agent_machine.Connected(), now)
 
     def deliver(self, delivery: Delivery, now: float) -> None:
         """A message arrived. Whatever is wrong with it, it is counted and ignored."""
@@ -70,13 +76,13 @@ class AgentRunner:
 
     def finish(self, result: LocalResult, now: float) -> None:
         """Training is done: make the update durable, then submit it."""
-        self._memory.remember(result.submit, result.update, result.slots)
-        self.handle(machine.TrainingDone(result.submit), now)
+        self._store.remember(result.submit, result.update, result.slots)
+        self.handle(agent_machine.TrainingDone(result.submit), now)
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""
         before = self.state.phase
-        self.state, actions = machine.step(self.state, event, now)
+        self.state, actions = agent_machine.step(self.state, event, now)
         if self.state.phase is not before:
             _log.info("%s", self._describe())
         for action in actions:
@@ -93,16 +99,16 @@ class AgentRunner:
             case Unfollow(digest):
                 self._link.unsubscribe(self._topics.content(digest))
             case KeepTask(digest, blob):
-                self._memory.keep_task(digest, blob)
+                self._store.keep_task(digest, blob)
             case Train():
                 self._train(action)
             case Settle(outcome):
-                self._memory.settle(outcome)
+                self._store.settle(outcome)
             case _:
                 assert_never(action)
 
     def _send_update(self, indexes: tuple[int, ...]) -> None:
-        submit, blob = self.state.pending, self._memory.update()
+        submit, blob = self.state.pending, self._store.update()
         assert submit is not None
         for index in indexes:
             chunk = chunk_of(blob, submit.update.digest, index)

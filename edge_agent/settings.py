@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from edge_agent.trainers.choice import TrainerChoice
-from fedprune.transport import Broker
+from fedprune.wire.broker import Broker
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent.trainers import Trained
 from fedprune.codecs import ErrorFeedback, Update, Values, decode_update, encode_update
-from fedprune.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 
 _NORM_CAP_DELTAS = 2.0
 """A residual's norm is capped at this many norms of the round's own delta."""

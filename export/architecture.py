@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprune.errors import TaskError
-from fedprune.losses import Loss
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import TensorClass, TensorSpec
+from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import TensorClass, TensorSpec
 
 _REARRANGING = (
     keras.layers.Flatten,

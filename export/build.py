@@ -21,11 +21,11 @@ from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.probes import make_self_check
 from export.training_graph.proof import Proof
-from fedprune.bundle import SeededWeights, Task, read_bundle, write_bundle
 from fedprune.errors import TaskError
-from fedprune.keras_model import build_model
-from fedprune.self_check import SelfCheck
-from fedprune.tensors import Array, TensorSpec
+from fedprune.keras.model import build_model
+from fedprune.model.tensors import Array, TensorSpec
+from fedprune.runtime.self_check import SelfCheck
+from fedprune.task.bundle import SeededWeights, Task, read_bundle, write_bundle
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import msgspec
 from export import show as display
 from export.export_command import export
 from export.settings import TaskSettings
-from fedprune.bundle import load_bundle
 from fedprune.config import load_toml
-from fedprune.disk import Directory
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import load_bundle
 
 __all__ = ["export", "task"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from export.report import Format
 from fedprune.errors import ExportError
-from fedprune.quiet import without_lines
-from fedprune.tensorflow_stack import tf
-from fedprune.tensors import Array
-from fedprune.tflite import one_line
+from fedprune.keras.stack import tf
+from fedprune.model.tensors import Array
+from fedprune.runtime.tflite import one_line
+from fedprune.system.quiet import without_lines
 
 
 def convert(model: Any, form: Format, representative: Array) -> bytes:

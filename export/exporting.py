@@ -19,17 +19,17 @@ from export.convert import convert
 from export.report import FILE, Exported, Format, Report
 from export.verify import Verdict, verify
 from export.zeros import count_zeros
-from fedprune.bundle import Bundle, load_bundle
-from fedprune.checkpoints import Checkpoint, load_latest
 from fedprune.data import Dataset, fit_to, load_npz
-from fedprune.disk import Directory
 from fedprune.errors import ExportError, ProtocolError
-from fedprune.evaluation import score
-from fedprune.keras_model import build_model
-from fedprune.layout import HELD_OUT, TASK
-from fedprune.randomness import Keyed
-from fedprune.tensors import Array, weights_digest
-from fedprune.tflite import default_runtime
+from fedprune.keras.model import build_model
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, weights_digest
+from fedprune.runtime.tflite import default_runtime
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle, load_bundle
+from fedprune.task.checkpoints import Checkpoint, load_latest
+from fedprune.task.evaluation import score
+from fedprune.task.run_directory import HELD_OUT, TASK
 
 _MAX_EXAMPLES = 10_000
 _REPRESENTATIVE = 200

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fedprune.bundle import Bundle
 from fedprune.errors import TaskError
-from fedprune.evaluation import InferenceGraph
-from fedprune.randomness import Keyed
-from fedprune.self_check import some_weights
-from fedprune.tensorflow_stack import keras, tf
+from fedprune.keras.stack import keras, tf
+from fedprune.model.randomness import Keyed
+from fedprune.runtime.self_check import some_weights
+from fedprune.task.bundle import Bundle
+from fedprune.task.evaluation import InferenceGraph
 
 _LARGEST_BATCH = 50
 """More is no faster, and needs more memory."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from export.architecture import variables_of
-from fedprune.bundle import Fill, SeededWeights, Uniform
-from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
+from fedprune.model.randomness import Keyed
+from fedprune.task.bundle import Fill, SeededWeights, Uniform
 
 
 def redrawn(model: Any, seed: int) -> Any:

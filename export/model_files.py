@@ -15,10 +15,10 @@ from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 
-from fedprune.bundle import MAX_PARAMETERS
 from fedprune.errors import TaskError
-from fedprune.model_config import check_model_config
-from fedprune.tensorflow_stack import keras, tf
+from fedprune.keras.config_check import check_model_config
+from fedprune.keras.stack import keras, tf
+from fedprune.task.bundle import MAX_PARAMETERS
 
 MAX_FILE_BYTES = 2**30
 _MAX_CONFIG_BYTES = 2**22

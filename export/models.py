@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedprune.errors import TaskError
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
 
 _SMALLEST = 10
 """Pixels a side: what two unpadded 3x3 convolutions, each followed by a 2x2 pooling, leave one pixel of."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.bundle import Pruning, Training
+from fedprune.task.bundle import Pruning, Training
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedprune.bundle import Adam, Bundle, Sgd, Task
-from fedprune.losses import Loss
-from fedprune.schedules import PolynomialDecay, Schedule
-from fedprune.tensors import TensorClass
-from fedprune.tflite import one_line
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import TensorClass
+from fedprune.pruning.schedules import PolynomialDecay, Schedule
+from fedprune.runtime.tflite import one_line
+from fedprune.task.bundle import Adam, Bundle, Sgd, Task
 
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""

@@ -9,10 +9,10 @@ import numpy as np
 from export.report import RunsOn
 from fedprune.data import Dataset
 from fedprune.errors import ExportError
-from fedprune.evaluation import Evaluation, score
-from fedprune.losses import Objective
-from fedprune.tensors import Array
-from fedprune.tflite import Runtime, available_runtimes, predict
+from fedprune.model.losses import Objective
+from fedprune.model.tensors import Array
+from fedprune.runtime.tflite import Runtime, available_runtimes, predict
+from fedprune.task.evaluation import Evaluation, score
 
 
 @dataclass(frozen=True)

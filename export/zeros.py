@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from export.report import Sparsity
-from fedprune.tensors import TensorClass, TensorTable, Weights
+from fedprune.model.tensors import TensorClass, TensorTable, Weights
 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.dtype("<f4"),

@@ -10,7 +10,7 @@ import click
 
 from fedprune import __version__
 from fedprune.errors import FedpruneError
-from fedprune.process import leave
+from fedprune.system.process import leave
 
 _SUBCOMMANDS = {
     "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
@@ -20,7 +20,7 @@ _SUBCOMMANDS = {
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
-    "broker": ("fedprune.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
+    "broker": ("fedprune.wire.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
 }
 
 _INTERRUPTED = 130

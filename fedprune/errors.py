@@ -7,7 +7,7 @@
     ├── DataError             4  examples that cannot be used: a bad .npz, labels out of range, NaN
     ├── TaskError             5  a task bundle or model that cannot be used, or does not fit the data
     │   ├── NoTrainingGraph      (export) a model that only the keras trainer trains
-    │   └── RuntimeUnfit         (fedprune.self_check) a device's runtime that cannot run its training graph, or errs
+    │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs
     ├── BrokerError           6  the broker is unreachable, refuses us or our password
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round

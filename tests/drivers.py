@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from aggregator.machine import resume, step, wake_at
+from aggregator.round_machine import resume, step, wake_at
 from aggregator.round_state import (
+    Connected,
     Merged,
     Model,
     Phase,
@@ -14,15 +15,14 @@ from aggregator.round_state import (
     RoundState,
     Said,
     Send,
-    Started,
     StoreUpdate,
     Ticked,
     UpdateStored,
 )
-from edge_agent import machine as agent_machine
-from edge_agent.machine import AgentState
-from fedprune.messages import CheckIn, Message, Submit
-from fedprune.transfer import content_of
+from edge_agent import agent_machine
+from edge_agent.agent_machine import AgentState
+from fedprune.wire.messages import CheckIn, Message, Submit
+from fedprune.wire.transfer import content_of
 from tests.samples import MODEL, RUN, TASK, chunks, digest, submit
 
 CHECK_IN = CheckIn(examples=1500, trainer="keras")
@@ -107,12 +107,12 @@ class Gateway:
 
 
 def fresh(plan: Plan) -> RoundState:
-    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, settled={}, refused={})
+    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, last_accepted={}, refused={})
 
 
 def gathering() -> Gateway:
     gateway = Gateway()
-    gateway.gets(Started())
+    gateway.gets(Connected())
     return gateway
 
 
@@ -136,7 +136,7 @@ def merging() -> Gateway:
 
 def done() -> Gateway:
     gateway = Gateway(replace(PLAN, rounds=1))
-    gateway.gets(Started(), *(Said(agent, CHECK_IN) for agent in ("pi-0", "pi-1", "pi-2")))
+    gateway.gets(Connected(), *(Said(agent, CHECK_IN) for agent in ("pi-0", "pi-1", "pi-2")))
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.takes_update_of(agent)
     gateway.gets(Merged(model_of(1)))

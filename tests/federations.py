@@ -10,7 +10,7 @@ import numpy as np
 
 from fedprune.data import Dataset
 from fedprune.data.npz import save_npz
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 from tests.processes import run, toml
 
 SHAPE, CLASSES = (12, 12, 1), 3

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fedprune.transport import Broker, Delivery, LinkUp, MqttLink
+from fedprune.wire.broker import Broker
+from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.transport import MqttLink
 
 PATIENCE_S = 30.0
 """How long a test waits before it gives up on an event."""

@@ -9,8 +9,10 @@ from collections import Counter
 from types import TracebackType
 from typing import Any
 
-from fedprune.topics import Topics
-from fedprune.transport import Broker, Delivery, LinkUp, MqttLink
+from fedprune.wire.broker import Broker
+from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.topics import Topics
+from fedprune.wire.transport import MqttLink
 from tests.simulation.intruder import HARMLESS, Mischief
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedprune.transport import Delivery
+from fedprune.wire.link import Delivery
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fedprune.messages import (
+from fedprune.wire.messages import (
     Accepted,
     Assignment,
     CheckIn,
@@ -18,7 +18,7 @@ from fedprune.messages import (
     Rejected,
     Submit,
 )
-from fedprune.transfer import CHUNK_BYTES, chunk_of, content_of
+from fedprune.wire.transfer import CHUNK_BYTES, chunk_of, content_of
 
 RUN = "0123456789abcdef"
 TASK_BLOB = b"task" * 10

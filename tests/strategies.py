@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from fedprune.messages import DOWNLINK, SCHEMA_VERSION, UPLINK, Manifest, Message, encode
+from fedprune.wire.messages import DOWNLINK, SCHEMA_VERSION, UPLINK, Manifest, Message, encode
 
 MESSAGE_TYPES = sorted({*UPLINK.values(), *DOWNLINK.values(), Manifest}, key=lambda kind: kind.__name__)
 

@@ -23,10 +23,12 @@ from benchmarks.agent_memory.figures import ROUNDS, SMALL_MEMORY, STARTS, Figure
 from benchmarks.agent_memory.site import AGENT, ONE_STEP, WHOLE_ROUND, Site
 from benchmarks.children import ChildFailedError, Children
 from fedprune.errors import BrokerError, TrainingError
-from fedprune.messages import Failed, Submit, decode
-from fedprune.topics import Topics
-from fedprune.transport import Broker, Delivery, MqttLink
-from fedprune.usage import high_water_mark_mb
+from fedprune.system.usage import high_water_mark_mb
+from fedprune.wire.broker import Broker
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import Failed, Submit, decode
+from fedprune.wire.topics import Topics
+from fedprune.wire.transport import MqttLink
 
 _PATIENCE_S = 300.0
 _CHECK_S = 0.5

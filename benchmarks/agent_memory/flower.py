@@ -20,7 +20,7 @@ from benchmarks.agent_memory.figures import BATCH_SIZE, LEARNING_RATE, MOMENTUM,
 from benchmarks.agent_memory.site import Site
 from benchmarks.children import Children, free_port
 from fedprune.errors import BrokerError, TrainingError
-from fedprune.usage import high_water_mark_mb
+from fedprune.system.usage import high_water_mark_mb
 
 _APP = Path(__file__).parent / "flower-app"
 _CONNECTED = "SuperNode ID"

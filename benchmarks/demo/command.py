@@ -18,7 +18,7 @@ from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
-from fedprune.transport import Broker
+from fedprune.wire.broker import Broker
 
 _PICTURE = "picture.png"
 

@@ -18,13 +18,13 @@ from aggregator.book import Book, RoundRecord
 from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
-from fedprune.bundle import load_bundle
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
-from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError
-from fedprune.layout import BOOK
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import load_bundle
+from fedprune.task.run_directory import BOOK
 
 _MARKER = "demo.json"
 _OWN = (_MARKER, "agents", "data", "export", "logs", "run", "result.json", "picture.png", "benchmark.json")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aggregator.book import Book, RoundRecord
-from fedprune.bundle import Bundle
+from fedprune.task.bundle import Bundle
 
 
 class RoundResult(msgspec.Struct, frozen=True):

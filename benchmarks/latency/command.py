@@ -12,7 +12,7 @@ from benchmarks.latency.measure import Settings, measure, turns
 from benchmarks.latency.results import Report
 from benchmarks.latency.table import render
 from fedprune.errors import ExportError
-from fedprune.tflite import one_line
+from fedprune.runtime.tflite import one_line
 
 _DEFAULTS = Settings()
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.latency.machine import read_machine
 from benchmarks.latency.process import WorkerProcess
 from benchmarks.latency.results import Failed, Measured, Report, compare, summarise
+from benchmarks.latency.this_machine import read_machine
 from benchmarks.latency.worker import Block, Ready
 from fedprune.errors import ExportError
 

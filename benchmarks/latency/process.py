@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.latency.worker import PATIENCE_SECONDS, Block, Failed, Ready, Reply
 from fedprune.errors import ExportError
-from fedprune.tflite import one_line
+from fedprune.runtime.tflite import one_line
 
 _WORKER = "benchmarks.latency.worker"
 

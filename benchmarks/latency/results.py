@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from benchmarks.latency.machine import Machine
+from benchmarks.latency.this_machine import Machine
 
 
 class Latency(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.latency.machine import Machine
 from benchmarks.latency.results import Failed, Measured, Ratio, Report
-from fedprune.tflite import one_line
+from benchmarks.latency.this_machine import Machine
+from fedprune.runtime.tflite import one_line
 
 _HEADINGS = ("model", "kB", "init", "min", "p50", "p90", "p99", "mean", "std", "MB")
 

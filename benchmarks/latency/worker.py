@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ExportError
-from fedprune.randomness import Keyed
-from fedprune.tflite import Interpreter, TensorDetails, default_runtime, foreign_errors
-from fedprune.usage import peak_memory_mb
+from fedprune.model.randomness import Keyed
+from fedprune.runtime.tflite import Interpreter, TensorDetails, default_runtime, foreign_errors
+from fedprune.system.usage import peak_memory_mb
 
 PATIENCE_SECONDS = 600
 """For loading, and for each block of runs."""

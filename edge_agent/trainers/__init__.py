@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data import Dataset
-from fedprune.randomness import Keyed
-from fedprune.tensors import Mask, Weights
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Mask, Weights
 
 Slots = Mapping[str, NDArray[np.generic]]
 """Optimizer state by name; what the names are is the trainer's own business."""

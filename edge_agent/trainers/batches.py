@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 
 def draw_batches(keyed: Keyed, examples: int, steps: int, batch_size: int) -> NDArray[np.int64]:

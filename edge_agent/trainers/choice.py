@@ -11,12 +11,12 @@ import logging
 from typing import Literal
 
 from edge_agent.trainers import Trainer
-from fedprune.bundle import Bundle
-from fedprune.disk import Disk
 from fedprune.errors import ConfigurationError
-from fedprune.self_check import RuntimeUnfit
-from fedprune.tflite import how_to_get_runtime, is_runtime_installed
-from fedprune.usage import device_memory_mb
+from fedprune.runtime.self_check import RuntimeUnfit
+from fedprune.runtime.tflite import how_to_get_runtime, is_runtime_installed
+from fedprune.system.disk import Disk
+from fedprune.system.usage import device_memory_mb
+from fedprune.task.bundle import Bundle
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import TrainingError
-from fedprune.tensors import Weights
+from fedprune.model.tensors import Weights
 
 
 def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:

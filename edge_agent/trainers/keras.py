@@ -21,14 +21,14 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
-from fedprune.keras_model import keras_loss
-from fedprune.losses import Loss
-from fedprune.masks import apply_mask
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import Mask, Weights
+from fedprune.keras.model import keras_loss
+from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import Mask, Weights
+from fedprune.pruning.masks import apply_mask
+from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
 
 
 class KerasTrainer:

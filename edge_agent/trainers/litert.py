@@ -20,15 +20,15 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.data import Dataset
-from fedprune.disk import Disk
 from fedprune.errors import ExportError, TaskError, TrainingError
-from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
-from fedprune.randomness import Keyed
-from fedprune.self_check import KERAS_INSTEAD, RuntimeUnfit
-from fedprune.tensors import Array, Mask, Weights
-from fedprune.training_graph import Step, TrainingGraph
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
+from fedprune.runtime.training_graph import Step, TrainingGraph
+from fedprune.system.disk import Disk
+from fedprune.task.bundle import Bundle, MaskPolicy
 
 
 class LiteRTTrainer:

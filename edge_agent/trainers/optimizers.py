@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.bundle import Adam, Sgd
-from fedprune.tensors import Array
+from fedprune.model.tensors import Array
+from fedprune.task.bundle import Adam, Sgd
 
 _Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.bundle import MaskPolicy, Pruning, Task
 from fedprune.errors import TaskError
-from fedprune.keras_model import build_model
-from fedprune.schedules import PolynomialDecay
-from fedprune.tensorflow_stack import keras, tf, tfmot
-from fedprune.tensors import Array, Mask, TensorClass, Weights
+from fedprune.keras.model import build_model
+from fedprune.keras.stack import keras, tf, tfmot
+from fedprune.model.tensors import Array, Mask, TensorClass, Weights
+from fedprune.pruning.schedules import PolynomialDecay
+from fedprune.task.bundle import MaskPolicy, Pruning, Task
 
 _NEVER = 2**62
 """A step that no training reaches."""

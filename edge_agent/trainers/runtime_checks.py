@@ -6,10 +6,10 @@ import hashlib
 
 import msgspec
 
-from fedprune.bundle import Bundle
-from fedprune.disk import Disk
-from fedprune.self_check import run_self_check
-from fedprune.training_graph import TrainingGraph
+from fedprune.runtime.self_check import run_self_check
+from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.system.disk import Disk
+from fedprune.task.bundle import Bundle
 
 _RECORD = "self-check.json"
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots
 from fedprune.errors import TrainingError
-from fedprune.masks import apply_mask
-from fedprune.tensors import Array, Mask, Weights
+from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.pruning.masks import apply_mask
 
 SlotsForm = Mapping[str, tuple[tuple[int, ...], str]]
 """Names, shapes and dtypes of slots."""

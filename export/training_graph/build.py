@@ -11,12 +11,12 @@ from export.training_graph.layers import apply_layer, check_kind
 from export.training_graph.losses import LOSSES
 from export.training_graph.network import Network, refuse
 from export.training_graph.normalization import Examples
-from fedprune.tensorflow_stack import keras
-from fedprune.training_graph import SIGNATURE
+from fedprune.keras.stack import keras
+from fedprune.runtime.training_graph import SIGNATURE
 
 
 def make_training_graph(model: Any, loss: str, batch_size: int) -> bytes:
-    """`model` as TFLite of builtin ops that trains in batches of `batch_size`; see `fedprune.training_graph`.
+    """`model` as TFLite of builtin ops that trains in batches of `batch_size`; see `fedprune.runtime.training_graph`.
 
     Raises `NoTrainingGraph`, naming the layer, for what is not supported.
     """

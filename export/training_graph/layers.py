@@ -24,7 +24,7 @@ from export.training_graph.windows import (
     max_pool,
     window,
 )
-from fedprune.tensorflow_stack import keras, tf
+from fedprune.keras.stack import keras, tf
 
 
 def apply_layer(net: Network, layer: Any, inputs: list[Value]) -> Value:

@@ -12,7 +12,7 @@ from export.training_graph.flatbuffer import Tensor
 from export.training_graph.normalization import Examples
 from export.training_graph.operations import absolute_sum, square_sum
 from fedprune.errors import TaskError
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
 
 
 class NoTrainingGraph(TaskError):

@@ -14,12 +14,12 @@ from typing import Any
 
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.reference import Reference, norm_of
-from fedprune.losses import Objective
-from fedprune.randomness import Keyed
-from fedprune.self_check import Case, Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
-from fedprune.tensors import Array, TensorSpec
-from fedprune.tflite import available_runtimes
-from fedprune.training_graph import Step, TrainingGraph
+from fedprune.model.losses import Objective
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorSpec
+from fedprune.runtime.self_check import Case, Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
+from fedprune.runtime.tflite import available_runtimes
+from fedprune.runtime.training_graph import Step, TrainingGraph
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """Tolerances are never below these: of a tensor's norm; for tensors that are zero but for rounding. Ten times what the

@@ -20,12 +20,12 @@ import numpy as np
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.reference import Reference, norm_of
 from fedprune.errors import FedpruneError
-from fedprune.losses import Loss, Objective, one_hot
-from fedprune.randomness import Keyed
-from fedprune.self_check import Case, some_weights
-from fedprune.tensors import Array, TensorSpec, Weights
-from fedprune.tflite import available_runtimes
-from fedprune.training_graph import Step, TrainingGraph
+from fedprune.model.losses import Loss, Objective, one_hot
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorSpec, Weights
+from fedprune.runtime.self_check import Case, some_weights
+from fedprune.runtime.tflite import available_runtimes
+from fedprune.runtime.training_graph import Step, TrainingGraph
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 """How large an error may be: relative to its tensor; where that is smaller than this, and so zero but for rounding."""

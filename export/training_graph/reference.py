@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.keras_model import keras_loss
-from fedprune.losses import Loss, Objective
-from fedprune.self_check import Case
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.training_graph import Step
+from fedprune.keras.model import keras_loss
+from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Loss, Objective
+from fedprune.runtime.self_check import Case
+from fedprune.runtime.training_graph import Step
 
 
 class Reference:

@@ -29,7 +29,7 @@ from fedprune.codecs.reader import Reader
 from fedprune.codecs.stages import ABSENT, Stage, chain, decode, encode
 from fedprune.codecs.values import Values
 from fedprune.errors import ProtocolError
-from fedprune.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
 
 _UPDATE_MAGIC = b"FPU1"
 _MODEL_MAGIC = b"FPM1"

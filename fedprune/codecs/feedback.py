@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedprune.masks import apply_mask
-from fedprune.tensors import Array, Mask, Weights
+from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.pruning.masks import apply_mask
 
 Codec = Callable[[Weights], tuple[bytes, Weights]]
 """Encodes tensors: the payload, and what a receiver decodes from it."""

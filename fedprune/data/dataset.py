@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.losses import Labels
+from fedprune.model.losses import Labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 
 def log_dirichlet(concentration: NDArray[np.float64], keyed: Keyed) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from fedprune.data.dataset import Dataset, Source
 from fedprune.data.idx import parse_idx
-from fedprune.disk import Directory
 from fedprune.errors import DataError, StorageError
+from fedprune.system.disk import Directory
 
 _PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 _DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"

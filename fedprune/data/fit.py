@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
-from fedprune.losses import Labels, Loss
+from fedprune.model.losses import Labels, Loss
 
 _SUM_TOLERANCE = 1e-3
 """How far from 1 the sum of a row of probabilities may be."""

@@ -21,8 +21,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
-from fedprune.disk import Directory
 from fedprune.errors import DataError
+from fedprune.system.disk import Directory
 
 MAX_BYTES = 2**31
 """What x or y may take in memory, as stored and as loaded."""

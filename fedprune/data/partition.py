@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dirichlet import log_dirichlet, open_fractions
 from fedprune.errors import ConfigurationError, DataError
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 MIN_ALPHA, MAX_ALPHA = 1e-3, 1e6
 

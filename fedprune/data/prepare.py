@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fedprune.data.dataset import Dataset, Source
 from fedprune.data.npz import save_npz
 from fedprune.data.partition import Dirichlet, Partition, partition
-from fedprune.disk import Directory
 from fedprune.errors import DataError
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
+from fedprune.system.disk import Directory
 
 _HELD_OUT_SHARE = 5
 """One example in so many is held out where the data have no test split of their own."""

@@ -14,7 +14,7 @@ from aggregator.settings import FederationSettings
 from edge_agent.settings import AgentSettings
 from export.settings import TaskSettings
 from fedprune.config import load_toml
-from fedprune.transport import Broker
+from fedprune.wire.broker import Broker
 from tests.docs.snippets import ROOT
 
 _FILES: dict[str, type[msgspec.Struct]] = {

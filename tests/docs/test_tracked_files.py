@@ -46,6 +46,6 @@ def test_a_registry_is_recognised() -> None:
     assert _PLACES.search("https://" + ".".join(("pypi", "org", "simple")))
 
 
-@pytest.mark.parametrize("line", ["rounds/work/x", "$HOME/work", "https://host/tmp/x", "edge_agent/workshop", "../tmp"])
+@pytest.mark.parametrize("line", ["rounds/work/x", "$HOME/work", "https://host/tmp/x", "edge_agent/work", "../tmp"])
 def test_what_only_looks_like_a_place_is_not(line: str) -> None:
     assert not _PLACES.search(line)

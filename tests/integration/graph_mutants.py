@@ -11,10 +11,10 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 
 from fedprune.errors import ExportError
-from fedprune.losses import one_hot
-from fedprune.self_check import Case, outputs_of
-from fedprune.tensors import Array, TensorClass, TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.model.losses import one_hot
+from fedprune.model.tensors import Array, TensorClass, TensorSpec
+from fedprune.runtime.self_check import Case, outputs_of
+from fedprune.runtime.training_graph import TrainingGraph
 
 _OP, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 

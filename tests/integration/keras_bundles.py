@@ -10,16 +10,16 @@ import numpy as np
 
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
-from fedprune.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset
-from fedprune.losses import Loss
-from fedprune.masks import Allocation
-from fedprune.randomness import Keyed
-from fedprune.schedules import Schedule
-from fedprune.self_check import Probe, SelfCheck, Sketch, draw_case, outputs_of, sums_of
-from fedprune.tensorflow_stack import keras
-from fedprune.tensors import Array, TensorClass, TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, TensorSpec
+from fedprune.pruning.masks import Allocation
+from fedprune.pruning.schedules import Schedule
+from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, outputs_of, sums_of
+from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
 
 CLASSES = 4
 INPUT_SHAPE = (8, 8, 1)

@@ -23,8 +23,8 @@ from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
 from fedprune.errors import ConfigurationError, ExportError
-from fedprune.layout import BOOK
-from fedprune.losses import Loss, Objective
+from fedprune.model.losses import Loss, Objective
+from fedprune.task.run_directory import BOOK
 from tests.brokers import MISSING, Mosquitto
 from tests.emulation import BOOKWORM_32, BOOKWORM_64, TRIXIE_32, TRIXIE_64, Device, System, UnavailableError, make_image
 from tests.federations import Site
@@ -135,9 +135,9 @@ def test_it_computes_what_tensorflow_does(device: Device, self_checked: Path) ->
 import sys
 from pathlib import Path
 import msgspec
-from fedprune.self_check import parse_self_check, run_self_check
-from fedprune.tensors import TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.runtime.self_check import parse_self_check, run_self_check
+from fedprune.model.tensors import TensorSpec
+from fedprune.runtime.training_graph import TrainingGraph
 graph, tensors, self_check = (Path(sys.argv[1], name).read_bytes() for name in sys.argv[2:])
 table = msgspec.json.decode(tensors, type=tuple[TensorSpec, ...])
 run_self_check(TrainingGraph(graph, table, threads=1), table, parse_self_check(self_check))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from aggregator.book import Book, RoundRecord
-from fedprune.bundle import load_bundle, write_bundle
-from fedprune.layout import BOOK, CHECKPOINTS
+from fedprune.task.bundle import load_bundle, write_bundle
+from fedprune.task.run_directory import BOOK, CHECKPOINTS
 from tests.brokers import MISSING, Mosquitto, free_port, make_password_file, settings_without_subscriptions
 from tests.federations import Site, examples
 from tests.processes import Child, run

@@ -215,8 +215,8 @@ def test_a_worker_times_as_often_as_it_is_asked(tiny_models: TinyModels) -> None
 
 def test_no_tensorflow_is_loaded() -> None:
     program = (
-        "import sys, benchmarks.latency.command, benchmarks.latency.worker, fedprune.tflite;"
-        "fedprune.tflite.default_runtime();"
+        "import sys, benchmarks.latency.command, benchmarks.latency.worker, fedprune.runtime.tflite;"
+        "fedprune.runtime.tflite.default_runtime();"
         "sys.exit(any(name.split('.')[0] in ('tensorflow', 'tf_keras', 'keras') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

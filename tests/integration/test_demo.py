@@ -24,7 +24,7 @@ from benchmarks.demo.result import export_results
 from export.report import FILE, Exported, Format, Sparsity
 from fedprune.data.source import fashion_mnist_or_digits
 from fedprune.errors import ConfigurationError, DataError
-from fedprune.tflite import default_runtime
+from fedprune.runtime.tflite import default_runtime
 from tests.brokers import MISSING, Mosquitto
 
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedprune.messages import MAX_MESSAGE_BYTES
-from fedprune.transport import Delivery, LinkDown, LinkUp
+from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.messages import MAX_MESSAGE_BYTES
 from tests.brokers import free_port
 from tests.links import connected
 from tests.processes import Child, run
@@ -61,7 +61,8 @@ def test_what_is_retained_comes_later_until_it_is_cleared(broker: Embedded) -> N
 
 _VICTIM = """
 import queue, sys
-from fedprune.transport import Broker, MqttLink
+from fedprune.wire.broker import Broker
+from fedprune.wire.transport import MqttLink
 events = queue.SimpleQueue()
 with MqttLink(Broker(url=sys.argv[1]), "victim", events, will=("status", b"offline")) as link:
     link.publish("status", b"online", retain=True)

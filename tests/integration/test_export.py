@@ -37,18 +37,18 @@ from export.export_command import export
 from export.exporting import export_model, export_run
 from export.report import Format, Report
 from export.zeros import count_zeros
-from fedprune.bundle import Bundle, MaskPolicy
-from fedprune.checkpoints import Checkpoint, save_checkpoint
 from fedprune.data import Dataset, save_npz
-from fedprune.disk import Directory
 from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
-from fedprune.layout import CHECKPOINTS
-from fedprune.losses import Loss
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity
-from fedprune.tensorflow_stack import keras
-from fedprune.tensors import Array, TensorClass, sparsity, weights_digest
-from fedprune.tflite import default_runtime, predict
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, sparsity, weights_digest
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.tflite import default_runtime, predict
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.checkpoints import Checkpoint, save_checkpoint
+from fedprune.task.run_directory import CHECKPOINTS
 
 ALL = tuple(Format)
 SPARSITY = 0.6

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from aggregator.book import Book
-from fedprune.checkpoints import load_latest
-from fedprune.layout import BOOK
-from fedprune.tensors import weights_digest
-from fedprune.topics import Topics
-from fedprune.transport import Delivery
+from fedprune.model.tensors import weights_digest
+from fedprune.task.checkpoints import load_latest
+from fedprune.task.run_directory import BOOK
+from fedprune.wire.link import Delivery
+from fedprune.wire.topics import Topics
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, ROUNDS, Site, build_task
 from tests.links import connected

@@ -16,17 +16,17 @@ from edge_agent.trainers.keras import KerasTrainer
 from export.architecture import form_of, tensor_table
 from export.graphs import make_inference_graph, verify_inference_graph
 from export.models import cnn_108k
-from fedprune.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import DataError, TaskError
-from fedprune.evaluation import Evaluator, InferenceGraph
-from fedprune.losses import Loss
-from fedprune.masks import full_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity
-from fedprune.tensorflow_stack import keras
-from fedprune.tensors import Array
-from fedprune.tflite import default_runtime
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array
+from fedprune.pruning.masks import full_mask
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.tflite import default_runtime
+from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from fedprune.task.evaluation import Evaluator, InferenceGraph
 
 L = keras.layers
 EXAMPLES = 117  # no multiple of a batch
@@ -190,8 +190,8 @@ def test_evaluating_and_showing_need_no_tensorflow(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from export.command import task
-from fedprune.bundle import load_bundle
-from fedprune.evaluation import Evaluator
+from fedprune.task.bundle import load_bundle
+from fedprune.task.evaluation import Evaluator
 bundle = load_bundle(Path("task.fedtask"))
 Evaluator(bundle, Path("held-out.npz"), threads=1).evaluate(bundle.initial_weights())
 task(["show", "task.fedtask"], standalone_mode=False)

@@ -19,10 +19,10 @@ import pytest
 
 from benchmarks.agent_memory.environments import make_environment
 from export.settings import ModelSettings, TaskSettings
-from fedprune.bundle import Bundle, Pruning, Training, read_bundle
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import BrokerError, ConfigurationError
-from fedprune.schedules import ConstantSparsity
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.task.bundle import Bundle, Pruning, Training, read_bundle
 from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.processes import Child
@@ -128,8 +128,8 @@ def test_weights_are_evaluated(on_gateway: Run, bundle: Bundle, tmp_path: Path) 
     _save_examples(tmp_path / "held-out.npz", bundle)
     program = """
 from pathlib import Path
-from fedprune.bundle import load_bundle
-from fedprune.evaluation import Evaluator
+from fedprune.task.bundle import load_bundle
+from fedprune.task.evaluation import Evaluator
 bundle = load_bundle(Path("light.fedtask"))
 print(Evaluator(bundle, Path("held-out.npz"), threads=1).evaluate(bundle.initial_weights()).examples)
 """
@@ -160,10 +160,10 @@ def test_a_round_is_trained(on_device: Run, bundle: Bundle, tmp_path: Path) -> N
 from pathlib import Path
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
-from fedprune.bundle import load_bundle
+from fedprune.task.bundle import load_bundle
 from fedprune.data import load_npz
-from fedprune.masks import full_mask
-from fedprune.randomness import Keyed
+from fedprune.pruning.masks import full_mask
+from fedprune.model.randomness import Keyed
 bundle = load_bundle(Path("light.fedtask"))
 work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
 trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
@@ -203,7 +203,7 @@ def test_an_agent_imports_no_tensorflow_while_it_trains_on_litert(
     assert not _TENSORFLOW & imported
 
 
-@pytest.mark.parametrize("module", ["aggregator.process", "fedprune.evaluation"])
+@pytest.mark.parametrize("module", ["aggregator.process", "fedprune.task.evaluation"])
 def test_a_gateway_imports_no_tensorflow_where_it_is_installed_either(module: str, tmp_path: Path) -> None:
     program = f"import sys, {module}; print(*sorted({_TENSORFLOW} & sys.modules.keys()))"
     done = _run(sys.executable, "-c", program, cwd=tmp_path)

@@ -25,15 +25,15 @@ from edge_agent.trainers import Slots, Trained, Trainer, Work
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.models import cnn_108k
-from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError
-from fedprune.losses import Loss
-from fedprune.masks import Allocation, apply_mask, score_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import PolynomialDecay
-from fedprune.tensorflow_stack import keras
-from fedprune.tensors import Weights
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Weights
+from fedprune.pruning.masks import Allocation, apply_mask, score_mask
+from fedprune.pruning.schedules import PolynomialDecay
+from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
 
 ROUNDS, STEPS = 3, 6
 TOLERANCE = 1e-5

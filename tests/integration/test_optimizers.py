@@ -9,10 +9,10 @@ import pytest
 from keras_bundles import keras_optimizer
 
 from edge_agent.trainers.optimizers import make_optimizer
-from fedprune.bundle import Adam, Sgd
-from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import tf
-from fedprune.tensors import Array
+from fedprune.keras.stack import tf
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array
+from fedprune.task.bundle import Adam, Sgd
 
 STEPS = 300
 SHAPES = {"kernel": (7, 5), "bias": (5,), "scale": ()}

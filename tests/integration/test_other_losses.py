@@ -18,9 +18,9 @@ from sklearn.datasets import load_diabetes, load_digits
 from aggregator.book import Book, RoundRecord
 from export.report import Report
 from fedprune.data import load_npz
-from fedprune.layout import BOOK
-from fedprune.losses import Loss
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
+from fedprune.task.run_directory import BOOK
 from tests.brokers import Mosquitto
 from tests.processes import Child, run, toml
 

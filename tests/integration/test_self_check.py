@@ -20,14 +20,14 @@ from edge_agent.trainers.runtime_checks import check_runtime
 from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
-from fedprune.bundle import Bundle, MaskPolicy
-from fedprune.disk import Directory
 from fedprune.errors import TaskError
-from fedprune.losses import Loss, Objective
-from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import RuntimeUnfit, SelfCheck, run_self_check
-from fedprune.tensors import TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import TensorSpec
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
+from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle, MaskPolicy
 
 BATCH = 6
 Tensors = tuple[TensorSpec, ...]

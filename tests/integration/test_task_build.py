@@ -24,14 +24,14 @@ from export.models import cnn_108k
 from export.settings import ModelSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.proof import Proof
-from fedprune.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
 from fedprune.command import main
 from fedprune.errors import ConfigurationError, TaskError
-from fedprune.keras_model import keras_loss
-from fedprune.losses import Loss, Objective
-from fedprune.schedules import PolynomialDecay
-from fedprune.tensorflow_stack import keras, tf, tfmot
-from fedprune.tensors import TensorClass
+from fedprune.keras.model import keras_loss
+from fedprune.keras.stack import keras, tf, tfmot
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import TensorClass
+from fedprune.pruning.schedules import PolynomialDecay
+from fedprune.task.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
 
 layers = keras.layers
 

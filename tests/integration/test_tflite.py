@@ -1,4 +1,4 @@
-"""fedprune.tflite with a real runtime and real models."""
+"""fedprune.runtime.tflite with a real runtime and real models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-from fedprune import tflite
 from fedprune.errors import ExportError
-from fedprune.tflite import Runtime, available_runtimes, default_runtime, predict
+from fedprune.runtime import tflite
+from fedprune.runtime.tflite import Runtime, available_runtimes, default_runtime, predict
 
 if TYPE_CHECKING:
     from tests.fixtures_tflite import Alter, TinyModels

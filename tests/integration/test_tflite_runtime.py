@@ -37,14 +37,14 @@ from export.build import build_task
 from export.settings import ModelSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
-from fedprune.bundle import Adam, Pruning, Training, read_bundle
 from fedprune.data import save_npz
-from fedprune.losses import Loss, Objective
-from fedprune.masks import full_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity
-from fedprune.tensors import Array
-from fedprune.training_graph import Step
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array
+from fedprune.pruning.masks import full_mask
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.training_graph import Step
+from fedprune.task.bundle import Adam, Pruning, Training, read_bundle
 
 _TIMEOUT_S = 300
 
@@ -91,16 +91,16 @@ def elsewhere(environment: Path, tmp_path: Path) -> Elsewhere:
 
 
 def test_it_is_the_runtime_there(elsewhere: Elsewhere) -> None:
-    said = elsewhere("from fedprune.tflite import available_runtimes; print(*map(str, available_runtimes()))")
+    said = elsewhere("from fedprune.runtime.tflite import available_runtimes; print(*map(str, available_runtimes()))")
     assert said.startswith("Runtime(name='tflite-runtime', version='2.14.0'")
 
 
 RUN_STEPS = """
 from pathlib import Path
 import msgspec, numpy as np
-from fedprune.self_check import outputs_of
-from fedprune.tensors import TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.runtime.self_check import outputs_of
+from fedprune.model.tensors import TensorSpec
+from fedprune.runtime.training_graph import TrainingGraph
 for folder in sorted(Path().glob("*/graph.tflite")):
     folder = folder.parent
     tensors = msgspec.json.decode((folder / "tensors.json").read_bytes(), type=tuple[TensorSpec, ...])
@@ -161,10 +161,10 @@ import numpy as np
 from pathlib import Path
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
-from fedprune.bundle import load_bundle
+from fedprune.task.bundle import load_bundle
 from fedprune.data import load_npz
-from fedprune.masks import full_mask
-from fedprune.randomness import Keyed
+from fedprune.pruning.masks import full_mask
+from fedprune.model.randomness import Keyed
 bundle = load_bundle(Path("task.fedtask"))
 work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
 trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
@@ -193,9 +193,9 @@ def test_a_round_is_trained_as_everywhere_else(elsewhere: Elsewhere) -> None:
 CHECK = """
 from pathlib import Path
 import msgspec
-from fedprune.self_check import RuntimeUnfit, SelfCheck, run_self_check
-from fedprune.tensors import TensorSpec
-from fedprune.training_graph import TrainingGraph
+from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
+from fedprune.model.tensors import TensorSpec
+from fedprune.runtime.training_graph import TrainingGraph
 tensors = msgspec.json.decode(Path("tensors.json").read_bytes(), type=tuple[TensorSpec, ...])
 self_check = msgspec.json.decode(Path("self-check.json").read_bytes(), type=SelfCheck)
 for path in sorted(Path().glob("*.tflite")):

@@ -17,15 +17,15 @@ from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from edge_agent.updates import prepare_update
-from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
-from fedprune.checkpoints import Checkpoint
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
-from fedprune.masks import mask_sparsity
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from fedprune.tensorflow_stack import keras, tfmot
-from fedprune.tensors import Mask, Weights, sparsity
+from fedprune.keras.stack import keras, tfmot
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Mask, Weights, sparsity
+from fedprune.pruning.masks import mask_sparsity
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.task.checkpoints import Checkpoint
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70
 TOLERANCE = {KerasTrainer: 1e-6, LiteRTTrainer: 1e-5}
@@ -101,7 +101,7 @@ def merge(blob: bytes, base: Checkpoint, bundle: Bundle, examples: int) -> Weigh
     table = bundle.task.table
     aggregate = Aggregate(table, base.weights, bundle.task.pruning.mask)
     aggregate.add(decode_update(blob, table, None, Values.FP32), examples)
-    return aggregate.report(base.exact).weights
+    return aggregate.result(base.exact).weights
 
 
 def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights, Mask]:

@@ -27,14 +27,14 @@ from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
-from fedprune.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
-from fedprune.masks import Allocation, apply_mask, full_mask, score_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity, PolynomialDecay
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import Array, TensorClass, Weights
+from fedprune.keras.stack import keras, tf
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, Weights
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
+from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
 
 STEPS, BATCH = 6, 16
 DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)

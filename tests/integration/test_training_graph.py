@@ -30,10 +30,10 @@ from export.training_graph import proof
 from export.training_graph.build import make_training_graph
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.proof import Proof
-from fedprune.losses import Loss, Objective
-from fedprune.tensorflow_stack import keras
-from fedprune.tensors import Array
-from fedprune.training_graph import Step, TrainingGraph
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import Array
+from fedprune.runtime.training_graph import Step, TrainingGraph
 
 L = keras.layers
 SPARSE = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)

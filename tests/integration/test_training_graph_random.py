@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from export.architecture import tensor_table
 from export.training_graph.build import make_training_graph
 from export.training_graph.proof import Proof
-from fedprune.losses import Loss, Objective
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss, Objective
 
 L = keras.layers
 Block = Callable[[Any], Any]

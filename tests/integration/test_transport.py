@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from fedprune import transport
 from fedprune.errors import BrokerError, ConfigurationError
-from fedprune.transport import Broker, Delivery, LinkDown, LinkUp, MqttLink, Tls
+from fedprune.wire import transport
+from fedprune.wire.broker import Broker, Tls
+from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.transport import MqttLink
 from tests.brokers import MISSING, Mosquitto, free_port, make_password_file, settings_without_subscriptions
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority
@@ -286,7 +288,8 @@ def test_waiting_never_ends_in_an_overflow() -> None:
 
 _VICTIM = """
 import queue, sys
-from fedprune.transport import Broker, MqttLink
+from fedprune.wire.broker import Broker
+from fedprune.wire.transport import MqttLink
 events = queue.SimpleQueue()
 with MqttLink(Broker(url=sys.argv[1]), "victim", events, will=("status", b"offline")) as link:
     link.publish("status", b"online", retain=True)

@@ -15,12 +15,12 @@ from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import ModelSettings, TaskSettings
-from fedprune.bundle import Bundle, MaskPolicy, Pruning, Sgd, Training, read_bundle
 from fedprune.data import Dataset
-from fedprune.masks import Allocation, full_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import PolynomialDecay
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.stack import keras
+from fedprune.model.randomness import Keyed
+from fedprune.pruning.masks import Allocation, full_mask
+from fedprune.pruning.schedules import PolynomialDecay
+from fedprune.task.bundle import Bundle, MaskPolicy, Pruning, Sgd, Training, read_bundle
 
 L = keras.layers
 

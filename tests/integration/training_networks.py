@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from export.architecture import tensor_table
-from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import Array
-from fedprune.training_graph import Step
+from fedprune.keras.stack import keras, tf
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array
+from fedprune.runtime.training_graph import Step
 
 L = keras.layers
 BATCH, CLASSES = 6, 3

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aggregator.book import Book, RoundRecord
-from fedprune.messages import Submit
-from fedprune.transport import Delivery
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import Submit
 
 _LONGEST_CUT_S = 100.0
 

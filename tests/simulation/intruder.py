@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from fedprune.messages import DOWNLINK, MAX_MESSAGE_BYTES, UPLINK
-from fedprune.topics import Topics
-from fedprune.transport import Delivery
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import DOWNLINK, MAX_MESSAGE_BYTES, UPLINK
+from fedprune.wire.topics import Topics
 
 
 class Trick(Enum):

@@ -8,12 +8,12 @@ import pytest
 from aggregator.book import Book
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
-from edge_agent.machine import Outcome
-from fedprune import transfer
-from fedprune.bundle import MaskPolicy
-from fedprune.checkpoints import load_checkpoint
+from edge_agent.agent_machine import Outcome
 from fedprune.codecs import Values, decode_update
-from fedprune.tensors import weights_digest
+from fedprune.model.tensors import weights_digest
+from fedprune.task.bundle import MaskPolicy
+from fedprune.task.checkpoints import load_checkpoint
+from fedprune.wire import transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.world import ROUNDS, World
 
@@ -50,7 +50,7 @@ def _check(world: World) -> None:
             blob = world.accepted_blobs[submit.update.digest]
             aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), submit.examples)
         expected = new_model(
-            aggregate.report(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
+            aggregate.result(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
         ).checkpoint
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.book import Book
-from fedprune.bundle import MaskPolicy
-from fedprune.checkpoints import load_checkpoint
 from fedprune.codecs import Values
-from fedprune.tensors import weights_digest
+from fedprune.model.tensors import weights_digest
+from fedprune.task.bundle import MaskPolicy
+from fedprune.task.checkpoints import load_checkpoint
 from tests.simulation.faults import CALM, Process, SimulatedDisk
 from tests.simulation.intruder import HARMLESS, Mischief, Trick
 from tests.simulation.world import COHORT, ROUNDS, World

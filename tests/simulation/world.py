@@ -1,4 +1,4 @@
-"""A whole federation in one process: real machines, runners, codecs, memory, book and merging over simulated faults.
+"""A whole federation in one process: real machines, runners, codecs, store, book and merging over simulated faults.
 
 Only the trainer (it moves the weights by keyed noise) and the evaluation are stand-ins.
 """
@@ -11,16 +11,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aggregator.machine import wake_at
+from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
-from edge_agent import machine as agent_machine
+from edge_agent import agent_machine
+from edge_agent.agent_machine import Outcome, Train
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
-from edge_agent.machine import Outcome, Train
-from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
+from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
-from fedprune.bundle import (
+from fedprune.codecs import Values
+from fedprune.data import Dataset
+from fedprune.errors import TrainingError
+from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
+from fedprune.pruning.masks import Allocation, apply_mask
+from fedprune.pruning.schedules import PolynomialDecay
+from fedprune.task.bundle import (
     Bundle,
     Fill,
     MaskPolicy,
@@ -33,17 +39,11 @@ from fedprune.bundle import (
     read_bundle,
     write_bundle,
 )
-from fedprune.codecs import Values
-from fedprune.data import Dataset
-from fedprune.errors import TrainingError
-from fedprune.evaluation import Evaluation
-from fedprune.masks import Allocation, apply_mask
-from fedprune.messages import CheckIn
-from fedprune.schedules import PolynomialDecay
-from fedprune.tensors import TensorClass, TensorSpec, weights_digest
-from fedprune.topics import Topics
-from fedprune.transfer import content_of
-from fedprune.transport import Delivery
+from fedprune.task.evaluation import Evaluation
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import CheckIn
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import content_of
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
 
 ROUNDS, AGENTS, COHORT = 4, 5, 3
@@ -251,23 +251,23 @@ class World:
                 failure = agent_machine.TrainingFailed("out of memory")
                 self.physics.after(1.0, lambda: guarded(lambda: runner.handle(failure, self.physics.now)))
                 return
-            result = self._train(process.name, action, memory)
+            result = self._train(process.name, action, store)
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
             if self.physics.happens(_SLOW):
                 duration *= 10.0
             self.physics.after(duration, lambda: guarded(lambda: runner.finish(result, self.physics.now)))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
-        memory = WitnessedMemory(disk, process.name, self.settled)
+        store = WitnessedStore(disk, process.name, self.settled)
         link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect)
         self.network.join(link)
-        runner = AgentRunner(process.name, CheckIn(examples=len(DATA)), self.topics, link, memory, train)
+        runner = AgentRunner(process.name, CheckIn(examples=len(DATA)), self.topics, link, store, train)
         runner.connect(self.physics.now)
         watch()
 
-    def _train(self, name: str, action: Train, memory: Memory) -> LocalResult:
+    def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
-        residual = memory.residual(assignment.run, assignment.round)
+        residual = store.residual(assignment.run, assignment.round)
         local = LocalRound(name, assignment, action.model, residual, None, 0.0)
         return train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
 
@@ -288,7 +288,7 @@ class WitnessedTrainer(NoisyTrainer):
         return replace(trained, weights={**trained.weights, variance: -trained.weights[variance]})
 
 
-class WitnessedMemory(Memory):
+class WitnessedStore(AgentStore):
     """Notes what the agent learns of its updates."""
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:

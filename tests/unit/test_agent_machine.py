@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from edge_agent.machine import (
+from edge_agent.agent_machine import (
     CHECK_IN_AFTER_ATTEMPTS,
     IDLE_CHECK_IN_S,
     RETRY_S,
@@ -29,9 +29,9 @@ from edge_agent.machine import (
     start,
 )
 from fedprune.errors import ProtocolError
-from fedprune.machine import UnlistedEventError
-from fedprune.messages import Accepted, CheckIn, Chunk, Failed, Need, Reason, Rejected
-from fedprune.transfer import all_missing, content_of
+from fedprune.wire.messages import Accepted, CheckIn, Chunk, Failed, Need, Reason, Rejected
+from fedprune.wire.transfer import all_missing, content_of
+from fedprune.wire.transitions import UnlistedEventError
 from tests.drivers import Agent
 from tests.samples import (
     MESSAGES,

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_agent.machine import (
+from edge_agent.agent_machine import (
     Connected,
     Disconnected,
     Event,
@@ -20,8 +20,8 @@ from edge_agent.machine import (
     TrainingFailed,
 )
 from fedprune.errors import ProtocolError
-from fedprune.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit
-from fedprune.transfer import content_of
+from fedprune.wire.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit
+from fedprune.wire.transfer import content_of
 from tests.drivers import Agent
 from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, TASK_BLOB, UPDATE, assignment, chunks, digest, manifest, submit
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent.agent_machine import Phase, Train
 from edge_agent.local_round import LocalResult
-from edge_agent.machine import Phase, Train
-from edge_agent.memory import Memory
 from edge_agent.runner import AgentRunner
+from edge_agent.store import AgentStore
 from edge_agent.updates import PreparedUpdate
-from fedprune.disk import Directory
-from fedprune.messages import DOWNLINK, Accepted, CheckIn, Chunk, Message, Need, Submit, decode, encode, kind_of
-from fedprune.topics import Topics
-from fedprune.transport import Delivery
+from fedprune.system.disk import Directory
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import DOWNLINK, Accepted, CheckIn, Chunk, Message, Need, Submit, decode, encode, kind_of
+from fedprune.wire.topics import Topics
 from tests.drivers import CHECK_IN
 from tests.recorder import Recorder
 from tests.samples import (
@@ -36,13 +36,13 @@ TOPICS = Topics("tests")
 
 
 class Device:
-    """An agent with a real memory on a recorded link."""
+    """An agent with a real store on a recorded link."""
 
     def __init__(self, path: Path) -> None:
-        self.memory = Memory(Directory(path))
+        self.store = AgentStore(Directory(path))
         self.link = Recorder()
         self.trains: list[Train] = []
-        self.runner = AgentRunner("pi-1", CHECK_IN, TOPICS, self.link, self.memory, self.trains.append)
+        self.runner = AgentRunner("pi-1", CHECK_IN, TOPICS, self.link, self.store, self.trains.append)
         self.runner.connect(0.0)
 
     def hears(self, *messages: Message) -> None:
@@ -82,14 +82,14 @@ def test_it_listens_to_what_is_said_to_it_and_to_all_and_to_nothing_else(device:
 def test_a_task_is_on_the_disk_before_it_is_trained(device: Device) -> None:
     training(device)
 
-    assert device.memory.task(TASK.digest) == TASK_BLOB
+    assert device.store.task(TASK.digest) == TASK_BLOB
     assert device.trains == [Train(assignment(), MODEL_BLOB)]
 
 
 def test_an_update_is_on_the_disk_before_it_is_submitted(device: Device) -> None:
     training(device)
     remembered = []
-    device.link.on_publish = lambda _: remembered.append(device.memory.pending)
+    device.link.on_publish = lambda _: remembered.append(device.store.pending)
 
     device.runner.finish(device.trained(), 0.0)
 
@@ -102,13 +102,13 @@ def test_an_update_is_on_the_disk_before_it_is_submitted(device: Device) -> None
 def test_an_update_is_settled_before_anything_else_is_said(device: Device) -> None:
     training(device).runner.finish(device.trained(), 0.0)
     pending = []
-    device.link.on_publish = lambda _: pending.append(device.memory.pending)
+    device.link.on_publish = lambda _: pending.append(device.store.pending)
 
     device.hears(Accepted(run=RUN, round=0, digest=UPDATE.digest))
     device.runner.deliver(Delivery(TOPICS.round, encode(manifest(incarnation=7))), 0.0)
 
     assert pending == [None]
-    assert device.memory.settled == 0
+    assert device.store.settled == 0
 
 
 def test_a_restart_submits_what_was_not_answered(device: Device, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from aggregator.book import Book, RoundRecord
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, Store
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
-from fedprune.bundle import MaskPolicy
 from fedprune.codecs import Values
-from fedprune.disk import Directory
 from fedprune.errors import ProtocolError, StorageError
-from fedprune.evaluation import Evaluation
-from fedprune.messages import (
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import MaskPolicy
+from fedprune.task.evaluation import Evaluation
+from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.messages import (
     Assignment,
     CheckIn,
     Chunk,
@@ -37,9 +38,8 @@ from fedprune.messages import (
     encode,
     kind_of,
 )
-from fedprune.topics import Topics
-from fedprune.transfer import Incoming, all_missing, content_of
-from fedprune.transport import Delivery, LinkUp
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import Incoming, all_missing, content_of
 from tests.drivers import PLAN
 from tests.recorder import Recorder
 from tests.samples import chunks

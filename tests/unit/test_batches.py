@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.trainers.batches import draw_batches
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 counts = st.integers(1, 40)
 

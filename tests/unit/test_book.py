@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.book import Book, RoundRecord
 from fedprune.errors import StorageError
-from fedprune.transfer import content_of
+from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE, submit
 
 COHORT = frozenset({"pi-1", "pi-2", "pi-3"})

@@ -9,7 +9,7 @@ import pytest
 
 from fedprune.config import from_table, override
 from fedprune.errors import ConfigurationError
-from fedprune.transport import PASSWORD_VARIABLE, Broker, Tls
+from fedprune.wire.broker import PASSWORD_VARIABLE, Broker, Tls
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

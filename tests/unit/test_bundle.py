@@ -17,7 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprune.bundle import (
+from fedprune.errors import StorageError, TaskError
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
+from fedprune.pruning.masks import Allocation
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
+from fedprune.task.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
     Fill,
@@ -31,12 +37,6 @@ from fedprune.bundle import (
     read_bundle,
     write_bundle,
 )
-from fedprune.errors import StorageError, TaskError
-from fedprune.losses import Loss, Objective
-from fedprune.masks import Allocation
-from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
-from fedprune.tensors import TensorClass, TensorSpec, weights_digest
 
 MODEL_JSON = '{"class_name": "Sequential"}'
 WEIGHTS: dict[str, Any] = {

@@ -12,10 +12,10 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
-from fedprune.disk import Directory
 from fedprune.errors import StorageError
-from fedprune.layout import CHECKPOINTS
+from fedprune.system.disk import Directory
+from fedprune.task.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
+from fedprune.task.run_directory import CHECKPOINTS
 from tests.simulation.faults import Physics, Process, Rates, SimulatedDisk
 
 WEIGHTS = {

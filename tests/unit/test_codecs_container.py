@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
 from fedprune.errors import ProtocolError
-from fedprune.masks import apply_mask, full_mask
-from fedprune.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights, weights_digest
+from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights, weights_digest
+from fedprune.pruning.masks import apply_mask, full_mask
 
 TABLE = TensorTable(
     (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedprune.codecs import ErrorFeedback, Update, Values, decode_update, encode_update
-from fedprune.randomness import Keyed
-from fedprune.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
 
 TABLE = TensorTable(
     (

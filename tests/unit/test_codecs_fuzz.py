@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
 from fedprune.codecs.reader import pack_bits
 from fedprune.errors import ProtocolError
-from fedprune.masks import apply_mask
-from fedprune.randomness import Keyed
-from fedprune.tensors import TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.pruning.masks import apply_mask
 
 # Numbers that overflow on their way are as bad as an exception.
 pytestmark = pytest.mark.filterwarnings("error")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
-from fedprune.randomness import Keyed
-from fedprune.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "codecs.json"
 

@@ -18,7 +18,7 @@ from fedprune.codecs.reader import Reader
 from fedprune.codecs.rice import Rice
 from fedprune.codecs.stages import ABSENT, Vector, chain, decode, encode
 from fedprune.errors import ProtocolError
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedprune.data import Dataset, fit_to
 from fedprune.errors import DataError
-from fedprune.losses import Labels, Loss
+from fedprune.model.losses import Labels, Loss
 
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss
 

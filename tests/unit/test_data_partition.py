@@ -12,7 +12,7 @@ from scipy import stats
 from fedprune.data.dirichlet import log_dirichlet, log_gamma_variates
 from fedprune.data.partition import Dirichlet, Iid, Partition, parse_partition, partition
 from fedprune.errors import ConfigurationError, DataError
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 _BALANCED = np.repeat(np.arange(10), 600)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fedprune.disk import Directory
 from fedprune.errors import StorageError
+from fedprune.system.disk import Directory
 
 LIMIT = 64 * 1024
 

@@ -11,11 +11,11 @@ import pytest
 from export.architecture import form_of, tensor_table
 from export.initial import recipe, redrawn
 from export.models import cnn_108k
-from fedprune.bundle import Fill, Uniform
 from fedprune.errors import TaskError
-from fedprune.losses import Loss
-from fedprune.tensorflow_stack import keras, tfmot
-from fedprune.tensors import TensorClass, TensorTable
+from fedprune.keras.stack import keras, tfmot
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.task.bundle import Fill, Uniform
 
 L = keras.layers
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from fedprune.bundle import MaskPolicy, Task
-from fedprune.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.codecs import Values, decode_model
-from fedprune.disk import Directory
-from fedprune.randomness import Keyed
-from fedprune.tensors import TensorClass, Weights, sparsity, weights_digest
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import MaskPolicy, Task
+from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from tests.simulation.world import STEPS_PER_ROUND, make_bundle
 
 VERSIONS = (0, 1, 2, 5)

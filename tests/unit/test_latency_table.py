@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
-from benchmarks.latency.machine import Machine
 from benchmarks.latency.results import Failed, Latency, Measured, Ratio, Report
 from benchmarks.latency.table import render
+from benchmarks.latency.this_machine import Machine
 
 _MACHINE = Machine("Cortex-A72", 4, "aarch64", "Raspberry Pi 4", "Debian 12", "3.11.2", 64, "performance", 50.0, ())
 _LATENCY = Latency(min=12.25, p50=13.5, p90=14.0, p99=15.0, mean=13.6, std=0.125)

@@ -11,14 +11,14 @@ import pytest
 
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trained, Work
-from fedprune.bundle import Bundle, MaskPolicy
 from fedprune.codecs import Values, decode_update, encode_model
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
-from fedprune.masks import full_mask
-from fedprune.messages import Assignment, decode, encode
-from fedprune.tensors import weights_digest
-from fedprune.transfer import content_of
+from fedprune.model.tensors import weights_digest
+from fedprune.pruning.masks import full_mask
+from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.wire.messages import Assignment, decode, encode
+from fedprune.wire.transfer import content_of
 from tests.samples import assignment, digest
 from tests.simulation.world import DATA, make_bundle
 

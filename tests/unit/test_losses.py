@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune.keras_model import keras_loss
-from fedprune.losses import Labels, Loss, Objective
-from fedprune.randomness import Keyed
-from fedprune.tensorflow_stack import keras, tf
-from fedprune.tensors import Array
+from fedprune.keras.model import keras_loss
+from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Labels, Loss, Objective
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array
 
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss
 EXAMPLES, OUTPUTS = 40, 3

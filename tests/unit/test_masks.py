@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedprune.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
-from fedprune.randomness import Keyed
-from fedprune.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
 
 TABLE = TensorTable(
     (

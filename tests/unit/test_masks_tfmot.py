@@ -8,10 +8,10 @@ import tensorflow as tf
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
 from tensorflow_model_optimization.sparsity import keras as tfmot
 
-from fedprune.masks import Allocation, score_mask
-from fedprune.randomness import Keyed
-from fedprune.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from fedprune.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.pruning.masks import Allocation, score_mask
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 
 _SCHEDULES = [
     (

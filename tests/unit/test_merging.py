@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.merging import FRACTION_BITS, Aggregate, Report
-from fedprune.bundle import MaskPolicy
+from aggregator.merging import FRACTION_BITS, Aggregate, AggregateResult
 from fedprune.codecs import Update
 from fedprune.errors import ProtocolError
-from fedprune.masks import apply_mask, full_mask
-from fedprune.randomness import Keyed
-from fedprune.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.task.bundle import MaskPolicy
 
 TABLE = TensorTable(
     (
@@ -63,10 +63,10 @@ def aggregate_of(folded: Folded, policy: MaskPolicy = MaskPolicy.SHARED) -> Aggr
 
 
 def merged(folded: Folded, policy: MaskPolicy = MaskPolicy.SHARED) -> Weights:
-    return aggregate_of(folded, policy).report(EXACT).weights
+    return aggregate_of(folded, policy).result(EXACT).weights
 
 
-def assert_same_bits(found: Report, expected: Report) -> None:
+def assert_same_bits(found: AggregateResult, expected: AggregateResult) -> None:
     assert (found.updates, found.examples) == (expected.updates, expected.examples)
     for name, array in expected.weights.items():
         np.testing.assert_array_equal(found.weights[name], array, strict=True)
@@ -86,8 +86,8 @@ def test_order_changes_no_bit(drawn: list[tuple[int, int]], policy: MaskPolicy, 
     shuffled = data.draw(st.permutations(drawn))
 
     assert_same_bits(
-        aggregate_of(fold(shuffled, policy), policy).report(EXACT),
-        aggregate_of(fold(drawn, policy), policy).report(EXACT),
+        aggregate_of(fold(shuffled, policy), policy).result(EXACT),
+        aggregate_of(fold(drawn, policy), policy).result(EXACT),
     )
 
 
@@ -104,7 +104,7 @@ def test_partial_aggregates_merge_into_what_one_would_have_been(
     second.merge(third)
     first.merge(second)
 
-    assert_same_bits(first.report(EXACT), aggregate_of(folded, policy).report(EXACT))
+    assert_same_bits(first.result(EXACT), aggregate_of(folded, policy).result(EXACT))
 
 
 def test_one_update_of_one_agent_moves_the_exact_weights_by_itself() -> None:
@@ -210,7 +210,7 @@ def huge(value: float, tensor: str = "dense/bias") -> Update:
 @pytest.mark.parametrize("policy", MaskPolicy)
 def test_what_would_overflow_is_refused_before_anything_changes(policy: MaskPolicy, tensor: str) -> None:
     aggregate = aggregate_of([(make_update(1, policy), 600)], policy)
-    expected = aggregate_of([(make_update(1, policy), 600)], policy).report(EXACT)
+    expected = aggregate_of([(make_update(1, policy), 600)], policy).result(EXACT)
 
     for update, examples in ((huge(3e38, tensor), 1), (huge(2.0**30, tensor), 2**31 - 1)):
         with pytest.raises(ProtocolError, match="too large to be summed"):
@@ -218,17 +218,17 @@ def test_what_would_overflow_is_refused_before_anything_changes(policy: MaskPoli
         with pytest.raises(ProtocolError, match="too large to be summed"):
             aggregate.add(update, examples)
 
-    assert_same_bits(aggregate.report(EXACT), expected)
+    assert_same_bits(aggregate.result(EXACT), expected)
 
 
 def test_aggregates_that_would_overflow_together_are_not_merged() -> None:
     half = [(huge(2.0**29 * 1.5), 1)]
     one, other = aggregate_of(half), aggregate_of(half)
-    expected = aggregate_of(half).report(EXACT)
+    expected = aggregate_of(half).result(EXACT)
 
     with pytest.raises(ProtocolError, match="overflow"):
         one.merge(other)
-    assert_same_bits(one.report(EXACT), expected)
+    assert_same_bits(one.result(EXACT), expected)
 
 
 def test_what_was_merged_counts_towards_the_limit() -> None:
@@ -251,7 +251,7 @@ def test_as_many_updates_as_were_checked_for_fit(most: int, value: float, exampl
         return
     for _ in range(most):
         aggregate.add(update, examples)
-    found = aggregate.report(EXACT).weights["dense/bias"]
+    found = aggregate.result(EXACT).weights["dense/bias"]
     np.testing.assert_allclose(found, EXACT["dense/bias"] + sign * np.float32(value), rtol=1e-6)
 
 

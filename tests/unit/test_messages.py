@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune import messages
 from fedprune.errors import ProtocolError
-from fedprune.messages import (
+from fedprune.wire import messages
+from fedprune.wire.messages import (
     DOWNLINK,
     MAX_CONTENT_BYTES,
     MAX_MESSAGE_BYTES,
@@ -34,7 +34,7 @@ from fedprune.messages import (
     encode,
     kind_of,
 )
-from fedprune.transfer import CHUNK_BYTES, all_missing
+from fedprune.wire.transfer import CHUNK_BYTES, all_missing
 from tests.samples import MESSAGES, RUN, digest
 from tests.strategies import MESSAGE_TYPES, damaged
 from tests.strategies import messages as any_message

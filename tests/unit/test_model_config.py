@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedprune.errors import TaskError
-from fedprune.model_config import check_model_config
+from fedprune.keras.config_check import check_model_config
 
 
 def layer(class_name: str, module: str | None = "keras.layers", /, **config: Any) -> dict[str, Any]:

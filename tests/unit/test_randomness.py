@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune.randomness import Keyed
+from fedprune.model.randomness import Keyed
 
 
 def test_integers_are_the_raw_philox_stream_of_the_documented_key() -> None:

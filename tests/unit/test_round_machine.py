@@ -7,10 +7,11 @@ from typing import get_args
 
 import pytest
 
-from aggregator.machine import resume, step, wake_at
+from aggregator.round_machine import resume, step, wake_at
 from aggregator.round_state import (
     PRESENCE_S,
     BookCohort,
+    Connected,
     Event,
     GiveUp,
     Merge,
@@ -20,14 +21,12 @@ from aggregator.round_state import (
     Said,
     Send,
     SendChunk,
-    Started,
     Ticked,
     UpdateRefused,
     UpdateStored,
 )
 from fedprune.errors import ProtocolError
-from fedprune.machine import UnlistedEventError
-from fedprune.messages import (
+from fedprune.wire.messages import (
     Accepted,
     Assignment,
     CheckIn,
@@ -37,7 +36,8 @@ from fedprune.messages import (
     Reason,
     Rejected,
 )
-from fedprune.transfer import all_missing, content_of
+from fedprune.wire.transfer import all_missing, content_of
+from fedprune.wire.transitions import UnlistedEventError
 from tests.drivers import (
     AGENTS,
     FIRST,
@@ -59,7 +59,7 @@ CHECK_IN = CheckIn(examples=10)
 
 
 EVENTS: dict[type, Event] = {
-    Started: Started(),
+    Connected: Connected(),
     Said: Said("pi-0", CHECK_IN),
     UpdateStored: UpdateStored("pi-0"),
     UpdateRefused: UpdateRefused("pi-0", "malformed"),
@@ -85,7 +85,7 @@ def test_every_event_is_listed_where_it_can_happen_and_only_there(phase: Phase, 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_whoever_starts_or_reconnects_is_told_of_the_round(phase: Phase) -> None:
-    (published, *_) = gateway_in(phase).gets(Started())
+    (published, *_) = gateway_in(phase).gets(Connected())
 
     assert isinstance(published, Publish)
     assert published.manifest.done == (phase is Phase.DONE)
@@ -327,13 +327,13 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
         1,
         assigned=frozenset({"pi-0", "pi-1", "pi-2"}),
         accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
-        settled={"pi-1": digest("of round 0")},
+        last_accepted={"pi-1": digest("of round 0")},
         refused={},
     )
     gateway = Gateway()
     gateway.state = state
 
-    gateway.gets(Started())
+    gateway.gets(Connected())
     assert gateway.state.missing == {"pi-1", "pi-2"}
     assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0", 1)), Accepted)
     assert sent_to("pi-1", gateway.hears("pi-1", CHECK_IN), Assignment)
@@ -344,12 +344,14 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
 def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
     accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
     gateway = Gateway()
-    gateway.state = resume(PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, settled={}, refused={})
+    gateway.state = resume(
+        PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, last_accepted={}, refused={}
+    )
 
-    assert gateway.gets(Started())[-1] == Merge(0)
+    assert gateway.gets(Connected())[-1] == Merge(0)
 
 
 def test_a_federation_that_is_done_stays_done() -> None:
-    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, settled={}, refused={})
+    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, last_accepted={}, refused={})
 
     assert state.phase is Phase.DONE

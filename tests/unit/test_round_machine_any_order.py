@@ -10,10 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aggregator.machine import resume, wake_at
+from aggregator.round_machine import resume, wake_at
 from aggregator.round_state import (
     Action,
     BookCohort,
+    Connected,
     Event,
     Merge,
     Merged,
@@ -21,15 +22,14 @@ from aggregator.round_state import (
     RoundState,
     Said,
     Send,
-    Started,
     StoreUpdate,
     Ticked,
     UpdateRefused,
     UpdateStored,
 )
 from fedprune.errors import ProtocolError
-from fedprune.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
-from fedprune.transfer import content_of
+from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
+from fedprune.wire.transfer import content_of
 from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, sent_to, submission, update_of
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
 
@@ -65,7 +65,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.storing: dict[str, Submit] = {}
         self.is_merging = False
         self.moves = 0
-        self.take(Started())
+        self.take(Connected())
 
     @property
     def state(self) -> RoundState:
@@ -165,10 +165,10 @@ class AnyOrder(RuleBasedStateMachine):
             round_,
             assigned=self.cohorts.get(round_, frozenset()),
             accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
-            settled={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
+            last_accepted={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
             refused={},
         )
-        self.take(Started())
+        self.take(Connected())
 
     @invariant()
     def accepted_is_what_the_book_says(self) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored
-from fedprune.messages import Accepted, Assignment, Chunk, Content, Failed, Need, Reason, Rejected, Submit
-from fedprune.transfer import CHUNK_BYTES, content_of
+from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, Need, Reason, Rejected, Submit
+from fedprune.wire.transfer import CHUNK_BYTES, content_of
 from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, sent_to, submission, training, update_of
 from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
 

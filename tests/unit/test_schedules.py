@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 
 DECAY = PolynomialDecay(initial_sparsity=0.2, target_sparsity=0.8, begin_step=10, end_step=50, frequency=15)
 CONSTANT = ConstantSparsity(target_sparsity=0.5, begin_step=4, frequency=3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError, ProtocolError
-from fedprune.topics import SHARDS, Topics, check_id, shard_of
+from fedprune.wire.topics import SHARDS, Topics, check_id, shard_of
 from tests.samples import MODEL
 
 TOPICS = Topics("greenhouse")

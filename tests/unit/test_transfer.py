@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.errors import ProtocolError
-from fedprune.messages import MAX_CONTENT_BYTES, Chunk, Content, encode
-from fedprune.transfer import (
+from fedprune.wire.messages import MAX_CONTENT_BYTES, Chunk, Content, encode
+from fedprune.wire.transfer import (
     CHUNK_BYTES,
     Incoming,
     all_missing,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from edge_agent.trainers import Trained
 from edge_agent.updates import PreparedUpdate, prepare_update
 from fedprune.codecs import Values, decode_update
-from fedprune.masks import apply_mask
-from fedprune.randomness import Keyed
-from fedprune.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.pruning.masks import apply_mask
 
 TABLE = TensorTable(
     (

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.tensors import Array
+from fedprune.model.tensors import Array
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
 _Wide = NDArray[np.float64]

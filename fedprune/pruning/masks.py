@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 
 
 class Allocation(StrEnum):

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.disk import Directory, Disk
 from fedprune.errors import StorageError
-from fedprune.layout import CHECKPOINTS
-from fedprune.tensor_files import pack_tensors, unpack_tensors
-from fedprune.tensors import Mask, Weights
+from fedprune.model.tensor_files import pack_tensors, unpack_tensors
+from fedprune.model.tensors import Mask, Weights
+from fedprune.system.disk import Directory, Disk
+from fedprune.task.run_directory import CHECKPOINTS
 
 _SUFFIX = ".safetensors"
 

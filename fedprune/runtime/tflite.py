@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ExportError
-from fedprune.quiet import without_lines
-from fedprune.tensors import Array
+from fedprune.model.tensors import Array
+from fedprune.system.quiet import without_lines
 
 _IDENTIFIER = b"TFL3"
 _MAX_MODEL_BYTES = 2**31 - 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.latency.machine import _cpu, _os_name, _temperature, _throttling, read_machine
+from benchmarks.latency.this_machine import _cpu, _os_name, _temperature, _throttling, read_machine
 
 _PI_4 = {
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\nCPU revision\t: 3\n",

@@ -1,8 +1,8 @@
 """The self-check: whether a runtime computes with a training graph, on this machine, what tf_keras computes.
 
 A bundle holds what tf_keras answered to a few *probes*: batches and weights that everybody draws alike from a seed
-(`fedprune.randomness`), so that only the answers travel. Each output of the graph is told by *sketches*, its sums under
-random signs (Alon, Matias and Szegedy 1996, "The space complexity of approximating the frequency moments", section
+(`fedprune.model.randomness`), so that only the answers travel. Each output of the graph is told by *sketches*, its sums
+under random signs (Alon, Matias and Szegedy 1996, "The space complexity of approximating the frequency moments", section
 2.2): those of an error are, in root mean square, as large as its norm, so that three numbers stand for a tensor of any
 size. A tolerance belongs to each, since instruction sets round and add differently and networks differ in how much
 that matters; a kernel that is wrong is off by far more.
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import TaskError
-from fedprune.losses import one_hot
-from fedprune.randomness import Keyed
-from fedprune.tensors import Array, TensorClass, TensorSpec, Weights
-from fedprune.tflite import one_line
-from fedprune.training_graph import Step, TrainingGraph
+from fedprune.model.losses import one_hot
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, Weights
+from fedprune.runtime.tflite import one_line
+from fedprune.runtime.training_graph import Step, TrainingGraph
 
 MAX_BYTES = 2**20
 

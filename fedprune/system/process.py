@@ -30,7 +30,7 @@ def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 def log_to_stderr(name: str, *, verbose: bool) -> None:
     """One line a message, headed by the process's name; what other libraries say only if it is a warning.
 
-    Python's standard error gets a descriptor of its own: what `fedprune.quiet` catches on descriptor 2 while
+    Python's standard error gets a descriptor of its own: what `fedprune.system.quiet` catches on descriptor 2 while
     TensorFlow loads in another thread is then C++'s chatter alone, and no last word of ours is lost.
     """
     sys.stderr.flush()

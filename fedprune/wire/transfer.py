@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedprune.errors import ProtocolError
-from fedprune.messages import MAX_MESSAGE_BYTES, Chunk, Content
+from fedprune.wire.messages import MAX_MESSAGE_BYTES, Chunk, Content
 
 CHUNK_BYTES = MAX_MESSAGE_BYTES - 256
 """Payload of every chunk but the last; what is left of a message holds the envelope."""

@@ -21,6 +21,7 @@ from typing import TypeVar
 from aggregator.round_state import (
     Action,
     BookCohort,
+    Connected,
     Event,
     GiveUp,
     Merge,
@@ -33,7 +34,6 @@ from aggregator.round_state import (
     Said,
     Send,
     SendChunk,
-    Started,
     Step,
     StoreUpdate,
     Ticked,
@@ -42,8 +42,8 @@ from aggregator.round_state import (
     Upload,
 )
 from fedprune.errors import ProtocolError
-from fedprune.machine import Table, transition
-from fedprune.messages import (
+from fedprune.model.randomness import Keyed
+from fedprune.wire.messages import (
     Accepted,
     Assignment,
     CheckIn,
@@ -55,8 +55,8 @@ from fedprune.messages import (
     Rejected,
     Submit,
 )
-from fedprune.randomness import Keyed
-from fedprune.transfer import Incoming, chunk_count, unpack_bitmap
+from fedprune.wire.transfer import Incoming, chunk_count, unpack_bitmap
+from fedprune.wire.transitions import Table, transition
 
 _V = TypeVar("_V")
 
@@ -74,7 +74,7 @@ def resume(
     *,
     assigned: frozenset[str],
     accepted: Mapping[str, bytes],
-    settled: Mapping[str, bytes],
+    last_accepted: Mapping[str, bytes],
     refused: Mapping[str, bytes],
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says."""
@@ -87,7 +87,7 @@ def resume(
         phase,
         assigned=assigned,
         accepted=dict(accepted),
-        settled=dict(settled),
+        last_accepted=dict(last_accepted),
         refused=dict(refused),
     )
 
@@ -106,7 +106,7 @@ def wake_at(state: RoundState) -> float | None:
 # Starting, and time
 
 
-def _start(state: RoundState, _: Started, now: float) -> Step:
+def _start(state: RoundState, _: Connected, now: float) -> Step:
     wait = state.plan.gather_s if state.phase is Phase.GATHERING else state.plan.deadline_s
     if state.deadline is None:
         state = replace(state, deadline=now + wait)
@@ -114,7 +114,7 @@ def _start(state: RoundState, _: Started, now: float) -> Step:
     return state, (Publish(_manifest(state)), *actions)
 
 
-def _announce(state: RoundState, _: Started, __: float) -> Step:
+def _announce(state: RoundState, _: Connected, __: float) -> Step:
     return state, (Publish(_manifest(state)),)
 
 
@@ -270,7 +270,7 @@ def _answer_outside_round(state: RoundState, agent: str, submit: Submit) -> Step
     digest = submit.update.digest
     if submit.run != state.plan.run:
         return state, (Send(agent, _reject(submit, Reason.INVALID, "of another run")),)
-    if digest in (state.accepted.get(agent), state.settled.get(agent)):
+    if digest in (state.accepted.get(agent), state.last_accepted.get(agent)):
         return state, (Send(agent, _accepted(state, submit.round, digest)),)
     if digest == state.refused.get(agent):
         return state, (Send(agent, _reject(submit, Reason.INVALID, "refused before")),)
@@ -365,7 +365,7 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
         assigned=frozenset(),
         failed=frozenset(),
         accepted={},
-        settled={**state.settled, **state.accepted},
+        last_accepted={**state.last_accepted, **state.accepted},
         deadline=now + state.plan.gather_s,
     )
     if state.round >= state.plan.rounds:
@@ -439,19 +439,19 @@ def _without(values: Mapping[str, _V], agent: str) -> dict[str, _V]:
 
 
 _TABLE: Table[RoundState, Action] = {
-    (Phase.GATHERING, Started): _start,
+    (Phase.GATHERING, Connected): _start,
     (Phase.GATHERING, Said): _hear_gathering,
     (Phase.GATHERING, Ticked): _tick_gathering,
-    (Phase.TRAINING, Started): _start,
+    (Phase.TRAINING, Connected): _start,
     (Phase.TRAINING, Said): _hear_training,
     (Phase.TRAINING, UpdateStored): _accept,
     (Phase.TRAINING, UpdateRefused): _refuse,
     (Phase.TRAINING, Ticked): _tick_training,
-    (Phase.MERGING, Started): _announce,
+    (Phase.MERGING, Connected): _announce,
     (Phase.MERGING, Said): _hear_merging,
     (Phase.MERGING, Merged): _next_round,
     (Phase.MERGING, Ticked): lambda state, _, __: (state, ()),
-    (Phase.DONE, Started): _announce,
+    (Phase.DONE, Connected): _announce,
     (Phase.DONE, Said): _hear_done,
     (Phase.DONE, Ticked): lambda state, _, __: (state, ()),
 }

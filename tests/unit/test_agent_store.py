@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.machine import Outcome
-from edge_agent.memory import RESIDUAL_AGE_LIMIT, Memory
+from edge_agent.agent_machine import Outcome
+from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
 from edge_agent.updates import PreparedUpdate
-from fedprune.disk import Directory
 from fedprune.errors import StorageError
-from fedprune.messages import Submit
-from fedprune.tensors import Weights
-from fedprune.transfer import content_of
+from fedprune.model.tensors import Weights
+from fedprune.system.disk import Directory
+from fedprune.wire.messages import Submit
+from fedprune.wire.transfer import content_of
 from tests.samples import RUN, TASK, TASK_BLOB, submit
 
 OWED_IF_ACCEPTED, OWED_IF_LATE = 0.25, 7.0
@@ -44,7 +44,7 @@ def assert_equal(found: Weights | None, expected: Weights) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Directory:
-    return Directory(tmp_path / "memory")
+    return Directory(tmp_path / "store")
 
 
 @pytest.fixture(params=["in one life", "after a restart"])
@@ -52,33 +52,33 @@ def is_restarted(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "after a restart")
 
 
-def settled(disk: Directory, outcome: Outcome, *, is_restarted: bool = False, slots: bool = True) -> Memory:
-    """A memory in which the update of round 3 was answered."""
-    memory = Memory(disk)
-    memory.remember(of_round(3), prepared(), SLOTS if slots else None)
+def settled(disk: Directory, outcome: Outcome, *, is_restarted: bool = False, slots: bool = True) -> AgentStore:
+    """A store in which the update of round 3 was answered."""
+    store = AgentStore(disk)
+    store.remember(of_round(3), prepared(), SLOTS if slots else None)
     if is_restarted:
-        memory = Memory(disk)
-    memory.settle(outcome)
-    return Memory(disk) if is_restarted else memory
+        store = AgentStore(disk)
+    store.settle(outcome)
+    return AgentStore(disk) if is_restarted else store
 
 
 def test_a_new_agent_remembers_nothing(disk: Directory) -> None:
-    memory = Memory(disk)
+    store = AgentStore(disk)
 
-    assert (memory.run, memory.settled, memory.pending, memory.tasks()) == ("", -1, None, frozenset())
-    assert memory.residual(RUN, 0) is None
-    assert memory.slots(RUN) is None
+    assert (store.run, store.settled, store.pending, store.tasks()) == ("", -1, None, frozenset())
+    assert store.residual(RUN, 0) is None
+    assert store.slots(RUN) is None
 
 
 def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bool) -> None:
-    memory = Memory(disk)
-    memory.remember(of_round(3), prepared(b"bytes"), SLOTS)
+    store = AgentStore(disk)
+    store.remember(of_round(3), prepared(b"bytes"), SLOTS)
     if is_restarted:
-        memory = Memory(disk)
+        store = AgentStore(disk)
 
-    assert memory.pending == of_round(3)
-    assert memory.update() == b"bytes"
-    assert (memory.run, memory.settled) == (RUN, -1)
+    assert store.pending == of_round(3)
+    assert store.update() == b"bytes"
+    assert (store.run, store.settled) == (RUN, -1)
 
 
 @pytest.mark.parametrize(
@@ -87,69 +87,69 @@ def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bo
 def test_the_residual_is_what_the_updates_fate_leaves(
     disk: Directory, outcome: Outcome, owed: float, is_restarted: bool
 ) -> None:
-    memory = settled(disk, outcome, is_restarted=is_restarted)
+    store = settled(disk, outcome, is_restarted=is_restarted)
 
-    assert_equal(memory.residual(RUN, 4), tensors(owed))
-    assert_equal(memory.slots(RUN), SLOTS)  # type: ignore[arg-type]
-    assert (memory.run, memory.settled, memory.pending) == (RUN, 3, None)
+    assert_equal(store.residual(RUN, 4), tensors(owed))
+    assert_equal(store.slots(RUN), SLOTS)  # type: ignore[arg-type]
+    assert (store.run, store.settled, store.pending) == (RUN, 3, None)
 
 
 def test_an_invalid_update_leaves_nothing_that_could_poison_the_next(disk: Directory, is_restarted: bool) -> None:
     settled(disk, Outcome.LATE)
-    memory = Memory(disk)
-    memory.remember(of_round(4), prepared(b"another"), SLOTS)
-    memory.settle(Outcome.INVALID)
+    store = AgentStore(disk)
+    store.remember(of_round(4), prepared(b"another"), SLOTS)
+    store.settle(Outcome.INVALID)
     if is_restarted:
-        memory = Memory(disk)
+        store = AgentStore(disk)
 
-    assert memory.residual(RUN, 5) is None
-    assert memory.slots(RUN) is None
-    assert (memory.settled, memory.pending) == (4, None)
+    assert store.residual(RUN, 5) is None
+    assert store.slots(RUN) is None
+    assert (store.settled, store.pending) == (4, None)
 
 
 def test_while_an_update_is_pending_the_residual_before_it_stays(disk: Directory) -> None:
     """A crash between preparing and settling must lose neither."""
-    memory = settled(disk, Outcome.ACCEPTED)
-    memory.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None)
+    store = settled(disk, Outcome.ACCEPTED)
+    store.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None)
 
-    assert_equal(Memory(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
+    assert_equal(AgentStore(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
 
 
 def test_a_residual_ends_with_its_age(disk: Directory) -> None:
-    memory = settled(disk, Outcome.LATE)
+    store = settled(disk, Outcome.LATE)
 
-    assert_equal(memory.residual(RUN, 3 + RESIDUAL_AGE_LIMIT), tensors(OWED_IF_LATE))
-    assert memory.residual(RUN, 4 + RESIDUAL_AGE_LIMIT) is None
+    assert_equal(store.residual(RUN, 3 + RESIDUAL_AGE_LIMIT), tensors(OWED_IF_LATE))
+    assert store.residual(RUN, 4 + RESIDUAL_AGE_LIMIT) is None
 
 
 def test_a_residual_ends_with_its_run(disk: Directory) -> None:
-    memory = settled(disk, Outcome.LATE)
-    assert memory.residual("another-run", 4) is None
-    assert memory.slots("another-run") is None
+    store = settled(disk, Outcome.LATE)
+    assert store.residual("another-run", 4) is None
+    assert store.slots("another-run") is None
 
-    memory.remember(of_round(0, run="another-run"), prepared(b"another"), None)
-    assert (memory.run, memory.settled) == ("another-run", -1)
-    assert memory.residual(RUN, 4) is None
-    memory.settle(Outcome.ACCEPTED)
-    assert_equal(memory.residual("another-run", 1), tensors(OWED_IF_ACCEPTED))
+    store.remember(of_round(0, run="another-run"), prepared(b"another"), None)
+    assert (store.run, store.settled) == ("another-run", -1)
+    assert store.residual(RUN, 4) is None
+    store.settle(Outcome.ACCEPTED)
+    assert_equal(store.residual("another-run", 1), tensors(OWED_IF_ACCEPTED))
 
 
 def test_only_what_may_be_needed_is_kept(disk: Directory) -> None:
-    memory = Memory(disk)
-    memory.keep_task(TASK.digest, TASK_BLOB)
+    store = AgentStore(disk)
+    store.keep_task(TASK.digest, TASK_BLOB)
     kept_always = {"memory.json", f"{TASK.digest.hex()}.fedtask"}
     for round_ in range(6):
         blob = b"update of round %d" % round_
-        memory.remember(
+        store.remember(
             of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS
         )
         names = set(disk.names()) - kept_always
         assert len([name for name in names if name.endswith(".update")]) == 1
         assert len(names) <= 1 + 2 + 1 + 1, "an update, its two residuals, slots, and the residual before it"
-        memory.settle(Outcome.ACCEPTED if round_ % 2 else Outcome.LATE)
+        store.settle(Outcome.ACCEPTED if round_ % 2 else Outcome.LATE)
         assert len(set(disk.names()) - kept_always) == 2, "a residual and slots"
-    memory.remember(of_round(6), prepared(), SLOTS)
-    memory.settle(Outcome.INVALID)
+    store.remember(of_round(6), prepared(), SLOTS)
+    store.settle(Outcome.INVALID)
     assert set(disk.names()) == kept_always
 
 
@@ -162,30 +162,30 @@ def test_what_a_crash_left_lying_about_is_removed(disk: Directory) -> None:
 
 
 def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
-    memory = Memory(disk)
-    memory.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None)
-    memory.settle(Outcome.ACCEPTED)
-    memory.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None)
-    memory.settle(Outcome.ACCEPTED)
+    store = AgentStore(disk)
+    store.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None)
+    store.settle(Outcome.ACCEPTED)
+    store.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None)
+    store.settle(Outcome.ACCEPTED)
 
-    assert_equal(memory.residual(RUN, 2), tensors(1.0))
+    assert_equal(store.residual(RUN, 2), tensors(1.0))
 
 
 def test_tasks_are_kept_by_their_digest(disk: Directory) -> None:
-    Memory(disk).keep_task(TASK.digest, TASK_BLOB)
+    AgentStore(disk).keep_task(TASK.digest, TASK_BLOB)
     disk.write("nonsense.fedtask", b"")
 
-    assert Memory(disk).tasks() == {TASK.digest}
-    assert Memory(disk).task(TASK.digest) == TASK_BLOB
+    assert AgentStore(disk).tasks() == {TASK.digest}
+    assert AgentStore(disk).task(TASK.digest) == TASK_BLOB
 
 
 def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) -> None:
-    memory = Memory(disk)
-    memory.keep_task(TASK.digest, TASK_BLOB[:-1])
+    store = AgentStore(disk)
+    store.keep_task(TASK.digest, TASK_BLOB[:-1])
 
     with pytest.raises(StorageError, match="is damaged"):
-        memory.task(TASK.digest)
-    assert memory.tasks() == frozenset()
+        store.task(TASK.digest)
+    assert store.tasks() == frozenset()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"settled": "x"}', b"\xff\xfe", b"[" * 100_000])
@@ -193,12 +193,12 @@ def test_a_damaged_record_is_said_to_be(disk: Directory, damage: bytes) -> None:
     disk.write("memory.json", damage)
 
     with pytest.raises(StorageError, match=r"memory\.json: .*; delete its state directory"):
-        Memory(disk)
+        AgentStore(disk)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100, None])
 def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -> None:
-    memory = settled(disk, Outcome.ACCEPTED, slots=False)
+    store = settled(disk, Outcome.ACCEPTED, slots=False)
     (name,) = (name for name in disk.names() if name.endswith(".safetensors"))
     if damage is None:
         disk.delete(name)
@@ -206,14 +206,14 @@ def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -
         disk.write(name, damage)
 
     with pytest.raises(StorageError, match=name):
-        memory.residual(RUN, 4)
+        store.residual(RUN, 4)
 
 
 def test_a_pending_update_that_is_gone_is_said_to_be(disk: Directory) -> None:
-    memory = Memory(disk)
-    memory.remember(of_round(3), prepared(), None)
+    store = AgentStore(disk)
+    store.remember(of_round(3), prepared(), None)
     (name,) = (name for name in disk.names() if name.endswith(".update"))
     disk.delete(name)
 
     with pytest.raises(StorageError, match=f"{name} is missing"):
-        memory.update()
+        store.update()

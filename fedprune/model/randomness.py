@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.tensors import Array
+from fedprune.model.tensors import Array
 
 _Item = TypeVar("_Item")
 

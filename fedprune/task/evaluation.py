@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.bundle import Bundle, Task
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import TaskError
-from fedprune.losses import Objective
-from fedprune.tensors import Array, Weights
-from fedprune.tflite import default_runtime, foreign_errors
+from fedprune.model.losses import Objective
+from fedprune.model.tensors import Array, Weights
+from fedprune.runtime.tflite import default_runtime, foreign_errors
+from fedprune.task.bundle import Bundle, Task
 
 SIGNATURE = "serving_default"
 

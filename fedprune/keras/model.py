@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedprune.bundle import Task
 from fedprune.errors import TaskError
-from fedprune.losses import Loss, Objective
-from fedprune.model_config import check_model_config
-from fedprune.tensorflow_stack import keras
+from fedprune.keras.config_check import check_model_config
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss, Objective
+from fedprune.task.bundle import Task
 
 
 def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
@@ -30,7 +30,7 @@ def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
 
 
 def keras_loss(objective: Objective) -> Any:
-    """tf_keras' own loss: a function of labels (see `fedprune.losses`) and outputs to the mean over the examples."""
+    """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over the examples."""
     from_logits = objective.from_logits
     match objective.loss:
         case Loss.SPARSE_CATEGORICAL_CROSSENTROPY:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fedprune.quiet import without_lines
+from fedprune.system.quiet import without_lines
 
 _NOISE = re.compile(rb"(WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:)")
 _FATAL_ONLY = "3"

@@ -65,7 +65,7 @@ class CheckIn(Message, frozen=True, kw_only=True):
 class Assignment(Message, frozen=True, kw_only=True):
     """One round's work for one agent.
 
-    `weights_digest` is that of the decoded model (`fedprune.tensors.weights_digest`). `schedule_step` is the
+    `weights_digest` is that of the decoded model (`fedprune.model.tensors.weights_digest`). `schedule_step` is the
     number of global steps before this round. `seed` keys the agent's randomness. `seconds_left` until the deadline.
     """
 

@@ -20,8 +20,7 @@ from enum import Enum, auto
 from types import MappingProxyType
 
 from fedprune.errors import ProtocolError
-from fedprune.machine import Table, backoff, transition
-from fedprune.messages import (
+from fedprune.wire.messages import (
     Accepted,
     Assignment,
     CheckIn,
@@ -35,7 +34,8 @@ from fedprune.messages import (
     Rejected,
     Submit,
 )
-from fedprune.transfer import Incoming, all_missing, chunk_count, unpack_bitmap
+from fedprune.wire.transfer import Incoming, all_missing, chunk_count, unpack_bitmap
+from fedprune.wire.transitions import Table, backoff, transition
 
 RETRY_S = 2.0
 """First interval at which an unanswered message is sent again; it doubles up to 64 s."""
@@ -68,7 +68,7 @@ class Outcome(Enum):
     INVALID = "invalid"
 
 
-# Events: the messages of fedprune.messages that come down, and these.
+# Events: the messages of fedprune.wire.messages that come down, and these.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The agent's workshop goes from task to task, with the trainer that it has on a device."""
+"""The training thread goes from task to task, with the trainer that it has on a device."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from aggregator.global_model import new_model
 from edge_agent import process
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers.choice import TrainerChoice
-from edge_agent.workshop import Workshop
-from fedprune.bundle import Bundle, MaskPolicy, read_bundle, write_bundle
+from edge_agent.training_thread import TrainingThread
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
-from fedprune.disk import Directory
 from fedprune.errors import DataError, StorageError
-from fedprune.messages import Assignment
-from fedprune.schedules import ConstantSparsity
-from fedprune.self_check import RuntimeUnfit, SelfCheck
-from fedprune.transfer import content_of
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle, MaskPolicy, read_bundle, write_bundle
+from fedprune.wire.messages import Assignment
+from fedprune.wire.transfer import content_of
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
 
@@ -50,7 +50,7 @@ def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    Workshop(lambda: learnable(32), trainer, 1, None, delivered.put).start(_first_round(task), task.blob)
+    TrainingThread(lambda: learnable(32), trainer, 1, None, delivered.put).start(_first_round(task), task.blob)
     result = delivered.get(timeout=60)
     assert isinstance(result, LocalResult), result
     return result
@@ -65,10 +65,10 @@ def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:
         loaded.append(learnable(32))
         return loaded[-1]
 
-    workshop = Workshop(load, "litert", 1, None, delivered.put)
+    training_thread = TrainingThread(load, "litert", 1, None, delivered.put)
     counts = [len(loaded)]
     for _ in range(2):
-        workshop.start(_first_round(task), task.blob)
+        training_thread.start(_first_round(task), task.blob)
         assert isinstance(delivered.get(timeout=60), LocalResult)
         counts.append(len(loaded))
 
@@ -79,11 +79,11 @@ def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> No
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
-    workshop = Workshop(lambda: learnable(32), "keras", 1, None, delivered.put)
+    training_thread = TrainingThread(lambda: learnable(32), "keras", 1, None, delivered.put)
 
     results = []
     for blob in (task.blob, _task_for_other_data(), task.blob):
-        workshop.start(_first_round(task), blob)
+        training_thread.start(_first_round(task), blob)
         results.append(delivered.get(timeout=60))
 
     before, refused, after = results
@@ -98,8 +98,8 @@ def test_a_runtime_that_computes_something_else_trains_nothing() -> None:
     task = read_bundle(_with_other_answers(bundle))
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
 
-    workshop = Workshop(lambda: learnable(32), "litert", 1, None, delivered.put)
-    workshop.start(_first_round(task), task.blob)
+    training_thread = TrainingThread(lambda: learnable(32), "litert", 1, None, delivered.put)
+    training_thread.start(_first_round(task), task.blob)
 
     assert isinstance(delivered.get(timeout=60), RuntimeUnfit)
 
@@ -110,8 +110,8 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
     delivered: queue.SimpleQueue[LocalResult | Exception] = queue.SimpleQueue()
     monkeypatch.setattr(os, "fsync", _no_space)
 
-    workshop = Workshop(lambda: learnable(32), "litert", 1, Directory(tmp_path), delivered.put)
-    workshop.start(_first_round(task), task.blob)
+    training_thread = TrainingThread(lambda: learnable(32), "litert", 1, Directory(tmp_path), delivered.put)
+    training_thread.start(_first_round(task), task.blob)
     told = delivered.get(timeout=60)
 
     assert isinstance(told, StorageError)

@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.machine import Outcome
+from edge_agent.agent_machine import Outcome
 from edge_agent.trainers import Slots
 from edge_agent.updates import PreparedUpdate
-from fedprune.disk import Disk
 from fedprune.errors import StorageError
-from fedprune.messages import Submit
-from fedprune.tensor_files import pack_tensors, unpack_tensors
-from fedprune.tensors import Weights
+from fedprune.model.tensor_files import pack_tensors, unpack_tensors
+from fedprune.model.tensors import Weights
+from fedprune.system.disk import Disk
+from fedprune.wire.messages import Submit
 
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
@@ -57,7 +57,7 @@ class _Record(msgspec.Struct, frozen=True):
         return {name for name in names if name is not None}
 
 
-class Memory:
+class AgentStore:
     """An agent's memory on a `Disk`. Every method raises `StorageError` if the disk refuses or holds nonsense."""
 
     def __init__(self, disk: Disk) -> None:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from fedprune.errors import TaskError
-from fedprune.tensors import Array, TensorSpec, Weights
-from fedprune.tflite import Runtime, default_runtime, foreign_errors
+from fedprune.model.tensors import Array, TensorSpec, Weights
+from fedprune.runtime.tflite import Runtime, default_runtime, foreign_errors
 
 SIGNATURE = "train"
 

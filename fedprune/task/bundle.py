@@ -6,8 +6,8 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``task.json``               the `Task`: tensor table, training, pruning, and the digest of each other member
 ``model.json``              the Keras configuration (``model.to_json()``) of the unwrapped model
 ``inference.tflite``        signature ``serving_default``: inputs ``x`` and ``w0…wN`` (the tensor table), output ``y``
-``training.tflite``         if it is there, devices can train without TensorFlow: see `fedprune.training_graph`
-``self-check.json``         comes with it: what a device finds wrong kernels with, see `fedprune.self_check`
+``training.tflite``         if it is there, devices can train without TensorFlow: see `fedprune.runtime.training_graph`
+``self-check.json``         comes with it: what a device finds wrong kernels with, see `fedprune.runtime.self_check`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed
 ==========================  =========================================================================
 
@@ -31,13 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ProtocolError, StorageError, TaskError
-from fedprune.losses import Loss, Objective
-from fedprune.masks import Allocation
-from fedprune.randomness import Keyed
-from fedprune.schedules import Schedule
-from fedprune.self_check import SelfCheck, parse_self_check
-from fedprune.tensor_files import pack_tensors, unpack_tensors
-from fedprune.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensor_files import pack_tensors, unpack_tensors
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.pruning.masks import Allocation
+from fedprune.pruning.schedules import Schedule
+from fedprune.runtime.self_check import SelfCheck, parse_self_check
 
 FORMAT_VERSION = 1
 MAX_BUNDLE_BYTES = 256 * 2**20

@@ -1,0 +1,1 @@
+"""Tensors, losses and keyed randomness: what a model is made of, with no file, network or TensorFlow in it."""

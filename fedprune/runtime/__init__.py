@@ -1,0 +1,1 @@
+"""LiteRT, and the graphs that it runs."""

@@ -1,0 +1,1 @@
+"""The operating system as fedprune uses it: disk, processes, memory."""

@@ -1,0 +1,87 @@
+"""Where the broker is and who we are there: the ``[broker]`` table of a configuration file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fedprune.errors import ConfigurationError
+
+PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files. Without `ca` the system's certificates are trusted; `certificate` and `key` identify this client."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the broker is and who we are there: the ``[broker]`` table of a configuration file.
+
+    `url` is ``mqtt://host[:1883]`` or ``mqtts://host[:8883]``. The password is read from the first line of
+    `password_file`, else from the environment variable FEDPRUNE_BROKER_PASSWORD, so that it stands on no command line.
+    """
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str | None = None
+    password_file: str | None = None
+    tls: Tls = Tls()
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if (
+            parts.scheme not in ("mqtt", "mqtts")
+            or not parts.hostname
+            or port in (-1, 0)
+            or parts.path not in ("", "/")
+        ):
+            raise ValueError(f"broker address {self.url!r}: write mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        if parts.username or parts.password:
+            raise ValueError("broker address: put the user name in broker.username, the password in a file")
+        if self.tls != Tls() and parts.scheme != "mqtts":
+            raise ValueError("broker.tls is for mqtts:// addresses; over mqtt:// nothing would be encrypted")
+        if self.tls.key is not None and self.tls.certificate is None:
+            raise ValueError("broker.tls.key needs broker.tls.certificate")
+        if self.password_file is not None and self.username is None:
+            raise ValueError("broker.password_file needs broker.username")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or (8883 if self.uses_tls else 1883)
+
+    @property
+    def uses_tls(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    def relative_to(self, base: Path) -> Broker:
+        """The same with the paths of its files taken from `base`."""
+
+        def taken(path: str | None) -> str | None:
+            return None if path is None else str(base / path)
+
+        tls = Tls(taken(self.tls.ca), taken(self.tls.certificate), taken(self.tls.key))
+        return msgspec.structs.replace(self, password_file=taken(self.password_file), tls=tls)
+
+    def password(self) -> str | None:
+        """Raises `ConfigurationError` if the password file cannot be read."""
+        if self.password_file is None:
+            return os.environ.get(PASSWORD_VARIABLE)
+        try:
+            return Path(self.password_file).read_text("utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigurationError(f"broker.password_file {self.password_file}: {reason}") from error

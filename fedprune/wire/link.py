@@ -1,0 +1,45 @@
+"""What agents and the aggregator need of a network, and what a link reports to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedprune.errors import BrokerError
+
+
+@dataclass(frozen=True)
+class LinkUp:
+    """Connected: subscribe and check in again, the broker remembers nothing."""
+
+
+@dataclass(frozen=True)
+class LinkDown:
+    """The connection was lost; the link goes on trying."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message. `retained`: the broker kept it from some time before this subscription."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+LinkEvent = LinkUp | LinkDown | Delivery | BrokerError
+"""A `BrokerError` says that the broker lets us in, but not subscribe: nothing can come of that."""
+
+
+class Link(Protocol):
+    """What agents and the aggregator need of a network."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send if the link is up; the number of payload bytes really handed over."""
+        ...
+
+    def subscribe(self, topic_filter: str) -> None: ...
+
+    def unsubscribe(self, topic_filter: str) -> None: ...
