@@ -2,10 +2,10 @@
 
 A bundle holds what tf_keras answered to a few *probes*: batches and weights that everybody draws alike from a seed
 (`fedprune.model.randomness`), so that only the answers travel. Each output of the graph is told by *sketches*, its sums
-under random signs (Alon, Matias and Szegedy 1996, "The space complexity of approximating the frequency moments", section
-2.2): those of an error are, in root mean square, as large as its norm, so that three numbers stand for a tensor of any
-size. A tolerance belongs to each, since instruction sets round and add differently and networks differ in how much
-that matters; a kernel that is wrong is off by far more.
+under random signs (Alon, Matias and Szegedy 1996, "The space complexity of approximating the frequency moments",
+section 2.2): those of an error are, in root mean square, as large as its norm, so that three numbers stand for a tensor
+of any size. A tolerance belongs to each, since instruction sets round and add differently and networks differ in how
+much that matters; a kernel that is wrong is off by far more.
 """
 
 from __future__ import annotations
