@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeAlias
 
 from rpds import HashTrieMap, HashTrieSet
 
@@ -50,8 +51,12 @@ class _Account:
     slowed_until: float = 0.0
 
 
-_Requests = HashTrieMap[tuple[bytes, int], HashTrieSet[str]]
-_Accounts = HashTrieMap[bytes, HashTrieMap[str, _Account]]
+_Requests: TypeAlias = "HashTrieMap[tuple[bytes, int], HashTrieSet[str]]"
+_Accounts: TypeAlias = "HashTrieMap[bytes, HashTrieMap[str, _Account]]"
+
+
+_NO_ACCOUNTS: HashTrieMap[str, _Account] = HashTrieMap()
+_NOBODY: HashTrieSet[str] = HashTrieSet()
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Serving:
 
     contents: HashTrieMap[bytes, Content] = HashTrieMap()
     requests: _Requests = HashTrieMap()
-    askers: HashTrieSet[str] = HashTrieSet()
+    askers: HashTrieSet[str] = _NOBODY
     accounts: _Accounts = HashTrieMap()
     gathered_at: float | None = None
     burst_at: float | None = None
@@ -89,7 +94,7 @@ class Serving:
             contents=self.contents.remove(digest),
             accounts=self.accounts.discard(digest),
             requests=requests,
-            askers=self.askers if requests else HashTrieSet(),
+            askers=self.askers if requests else _NOBODY,
             gathered_at=self.gathered_at if requests else None,
         )
 
@@ -104,13 +109,13 @@ class Serving:
         """
         content = self.contents[need.digest]
         indexes = list(islice(unpack_bitmap(need.missing, chunk_count(content.size)), MAX_WINDOW))
-        accounts = self.accounts.get(need.digest) or HashTrieMap[str, _Account]()
+        accounts = self.accounts.get(need.digest) or _NO_ACCOUNTS
         account = accounts.get(peer) or _Account()
         if not indexes or now < account.slowed_until:
             return self
         requests = self.requests
         for index in indexes:
-            waiting = requests.get((need.digest, index)) or HashTrieSet[str]()
+            waiting = requests.get((need.digest, index)) or _NOBODY
             requests = requests.insert((need.digest, index), waiting.insert(peer))
         charged = _charge(account, len(indexes) * CHUNK_BYTES, content, now)
         askers = self.askers.insert(peer)
@@ -136,7 +141,7 @@ class Serving:
         return replace(
             self,
             requests=requests,
-            askers=HashTrieSet() if is_done else self.askers,
+            askers=_NOBODY if is_done else self.askers,
             gathered_at=None if is_done else self.gathered_at,
             burst_at=now,
         ), chunks
