@@ -46,9 +46,9 @@ def _check(world: World) -> None:
         assert book.records()[round_].agents == len(accepted)
         aggregate = Aggregate(world.bundle.task.table, before.weights, world.bundle.task.pruning.mask)
         known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
-        for submit in accepted.values():
-            blob = world.accepted_blobs[submit.update.digest]
-            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), submit.examples)
+        for update in accepted.values():
+            blob = world.accepted_blobs[update.digest]
+            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), update.weight)
         expected = new_model(
             aggregate.result(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
         ).checkpoint
@@ -57,8 +57,8 @@ def _check(world: World) -> None:
     for round_, digest in world.trained_from:
         assert digest == digests[round_], f"round {round_}: an agent trained from another model"
     for event in world.settled:
-        submit = book.accepted(event.round).get(event.agent)
-        was_taken = submit is not None and submit.update.digest == event.digest
+        update = book.accepted(event.round).get(event.agent)
+        was_taken = update is not None and update.digest == event.digest
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
 
 
