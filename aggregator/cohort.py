@@ -37,7 +37,7 @@ class Standing(Enum):
 class Member:
     """`examples`: the most that its update may weigh. `assigned_at`: monotonic seconds; in the past where the book only
     says so. `answered`: it spoke since then. `refusals`: of its
-    updates of this round. `digest`: of its accepted update. `why`: the reason, for one that failed or is out."""
+    updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal."""
 
     standing: Standing
     examples: int

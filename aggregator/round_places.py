@@ -37,8 +37,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
     cohort, presence = state.cohort, state.presence
     for agent in selected:
         former = cohort.get(agent)
-        refusals = 0 if former is None else former.refusals
-        cohort = cohort.put(agent, Member(Standing.ASSIGNED, examples[agent], now, refusals=refusals))
+        refusals, why = (0, "") if former is None else (former.refusals, former.why)
+        cohort = cohort.put(agent, Member(Standing.ASSIGNED, examples[agent], now, refusals=refusals, why=why))
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
@@ -70,7 +70,7 @@ def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
     possible = len(cohort) - len(out) + newcomers
     if possible >= plan.quorum:
         return ()
-    reasons = f"; {named(out)} cannot: {cohort.members[out[0]].why}" if out else ""
+    reasons = f"; {named(out)} sit it out: {cohort.members[out[0]].why}" if out else ""
     return (
         Warn(
             f"round {state.round + 1}: the quorum is out of reach: it needs {plan.quorum} updates, has "

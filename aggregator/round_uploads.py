@@ -47,7 +47,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if member.standing is Standing.OUT:
         return state, (Send(agent, reject(submit, Reason.INVALID, f"it sits this round out: {member.why}")),)
     if state.refused.get(agent) == submit.update.digest:
-        return refuse_update(state, agent, submit, "refused before")
+        return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
     if submit.update.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
@@ -100,7 +100,7 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     member = state.cohort.members[agent]
     refusals = member.refusals + 1
     standing = Standing.OUT if refusals >= MOST_REFUSALS else Standing.FAILED
-    member = replace(member, standing=standing, refusals=refusals, why=f"refused: {why}"[:1000])
+    member = replace(member, standing=standing, refusals=refusals, why=why[:1000])
     state = replace(
         drop_upload(state, agent),
         refused=state.refused.insert(agent, submit.update.digest),

@@ -131,6 +131,10 @@ class Gateway:
         self.now = alarm
         return self.gets(Ticked())
 
+    def waits_until(self, now: float) -> tuple[Any, ...]:
+        self.now = now
+        return self.gets(Ticked())
+
     def passes_deadline(self) -> tuple[Any, ...]:
         assert self.state.deadline is not None
         self.now = self.state.deadline
