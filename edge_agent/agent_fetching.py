@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -86,7 +86,7 @@ def ask_overdue(state: AgentState, _: Ticked, now: float) -> Step:
     return ask_again(state, overdue, now)
 
 
-def ask_again(state: AgentState, digests: Iterable[bytes], now: float) -> Step:
+def ask_again(state: AgentState, digests: Collection[bytes], now: float) -> Step:
     """Ask again for those of the contents that are incomplete; in the end ask whether they are still wanted."""
     contents, asks = dict(state.receiving), list[Action]()
     for digest in digests:

@@ -140,9 +140,9 @@ def _see_when_submitting(state: AgentState, manifest: Manifest, now: float) -> S
 
 def _ask_for_all(state: AgentState, now: float) -> Step:
     """A gateway or a broker that may have forgotten the agent is told again what it lacks."""
-    state, asks = ask_again(replace(state, attempt=0), tuple(state.receiving), now)
-    offer: tuple[Action, ...] = (Send(state.offer),)
-    return state, offer + tuple(ask for ask in asks if ask not in offer)
+    offer = Send(state.offer)
+    state, asks = ask_again(state, state.receiving, now)
+    return state, (offer, *(ask for ask in asks if ask != offer))
 
 
 def _move_on(state: AgentState, manifest: Manifest, now: float) -> Step:

@@ -33,8 +33,7 @@ def wait(state: AgentState, seconds: float, now: float) -> AgentState:
 
 
 def wait_as_told(state: AgentState, rejected: Rejected, now: float) -> AgentState:
-    longest = rejected.reason is Reason.UNREADABLE
-    return wait(state, LONGEST_WAIT_S if longest else min(max(rejected.retry_after, RETRY_S), LONGEST_WAIT_S), now)
+    return wait(state, min(max(rejected.retry_after, RETRY_S), LONGEST_WAIT_S), now)
 
 
 def is_new_ticket(state: AgentState, rejected: Rejected) -> bool:
@@ -58,13 +57,13 @@ def wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:
 
 
 def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:
-    """The gateway does without the agent: stop what is done for the round."""
+    """The gateway does without the agent: stop what is done for the round. What was unreadable may be a stranger's."""
     if is_new_ticket(state, rejected):
         return keep_ticket(state, rejected, now), ()
-    if rejected.digest is not None:
-        return state, ()
+    if rejected.digest is not None or rejected.reason is Reason.UNREADABLE:
+        return state, warn_unreadable(rejected)
     idle, left = leave_round(state, now)
-    return wait_as_told(idle, rejected, now), left + warn_unreadable(rejected)
+    return wait_as_told(idle, rejected, now), left
 
 
 def leave_round(state: AgentState, now: float) -> Step:

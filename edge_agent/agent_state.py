@@ -210,9 +210,11 @@ class AgentState:
     name: str
     check_in: CheckIn
     limits: Limits
+    done: RoundsDone
+    durations: Durations
+    serving: Serving
     phase: Phase = Phase.IDLE
     connected: bool = False
-    done: RoundsDone = RoundsDone()
     tasks: frozenset[bytes] = frozenset()
     seen: Seen | None = None
     held: tuple[str, int] = ("", -1)
@@ -224,9 +226,7 @@ class AgentState:
     pace: float | None = None
     training: int = 0
     trained_since: float = 0.0
-    durations: Durations = Durations()
     pending: Submit | None = None
-    serving: Serving = Serving()
     refusals: Refusals | None = None
     attempt: int = 0
     again_at: float | None = None
@@ -269,14 +269,4 @@ def start(
     """The state of an agent that has just been started, from what it remembers."""
     serving = Serving() if pending is None else Serving().offer(pending.update)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
-    return AgentState(
-        name,
-        check_in,
-        limits,
-        phase,
-        done=done,
-        durations=durations,
-        tasks=tasks,
-        pending=pending,
-        serving=serving,
-    )
+    return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, pending=pending)

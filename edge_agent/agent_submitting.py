@@ -7,6 +7,7 @@ from dataclasses import replace
 from edge_agent.agent_offering import check_in, keep_ticket, wait, wait_as_told, warn_unreadable
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
+    LONGEST_WAIT_S,
     RETRY_S,
     AgentState,
     LinkDrained,
@@ -98,10 +99,13 @@ def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
 
 
 def refused(state: AgentState, rejected: Rejected, now: float) -> Step:
-    """A late update is settled. An invalid one is discarded, and its round may be tried once more."""
+    """A late update is settled. An invalid one is discarded, and its round may be tried once more.
+
+    One that cannot be read is kept: it can be when one side was upgraded.
+    """
     state = keep_ticket(state, rejected, now)
     if rejected.reason is Reason.UNREADABLE and rejected.digest in (None, _pending_digest(state)):
-        return wait_as_told(state, rejected, now), warn_unreadable(rejected)
+        return wait(state, LONGEST_WAIT_S, now), warn_unreadable(rejected)
     if not _is_about_pending(state, rejected.digest):
         return state, ()
     if rejected.reason is Reason.LATE:

@@ -33,8 +33,8 @@ class RoundsDone:
 
 @dataclass(frozen=True)
 class Durations:
-    """Seconds that the last trainings of one task took on this device, from the first preparation to the update's bytes;
-    the newest stands last. `task` is the digest of its bundle.
+    """Seconds that the last trainings of one task took on this device, from their start to the update; the newest
+    stands last. `task` is the digest of its bundle.
 
     >>> Durations().with_training(b"task", 41.0).of(b"task"), Durations(b"task", (41.0,)).of(b"another")
     ((41.0,), ())

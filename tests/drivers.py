@@ -23,13 +23,16 @@ from aggregator.round_state import (
     Ticked,
     UpdateStored,
 )
-from edge_agent import agent_machine
-from edge_agent.agent_machine import AgentState
+from edge_agent import agent_machine, agent_state
+from edge_agent.agent_state import AgentState, Limits
+from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import CheckIn, Content, Message, Need, Submit
 from fedprune.wire.transfer import Receiving, content_of
 from tests.samples import MODEL, RUN, TASK, chunks, digest, submit
 
 CHECK_IN = CheckIn(examples=1500, trainer="keras")
+LIMITS = Limits(max_task_bytes=10_000_000, max_model_bytes=10_000_000)
+NOTHING_DONE, NO_DURATIONS = RoundsDone(), Durations()
 PLAN = Plan(
     run=RUN,
     incarnation=1,
@@ -54,7 +57,7 @@ class Agent:
     """A state and a clock; each event answers with its actions."""
 
     def __init__(self, state: AgentState | None = None) -> None:
-        self.state = state or agent_machine.start("pi-1", CHECK_IN, run="", settled=-1, tasks=frozenset(), pending=None)
+        self.state = state or started()
         self.now = 0.0
 
     def gets(self, *events: Any) -> tuple[Any, ...]:
@@ -67,7 +70,19 @@ class Agent:
         """Let time pass until the alarm rings."""
         assert self.state.wake_at is not None
         self.now = self.state.wake_at
-        return self.gets(agent_machine.Ticked())
+        return self.gets(agent_state.Ticked())
+
+
+def started(
+    *,
+    limits: Limits = LIMITS,
+    done: RoundsDone = NOTHING_DONE,
+    durations: Durations = NO_DURATIONS,
+    tasks: frozenset[bytes] = frozenset(),
+    pending: Submit | None = None,
+) -> AgentState:
+    """The state of an agent that has just been started."""
+    return agent_state.start("pi-1", CHECK_IN, limits, done=done, durations=durations, tasks=tasks, pending=pending)
 
 
 def model_of(round_: int) -> Model:

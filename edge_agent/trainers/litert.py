@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.trainers import Slots, Trained, Work
+from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import make_optimizer
@@ -59,7 +59,8 @@ class LiteRTTrainer:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
-        Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails.
+        Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails;
+        `TrainingStopped` if it is not wanted any more.
         """
         started = time.perf_counter()
         training = self._task.training
@@ -70,6 +71,8 @@ class LiteRTTrainer:
         losses = np.empty(len(batches), np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
+                if work.should_stop():
+                    raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
                 mask = self._mask_at(work.schedule_step + index + 1, weights, mask)
                 losses[index] = self._step(weights, mask, data.take(batch), work)
         check_finite(losses, weights, work.schedule_step)
