@@ -46,7 +46,7 @@ class Link(Protocol):
     """What agents and the aggregator need of a network."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send if the link is up; the number of payload bytes really handed over."""
+        """Send if the link is up and has room for it; the number of payload bytes that will be sent, else 0."""
         ...
 
     def subscribe(self, topic_filter: str) -> None: ...
