@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from fedprune.codecs.positions import Known, Positions, Smallest
 from fedprune.codecs.reader import Reader
 from fedprune.codecs.stages import ABSENT, Stage, chain, decode, encode
+from fedprune.codecs.update import Update
 from fedprune.codecs.values import Values
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
@@ -35,20 +35,6 @@ _UPDATE_MAGIC = b"FPU1"
 _MODEL_MAGIC = b"FPM1"
 _SCHEMES = tuple(Values)
 _FLOATS = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """What an agent reports of its training. All arrays have the shapes of the tensor table.
-
-    `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
-    `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
-    `mask`: where the agent's prunable weights are kept.
-    """
-
-    delta: Weights
-    statistics: Weights
-    mask: Mask
 
 
 def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
