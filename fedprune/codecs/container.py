@@ -12,7 +12,8 @@ rest        the tensors in the order of the tensor table, without gaps, each by 
 - *statistics*: all values in fp32, whatever the scheme;
 - *integer*: in a model the array itself, row by row; in an update nothing.
 
-Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for.
+Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and a
+model, has exactly one form as bytes: readers refuse what writers would not have written.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _encode_tensors(
             raise ValueError(f"tensor {spec.name} holds NaN or infinity")
         if spec.kind is TensorClass.PRUNABLE:
             vector = np.where(mask[spec.name].ravel(), vector, ABSENT)
-        parts.append(encode(_codec(spec, values, known_mask), vector))
+        parts.append(encode(_coder(spec, values, known_mask), vector))
     return b"".join(parts)
 
 
@@ -124,9 +125,9 @@ def _decode_tensors(
     for spec in specs:
         with _naming(spec):
             if spec.kind is TensorClass.INTEGER:
-                vector = reader.array(np.dtype(spec.dtype), spec.size)
+                vector = _read_integers(reader, spec)
             else:
-                vector = decode(_codec(spec, values, known_mask), reader, spec.size)
+                vector = decode(_coder(spec, values, known_mask), reader, spec.size)
         if spec.kind is TensorClass.PRUNABLE:
             kept = ~np.isnan(vector)
             mask[spec.name] = kept.reshape(spec.shape)
@@ -135,7 +136,17 @@ def _decode_tensors(
     return tensors, mask
 
 
-def _codec(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
+def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[np.generic]:
+    dtype = np.dtype(spec.dtype)
+    if dtype != np.bool_:
+        return reader.array(dtype, spec.size)
+    array = reader.array(np.dtype(np.uint8), spec.size)
+    if array.max(initial=0) > 1:
+        raise ProtocolError("a truth value is neither 0 nor 1")
+    return array.astype(np.bool_)
+
+
+def _coder(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
     if spec.kind is TensorClass.STATISTICS:
         return Values.FP32.stage
     if spec.kind is TensorClass.DENSE:
