@@ -34,9 +34,10 @@ from aggregator.round_state import (
     UpdateStored,
     Warn,
 )
-from fedprune.codecs import Update, Values, decode_update
+from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError, TrainingError
-from fedprune.model.tensors import Weights, sparsity
+from fedprune.model.tensors import Mask, Weights, sparsity
+from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Disk
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle, MaskPolicy
@@ -203,7 +204,7 @@ class AggregatorRunner:
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
         try:
-            self._aggregate().check(self._decode(action.blob), action.weight, self._cohort)
+            check_update(self._decode(action.blob), self._task.table)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
@@ -221,8 +222,8 @@ class AggregatorRunner:
         aggregate = self._aggregate()
         for agent, update in updates.items():
             self._fold(aggregate, round_, agent, update)
-        merged = aggregate.result(self._model.checkpoint.exact).weights
-        self._model = new_model(merged, self._task, self._run, round_ + 1, self._values)
+        merged = aggregate.result(self._model.checkpoint.exact)
+        self._model = new_model(merged.weights, self._task, self._run, round_ + 1, self._values, merged.mask)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         self._contents[self._model.model.content.digest] = self._model.blob
         record = self._record(round_, updates)
@@ -280,7 +281,8 @@ class AggregatorRunner:
     def _restore(self, bundle: Bundle) -> GlobalModel:
         version = self._store.book.next_round()
         if version == 0:
-            model = new_model(bundle.initial_weights(), self._task, self._run, 0, self._values)
+            initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
+            model = new_model(initial, self._task, self._run, 0, self._values, everywhere)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
@@ -291,11 +293,13 @@ class AggregatorRunner:
         return restored_model(checkpoint, self._task, self._values)
 
     def _aggregate(self) -> Aggregate:
-        return Aggregate(self._task.table, self._model.checkpoint.weights, self._task.pruning.mask)
+        return Aggregate(self._task.table, self._model.checkpoint.weights, self._known_mask())
 
     def _decode(self, blob: bytes) -> Update:
-        known = self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
-        return decode_update(blob, self._task.table, known, self._update_values)
+        return decode_update(blob, self._task.table, self._known_mask(), self._update_values)
+
+    def _known_mask(self) -> Mask | None:
+        return self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
 
 
 def _update_name(round_: int, agent: str) -> str:

@@ -96,11 +96,12 @@ class LiteRTTrainer:
         return {name: array.copy() for name, array in weights.items()}
 
     def _mask_at(self, step: int, weights: dict[str, Array], mask: Mask) -> Mask:
-        """The mask that `step`, counted from 1, trains with."""
-        pruning = self._task.pruning
+        """The mask that `step`, counted from 1, trains with. As with TF-MOT, pruned weights that have drifted off zero
+        compete with the others for a place."""
+        pruning, table = self._task.pruning, self._task.table
         if pruning.mask is MaskPolicy.SHARED or not pruning.schedule.is_due(step):
             return mask
-        return score_mask(weights, self._task.table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM)
+        return score_mask(weights, table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM, full_mask(table))
 
     def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, work: Work) -> float:
         """One optimizer step; its loss, without the proximal term."""

@@ -44,13 +44,14 @@ def _check(world: World) -> None:
         digests[round_] = weights_digest(before.weights)
         accepted = book.accepted(round_)
         assert book.records()[round_].agents == len(accepted)
-        aggregate = Aggregate(world.bundle.task.table, before.weights, world.bundle.task.pruning.mask)
         known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
+        aggregate = Aggregate(world.bundle.task.table, before.weights, known)
         for update in accepted.values():
             blob = world.accepted_blobs[update.digest]
             aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), update.weight)
+        merged = aggregate.result(before.exact)
         expected = new_model(
-            aggregate.result(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
+            merged.weights, world.bundle.task, before.run, round_ + 1, Values.FP16, merged.mask
         ).checkpoint
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
