@@ -324,7 +324,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        (["no-such-run"], StorageError, "no checkpoints/ in it; name the state directory"),
+        (["no-such-run"], StorageError, "no-such-run: there is no such directory; name the state directory"),
         ([".", "--formats", "fp32,int4"], ConfigurationError, "'int4' is none of fp32,fp16,dynamic,int8"),
         ([".", "--formats", ","], ConfigurationError, "'nothing' is none of"),
         (["RUN", "--data", "no.npz"], DataError, r"no\.npz: there is no such file"),

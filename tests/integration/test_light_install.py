@@ -123,6 +123,33 @@ def test_the_aggregator_opens_a_task_and_gets_as_far_as_the_broker(
     assert refusing_broker in done.stderr
 
 
+def test_a_device_shares_data_out_and_shows_what_a_task_holds(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
+    """In plain text: rich is not there either."""
+    assert "No module named 'rich'" in on_device("python", "-c", "import rich").stderr
+    (tmp_path / "light.fedtask").write_bytes(bundle.blob)
+    _save_examples(tmp_path / "data.npz", bundle)
+
+    split = on_device(
+        "fedprune",
+        "data",
+        "split",
+        "--source",
+        "data.npz",
+        "--agents",
+        "2",
+        "--examples-per-agent",
+        "2",
+        "--out",
+        "shares",
+    )
+    shown = on_device("fedprune", "task", "show", "light.fedtask")
+
+    assert split.returncode == 0, split.stderr
+    assert "agent-1.npz" in split.stdout
+    assert shown.returncode == 0, shown.stderr
+    assert "light" in shown.stdout
+
+
 def test_weights_are_evaluated(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "light.fedtask").write_bytes(bundle.blob)
     _save_examples(tmp_path / "held-out.npz", bundle)
