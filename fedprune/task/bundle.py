@@ -38,6 +38,7 @@ from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import SelfCheck, parse_self_check
+from fedprune.system.disk import why_unreadable
 
 FORMAT_VERSION = 1
 MAX_BUNDLE_BYTES = 256 * 2**20
@@ -238,6 +239,8 @@ def read_bundle(blob: bytes) -> Bundle:
 
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle from a file. Raises `TaskError` for a bad bundle, `StorageError` for an unreadable file."""
+    if why := why_unreadable(path):
+        raise StorageError(f"{path}: {why}; name a .fedtask file, as `fedprune task build` writes it")
     try:
         if path.stat().st_size > MAX_BUNDLE_BYTES:
             raise TaskError(f"larger than {MAX_BUNDLE_BYTES} bytes, not a task bundle; build it again")
@@ -245,7 +248,7 @@ def load_bundle(path: Path) -> Bundle:
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from None
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; build a task with `fedprune task build`") from error
+        raise StorageError(f"{path}: {error.strerror}; is its disk in order?") from error
 
 
 def _unzip(blob: bytes) -> dict[str, bytes]:
