@@ -7,7 +7,9 @@ from typing import get_args
 
 import pytest
 
-from edge_agent.agent_machine import (
+import edge_agent.agent_machine
+from edge_agent.agent_machine import TABLE
+from edge_agent.agent_state import (
     CHECK_IN_AFTER_ATTEMPTS,
     IDLE_CHECK_IN_S,
     RETRY_S,
@@ -16,6 +18,7 @@ from edge_agent.agent_machine import (
     Event,
     Follow,
     KeepTask,
+    LinkDrained,
     Outcome,
     Phase,
     Send,
@@ -26,13 +29,15 @@ from edge_agent.agent_machine import (
     TrainingDone,
     TrainingFailed,
     Unfollow,
-    start,
+    Warn,
 )
+from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Accepted, CheckIn, Chunk, Failed, Need, Reason, Rejected
-from fedprune.wire.transfer import all_missing, content_of
-from fedprune.wire.transitions import UnlistedEventError
-from tests.drivers import Agent
+from fedprune.wire.messages import DOWNLINK, Accepted, Chunk, Failed, Need, Reason, Rejected
+from fedprune.wire.transfer import content_of
+from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
+from tests.agents import accepted, agent_in, no_work, refused
+from tests.drivers import CHECK_IN, Agent, started
 from tests.samples import (
     MESSAGES,
     MODEL,
@@ -48,54 +53,37 @@ from tests.samples import (
     submit,
 )
 
-CHECK_IN = CheckIn(examples=1500, trainer="keras")
 OFFER = Send(CHECK_IN)
-OF_TRAINING = {TrainingDone, TrainingFailed}
+REFUSED = "round 1: the gateway refused the update: not finite"
 SAMPLES: dict[type, Event] = {
     Connected: Connected(),
     Disconnected: Disconnected(),
+    LinkDrained: LinkDrained(),
     Ticked: Ticked(),
-    TrainingDone: TrainingDone(submit()),
-    TrainingFailed: TrainingFailed("no memory"),
+    TrainingDone: TrainingDone(1, submit()),
+    TrainingFailed: TrainingFailed(1, "no memory"),
     **{type(message): message for message in MESSAGES.values()},  # type: ignore[dict-item]
 }
 
 
-def agent_in(phase: Phase) -> Agent:
-    agent = Agent()
-    agent.gets(Connected())
-    if phase is not Phase.IDLE:
-        agent.gets(assignment())
-    if phase in (Phase.TRAINING, Phase.SUBMITTING):
-        agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
-    if phase is Phase.SUBMITTING:
-        agent.gets(TrainingDone(submit()))
-    assert agent.state.phase is phase
-    return agent
-
-
-def accepted() -> Accepted:
-    return Accepted(run=RUN, round=0, digest=UPDATE.digest)
-
-
-def refused(reason: Reason) -> Rejected:
-    return Rejected(reason=reason, digest=UPDATE.digest, retry_after=50.0)
-
-
-def no_work() -> Rejected:
-    return Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0)
-
-
 @pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("phase", Phase)
-def test_every_event_is_listed_in_every_phase_but_what_only_training_reports(phase: Phase, kind: type) -> None:
+def test_every_event_may_come_in_every_phase(phase: Phase, kind: type) -> None:
     agent = agent_in(phase)
-    if kind in OF_TRAINING and phase is not Phase.TRAINING:
-        with pytest.raises(UnlistedEventError, match=f"{kind.__name__} in phase {phase}"):
-            agent.gets(SAMPLES[kind])
-    else:
-        with suppress(ProtocolError):  # the sample chunk is not one that this agent is waiting for
-            agent.gets(SAMPLES[kind])
+    with suppress(ProtocolError):  # the sample chunk is not one that this agent is waiting for
+        agent.gets(SAMPLES[kind])
+
+
+def test_a_kind_of_message_that_a_phase_forgets_is_found_when_the_machine_is_imported() -> None:
+    for forgotten in DOWNLINK.values():
+        table = {key: found for key, found in TABLE.items() if key != (Phase.TRAINING, forgotten)}
+        with pytest.raises(UnlistedEventError, match=f"{forgotten.__name__} has no row in phase Phase.TRAINING"):
+            check_complete(table, Phase, DOWNLINK.values())
+
+
+def test_the_chart_in_the_documentation_is_the_tables() -> None:
+    drawn = "\n".join(f"    {line}" for line in chart(TABLE).splitlines())
+    assert f"::\n\n{drawn}\n\n" in (edge_agent.agent_machine.__doc__ or "")
 
 
 def test_what_agents_say_to_the_gateway_is_no_event() -> None:
@@ -120,11 +108,11 @@ def test_a_new_agent_fetches_trains_and_submits() -> None:
     assert set(agent.gets(*chunks(MODEL_BLOB))) == {
         *map(Unfollow, wanted),
         KeepTask(TASK.digest, TASK_BLOB),
-        Train(assignment(), MODEL_BLOB),
+        Train(1, assignment(), MODEL_BLOB),
     }
-    assert agent.gets(TrainingDone(submit())) == (Send(submit()), SendUpdate((0, 1, 2)))
+    assert agent.gets(TrainingDone(1, submit())) == (Send(submit()), SendUpdate((0, 1, 2)))
     assert agent.gets(accepted()) == (Settle(Outcome.ACCEPTED),)
-    assert (agent.state.phase, agent.state.settled, agent.state.pending) == (Phase.IDLE, 0, None)
+    assert (agent.state.phase, agent.state.done.of(RUN), agent.state.pending) == (Phase.IDLE, 0, None)
 
 
 def test_the_task_is_fetched_once() -> None:
@@ -134,19 +122,29 @@ def test_the_task_is_fetched_once() -> None:
 
     assert [type(action) for action in actions] == [Follow, Send]
     assert agent.gets(*chunks(b"model of round 1"))[-1] == Train(
-        assignment(1, model=content_of(b"model of round 1")), b"model of round 1"
+        2, assignment(1, model=content_of(b"model of round 1")), b"model of round 1"
     )
 
 
-def test_a_round_that_is_settled_is_not_trained_again() -> None:
-    for last in (accepted(), refused(Reason.INVALID), refused(Reason.LATE)):
-        agent = agent_in(Phase.SUBMITTING)
-        agent.gets(last)
-        before = agent.state
-        assert agent.gets(assignment(0)) == ()
-        assert agent.state == before
-        assert agent.gets(assignment(0, run="another-run"))
-        assert agent.state.phase is Phase.FETCHING
+@pytest.mark.parametrize("last", [accepted(), refused(Reason.LATE)])
+def test_a_round_that_is_done_is_not_trained_again_and_nobody_waits_for_it(last: Event) -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(last)
+    before = agent.state
+
+    assert agent.gets(assignment(0)) == (Send(Failed(run=RUN, round=0, why="this agent is done with that round")),)
+    assert agent.state == before
+
+
+def test_an_assignment_of_an_earlier_run_that_is_replayed_is_not_trained_again() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(accepted(), assignment(0, run="another-run"), *chunks(MODEL_BLOB))
+    agent.gets(TrainingDone(2, submit(0, run="another-run")), accepted())
+    assert agent.state.done == RoundsDone(((RUN, 0), ("another-run", 0)))
+
+    agent.gets(assignment(0))
+
+    assert agent.state.phase is Phase.IDLE
 
 
 # What becomes of an update
@@ -155,15 +153,15 @@ def test_a_round_that_is_settled_is_not_trained_again() -> None:
 def test_a_late_update_goes_back_into_the_residual_and_the_agent_offers_itself_at_once() -> None:
     agent = agent_in(Phase.SUBMITTING)
 
-    assert agent.gets(refused(Reason.LATE)) == (Settle(Outcome.LATE), OFFER)
-    assert (agent.state.phase, agent.state.settled) == (Phase.IDLE, 0)
+    assert agent.gets(refused(Reason.LATE)) == (Settle(Outcome.LATE), Send(agent.state.offer))
+    assert (agent.state.phase, agent.state.done.of(RUN)) == (Phase.IDLE, 0)
 
 
 def test_an_invalid_update_is_discarded_and_the_agent_waits_as_told() -> None:
     agent = agent_in(Phase.SUBMITTING)
 
-    assert agent.gets(refused(Reason.INVALID)) == (Settle(Outcome.INVALID),)
-    assert agent.state.phase is Phase.IDLE
+    assert agent.gets(refused(Reason.INVALID)) == (Settle(Outcome.INVALID), Warn(REFUSED))
+    assert (agent.state.phase, agent.state.done.of(RUN)) == (Phase.IDLE, -1)
     assert agent.state.wake_at is not None
     assert 25.0 <= agent.state.wake_at - agent.now <= 75.0
 
@@ -188,7 +186,8 @@ def test_answers_about_anything_else_settle_nothing(other: Event) -> None:
 def test_chunks_are_sent_as_often_as_they_are_asked_for() -> None:
     agent = agent_in(Phase.SUBMITTING)
 
-    for missing, indexes in ((b"\x05", (0, 2)), (b"\x02", (1,)), (b"\xff", (0, 1, 2)), (b"\x00", ())):
+    for missing, indexes in ((b"\x05", (0, 2)), (b"\x02", (1,)), (b"\xff", (0, 1, 2))):
+        agent.gets(LinkDrained())
         assert agent.gets(Need(digest=UPDATE.digest, missing=missing)) == (SendUpdate(indexes),)
     with pytest.raises(ProtocolError, match="bitmap of 2 bytes for 3 chunks"):
         agent.gets(Need(digest=UPDATE.digest, missing=b"\1\1"))
@@ -196,6 +195,7 @@ def test_chunks_are_sent_as_often_as_they_are_asked_for() -> None:
 
 def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
     agent = agent_in(Phase.SUBMITTING)
+    agent.gets(LinkDrained())
     pauses = []
     for _ in range(12):
         before = agent.now
@@ -208,9 +208,11 @@ def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
 
 def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_at_once() -> None:
     agent = agent_in(Phase.SUBMITTING)
+    agent.gets(LinkDrained(), manifest(0))
     for _ in range(5):
         agent.waits()
 
+    assert agent.gets(manifest(0)) == ()
     assert agent.gets(manifest(1)) == (Send(submit()),)
     assert agent.state.wake_at is not None
     assert agent.state.wake_at - agent.now <= RETRY_S * 1.5
@@ -220,16 +222,16 @@ def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_at_once() ->
 
 
 def test_a_restarted_agent_with_a_pending_update_asks_the_book_about_it_before_it_takes_work() -> None:
-    agent = Agent(start("pi-1", CHECK_IN, run=RUN, settled=2, tasks=frozenset({TASK.digest}), pending=submit(3)))
+    agent = Agent(started(done=RoundsDone(((RUN, 2),)), tasks=frozenset({TASK.digest}), pending=submit(3)))
 
     assert agent.gets(Connected())[-1] == Send(submit(3))
     assert agent.gets(assignment(4)) == ()
     assert agent.gets(accepted())[0] == Settle(Outcome.ACCEPTED)
-    assert agent.state.settled == 3
+    assert agent.state.done.of(RUN) == 3
 
 
 def test_a_restarted_agent_is_given_its_round_again() -> None:
-    agent = Agent(start("pi-1", CHECK_IN, run=RUN, settled=2, tasks=frozenset({TASK.digest}), pending=None))
+    agent = Agent(started(done=RoundsDone(((RUN, 2),)), tasks=frozenset({TASK.digest})))
 
     agent.gets(Connected())
     assert Send(Need(digest=MODEL.digest, missing=b"\1")) in agent.gets(assignment(3))
@@ -243,8 +245,8 @@ def test_wrong_bytes_make_the_whole_content_come_again() -> None:
     agent.gets(*chunks(TASK_BLOB))
 
     poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
-    assert agent.gets(poisoned) == (Send(Need(digest=MODEL.digest, missing=all_missing(MODEL.size))),)
-    assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(assignment(), MODEL_BLOB)
+    assert agent.gets(poisoned) == (Send(Need(digest=MODEL.digest, missing=b"\1")),)
+    assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
 
 
 def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> None:
@@ -261,6 +263,7 @@ def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> N
 
 def test_after_some_silence_the_agent_asks_whether_it_is_still_assigned() -> None:
     agent = agent_in(Phase.FETCHING)
+    agent.gets(*chunks(TASK_BLOB))
     for _ in range(CHECK_IN_AFTER_ATTEMPTS - 1):
         assert OFFER not in agent.waits()
     assert OFFER in agent.waits()
@@ -296,7 +299,7 @@ def test_a_new_assignment_replaces_one_that_is_being_fetched() -> None:
     actions = agent.gets(assignment(1, model=other))
 
     assert {Unfollow(MODEL.digest), Unfollow(TASK.digest), Follow(other.digest), Follow(TASK.digest)} <= set(actions)
-    assert agent.state.incoming.keys() == {other.digest, TASK.digest}
+    assert agent.state.receiving.keys() == {other.digest, TASK.digest}
 
 
 # Training, and failing
@@ -305,7 +308,7 @@ def test_a_new_assignment_replaces_one_that_is_being_fetched() -> None:
 def test_what_cannot_be_trained_is_reported_and_tried_again_when_assigned_again() -> None:
     agent = agent_in(Phase.TRAINING)
 
-    assert agent.gets(TrainingFailed("no " + "m" * 2000)) == (
+    assert agent.gets(TrainingFailed(1, "no " + "m" * 2000)) == (
         Send(Failed(run=RUN, round=0, why=("no " + "m" * 2000)[:1000])),
     )
     assert agent.state.phase is Phase.IDLE
@@ -316,7 +319,7 @@ def test_what_cannot_be_trained_is_reported_and_tried_again_when_assigned_again(
 def test_training_goes_on_without_a_network_and_its_update_is_submitted_when_the_link_is_up() -> None:
     agent = agent_in(Phase.TRAINING)
 
-    agent.gets(Disconnected(), TrainingDone(submit()))
+    agent.gets(Disconnected(), TrainingDone(1, submit()))
     assert agent.state.phase is Phase.SUBMITTING
 
     assert Send(submit()) in agent.gets(Connected())
@@ -346,7 +349,7 @@ def test_an_idle_agent_offers_itself_once_to_each_start_of_an_aggregator() -> No
 def test_without_a_link_no_alarm_rings(phase: Phase) -> None:
     """An alarm in the past that changes nothing would make the shell spin."""
     agent = agent_in(phase)
-    agent.gets(Disconnected(), *([TrainingDone(submit())] if phase is Phase.TRAINING else []), no_work())
+    agent.gets(Disconnected(), *([TrainingDone(1, submit())] if phase is Phase.TRAINING else []), no_work())
     agent.now = 1e6
     agent.gets(Ticked())
 

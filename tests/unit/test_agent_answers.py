@@ -1,0 +1,182 @@
+"""What the gateway's refusals do to an agent: tickets, second tries, and messages that cannot be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_agent.agent_state import (
+    LONGEST_WAIT_S,
+    MAX_REFUSALS,
+    RETRY_S,
+    Connected,
+    Disconnected,
+    LinkDrained,
+    Phase,
+    Send,
+    Settle,
+    Train,
+    TrainingDone,
+    Warn,
+)
+from edge_agent.history import MAX_RUNS_REMEMBERED, RoundsDone
+from fedprune.wire.messages import CheckIn, Failed, Reason, Rejected
+from tests.agents import agent_in, no_work, refused
+from tests.drivers import Agent
+from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, assignment, chunks, manifest, submit
+
+
+def tries(agent: Agent, round_: int = 0) -> tuple[Any, ...]:
+    """Assign a round to an idle agent; the actions with which it begins to train, or refuses to."""
+    declined = agent.gets(assignment(round_))
+    return agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB)) if agent.state.phase is Phase.FETCHING else declined
+
+
+def is_refused(agent: Agent, round_: int = 0) -> tuple[Any, ...]:
+    """Train a round, and have the update refused as invalid."""
+    tries(agent, round_)
+    agent.gets(TrainingDone(agent.state.training, submit(round_)))
+    return agent.gets(refused(Reason.INVALID))
+
+
+# Refused updates
+
+
+def test_a_round_whose_update_was_refused_is_tried_once_more_and_then_sat_out() -> None:
+    agent = agent_in(Phase.IDLE)
+    is_refused(agent)
+    assert isinstance(tries(agent)[-1], Train), "once more"
+    agent.gets(TrainingDone(2, submit()), refused(Reason.INVALID))
+
+    for _ in range(3):
+        said, warned = tries(agent)
+        assert said == Send(Failed(run=RUN, round=0, why="sits out: refused twice: not finite"))
+        assert warned == Warn("round 1: sits out: refused twice: not finite")
+        assert agent.state.phase is Phase.IDLE
+    assert isinstance(tries(agent, 1)[-1], Train), "the next round is another one"
+
+
+def test_a_gateway_that_was_started_again_may_ask_for_the_round_again() -> None:
+    agent = agent_in(Phase.IDLE)
+    agent.gets(manifest())
+    for _ in range(MAX_REFUSALS):
+        is_refused(agent)
+
+    agent.gets(manifest())
+    assert not isinstance(tries(agent)[-1], Train)
+    agent.gets(manifest(incarnation=2))
+    assert isinstance(tries(agent)[-1], Train)
+
+
+def test_refusals_of_another_round_are_not_counted_together() -> None:
+    agent = agent_in(Phase.IDLE)
+    for round_ in (0, 1, 2):
+        is_refused(agent, round_)
+        assert isinstance(tries(agent, round_)[-1], Train)
+        agent.gets(no_work())
+
+
+def test_a_reason_that_is_no_verdict_settles_nothing() -> None:
+    for reason in (Reason.NOT_SELECTED, Reason.FINISHED):
+        agent = agent_in(Phase.SUBMITTING)
+        assert agent.gets(refused(reason)) == ()
+        assert agent.state.pending == submit()
+
+
+# Messages that the gateway cannot read
+
+
+@pytest.mark.parametrize("about", [None, UPDATE.digest])
+def test_an_update_that_the_gateway_cannot_read_is_kept_and_asked_about_much_later(about: bytes | None) -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(LinkDrained())
+
+    (warned,) = agent.gets(Rejected(reason=Reason.UNREADABLE, detail="schema version 2", digest=about))
+
+    assert isinstance(warned, Warn)
+    assert "schema version 2" in warned.text
+    assert agent.state.pending == submit()
+    before = agent.now
+    assert agent.waits() == (Send(submit()),)
+    assert agent.now - before >= LONGEST_WAIT_S / 2
+    agent.gets(manifest())
+    assert agent.gets(manifest(incarnation=2)) == (Send(submit()),), "an upgraded gateway is asked at once"
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.FETCHING, Phase.TRAINING])
+def test_what_cannot_be_read_stops_nothing(phase: Phase) -> None:
+    """Anybody whom the broker lets speak in the agent's name can cause it."""
+    agent = agent_in(phase)
+
+    (warned,) = agent.gets(Rejected(reason=Reason.UNREADABLE, detail="not MessagePack"))
+
+    assert isinstance(warned, Warn)
+    assert agent.state.phase is phase
+
+
+# Tickets, and what a check-in says
+
+
+def ticket(value: bytes) -> Rejected:
+    return Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=value)
+
+
+def test_a_ticket_is_shown_at_once_and_from_then_on() -> None:
+    agent = agent_in(Phase.IDLE)
+    shown = Send(CheckIn(examples=1500, trainer="keras", ticket=b"1"))
+
+    assert agent.gets(ticket(b"1")) == (shown,)
+    assert agent.gets(ticket(b"1")) == (), "it is known"
+    assert agent.waits() == (shown,)
+
+
+def test_whoever_gives_ever_new_tickets_makes_no_flood_of_check_ins() -> None:
+    agent = agent_in(Phase.IDLE)
+    said = [agent.gets(ticket(bytes([number]))) for number in range(100)]
+
+    assert sum(map(len, said)) == 1
+    assert agent.state.offer.ticket == b"c", "the last one counts"
+    agent.now += RETRY_S
+    assert agent.gets(ticket(b"x"))
+
+
+@pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TRAINING, Phase.SUBMITTING])
+def test_a_ticket_recalls_no_work_and_is_shown_with_the_next_check_in(phase: Phase) -> None:
+    agent = agent_in(phase)
+
+    assert agent.gets(ticket(b"1")) == ()
+
+    assert agent.state.phase is phase
+    agent.gets(Disconnected())
+    assert Send(agent.state.offer) in agent.gets(Connected())
+    assert agent.state.offer.ticket == b"1"
+
+
+def test_a_check_in_says_which_model_the_agent_fetched_last() -> None:
+    agent = agent_in(Phase.FETCHING)
+    assert (agent.state.offer.run, agent.state.offer.version) == ("", -1)
+
+    agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+
+    assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
+
+
+# History
+
+
+def test_of_many_runs_the_latest_are_remembered() -> None:
+    done = RoundsDone()
+    for number in range(100):
+        done = done.with_round("first", number).with_round(f"run {number}", number)
+
+    assert len(done.last) == MAX_RUNS_REMEMBERED
+    assert (done.of("first"), done.of("run 99"), done.of("run 0")) == (99, 99, -1)
+
+
+def test_a_settled_update_leaves_no_refusals_to_later_rounds() -> None:
+    agent = agent_in(Phase.IDLE)
+    is_refused(agent)
+    tries(agent)
+    assert any(isinstance(action, Settle) for action in agent.gets(TrainingDone(2, submit()), refused(Reason.LATE)))
+    assert isinstance(tries(agent, 1)[-1], Train)
