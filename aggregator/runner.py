@@ -38,7 +38,7 @@ from fedprune.model.tensors import Mask, Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Disk
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation
 from fedprune.wire.link import Delivery, Link
@@ -267,7 +267,7 @@ class AggregatorRunner:
         return decode_update(blob, self._task.table, self._known_mask(), self._update_values)
 
     def _known_mask(self) -> Mask | None:
-        return self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
+        return self._task.pruning.mask.rules.known_mask(self._model.checkpoint.mask)
 
 
 def _update_name(round_: int, agent: str) -> str:

@@ -12,7 +12,7 @@ from fedprune.errors import ProtocolError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights, weights_digest
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, Submit
 from fedprune.wire.transfer import content_of
 
@@ -47,7 +47,7 @@ def train_locally(local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dat
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed), data)
-    known_mask = mask if bundle.task.pruning.mask is MaskPolicy.SHARED else None
+    known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     update = prepare_update(weights, trained, local.residual, table, values, known_mask)
     submit = Submit(
         run=assignment.run,

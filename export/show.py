@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
@@ -90,7 +89,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def _outputs(task: Task) -> str:
-    if task.training.loss is Loss.MEAN_SQUARED_ERROR:
+    if task.training.loss.rule.activation is None:
         return "numbers"
     return "logits" if task.from_logits else "probabilities"
 

@@ -12,14 +12,15 @@ rest        the tensors in the order of the tensor table, without gaps, each by 
 - *statistics*: all values in fp32, whatever the scheme;
 - *integer*: in a model the array itself, row by row; in an update nothing.
 
-Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and a
-model, has exactly one form as bytes: readers refuse what writers would not have written.
+Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and
+a model, has exactly one form as bytes: readers refuse what writers would not have written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +137,7 @@ def _decode_tensors(
     return tensors, mask
 
 
-def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[np.generic]:
+def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[Any]:
     dtype = np.dtype(spec.dtype)
     if dtype != np.bool_:
         return reader.array(dtype, spec.size)

@@ -88,7 +88,7 @@ class Everything:
 
 
 class Smallest:
-    """A byte that says which coding follows, and the shortest: 0 `Everything`, 1 `Bitmap`, 2 `Rice` if it is shorter."""
+    """A byte that says which coding follows, and the shortest one: 0 `Everything`, 1 `Bitmap`, 2 `Rice` if shorter."""
 
     def encode(self, kept: Kept) -> bytes:
         scheme = _shortest(kept)
@@ -98,7 +98,7 @@ class Smallest:
         (scheme,) = reader.unpack("B")
         if scheme >= len(_CODINGS):
             raise ProtocolError(f"positions scheme {scheme} is unknown")
-        kept = _CODINGS[scheme].read(reader, size)
+        kept: Kept = _CODINGS[scheme].read(reader, size)
         if scheme != _shortest(kept):
             raise ProtocolError(f"positions are in scheme {scheme}, a writer takes {_shortest(kept)} for these")
         return kept

@@ -152,7 +152,7 @@ def test_values_have_one_form(values: Values, data: st.DataObject) -> None:
     [(1.0, (0, 0)), (1.0, (1, 126)), (-0.0, (0, 0)), (0.0, (1, 0)), (1e-40, (127, 0)), (1.0 + 2.0**-20, (127, 0))],
 )
 def test_an_int8_scale_is_the_one_that_a_writer_takes(scale: float, codes: tuple[int, int]) -> None:
-    with pytest.raises(ProtocolError, match="the int8 scale is .*, a writer takes"):
+    with pytest.raises(ProtocolError, match=r"the int8 scale is .*, a writer takes"):
         decode(Values.INT8.stage, Reader(struct.pack("<f2b", scale, *codes)), 2)
 
 
