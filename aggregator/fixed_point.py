@@ -10,7 +10,7 @@ _DIGITS = 6
 _DIGIT_MASK = 2**_DIGIT_BITS - 1
 
 MOST_WEIGHT = 2**31 - 1
-"""What one addend may weigh at most: a weight times a digit then fits in 62 bits."""
+"""The most that one addend may weigh: a weight times a digit then fits in 62 bits."""
 
 SINGLE_LIMIT = 2**62
 """Up to this total one int64 holds a sum; what might exceed it is held in digits."""

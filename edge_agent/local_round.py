@@ -19,7 +19,7 @@ from fedprune.wire.transfer import content_of
 
 @dataclass(frozen=True, eq=False)
 class LocalRound:
-    """What a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
+    """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
 
     agent: str
     assignment: Assignment
@@ -31,7 +31,7 @@ class LocalRound:
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """What it leaves. `slots` is None unless the task keeps optimizer state."""
+    """All that a round leaves. `slots` is None unless the task keeps optimizer state."""
 
     submit: Submit
     update: PreparedUpdate

@@ -51,7 +51,7 @@ class PrunedModel:
 
     @property
     def random_layers(self) -> int:
-        """How many layers draw random numbers (dropout and the like)."""
+        """The number of layers that draw random numbers (dropout and the like)."""
         return len(self._generators)
 
     def load(self, weights: Weights, mask: Mask, steps_done: int) -> None:

@@ -26,7 +26,13 @@ class Coding(Protocol):
 
 
 class Positions:
-    """A stage that leaves behind where a vector is present, and hands on the values that are."""
+    """A stage that leaves behind where a vector is present, and hands on the values that are.
+
+    Example:
+        >>> side, rest = Positions(Bitmap()).encode(np.array([1.0, ABSENT, 2.0], np.float32))
+        >>> side, rest.tolist()
+        (b'\\x05', [1.0, 2.0])
+    """
 
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
@@ -68,7 +74,7 @@ class Bitmap:
         return pack_bits(kept)
 
     def length(self, kept: Kept) -> int:
-        """How many bytes `encode` makes."""
+        """The number of bytes that `encode` makes."""
         return (kept.size + 7) // 8
 
     def read(self, reader: Reader, size: int) -> Kept:

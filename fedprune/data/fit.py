@@ -1,4 +1,4 @@
-"""Whether data fit a task: its model's input, its outputs, and its loss."""
+"""The check that data fit a task: its model's input, its outputs, and its loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedprune.errors import DataError
 from fedprune.model.losses import LabelForm, Labels, Loss
 
 _SUM_TOLERANCE = 1e-3
-"""How far from 1 the sum of a row of probabilities may be."""
+"""The most that the sum of a row of probabilities may be off 1."""
 
 
 def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss) -> Dataset:

@@ -25,7 +25,7 @@ _EPSILON = 1e-7
 
 
 class LabelForm(Enum):
-    """What labels are. All but class numbers are float32 `[examples, outputs]`."""
+    """The form that a loss takes labels in. All but class numbers are float32 `[examples, outputs]`."""
 
     CLASS_NUMBERS = "int64 [examples]: class numbers from 0"
     PROBABILITIES = "one-hot rows, or others of probabilities"
@@ -35,7 +35,7 @@ class LabelForm(Enum):
 
 @dataclass(frozen=True)
 class LossRule:
-    """What there is to know of a loss. Functions take outputs, labels, and whether outputs are logits.
+    """All that there is to know of a loss. Functions take outputs, labels, and whether outputs are logits.
 
     `activation` is what a model ends in whose outputs are no logits; None if the loss takes outputs as they are.
     """
@@ -48,7 +48,7 @@ class LossRule:
 
 
 class Loss(StrEnum):
-    """What is minimised."""
+    """The losses, by the names that Keras and `task.toml` have for them."""
 
     SPARSE_CATEGORICAL_CROSSENTROPY = "sparse_categorical_crossentropy"
     CATEGORICAL_CROSSENTROPY = "categorical_crossentropy"

@@ -11,7 +11,7 @@ from fedprune.pruning.schedules import Schedule
 
 
 class MaskRules(Protocol):
-    """What differs between mask policies: nobody else asks which one it is."""
+    """All that differs between mask policies; nobody else asks which one it is."""
 
     allocations: frozenset[Allocation]
     """Those that whoever chooses the mask can compute."""
@@ -24,7 +24,7 @@ class MaskRules(Protocol):
         """
 
     def device_schedule(self, schedule: Schedule) -> Schedule | None:
-        """When a device updates the mask while it trains; None if it holds the one that it was sent.
+        """The schedule on which a device updates the mask while it trains; None if it holds the one that it was sent.
 
         What is pruned on a schedule may come back at the next update, as with TF-MOT: such a device keeps what pruned
         weights have drifted to.
@@ -63,7 +63,7 @@ class MaskPolicy(StrEnum):
 
     @property
     def rules(self) -> MaskRules:
-        """What follows from it.
+        """All that follows from the policy.
 
         Example:
             >>> MaskPolicy("own").rules.known_mask({}) is None
