@@ -54,7 +54,10 @@ class FixedPointSum:
 
         Raises:
             OverflowError: the sum could exceed `SUM_LIMIT`. Nothing was changed.
+            ValueError: the weight is out of its range.
         """
+        if not 1 <= weight <= MOST_WEIGHT:
+            raise ValueError(f"a weight is {weight}; it must be from 1 to {MOST_WEIGHT}")
         fixed = np.rint(np.ldexp(values, self._fraction_bits))
         largest = max(float(fixed.max(initial=0.0)), -float(fixed.min(initial=0.0)))
         self._reserve(weight * int(largest))

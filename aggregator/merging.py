@@ -97,7 +97,8 @@ class Aggregate:
             examples: what it weighs, from 1 to `MOST_EXAMPLES`.
 
         Raises:
-            OverflowError: more than `MOST_UPDATES` were added, or one that was not checked.
+            OverflowError: there is no room, which only updates that were not checked, or more than `MOST_UPDATES`, take.
+            ValueError: the examples are out of their range.
         """
         for name, addend in self._addends(update):
             self._sums[name].add(addend, examples)
