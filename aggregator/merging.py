@@ -97,7 +97,7 @@ class Aggregate:
             examples: what it weighs, from 1 to `MOST_EXAMPLES`.
 
         Raises:
-            OverflowError: there is no room, which only updates that were not checked, or more than `MOST_UPDATES`, take.
+            OverflowError: there is no room; only unchecked updates, or more than `MOST_UPDATES`, can take it all.
             ValueError: the examples are out of their range.
         """
         for name, addend in self._addends(update):
