@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
@@ -83,7 +82,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def _outputs(task: Task) -> str:
-    if task.training.loss is Loss.MEAN_SQUARED_ERROR:
+    if task.training.loss.rule.activation is None:
         return "numbers"
     return "logits" if task.from_logits else "probabilities"
 

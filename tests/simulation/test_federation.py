@@ -54,7 +54,7 @@ def _check(world: World) -> None:
         digests[round_] = weights_digest(before.weights)
         accepted = book.accepted(round_)
         assert book.records()[round_].agents == len(accepted)
-        known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
+        known = world.bundle.task.pruning.mask.rules.known_mask(before.mask)
         aggregate = Aggregate(world.bundle.task.table, before.weights, known)
         for update in accepted.values():
             blob = world.accepted_blobs[update.digest]

@@ -14,7 +14,7 @@ import numpy as np
 from aggregator.cohort import Standing
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
-from aggregator.runner import AggregatorRunner, Store
+from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.runner import AgentRunner
@@ -208,7 +208,7 @@ class World:
             Values.FP16,
             self.topics,
             link,
-            Store(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
+            RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
