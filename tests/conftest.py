@@ -11,6 +11,18 @@ import pytest
 from benchmarks.agent_memory.environments import build_wheel
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import build_task
+from tests.shared import made_once
+
+_SPREAD = ("simulation", "unit")
+"""The directories whose tests stand alone. Elsewhere those of a file share what is dear to make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests of a file, but for those that stand alone."""
+    for item in items:
+        directory = item.path.relative_to(Path(__file__).parent).parts[0]
+        if directory not in _SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,10 +46,10 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 @pytest.fixture(scope="session")
 def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task bundle whose rounds take a moment."""
-    return build_task(tmp_path_factory.mktemp("task"), "tiny", 4)
+    return made_once(tmp_path_factory, "task", lambda directory: build_task(directory, "tiny", 4))
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it is shipped."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    return made_once(tmp_path_factory, "wheel", build_wheel)
