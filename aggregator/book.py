@@ -1,13 +1,14 @@
 """The aggregator's book, in SQLite: what was accepted, who was assigned, which rounds are finished.
 
 A round is in one of three states: not begun (no row), open (a cohort), finished (a record). What the book says is
-durable when the call returns; after a crash the aggregator goes on from here and from the last checkpoint.
+durable when the call returns; after a crash the aggregator goes on from here and from the last checkpoint. Its rows
+are the book's own: a change of the messages does not change what a state directory means.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,39 @@ from typing import Any
 import msgspec
 
 from fedprune.errors import StorageError
-from fedprune.wire.messages import Submit
+
+FORMAT = 2
+"""Of the tables below; a book of another format is refused."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS federation (
+CREATE TABLE federation (
     only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
     starts INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS rounds (
-    round INTEGER PRIMARY KEY, assigned TEXT NOT NULL, record TEXT
+CREATE TABLE rounds (round INTEGER PRIMARY KEY, cap INTEGER NOT NULL, record TEXT) STRICT;
+CREATE TABLE cohort (
+    round INTEGER NOT NULL, agent TEXT NOT NULL, examples INTEGER NOT NULL, PRIMARY KEY (round, agent)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE refused (agent TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE updates (
+    round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
+    loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
+    PRIMARY KEY (round, agent)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS refused (agent TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS updates (
-    round INTEGER NOT NULL, agent TEXT NOT NULL, submit BLOB NOT NULL, PRIMARY KEY (round, agent)
-) STRICT;
+CREATE INDEX updates_of_agent ON updates (agent, round);
 """
+
+
+class AcceptedUpdate(msgspec.Struct, frozen=True):
+    """An update that counts, as `weight` examples. The rest is what the agent said of its training, for reports."""
+
+    digest: bytes
+    size: int
+    weight: int
+    loss: float
+    train_seconds: float
+    idle_memory_mb: float
+    peak_memory_mb: float
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -39,7 +58,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     none (mean squared error), `loss` where its outputs are not finite. `sparsity` is that of the prunable tensors.
     `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
-    agents. `ignored` counts messages that made no sense, `refused` malformed updates. `peak_memory_mb` is the
+    agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
+    those that weigh fewer examples than they claim. `peak_memory_mb` is the
     aggregator's high-water mark.
     """
 
@@ -55,6 +75,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     train_loss: float
     ignored: int
     refused: int
+    capped: int
     peak_memory_mb: float
 
 
@@ -64,8 +85,7 @@ class Book:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         with self._transaction():
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                connection.execute(statement)
+            self._prepare()
 
     @classmethod
     def open(cls, path: Path) -> Book:
@@ -78,7 +98,7 @@ class Book:
     def start(self, run: str, task: bytes, model_values: str) -> tuple[str, int]:
         """(run, number of this start). A book that is new takes `run`, an old one keeps its own.
 
-        Raises `StorageError` if the book is about another task, or its checkpoints hold what another codec decodes.
+        Raises `StorageError` if the book is about another task, or its checkpoints hold what other values decode to.
         """
         with self._transaction():
             self._connection.execute(
@@ -92,19 +112,31 @@ class Book:
                 raise StorageError(f"the run's models are {row[3]}; set codec.model_values so, or name an empty state")
         return row[0], row[1]
 
-    def assign(self, round_: int, agents: frozenset[str]) -> None:
+    def assign(self, round_: int, examples: Mapping[str, int], cap: int) -> None:
+        """Agents join a round's cohort, each with the most examples that its update may weigh; `cap` bounds all."""
         with self._transaction():
-            self._connection.execute(
-                "INSERT INTO rounds VALUES (?, ?, NULL) ON CONFLICT (round) DO UPDATE SET assigned = excluded.assigned",
-                (round_, " ".join(sorted(agents))),
+            self._connection.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?, NULL)", (round_, cap))
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO cohort VALUES (?, ?, ?)",
+                [(round_, agent, count) for agent, count in examples.items()],
             )
 
-    def accept(self, agent: str, submit: Submit) -> None:
-        """An agent's update of a round is taken, once: a second one is refused by the primary key."""
+    def accept(self, round_: int, agent: str, update: AcceptedUpdate) -> None:
+        """An agent's update of an open round is taken, once: a second one is refused by the primary key.
+
+        Raises `StorageError` for a round that is not open: what it merged could not hold this update.
+        """
         with self._transaction():
-            self._connection.execute(
-                "INSERT INTO updates VALUES (?, ?, ?)", (submit.round, agent, msgspec.msgpack.encode(submit))
+            taken = self._connection.execute(
+                "INSERT INTO updates SELECT ?1, ?, ?, ?, ?, ?, ?, ?, ? "
+                "WHERE EXISTS (SELECT 1 FROM rounds WHERE round = ?1 AND record IS NULL)",
+                (round_, agent, *msgspec.structs.astuple(update)),
             )
+            if taken.rowcount != 1:
+                raise StorageError(
+                    f"the book: round {round_ + 1} is not open, so an update of {agent} cannot count in it; "
+                    "does another aggregator use this state directory?"
+                )
 
     def refuse(self, agent: str, digest: bytes) -> None:
         """An agent's update is malformed for good; only its last one is remembered."""
@@ -125,31 +157,48 @@ class Book:
         """The round that is open, or the next to begin."""
         return int(self._fetch("SELECT count(record) FROM rounds")[0][0])
 
-    def assigned(self, round_: int) -> frozenset[str]:
-        rows = self._fetch("SELECT assigned FROM rounds WHERE round = ?", round_)
-        return frozenset(rows[0][0].split()) if rows else frozenset()
+    def cohort(self, round_: int) -> tuple[dict[str, int], int]:
+        """The agents assigned to a round with the most examples that each may weigh, and the round's cap."""
+        caps = self._fetch("SELECT cap FROM rounds WHERE round = ?", round_)
+        rows = self._fetch("SELECT agent, examples FROM cohort WHERE round = ? ORDER BY agent", round_)
+        return dict(rows), caps[0][0] if caps else 0
 
-    def accepted(self, round_: int) -> dict[str, Submit]:
-        """The accepted submissions of a round, by agent."""
-        rows = self._fetch("SELECT agent, submit FROM updates WHERE round = ? ORDER BY agent", round_)
-        return {agent: _submit(blob) for agent, blob in rows}
+    def accepted(self, round_: int) -> dict[str, AcceptedUpdate]:
+        """The accepted updates of a round, by agent."""
+        rows = self._fetch(f"SELECT agent, {_UPDATE} FROM updates WHERE round = ? ORDER BY agent", round_)
+        return {agent: AcceptedUpdate(*fields) for agent, *fields in rows}
 
-    def last_accepted(self, before: int) -> dict[str, Submit]:
-        """Each agent's last accepted submission of the rounds before `before`."""
-        rows = self._fetch("SELECT agent, submit, max(round) FROM updates WHERE round < ? GROUP BY agent", before)
-        return {agent: _submit(blob) for agent, blob, _ in rows}
+    def last_accepted(self, before: int) -> dict[str, bytes]:
+        """The digest of each agent's last accepted update of the rounds before `before`."""
+        rows = self._fetch("SELECT agent, digest, max(round) FROM updates WHERE round < ? GROUP BY agent", before)
+        return {agent: digest for agent, digest, _ in rows}
 
     def records(self) -> list[RoundRecord]:
         rows = self._fetch("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY round")
         with _mapping_errors():
             return [msgspec.json.decode(row[0], type=RoundRecord) for row in rows]
 
-    def submits(self) -> list[Submit]:
-        """All accepted submissions, for reports."""
-        return [_submit(row[0]) for row in self._fetch("SELECT submit FROM updates ORDER BY round, agent")]
+    def updates(self) -> list[AcceptedUpdate]:
+        """All accepted updates, for reports."""
+        rows = self._fetch(f"SELECT {_UPDATE} FROM updates ORDER BY round, agent")
+        return [AcceptedUpdate(*fields) for fields in rows]
 
     def close(self) -> None:
         self._connection.close()
+
+    def _prepare(self) -> None:
+        """Make the tables of a new book. Raises `StorageError` for a book of another format."""
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if not tables:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+        elif found != FORMAT:
+            raise StorageError(
+                f"the book: format {found}, this fedprune reads {FORMAT}; go on with the version that began the run, "
+                "or name an empty state directory"
+            )
 
     def _fetch(self, query: str, *parameters: int) -> list[Any]:
         with _mapping_errors():
@@ -161,9 +210,7 @@ class Book:
             yield
 
 
-def _submit(blob: bytes) -> Submit:
-    with _mapping_errors():
-        return msgspec.msgpack.decode(blob, type=Submit)
+_UPDATE = ", ".join(field.name for field in msgspec.structs.fields(AcceptedUpdate))
 
 
 @contextmanager

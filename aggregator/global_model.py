@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aggregator.round_state import Model
 from fedprune.codecs import Values, decode_model, encode_model
 from fedprune.model.tensors import Mask, Weights, weights_digest
-from fedprune.pruning.masks import apply_mask, full_mask, score_mask
+from fedprune.pruning.masks import apply_mask, score_mask
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.wire.transfer import content_of
@@ -26,9 +26,12 @@ class GlobalModel:
         return Model(content_of(self.blob), bytes.fromhex(weights_digest(self.checkpoint.weights)))
 
 
-def new_model(weights: Weights, task: Task, run: str, version: int, values: Values) -> GlobalModel:
-    """Prune initial or merged weights to the schedule; what the codec makes of them is the model of this version."""
-    mask = _mask(weights, task, version)
+def new_model(weights: Weights, task: Task, run: str, version: int, values: Values, previous: Mask) -> GlobalModel:
+    """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
+
+    `previous` is where weights may still be kept: everywhere at first, then what the merge says.
+    """
+    mask = _mask(weights, task, version, previous)
     exact = apply_mask(weights, mask)
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
@@ -40,9 +43,7 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> Global
     return GlobalModel(checkpoint, encode_model(checkpoint.weights, checkpoint.mask, task.table, values))
 
 
-def _mask(weights: Weights, task: Task, version: int) -> Mask:
+def _mask(weights: Weights, task: Task, version: int, previous: Mask) -> Mask:
     """The mask in force once `version` rounds of steps are made, by the schedule's global clock."""
     sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.steps_per_round)
-    if not sparsity:
-        return full_mask(task.table)
-    return score_mask(weights, task.table, sparsity, task.pruning.allocation)
+    return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)

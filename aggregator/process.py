@@ -16,12 +16,14 @@ from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
 from aggregator.settings import FederationSettings
 from fedprune.codecs import Values
+from fedprune.errors import ConfigurationError
+from fedprune.pruning.schedules import STEP_LIMIT
 from fedprune.system.disk import Directory
 from fedprune.system.process import stopping
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, HELD_OUT, TASK, UPDATES
-from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transport import MqttLink
@@ -41,6 +43,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     topics = Topics(check_id(settings.name, "name"))
     state = base / settings.state
     bundle = load_bundle(base / settings.task)
+    _check_clock(bundle, settings.rounds.count)
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
     directory = Directory(state)
     store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
@@ -85,6 +88,8 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
                 _log.warning("connection to the broker lost (%s); trying again", reason)
             case Delivery():
                 runner.deliver(event)
+            case Drained():
+                runner.drained()
             case BaseException():
                 raise event
         runner.tick()  # after every event, so that a flood of messages puts no alarm off
@@ -107,7 +112,20 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         steps_per_round=bundle.task.training.steps_per_round,
         update_values=settings.codec.update_values,
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
+        ticket_key=secrets.token_bytes(16),
+        examples_cap=rounds.examples_cap,
+        fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
     )
+
+
+def _check_clock(bundle: Bundle, rounds: int) -> None:
+    """Raise `ConfigurationError` if the schedule's clock, which counts steps over all rounds, would run over."""
+    steps = bundle.task.training.steps_per_round
+    if steps * rounds >= STEP_LIMIT:
+        raise ConfigurationError(
+            f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
+            f"at most {STEP_LIMIT - 1} can be counted: lower rounds.count"
+        )
 
 
 def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> None:

@@ -1,11 +1,12 @@
 """The federation's rounds as a pure state machine: (state, event, now) -> (state, actions).
 
-::
+The ways between phases, and the events that take them (drawn from the table, see `fedprune.wire.transitions.chart`)::
 
-                 enough agents                all accepted, or deadline and quorum
-      GATHERING ───────────────► TRAINING ────────────────────────────────────────► MERGING ──► DONE
-          ▲                                                                            │
-          └──────────────────────────────── Merged ────────────────────────────────────┘
+    GATHERING -> TRAINING  Ticked, CheckIn
+    TRAINING -> MERGING    Connected, Ticked, Submit, Failed, UpdateStored, UpdateRefused
+    MERGING -> GATHERING   Merged
+    MERGING -> TRAINING    Merged
+    MERGING -> DONE        Merged
 
 An update is accepted once the shell has made it durable (`UpdateStored`). Nothing merges while an update is on its
 way to the disk, so what was accepted is merged. Every message may come twice, late and in any order. Messages
@@ -14,16 +15,22 @@ from agents that make no sense raise `ProtocolError` and change nothing.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
+from rpds import HashTrieMap
+
+from aggregator.cohort import Cohort, Member, Standing
+from aggregator.round_answers import assignment, cannot_wait, finished, manifest, no_work
+from aggregator.round_places import ANSWER_S, assign, draft, named, quorum_out_of_reach, replace_silent, select
 from aggregator.round_state import (
     Action,
-    BookCohort,
     Connected,
     Event,
     GiveUp,
+    LinkDrained,
     Merge,
     Merged,
     Model,
@@ -33,38 +40,26 @@ from aggregator.round_state import (
     RoundState,
     Said,
     Send,
-    SendChunk,
     Step,
-    StoreUpdate,
     Ticked,
     UpdateRefused,
     UpdateStored,
-    Upload,
+    Warn,
 )
-from fedprune.errors import ProtocolError
-from fedprune.model.randomness import Keyed
-from fedprune.wire.messages import (
-    Accepted,
-    Assignment,
-    CheckIn,
-    Chunk,
-    Failed,
-    Manifest,
-    Need,
-    Reason,
-    Rejected,
-    Submit,
+from aggregator.round_uploads import (
+    accept,
+    answer_outside_round,
+    drop_upload,
+    refuse,
+    take_chunk,
+    take_submit,
 )
-from fedprune.wire.transfer import Incoming, chunk_count, unpack_bitmap
-from fedprune.wire.transitions import Table, transition
+from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, Need, Submit
+from fedprune.wire.serving import Serving
+from fedprune.wire.transitions import Row, check_complete, row, transition
 
-_V = TypeVar("_V")
-
-GATHER_CHUNK_REQUESTS_S = 0.1
-"""How long requests for chunks are collected at most, so that what several agents lack is broadcast once."""
-
-RETRY_AFTER_S = 30.0
-"""When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
+SERVED_MODELS = 2
+"""Versions of the model that are served, the newest ones: an agent may still be fetching the last."""
 
 
 def resume(
@@ -72,386 +67,320 @@ def resume(
     model: Model,
     round_: int,
     *,
-    assigned: frozenset[str],
+    assigned: Mapping[str, int],
+    cap: int,
     accepted: Mapping[str, bytes],
     last_accepted: Mapping[str, bytes],
     refused: Mapping[str, bytes],
 ) -> RoundState:
-    """The state of a federation that starts, or goes on with the round it was in, from what the book says."""
+    """The state of a federation that starts, or goes on with the round it was in, from what the book says.
+
+    `assigned` gives the most examples that each member's update may weigh, `cap` the round's own bound on that.
+    """
     unfinished = Phase.TRAINING if assigned else Phase.GATHERING
     phase = Phase.DONE if round_ >= plan.rounds else unfinished
+    cohort = Cohort()
+    for agent, examples in assigned.items():
+        member = Member(Standing.ASSIGNED, examples)
+        if agent in accepted:
+            member = replace(member, standing=Standing.ACCEPTED, digest=accepted[agent])
+        cohort = cohort.put(agent, member)
     return RoundState(
         plan,
         round_,
         model,
         phase,
-        assigned=assigned,
-        accepted=dict(accepted),
-        last_accepted=dict(last_accepted),
-        refused=dict(refused),
+        cohort=cohort,
+        cap=cap,
+        last_accepted=HashTrieMap(last_accepted),
+        refused=HashTrieMap(refused),
+        serving=Serving().offer(plan.task).offer(model.content),
+        served=(model.content,),
     )
 
 
 def step(state: RoundState, event: Event, now: float) -> Step:
     """One transition. `now` is monotonic seconds."""
-    return transition(_TABLE, state.phase, event)(state, event, now)
+    kind = type(event.message) if isinstance(event, Said) else type(event)
+    return transition(_TABLE, state, kind, event, now)
 
 
 def wake_at(state: RoundState) -> float | None:
     """When a `Ticked` is due."""
-    alarms = [alarm for alarm in (state.deadline, state.serve_at) if alarm is not None]
-    return min(alarms, default=None)
+    alarms = (state.deadline, state.answer_by, state.serving.due_at)
+    return min((alarm for alarm in alarms if alarm is not None), default=None)
 
 
-# Starting, and time
+# The link, and time
 
 
-def _start(state: RoundState, _: Connected, now: float) -> Step:
-    wait = state.plan.gather_s if state.phase is Phase.GATHERING else state.plan.deadline_s
-    if state.deadline is None:
-        state = replace(state, deadline=now + wait)
+def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
+    deadline = now + state.plan.gather_s if state.deadline is None else state.deadline
+    state = replace(state, deadline=deadline, serving=state.serving.drained())
+    return state, (Publish(manifest(state)),)
+
+
+def _connect_training(state: RoundState, _: Connected, now: float) -> Step:
+    deadline = now + state.plan.deadline_s if state.deadline is None else state.deadline
+    answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
+    state = replace(state, deadline=deadline, answer_by=answer_by, serving=state.serving.drained())
     state, actions = _merge_if_complete(state)
-    return state, (Publish(_manifest(state)), *actions)
+    return state, (Publish(manifest(state)), *actions)
 
 
 def _announce(state: RoundState, _: Connected, __: float) -> Step:
-    return state, (Publish(_manifest(state)),)
+    return state, (Publish(manifest(state)),)
+
+
+def _drain(state: RoundState, _: LinkDrained, now: float) -> Step:
+    return _serve(replace(state, serving=state.serving.drained()), now)
 
 
 def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
-    state, served = _serve(state, now)
+    state, served = _serve(replace(state, presence=state.presence.at(now)), now)
     if state.deadline is None or now < state.deadline:
         return state, served
-    if len(state.waiting(now)) >= state.plan.quorum:
-        state, opened = _open(state, now)
-        return state, served + opened
-    return replace(state, deadline=now + state.plan.gather_s), served
+    if len(state.presence) < state.plan.quorum:
+        return replace(state, deadline=now + state.plan.gather_s), served
+    state, opened = _open(state, now)
+    absent = sorted(state.plan.fleet - set(state.presence) - set(state.cohort.members))
+    if absent:
+        opened += (Warn(f"round {state.round + 1} opened without {named(absent)}: another run may differ"),)
+    return state, served + opened
 
 
 def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
-    state, served = _serve(state, now)
-    if state.deadline is None or now < state.deadline:
-        return state, served
-    if len(state.accepted) >= state.plan.quorum:
-        state, actions = _close(state)
-    elif not state.accepted and len(state.failed) >= state.plan.cohort:
-        actions = (GiveUp(len(state.failed)),)
-    else:  # without a quorum the round stays open: whoever failed may try again, others take silent agents' places
-        state = replace(state, deadline=now + state.plan.deadline_s, failed=frozenset())
-        state, actions = _draft(state, state.waiting(now), state.plan.cohort - len(state.accepted), now)
-    return state, served + actions
+    state, served = _serve(replace(state, presence=state.presence.at(now)), now)
+    if state.deadline is not None and now >= state.deadline:
+        state, actions = _pass_deadline(state, now)
+        return state, served + actions
+    if state.answer_by is not None and now >= state.answer_by:
+        state, actions = replace_silent(state, now)
+        return state, served + actions
+    return state, served
+
+
+def _tick(state: RoundState, _: Ticked, now: float) -> Step:
+    return _serve(replace(state, presence=state.presence.at(now)), now)
+
+
+def _pass_deadline(state: RoundState, now: float) -> Step:
+    """Merge with a quorum. Without one the round stays open: silent agents' places go to others, and stay open until
+    they are filled; who failed may try again."""
+    cohort, plan = state.cohort, state.plan
+    if cohort.accepted >= plan.quorum:
+        return _close(state)
+    if not cohort.accepted and cohort.count(Standing.FAILED, Standing.OUT) >= plan.cohort:
+        return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
+    warnings = quorum_out_of_reach(state)
+    cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
+    cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
+    for agent in cohort.agents(Standing.OVERDUE):
+        state = drop_upload(state, agent)
+    state = replace(state, cohort=cohort, deadline=now + plan.deadline_s, answer_by=None)
+    state, actions = draft(state, state.presence, now)
+    return state, (*warnings, *actions)
 
 
 # Messages from agents
 
 
-def _hear_gathering(state: RoundState, said: Said, now: float) -> Step:
-    match said.message:
-        case CheckIn():
-            state = _hear(state, said.agent, now)
-            if len(state.waiting(now)) >= state.plan.cohort:
-                return _open(state, now)
-            return state, (Send(said.agent, _no_work()),)
-        case Submit() as submit:
-            return _answer_outside_round(state, said.agent, submit)
-    return state, ()
+def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
+    state, refusal = _welcome(state, said, now)
+    if refusal is not None:
+        return state, (refusal,)
+    if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
+        return _open(state, now)
+    return state, (Send(said.agent, no_work()),)
 
 
-def _hear_training(state: RoundState, said: Said, now: float) -> Step:
-    agent = said.agent
-    match said.message:
-        case CheckIn():
-            return _check_in(state, agent, now)
-        case Need() as need:
-            return _request(state, agent, need, now)
-        case Submit() as submit:
-            return _take_submit(state, agent, submit, now)
-        case Chunk() as chunk:
-            return _take_chunk(state, agent, chunk)
-        case Failed() as failed:
-            return _drop(state, agent, failed)
-
-
-def _hear_merging(state: RoundState, said: Said, now: float) -> Step:
-    match said.message:
-        case CheckIn():
-            return _hear(state, said.agent, now), (Send(said.agent, _no_work()),)
-        case Submit() as submit:
-            return _answer_outside_round(state, said.agent, submit)
-    return state, ()
-
-
-def _hear_done(state: RoundState, said: Said, _: float) -> Step:
-    match said.message:
-        case CheckIn():
-            return state, (Send(said.agent, Rejected(reason=Reason.FINISHED, retry_after=RETRY_AFTER_S)),)
-        case Submit() as submit:
-            return _answer_outside_round(state, said.agent, submit)
-    return state, ()
-
-
-def _hear(state: RoundState, agent: str, now: float) -> RoundState:
-    return replace(state, present={**state.present, agent: now})
-
-
-def _check_in(state: RoundState, agent: str, now: float) -> Step:
-    if agent in state.missing:
-        return state, (Send(agent, _assignment(state, now)),)
-    state = _hear(state, agent, now)
-    state, actions = _draft(state, frozenset({agent}), state.plan.cohort - len(state.assigned), now)
-    return state, actions or (Send(agent, _no_work()),)
-
-
-def _request(state: RoundState, agent: str, need: Need, now: float) -> Step:
-    contents = {content.digest: content for content in (state.model.content, state.plan.task)}
-    if agent not in state.assigned or need.digest not in contents:
-        return state, (Send(agent, _no_work()),)
-    content = contents[need.digest]
-    requests = dict(state.requests)
-    for index in unpack_bitmap(need.missing, chunk_count(content.size)):
-        requests[content, index] = requests.get((content, index), frozenset()) | {agent}
-    serve_at = state.serve_at if state.serve_at is not None else now + GATHER_CHUNK_REQUESTS_S
-    state = replace(state, requests=requests, serve_at=serve_at)
-    everybody_asked = state.missing <= frozenset[str]().union(*requests.values())
-    return _serve(state, serve_at) if everybody_asked else (state, ())
-
-
-def _take_submit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
-    if not _is_current(state, submit) or agent in state.accepted:
-        state, answer = _answer_outside_round(state, agent, submit)
-        # While its update was pending the agent took no assignment.
-        return state, answer + ((Send(agent, _assignment(state, now)),) if agent in state.missing else ())
-    if state.refused.get(agent) == submit.update.digest or agent not in state.assigned | state.failed:
-        return _answer_outside_round(state, agent, submit)
-    if agent in state.failed:  # it failed, tried again, and can after all
-        state = replace(state, assigned=state.assigned | {agent}, failed=state.failed - {agent})
-        state, actions = _take_submit(state, agent, submit, now)
-        return state, (BookCohort(state.round, state.assigned), *actions)
-    if agent in state.storing:
+def _greet_training(state: RoundState, said: Said, now: float) -> Step:
+    agent, member = said.agent, state.cohort.get(said.agent)
+    if member is not None and member.has_work:
+        standing = Standing.ASSIGNED if state.room > 0 else member.standing
+        state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=standing, answered=True)))
+        return state, (Send(agent, assignment(state, now)),)
+    if member is not None and member.standing is Standing.STORING:
         return state, ()
-    if submit.update.size > state.plan.max_update_bytes:
-        return _refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
-    upload = state.uploads.get(agent)
-    if upload is None or upload.submit.update != submit.update:
-        return replace(state, uploads={**state.uploads, agent: Upload(submit, Incoming(submit.update))}), ()
-    return state, (Send(agent, Need(digest=submit.update.digest, missing=upload.incoming.missing)),)
+    state, refusal = _welcome(state, said, now)
+    if refusal is not None:
+        return state, (refusal,)
+    state, actions = draft(state, (agent,), now)
+    return state, actions or (Send(agent, no_work()),)
 
 
-def _take_chunk(state: RoundState, agent: str, chunk: Chunk) -> Step:
-    upload = state.uploads.get(agent)
-    if upload is None or agent in state.storing:
+def _greet_merging(state: RoundState, said: Said, now: float) -> Step:
+    state, refusal = _welcome(state, said, now)
+    return state, (refusal or Send(said.agent, no_work()),)
+
+
+def _greet_done(state: RoundState, said: Said, _: float) -> Step:
+    return state, (Send(said.agent, finished()),)
+
+
+def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, Send | None]:
+    """Remember that an agent waits, or refuse it."""
+    check_in = said.message
+    assert isinstance(check_in, CheckIn)
+    refusal = cannot_wait(state, said.agent, check_in)
+    if refusal is not None:
+        return state, Send(said.agent, refusal)
+    presence = state.presence.at(now).heard(said.agent, check_in.examples)
+    return replace(state, presence=presence), None
+
+
+def _request(state: RoundState, said: Said, now: float) -> Step:
+    """Note which chunks an assigned agent lacks. Nobody else is served."""
+    agent, need, member = said.agent, said.message, state.cohort.get(said.agent)
+    assert isinstance(need, Need)
+    if member is None or not member.has_work or need.digest not in state.serving.contents:
+        return state, (Send(agent, no_work()),)
+    waiting = state.cohort.count(Standing.ASSIGNED, Standing.SILENT)
+    serving = state.serving.ask(agent, need, now, expected=waiting)
+    state = replace(state, serving=serving, cohort=state.cohort.put(agent, replace(member, answered=True)))
+    return _serve(state, now)
+
+
+def _send_away(state: RoundState, said: Said, _: float) -> Step:
+    return state, (Send(said.agent, no_work()),)
+
+
+def _submit(state: RoundState, said: Said, now: float) -> Step:
+    state, actions = take_submit(state, said, now)
+    state, merge = _merge_if_complete(state)  # an agent that was refused is waited for no longer
+    return state, actions + merge
+
+
+def _excuse(state: RoundState, said: Said, _: float) -> Step:
+    """An agent cannot do the round: do not wait for it."""
+    agent, failed, member = said.agent, said.message, state.cohort.get(said.agent)
+    assert isinstance(failed, Failed)
+    if failed.run != state.plan.run or failed.round != state.round or member is None or not member.has_work:
         return state, ()
-    incoming = upload.incoming.add(chunk)
-    if not incoming.is_complete:
-        return replace(state, uploads={**state.uploads, agent: replace(upload, incoming=incoming)}), ()
-    try:
-        blob = incoming.assemble()
-    except ProtocolError:  # a chunk was not the agent's: all are asked for when it asks about its update
-        afresh = replace(upload, incoming=Incoming(upload.submit.update))
-        return replace(state, uploads={**state.uploads, agent: afresh}), ()
-    return replace(state, storing=state.storing | {agent}), (StoreUpdate(agent, upload.submit, blob),)
+    member = replace(member, standing=Standing.FAILED, why=failed.why)
+    state = drop_upload(state, agent)
+    presence = state.presence.without(agent)
+    return _merge_if_complete(replace(state, cohort=state.cohort.put(agent, member), presence=presence))
 
 
-def _drop(state: RoundState, agent: str, failed: Failed) -> Step:
-    if failed.run != state.plan.run or failed.round != state.round or agent not in state.missing - state.storing:
-        return state, ()
-    state = replace(
-        state,
-        assigned=state.assigned - {agent},
-        present=_without(state.present, agent),
-        failed=state.failed | {agent},
-        uploads=_without(state.uploads, agent),
-    )
-    return _merge_if_complete(state)
-
-
-def _answer_outside_round(state: RoundState, agent: str, submit: Submit) -> Step:
-    """Say what the book says of an update that is not to be taken now."""
-    digest = submit.update.digest
-    if submit.run != state.plan.run:
-        return state, (Send(agent, _reject(submit, Reason.INVALID, "of another run")),)
-    if digest in (state.accepted.get(agent), state.last_accepted.get(agent)):
-        return state, (Send(agent, _accepted(state, submit.round, digest)),)
-    if digest == state.refused.get(agent):
-        return state, (Send(agent, _reject(submit, Reason.INVALID, "refused before")),)
-    if _is_current(state, submit) and agent in state.accepted:
-        return state, (Send(agent, _reject(submit, Reason.INVALID, "another update of this round was accepted")),)
-    if submit.round > state.round:
-        return state, (Send(agent, _reject(submit, Reason.INVALID, f"of round {submit.round}, not yet begun")),)
-    late = "not in this round's cohort" if _is_current(state, submit) else f"round {submit.round} is over"
-    return state, (Send(agent, _reject(submit, Reason.LATE, late)),)
+def _ignore(state: RoundState, _: Any, __: float) -> Step:
+    return state, ()
 
 
 # Updates on their way to the disk
 
 
-def _accept(state: RoundState, event: UpdateStored, now: float) -> Step:
-    agent = event.agent
-    submit = state.uploads[agent].submit
-    state = replace(
-        state,
-        accepted={**state.accepted, agent: submit.update.digest},
-        storing=state.storing - {agent},
-        uploads=_without(state.uploads, agent),
-    )
-    state = _hear(state, agent, now)
-    merging, actions = _merge_if_complete(state)
-    return merging, (Send(agent, _accepted(state, submit.round, submit.update.digest)), *actions)
+def _accept(state: RoundState, event: UpdateStored, _: float) -> Step:
+    state, actions = accept(state, event)
+    state, merge = _merge_if_complete(state)
+    return state, actions + merge
 
 
 def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
-    submit = state.uploads[event.agent].submit
-    return _refuse_update(replace(state, storing=state.storing - {event.agent}), event.agent, submit, event.why)
-
-
-def _refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> Step:
-    """Reject an update for good, and wait for its agent no longer."""
-    state = replace(state, refused={**state.refused, agent: submit.update.digest})
-    state, actions = _drop(state, agent, Failed(run=submit.run, round=submit.round, why=f"{agent}'s update: {why}"))
-    return state, (Send(agent, _reject(submit, Reason.INVALID, why)), *actions)
+    state, actions = refuse(state, event)
+    state, merge = _merge_if_complete(state)
+    return state, actions + merge
 
 
 # Opening and closing a round
 
 
 def _open(state: RoundState, now: float) -> Step:
-    """Select the cohort and assign it."""
-    waiting = state.waiting(now)
-    present = {agent: state.present[agent] for agent in waiting}
-    state = replace(state, phase=Phase.TRAINING, present=present, deadline=now + state.plan.deadline_s)
-    drafted, actions = _draft(state, waiting, state.plan.cohort, now)
-    return drafted, (Publish(_manifest(state)), *actions)
-
-
-def _draft(state: RoundState, candidates: frozenset[str], room: int, now: float) -> Step:
-    """Assign `room` of `candidates`, chosen at random. Past a deadline the places of silent agents count as room.
-
-    The cohort grows then, but the silent agents' updates are still welcome until the round is merged.
-    """
-    eligible = sorted(candidates - state.assigned - state.failed)
-    keyed = Keyed(state.plan.seed, "cohort", state.round, len(state.assigned))
-    drafted = frozenset(keyed.sample(eligible, min(len(eligible), max(0, room))))
-    if not drafted:
-        return state, ()
-    present = {agent: heard_at for agent, heard_at in state.present.items() if agent not in drafted}
-    state = replace(state, assigned=state.assigned | drafted, present=present)
-    assignment = _assignment(state, now)
-    sends = tuple(Send(agent, assignment) for agent in sorted(drafted))
-    return state, (BookCohort(state.round, state.assigned), *sends)
+    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh."""
+    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
+    selected = select(state, state.presence)
+    median = statistics.median(state.presence.examples(agent) for agent in selected)
+    state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
+    state, actions = assign(state, selected, now)
+    return state, (Publish(manifest(state)), *actions)
 
 
 def _merge_if_complete(state: RoundState) -> Step:
-    """Merge once the cohort is full, or nobody is missing and the quorum is reached."""
-    plan, accepted = state.plan, len(state.accepted)
-    is_complete = accepted >= plan.cohort or (accepted >= plan.quorum and not state.missing)
-    return _close(state) if state.phase is Phase.TRAINING and is_complete else (state, ())
+    """Merge once the cohort is full, or nobody is awaited and the quorum is reached."""
+    plan, cohort = state.plan, state.cohort
+    is_complete = cohort.accepted >= plan.cohort or (cohort.accepted >= plan.quorum and not cohort.awaited)
+    return _close(state) if is_complete else (state, ())
 
 
 def _close(state: RoundState) -> Step:
     """Take no more updates; merge as soon as none is on its way to the disk."""
-    if state.storing:
+    if state.cohort.count(Standing.STORING):
         return state, ()
-    return replace(state, phase=Phase.MERGING, uploads={}, requests={}, serve_at=None, deadline=None), (
-        Merge(state.round),
-    )
+    for agent in list(state.uploads):
+        state = drop_upload(state, agent)
+    return replace(state, phase=Phase.MERGING, answer_by=None, deadline=None), (Merge(state.round),)
 
 
 def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
+    last_accepted = state.last_accepted
+    for agent in state.cohort.agents(Standing.ACCEPTED):
+        last_accepted = last_accepted.insert(agent, state.cohort.members[agent].digest)
+    served = (*(content for content in state.served if content != merged.model.content), merged.model.content)
+    serving = state.serving.offer(merged.model.content)
+    for content in served[:-SERVED_MODELS]:
+        serving = serving.withdraw(content.digest)
     state = replace(
         state,
         round=state.round + 1,
         model=merged.model,
         phase=Phase.GATHERING,
-        assigned=frozenset(),
-        failed=frozenset(),
-        accepted={},
-        last_accepted={**state.last_accepted, **state.accepted},
+        cohort=Cohort(),
+        cap=0,
+        last_accepted=last_accepted,
+        presence=state.presence.at(now),
+        serving=serving,
+        served=served[-SERVED_MODELS:],
         deadline=now + state.plan.gather_s,
     )
     if state.round >= state.plan.rounds:
         state = replace(state, phase=Phase.DONE, deadline=None)
-        return state, (Publish(_manifest(state)),)
-    if len(state.waiting(now)) >= state.plan.cohort:
+        return state, (Publish(manifest(state)),)
+    if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         return _open(state, now)
-    return state, (Publish(_manifest(state)),)
+    return state, (Publish(manifest(state)),)
 
 
 def _serve(state: RoundState, now: float) -> Step:
-    """Send the chunks asked for: to the one agent that lacks it, or to all that listen."""
-    if state.serve_at is None or now < state.serve_at:
-        return state, ()
-    chunks = tuple(
-        SendChunk(content, index, next(iter(agents)) if len(agents) == 1 else None)
-        for (content, index), agents in state.requests.items()
-    )
-    return replace(state, requests={}, serve_at=None), chunks
+    serving, chunks = state.serving.serve(now)
+    return replace(state, serving=serving), chunks
 
 
-# Messages
-
-
-def _manifest(state: RoundState) -> Manifest:
-    plan = state.plan
-    return Manifest(
-        run=plan.run,
-        incarnation=plan.incarnation,
-        round=state.round,
-        rounds=plan.rounds,
-        task=plan.task,
-        model=state.model.content,
-        done=state.phase is Phase.DONE,
-    )
-
-
-def _assignment(state: RoundState, now: float) -> Assignment:
-    plan = state.plan
-    return Assignment(
-        run=plan.run,
-        round=state.round,
-        task=plan.task,
-        model=state.model.content,
-        weights_digest=state.model.weights_digest,
-        schedule_step=state.round * plan.steps_per_round,
-        seed=plan.seed,
-        update_values=plan.update_values,
-        seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
-    )
-
-
-def _accepted(state: RoundState, round_: int, digest: bytes) -> Accepted:
-    return Accepted(run=state.plan.run, round=round_, digest=digest)
-
-
-def _no_work() -> Rejected:
-    return Rejected(reason=Reason.NOT_SELECTED, retry_after=RETRY_AFTER_S)
-
-
-def _reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
-    return Rejected(reason=reason, detail=detail[:1000], digest=submit.update.digest)
-
-
-def _is_current(state: RoundState, submit: Submit) -> bool:
-    return submit.run == state.plan.run and submit.round == state.round
-
-
-def _without(values: Mapping[str, _V], agent: str) -> dict[str, _V]:
-    return {name: value for name, value in values.items() if name != agent}
-
-
-_TABLE: Table[RoundState, Action] = {
-    (Phase.GATHERING, Connected): _start,
-    (Phase.GATHERING, Said): _hear_gathering,
-    (Phase.GATHERING, Ticked): _tick_gathering,
-    (Phase.TRAINING, Connected): _start,
-    (Phase.TRAINING, Said): _hear_training,
-    (Phase.TRAINING, UpdateStored): _accept,
-    (Phase.TRAINING, UpdateRefused): _refuse,
-    (Phase.TRAINING, Ticked): _tick_training,
-    (Phase.MERGING, Connected): _announce,
-    (Phase.MERGING, Said): _hear_merging,
-    (Phase.MERGING, Merged): _next_round,
-    (Phase.MERGING, Ticked): lambda state, _, __: (state, ()),
-    (Phase.DONE, Connected): _announce,
-    (Phase.DONE, Said): _hear_done,
-    (Phase.DONE, Ticked): lambda state, _, __: (state, ()),
+_TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
+    (Phase.GATHERING, Connected): row(_connect_gathering),
+    (Phase.GATHERING, Ticked): row(_tick_gathering, Phase.TRAINING),
+    (Phase.GATHERING, LinkDrained): row(_drain),
+    (Phase.GATHERING, CheckIn): row(_greet_gathering, Phase.TRAINING),
+    (Phase.GATHERING, Need): row(_send_away),
+    (Phase.GATHERING, Submit): row(answer_outside_round),
+    (Phase.GATHERING, Chunk): row(_ignore),
+    (Phase.GATHERING, Failed): row(_ignore),
+    (Phase.TRAINING, Connected): row(_connect_training, Phase.MERGING),
+    (Phase.TRAINING, Ticked): row(_tick_training, Phase.MERGING),
+    (Phase.TRAINING, LinkDrained): row(_drain),
+    (Phase.TRAINING, CheckIn): row(_greet_training),
+    (Phase.TRAINING, Need): row(_request),
+    (Phase.TRAINING, Submit): row(_submit, Phase.MERGING),
+    (Phase.TRAINING, Chunk): row(take_chunk),
+    (Phase.TRAINING, Failed): row(_excuse, Phase.MERGING),
+    (Phase.TRAINING, UpdateStored): row(_accept, Phase.MERGING),
+    (Phase.TRAINING, UpdateRefused): row(_refuse, Phase.MERGING),
+    (Phase.MERGING, Connected): row(_announce),
+    (Phase.MERGING, Ticked): row(_tick),
+    (Phase.MERGING, LinkDrained): row(_drain),
+    (Phase.MERGING, CheckIn): row(_greet_merging),
+    (Phase.MERGING, Need): row(_send_away),
+    (Phase.MERGING, Submit): row(answer_outside_round),
+    (Phase.MERGING, Chunk): row(_ignore),
+    (Phase.MERGING, Failed): row(_ignore),
+    (Phase.MERGING, Merged): row(_next_round, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
+    (Phase.DONE, Connected): row(_announce),
+    (Phase.DONE, Ticked): row(_tick),
+    (Phase.DONE, LinkDrained): row(_drain),
+    (Phase.DONE, CheckIn): row(_greet_done),
+    (Phase.DONE, Need): row(_send_away),
+    (Phase.DONE, Submit): row(answer_outside_round),
+    (Phase.DONE, Chunk): row(_ignore),
+    (Phase.DONE, Failed): row(_ignore),
 }
+
+check_complete(_TABLE, Phase, (*UPLINK.values(), Connected, Ticked, LinkDrained))

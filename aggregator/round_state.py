@@ -1,17 +1,23 @@
-"""What the rounds' state machine hears (events), asks for (actions), and knows (the plan and the state)."""
+"""What the rounds' state machine hears (events), asks for (actions), and knows (the plan and the state).
+
+The state is immutable, and its maps are persistent ones (hash array mapped tries): a step makes a new state that
+shares nearly everything with the old one. So a step costs the same whatever the fleet's size, and the machine stays a
+function: a step that raises has changed nothing, and a state can be kept, compared and replayed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from types import MappingProxyType
 
+from rpds import HashTrieMap
+
+from aggregator.cohort import Cohort
+from aggregator.presence import Presence
 from fedprune.wire.messages import CheckIn, Chunk, Content, Failed, Manifest, Message, Need, Submit
-from fedprune.wire.transfer import Incoming
-
-PRESENCE_S = 120.0
-"""How long an agent counts as waiting after it was last heard; waiting agents check in every 15 to 45 s."""
+from fedprune.wire.serving import SendChunk, Serving
+from fedprune.wire.transfer import Receiving
 
 
 class Phase(Enum):
@@ -31,7 +37,7 @@ class Connected:
 
 @dataclass(frozen=True)
 class Said:
-    """A message from an agent."""
+    """A message from an agent; the table of transitions lists it under the message's own type."""
 
     agent: str
     message: CheckIn | Need | Submit | Chunk | Failed
@@ -60,11 +66,16 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class LinkDrained:
+    """The broker has all that was published."""
+
+
+@dataclass(frozen=True)
 class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Connected | Said | UpdateStored | UpdateRefused | Merged | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | Merged | LinkDrained | Ticked
 
 
 # Actions
@@ -77,15 +88,6 @@ class Send:
 
 
 @dataclass(frozen=True)
-class SendChunk:
-    """Publish a chunk: to one agent, or as a broadcast where `agent` is None."""
-
-    content: Content
-    index: int
-    agent: str | None
-
-
-@dataclass(frozen=True)
 class Publish:
     """Publish the manifest, retained; one that is `done` clears it."""
 
@@ -94,19 +96,21 @@ class Publish:
 
 @dataclass(frozen=True)
 class BookCohort:
-    """Write down, durably, who is assigned to the round."""
+    """Write down, durably, who was assigned to the round, what each may weigh, and the round's cap on that."""
 
     round: int
-    agents: frozenset[str]
+    examples: Mapping[str, int]
+    cap: int
 
 
 @dataclass(frozen=True)
 class StoreUpdate:
-    """Check an update and make it durable; `UpdateStored` or `UpdateRefused` follows."""
+    """Check an update and make it durable; `UpdateStored` or `UpdateRefused` follows. It weighs `weight` examples."""
 
     agent: str
     submit: Submit
     blob: bytes
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -117,19 +121,31 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Warn:
+    """Tell the people: the round cannot end as it is."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """At its deadline as many agents have failed as a cohort has, and nobody has succeeded. A person has to look."""
 
     failed: int
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | GiveUp
+Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | GiveUp
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What does not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs."""
+    """What does not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
+
+    `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
+    its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
+    one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
+    """
 
     run: str
     incarnation: int
@@ -143,6 +159,9 @@ class Plan:
     steps_per_round: int
     update_values: str
     max_update_bytes: int
+    ticket_key: bytes
+    examples_cap: float
+    fleet: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -158,41 +177,41 @@ class Upload:
     """An update on its way in."""
 
     submit: Submit
-    incoming: Incoming
+    receiving: Receiving
+
+
+_NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
+_NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
 
 
 @dataclass(frozen=True)
 class RoundState:
     """The round that is open, and who takes part.
 
-    `present`: agents that wait for work, and when each was last heard. `assigned`: this round's cohort.
-    `accepted` and `last_accepted`: digest of each agent's accepted update, of this round and of its last one;
-    `refused`: of its last malformed one. `failed`: agents that could not do this round, until its next deadline.
-    `storing`: updates on their way to the disk.
-    `requests`: chunks asked for, by content and index, and by whom; served at `serve_at`.
+    `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
+    examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
+    rounds before; `refused`: of its last malformed one. `uploads`: updates on their way in, `uploads_bytes` their sizes
+    together. `serving`: the task, the last models, and who lacks what of them; `served`: those models, oldest first.
+    `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
 
     plan: Plan
     round: int
     model: Model
     phase: Phase = Phase.GATHERING
-    present: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    assigned: frozenset[str] = frozenset()
-    failed: frozenset[str] = frozenset()
-    accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
-    last_accepted: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
-    refused: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
-    uploads: Mapping[str, Upload] = field(default_factory=lambda: MappingProxyType({}))
-    storing: frozenset[str] = frozenset()
-    requests: Mapping[tuple[Content, int], frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
-    serve_at: float | None = None
+    presence: Presence = field(default_factory=Presence)
+    cohort: Cohort = field(default_factory=Cohort)
+    cap: int = 0
+    last_accepted: HashTrieMap[str, bytes] = _NO_DIGESTS
+    refused: HashTrieMap[str, bytes] = _NO_DIGESTS
+    uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
+    uploads_bytes: int = 0
+    serving: Serving = field(default_factory=Serving)
+    served: tuple[Content, ...] = ()
+    answer_by: float | None = None
     deadline: float | None = None
 
     @property
-    def missing(self) -> frozenset[str]:
-        """Assigned agents whose update has not been accepted."""
-        return self.assigned - self.accepted.keys()
-
-    def waiting(self, now: float) -> frozenset[str]:
-        """The agents that wait for work and were heard lately."""
-        return frozenset(agent for agent, heard_at in self.present.items() if now - heard_at <= PRESENCE_S)
+    def room(self) -> int:
+        """Places in the cohort that nobody holds."""
+        return self.plan.cohort - self.cohort.places_taken

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from aggregator import round_machine
-from aggregator.book import Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.merging import Aggregate
+from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_state import (
     Action,
     BookCohort,
     Connected,
     Event,
     GiveUp,
+    LinkDrained,
     Merge,
     Merged,
     Phase,
@@ -26,22 +28,24 @@ from aggregator.round_state import (
     Publish,
     Said,
     Send,
-    SendChunk,
     StoreUpdate,
     Ticked,
     UpdateRefused,
     UpdateStored,
+    Warn,
 )
-from fedprune.codecs import Update, Values, decode_update
+from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError, TrainingError
-from fedprune.model.tensors import Weights, sparsity
+from fedprune.model.tensors import Mask, Weights, sparsity
+from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Disk
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle, MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, Submit, decode, encode, kind_of
+from fedprune.wire.messages import UPLINK, Content, Failed, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of, content_of
 
@@ -83,18 +87,20 @@ class AggregatorRunner:
         self._cohort = plan.cohort
         self._topics, self._link, self._store = topics, link, store
         self._evaluate, self._report, self._clock = evaluate, report, clock
-        self._bundle_blob = bundle.blob
         self._model = self._restore(bundle)
+        self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
         self._counts: Counter[str] = Counter()
         self._began: float | None = None
         round_ = store.book.next_round()
+        assigned, cap = store.book.cohort(round_)
         self.state = round_machine.resume(
             plan,
             self._model.model,
             round_,
-            assigned=store.book.assigned(round_),
-            accepted={agent: submit.update.digest for agent, submit in store.book.accepted(round_).items()},
-            last_accepted={agent: submit.update.digest for agent, submit in store.book.last_accepted(round_).items()},
+            assigned=assigned,
+            cap=cap,
+            accepted={agent: update.digest for agent, update in store.book.accepted(round_).items()},
+            last_accepted=store.book.last_accepted(round_),
             refused=store.book.refused(),
         )
 
@@ -106,7 +112,7 @@ class AggregatorRunner:
         """The link is up: subscribe, then tell the agents."""
         self._link.subscribe(self._topics.all_up)
         self._link.subscribe(self._topics.all_status)
-        if self._waiting() is not None:
+        if self.state.phase is Phase.GATHERING:
             _log.info("connected; waiting for %s agents to check in", self._cohort)
         self.handle(Connected())
 
@@ -124,13 +130,26 @@ class AggregatorRunner:
             agent, kind = self._topics.parse_up(delivery.topic)
             if kind not in UPLINK:
                 raise ProtocolError(f"kind {kind[:40]!r} is unknown")
-            message: Any = decode(UPLINK[kind], delivery.payload)
-            if isinstance(message, Failed):
-                _log.warning("%s cannot do round %s: %r", agent, message.round + 1, message.why)
-            self.handle(Said(agent, message))
+            self.handle(Said(agent, self._read(agent, kind, delivery.payload)))
         except ProtocolError as error:
             self._counts["ignored"] += 1
             _log.warning("ignored a message on %r: %s", delivery.topic[:200], error)
+
+    def _read(self, agent: str, kind: str, payload: bytes) -> Any:
+        """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
+        try:
+            message = decode(UPLINK[kind], payload)
+        except ProtocolError as error:
+            answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
+            self._perform(Send(agent, answer))
+            raise
+        if isinstance(message, Failed):
+            _log.warning("%s cannot do round %s: %r", agent, message.round + 1, message.why)
+        return message
+
+    def drained(self) -> None:
+        """The broker has all that was published."""
+        self.handle(LinkDrained())
 
     def tick(self) -> None:
         self.handle(Ticked())
@@ -139,33 +158,37 @@ class AggregatorRunner:
         """Run one transition, its actions, and the events that follow from them."""
         events = [event]
         while events:
-            waiting = self._waiting()
-            self.state, actions = round_machine.step(self.state, events.pop(0), self._clock())
+            event = events.pop(0)
+            waiting = self._tenths_waiting()
+            self.state, actions = round_machine.step(self.state, event, self._clock())
             if self._began is None and self.state.phase is Phase.TRAINING:
                 self._began = self._clock()
-            if self._waiting() not in (None, waiting):
-                _log.info("waiting for agents: %s of %s are here", self._waiting(), self._cohort)
+            if self._tenths_waiting() not in (None, waiting):
+                _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
             for action in actions:
                 events.extend(self._perform(action))
+            if isinstance(event, Merged):
+                self._forget_contents()
 
     def _perform(self, action: Action) -> list[Event]:
         match action:
             case Send(agent, message):
                 self._publish(self._topics.down(agent, kind_of(message)), encode(message))
             case SendChunk(content, index, agent):
-                blob = self._bundle_blob if content == self.state.plan.task else self._model.blob
                 topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
-                self._publish(topic, encode(chunk_of(blob, content.digest, index)))
+                self._publish(topic, encode(chunk_of(self._contents[content.digest], content.digest, index)))
             case Publish(manifest):
                 self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
                 if manifest.done:
                     self._publish(self._topics.round, b"", retain=True)
-            case BookCohort(round_, agents):
-                self._store.book.assign(round_, agents)
-            case StoreUpdate(agent, submit, blob):
-                return [self._store_update(agent, submit, blob)]
+            case BookCohort(round_, examples, cap):
+                self._store.book.assign(round_, examples, cap)
+            case StoreUpdate():
+                return [self._store_update(action)]
             case Merge(round_):
                 return [self._merge(round_)]
+            case Warn(text):
+                _log.warning("%s", text)
             case GiveUp(failed):
                 raise TrainingError(
                     f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
@@ -178,77 +201,88 @@ class AggregatorRunner:
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)
 
-    def _store_update(self, agent: str, submit: Submit, blob: bytes) -> Event:
+    def _store_update(self, action: StoreUpdate) -> Event:
+        agent, submit = action.agent, action.submit
         try:
-            self._aggregate().check(self._decode(blob), submit.examples, self._cohort)
+            check_update(self._decode(action.blob), self._task.table)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
             _log.warning("refused the update of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
-        self._store.updates.write(_update_name(submit.round, agent), blob)
-        self._store.book.accept(agent, submit)
+        if action.weight < submit.examples:
+            self._counts["capped"] += 1
+            _log.warning("the update of %s claims %s examples and counts as %s", agent, submit.examples, action.weight)
+        self._store.updates.write(_update_name(submit.round, agent), action.blob)
+        self._store.book.accept(submit.round, agent, _accepted_update(submit, action.weight))
         return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:
-        submits = self._store.book.accepted(round_)
+        updates = self._store.book.accepted(round_)
         aggregate = self._aggregate()
-        for agent, submit in submits.items():
-            self._fold(aggregate, agent, submit)
-        merged = aggregate.result(self._model.checkpoint.exact).weights
-        self._model = new_model(merged, self._task, self._run, round_ + 1, self._values)
+        for agent, update in updates.items():
+            self._fold(aggregate, round_, agent, update)
+        merged = aggregate.result(self._model.checkpoint.exact)
+        self._model = new_model(merged.weights, self._task, self._run, round_ + 1, self._values, merged.mask)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
-        record = self._record(round_, submits)
+        self._contents[self._model.model.content.digest] = self._model.blob
+        record = self._record(round_, updates)
         self._store.book.finish(record)
         for name in self._store.updates.names():
             self._store.updates.delete(name)
         self._report(record)
         return Merged(self._model.model)
 
-    def _fold(self, aggregate: Aggregate, agent: str, submit: Submit) -> None:
+    def _fold(self, aggregate: Aggregate, round_: int, agent: str, update: AcceptedUpdate) -> None:
         """Add an accepted update. Raises `StorageError` if the disk no longer holds what it was given."""
-        name = _update_name(submit.round, agent)
+        name = _update_name(round_, agent)
         blob = self._store.updates.read(name)
-        if blob is None or content_of(blob) != submit.update:
+        if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
             raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
         try:
-            aggregate.add(self._decode(blob), submit.examples)
+            aggregate.add(self._decode(blob), update.weight)
         except ProtocolError as error:
             raise StorageError(
                 f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
             ) from error
 
-    def _record(self, round_: int, submits: dict[str, Submit]) -> RoundRecord:
+    def _record(self, round_: int, updates: dict[str, AcceptedUpdate]) -> RoundRecord:
         weights = self._model.checkpoint.weights
         evaluation = self._evaluate(weights)
-        examples = sum(submit.examples for submit in submits.values())
+        weight = sum(update.weight for update in updates.values())
         now, counts = self._clock(), self._counts
         began = now if self._began is None else self._began
         self._began, self._counts = now, Counter()
         return RoundRecord(
             round=round_,
-            agents=len(submits),
+            agents=len(updates),
             accuracy=evaluation.accuracy,
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
             sparsity=sparsity(weights, self._task.table),
             bytes_up=counts["bytes_up"],
             bytes_down=counts["bytes_down"],
             seconds=now - began,
-            train_seconds=max(submit.train_seconds for submit in submits.values()),
-            train_loss=sum(submit.loss * submit.examples for submit in submits.values()) / examples,
+            train_seconds=max(update.train_seconds for update in updates.values()),
+            train_loss=sum(update.loss * update.weight for update in updates.values()) / weight,
             ignored=counts["ignored"],
             refused=counts["refused"],
+            capped=counts["capped"],
             peak_memory_mb=peak_memory_mb(),
         )
 
-    def _waiting(self) -> int | None:
-        """How many agents are here while a round waits for more of them."""
-        return len(self.state.present) if self.state.phase is Phase.GATHERING else None
+    def _tenths_waiting(self) -> int | None:
+        """How many tenths of a cohort are here while a round waits for more: as often as that changes, it is said."""
+        return 10 * len(self.state.presence) // self._cohort if self.state.phase is Phase.GATHERING else None
+
+    def _forget_contents(self) -> None:
+        served = self.state.serving.contents
+        self._contents = {digest: blob for digest, blob in self._contents.items() if digest in served}
 
     def _restore(self, bundle: Bundle) -> GlobalModel:
         version = self._store.book.next_round()
         if version == 0:
-            model = new_model(bundle.initial_weights(), self._task, self._run, 0, self._values)
+            initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
+            model = new_model(initial, self._task, self._run, 0, self._values, everywhere)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
@@ -259,12 +293,26 @@ class AggregatorRunner:
         return restored_model(checkpoint, self._task, self._values)
 
     def _aggregate(self) -> Aggregate:
-        return Aggregate(self._task.table, self._model.checkpoint.weights, self._task.pruning.mask)
+        return Aggregate(self._task.table, self._model.checkpoint.weights, self._known_mask())
 
     def _decode(self, blob: bytes) -> Update:
-        known = self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
-        return decode_update(blob, self._task.table, known, self._update_values)
+        return decode_update(blob, self._task.table, self._known_mask(), self._update_values)
+
+    def _known_mask(self) -> Mask | None:
+        return self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
 
 
 def _update_name(round_: int, agent: str) -> str:
     return f"{round_:06d}-{agent}.update"
+
+
+def _accepted_update(submit: Submit, weight: int) -> AcceptedUpdate:
+    return AcceptedUpdate(
+        digest=submit.update.digest,
+        size=submit.update.size,
+        weight=weight,
+        loss=submit.loss,
+        train_seconds=submit.train_seconds,
+        idle_memory_mb=submit.idle_memory_mb,
+        peak_memory_mb=submit.peak_memory_mb,
+    )

@@ -18,6 +18,10 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
     `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. A round
     opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are.
+
+    `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
+    of them, and samples its cohort from them. `examples_cap` bounds what one update may weigh, in medians of the
+    cohort's example counts: an agent that claims more counts as that many.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
@@ -25,6 +29,12 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     deadline_s: _Seconds = 600.0
     gather_s: _Seconds = 30.0
+    fleet: tuple[str, ...] = ()
+    examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
+
+    def __post_init__(self) -> None:
+        if self.fleet and len(set(self.fleet)) < self.cohort:
+            raise ValueError(f"rounds.fleet names {len(set(self.fleet))} agents, too few for a cohort of {self.cohort}")
 
     @property
     def quorum_agents(self) -> int:

@@ -24,7 +24,7 @@ from edge_agent.trainers import Work
 from fedprune.data import Dataset
 from fedprune.data.fashion_mnist import fashion_mnist
 from fedprune.model.randomness import Keyed
-from fedprune.pruning.masks import Allocation, apply_mask, score_mask
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.tflite import default_runtime
 from fedprune.runtime.training_graph import TrainingGraph
@@ -132,7 +132,7 @@ def _train_litert(blob: bytes) -> LiteRTThroughput:
     bundle, data = read_bundle(blob), _examples()
     trainer = LiteRTTrainer(bundle, threads=1)
     weights, table = bundle.initial_weights(), bundle.task.table
-    mask = score_mask(weights, table, _SPARSITY, Allocation.LAMP)
+    mask = score_mask(weights, table, _SPARSITY, Allocation.LAMP, full_mask(table))
     work = Work(apply_mask(weights, mask), mask, 0, None, Keyed(0, "throughput"))
     trainer.train(work, data)
     step_s = trainer.train(work, data).seconds / _STEPS

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_agent.trainers import Slots, Trainer, Work
+from edge_agent.trainers import Slots, Trainer, Work, never
 from edge_agent.updates import PreparedUpdate, prepare_update
 from fedprune.codecs import Values, decode_model
 from fedprune.data import Dataset
@@ -38,15 +39,23 @@ class LocalResult:
     slots: Slots | None
 
 
-def train_locally(local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dataset) -> LocalResult:
-    """Do the round. Raises `ProtocolError` if the model is not the one the gateway described, `TrainingError`."""
+def train_locally(
+    local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dataset, should_stop: Callable[[], bool] = never
+) -> LocalResult:
+    """Do the round, until `should_stop` says that nobody wants it.
+
+    Raises:
+      ProtocolError: the model is not the one the gateway described.
+      TrainingStopped: it was stopped between two steps.
+      TrainingError: the trainer could not train.
+    """
     assignment, table = local.assignment, bundle.task.table
     values = _values(assignment.update_values)
     weights, mask = decode_model(local.model, table)
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
-    trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed), data)
+    trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop), data)
     known_mask = mask if bundle.task.pruning.mask is MaskPolicy.SHARED else None
     update = prepare_update(weights, trained, local.residual, table, values, known_mask)
     submit = Submit(

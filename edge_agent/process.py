@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import logging
 import queue
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edge_agent import agent_machine
-from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.agent_state import Disconnected, Limits, Ticked, Train
+from edge_agent.local_round import LocalRound
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
 from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
-from edge_agent.training_thread import TrainingThread
+from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
 from fedprune.data import count_examples, load_npz
-from fedprune.errors import BrokerError, FedpruneError, StorageError
+from fedprune.errors import StorageError
 from fedprune.system.disk import Directory
 from fedprune.system.process import stopping
-from fedprune.system.usage import peak_memory_mb
-from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.system.usage import device_memory_mb, peak_memory_mb
+from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
+
+_MEMORY_SHARE = 0.125
+"""Of the device's memory that one content may take: it is there twice when it is put together, and decoded beside."""
+
+_DISK_SHARE = 0.5
+"""Of the free disk that a task bundle may take."""
 
 
 def run_agent(settings: AgentSettings, base: Path) -> None:
@@ -42,25 +50,22 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     data = base / settings.data
     examples = count_examples(data)
     disk = Directory(base / settings.state)
-    store = AgentStore(disk)
+    store = AgentStore(disk, name, settings.federation)
+    limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     training_thread = TrainingThread(lambda: load_npz(data), settings.trainer, settings.threads, disk, events.put)
     idle_memory_mb = 0.0
 
-    def train(action: agent_machine.Train) -> None:
+    def train(action: Train) -> None:
         nonlocal idle_memory_mb
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
-        assignment = action.assignment
-        residual = store.residual(assignment.run, assignment.round)
-        slots = store.slots(assignment.run)
-        local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
-        training_thread.start(local, store.task(assignment.task.digest))
+        training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb))
 
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
-    with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
+    with stopping(events), MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link:
         check_in = CheckIn(examples=examples, trainer=trainer)
-        runner = AgentRunner(name, check_in, topics, link, store, train)
+        runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))
         finally:
@@ -68,7 +73,30 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
             link.drain()
 
 
-def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> None:
+def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
+    """Contents are held in memory while they come; task bundles are then kept on the disk."""
+    in_memory = int(memory_bytes * _MEMORY_SHARE)
+    return Limits(max_task_bytes=min(in_memory, int(free_disk_bytes * _DISK_SHARE)), max_model_bytes=in_memory)
+
+
+def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
+    """What the training takes, read from the disk on the training's thread."""
+    assignment = action.assignment
+    residual, slots = store.residual(assignment.run, assignment.round), store.slots(assignment.run)
+    local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
+    return local, store.task(assignment.task.digest)
+
+
+def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
+    """Handle events for ever. A disk that refuses ends the agent, once the gateway knows that nothing will come."""
+    try:
+        _handle_events(runner, events, greet)
+    except StorageError as error:
+        runner.give_up(str(error), time.monotonic())
+        raise
+
+
+def _handle_events(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
     while True:
         alarm = runner.state.wake_at
         try:
@@ -82,21 +110,17 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Any) -> No
                 runner.connect(now)
             case LinkDown(reason):
                 _log.warning("connection to the broker lost (%s); trying again", reason)
-                runner.handle(agent_machine.Disconnected(), now)
+                runner.handle(Disconnected(), now)
             case Delivery():
                 runner.deliver(event, now)
-            case LocalResult():
-                runner.finish(event, now)
-            case BrokerError() | StorageError():  # a full disk, found while training or not
-                raise event
-            case FedpruneError():  # from the training thread
-                _log.error("cannot train: %s", event)
-                runner.handle(agent_machine.TrainingFailed(str(event)), now)
+            case Drained():
+                runner.drained(now)
+            case TrainingEnded(number, result):
+                runner.end_training(number, result, now)
             case BaseException():
                 raise event
-        runner.handle(
-            agent_machine.Ticked(), time.monotonic()
-        )  # after every event: a flood of messages puts no alarm off
+        # After every event, so that a flood of messages puts no alarm off.
+        runner.handle(Ticked(), time.monotonic())
 
 
 def _presence(agent: str, state: str) -> bytes:

@@ -6,21 +6,30 @@ import logging
 from collections.abc import Callable
 from typing import assert_never, cast
 
-from edge_agent import agent_machine
-from edge_agent.agent_machine import (
+from edge_agent import agent_machine, agent_state
+from edge_agent.agent_state import (
     Action,
+    Connected,
     Event,
     Follow,
     KeepTask,
+    Limits,
+    LinkDrained,
+    Phase,
     Send,
     SendUpdate,
     Settle,
+    StopTraining,
     Train,
+    TrainingDone,
+    TrainingFailed,
     Unfollow,
+    Warn,
 )
 from edge_agent.local_round import LocalResult
 from edge_agent.store import AgentStore
-from fedprune.errors import ProtocolError
+from fedprune.errors import FedpruneError, ProtocolError, StorageError
+from fedprune.system.log import LimitedLog
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
 from fedprune.wire.topics import Topics
@@ -30,22 +39,26 @@ _log = logging.getLogger(__name__)
 
 
 class AgentRunner:
-    """One agent. `train` is called with each `Train` action and answers later through `finish` or `handle`."""
+    """One agent. `train` is called with each `Train` action and answers later through `end_training`, unless
+    `stop_training` was called."""
 
     def __init__(
         self,
         name: str,
         check_in: CheckIn,
+        limits: Limits,
         topics: Topics,
         link: Link,
         store: AgentStore,
         train: Callable[[Train], None],
+        stop_training: Callable[[], None],
     ) -> None:
-        self.state = agent_machine.start(
+        self.state = agent_state.start(
             name,
             check_in,
-            run=store.run,
-            settled=store.settled,
+            limits,
+            done=store.done,
+            durations=store.durations,
             tasks=store.tasks(),
             pending=store.pending,
         )
@@ -54,15 +67,18 @@ class AgentRunner:
         self._link = link
         self._store = store
         self._train = train
+        self._stop_training = stop_training
+        self._ignored_log = LimitedLog(_log)
+        self._warnings = LimitedLog(_log)
 
     def connect(self, now: float) -> None:
         """The link is up: subscribe, then say who we are."""
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        if self.state.phase is agent_machine.Phase.IDLE:
+        if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
-        self.handle(agent_machine.Connected(), now)
+        self.handle(Connected(), now)
 
     def deliver(self, delivery: Delivery, now: float) -> None:
         """A message arrived. Whatever is wrong with it, it is counted and ignored."""
@@ -72,12 +88,35 @@ class AgentRunner:
                 self.handle(message, now)
         except ProtocolError as error:
             self.ignored += 1
-            _log.warning("ignored a message on %s: %s", delivery.topic[:200], error)
+            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
 
-    def finish(self, result: LocalResult, now: float) -> None:
-        """Training is done: make the update durable, then submit it."""
-        self._store.remember(result.submit, result.update, result.slots)
-        self.handle(agent_machine.TrainingDone(result.submit), now)
+    def drained(self, now: float) -> None:
+        """The broker has all that was published."""
+        self.handle(LinkDrained(), now)
+
+    def end_training(self, number: int, result: LocalResult | Exception, now: float) -> None:
+        """Training is done: make the update durable, then submit it. One that was stopped leaves nothing.
+
+        Raises `StorageError` if the disk refuses, on this thread or on the training's.
+        """
+        if not self.state.awaits_training(number):
+            return
+        if isinstance(result, LocalResult):
+            try:
+                self._store.remember(result.submit, result.update, result.slots, self.state.durations_at(now))
+            except Exception as error:
+                result = error
+        if isinstance(result, LocalResult):
+            self.handle(TrainingDone(number, result.submit), now)
+        elif isinstance(result, StorageError):
+            raise result
+        else:
+            self.handle(TrainingFailed(number, _reason(result)), now)
+
+    def give_up(self, why: str, now: float) -> None:
+        """The process is about to end: nobody need wait for what it trains."""
+        if self.state.phase is Phase.TRAINING:
+            self.handle(TrainingFailed(self.state.training, why), now)
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""
@@ -102,8 +141,12 @@ class AgentRunner:
                 self._store.keep_task(digest, blob)
             case Train():
                 self._train(action)
+            case StopTraining():
+                self._stop_training()
             case Settle(outcome):
                 self._store.settle(outcome)
+            case Warn(text):
+                self._warnings.log(logging.WARNING, "%s", text)
             case _:
                 assert_never(action)
 
@@ -118,6 +161,8 @@ class AgentRunner:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
             return decode(Manifest, payload) if payload else None
+        if delivery.retained:
+            raise ProtocolError("it is retained; only the round's manifest may be")
         kind = topic.rpartition("/")[2]
         if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
             return cast(Event, decode(DOWNLINK[kind], payload))
@@ -133,3 +178,12 @@ class AgentRunner:
         if state.pending is not None:
             return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.update.size} bytes"
         return "waiting for work"
+
+
+def _reason(error: Exception) -> str:
+    """Say why training failed, here and to the gateway. What nobody foresaw keeps its traceback."""
+    if isinstance(error, FedpruneError):
+        _log.error("cannot train: %s", error)
+        return str(error)
+    _log.error("cannot train", exc_info=error)
+    return f"{type(error).__name__}: {error}"

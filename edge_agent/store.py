@@ -1,7 +1,8 @@
-"""What an agent remembers across crashes: its pending update, residual, optimizer slots and task bundles.
+"""What an agent remembers across crashes: its pending update, residual, optimizer slots, task bundles, and history.
 
 Blobs are written first, under names made of their digest; then one small record that refers to them replaces the
-last one. So each change happens whole or not at all, whenever the power goes.
+last one. So each change happens whole or not at all, whenever the power goes. The record's structs are its own: the
+wire may change without touching what is stored.
 """
 
 from __future__ import annotations
@@ -13,69 +14,117 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.agent_machine import Outcome
+from edge_agent.agent_state import Outcome
+from edge_agent.history import Durations, RoundsDone
 from edge_agent.trainers import Slots
 from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
-from fedprune.wire.messages import Submit
+from fedprune.wire.messages import Content, Submit
 
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_RECORD = "memory.json"
+_FORMAT = 2
+_RECORD = "agent.json"
+_FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
 _TENSORS_SUFFIX = ".safetensors"
 _UPDATE_SUFFIX = ".update"
 
 
 class _Pending(msgspec.Struct, frozen=True):
-    """An update on its way, with the names of the blobs that its fate will choose from."""
+    """An update on its way, as it was submitted, with the names of the blobs that its fate will choose from."""
 
-    submit: Submit
+    run: str
+    round: int
+    digest: bytes
+    size: int
+    examples: int
+    loss: float
+    train_seconds: float
+    idle_memory_mb: float
+    peak_memory_mb: float
     update: str
     residual_if_accepted: str
     residual_if_late: str
     slots: str | None
 
+    def submit(self) -> Submit:
+        return Submit(
+            run=self.run,
+            round=self.round,
+            update=Content(digest=self.digest, size=self.size),
+            examples=self.examples,
+            loss=self.loss,
+            train_seconds=self.train_seconds,
+            idle_memory_mb=self.idle_memory_mb,
+            peak_memory_mb=self.peak_memory_mb,
+        )
+
+
+class _Owed(msgspec.Struct, frozen=True):
+    """What round `round` of `run`, the last that the agent took part in, leaves to the next."""
+
+    run: str
+    round: int
+    residual: str
+    slots: str | None
+
 
 class _Record(msgspec.Struct, frozen=True):
-    run: str = ""
-    settled: int = -1
-    residual: str | None = None
-    slots: str | None = None
+    format: int
+    agent: str
+    federation: str
+    done: tuple[tuple[str, int], ...] = ()
+    durations: tuple[float, ...] = ()
+    durations_task: bytes = b""
+    owed: _Owed | None = None
     pending: _Pending | None = None
 
     def blobs(self) -> set[str]:
         """The names of all blobs that this record refers to."""
-        names = {self.residual, self.slots}
+        names: set[str | None] = set()
+        if self.owed is not None:
+            names |= {self.owed.residual, self.owed.slots}
         if self.pending is not None:
             names |= {self.pending.update, self.pending.residual_if_accepted}
             names |= {self.pending.residual_if_late, self.pending.slots}
         return {name for name in names if name is not None}
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """All that is read of a record before it is known that this version can read the rest."""
+
+    format: int
+
+
 class AgentStore:
-    """An agent's memory on a `Disk`. Every method raises `StorageError` if the disk refuses or holds nonsense."""
+    """An agent's memory on a `Disk`, for one agent of one federation.
 
-    def __init__(self, disk: Disk) -> None:
+    Every method raises `StorageError` if the disk refuses or holds nonsense; the constructor also if what is there
+    belongs to another agent, or to another version.
+    """
+
+    def __init__(self, disk: Disk, agent: str, federation: str) -> None:
         self._disk = disk
-        self._record = self._load()
+        self._record = self._load(agent, federation)
+        self._clean()
 
     @property
-    def run(self) -> str:
-        return self._record.run
+    def done(self) -> RoundsDone:
+        return RoundsDone(self._record.done)
 
     @property
-    def settled(self) -> int:
-        return self._record.settled
+    def durations(self) -> Durations:
+        return Durations(self._record.durations_task, self._record.durations)
 
     @property
     def pending(self) -> Submit | None:
         """The submission whose answer is outstanding."""
-        return self._record.pending.submit if self._record.pending else None
+        return self._record.pending.submit() if self._record.pending else None
 
     def tasks(self) -> frozenset[bytes]:
         """Digests of the task bundles that are kept."""
@@ -100,29 +149,43 @@ class AgentStore:
 
     def residual(self, run: str, round_: int) -> Weights | None:
         """What is owed from earlier rounds of `run`, unless that is too long ago."""
-        record = self._record
-        if record.residual is None or record.run != run or round_ - record.settled > RESIDUAL_AGE_LIMIT:
+        owed = self._record.owed
+        if owed is None or owed.run != run or round_ - owed.round > RESIDUAL_AGE_LIMIT:
             return None
-        return self._tensors(record.residual)
+        return self._tensors(owed.residual)
 
     def slots(self, run: str) -> Slots | None:
         """The optimizer state that the last round of `run` left."""
-        if self._record.slots is None or self._record.run != run:
-            return None
-        return self._tensors(self._record.slots)
+        owed = self._record.owed
+        return None if owed is None or owed.run != run or owed.slots is None else self._tensors(owed.slots)
 
-    def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None) -> None:
+    def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None, durations: Durations) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
         pending = _Pending(
-            submit,
+            run=submit.run,
+            round=submit.round,
+            digest=submit.update.digest,
+            size=submit.update.size,
+            examples=submit.examples,
+            loss=submit.loss,
+            train_seconds=submit.train_seconds,
+            idle_memory_mb=submit.idle_memory_mb,
+            peak_memory_mb=submit.peak_memory_mb,
             update=self._write(update.blob, _UPDATE_SUFFIX),
             residual_if_accepted=self._write_tensors(update.residual_if_accepted),
             residual_if_late=self._write_tensors(update.residual_if_late),
             slots=None if slots is None else self._write_tensors(slots),
         )
-        same_run = self._record.run == submit.run
-        record = self._record if same_run else _Record(run=submit.run)
-        self._commit(msgspec.structs.replace(record, pending=pending))
+        owed = self._record.owed
+        self._commit(
+            msgspec.structs.replace(
+                self._record,
+                durations=durations.seconds,
+                durations_task=durations.task,
+                owed=owed if owed is not None and owed.run == submit.run else None,
+                pending=pending,
+            )
+        )
 
     def update(self) -> bytes:
         """The pending update's bytes."""
@@ -130,30 +193,52 @@ class AgentStore:
         return self._read(self._record.pending.update)
 
     def settle(self, outcome: Outcome) -> None:
-        """The pending update was answered: the residual becomes what its fate leaves, the update is forgotten."""
+        """The pending update was answered: the residual becomes what its fate leaves, the update is forgotten.
+
+        An invalid one leaves nothing, and its round is not done: it may be tried once more.
+        """
         pending = self._record.pending
         assert pending is not None
-        residual = {
-            Outcome.ACCEPTED: pending.residual_if_accepted,
-            Outcome.LATE: pending.residual_if_late,
-            Outcome.INVALID: None,
-        }[outcome]
-        slots = None if outcome is Outcome.INVALID else pending.slots
-        self._commit(_Record(run=pending.submit.run, settled=pending.submit.round, residual=residual, slots=slots))
+        if outcome is Outcome.INVALID:
+            self._commit(msgspec.structs.replace(self._record, owed=None, pending=None))
+            return
+        residual = pending.residual_if_accepted if outcome is Outcome.ACCEPTED else pending.residual_if_late
+        self._commit(
+            msgspec.structs.replace(
+                self._record,
+                done=self.done.with_round(pending.run, pending.round).last,
+                owed=_Owed(pending.run, pending.round, residual, pending.slots),
+                pending=None,
+            )
+        )
 
-    def _load(self) -> _Record:
+    def _load(self, agent: str, federation: str) -> _Record:
         blob = self._disk.read(_RECORD)
         if blob is None:
-            return _Record()
+            if _FORMER_RECORD in self._disk.names():
+                raise _of_another_version()
+            return _Record(_FORMAT, agent, federation)
         try:
-            return msgspec.json.decode(blob, type=_Record)
+            if msgspec.json.decode(blob, type=_Format).format != _FORMAT:
+                raise _of_another_version()
+            record = msgspec.json.decode(blob, type=_Record)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"the agent's {_RECORD}: {error}; delete its state directory to start afresh") from error
+        if (record.agent, record.federation) != (agent, federation):
+            raise StorageError(
+                f"this state directory belongs to agent {record.agent} of federation {record.federation}; "
+                "name another with --state"
+            )
+        return record
 
     def _commit(self, record: _Record) -> None:
         self._disk.write(_RECORD, msgspec.json.encode(record))
         self._record = record
-        kept = record.blobs()
+        self._clean()
+
+    def _clean(self) -> None:
+        """Delete the blobs that the record does not refer to: a crash leaves some, and each change."""
+        kept = self._record.blobs()
         for name in self._disk.names():
             if name.endswith((_TENSORS_SUFFIX, _UPDATE_SUFFIX)) and name not in kept:
                 self._disk.delete(name)
@@ -177,6 +262,13 @@ class AgentStore:
         if blob is None:
             raise StorageError(f"the agent's {name} is missing; delete its state directory to start afresh")
         return blob
+
+
+def _of_another_version() -> StorageError:
+    return StorageError(
+        "this state directory was written by another version of fedprune; "
+        "let that one finish its federation, or name another with --state"
+    )
 
 
 def _is_hex(name: str) -> bool:

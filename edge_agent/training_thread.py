@@ -5,8 +5,9 @@ For each task the data are loaded, the trainer is made, and what it needs import
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
@@ -15,6 +16,24 @@ from fedprune.data import Dataset, fit_to
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 from fedprune.task.bundle import Bundle, read_bundle
+
+Opener = Callable[[], tuple[LocalRound, bytes]]
+"""Reads what a round takes, and the task's bundle, from the agent's store."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingEnded:
+    """What came of training `number`, were it an error."""
+
+    number: int
+    result: LocalResult | Exception
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    number: int
+    open: Opener
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +46,10 @@ class _Prepared:
 
 
 class TrainingThread:
-    """Trains one round at a time. `deliver` gets, on the training thread, the result or the error: a `StorageError` if
-    `disk` refuses, which remembers what was checked."""
+    """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
+
+    `disk` remembers which runtime was checked.
+    """
 
     def __init__(
         self,
@@ -36,7 +57,7 @@ class TrainingThread:
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
-        deliver: Callable[[LocalResult | Exception], None],
+        deliver: Callable[[TrainingEnded], None],
     ) -> None:
         self._load = load
         self._choice = choice
@@ -44,17 +65,47 @@ class TrainingThread:
         self._disk = disk
         self._deliver = deliver
         self._prepared: _Prepared | None = None
+        self._lock = threading.Lock()
+        self._current: _Training | None = None
+        self._next: _Training | None = None
 
-    def start(self, local: LocalRound, bundle: bytes) -> None:
-        """On Ctrl-C nobody waits for the rest of the round, which is made again anyway."""
-        start_abandonable(self._work, local, bundle)
+    def start(self, number: int, open_: Opener) -> None:
+        """Train as soon as the training that was stopped has ended.
 
-    def _work(self, local: LocalRound, bundle: bytes) -> None:
+        On Ctrl-C nobody waits for the rest of the round, which is made again anyway.
+        """
+        with self._lock:
+            self._next = _Training(number, open_)
+            if self._current is None:
+                self._current, self._next = self._next, None
+                start_abandonable(self._work, self._current)
+
+    def stop(self) -> None:
+        """End the training between two steps. Nothing is delivered of it."""
+        with self._lock:
+            self._next = None
+            if self._current is not None:
+                self._current.stop.set()
+
+    def _work(self, training: _Training) -> None:
+        """Train, and go on with what was started meanwhile."""
+        following: _Training | None = training
+        while following is not None:
+            result = self._train(following)
+            with self._lock:
+                ended, self._current, self._next = following, self._next, None
+                following = self._current
+                if not ended.stop.is_set():
+                    self._deliver(TrainingEnded(ended.number, result))
+
+    def _train(self, training: _Training) -> LocalResult | Exception:
+        """The result or the error, whatever it is: a round that cannot be trained must not end the agent."""
         try:
+            local, bundle = training.open()
             prepared = self._prepare(bundle)
-            self._deliver(train_locally(local, prepared.bundle, prepared.trainer, prepared.data))
+            return train_locally(local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set)
         except Exception as error:
-            self._deliver(error)
+            return error
 
     def _prepare(self, blob: bytes) -> _Prepared:
         """Open the bundle and make its trainer, unless it is the last round's."""

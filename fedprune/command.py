@@ -10,7 +10,7 @@ import click
 
 from fedprune import __version__
 from fedprune.errors import FedpruneError
-from fedprune.system.process import leave
+from fedprune.system.process import interruptible, leave
 
 _SUBCOMMANDS = {
     "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str] | None) -> int:
     """The exit code."""
     try:
-        result: Any = cli.main(arguments, prog_name="fedprune", standalone_mode=False)
+        with interruptible():
+            result: Any = cli.main(arguments, prog_name="fedprune", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as early:
         return early.exit_code

@@ -9,10 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import pytest
+from paho.mqtt.publish import single
 
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 _EXECUTABLE = shutil.which("mosquitto", path=_PATH)
@@ -61,6 +64,17 @@ class Mosquitto:
         else:
             raise AssertionError(f"Mosquitto did not start: {''.join(said)}")
 
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Meanwhile the broker does not move, unless it is killed."""
+        held = self._process
+        assert held is not None
+        held.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            held.send_signal(signal.SIGCONT)
+
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
             self._process.send_signal(how)
@@ -68,6 +82,11 @@ class Mosquitto:
             self._process.stderr.close()
             self._process.wait(10.0)
             self._process = None
+
+
+def publish_anything(broker: Mosquitto, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    """Publish what no link of ours would, as somebody else may: until the broker has it."""
+    single(topic, payload, qos=1, retain=retain, hostname="127.0.0.1", port=broker.port)
 
 
 def free_port() -> int:

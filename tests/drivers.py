@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
+from aggregator.cohort import Standing
+from aggregator.round_answers import ticket
 from aggregator.round_machine import resume, step, wake_at
 from aggregator.round_state import (
     Connected,
@@ -19,13 +23,16 @@ from aggregator.round_state import (
     Ticked,
     UpdateStored,
 )
-from edge_agent import agent_machine
-from edge_agent.agent_machine import AgentState
-from fedprune.wire.messages import CheckIn, Message, Submit
-from fedprune.wire.transfer import content_of
+from edge_agent import agent_machine, agent_state
+from edge_agent.agent_state import AgentState, Limits
+from edge_agent.history import Durations, RoundsDone
+from fedprune.wire.messages import CheckIn, Content, Message, Need, Submit
+from fedprune.wire.transfer import Receiving, content_of
 from tests.samples import MODEL, RUN, TASK, chunks, digest, submit
 
 CHECK_IN = CheckIn(examples=1500, trainer="keras")
+LIMITS = Limits(max_task_bytes=10_000_000, max_model_bytes=10_000_000)
+NOTHING_DONE, NO_DURATIONS = RoundsDone(), Durations()
 PLAN = Plan(
     run=RUN,
     incarnation=1,
@@ -39,6 +46,8 @@ PLAN = Plan(
     steps_per_round=50,
     update_values="int8",
     max_update_bytes=1_000_000,
+    ticket_key=b"the key of the tests",
+    examples_cap=10.0,
 )
 FIRST = Model(MODEL, digest("weights"))
 AGENTS = tuple(f"pi-{index}" for index in range(5))
@@ -48,7 +57,7 @@ class Agent:
     """A state and a clock; each event answers with its actions."""
 
     def __init__(self, state: AgentState | None = None) -> None:
-        self.state = state or agent_machine.start("pi-1", CHECK_IN, run="", settled=-1, tasks=frozenset(), pending=None)
+        self.state = state or started()
         self.now = 0.0
 
     def gets(self, *events: Any) -> tuple[Any, ...]:
@@ -61,7 +70,19 @@ class Agent:
         """Let time pass until the alarm rings."""
         assert self.state.wake_at is not None
         self.now = self.state.wake_at
-        return self.gets(agent_machine.Ticked())
+        return self.gets(agent_state.Ticked())
+
+
+def started(
+    *,
+    limits: Limits = LIMITS,
+    done: RoundsDone = NOTHING_DONE,
+    durations: Durations = NO_DURATIONS,
+    tasks: frozenset[bytes] = frozenset(),
+    pending: Submit | None = None,
+) -> AgentState:
+    """The state of an agent that has just been started."""
+    return agent_state.start("pi-1", CHECK_IN, limits, done=done, durations=durations, tasks=tasks, pending=pending)
 
 
 def model_of(round_: int) -> Model:
@@ -74,6 +95,13 @@ def update_of(agent: str, round_: int = 0) -> bytes:
 
 def submission(agent: str, round_: int = 0) -> Submit:
     return submit(round_, update=content_of(update_of(agent, round_)))
+
+
+def said(agent: str, message: Message) -> Said:
+    """What an agent says; a check-in shows its ticket, as it does from the second one on."""
+    if isinstance(message, CheckIn) and not message.ticket:
+        message = msgspec.structs.replace(message, ticket=ticket(PLAN.ticket_key, agent))
+    return Said(agent, message)  # type: ignore[arg-type]
 
 
 class Gateway:
@@ -90,7 +118,11 @@ class Gateway:
         return actions
 
     def hears(self, agent: str, *messages: Message) -> tuple[Any, ...]:
-        return self.gets(*(Said(agent, message) for message in messages))  # type: ignore[arg-type]
+        return self.gets(*(said(agent, message) for message in messages))
+
+    def standing(self, *standings: Standing) -> set[str]:
+        """The members of the cohort that stand so; all of them where none is given."""
+        return set(self.state.cohort.agents(*(standings or Standing)))
 
     def waits(self) -> tuple[Any, ...]:
         """Let time pass until the alarm rings."""
@@ -99,15 +131,30 @@ class Gateway:
         self.now = alarm
         return self.gets(Ticked())
 
+    def waits_until(self, now: float) -> tuple[Any, ...]:
+        self.now = now
+        return self.gets(Ticked())
+
+    def passes_deadline(self) -> tuple[Any, ...]:
+        assert self.state.deadline is not None
+        self.now = self.state.deadline
+        return self.gets(Ticked())
+
     def takes_update_of(self, agent: str, round_: int = 0) -> tuple[Any, ...]:
         blob = update_of(agent, round_)
-        stored = self.hears(agent, submission(agent, round_), *chunks(blob))
-        assert stored == (StoreUpdate(agent, submission(agent, round_), blob),)
+        (stored,) = self.hears(agent, submission(agent, round_), *chunks(blob))
+        assert isinstance(stored, StoreUpdate)
+        assert (stored.agent, stored.submit, stored.blob) == (agent, submission(agent, round_), blob)
         return self.gets(UpdateStored(agent))
 
 
 def fresh(plan: Plan) -> RoundState:
-    return resume(plan, FIRST, 0, assigned=frozenset(), accepted={}, last_accepted={}, refused={})
+    return resume(plan, FIRST, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={})
+
+
+def need(content: Content) -> Need:
+    """The first that an agent asks for."""
+    return Receiving.begin(content, 0.0)[1]
 
 
 def gathering() -> Gateway:
@@ -136,7 +183,7 @@ def merging() -> Gateway:
 
 def done() -> Gateway:
     gateway = Gateway(replace(PLAN, rounds=1))
-    gateway.gets(Connected(), *(Said(agent, CHECK_IN) for agent in ("pi-0", "pi-1", "pi-2")))
+    gateway.gets(Connected(), *(said(agent, CHECK_IN) for agent in ("pi-0", "pi-1", "pi-2")))
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.takes_update_of(agent)
     gateway.gets(Merged(model_of(1)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fedprune.wire.broker import Broker
-from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.link import Delivery, Drained, LinkUp
 from fedprune.wire.transport import MqttLink
 
 PATIENCE_S = 30.0
@@ -23,13 +23,21 @@ class Wire:
         self.link = link
         self._events = events
 
+    @property
+    def waiting(self) -> int:
+        """How many events have come that nobody has taken."""
+        return self._events.qsize()
+
     def next(self) -> Any:
-        return self._events.get(timeout=PATIENCE_S)
+        """The next event; `Drained` comes only to those who ask for it with `until`."""
+        while isinstance(event := self._events.get(timeout=PATIENCE_S), Drained):
+            pass
+        return event
 
     def until(self, kind: type) -> Any:
         """The next event of a kind; those before it are dropped."""
         deadline = time.monotonic() + PATIENCE_S
-        while not isinstance(event := self.next(), kind):
+        while not isinstance(event := self._events.get(timeout=PATIENCE_S), kind):
             assert time.monotonic() < deadline, f"no {kind.__name__} came"
         return event
 

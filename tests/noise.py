@@ -11,6 +11,7 @@ from typing import Any
 
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.messages import MAX_MESSAGE_BYTES
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
 from tests.simulation.intruder import HARMLESS, Mischief
@@ -56,5 +57,6 @@ class Noise:
 
     def _say(self, message: Delivery) -> None:
         if message.payload and self._link.publish(message.topic, message.payload):
-            self._own[message.topic, message.payload] += 1
             self.sent += 1
+            if len(message.payload) <= MAX_MESSAGE_BYTES:  # larger ones do not come back
+                self._own[message.topic, message.payload] += 1

@@ -17,7 +17,7 @@ import msgspec
 from aggregator.book import Book, RoundRecord
 from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
-from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_toml, federation_toml, task_toml
+from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_name, agent_toml, federation_toml, task_toml
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
@@ -85,7 +85,7 @@ def _federate(settings: DemoSettings, out: Path, children: Children, display: Di
     url = children.start_broker(settings.broker)
     Directory(out).write("federation.toml", federation_toml(settings, url).encode())
     aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
-    agents = [f"agent-{index}" for index in range(settings.agents)]
+    agents = [agent_name(index) for index in range(settings.agents)]
     configurations = Directory(out / "agents")
     for index, name in enumerate(agents):
         configurations.write(f"{name}.toml", agent_toml(settings, index, url).encode())

@@ -81,11 +81,11 @@ def model_result(bundle: Bundle, last: RoundResult) -> ModelResult:
 
 
 def peak_memory(book: Book, records: Sequence[RoundRecord]) -> PeakMemory:
-    submits = book.submits()
+    updates = book.updates()
     return PeakMemory(
         aggregator=max(record.peak_memory_mb for record in records),
-        agent_idle=max(submit.idle_memory_mb for submit in submits),
-        agent=max(submit.peak_memory_mb for submit in submits),
+        agent_idle=max(update.idle_memory_mb for update in updates),
+        agent=max(update.peak_memory_mb for update in updates),
     )
 
 

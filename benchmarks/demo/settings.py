@@ -71,7 +71,8 @@ frequency = {steps}
 
 
 def federation_toml(settings: DemoSettings, broker_url: str) -> str:
-    """How it is learned. The downlink is fp32 where the uplink is, else fp16."""
+    """How it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so that equal runs
+    have equal cohorts."""
     return f"""\
 name = "{settings.federation}"
 task = "task.fedtask"
@@ -85,6 +86,7 @@ url = "{broker_url}"
 [rounds]
 count = {settings.rounds}
 cohort = {settings.agents}
+fleet = {[agent_name(index) for index in range(settings.agents)]}
 deadline_s = 300
 
 [codec]
@@ -93,11 +95,15 @@ model_values = "{"fp32" if settings.values == "fp32" else "fp16"}"
 """
 
 
+def agent_name(index: int) -> str:
+    return f"agent-{index}"
+
+
 def agent_toml(settings: DemoSettings, index: int, broker_url: str) -> str:
     return f"""\
-name = "agent-{index}"
-data = "../data/agent-{index}.npz"
-state = "agent-{index}"
+name = "{agent_name(index)}"
+data = "../data/{agent_name(index)}.npz"
+state = "{agent_name(index)}"
 federation = "{settings.federation}"
 trainer = "{settings.trainer}"
 

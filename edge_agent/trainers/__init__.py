@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data import Dataset
+from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, Weights
 
 Slots = Mapping[str, NDArray[np.generic]]
 """Optimizer state by name; what the names are is the trainer's own business."""
+
+
+class TrainingStopped(TrainingError):
+    """Nobody wants the rest of the training, which ended between two steps."""
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Work:
     `weights` are the global model's, in table order; `mask` is the gateway's (with the agents' own masks: where
     the global model is not pruned). `schedule_step` counts the global steps before this round; as TF-MOT counts
     from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
-    optimizer state, else None. `keyed` orders the examples, and is drawn from.
+    optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked before each step.
     """
 
     weights: Weights
@@ -32,6 +41,7 @@ class Work:
     schedule_step: int
     slots: Slots | None
     keyed: Keyed
+    should_stop: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -53,5 +63,10 @@ class Trainer(Protocol):
     """Trains one task's model on one device. Construction may be slow (TensorFlow); `train` may be called often."""
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        """Train `steps_per_round` steps. Raises `TrainingError` if the loss is not finite or training fails."""
+        """Train `steps_per_round` steps.
+
+        Raises:
+          TrainingStopped: `work.should_stop` said so.
+          TrainingError: the loss is not finite, or training fails.
+        """
         ...

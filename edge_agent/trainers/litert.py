@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.trainers import Slots, Trained, Work
+from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import make_optimizer
@@ -59,7 +59,8 @@ class LiteRTTrainer:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
-        Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails.
+        Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails;
+        `TrainingStopped` if it is not wanted any more.
         """
         started = time.perf_counter()
         training = self._task.training
@@ -70,6 +71,8 @@ class LiteRTTrainer:
         losses = np.empty(len(batches), np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
+                if work.should_stop():
+                    raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
                 mask = self._mask_at(work.schedule_step + index + 1, weights, mask)
                 losses[index] = self._step(weights, mask, data.take(batch), work)
         check_finite(losses, weights, work.schedule_step)
@@ -93,11 +96,12 @@ class LiteRTTrainer:
         return {name: array.copy() for name, array in weights.items()}
 
     def _mask_at(self, step: int, weights: dict[str, Array], mask: Mask) -> Mask:
-        """The mask that `step`, counted from 1, trains with."""
-        pruning = self._task.pruning
+        """The mask that `step`, counted from 1, trains with. As with TF-MOT, pruned weights that have drifted off zero
+        compete with the others for a place."""
+        pruning, table = self._task.pruning, self._task.table
         if pruning.mask is MaskPolicy.SHARED or not pruning.schedule.is_due(step):
             return mask
-        return score_mask(weights, self._task.table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM)
+        return score_mask(weights, table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM, full_mask(table))
 
     def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, work: Work) -> float:
         """One optimizer step; its loss, without the proximal term."""

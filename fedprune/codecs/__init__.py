@@ -8,8 +8,9 @@ What counts is what the receiver decodes: a sender that needs to know decodes it
 
 from __future__ import annotations
 
-from fedprune.codecs.container import Update, decode_model, decode_update, encode_model, encode_update
+from fedprune.codecs.container import decode_model, decode_update, encode_model, encode_update
 from fedprune.codecs.feedback import ErrorFeedback, Sent
+from fedprune.codecs.update import Update, check_magnitudes, check_update
 from fedprune.codecs.values import Values
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Sent",
     "Update",
     "Values",
+    "check_magnitudes",
+    "check_update",
     "decode_model",
     "decode_update",
     "encode_model",

@@ -12,14 +12,14 @@ rest        the tensors in the order of the tensor table, without gaps, each by 
 - *statistics*: all values in fp32, whatever the scheme;
 - *integer*: in a model the array itself, row by row; in an update nothing.
 
-Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for.
+Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and a
+model, has exactly one form as bytes: readers refuse what writers would not have written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fedprune.codecs.positions import Known, Positions, Smallest
 from fedprune.codecs.reader import Reader
 from fedprune.codecs.stages import ABSENT, Stage, chain, decode, encode
+from fedprune.codecs.update import Update
 from fedprune.codecs.values import Values
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable, Weights
@@ -35,20 +36,6 @@ _UPDATE_MAGIC = b"FPU1"
 _MODEL_MAGIC = b"FPM1"
 _SCHEMES = tuple(Values)
 _FLOATS = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """What an agent reports of its training. All arrays have the shapes of the tensor table.
-
-    `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
-    `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
-    `mask`: where the agent's prunable weights are kept.
-    """
-
-    delta: Weights
-    statistics: Weights
-    mask: Mask
 
 
 def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
@@ -127,7 +114,7 @@ def _encode_tensors(
             raise ValueError(f"tensor {spec.name} holds NaN or infinity")
         if spec.kind is TensorClass.PRUNABLE:
             vector = np.where(mask[spec.name].ravel(), vector, ABSENT)
-        parts.append(encode(_codec(spec, values, known_mask), vector))
+        parts.append(encode(_coder(spec, values, known_mask), vector))
     return b"".join(parts)
 
 
@@ -138,9 +125,9 @@ def _decode_tensors(
     for spec in specs:
         with _naming(spec):
             if spec.kind is TensorClass.INTEGER:
-                vector = reader.array(np.dtype(spec.dtype), spec.size)
+                vector = _read_integers(reader, spec)
             else:
-                vector = decode(_codec(spec, values, known_mask), reader, spec.size)
+                vector = decode(_coder(spec, values, known_mask), reader, spec.size)
         if spec.kind is TensorClass.PRUNABLE:
             kept = ~np.isnan(vector)
             mask[spec.name] = kept.reshape(spec.shape)
@@ -149,7 +136,17 @@ def _decode_tensors(
     return tensors, mask
 
 
-def _codec(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
+def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[np.generic]:
+    dtype = np.dtype(spec.dtype)
+    if dtype != np.bool_:
+        return reader.array(dtype, spec.size)
+    array = reader.array(np.dtype(np.uint8), spec.size)
+    if array.max(initial=0) > 1:
+        raise ProtocolError("a truth value is neither 0 nor 1")
+    return array.astype(np.bool_)
+
+
+def _coder(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
     if spec.kind is TensorClass.STATISTICS:
         return Values.FP32.stage
     if spec.kind is TensorClass.DENSE:

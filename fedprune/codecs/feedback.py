@@ -1,4 +1,4 @@
-"""Error feedback: what a lossy codec loses in one round is sent in a later one.
+"""Error feedback: what a lossy compressor loses in one round is sent in a later one.
 
 Seide et al. 2014 ("1-bit stochastic gradient descent"); Karimireddy et al. 2019 ("Error feedback fixes signSGD",
 algorithm 1, arXiv 1901.09847).
@@ -15,8 +15,8 @@ import numpy as np
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import apply_mask
 
-Codec = Callable[[Weights], tuple[bytes, Weights]]
-"""Encodes tensors: the payload, and what a receiver decodes from it."""
+Compressor = Callable[[Weights], tuple[bytes, Weights]]
+"""Encodes tensors, perhaps with a loss: the payload, and what a receiver decodes from it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """Sends values + residual through a lossy codec; the new residual is what the receiver did not get of it.
+    """Sends values + residual through a lossy compressor; the new residual is what the receiver did not get of it.
 
     `norm_cap` bounds the residual's Euclidean norm over all tensors: a longer one is scaled down to it, so that
     what one bad round leaves behind cannot drown later ones.
@@ -42,10 +42,10 @@ class ErrorFeedback:
         """The residual of a sender that owes nothing yet."""
         return {name: np.zeros_like(array) for name, array in values.items()}
 
-    def send(self, codec: Codec, values: Weights, residual: Weights, mask: Mask) -> Sent:
+    def send(self, compress: Compressor, values: Weights, residual: Weights, mask: Mask) -> Sent:
         """Encode `values` + `residual`, dropping both where `mask` prunes. Names and shapes of both are the same."""
         wanted = apply_mask({name: array + residual[name] for name, array in values.items()}, mask)
-        payload, decoded = codec(wanted)
+        payload, decoded = compress(wanted)
         owed = {name: array - decoded[name] for name, array in wanted.items()}
         return Sent(payload, decoded, self.capped(owed))
 

@@ -67,25 +67,48 @@ class Bitmap:
     def encode(self, kept: Kept) -> bytes:
         return pack_bits(kept)
 
+    def length(self, kept: Kept) -> int:
+        """How many bytes `encode` makes."""
+        return (kept.size + 7) // 8
+
     def read(self, reader: Reader, size: int) -> Kept:
         return reader.bits(size).astype(np.bool_)
 
 
-class Smallest:
-    """A byte that says which coding follows, and the shortest of them: 0 everything is kept, 1 `Bitmap`, 2 `Rice`."""
+class Everything:
+    """No bytes: all coordinates are sent."""
 
     def encode(self, kept: Kept) -> bytes:
-        if kept.all():
-            return bytes([0])
-        return min((bytes([scheme]) + coding.encode(kept) for scheme, coding in _CODINGS.items()), key=len)
+        if not kept.all():
+            raise ValueError("the vector is not present everywhere")
+        return b""
+
+    def read(self, reader: Reader, size: int) -> Kept:  # noqa: ARG002 - there is nothing to read
+        return np.ones(size, np.bool_)
+
+
+class Smallest:
+    """A byte that says which coding follows, and the shortest: 0 `Everything`, 1 `Bitmap`, 2 `Rice` if it is shorter."""
+
+    def encode(self, kept: Kept) -> bytes:
+        scheme = _shortest(kept)
+        return bytes([scheme]) + _CODINGS[scheme].encode(kept)
 
     def read(self, reader: Reader, size: int) -> Kept:
         (scheme,) = reader.unpack("B")
-        if scheme == 0:
-            return np.ones(size, np.bool_)
-        if scheme not in _CODINGS:
+        if scheme >= len(_CODINGS):
             raise ProtocolError(f"positions scheme {scheme} is unknown")
-        return _CODINGS[scheme].read(reader, size)
+        kept = _CODINGS[scheme].read(reader, size)
+        if scheme != _shortest(kept):
+            raise ProtocolError(f"positions are in scheme {scheme}, a writer takes {_shortest(kept)} for these")
+        return kept
 
 
-_CODINGS: dict[int, Coding] = {1: Bitmap(), 2: Rice()}
+_BITMAP, _RICE = Bitmap(), Rice()
+_CODINGS: tuple[Coding, ...] = (Everything(), _BITMAP, _RICE)
+
+
+def _shortest(kept: Kept) -> int:
+    if kept.all():
+        return 0
+    return 2 if _RICE.length(kept) < _BITMAP.length(kept) else 1

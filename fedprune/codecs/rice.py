@@ -6,7 +6,7 @@ and upper parts are kept apart, so that both are coded without a loop over posit
 
 ====================  =====================================================================================
 uint32                number of kept positions
-uint8                 `width`, the number of lower bits
+uint8                 `width`, the number of lower bits: the smallest that makes lower and upper parts shortest
 ceil(count width/8)   lower parts, each with its lowest bit first
 rest                  upper parts, each as that many 0 bits and a 1 bit
 ====================  =====================================================================================
@@ -22,16 +22,23 @@ from numpy.typing import NDArray
 from fedprune.codecs.reader import Reader, pack_bits
 from fedprune.errors import ProtocolError
 
+_HEADER = struct.Struct("<IB")
 _Integers = NDArray[np.int64]
 
 
 class Rice:
-    """Positions as Golomb-Rice coded gaps, with the `width` that makes them shortest."""
+    """Positions as Golomb-Rice coded gaps, with the `width` that makes them shortest, of equal ones the smallest."""
 
     def encode(self, kept: NDArray[np.bool_]) -> bytes:
         gaps = _gaps(np.flatnonzero(kept))
         width = _shortest_width(gaps)
-        return struct.pack("<IB", gaps.size, width) + _pack_lower(gaps, width) + _pack_upper(gaps >> width)
+        return _HEADER.pack(gaps.size, width) + _pack_lower(gaps, width) + _pack_upper(gaps >> width)
+
+    def length(self, kept: NDArray[np.bool_]) -> int:
+        """How many bytes `encode` makes."""
+        gaps = _gaps(np.flatnonzero(kept))
+        width = _shortest_width(gaps)
+        return _HEADER.size + (gaps.size * width + 7) // 8 + (gaps.size + int((gaps >> width).sum()) + 7) // 8
 
     def read(self, reader: Reader, size: int) -> NDArray[np.bool_]:
         count, width = reader.unpack("IB")
@@ -40,9 +47,12 @@ class Rice:
             raise ProtocolError(f"{count} positions with {width} lower bits do not fit in {size}")
         lower = _read_lower(reader, count, width)
         upper = _read_upper(reader, count, most=size >> width)
-        positions = _positions((upper << width) + lower)
+        gaps = (upper << width) + lower
+        positions = _positions(gaps)
         if count and positions[-1] >= size:
             raise ProtocolError(f"position {positions[-1]} does not fit in {size}")
+        if width != _shortest_width(gaps):
+            raise ProtocolError(f"gaps have {width} lower bits, a writer takes {_shortest_width(gaps)} for these")
         kept = np.zeros(size, np.bool_)
         kept[positions] = True
         return kept

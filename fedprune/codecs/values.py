@@ -55,7 +55,8 @@ class Int8:
     """One float32 scale, then a signed byte for each value: value = scale x code, codes from -127 to 127.
 
     The scale is the largest magnitude / 127 rounded up to 17 significant bits, so no value is off by more than
-    half a scale. Times a code of 7 bits it is exact in float32's 24: what was decoded is encoded to the same bytes.
+    half a scale. Times a code of 7 bits it is exact in float32's 24: what was decoded is encoded to the same bytes,
+    and no others are read. So the largest magnitude has code 127, unless all values are 0 and the scale is +0.
     """
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
@@ -70,6 +71,10 @@ class Int8:
         codes = reader.array(np.dtype(np.int8), count)
         if codes.min(initial=0) < -_INT8_MAX:
             raise ProtocolError("the int8 code -128 is not used")
+        largest = max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
+        wanted = np.float32(_int8_scale(float(scale) * largest))
+        if scale.tobytes() != wanted.tobytes() or (largest and not scale):
+            raise ProtocolError(f"the int8 scale is {scale}, a writer takes {wanted} for these values")
         return _restore_to(scale * codes.astype(np.float32)), 0
 
 

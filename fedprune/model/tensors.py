@@ -67,6 +67,14 @@ class TensorTable:
         return tuple(spec for spec in self._specs if spec.kind in kinds)
 
     @property
+    def moments(self) -> tuple[tuple[str, str], ...]:
+        """The names of each layer's statistics, moving mean and moving variance."""
+        by_layer: dict[str, list[str]] = {}
+        for spec in self.of(TensorClass.STATISTICS):
+            by_layer.setdefault(spec.layer, []).append(spec.name)
+        return tuple((mean, variance) for mean, variance in by_layer.values())
+
+    @property
     def parameters(self) -> int:
         """Number of scalars in all tensors."""
         return sum(spec.size for spec in self._specs)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 
+_PRUNED = -1.0
+"""Scores below those of all kept weights, of zeros too."""
+
 
 class Allocation(StrEnum):
     """How the sparsity of the whole model is spread over its prunable tensors."""
@@ -24,21 +27,27 @@ class Allocation(StrEnum):
     """The same sparsity in every tensor, as TF-MOT prunes."""
 
 
-def score_mask(weights: Weights, table: TensorTable, sparsity: float, allocation: Allocation) -> Mask:
-    """The mask that prunes the fraction `sparsity` (in [0, 1)) of the prunable scalars in `weights`.
+def score_mask(
+    weights: Weights, table: TensorTable, sparsity: float, allocation: Allocation, previous: Mask
+) -> dict[str, NDArray[np.bool_]]:
+    """The mask that prunes the fraction `sparsity` of the prunable scalars, and all that `previous` prunes.
+
+    A weight that was pruned stays pruned, whatever its value is now, and a kept one that has become 0 is still one of
+    those that are kept: the masks of growing sparsities are nested. Where `previous` prunes more than `sparsity`, it
+    is the result.
 
     LAMP and global keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
     the table. Uniform is TF-MOT's rule, which keeps *all* weights that equal a layer's threshold: a layer with
-    too many zeros to begin with is not pruned at all.
+    too many zeros among its kept weights is not pruned further.
     """
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
-        return {name: _keep_as_tfmot(array, sparsity) for name, array in prunable.items()}
-    score = _lamp_scores if allocation is Allocation.LAMP else np.abs
-    return _keep_best({name: score(array) for name, array in prunable.items()}, sparsity)
+        return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
+    score = _lamp_scores if allocation is Allocation.LAMP else _magnitudes
+    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity)
 
 
-def full_mask(table: TensorTable) -> Mask:
+def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
     """The mask that keeps everything."""
     return {spec.name: np.ones(spec.shape, np.bool_) for spec in table.of(TensorClass.PRUNABLE)}
 
@@ -57,36 +66,42 @@ def mask_sparsity(mask: Mask) -> float:
     return pruned / total if total else 0.0
 
 
-def _keep_as_tfmot(array: Array, sparsity: float) -> NDArray[np.bool_]:
+def _magnitudes(array: Array, kept: NDArray[np.bool_]) -> Array:
+    """|w|, and `_PRUNED` where a weight is not kept."""
+    return np.where(kept, np.abs(array), np.float32(_PRUNED))
+
+
+def _keep_as_tfmot(array: Array, sparsity: float, previous: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """TF-MOT 0.8.1's mask for one tensor, with the number of kept weights rounded in float32 as it does."""
-    magnitudes = np.abs(array)
+    magnitudes = _magnitudes(array, previous)
     wanted = np.round(np.float32(array.size) * (np.float32(1.0) - np.float32(sparsity)))
     keep = min(max(int(wanted), 1), array.size)
     threshold = np.partition(magnitudes, array.size - keep, axis=None)[array.size - keep]
-    kept: NDArray[np.bool_] = magnitudes >= threshold
+    kept: NDArray[np.bool_] = (magnitudes >= threshold) & previous
     return kept
 
 
-def _lamp_scores(array: Array) -> NDArray[np.float64]:
-    """w_u^2 / sum of w_v^2 over all v that rank no higher than u, ranked by falling magnitude.
+def _lamp_scores(array: Array, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """w_u^2 / sum of w_v^2 over all kept v that rank no higher than u, ranked by falling magnitude.
 
     Of equal magnitudes the one with the lower index ranks higher, so that each layer has exactly one score of 1
-    and none is emptied. The running sum is taken in rank order, hence equal on every machine.
+    and none is emptied. The running sum is taken in rank order, hence equal on every machine. `_PRUNED` where a
+    weight is not kept.
     """
-    squares = np.square(array.ravel().astype(np.float64))
+    squares = np.where(kept, np.square(array.astype(np.float64)), 0.0).ravel()
     ranking = np.argsort(-squares, kind="stable")
     ranked = squares[ranking]
     scores = np.zeros_like(squares)
     scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
-    return scores.reshape(array.shape)
+    return np.where(kept, scores.reshape(array.shape), _PRUNED)
 
 
-def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> Mask:
-    """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index."""
+def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict[str, NDArray[np.bool_]]:
+    """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index; never `_PRUNED`."""
     if not scores:
         return {}
     flat = np.concatenate([array.ravel() for array in scores.values()])
-    keep = round(flat.size * (1.0 - sparsity))
+    keep = min(round(flat.size * (1.0 - sparsity)), int(np.count_nonzero(flat != _PRUNED)))
     kept = np.zeros(flat.size, np.bool_)
     if keep:
         threshold = np.partition(flat, flat.size - keep)[flat.size - keep]

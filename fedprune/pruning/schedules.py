@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-_STEP_LIMIT = 2**31
+STEP_LIMIT = 2**31
+"""Steps are counted below this."""
 
 
 class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -28,7 +29,7 @@ class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError(f"begin_step is {self.begin_step}; it must be at least 0")
         if self.frequency < 1:
             raise ValueError(f"frequency is {self.frequency}; it must be at least 1")
-        if max(self.begin_step, self.end_step, self.frequency) >= _STEP_LIMIT:
+        if max(self.begin_step, self.end_step, self.frequency) >= STEP_LIMIT:
             raise ValueError("begin_step, end_step and frequency must be below 2^31")
 
     def is_due(self, step: int) -> bool:

@@ -38,7 +38,7 @@ class Directory:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _storage_error(path, error) from error
+            raise storage_error(path, error) from error
 
     def write(self, name: str, blob: bytes) -> None:
         self._replace(name, lambda file: file.write(blob))
@@ -58,24 +58,32 @@ class Directory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _storage_error(self.path / name, error) from error
+            raise storage_error(self.path / name, error) from error
 
     def delete(self, name: str) -> None:
         try:
             (self.path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise _storage_error(self.path / name, error) from error
+            raise storage_error(self.path / name, error) from error
 
     def names(self) -> list[str]:
         try:
             return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
         except OSError as error:
-            raise _storage_error(self.path, error) from error
+            raise storage_error(self.path, error) from error
+
+    def discard_drafts(self) -> None:
+        """Delete what writes left that a power cut ended. Only who owns the directory may: others may be writing."""
+        try:
+            for draft in self.path.glob(_draft_of("*")):
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
 
     def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         """Fill a draft, make it durable, and put it in the place of `name`."""
         target = self.path / name
-        draft = target.with_name(f".{name}.draft")
+        draft = target.with_name(_draft_of(name))
         try:
             with draft.open("wb") as file:
                 fill(file)
@@ -86,7 +94,7 @@ class Directory:
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink()
-            raise _storage_error(target, error) from error
+            raise storage_error(target, error) from error
 
     def _sync(self) -> None:
         """Make the rename itself durable."""
@@ -97,5 +105,10 @@ class Directory:
             os.close(descriptor)
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
+def _draft_of(name: str) -> str:
+    return f".{name}.draft"
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What a person can do about an operating system's refusal."""
     return StorageError(f"{path}: {error.strerror}; free space or mend the directory and start again: nothing is lost")

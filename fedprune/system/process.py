@@ -6,25 +6,94 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 _ABANDONABLE = "abandonable"
+
+_NUDGE = signal.SIGURG
+"""Ends a blocking call, and means nothing: who does not handle it ignores it, and so do children."""
+
+_INSIST_S = 0.05
+_READ_AT_ONCE = 64
 
 
 @contextmanager
 def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into a `KeyboardInterrupt` on `events`: they strike between transitions, not within."""
     signals = (signal.SIGINT, signal.SIGTERM)
-    former = [signal.signal(number, lambda *_: events.put(KeyboardInterrupt())) for number in signals]
+    with _told_of(signals, lambda: events.put(KeyboardInterrupt())), _handled_by(lambda *_: None, signals):
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` in the main thread at once, also in one that is about to block.
+
+    Python notices a signal between two instructions, or as it ends a blocking call. One that arrives in the moment
+    before the call blocks would be noticed when the call returns: here the call is ended again and again until it is.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # whoever started us has Ctrl-C ignored, or handles it
+        return
+    noticed = threading.Event()
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+
+    def interrupt(*_: object) -> None:
+        noticed.set()
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        while not noticed.wait(_INSIST_S):
+            signal.pthread_kill(main_thread, _NUDGE)
+
+    with (
+        _handled_by(lambda *_: None, (_NUDGE,)),
+        _handled_by(interrupt, (signal.SIGINT,)),
+        _told_of((signal.SIGINT,), insist),  # ends first: the handler stays while somebody insists on it
+    ):
+        yield
+
+
+@contextmanager
+def _told_of(signals: Sequence[signal.Signals], tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` in a thread of its own whenever one of `signals` arrives, whatever the main thread waits for.
+
+    The interpreter runs handlers in the main thread only, but has the signal's number written to a descriptor at once.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while numbers := reader.recv(_READ_AT_ONCE):
+            if not set(signals).isdisjoint(numbers):
+                tell()
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        for number, handler in zip(signals, former, strict=True):
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        writer.close()  # ends `watch`
+        watcher.join()
+        reader.close()
+
+
+@contextmanager
+def _handled_by(handler: Callable[..., None], signals: Sequence[signal.Signals]) -> Iterator[None]:
+    former = [signal.signal(number, handler) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handled in zip(signals, former, strict=True):
+            signal.signal(number, handled)
 
 
 def log_to_stderr(name: str, *, verbose: bool) -> None:

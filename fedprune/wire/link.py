@@ -29,7 +29,16 @@ class Delivery:
     retained: bool = False
 
 
-LinkEvent = LinkUp | LinkDown | Delivery | BrokerError
+@dataclass(frozen=True)
+class Drained:
+    """The broker has all that was published: the next burst may follow.
+
+    It comes whenever the messages that the broker has not acknowledged become none. What was published after that, and
+    before this event was handled, may still be under way.
+    """
+
+
+LinkEvent = LinkUp | LinkDown | Delivery | Drained | BrokerError
 """A `BrokerError` says that the broker lets us in, but not subscribe: nothing can come of that."""
 
 
@@ -37,7 +46,7 @@ class Link(Protocol):
     """What agents and the aggregator need of a network."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send if the link is up; the number of payload bytes really handed over."""
+        """Send if the link is up and has room for it; the number of payload bytes that will be sent, else 0."""
         ...
 
     def subscribe(self, topic_filter: str) -> None: ...

@@ -25,6 +25,8 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Loss = Annotated[float, msgspec.Meta(ge=-3.5e38, le=3.5e38)]  # any float32, but no NaN or infinity
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
+Ticket = Annotated[bytes, msgspec.Meta(max_length=16)]
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -56,10 +58,17 @@ class Manifest(Message, frozen=True, kw_only=True):
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
-    """An agent offers itself; answered by `Assignment` or `Rejected`. `examples`: how many it holds."""
+    """An agent offers itself; answered by `Assignment` or `Rejected`.
+
+    `examples`: how many it holds; no update of its next round weighs more. `ticket`: what the last `Rejected` gave,
+    which shows that answers reach the agent. `version`: the model of `run` that it holds, -1 for none.
+    """
 
     examples: Count
     trainer: Text = ""
+    ticket: Ticket = b""
+    run: RunId = ""
+    version: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
 
 
 class Assignment(Message, frozen=True, kw_only=True):
@@ -81,7 +90,7 @@ class Assignment(Message, frozen=True, kw_only=True):
 
 
 class Need(Message, frozen=True, kw_only=True):
-    """The chunks of a content that the sender lacks: bit i (least significant first) is chunk i."""
+    """The chunks of a content that the sender lacks and asks for now: bit i (least significant first) is chunk i."""
 
     digest: Sha256
     missing: bytes
@@ -131,15 +140,22 @@ class Reason(StrEnum):
     """The round was merged without this update: fold it into the residual."""
     INVALID = "invalid"
     """The update is malformed, or not ours: discard it."""
+    UNREADABLE = "unreadable"
+    """The message could not be read, for the reason in `detail`: the two sides run different versions."""
 
 
 class Rejected(Message, frozen=True, kw_only=True):
-    """The answer no. `digest` names the update it is about; without one it answers a check-in."""
+    """The answer no. `digest` names the update it is about; without one it answers a check-in, or whatever was
+    unreadable. An agent that trains stops when its check-in is answered so: the round does without it.
+
+    `ticket`, if there is one, is for the agent's next check-in, which it sends at once.
+    """
 
     reason: Reason
     detail: Text = ""
     retry_after: Seconds = 10.0
     digest: Sha256 | None = None
+    ticket: Ticket = b""
 
 
 class Failed(Message, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """The MQTT link: the only module that knows paho. MQTT 3.1.1, QoS 1, clean sessions.
 
-A link reports what happens as events on a queue and never runs anybody's code on its network thread. What is
-published while the link is down is dropped (paho sends again only what was under way when it went down): every
-exchange is re-established by an idempotent check-in.
+A link reports what happens as events on a queue and never runs anybody's code on its network thread, which alone talks
+to paho once the first connection is made. What is published while the link is down is dropped, and so is what the
+broker had not acknowledged when it went down: every exchange is re-established by an idempotent check-in.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import queue
 import random
+import select
 import socket
 import ssl
 import threading
@@ -22,8 +23,12 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.system.log import LimitedLog
 from fedprune.wire.broker import Broker, Tls
-from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.inbox import Inbox
+from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
+from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
+from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +36,13 @@ _QOS = 1
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 2.0
+_CLOSE_S = 5.0
 _LASTING_S = 30.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
+_LOOK_UP_S = 1.0
+"""How often an idle connection is checked for signs of life."""
+_HELD_S = 0.05
+"""How soon a link that reads nothing, since its events are not taken, looks again."""
 
 
 class MqttLink:
@@ -46,17 +56,24 @@ class MqttLink:
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
         self._broker = broker
+        self._client_id = client_id
+        self._will = will
+        self._password = broker.password() if broker.username is not None else None
+        self._tls = _tls_context(broker.tls) if broker.uses_tls else None
         self._events = events
+        self._inbox = Inbox(events)
+        self._outbox = Outbox()
+        self._waker = _Waker()
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._answered = threading.Event()
-        self._was_up = False
-        self._last: paho.MQTTMessageInfo | None = None
-        self._client = self._new_client(client_id, will)
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._unsent = LimitedLog(_log)
+        self._oversize = LimitedLog(_log)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> MqttLink:
-        self._connect()
+        client = self._connect()
+        self._thread = threading.Thread(target=self._run, args=(client,), name="mqtt", daemon=True)
         self._thread.start()
         if not self._answered.wait(_CONNECT_TIMEOUT_S):
             self._refuse("no answer; is this an MQTT broker?")
@@ -69,54 +86,38 @@ class MqttLink:
         self.close()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        if not self._client.is_connected():
-            return 0
-        self._last = self._client.publish(topic, payload, _QOS, retain)
-        return len(payload)
+        if self._outbox.put(Publication(topic, payload, retain)):
+            self._waker.wake()
+            return len(payload)
+        if self._outbox.is_open:
+            self._unsent.log(
+                logging.WARNING, "not sent to %s: the broker is %d MB behind already", topic, MAX_QUEUED_BYTES // 10**6
+            )
+        return 0
 
     def subscribe(self, topic_filter: str) -> None:
-        self._client.subscribe(topic_filter, _QOS)
+        if self._outbox.put(Subscription(topic_filter)):
+            self._waker.wake()
 
     def unsubscribe(self, topic_filter: str) -> None:
-        self._client.unsubscribe(topic_filter)
+        if self._outbox.put(Unsubscription(topic_filter)):
+            self._waker.wake()
 
     def drain(self) -> None:
-        """Wait, at most two seconds, until the broker has what was published last."""
-        if self._last is not None and self._client.is_connected():
-            with contextlib.suppress(RuntimeError, ValueError):
-                self._last.wait_for_publish(_DRAIN_S)
+        """Wait, at most two seconds, until the broker has what was published."""
+        self._outbox.wait_until_drained(_DRAIN_S)
 
     def close(self) -> None:
         self._closing.set()
-        self._client.disconnect()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
+        self._waker.wake()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_S)
 
-    def _new_client(self, client_id: str, will: tuple[str, bytes] | None) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=True,
-            protocol=paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = _CONNECT_TIMEOUT_S
-        if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._broker.password())
-        if self._broker.uses_tls:
-            client.tls_set_context(_tls_context(self._broker.tls))
-        if will is not None:
-            client.will_set(*will, qos=_QOS, retain=True)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_subscribe = self._on_subscribe
-        return client
-
-    def _connect(self) -> None:
+    def _connect(self) -> _Client:
         """Raises `BrokerError` if no connection can be opened."""
+        client = self._new_client()
         try:
-            self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
         except (socket.gaierror, UnicodeError) as error:
             raise BrokerError(f"broker {self._broker.url}: no such host; check the address") from error
         except ssl.SSLError as error:
@@ -126,25 +127,91 @@ class MqttLink:
             raise BrokerError(
                 f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"
             ) from error
+        return client
 
-    def _run(self) -> None:
-        """The network thread: serve a connection until it ends, then connect again with jitter."""
+    def _new_client(self) -> _Client:
+        """A client for one connection: paho's would say over another one what it has left of the last."""
+        client = _Client(self._client_id, self._inbox)
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        if self._broker.username is not None:
+            client.username_pw_set(self._broker.username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._will is not None:
+            client.will_set(*self._will, qos=_QOS, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        return client
+
+    def _run(self, client: _Client) -> None:
+        """The network thread. A bug of ours, or paho's, ends the process, instead of this thread alone."""
+        try:
+            self._stay_connected(client)
+        except Exception as bug:
+            self._events.put(bug)
+
+    def _stay_connected(self, client: _Client) -> None:
+        """Serve a connection until it ends, then connect again with jitter."""
         attempt = 0
         while True:
             began = time.monotonic()
-            self._client.loop_forever(retry_first_connection=False)
+            self._serve(client)
             # A connection that does not last counts as a failed attempt: two clients with one id end each other's.
             attempt = 0 if time.monotonic() - began >= _LASTING_S else attempt + 1
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
                 try:
-                    self._connect()
+                    client = self._connect()
                 except BrokerError as error:
                     _log.info("%s", error)
                 else:
                     break
             if self._closing.is_set():
                 return
+
+    def _serve(self, client: _Client) -> None:
+        """Read, write and keep alive one connection until it ends."""
+        is_leaving = False
+        while True:
+            self._hand_over(client)
+            if self._closing.is_set() and not is_leaving:
+                is_leaving = True
+                client.disconnect()
+            connection = client.socket()
+            if connection is None:
+                return
+            readable, writable = self._wait(client, connection)
+            if readable:
+                client.loop_read()
+            if writable:
+                client.loop_write()
+            client.check_life()
+
+    def _hand_over(self, client: _Client) -> None:
+        while (command := self._outbox.take()) is not None:
+            match command:
+                case Publication(topic, payload, retain):
+                    self._outbox.sent(command, client.publish(topic, payload, _QOS, retain).mid)
+                case Subscription(topic_filter):
+                    client.subscribe(topic_filter, _QOS)
+                case Unsubscription(topic_filter):
+                    client.unsubscribe(topic_filter)
+
+    def _wait(self, client: _Client, connection: Any) -> tuple[bool, bool]:
+        """Wait for something to do; (there may be something to read, something may be written)."""
+        is_held = self._inbox.is_full()
+        has_decrypted = not is_held and isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+        poller = select.poll()
+        poller.register(connection, (0 if is_held else select.POLLIN) | (select.POLLOUT if client.want_write() else 0))
+        poller.register(self._waker, select.POLLIN)
+        ready = dict(poller.poll(1000 * (0 if has_decrypted else _HELD_S if is_held else _LOOK_UP_S)))
+        if self._waker.fileno() in ready:
+            self._waker.clear()
+        state = ready.get(connection.fileno(), 0)
+        return has_decrypted or bool(state & ~select.POLLOUT), bool(state & select.POLLOUT)
 
     @staticmethod
     def _delay(attempt: int) -> float:
@@ -155,15 +222,16 @@ class MqttLink:
         if reason.is_failure:
             self._refuse(f"{str(reason).lower()}; check broker.username, the password and the broker's access list")
         else:
-            self._was_up = True
+            self._outbox.open()
             self._events.put(LinkUp())
             self._answered.set()
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+        was_up = self._outbox.is_open
+        self._outbox.close()
         if not self._answered.is_set():
             self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")
-        elif self._was_up and not self._closing.is_set():
-            self._was_up = False
+        elif was_up and not self._closing.is_set():
             self._events.put(LinkDown(str(reason).lower()))
 
     def _refuse(self, why: str) -> None:
@@ -179,12 +247,79 @@ class MqttLink:
             who = self._broker.username or "clients without a user name"
             self._events.put(BrokerError(f"broker {self._broker.url}: {who} may not subscribe; check its access list"))
 
-    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+    def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
+        if self._outbox.acknowledged(mid):
+            self._events.put(Drained())
+
+    def _on_message(self, client: Any, _data: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._events.put(Delivery(topic, bytes(message.payload), message.retain))
+        if client.has_cut:
+            self._oversize.log(
+                logging.WARNING, "dropped a message of more than %d bytes on %s", MAX_PACKET_BYTES, topic[:100]
+            )
+            return
+        self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
+
+
+class _Client(paho.Client):
+    """paho's client for one connection, which takes in no packet over `MAX_PACKET_BYTES`.
+
+    paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. No other private
+    names of paho's are used than those in this class.
+    """
+
+    def __init__(self, client_id: str, inbox: Inbox) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        self._inbox = inbox
+        self._packets = BoundedPackets(super()._sock_recv, inbox.is_full)
+
+    @property
+    def has_cut(self) -> bool:
+        """The message that `on_message` is being called with was over the bound, and has lost its payload."""
+        return self._packets.is_cut
+
+    def check_life(self) -> None:
+        """Ping the broker when it is time, and end the connection if it does not answer.
+
+        An answer that we cannot have read yet is not missed: it may lie behind what we are throwing away, or do not
+        read since nobody takes it.
+        """
+        if self._packets.is_skipping or self._inbox.is_full():
+            self._ping_t = 0.0
+        self.loop_misc()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        return self._packets.recv(bufsize)
+
+
+class _Waker:
+    """Something to wait for beside a socket, which other threads can make ready."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: nobody could be more awake
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

@@ -31,7 +31,7 @@ from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
-from fedprune.pruning.masks import Allocation, apply_mask, score_mask
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
 
@@ -135,7 +135,7 @@ def rounds(trainer: Trainer, bundle: Bundle, weights: Weights, data: Dataset, st
     slots: Slots | None = None
     for number in range(ROUNDS):
         sparsity = PRUNING.sparsity_in_force(number * STEPS)
-        mask = score_mask(weights, bundle.task.table, sparsity, Allocation.UNIFORM)
+        mask = score_mask(weights, bundle.task.table, sparsity, Allocation.UNIFORM, full_mask(bundle.task.table))
         work = Work(apply_mask(weights, mask), mask, number * STEPS, slots, Keyed(3, number))
         made.append(trainer.train(work, data))
         weights, slots = made[-1].weights, reordered(made[-1].slots) if state == "keep" else None
@@ -173,7 +173,7 @@ def test_dropout_drops_its_share() -> None:
         from_logits=False,
     )  # fmt: skip
     trainer, weights = LiteRTTrainer(bundle, threads=1), weights_of(model)
-    work = Work(weights, score_mask(weights, bundle.task.table, 0.0, Allocation.UNIFORM), 0, None, Keyed(9))
+    work = Work(weights, full_mask(bundle.task.table), 0, None, Keyed(9))
 
     moved = np.array([np.any(trainer.train(work, data).slots["optimizer/3"], axis=1) for _ in range(400)])
 

@@ -11,7 +11,7 @@ import pytest
 from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, perceptron, seeded, weights_of
 
 from aggregator.global_model import new_model
-from aggregator.merging import Aggregate
+from aggregator.merging import Aggregate, AggregateResult
 from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.keras import KerasTrainer
@@ -22,7 +22,7 @@ from fedprune.data import Dataset
 from fedprune.keras.stack import keras, tfmot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, Weights, sparsity
-from fedprune.pruning.masks import mask_sparsity
+from fedprune.pruning.masks import full_mask, mask_sparsity
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
 from fedprune.task.checkpoints import Checkpoint
@@ -85,7 +85,7 @@ def test_rounds_equal_uninterrupted_training(case: Case, kind: Callable[..., Tra
 def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) -> Checkpoint:
     """Rounds of one agent: every byte that the model and the updates would be on the wire, merged and pruned again."""
     task = bundle.task
-    model = new_model(initial, task, "run", 0, Values.FP32)
+    model = new_model(initial, task, "run", 0, Values.FP32, full_mask(task.table))
     slots = residual = None
     for number in range(ROUNDS):
         base, mask = decode_model(model.blob, task.table)
@@ -93,15 +93,15 @@ def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) 
         sent = prepare_update(base, trained, residual, task.table, Values.FP32, known_mask=None)
         slots, residual = trained.slots, sent.residual_if_accepted
         merged = merge(sent.blob, model.checkpoint, bundle, examples=len(data))
-        model = new_model(merged, task, "run", number + 1, Values.FP32)
+        model = new_model(merged.weights, task, "run", number + 1, Values.FP32, merged.mask)
     return model.checkpoint
 
 
-def merge(blob: bytes, base: Checkpoint, bundle: Bundle, examples: int) -> Weights:
+def merge(blob: bytes, base: Checkpoint, bundle: Bundle, examples: int) -> AggregateResult:
     table = bundle.task.table
-    aggregate = Aggregate(table, base.weights, bundle.task.pruning.mask)
+    aggregate = Aggregate(table, base.weights, known_mask=None)
     aggregate.add(decode_update(blob, table, None, Values.FP32), examples)
-    return aggregate.result(base.exact).weights
+    return aggregate.result(base.exact)
 
 
 def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights, Mask]:

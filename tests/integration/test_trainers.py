@@ -62,7 +62,7 @@ def assert_same(found: Weights, expected: Weights) -> None:
 def test_a_shared_mask_is_held_and_never_recomputed(make: MakeTrainer) -> None:
     model = seeded(convolutional())
     bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.SHARED)
-    mask = score_mask(weights_of(model), bundle.task.table, 0.7, Allocation.LAMP)
+    mask = score_mask(weights_of(model), bundle.task.table, 0.7, Allocation.LAMP, full_mask(bundle.task.table))
     start = apply_mask(weights_of(model), mask)
 
     trained = make(bundle).train(work_of(bundle, start, mask=mask, schedule_step=30), learnable(50))
@@ -174,7 +174,8 @@ def train_near(
 def test_the_proximal_term_keeps_weights_near_the_global_model(make: MakeTrainer, policy: MaskPolicy) -> None:
     """Pruned weights stay zero, however far the global model's were from it."""
     model, data = seeded(perceptron()), learnable(50)
-    mask = score_mask(weights_of(model), bundle_of(model, DENSE, mask=policy).task.table, 0.4, Allocation.UNIFORM)
+    table = bundle_of(model, DENSE, mask=policy).task.table
+    mask = score_mask(weights_of(model), table, 0.4, Allocation.UNIFORM, full_mask(table))
     start = apply_mask(weights_of(model), mask)
 
     def distance(mu: float) -> float:

@@ -22,6 +22,7 @@ from edge_agent.training_thread import TrainingThread
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
 from fedprune.errors import DataError, StorageError
+from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck
 from fedprune.system.disk import Directory
@@ -148,7 +149,8 @@ def _task_for_other_data() -> bytes:
 
 
 def _first_round(bundle: Bundle) -> LocalRound:
-    first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32)
+    everywhere = full_mask(bundle.task.table)
+    first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, everywhere)
     assignment = Assignment(
         run="run",
         round=0,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from aggregator.book import Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import Submit
 
 _LONGEST_CUT_S = 100.0
+_DRAIN_S = 0.05
 
 
 class Crash(Exception):
@@ -118,6 +118,7 @@ class SimulatedLink:
     """A process's link to the simulated broker, with a crash point before and after each operation.
 
     It is cut now and then, tells so by `went_down`, and by `came_up` when it is there again, without subscriptions.
+    A little after something was published it tells so by `drained`.
     """
 
     process: Process
@@ -125,14 +126,19 @@ class SimulatedLink:
     receive: Callable[[Delivery], None]
     went_down: Callable[[], None]
     came_up: Callable[[], None]
+    drained: Callable[[], None]
     filters: set[str] = field(default_factory=set)
     is_up: bool = True
+    is_draining: bool = False
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         self.process.may_crash()
         if not self.is_up:
             return 0
         self.network.publish(topic, payload, retain)
+        if not self.is_draining:
+            self.is_draining = True
+            self.process.physics.after(_DRAIN_S, self._drain)
         self.process.may_crash()
         return len(payload)
 
@@ -164,6 +170,11 @@ class SimulatedLink:
             physics.after(physics.chance.uniform(0.1, _LONGEST_CUT_S), self._restore)
         else:
             self.receive(delivery)
+
+    def _drain(self) -> None:
+        self.is_draining = False
+        if self.process.alive and self.is_up:
+            self.drained()
 
     def _restore(self) -> None:
         if self.process.alive:
@@ -202,14 +213,14 @@ class SimulatedBook(Book):
         self._process = process
         super().__init__(connection)
 
-    def assign(self, round_: int, agents: frozenset[str]) -> None:
+    def assign(self, round_: int, examples: Mapping[str, int], cap: int) -> None:
         self._process.may_crash()
-        super().assign(round_, agents)
+        super().assign(round_, examples, cap)
         self._process.may_crash()
 
-    def accept(self, agent: str, submit: Submit) -> None:
+    def accept(self, round_: int, agent: str, update: AcceptedUpdate) -> None:
         self._process.may_crash()
-        super().accept(agent, submit)
+        super().accept(round_, agent, update)
         self._process.may_crash()
 
     def refuse(self, agent: str, digest: bytes) -> None:

@@ -44,21 +44,22 @@ def _check(world: World) -> None:
         digests[round_] = weights_digest(before.weights)
         accepted = book.accepted(round_)
         assert book.records()[round_].agents == len(accepted)
-        aggregate = Aggregate(world.bundle.task.table, before.weights, world.bundle.task.pruning.mask)
         known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
-        for submit in accepted.values():
-            blob = world.accepted_blobs[submit.update.digest]
-            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), submit.examples)
+        aggregate = Aggregate(world.bundle.task.table, before.weights, known)
+        for update in accepted.values():
+            blob = world.accepted_blobs[update.digest]
+            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), update.weight)
+        merged = aggregate.result(before.exact)
         expected = new_model(
-            aggregate.result(before.exact).weights, world.bundle.task, before.run, round_ + 1, Values.FP16
+            merged.weights, world.bundle.task, before.run, round_ + 1, Values.FP16, merged.mask
         ).checkpoint
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
     for round_, digest in world.trained_from:
         assert digest == digests[round_], f"round {round_}: an agent trained from another model"
     for event in world.settled:
-        submit = book.accepted(event.round).get(event.agent)
-        was_taken = submit is not None and submit.update.digest == event.digest
+        update = book.accepted(event.round).get(event.agent)
+        was_taken = update is not None and update.digest == event.digest
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, Store
-from edge_agent import agent_machine
-from edge_agent.agent_machine import Outcome, Train
+from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
@@ -48,6 +47,7 @@ from tests.simulation.faults import Crash, Network, Physics, Process, Rates, Sim
 
 ROUNDS, AGENTS, COHORT = 4, 5, 3
 STEPS_PER_ROUND = 10
+LIMITS = Limits(max_task_bytes=1_000_000, max_model_bytes=1_000_000)
 DATA = Dataset(np.zeros((7, 1), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 
@@ -234,34 +234,39 @@ class World:
         def tick() -> None:
             alarm = runner.state.wake_at
             if process.alive and alarm is not None and alarm <= self.physics.now:
-                guarded(lambda: runner.handle(agent_machine.Ticked(), self.physics.now))
+                guarded(lambda: runner.handle(Ticked(), self.physics.now))
 
         def receive(delivery: Delivery) -> None:
             self.physics.note(f"{process.name} gets {delivery.topic}")
             guarded(lambda: runner.deliver(delivery, self.physics.now))
 
         def disconnect() -> None:
-            guarded(lambda: runner.handle(agent_machine.Disconnected(), self.physics.now))
+            guarded(lambda: runner.handle(Disconnected(), self.physics.now))
 
         def connect() -> None:
             guarded(lambda: runner.connect(self.physics.now))
 
         def train(action: Train) -> None:
+            def end(result: LocalResult | Exception) -> None:
+                guarded(lambda: runner.end_training(action.number, result, self.physics.now))
+
             if self.physics.happens(self.physics.rates.failed):
-                failure = agent_machine.TrainingFailed("out of memory")
-                self.physics.after(1.0, lambda: guarded(lambda: runner.handle(failure, self.physics.now)))
+                self.physics.after(1.0, lambda: end(TrainingError("out of memory")))
                 return
             result = self._train(process.name, action, store)
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
             if self.physics.happens(_SLOW):
                 duration *= 10.0
-            self.physics.after(duration, lambda: guarded(lambda: runner.finish(result, self.physics.now)))
+            self.physics.after(duration, lambda: end(result))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         store = WitnessedStore(disk, process.name, self.settled)
         link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect)
         self.network.join(link)
-        runner = AgentRunner(process.name, CheckIn(examples=len(DATA)), self.topics, link, store, train)
+        check_in = CheckIn(examples=len(DATA))
+        runner = AgentRunner(
+            process.name, check_in, LIMITS, self.topics, link, store, train, stop_training=lambda: None
+        )
         runner.connect(self.physics.now)
         watch()
 
@@ -292,7 +297,7 @@ class WitnessedStore(AgentStore):
     """Notes what the agent learns of its updates."""
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
-        super().__init__(disk)
+        super().__init__(disk, agent, "sim")
         self._agent, self._settled = agent, settled
 
     def settle(self, outcome: Outcome) -> None:

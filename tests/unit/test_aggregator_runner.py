@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from aggregator import process
 from aggregator.book import Book, RoundRecord
+from aggregator.cohort import Standing
+from aggregator.round_answers import ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, Store
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
@@ -32,14 +35,13 @@ from fedprune.wire.messages import (
     Content,
     Failed,
     Message,
-    Need,
     Submit,
     decode,
     encode,
     kind_of,
 )
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import Incoming, all_missing, content_of
+from fedprune.wire.transfer import Receiving, content_of
 from tests.drivers import PLAN
 from tests.recorder import Recorder
 from tests.samples import chunks
@@ -93,18 +95,21 @@ class Site:
 
 def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
     for message in messages:
+        if isinstance(message, CheckIn):
+            message = msgspec.structs.replace(message, ticket=ticket(TASK_PLAN.ticket_key, agent))
         runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
 
 
 def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
     """What is broadcast when all agents ask for a content."""
-    for agent in runner.state.missing:
-        tell(runner, agent, Need(digest=content.digest, missing=all_missing(content.size)))
-    incoming = Incoming(content)
+    incoming, need = Receiving.begin(content, 0.0)
+    for agent in list(runner.state.cohort.agents(Standing.ASSIGNED)):
+        tell(runner, agent, need)
+    runner.drained()
     for sent in site.link.published:
         if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
             with suppress(ProtocolError):
-                incoming = incoming.add(decode(Chunk, sent.payload))
+                incoming, _ = incoming.add(decode(Chunk, sent.payload), 0.0)
     return incoming.assemble()
 
 
@@ -236,7 +241,11 @@ def test_a_flood_of_messages_puts_no_alarm_off(site: Site) -> None:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     events.put(LinkUp())
     for agent in AGENTS:
-        events.put(Delivery(TOPICS.up(agent, "check-in"), encode(CheckIn(examples=7))))
+        events.put(
+            Delivery(
+                TOPICS.up(agent, "check-in"), encode(CheckIn(examples=7, ticket=ticket(TASK_PLAN.ticket_key, agent)))
+            )
+        )
     events.put(Delivery("noise", b""))
     events.put(KeyboardInterrupt())
 

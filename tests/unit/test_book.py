@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.book import Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord
 from fedprune.errors import StorageError
 from fedprune.wire.transfer import content_of
-from tests.samples import TASK, UPDATE, submit
+from tests.samples import TASK, UPDATE
 
-COHORT = frozenset({"pi-1", "pi-2", "pi-3"})
+COHORT = {"pi-1": 10, "pi-2": 20, "pi-3": 30}
+CAP = 200
+
+
+def update(name: str = "update", weight: int = 10) -> AcceptedUpdate:
+    content = content_of(name.encode())
+    return AcceptedUpdate(content.digest, content.size, weight, 0.25, 1.5, 40.0, 60.0)
 
 
 def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
@@ -30,6 +36,7 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
         train_loss=0.25,
         ignored=3,
         refused=1,
+        capped=1,
         peak_memory_mb=90.5,
     )
 
@@ -67,59 +74,87 @@ def test_a_run_keeps_the_codec_that_its_models_were_decoded_from(book: Book) -> 
 
 
 def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:
-    book.assign(0, COHORT)
-    book.accept("pi-1", submit(0))
+    for round_ in range(2):
+        book.assign(round_, COHORT, CAP)
+    book.accept(0, "pi-1", update())
     with pytest.raises(StorageError):
-        book.accept("pi-1", submit(0, update=content_of(b"another")))
-    book.accept("pi-2", submit(0))
-    book.accept("pi-1", submit(1))
+        book.accept(0, "pi-1", update("another"))
+    book.accept(0, "pi-2", update("second"))
+    book.accept(1, "pi-1", update("third"))
 
-    assert book.accepted(0) == {"pi-1": submit(0), "pi-2": submit(0)}
-    assert book.accepted(1) == {"pi-1": submit(1)}
+    assert book.accepted(0) == {"pi-1": update(), "pi-2": update("second")}
+    assert book.accepted(1) == {"pi-1": update("third")}
     assert book.accepted(2) == {}
-    assert book.submits() == [submit(0), submit(0), submit(1)]
+    assert book.updates() == [update(), update("second"), update("third")]
+
+
+def test_an_update_of_a_round_that_is_finished_or_not_begun_is_refused(path: Path, book: Book) -> None:
+    """Two aggregators on one directory: what one has merged the other cannot add to."""
+    book.assign(0, COHORT, CAP)
+    other = Book.open(path)
+    other.finish(record(0))
+
+    with pytest.raises(StorageError, match=r"round 1 is not open.* does another aggregator use this state directory"):
+        book.accept(0, "pi-1", update())
+    with pytest.raises(StorageError, match="round 2 is not open"):
+        book.accept(1, "pi-1", update())
+    assert other.accepted(0) == {}
+    other.close()
 
 
 def test_a_round_is_open_until_its_record_is_written(book: Book) -> None:
-    assert (book.next_round(), book.assigned(0), book.records()) == (0, frozenset(), [])
-    book.assign(0, frozenset({"pi-1"}))
-    book.assign(0, COHORT)
-    assert (book.next_round(), book.assigned(0), book.records()) == (0, COHORT, [])
+    assert (book.next_round(), book.cohort(0), book.records()) == (0, ({}, 0), [])
+    book.assign(0, {"pi-1": 10}, CAP)
+    book.assign(0, {"pi-2": 20, "pi-3": 30}, CAP)
+    assert (book.next_round(), book.cohort(0), book.records()) == (0, (COHORT, CAP), [])
     book.finish(record(0))
-    assert (book.next_round(), book.assigned(0), book.records()) == (1, COHORT, [record(0)])
-    assert book.assigned(1) == frozenset()
+    assert (book.next_round(), book.cohort(0), book.records()) == (1, (COHORT, CAP), [record(0)])
+    assert book.cohort(1) == ({}, 0)
+
+
+def test_an_agent_that_is_assigned_again_weighs_what_it_said_last(book: Book) -> None:
+    book.assign(0, COHORT, CAP)
+    book.assign(0, {"pi-1": 99}, CAP)
+
+    assert book.cohort(0) == (COHORT | {"pi-1": 99}, CAP)
 
 
 def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
     for round_, agents in enumerate((("pi-1", "pi-2"), ("pi-1", "pi-3"), ("pi-3",))):
+        book.assign(round_, COHORT, CAP)
         for agent in agents:
-            book.accept(agent, submit(round_, examples=round_ + 1))
+            book.accept(round_, agent, update(f"{round_}"))
 
-    assert {agent: taken.round for agent, taken in book.last_accepted(3).items()} == {"pi-1": 1, "pi-2": 0, "pi-3": 2}
-    assert {agent: taken.examples for agent, taken in book.last_accepted(2).items()} == {
-        "pi-1": 2,
-        "pi-2": 1,
-        "pi-3": 2,
-    }
+    assert book.last_accepted(3) == {agent: update(last).digest for agent, last in zip(COHORT, "102", strict=True)}
+    assert book.last_accepted(2) == {agent: update(last).digest for agent, last in zip(COHORT, "101", strict=True)}
     assert book.last_accepted(0) == {}
 
 
 def test_everything_is_there_after_a_restart(path: Path, book: Book) -> None:
-    book.assign(0, COHORT)
-    book.accept("pi-1", submit(0))
+    book.assign(0, COHORT, CAP)
+    book.accept(0, "pi-1", update())
     book.finish(record(0))
-    book.assign(1, COHORT)
-    book.accept("pi-2", submit(1))
+    book.assign(1, COHORT, CAP)
+    book.accept(1, "pi-2", update("second"))
 
     # The first connection is still open, as if its process had been killed.
     again = Book.open(path)
-    assert (again.next_round(), again.assigned(1), again.accepted(1)) == (1, COHORT, {"pi-2": submit(1)})
+    assert (again.next_round(), again.cohort(1), again.accepted(1)) == (1, (COHORT, CAP), {"pi-2": update("second")})
     assert again.records() == [record(0)]
     again.close()
 
 
+def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
+    book._connection.execute("PRAGMA user_version = 1")
+
+    with pytest.raises(
+        StorageError, match="format 1, this fedprune reads 2; go on with the version that began the run"
+    ):
+        Book.open(path)
+
+
 def test_a_loss_that_is_not_a_number_does_not_make_the_book_unreadable(book: Book) -> None:
-    book.assign(0, COHORT)
+    book.assign(0, COHORT, CAP)
     book.finish(record(0, loss=None))
 
     assert book.records() == [record(0, loss=None)]
@@ -136,18 +171,18 @@ def test_a_file_that_is_no_book_is_said_to_be_unreadable(path: Path, damage: byt
 @pytest.mark.parametrize(
     ("statement", "reader"),
     [
-        ("UPDATE updates SET submit = x'00'", lambda book: book.accepted(0)),
-        ("UPDATE updates SET submit = x'80'", lambda book: book.last_accepted(1)),
-        ("UPDATE updates SET submit = x'c1'", lambda book: book.submits()),
+        ("ALTER TABLE updates DROP COLUMN weight", lambda book: book.accepted(0)),
+        ("DROP TABLE updates", lambda book: book.last_accepted(1)),
+        ("DROP TABLE cohort", lambda book: book.cohort(0)),
         ("UPDATE rounds SET record = '{'", lambda book: book.records()),
         ("UPDATE rounds SET record = '{}'", lambda book: book.records()),
         ("DROP TABLE rounds", lambda book: book.next_round()),
-        ("DROP TABLE updates", lambda book: book.accept("pi-2", submit(1))),
+        ("DROP TABLE updates", lambda book: book.accept(1, "pi-2", update())),
     ],
 )
 def test_damaged_entries_are_said_to_be_unreadable(path: Path, book: Book, statement: str, reader: object) -> None:
-    book.assign(0, COHORT)
-    book.accept("pi-1", submit(0))
+    book.assign(0, COHORT, CAP)
+    book.accept(0, "pi-1", update())
     book.finish(record(0))
     other = sqlite3.connect(path)
     with other:
@@ -164,16 +199,17 @@ def test_a_book_in_a_directory_that_is_not_there_is_said_to_be_unreadable(tmp_pa
 
 
 def test_a_full_disk_is_said_to_be_and_what_was_accepted_stays(book: Book) -> None:
-    book.assign(0, COHORT)
-    book.accept("pi-1", submit(0))
+    book.assign(0, COHORT, CAP)
+    book.accept(0, "pi-1", update())
     pages = book._connection.execute("PRAGMA page_count").fetchone()[0]
     book._connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill() -> None:
         for round_ in range(1, 1000):
-            book.accept("pi-1", submit(round_))
+            book.assign(round_, COHORT, CAP)
+            book.accept(round_, "pi-1", update())
 
     with pytest.raises(StorageError, match="full"):
         fill()
-    assert book.accepted(0) == {"pi-1": submit(0)}
+    assert book.accepted(0) == {"pi-1": update()}
     assert book.next_round() == 0

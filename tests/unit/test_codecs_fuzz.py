@@ -1,4 +1,4 @@
-"""Hostile blobs: whatever the bytes, decoding ends in a well-formed result or in a ProtocolError."""
+"""Hostile blobs: whatever the bytes, decoding ends in a ProtocolError or in what a writer gives the same bytes for."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ TABLE = TensorTable(
         TensorSpec("conv/kernel", (3, 3, 1, 4), "float32", TensorClass.PRUNABLE, "conv"),
         TensorSpec("norm/mean", (4,), "float32", TensorClass.STATISTICS, "norm"),
         TensorSpec("seen", (), "int64", TensorClass.INTEGER, "seen"),
+        TensorSpec("flags", (3,), "bool", TensorClass.INTEGER, "seen"),
         TensorSpec("dense/kernel", (40, 11), "float32", TensorClass.PRUNABLE, "dense"),
         TensorSpec("dense/bias", (11,), "float32", TensorClass.DENSE, "dense"),
     )
@@ -89,6 +90,7 @@ def test_damaged_model(blob: bytes) -> None:
     except ProtocolError:
         return
     TABLE.check(weights)
+    assert encode_model(weights, mask, TABLE, list(Values)[blob[4]]) == blob
     assert_only_kept_weights_differ_from_zero(weights, apply_mask(weights, mask))
 
 
@@ -106,6 +108,7 @@ def test_damaged_update(case: tuple[Values, bool], data: st.DataObject) -> None:
         spec.name: spec.shape for spec in TABLE if spec.kind is not TensorClass.INTEGER
     }
     assert all(np.isfinite(array).all() for array in tensors.values())
+    assert encode_update(update, TABLE, values, mask_is_known=mask_is_known) == blob
     assert_only_kept_weights_differ_from_zero(update.delta, apply_mask(update.delta, update.mask))
 
 

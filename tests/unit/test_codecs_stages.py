@@ -8,13 +8,13 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedprune.codecs import Values, stages
 from fedprune.codecs.positions import Bitmap, Coding, Kept, Known, Positions, Smallest
-from fedprune.codecs.reader import Reader
+from fedprune.codecs.reader import Reader, pack_bits
 from fedprune.codecs.rice import Rice
 from fedprune.codecs.stages import ABSENT, Vector, chain, decode, encode
 from fedprune.errors import ProtocolError
@@ -94,6 +94,66 @@ def test_known_positions_cost_nothing_and_are_held_to() -> None:
 def test_malformed_positions_are_refused(coding: Coding, blob: bytes, complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
         coding.read(Reader(blob), 10)
+
+
+def rice_of(kept: Kept, width: int) -> bytes:
+    """The positions with any number of lower bits."""
+    gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1
+    lower = (gaps[:, np.newaxis] >> np.arange(width)) & 1
+    upper = "".join("0" * int(gap) + "1" for gap in gaps >> width)
+    bits = (lower.ravel().astype(np.uint8), np.array([*map(int, upper)], np.uint8))
+    return struct.pack("<IB", gaps.size, width) + b"".join(map(pack_bits, bits))
+
+
+@given(kept=arrays.arrays(np.bool_, st.integers(1, 300)) | st.integers(1, 3000).map(lambda size: bernoulli(0.05, size)))
+def test_positions_have_one_form(kept: Kept) -> None:
+    """Of all schemes and widths that say the same, only what a writer takes is read."""
+    widths = range(kept.size.bit_length() + 1)
+    forms = [b"\0", b"\1" + pack_bits(kept), *(b"\2" + rice_of(kept, width) for width in widths)]
+    written = Smallest().encode(kept)
+    shortest = Rice().encode(kept)
+    assert written in forms
+    assert b"\2" + shortest in forms
+
+    for form in set(forms) - {written}:
+        reader = Reader(form)
+        try:
+            found = Smallest().read(reader, kept.size)
+        except ProtocolError:
+            continue
+        assert not np.array_equal(found, kept)
+    for form in {rice_of(kept, width) for width in widths} - {shortest}:
+        with pytest.raises(ProtocolError, match="lower bits"):
+            Rice().read(Reader(form), kept.size)
+
+
+@settings(max_examples=500)
+@pytest.mark.parametrize("values", Values)
+@given(data=st.data())
+def test_values_have_one_form(values: Values, data: st.DataObject) -> None:
+    """Whatever bytes are read as values are those that a writer gives for these values."""
+    count, size = data.draw(st.integers(0, 4)), {Values.FP32: 4, Values.FP16: 2, Values.INT8: 1}[values]
+    scale = b""
+    if values is Values.INT8:
+        rounded = encode(values.stage, np.array([data.draw(st.floats(0.0, FLOAT32_MAX, width=32))], np.float32))[:4]
+        scale = data.draw(st.just(rounded) | st.binary(min_size=4, max_size=4) | st.just(struct.pack("<f", -0.0)))
+    code = st.binary(min_size=size, max_size=size) | st.sampled_from([b"\x7f", b"\x81", b"\0"]).map(lambda b: b * size)
+    blob = scale + b"".join(data.draw(st.lists(code, min_size=count, max_size=count)))
+    try:
+        vector = decode(values.stage, Reader(blob), count)
+    except ProtocolError:
+        return
+
+    assert encode(values.stage, vector) == blob
+
+
+@pytest.mark.parametrize(
+    ("scale", "codes"),
+    [(1.0, (0, 0)), (1.0, (1, 126)), (-0.0, (0, 0)), (0.0, (1, 0)), (1e-40, (127, 0)), (1.0 + 2.0**-20, (127, 0))],
+)
+def test_an_int8_scale_is_the_one_that_a_writer_takes(scale: float, codes: tuple[int, int]) -> None:
+    with pytest.raises(ProtocolError, match="the int8 scale is .*, a writer takes"):
+        decode(Values.INT8.stage, Reader(struct.pack("<f2b", scale, *codes)), 2)
 
 
 @given(vectors())

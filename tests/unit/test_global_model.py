@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from fedprune.codecs import Values, decode_model
+from aggregator.merging import Aggregate
+from fedprune.codecs import Update, Values, decode_model, decode_update, encode_update
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
+from fedprune.pruning.masks import Allocation, full_mask, mask_sparsity
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import MaskPolicy, Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
@@ -29,7 +32,7 @@ def weights(policy: MaskPolicy, limit: float = 0.5) -> Weights:
 
 
 def model(version: int, values: Values = Values.FP16, policy: MaskPolicy = MaskPolicy.SHARED) -> GlobalModel:
-    return new_model(weights(policy), task(policy), "run", version, values)
+    return new_model(weights(policy), task(policy), "run", version, values, full_mask(task(policy).table))
 
 
 @pytest.mark.parametrize("policy", MaskPolicy)
@@ -80,7 +83,46 @@ def test_the_gateways_own_weights_are_not_rounded() -> None:
 
 def test_weights_beyond_the_codecs_range_are_clipped_not_refused() -> None:
     policy = MaskPolicy.SHARED
+    everywhere = full_mask(task(policy).table)
 
-    made = new_model(weights(policy, limit=1e6), task(policy), "run", 0, Values.FP16)
+    made = new_model(weights(policy, limit=1e6), task(policy), "run", 0, Values.FP16, everywhere)
 
     assert all(np.isfinite(array).all() for array in made.checkpoint.weights.values())
+
+
+@pytest.mark.parametrize("allocation", Allocation)
+def test_a_shared_mask_prunes_on_where_all_agents_set_a_kept_weight_to_zero(allocation: Allocation) -> None:
+    """As a constraint such as NonNeg does. Uniform masks then kept all of the tensor again."""
+    shared = task(MaskPolicy.SHARED)
+    pruning = msgspec.structs.replace(shared.pruning, allocation=allocation)
+    shared = msgspec.structs.replace(shared, pruning=pruning)
+    drawn, everywhere = weights(MaskPolicy.SHARED), full_mask(shared.table)
+    before = new_model(drawn, shared, "run", 3, Values.FP32, everywhere).checkpoint
+    aggregate = Aggregate(shared.table, before.weights, before.mask)
+    for examples in (7, 9, 13):
+        delta = {"a/kernel": -before.weights["a/kernel"], "a/bias": np.zeros(20, np.float32)}
+        statistics = {name: before.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
+        blob = encode_update(Update(delta, statistics, before.mask), shared.table, Values.FP32, mask_is_known=True)
+        aggregate.add(decode_update(blob, shared.table, before.mask, Values.FP32), examples)
+    merged = aggregate.result(before.exact)
+    assert not merged.weights["a/kernel"].any()
+
+    after = new_model(merged.weights, shared, "run", 4, Values.FP32, merged.mask).checkpoint
+
+    assert mask_sparsity(before.mask) == pytest.approx(0.8, abs=1e-3)
+    np.testing.assert_array_equal(after.mask["a/kernel"], before.mask["a/kernel"])
+
+
+def test_with_own_masks_what_no_agent_keeps_stays_pruned() -> None:
+    own = task(MaskPolicy.OWN)
+    base = new_model(weights(MaskPolicy.OWN), own, "run", 0, Values.FP32, full_mask(own.table)).checkpoint
+    aggregate = Aggregate(own.table, base.weights, None)
+    kept = np.arange(800).reshape(40, 20) % 5 == 0
+    delta = {"a/kernel": np.where(kept, -base.weights["a/kernel"], np.float32(0.0)), "a/bias": np.zeros(20, np.float32)}
+    statistics = {name: base.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
+    aggregate.add(Update(delta, statistics, {"a/kernel": kept}), 7)
+
+    merged = aggregate.result(base.exact)
+
+    after = new_model(merged.weights, own, "run", 3, Values.FP32, merged.mask).checkpoint
+    np.testing.assert_array_equal(after.mask["a/kernel"], kept)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
 
 TABLE = TensorTable(
@@ -22,6 +22,7 @@ TABLE = TensorTable(
     )
 )
 EXACT = [Allocation.LAMP, Allocation.GLOBAL]
+EVERYTHING = full_mask(TABLE)
 
 
 def weights(seed: int = 1) -> dict[str, Array]:
@@ -54,7 +55,7 @@ def keep_literally(scores: list[float], keep: int) -> list[bool]:
 
 @given(coarse_weights(), st.floats(0.0, 0.999))
 def test_global_keeps_the_largest_magnitudes_and_of_ties_the_first(tensors: dict[str, Array], sparsity: float) -> None:
-    mask = score_mask(tensors, TABLE, sparsity, Allocation.GLOBAL)
+    mask = score_mask(tensors, TABLE, sparsity, Allocation.GLOBAL, EVERYTHING)
     magnitudes = np.concatenate([np.abs(tensors[name]).ravel() for name in mask]).tolist()
     expected = keep_literally(magnitudes, round(TABLE.prunable * (1 - sparsity)))
     assert np.concatenate([kept.ravel() for kept in mask.values()]).tolist() == expected
@@ -62,7 +63,7 @@ def test_global_keeps_the_largest_magnitudes_and_of_ties_the_first(tensors: dict
 
 @given(coarse_weights(), st.floats(0.0, 0.999))
 def test_lamp_keeps_the_highest_scores_and_of_ties_the_first(tensors: dict[str, Array], sparsity: float) -> None:
-    mask = score_mask(tensors, TABLE, sparsity, Allocation.LAMP)
+    mask = score_mask(tensors, TABLE, sparsity, Allocation.LAMP, EVERYTHING)
     scores = [score for name in mask for score in lamp_scores(tensors[name])]
     expected = keep_literally(scores, round(TABLE.prunable * (1 - sparsity)))
     assert np.concatenate([kept.ravel() for kept in mask.values()]).tolist() == expected
@@ -71,39 +72,60 @@ def test_lamp_keeps_the_highest_scores_and_of_ties_the_first(tensors: dict[str, 
 def test_lamp_empties_no_layer_however_small_its_weights() -> None:
     tensors = weights()
     tensors["conv/kernel"] = np.full((3, 3, 2, 4), 1e-6, np.float32)
-    assert not score_mask(tensors, TABLE, 0.99, Allocation.GLOBAL)["conv/kernel"].any()
-    assert score_mask(tensors, TABLE, 0.99, Allocation.LAMP)["conv/kernel"].any()
+    assert not score_mask(tensors, TABLE, 0.99, Allocation.GLOBAL, EVERYTHING)["conv/kernel"].any()
+    assert score_mask(tensors, TABLE, 0.99, Allocation.LAMP, EVERYTHING)["conv/kernel"].any()
 
 
 @pytest.mark.parametrize("allocation", Allocation)
 def test_mask_covers_the_prunable_tensors_only(allocation: Allocation) -> None:
-    mask = score_mask(weights(), TABLE, 0.5, allocation)
+    mask = score_mask(weights(), TABLE, 0.5, allocation, EVERYTHING)
     assert {name: kept.shape for name, kept in mask.items()} == {"conv/kernel": (3, 3, 2, 4), "dense/kernel": (20, 10)}
     assert mask_sparsity(mask) == pytest.approx(0.5, abs=0.005)
 
 
 @pytest.mark.parametrize("allocation", Allocation)
 def test_sparsity_zero_keeps_everything(allocation: Allocation) -> None:
-    mask = score_mask(weights(), TABLE, 0.0, allocation)
+    mask = score_mask(weights(), TABLE, 0.0, allocation, EVERYTHING)
     assert mask_sparsity(mask) == 0.0
     assert {name: kept.tolist() for name, kept in mask.items()} == {
         name: kept.tolist() for name, kept in full_mask(TABLE).items()
     }
 
 
-@pytest.mark.parametrize("allocation", EXACT)
-def test_masks_of_growing_sparsity_are_nested_once_applied(allocation: Allocation) -> None:
-    sparser = weights()
-    before = full_mask(TABLE)
-    for sparsity in (0.3, 0.5, 0.8, 0.95):
-        after = score_mask(sparser, TABLE, sparsity, allocation)
-        assert not any((after[name] & ~before[name]).any() for name in after)
-        sparser, before = apply_mask(sparser, after), after
+def kept_of(mask: Mask) -> int:
+    return sum(int(np.count_nonzero(kept)) for kept in mask.values())
+
+
+@given(coarse_weights(), coarse_weights(), st.sampled_from(Allocation), st.floats(0.0, 0.999), st.floats(0.0, 0.999))
+def test_a_pruned_weight_stays_pruned_and_a_kept_one_that_became_zero_frees_none(
+    tensors: dict[str, Array], later: dict[str, Array], allocation: Allocation, first: float, second: float
+) -> None:
+    """`later` has zeros where weights are kept, and other values than zero where they were pruned."""
+    before = score_mask(tensors, TABLE, first, allocation, EVERYTHING)
+
+    after = score_mask(later, TABLE, second, allocation, before)
+
+    assert not any((after[name] & ~before[name]).any() for name in after)
+    if allocation in EXACT:
+        assert kept_of(after) == min(kept_of(before), round(TABLE.prunable * (1 - second)))
+
+
+@pytest.mark.parametrize("allocation", Allocation)
+def test_what_was_pruned_does_not_change_what_else_is(allocation: Allocation) -> None:
+    before = score_mask(weights(), TABLE, 0.4, allocation, EVERYTHING)
+    pruned, drifted = apply_mask(weights(), before), weights()
+    for name, kept in before.items():
+        drifted[name] = np.where(kept, drifted[name], np.float32(100.0))
+
+    found = score_mask(drifted, TABLE, 0.7, allocation, before)
+
+    expected = score_mask(pruned, TABLE, 0.7, allocation, EVERYTHING)
+    assert {name: kept.tolist() for name, kept in found.items()} == {n: kept.tolist() for n, kept in expected.items()}
 
 
 def test_apply_mask_leaves_positive_zeros_and_other_tensors_alone() -> None:
     tensors = {name: -np.abs(array) for name, array in weights().items()}
-    mask = score_mask(tensors, TABLE, 0.5, Allocation.UNIFORM)
+    mask = score_mask(tensors, TABLE, 0.5, Allocation.UNIFORM, EVERYTHING)
     masked = apply_mask(tensors, mask)
     np.testing.assert_array_equal(masked["conv/bias"], tensors["conv/bias"])
     for name, kept in mask.items():
@@ -115,7 +137,7 @@ def test_apply_mask_leaves_positive_zeros_and_other_tensors_alone() -> None:
 def test_a_table_with_nothing_to_prune_has_an_empty_mask() -> None:
     table = TensorTable((TensorSpec("bias", (4,), "float32", TensorClass.DENSE, "layer"),))
     for allocation in Allocation:
-        assert score_mask({"bias": np.ones(4, np.float32)}, table, 0.8, allocation) == {}
+        assert score_mask({"bias": np.ones(4, np.float32)}, table, 0.8, allocation, {}) == {}
     assert mask_sparsity(full_mask(table)) == 0.0
 
 
@@ -128,6 +150,6 @@ def test_a_table_with_nothing_to_prune_has_an_empty_mask() -> None:
     ],
 )
 def test_masks_are_the_same_on_every_machine(allocation: Allocation, digest: str) -> None:
-    mask = score_mask(weights(seed=7), TABLE, 0.8, allocation)
+    mask = score_mask(weights(seed=7), TABLE, 0.8, allocation, EVERYTHING)
     packed = b"".join(np.packbits(kept).tobytes() for kept in mask.values())
     assert hashlib.sha256(packed).hexdigest()[:16] == digest

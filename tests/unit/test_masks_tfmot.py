@@ -10,7 +10,7 @@ from tensorflow_model_optimization.sparsity import keras as tfmot
 
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
-from fedprune.pruning.masks import Allocation, score_mask
+from fedprune.pruning.masks import Allocation, full_mask, score_mask
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 
 _SCHEDULES = [
@@ -67,7 +67,7 @@ def test_ties_and_zeros_are_kept_as_tfmot_keeps_them(sparsity: float) -> None:
 
 def _assert_same_mask(layer: Array, sparsity: float, step: int, theirs: tfmot.PruningSchedule) -> None:
     table = TensorTable((TensorSpec("kernel", layer.shape, "float32", TensorClass.PRUNABLE, "layer"),))
-    ours = score_mask({"kernel": layer}, table, sparsity, Allocation.UNIFORM)["kernel"]
+    ours = score_mask({"kernel": layer}, table, sparsity, Allocation.UNIFORM, full_mask(table))["kernel"]
     np.testing.assert_array_equal(ours, _tfmot_mask(layer, step, theirs))
 
 

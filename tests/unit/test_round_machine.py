@@ -7,20 +7,21 @@ from typing import get_args
 
 import pytest
 
+from aggregator.cohort import Standing
+from aggregator.presence import GENERATION_S, Presence
 from aggregator.round_machine import resume, step, wake_at
 from aggregator.round_state import (
-    PRESENCE_S,
     BookCohort,
     Connected,
     Event,
     GiveUp,
+    LinkDrained,
     Merge,
     Merged,
     Phase,
     Publish,
     Said,
     Send,
-    SendChunk,
     Ticked,
     UpdateRefused,
     UpdateStored,
@@ -36,7 +37,8 @@ from fedprune.wire.messages import (
     Reason,
     Rejected,
 )
-from fedprune.wire.transfer import all_missing, content_of
+from fedprune.wire.serving import SendChunk
+from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError
 from tests.drivers import (
     AGENTS,
@@ -48,6 +50,8 @@ from tests.drivers import (
     gathering,
     merging,
     model_of,
+    need,
+    said,
     sent_to,
     submission,
     training,
@@ -60,7 +64,8 @@ CHECK_IN = CheckIn(examples=10)
 
 EVENTS: dict[type, Event] = {
     Connected: Connected(),
-    Said: Said("pi-0", CHECK_IN),
+    Said: said("pi-0", CHECK_IN),
+    LinkDrained: LinkDrained(),
     UpdateStored: UpdateStored("pi-0"),
     UpdateRefused: UpdateRefused("pi-0", "malformed"),
     Merged: Merged(model_of(1)),
@@ -103,10 +108,10 @@ def test_a_round_opens_when_the_cohort_is_there() -> None:
         assert answer.reason is Reason.NOT_SELECTED
     actions = gateway.hears("pi-2", CHECK_IN)
 
-    cohort = frozenset({"pi-0", "pi-1", "pi-2"})
+    cohort = {"pi-0", "pi-1", "pi-2"}
     assert [type(action) for action in actions] == [Publish, BookCohort, Send, Send, Send]
-    assert BookCohort(0, cohort) in actions
-    assert gateway.state.assigned == cohort
+    assert BookCohort(0, dict.fromkeys(sorted(cohort), 10), cap=100) in actions
+    assert gateway.standing() == cohort
     (assignment,) = sent_to("pi-1", actions, Assignment)
     assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (MODEL, digest("weights"), 100.0)
 
@@ -120,18 +125,21 @@ def test_a_round_opens_with_a_quorum_after_the_wait() -> None:
     gateway.hears("pi-1", CHECK_IN)
     gateway.waits()
 
-    assert gateway.state.assigned == {"pi-0", "pi-1"}
+    assert gateway.standing() == {"pi-0", "pi-1"}
 
 
 def test_the_cohort_is_chosen_by_the_seed_and_no_larger_than_asked_for() -> None:
     cohorts = set()
     for seed in range(20):
         merged = merging().state
-        state = replace(merged, plan=replace(PLAN, seed=seed), present=dict.fromkeys(AGENTS, 0.0))
+        presence = Presence()
+        for agent in AGENTS:
+            presence = presence.heard(agent, 10)
+        state = replace(merged, plan=replace(PLAN, seed=seed), presence=presence)
         after, _ = step(state, Merged(model_of(1)), 0.0)
-        assert len(after.assigned) == PLAN.cohort
-        assert step(state, Merged(model_of(1)), 0.0)[0].assigned == after.assigned
-        cohorts.add(after.assigned)
+        assert len(after.cohort) == PLAN.cohort
+        assert step(state, Merged(model_of(1)), 0.0)[0] == after
+        cohorts.add(frozenset(after.cohort.members))
 
     assert len(cohorts) > 3
 
@@ -141,7 +149,7 @@ def test_who_comes_late_fills_a_place_that_is_free() -> None:
 
     assert sent_to("pi-2", gateway.hears("pi-2", CHECK_IN), Assignment)
     assert sent_to("pi-3", gateway.hears("pi-3", CHECK_IN), Rejected)
-    assert gateway.state.assigned == {"pi-0", "pi-1", "pi-2"}
+    assert gateway.standing() == {"pi-0", "pi-1", "pi-2"}
 
 
 def test_an_assigned_agent_that_checks_in_again_is_assigned_again() -> None:
@@ -157,23 +165,22 @@ def test_an_assigned_agent_that_checks_in_again_is_assigned_again() -> None:
 
 def test_what_one_agent_lacks_is_sent_to_it_and_what_several_lack_is_broadcast_once() -> None:
     gateway = training()
-    gateway.hears("pi-0", Need(digest=MODEL.digest, missing=b"\1"), Need(digest=TASK.digest, missing=b"\1"))
-    gateway.hears("pi-1", Need(digest=MODEL.digest, missing=b"\1"))
+    gateway.hears("pi-0", need(MODEL), need(TASK))
+    gateway.hears("pi-1", need(MODEL))
 
     assert set(gateway.waits()) == {SendChunk(MODEL, 0, None), SendChunk(TASK, 0, "pi-0")}
-    gateway.waits()
-    assert wake_at(gateway.state) == gateway.now + PLAN.deadline_s
+    assert gateway.gets(LinkDrained()) == ()
 
 
 def test_only_the_cohort_is_served_and_only_with_what_the_round_needs() -> None:
     gateway = training()
 
     for agent, content in (("pi-4", MODEL), ("pi-0", UPDATE)):
-        actions = gateway.hears(agent, Need(digest=content.digest, missing=all_missing(content.size)))
+        actions = gateway.hears(agent, need(content))
         assert sent_to(agent, actions, Rejected)
     with pytest.raises(ProtocolError, match="bitmap"):
         gateway.hears("pi-0", Need(digest=MODEL.digest, missing=b"\1" * 1000))
-    assert gateway.state.requests == {}
+    assert not gateway.state.serving.requests
 
 
 # Ending a round
@@ -193,7 +200,7 @@ def test_at_the_deadline_a_quorum_is_enough() -> None:
     gateway.takes_update_of("pi-0")
     gateway.takes_update_of("pi-1")
 
-    assert gateway.waits() == (Merge(0),)
+    assert gateway.passes_deadline() == (Merge(0),)
 
 
 def test_without_a_quorum_the_round_stays_open_and_is_topped_up() -> None:
@@ -202,14 +209,14 @@ def test_without_a_quorum_the_round_stays_open_and_is_topped_up() -> None:
     gateway.hears("pi-3", CHECK_IN)
     gateway.hears("pi-4", CHECK_IN)
 
-    actions = gateway.waits()
+    actions = gateway.passes_deadline()
 
     assert gateway.state.phase is Phase.TRAINING
-    assert BookCohort(0, frozenset(AGENTS)) in actions
+    assert BookCohort(0, {"pi-3": 10, "pi-4": 10}, cap=15_000) in actions
     assert sent_to("pi-3", actions, Assignment)
     assert sent_to("pi-4", actions, Assignment)
     gateway.takes_update_of("pi-1")
-    assert gateway.waits() == (Merge(0),), "who is slow is still welcome until the round is merged"
+    assert gateway.takes_update_of("pi-3")[-1] == Merge(0), "who is slow is still welcome until the round is merged"
 
 
 def test_agents_that_fail_are_not_waited_for() -> None:
@@ -227,7 +234,7 @@ def test_failures_of_other_rounds_are_ignored(failed: Failed) -> None:
     gateway = training()
 
     assert gateway.hears("pi-2", failed) == ()
-    assert "pi-2" in gateway.state.missing
+    assert "pi-2" in gateway.standing(Standing.ASSIGNED)
 
 
 def test_where_all_fail_the_round_waits_for_others() -> None:
@@ -251,7 +258,7 @@ def test_at_the_deadline_those_who_failed_may_try_again() -> None:
         gateway.now = 60.0
         assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
 
-    actions = gateway.waits()
+    actions = gateway.passes_deadline()
 
     assert sent_to("pi-1", actions, Assignment)
     assert sent_to("pi-2", actions, Assignment)
@@ -263,7 +270,8 @@ def test_an_agent_that_failed_and_then_can_after_all_is_taken() -> None:
     gateway = training()
     gateway.hears("pi-0", Failed(run=RUN, round=0, why="out of memory"))
 
-    assert BookCohort(0, frozenset({"pi-0", "pi-1", "pi-2"})) in gateway.hears("pi-0", submission("pi-0"))
+    gateway.takes_update_of("pi-0")
+    assert gateway.standing(Standing.ACCEPTED) == {"pi-0"}
 
 
 def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_its_deadline() -> None:
@@ -271,21 +279,21 @@ def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_its_deadline() ->
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
 
-    assert gateway.waits() == (GiveUp(3),)
+    assert gateway.passes_deadline() == (GiveUp(3),)
 
 
 def test_agents_that_went_silent_are_not_selected() -> None:
     gateway = gathering()
     gateway.hears("pi-0", CHECK_IN)
     gateway.hears("pi-1", CHECK_IN)
-    gateway.now = PRESENCE_S + 1.0
+    gateway.now = 2 * GENERATION_S + 1.0
 
     gateway.hears("pi-2", CHECK_IN)
     assert gateway.state.phase is Phase.GATHERING
     gateway.hears("pi-3", CHECK_IN)
     gateway.hears("pi-4", CHECK_IN)
 
-    assert gateway.state.assigned == {"pi-2", "pi-3", "pi-4"}
+    assert gateway.standing() == {"pi-2", "pi-3", "pi-4"}
 
 
 def test_nothing_merges_while_an_update_is_on_its_way_to_the_disk() -> None:
@@ -294,7 +302,7 @@ def test_nothing_merges_while_an_update_is_on_its_way_to_the_disk() -> None:
     gateway.takes_update_of("pi-1")
     gateway.hears("pi-2", submission("pi-2"), *chunks(update_of("pi-2")))
 
-    assert gateway.waits() == ()
+    assert gateway.passes_deadline() == ()
     assert gateway.gets(UpdateStored("pi-2"))[-1] == Merge(0)
 
 
@@ -325,7 +333,8 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
         replace(PLAN, incarnation=2),
         model_of(1),
         1,
-        assigned=frozenset({"pi-0", "pi-1", "pi-2"}),
+        assigned={"pi-0": 10, "pi-1": 10, "pi-2": 10},
+        cap=100,
         accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
         last_accepted={"pi-1": digest("of round 0")},
         refused={},
@@ -334,7 +343,7 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
     gateway.state = state
 
     gateway.gets(Connected())
-    assert gateway.state.missing == {"pi-1", "pi-2"}
+    assert gateway.standing(Standing.ASSIGNED) == {"pi-1", "pi-2"}
     assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0", 1)), Accepted)
     assert sent_to("pi-1", gateway.hears("pi-1", CHECK_IN), Assignment)
     old = submit(0, update=Content(digest=digest("of round 0"), size=3))
@@ -345,13 +354,13 @@ def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
     accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
     gateway = Gateway()
     gateway.state = resume(
-        PLAN, FIRST, 0, assigned=frozenset(accepted), accepted=accepted, last_accepted={}, refused={}
+        PLAN, FIRST, 0, assigned=dict.fromkeys(accepted, 10), cap=100, accepted=accepted, last_accepted={}, refused={}
     )
 
     assert gateway.gets(Connected())[-1] == Merge(0)
 
 
 def test_a_federation_that_is_done_stays_done() -> None:
-    state = resume(PLAN, FIRST, PLAN.rounds, assigned=frozenset(), accepted={}, last_accepted={}, refused={})
+    state = resume(PLAN, FIRST, PLAN.rounds, assigned={}, cap=0, accepted={}, last_accepted={}, refused={})
 
     assert state.phase is Phase.DONE

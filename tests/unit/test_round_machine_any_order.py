@@ -10,12 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from aggregator.cohort import Standing
 from aggregator.round_machine import resume, wake_at
 from aggregator.round_state import (
     Action,
     BookCohort,
     Connected,
     Event,
+    LinkDrained,
     Merge,
     Merged,
     Phase,
@@ -30,7 +32,7 @@ from aggregator.round_state import (
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
 from fedprune.wire.transfer import content_of
-from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, sent_to, submission, update_of
+from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, said, sent_to, submission, update_of
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
 
 _AGENTS = st.sampled_from(AGENTS)
@@ -59,7 +61,8 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.gateway = Gateway(replace(PLAN, rounds=2))
-        self.cohorts: dict[int, frozenset[str]] = {}
+        self.cohorts: dict[int, dict[str, int]] = {}
+        self.caps: dict[int, int] = {}
         self.book: dict[tuple[int, str], bytes] = {}
         self.merged: list[int] = []
         self.storing: dict[str, Submit] = {}
@@ -98,9 +101,11 @@ class AnyOrder(RuleBasedStateMachine):
                 assert taken in dict(self.booked(agent)).values(), "accepted what is not in the book"
             case Send(agent, Assignment(round=round_)):
                 assert agent in self.cohorts[round_], "assigned before it was written down"
-            case BookCohort(round_, agents):
-                self.cohorts[round_] = agents
-            case StoreUpdate(agent, submitted, blob):
+            case BookCohort(round_, examples, cap):
+                self.cohorts.setdefault(round_, {}).update(examples)
+                assert self.caps.setdefault(round_, cap) == cap, "the cap depends on who comes when"
+            case StoreUpdate(agent, submitted, blob, weight):
+                assert 1 <= weight <= min(submitted.examples, self.cohorts[submitted.round][agent])
                 assert content_of(blob) == submitted.update
                 assert agent not in self.storing, "stored twice"
                 self.storing[agent] = submitted
@@ -112,12 +117,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(sorted(UPLINK)), agent=_AGENTS, data=st.data())
     def message(self, kind: str, agent: str, data: st.DataObject) -> None:
-        self.take(Said(agent, data.draw(_SAID[kind])))
+        self.take(said(agent, data.draw(_SAID[kind])))
 
     @rule(agents=st.sets(_AGENTS, min_size=2))
     def check_ins(self, agents: set[str]) -> None:
         for agent in sorted(agents):
-            self.take(Said(agent, CHECK_IN))
+            self.take(said(agent, CHECK_IN))
 
     @rule(agent=_AGENTS)
     def whole_update(self, agent: str) -> None:
@@ -127,6 +132,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(seconds=st.floats(0.0, 200.0))
     def time(self, seconds: float) -> None:
         self.gateway.now += seconds
+        self.take(LinkDrained())
         self.take(Ticked())
         if not self.storing:
             assert (wake_at(self.state) or math.inf) > self.gateway.now, "the shell would spin"
@@ -163,7 +169,8 @@ class AnyOrder(RuleBasedStateMachine):
             replace(self.state.plan, incarnation=self.state.plan.incarnation + 1),
             model_of(round_),
             round_,
-            assigned=self.cohorts.get(round_, frozenset()),
+            assigned=self.cohorts.get(round_, {}),
+            cap=self.caps.get(round_, 0),
             accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
             last_accepted={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
             refused={},
@@ -173,7 +180,9 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def accepted_is_what_the_book_says(self) -> None:
         booked = {agent: taken for (round_, agent), taken in self.book.items() if round_ == self.state.round}
-        assert dict(self.state.accepted) == booked
+        members = self.state.cohort.members
+        accepted = self.state.cohort.agents(Standing.ACCEPTED)
+        assert {agent: members[agent].digest for agent in accepted} == booked
 
     @invariant()
     def an_open_round_always_has_an_alarm(self) -> None:
@@ -182,8 +191,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded_by_the_cohort(self) -> None:
-        assert self.state.uploads.keys() <= self.state.assigned
-        assert self.state.storing <= self.state.uploads.keys()
+        uploads, cohort = self.state.uploads, self.state.cohort
+        assert set(uploads) <= set(cohort.members)
+        assert set(cohort.agents(Standing.STORING)) <= set(uploads)
+        assert self.state.uploads_bytes == sum(upload.submit.update.size for upload in uploads.values())
+        for standing in Standing:
+            assert cohort.count(standing) == len(list(cohort.agents(standing)))
 
     @precondition(lambda self: self.moves > 30)
     @rule()
@@ -195,7 +208,7 @@ class AnyOrder(RuleBasedStateMachine):
             if self.is_merging:
                 self.merge()
             for agent in AGENTS:
-                self.take(Said(agent, CHECK_IN))
+                self.take(said(agent, CHECK_IN))
                 for message in (submission(agent, self.state.round), *chunks(update_of(agent, self.state.round))) * 2:
                     self.take(Said(agent, message))
             self.time(200.0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from aggregator.cohort import Standing
 from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored
 from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, Need, Reason, Rejected, Submit
 from fedprune.wire.transfer import CHUNK_BYTES, content_of
@@ -18,13 +19,13 @@ def test_an_update_is_accepted_once_it_is_stored() -> None:
 
     assert gateway.hears("pi-0", submission("pi-0")) == ()
     assert gateway.hears("pi-0", *chunks(update_of("pi-0"))) == (
-        StoreUpdate("pi-0", submission("pi-0"), update_of("pi-0")),
+        StoreUpdate("pi-0", submission("pi-0"), update_of("pi-0"), 1500),
     )
-    assert gateway.state.accepted == {}
+    assert not gateway.standing(Standing.ACCEPTED)
     assert gateway.gets(UpdateStored("pi-0")) == (
         Send("pi-0", Accepted(run=RUN, round=0, digest=content_of(update_of("pi-0")).digest)),
     )
-    assert gateway.state.missing == {"pi-1", "pi-2"}
+    assert gateway.standing(Standing.ASSIGNED) == {"pi-1", "pi-2"}
 
 
 def test_a_duplicate_is_accepted_again_and_not_stored_again() -> None:
@@ -47,7 +48,7 @@ def test_chunks_that_did_not_arrive_are_asked_for() -> None:
 
     gateway.hears("pi-0", submit(), parts[0], parts[2], parts[0])
     assert gateway.hears("pi-0", submit()) == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x02")),)
-    assert gateway.hears("pi-0", parts[1]) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB),)
+    assert gateway.hears("pi-0", parts[1]) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 
 
 def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
@@ -55,10 +56,10 @@ def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
     foreign = Chunk(digest=UPDATE.digest, index=1, data=b"X" * CHUNK_BYTES)
     parts = chunks(UPDATE_BLOB)
 
-    gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
-    assert gateway.state.missing == {"pi-0", "pi-1", "pi-2"}
-    assert gateway.hears("pi-0", submit()) == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x07")),)
-    assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB),)
+    again = gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
+    assert again == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x07")),)
+    assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}
+    assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 
 
 def test_what_comes_while_an_update_is_being_stored_changes_nothing() -> None:
@@ -80,7 +81,7 @@ def test_a_malformed_update_is_refused_and_its_agent_not_waited_for() -> None:
 
     assert (answer.reason, answer.detail) == (Reason.INVALID, "the int8 scale is nan")
     assert answer.digest == content_of(update_of("pi-0")).digest
-    assert gateway.state.assigned == {"pi-1", "pi-2"}
+    assert gateway.standing(Standing.FAILED) == {"pi-0"}
     assert not sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Assignment)
     gateway.takes_update_of("pi-1")
     assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
@@ -95,7 +96,7 @@ def test_what_was_refused_once_is_refused_for_good() -> None:
     for _ in range(2):
         (answer,) = sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Rejected)
         assert answer.reason is Reason.INVALID
-        for agent in gateway.state.missing:
+        for agent in gateway.standing(Standing.ASSIGNED):
             gateway.takes_update_of(agent)  # and once more when the round is over
 
 
@@ -123,7 +124,7 @@ def test_updates_that_are_not_to_be_taken_are_refused_with_the_reason(
 
     (answer,) = sent_to(agent, gateway.hears(agent, wrong), Rejected)
     assert (answer.reason, answer.digest) == (reason, wrong.update.digest)
-    assert gateway.state.uploads == {}
+    assert not len(gateway.state.uploads)
 
 
 def test_a_second_different_update_of_an_agent_is_refused() -> None:
@@ -147,7 +148,7 @@ def test_an_agent_that_asks_about_an_earlier_round_is_given_its_work_in_this_one
     """It took no assignment while its update was pending, and might wait long before it offers itself again."""
     gateway = merging()
     gateway.gets(Merged(model_of(1)))
-    assert "pi-0" in gateway.state.assigned
+    assert "pi-0" in gateway.standing(Standing.ASSIGNED)
 
     for asked in (submission("pi-0"), submit(0, update=content_of(b"lost"))):
         answer, work = gateway.hears("pi-0", asked)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from edge_agent.trainers import Trained
 from edge_agent.updates import PreparedUpdate, prepare_update
 from fedprune.codecs import Values, decode_update
+from fedprune.codecs.update import LARGEST_VALUE
+from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
 from fedprune.pruning.masks import apply_mask
@@ -113,14 +115,55 @@ def test_statistics_travel_as_they_are_and_leave_no_residual(values: Values) -> 
         np.testing.assert_array_equal(update.statistics[name], trained().weights[name])
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(1e-6, 10.0)), min_size=1, max_size=12), st.sampled_from(Values))
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(1e-6, 10.0)), min_size=1, max_size=12),
+    st.sampled_from(Values),
+    st.booleans(),
+)
 def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
-    rounds: list[tuple[bool, float]], values: Values
+    rounds: list[tuple[bool, float]], values: Values, own: bool
 ) -> None:
-    """An agent that is always late must not come back one day with the sum of all it ever learned."""
+    """An agent that is always late must not come back one day with the sum of all it ever learned.
+
+    What its own mask has just pruned it did not learn.
+    """
     residual: Weights | None = None
     for seed, (is_late, by) in enumerate(rounds):
-        prepared = prepare(values, residual, by=by, seed=seed)
+        prepared = prepare(values, residual, by=by, seed=seed, own=own)
         residual = prepared.residual_if_late if is_late else prepared.residual_if_accepted
-        learned = {name: trained(by=by, seed=seed).weights[name] - base(own=False)[name] for name in TRAINABLE}
+        mask = OWN if own else MASK
+        after = trained(mask, by=by, seed=seed).weights
+        learned = apply_mask({name: after[name] - base(own)[name] for name in TRAINABLE}, mask)
         assert norm(residual) <= 2.0 * norm(learned) * (1 + 1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", Values)
+@pytest.mark.parametrize(
+    ("tensor", "before", "after"),
+    [
+        ("kernel", -2e38, 2e38),  # the difference overflows
+        ("bias", 0.0, np.inf),
+        ("bias", np.inf, np.inf),
+        ("mean", 0.0, np.nan),
+        ("variance", 0.0, 3e38),  # finite, but no gateway takes it
+        ("bias", 0.0, LARGEST_VALUE * (1 + 2.0**-20)),
+    ],
+)
+def test_what_cannot_be_sent_is_training_that_diverged(
+    tensor: str, before: float, after: float, values: Values
+) -> None:
+    base = {**BASE, tensor: np.full_like(BASE[tensor], before)}
+    moved = Trained({**BASE, tensor: np.full_like(BASE[tensor], after)}, {"kernel": MASK["kernel"]}, {}, 1.0, 1.0)
+
+    with pytest.raises(TrainingError, match=f"training diverged: its update's tensor {tensor}: .*learning rate"):
+        prepare_update(base, moved, None, TABLE, values, MASK)
+
+
+def test_a_value_that_int8_rounds_beyond_what_a_gateway_takes_is_not_sent() -> None:
+    base = {**BASE, "bias": np.zeros(10, np.float32)}
+    moved = Trained({**base, "bias": np.full(10, LARGEST_VALUE, np.float32)}, MASK, {}, 1.0, 1.0)
+    prepare_update(base, moved, None, TABLE, Values.FP32, MASK)
+
+    with pytest.raises(TrainingError, match="tensor bias"):
+        prepare_update(base, moved, None, TABLE, Values.INT8, MASK)

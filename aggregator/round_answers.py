@@ -1,0 +1,82 @@
+"""The messages with which the rounds' state machine answers."""
+
+from __future__ import annotations
+
+import hashlib
+
+from aggregator.round_state import Phase, RoundState
+from fedprune.wire.messages import Accepted, Assignment, CheckIn, Manifest, Reason, Rejected, Submit
+
+RETRY_AFTER_S = 30.0
+"""When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
+
+_TICKET_BYTES = 8
+
+
+def manifest(state: RoundState) -> Manifest:
+    plan = state.plan
+    return Manifest(
+        run=plan.run,
+        incarnation=plan.incarnation,
+        round=state.round,
+        rounds=plan.rounds,
+        task=plan.task,
+        model=state.model.content,
+        done=state.phase is Phase.DONE,
+    )
+
+
+def assignment(state: RoundState, now: float) -> Assignment:
+    plan = state.plan
+    return Assignment(
+        run=plan.run,
+        round=state.round,
+        task=plan.task,
+        model=state.model.content,
+        weights_digest=state.model.weights_digest,
+        schedule_step=state.round * plan.steps_per_round,
+        seed=plan.seed,
+        update_values=plan.update_values,
+        seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
+    )
+
+
+def accepted(state: RoundState, submit: Submit) -> Accepted:
+    return Accepted(run=state.plan.run, round=submit.round, digest=submit.update.digest)
+
+
+def no_work() -> Rejected:
+    return Rejected(reason=Reason.NOT_SELECTED, retry_after=RETRY_AFTER_S)
+
+
+def finished() -> Rejected:
+    return Rejected(reason=Reason.FINISHED, retry_after=RETRY_AFTER_S)
+
+
+def reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
+    return Rejected(reason=reason, detail=detail[:1000], digest=submit.update.digest)
+
+
+def cannot_wait(state: RoundState, agent: str, check_in: CheckIn) -> Rejected | None:
+    """The reason why an agent that checks in may not wait for work, or None.
+
+    One that shows no ticket, or an old one, is given its ticket and nothing is remembered of it: whoever invents names
+    hears no answers. The ticket is a keyed hash of the name (BLAKE2b, RFC 7693), so that none has to be kept.
+    """
+    fleet = state.plan.fleet
+    if fleet and agent not in fleet:
+        return Rejected(reason=Reason.NOT_SELECTED, detail="rounds.fleet does not name this agent", retry_after=3600.0)
+    if check_in.examples < 1:
+        return Rejected(reason=Reason.NOT_SELECTED, detail="it holds no examples", retry_after=RETRY_AFTER_S)
+    due = ticket(state.plan.ticket_key, agent)
+    if check_in.ticket != due:
+        return Rejected(reason=Reason.NOT_SELECTED, retry_after=RETRY_AFTER_S, ticket=due)
+    return None
+
+
+def ticket(key: bytes, agent: str) -> bytes:
+    return hashlib.blake2b(agent.encode(), key=key, digest_size=_TICKET_BYTES).digest()
+
+
+def is_current(state: RoundState, submit: Submit) -> bool:
+    return submit.run == state.plan.run and submit.round == state.round

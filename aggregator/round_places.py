@@ -1,0 +1,91 @@
+"""Who has a place in a round's cohort: selecting, drafting, and giving the places of silent agents to others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from aggregator.cohort import Member, Standing
+from aggregator.round_answers import assignment
+from aggregator.round_state import Action, BookCohort, RoundState, Send, Step, Warn
+from fedprune.model.randomness import Keyed
+
+ANSWER_S = 15.0
+"""Seconds in which an agent has to say something once it is assigned, or others may have its place."""
+
+MOST_NAMED = 5
+"""Agents that a line for people names; the rest are counted."""
+
+
+def draft(state: RoundState, candidates: Iterable[str], now: float) -> Step:
+    """Fill the places that nobody holds. The cohort grows then, but silent agents' updates are still welcome."""
+    return assign(state, select(state, candidates), now) if state.room > 0 else (state, ())
+
+
+def select(state: RoundState, candidates: Iterable[str]) -> list[str]:
+    """As many of the candidates as there is room for, chosen at random, keyed, in order of their names."""
+    eligible = sorted(agent for agent in candidates if _may_join(state, agent))
+    keyed = Keyed(state.plan.seed, "cohort", state.round, len(state.cohort))
+    return sorted(keyed.sample(eligible, min(len(eligible), max(0, state.room))))
+
+
+def assign(state: RoundState, selected: list[str], now: float) -> Step:
+    if not selected:
+        return state, ()
+    examples = {agent: state.presence.examples(agent) for agent in selected}
+    cohort, presence = state.cohort, state.presence
+    for agent in selected:
+        former = cohort.get(agent)
+        refusals, why = (0, "") if former is None else (former.refusals, former.why)
+        cohort = cohort.put(agent, Member(Standing.ASSIGNED, examples[agent], now, refusals=refusals, why=why))
+        presence = presence.without(agent)
+    answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
+    state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
+    message = assignment(state, now)
+    return state, (BookCohort(state.round, examples, state.cap), *(Send(agent, message) for agent in selected))
+
+
+def replace_silent(state: RoundState, now: float) -> Step:
+    """Open the places of those who have not said a word. A named fleet is waited for: its cohort must not vary."""
+    cohort, later = state.cohort, None
+    if state.plan.fleet:
+        return replace(state, answer_by=None), ()
+    for agent in state.cohort.agents(Standing.ASSIGNED):
+        member = cohort.members[agent]
+        if member.answered:
+            continue
+        if now - member.assigned_at < ANSWER_S:
+            later = min(later or math.inf, member.assigned_at + ANSWER_S)
+        else:
+            cohort = cohort.put(agent, replace(member, standing=Standing.SILENT))
+    return draft(replace(state, cohort=cohort, answer_by=later), state.presence, now)
+
+
+def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
+    """Say so if the agents that are known cannot make a quorum, and why not."""
+    cohort, plan = state.cohort, state.plan
+    out = list(cohort.agents(Standing.OUT))
+    newcomers = sum(agent not in cohort for agent in state.presence)
+    possible = len(cohort) - len(out) + newcomers
+    if possible >= plan.quorum:
+        return ()
+    reasons = f"; {named(out)} sit it out: {cohort.members[out[0]].why}" if out else ""
+    return (
+        Warn(
+            f"round {state.round + 1}: the quorum is out of reach: it needs {plan.quorum} updates, has "
+            f"{cohort.accepted}, and {possible} agents are known that could give one{reasons}; start more agents, or "
+            "mend those and start the aggregator again"
+        ),
+    )
+
+
+def named(agents: list[str]) -> str:
+    """Some names for people, and how many more there are."""
+    more = f" and {len(agents) - MOST_NAMED} more" if len(agents) > MOST_NAMED else ""
+    return ", ".join(agents[:MOST_NAMED]) + more
+
+
+def _may_join(state: RoundState, agent: str) -> bool:
+    member = state.cohort.get(agent)
+    return member is None or member.standing is Standing.FORGIVEN

@@ -1,0 +1,157 @@
+"""An update's way in: from an agent's submit, over its chunks, to the disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aggregator.cohort import MOST_REFUSALS, Standing
+from aggregator.round_answers import accepted, assignment, is_current, reject
+from aggregator.round_state import (
+    Action,
+    RoundState,
+    Said,
+    Send,
+    Step,
+    StoreUpdate,
+    UpdateRefused,
+    UpdateStored,
+    Upload,
+    Warn,
+)
+from fedprune.errors import ProtocolError
+from fedprune.wire.messages import Accepted, Chunk, Need, Reason, Rejected, Submit
+from fedprune.wire.transfer import Receiving, chunk_count, pack_bitmap
+
+MAX_UPLOADS_BYTES = 256 * 2**20
+"""Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
+
+
+def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
+    """Say what the book says of an update that is not to be taken now."""
+    submit = said.message
+    assert isinstance(submit, Submit)
+    return state, (Send(said.agent, _verdict(state, said.agent, submit)),)
+
+
+def take_submit(state: RoundState, said: Said, now: float) -> Step:
+    agent, submit = said.agent, said.message
+    assert isinstance(submit, Submit)
+    member = state.cohort.get(agent)
+    if not is_current(state, submit) or member is None or member.standing is Standing.ACCEPTED:
+        state, answer = answer_outside_round(state, said, now)
+        # While its update was pending the agent took no assignment.
+        owed = member is not None and member.has_work
+        return state, (*answer, Send(agent, assignment(state, now))) if owed else answer
+    if member.standing is Standing.STORING:
+        return state, ()
+    if member.standing is Standing.OUT:
+        return state, (Send(agent, reject(submit, Reason.INVALID, f"it sits this round out: {member.why}")),)
+    if state.refused.get(agent) == submit.update.digest:
+        return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
+    if submit.update.size > state.plan.max_update_bytes:
+        return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
+    if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
+        member = replace(member, standing=Standing.ASSIGNED, why="")
+    state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
+    return _admit(state, agent, submit, now)
+
+
+def take_chunk(state: RoundState, said: Said, now: float) -> Step:
+    agent, chunk = said.agent, said.message
+    assert isinstance(chunk, Chunk)
+    upload, member = state.uploads.get(agent), state.cohort.get(agent)
+    if upload is None or member is None or not member.has_work:
+        return state, ()
+    receiving, need = upload.receiving.add(chunk, now)
+    if not receiving.is_complete:
+        state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
+        return state, () if need is None else (Send(agent, need),)
+    try:
+        blob = receiving.assemble()
+    except ProtocolError:  # a chunk was not the agent's: all of them come again
+        receiving, need = Receiving.begin(upload.submit.update, now, agent)
+        state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
+        return state, (Send(agent, need),)
+    state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=Standing.STORING)))
+    weight = min(upload.submit.examples, member.examples, state.cap)
+    return state, (StoreUpdate(agent, upload.submit, blob, weight),)
+
+
+def accept(state: RoundState, event: UpdateStored) -> Step:
+    """The update counts; its agent waits for the next round."""
+    agent, member = event.agent, state.cohort.members[event.agent]
+    submit = state.uploads[agent].submit
+    member = replace(member, standing=Standing.ACCEPTED, digest=submit.update.digest)
+    state = drop_upload(state, agent)
+    state = replace(
+        state,
+        cohort=state.cohort.put(agent, member),
+        presence=state.presence.heard(agent, member.examples),
+    )
+    return state, (Send(agent, accepted(state, submit)),)
+
+
+def refuse(state: RoundState, event: UpdateRefused) -> Step:
+    return refuse_update(state, event.agent, state.uploads[event.agent].submit, event.why)
+
+
+def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> Step:
+    """Reject an update for good, and wait for its agent no longer. Refused twice, the agent sits the round out."""
+    member = state.cohort.members[agent]
+    refusals = member.refusals + 1
+    standing = Standing.OUT if refusals >= MOST_REFUSALS else Standing.FAILED
+    member = replace(member, standing=standing, refusals=refusals, why=why[:1000])
+    state = replace(
+        drop_upload(state, agent),
+        refused=state.refused.insert(agent, submit.update.digest),
+        cohort=state.cohort.put(agent, member),
+        presence=state.presence.without(agent),
+    )
+    actions: tuple[Action, ...] = (Send(agent, reject(submit, Reason.INVALID, why)),)
+    if standing is Standing.OUT:
+        actions += (Warn(f"{agent} sits round {state.round + 1} out: {refusals} updates refused, the last: {why}"),)
+    return state, actions
+
+
+def drop_upload(state: RoundState, agent: str) -> RoundState:
+    upload = state.uploads.get(agent)
+    if upload is None:
+        return state
+    size = upload.submit.update.size
+    return replace(state, uploads=state.uploads.remove(agent), uploads_bytes=state.uploads_bytes - size)
+
+
+def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
+    """Receive the update, or say again what of it is missing, or that there is no room for it yet."""
+    upload = state.uploads.get(agent)
+    if upload is not None and upload.submit.update == submit.update:
+        receiving, need = upload.receiving.ask_again(now)
+        uploads = state.uploads.insert(agent, replace(upload, receiving=receiving))
+        return replace(state, uploads=uploads), (Send(agent, need),)
+    state = drop_upload(state, agent)
+    if state.uploads_bytes + submit.update.size > MAX_UPLOADS_BYTES and len(state.uploads):
+        nothing = pack_bitmap((), chunk_count(submit.update.size))
+        return state, (Send(agent, Need(digest=submit.update.digest, missing=nothing)),)
+    receiving, _ = Receiving.begin(submit.update, now, agent)  # the agent sends the first window unasked
+    return replace(
+        state,
+        uploads=state.uploads.insert(agent, Upload(submit, receiving)),
+        uploads_bytes=state.uploads_bytes + submit.update.size,
+    ), ()
+
+
+def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Rejected:
+    digest, member = submit.update.digest, state.cohort.get(agent)
+    if submit.run != state.plan.run:
+        return reject(submit, Reason.INVALID, "of another run")
+    taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
+    if digest in (taken, state.last_accepted.get(agent)):
+        return accepted(state, submit)
+    if digest == state.refused.get(agent):
+        return reject(submit, Reason.INVALID, "refused before")
+    if is_current(state, submit) and taken is not None:
+        return reject(submit, Reason.INVALID, "another update of this round was accepted")
+    if submit.round > state.round:
+        return reject(submit, Reason.INVALID, f"of round {submit.round}, not yet begun")
+    late = "not in this round's cohort" if is_current(state, submit) else f"round {submit.round} is over"
+    return reject(submit, Reason.LATE, late)

@@ -1,0 +1,179 @@
+"""The agent's transitions from an assignment over its contents to the training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from types import MappingProxyType
+
+from edge_agent.agent_offering import leave_round, wait
+from edge_agent.agent_state import (
+    CHECK_IN_AFTER_ATTEMPTS,
+    IDLE_CHECK_IN_S,
+    MAX_REFUSALS,
+    NOTHING,
+    RETRY_S,
+    Action,
+    AgentState,
+    Follow,
+    KeepTask,
+    Phase,
+    Send,
+    Step,
+    Ticked,
+    Train,
+    TrainingFailed,
+    Unfollow,
+    Warn,
+)
+from fedprune.errors import ProtocolError
+from fedprune.wire.messages import Assignment, Chunk, Failed
+from fedprune.wire.transfer import Receiving
+from fedprune.wire.transitions import backoff
+
+
+def take(state: AgentState, assignment: Assignment, now: float) -> Step:
+    """Fetch what an idle agent is assigned, or say why it cannot be done."""
+    if assignment.round <= state.done.of(assignment.run):
+        return state, (Send(_failed(assignment, "this agent is done with that round")),)
+    why_not = _why_sit_out(state, assignment) or _why_too_large(state, assignment)
+    return decline(state, assignment, why_not, now) if why_not else _fetch(state, assignment, now)
+
+
+def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
+    """An assignment while there is one: the same renews the deadline, a newer one replaces it."""
+    current = state.assignment
+    assert current is not None
+    if (assignment.run, assignment.round, assignment.model) == (current.run, current.round, current.model):
+        state = replace(state, deadline=now + assignment.seconds_left)
+        return (await_deadline(state, now), ()) if state.phase is Phase.TRAINING else (state, ())
+    is_old = assignment.run == current.run and assignment.round < current.round
+    if is_old or assignment.round <= state.done.of(assignment.run):
+        return state, ()
+    idle, left = leave_round(state, now)
+    state, actions = take(idle, assignment, now)
+    return state, left + actions
+
+
+def decline(state: AgentState, assignment: Assignment, why: str, now: float) -> Step:
+    """Say that the idle agent cannot do the round, so that nobody waits for it."""
+    warning = Warn(f"round {assignment.round + 1}: {why}")
+    return wait(state, IDLE_CHECK_IN_S, now), (Send(_failed(assignment, why)), warning)
+
+
+def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
+    """Take a chunk. Raises `ProtocolError` if it cannot be one."""
+    if chunk.digest not in state.receiving:
+        return state, ()
+    receiving, need = state.receiving[chunk.digest].add(chunk, now)
+    if receiving.is_complete:
+        try:
+            receiving.assemble()
+        except ProtocolError:  # a chunk was not the gateway's: all of them come again
+            receiving, need = Receiving.begin(receiving.content, now, state.name, receiving.pace)
+    contents = MappingProxyType({**state.receiving, chunk.digest: receiving})
+    state = replace(state, receiving=contents, pace=receiving.pace)
+    if all(content.is_complete for content in contents.values()):
+        return _train(state, now)
+    return state, () if need is None else (Send(need),)
+
+
+def ask_overdue(state: AgentState, _: Ticked, now: float) -> Step:
+    """Ask again for what did not come."""
+    if not state.connected:
+        return state, ()
+    overdue = [digest for digest, content in state.receiving.items() if now >= content.again_at]
+    return ask_again(state, overdue, now)
+
+
+def ask_again(state: AgentState, digests: Collection[bytes], now: float) -> Step:
+    """Ask again for those of the contents that are incomplete; in the end ask whether they are still wanted."""
+    contents, asks = dict(state.receiving), list[Action]()
+    for digest in digests:
+        if not contents[digest].is_complete:
+            contents[digest], need = contents[digest].ask_again(now)
+            asks.append(Send(need))
+    if any(contents[digest].attempt >= CHECK_IN_AFTER_ATTEMPTS for digest in digests):
+        asks.append(Send(state.offer))
+    return replace(state, receiving=MappingProxyType(contents)), tuple(asks)
+
+
+def await_deadline(state: AgentState, now: float) -> AgentState:
+    """At the deadline, or when what is said now stays unanswered, ask whether the training is still wanted."""
+    return replace(state, again_at=max(state.deadline, now + backoff(RETRY_S, state.attempt, state.name)))
+
+
+def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
+    """The training failed, unless it is one that was stopped."""
+    if not state.awaits_training(event.number):
+        return state, ()
+    assert state.assignment is not None
+    idle = replace(state, phase=Phase.IDLE, assignment=None, attempt=0)
+    return wait(idle, IDLE_CHECK_IN_S, now), (Send(_failed(state.assignment, event.why)),)
+
+
+def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
+    wanted = {assignment.model.digest: assignment.model}
+    if assignment.task.digest not in state.tasks:
+        wanted[assignment.task.digest] = assignment.task
+    begun = {digest: Receiving.begin(content, now, state.name, state.pace) for digest, content in wanted.items()}
+    state = replace(
+        state,
+        phase=Phase.FETCHING,
+        assignment=assignment,
+        deadline=now + assignment.seconds_left,
+        receiving=MappingProxyType({digest: receiving for digest, (receiving, _) in begun.items()}),
+        attempt=0,
+        again_at=None,
+    )
+    return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
+
+
+def _train(state: AgentState, now: float) -> Step:
+    """Everything is here: begin to train, unless that cannot end in time."""
+    assignment = state.assignment
+    assert assignment is not None
+    blobs = {digest: receiving.assemble() for digest, receiving in state.receiving.items()}
+    actions: list[Action] = [Unfollow(digest) for digest in blobs]
+    if assignment.task.digest in blobs:
+        actions.append(KeepTask(assignment.task.digest, blobs[assignment.task.digest]))
+    tasks, held = frozenset({assignment.task.digest}), (assignment.run, assignment.round)
+    state = replace(state, tasks=tasks, held=held, receiving=NOTHING)
+    why_not = _why_not_in_time(state, assignment, now)
+    if why_not:
+        # One duration less is remembered, so that the agent tries again some time.
+        state, _ = leave_round(replace(state, durations=state.durations.without_oldest()), now)
+        state, said = decline(state, assignment, why_not, now)
+        return state, (*actions, *said)
+    number = state.training + 1
+    state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)
+    return await_deadline(state, now), (*actions, Train(number, assignment, blobs[assignment.model.digest]))
+
+
+def _why_sit_out(state: AgentState, assignment: Assignment) -> str:
+    """Empty if there is no reason; so it is with the next two."""
+    refusals = state.refusals
+    if refusals is None or (refusals.run, refusals.round) != (assignment.run, assignment.round):
+        return ""
+    return f"sits out: refused twice: {refusals.why}" if refusals.count >= MAX_REFUSALS else ""
+
+
+def _why_too_large(state: AgentState, assignment: Assignment) -> str:
+    limits = state.limits
+    if assignment.model.size > limits.max_model_bytes:
+        return f"the model is {assignment.model.size} bytes, this device has room for {limits.max_model_bytes}"
+    if assignment.task.digest not in state.tasks and assignment.task.size > limits.max_task_bytes:
+        return f"the task is {assignment.task.size} bytes, this device has room for {limits.max_task_bytes}"
+    return ""
+
+
+def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> str:
+    fastest = min(state.durations.of(assignment.task.digest), default=0.0)
+    left = max(0.0, state.deadline - now)
+    if fastest <= left:
+        return ""
+    return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; raise rounds.deadline_s"
+
+
+def _failed(assignment: Assignment, why: str) -> Failed:
+    return Failed(run=assignment.run, round=assignment.round, why=why[:1000])

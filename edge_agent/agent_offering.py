@@ -1,0 +1,85 @@
+"""The agent's transitions when it offers itself, and while there is no work for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_agent.agent_state import (
+    IDLE_CHECK_IN_S,
+    LONGEST_WAIT_S,
+    NOTHING,
+    RETRY_S,
+    Action,
+    AgentState,
+    Phase,
+    Send,
+    Step,
+    StopTraining,
+    Unfollow,
+    Warn,
+)
+from fedprune.wire.messages import Reason, Rejected
+from fedprune.wire.transitions import backoff
+
+
+def check_in(state: AgentState, now: float) -> Step:
+    """Offer the idle agent, and do so again after a while."""
+    return wait(state, IDLE_CHECK_IN_S, now), (Send(state.offer),)
+
+
+def wait(state: AgentState, seconds: float, now: float) -> AgentState:
+    """Check in again after about so many seconds."""
+    return replace(state, again_at=now + backoff(seconds, 0, state.name))
+
+
+def wait_as_told(state: AgentState, rejected: Rejected, now: float) -> AgentState:
+    return wait(state, min(max(rejected.retry_after, RETRY_S), LONGEST_WAIT_S), now)
+
+
+def is_new_ticket(state: AgentState, rejected: Rejected) -> bool:
+    """Such a rejection asks only that the agent show the ticket."""
+    return rejected.ticket not in (b"", state.ticket)
+
+
+def keep_ticket(state: AgentState, rejected: Rejected, now: float) -> AgentState:
+    return replace(state, ticket=rejected.ticket, ticket_at=now) if is_new_ticket(state, rejected) else state
+
+
+def wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:
+    """Wait as told. A new ticket is shown at once, unless the last one came just before: that would go on for ever."""
+    is_wanted_at_once = is_new_ticket(state, rejected) and now - state.ticket_at >= RETRY_S
+    state = keep_ticket(state, rejected, now)
+    if is_wanted_at_once:
+        return check_in(state, now)
+    if rejected.digest is not None:
+        return state, ()
+    return wait_as_told(state, rejected, now), warn_unreadable(rejected)
+
+
+def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:
+    """The gateway does without the agent: stop what is done for the round. What was unreadable may be a stranger's."""
+    if is_new_ticket(state, rejected):
+        return keep_ticket(state, rejected, now), ()
+    if rejected.digest is not None or rejected.reason is Reason.UNREADABLE:
+        return state, warn_unreadable(rejected)
+    idle, left = leave_round(state, now)
+    return wait_as_told(idle, rejected, now), left
+
+
+def leave_round(state: AgentState, now: float) -> Step:
+    """Go idle, without the assignment, what was fetched for it, and its training.
+
+    A training that is stopped after its deadline tells how long one takes at least.
+    """
+    left: tuple[Action, ...] = tuple(Unfollow(digest) for digest in state.receiving)
+    if state.phase is Phase.TRAINING:
+        left += (StopTraining(),)
+        if now >= state.deadline:
+            state = replace(state, durations=state.durations_at(now))
+    return replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None), left
+
+
+def warn_unreadable(rejected: Rejected) -> tuple[Action, ...]:
+    if rejected.reason is not Reason.UNREADABLE:
+        return ()
+    return (Warn(f"the gateway cannot read what this agent says ({rejected.detail}); do both run the same version?"),)

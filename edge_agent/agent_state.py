@@ -1,0 +1,272 @@
+"""What the agent's state machine hears (events), asks for (actions), and knows (the state)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import MappingProxyType
+
+import msgspec
+
+from edge_agent.history import Durations, RoundsDone
+from fedprune.wire.messages import (
+    Accepted,
+    Assignment,
+    CheckIn,
+    Chunk,
+    Manifest,
+    Message,
+    Need,
+    Rejected,
+    Submit,
+)
+from fedprune.wire.serving import Serving
+from fedprune.wire.transfer import Receiving
+
+RETRY_S = 2.0
+"""First interval at which an unanswered message is sent again; it doubles up to 64 s."""
+
+LONGEST_WAIT_S = 3600.0
+"""However long an aggregator tells an agent to wait."""
+
+IDLE_CHECK_IN_S = 30.0
+"""Interval at which an agent that waits for work offers itself again."""
+
+CHECK_IN_AFTER_ATTEMPTS = 3
+"""Unanswered asks for content after which the agent asks whether it is still assigned."""
+
+MAX_REFUSALS = 2
+"""Updates of one round that may be refused as invalid before the agent sits the round out."""
+
+
+class Phase(Enum):
+    IDLE = auto()
+    FETCHING = auto()
+    TRAINING = auto()
+    SUBMITTING = auto()
+
+
+class Outcome(Enum):
+    """What became of an update, and so of the residual."""
+
+    ACCEPTED = "accepted"
+    LATE = "late"
+    INVALID = "invalid"
+
+
+# Events: the messages of fedprune.wire.messages that come down, and these.
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The link is up, for the first time or again."""
+
+
+@dataclass(frozen=True)
+class Disconnected: ...
+
+
+@dataclass(frozen=True)
+class LinkDrained:
+    """The broker has all that was published."""
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """Training `number` made the update that `submit` describes, which is durable on this device."""
+
+    number: int
+    submit: Submit
+
+
+@dataclass(frozen=True)
+class TrainingFailed:
+    number: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """`wake_at` may have come."""
+
+
+OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | Ticked
+Event = OwnEvent | Manifest | Assignment | Chunk | Need | Accepted | Rejected
+
+
+# Actions
+
+
+@dataclass(frozen=True)
+class Send:
+    message: Message
+
+
+@dataclass(frozen=True)
+class SendUpdate:
+    """Publish these chunks of the pending update; `LinkDrained` will follow."""
+
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Subscribe to a content's broadcast."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Unfollow:
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class KeepTask:
+    """Store a task bundle, so that it is fetched once; it replaces those of earlier federations."""
+
+    digest: bytes
+    blob: bytes
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train, encode, make the update durable; `TrainingDone` or `TrainingFailed` of this number will follow."""
+
+    number: int
+    assignment: Assignment
+    model: bytes
+
+
+@dataclass(frozen=True)
+class StopTraining:
+    """End the training between two steps. What still comes of it is not wanted."""
+
+
+@dataclass(frozen=True)
+class Settle:
+    """The pending update's fate is known: adjust the residual and forget the update, in one durable step."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Warn:
+    """Tell the people."""
+
+    text: str
+
+
+Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn
+Step = tuple["AgentState", tuple[Action, ...]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest contents that the device has room for, in bytes."""
+
+    max_task_bytes: int
+    max_model_bytes: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the last manifest said."""
+
+    run: str
+    incarnation: int
+    round: int
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How many updates of a round were refused as invalid, and why the last one was."""
+
+    run: str
+    round: int
+    count: int
+    why: str
+
+
+NOTHING: Mapping[bytes, Receiving] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """Everything the agent knows.
+
+    `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and round of the
+    model that it fetched last. `ticket`: what the gateway gave it, at `ticket_at`.
+
+    `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `pace`: the seconds that a chunk
+    took lately. `training`: the number of the last training, begun at `trained_since`; `durations`: of those before.
+    `pending`: the update whose answer is outstanding, which is offered in `serving`; `refusals`: of the updates of the
+    round in which one was refused last.
+
+    `again_at`: when what this phase says is said again, `attempt`: how often it was already.
+    """
+
+    name: str
+    check_in: CheckIn
+    limits: Limits
+    done: RoundsDone
+    durations: Durations
+    serving: Serving
+    phase: Phase = Phase.IDLE
+    connected: bool = False
+    tasks: frozenset[bytes] = frozenset()
+    seen: Seen | None = None
+    held: tuple[str, int] = ("", -1)
+    ticket: bytes = b""
+    ticket_at: float = float("-inf")
+    assignment: Assignment | None = None
+    deadline: float = 0.0
+    receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
+    pace: float | None = None
+    training: int = 0
+    trained_since: float = 0.0
+    pending: Submit | None = None
+    refusals: Refusals | None = None
+    attempt: int = 0
+    again_at: float | None = None
+
+    @property
+    def offer(self) -> CheckIn:
+        """The check-in, with what the agent has to show by now."""
+        run, version = self.held
+        return msgspec.structs.replace(self.check_in, ticket=self.ticket, run=run, version=version)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next `Ticked` is due; None without a link: connecting says everything again."""
+        if not self.connected:
+            return None
+        awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
+        alarms = (self.again_at, self.serving.due_at, *awaited)
+        return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+    def awaits_training(self, number: int) -> bool:
+        """Training `number` goes on, and was not stopped."""
+        return self.phase is Phase.TRAINING and number == self.training
+
+    def durations_at(self, now: float) -> Durations:
+        """The durations with that of the training under way, if it ended now."""
+        assert self.assignment is not None
+        return self.durations.with_training(self.assignment.task.digest, now - self.trained_since)
+
+
+def start(
+    name: str,
+    check_in: CheckIn,
+    limits: Limits,
+    *,
+    done: RoundsDone,
+    durations: Durations,
+    tasks: frozenset[bytes],
+    pending: Submit | None,
+) -> AgentState:
+    """The state of an agent that has just been started, from what it remembers."""
+    serving = Serving() if pending is None else Serving().offer(pending.update)
+    phase = Phase.IDLE if pending is None else Phase.SUBMITTING
+    return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, pending=pending)

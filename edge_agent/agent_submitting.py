@@ -1,0 +1,159 @@
+"""The agent's transitions from a trained update to its fate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_agent.agent_offering import check_in, keep_ticket, wait, wait_as_told, warn_unreadable
+from edge_agent.agent_state import (
+    IDLE_CHECK_IN_S,
+    LONGEST_WAIT_S,
+    RETRY_S,
+    AgentState,
+    LinkDrained,
+    Outcome,
+    Phase,
+    Refusals,
+    Send,
+    SendUpdate,
+    Settle,
+    Step,
+    Ticked,
+    TrainingDone,
+    Warn,
+)
+from fedprune.wire.messages import Accepted, Need, Reason, Rejected
+from fedprune.wire.serving import STALLED_S, Serving
+from fedprune.wire.transfer import FIRST_WINDOW, chunk_count, pack_bitmap
+from fedprune.wire.transitions import backoff
+
+_GATEWAY = "gateway"
+"""Who asks for chunks of an update."""
+
+
+def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
+    """Submit the update, with as many of its chunks as the gateway would ask for first."""
+    if not state.awaits_training(event.number):
+        return state, ()
+    update = event.submit.update
+    serving, count = Serving().offer(update), chunk_count(update.size)
+    if state.connected:
+        first = Need(digest=update.digest, missing=pack_bitmap(range(min(FIRST_WINDOW, count)), count))
+        serving = serving.ask(_GATEWAY, first, now, expected=1)
+    state = replace(
+        state,
+        phase=Phase.SUBMITTING,
+        assignment=None,
+        durations=state.durations_at(now),
+        pending=event.submit,
+        serving=serving,
+        attempt=0,
+    )
+    state, said = say_submit(state, now)
+    state, chunks = _serve(state, now)
+    return state, said + chunks
+
+
+def say_submit(state: AgentState, now: float) -> Step:
+    """Ask the gateway's book about the pending update, and do so again after a while."""
+    assert state.pending is not None
+    again_at = now + backoff(RETRY_S, state.attempt, state.name)
+    return replace(state, again_at=again_at), (Send(state.pending),)
+
+
+def serve_missing(state: AgentState, need: Need, now: float) -> Step:
+    """Send what the gateway lacks. Raises `ProtocolError` if that cannot be chunks of the update."""
+    assert state.pending is not None
+    if need.digest != state.pending.update.digest:
+        return state, ()
+    state = replace(state, serving=state.serving.ask(_GATEWAY, need, now, expected=1))
+    return _serve(replace(state, attempt=0) if any(need.missing) else state, now)
+
+
+def serve_on(state: AgentState, _: LinkDrained, now: float) -> Step:
+    """The link has sent the last burst: send the next one, or wait for the gateway's answer."""
+    if state.serving.burst_at is None:
+        return state, ()
+    state, chunks = _serve(replace(state, serving=state.serving.drained()), now)
+    if chunks:
+        return state, chunks
+    return replace(state, again_at=now + backoff(RETRY_S, state.attempt, state.name)), ()
+
+
+def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
+    """Say again what is unanswered, but not while chunks are on their way."""
+    if not state.connected:
+        return state, ()
+    state, chunks = _serve(state, now)
+    if state.again_at is None or now < state.again_at:
+        return state, chunks
+    state, said = say_submit(replace(state, attempt=state.attempt + 1), now)
+    return state, chunks + said
+
+
+def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
+    if not _is_about_pending(state, answer.digest):
+        return state, ()
+    state, actions = _settle(state, Outcome.ACCEPTED)
+    return wait(state, IDLE_CHECK_IN_S, now), actions
+
+
+def refused(state: AgentState, rejected: Rejected, now: float) -> Step:
+    """A late update is settled. An invalid one is discarded, and its round may be tried once more.
+
+    One that cannot be read is kept: it can be when one side was upgraded.
+    """
+    state = keep_ticket(state, rejected, now)
+    if rejected.reason is Reason.UNREADABLE and rejected.digest in (None, _pending_digest(state)):
+        return wait(state, LONGEST_WAIT_S, now), warn_unreadable(rejected)
+    if not _is_about_pending(state, rejected.digest):
+        return state, ()
+    if rejected.reason is Reason.LATE:
+        state, actions = _settle(state, Outcome.LATE)
+        state, offer = check_in(state, now)
+        return state, actions + offer
+    if rejected.reason is not Reason.INVALID:
+        return state, ()
+    return _discard(state, rejected, now)
+
+
+def _discard(state: AgentState, rejected: Rejected, now: float) -> Step:
+    pending, refusals, why = state.pending, state.refusals, rejected.detail or "no reason given"
+    assert pending is not None
+    is_second = refusals is not None and (refusals.run, refusals.round) == (pending.run, pending.round)
+    count = refusals.count + 1 if is_second and refusals is not None else 1
+    warning = Warn(f"round {pending.round + 1}: the gateway refused the update: {why}")
+    state = replace(
+        state,
+        phase=Phase.IDLE,
+        pending=None,
+        serving=Serving(),
+        refusals=Refusals(pending.run, pending.round, count, why),
+        attempt=0,
+    )
+    return wait_as_told(state, rejected, now), (Settle(Outcome.INVALID), warning)
+
+
+def _serve(state: AgentState, now: float) -> Step:
+    """Send the next chunks, if it is time. Until the link has sent them nothing needs to be said again."""
+    serving, chunks = state.serving.serve(now)
+    if not chunks:
+        return replace(state, serving=serving), ()
+    state = replace(state, serving=serving, again_at=now + STALLED_S)
+    return state, (SendUpdate(tuple(chunk.index for chunk in chunks)),)
+
+
+def _settle(state: AgentState, outcome: Outcome) -> Step:
+    pending = state.pending
+    assert pending is not None
+    done = state.done.with_round(pending.run, pending.round)
+    state = replace(state, phase=Phase.IDLE, done=done, pending=None, serving=Serving(), attempt=0)
+    return state, (Settle(outcome),)
+
+
+def _pending_digest(state: AgentState) -> bytes | None:
+    return None if state.pending is None else state.pending.update.digest
+
+
+def _is_about_pending(state: AgentState, digest: bytes | None) -> bool:
+    return digest is not None and digest == _pending_digest(state)

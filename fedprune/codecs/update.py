@@ -1,0 +1,67 @@
+"""An update, and the bounds within which its numbers must lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedprune.errors import ProtocolError
+from fedprune.model.tensors import Mask, TensorTable, Weights
+
+LARGEST_VALUE = 2.0**40
+"""The largest magnitude of a delta or a moving mean, about 1e12; no model that learns comes near it."""
+
+LARGEST_VARIANCE = LARGEST_VALUE**2
+"""The largest moving variance, about 1e24."""
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What an agent reports of its training. All arrays have the shapes of the tensor table.
+
+    `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
+    `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
+    `mask`: where the agent's prunable weights are kept.
+    """
+
+    delta: Weights
+    statistics: Weights
+    mask: Mask
+
+
+def check_magnitudes(update: Update, table: TensorTable) -> None:
+    """Refuse numbers that are not finite, or larger than any sum has room for.
+
+    Args:
+        update: with arrays of the shapes in `table`.
+        table: the task's tensor table.
+
+    Raises:
+        ProtocolError: a number lies outside ±`LARGEST_VALUE` (a variance outside ±`LARGEST_VARIANCE`) or is NaN; the
+            message names its tensor.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedprune.model.tensors import TensorClass, TensorSpec
+        >>> table = TensorTable((TensorSpec("bias", (2,), "float32", TensorClass.DENSE, "layer"),))
+        >>> check_magnitudes(Update({"bias": np.array([1.0, 1e30], np.float32)}, {}, {}), table)
+        Traceback (most recent call last):
+        fedprune.errors.ProtocolError: tensor bias: a value is 1e+30; at most 1.1e+12 is allowed
+    """
+    variances = {variance for _, variance in table.moments}
+    for name, array in {**update.delta, **update.statistics}.items():
+        bound = LARGEST_VARIANCE if name in variances else LARGEST_VALUE
+        for extreme in (array.max(initial=0.0), array.min(initial=0.0)):
+            if not abs(extreme) <= bound:
+                raise ProtocolError(f"tensor {name}: a value is {extreme:.2g}; at most {bound:.2g} is allowed")
+
+
+def check_update(update: Update, table: TensorTable) -> None:
+    """Refuse an update that cannot be merged, or cannot come of honest training. See `check_magnitudes`.
+
+    Raises:
+        ProtocolError: the same, and for a variance below 0.
+    """
+    check_magnitudes(update, table)
+    for _, variance in table.moments:
+        if update.statistics[variance].min(initial=0.0) < 0.0:
+            raise ProtocolError(f"tensor {variance}: a variance is negative")

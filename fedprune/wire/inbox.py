@@ -1,0 +1,37 @@
+"""What a link has received and nobody has taken yet: bounded, so that a flood waits at the broker and not in memory."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from typing import Any
+
+from fedprune.wire.link import Delivery
+
+MAX_WAITING_BYTES = 16 * 2**20
+"""Messages that may wait to be handled; while there are more, nothing is read from the broker."""
+
+_MESSAGE_OVERHEAD = 512
+"""Bytes that a message takes besides topic and payload, roughly."""
+
+
+class Inbox:
+    """The link's end of a queue of events, which others fill too; one thread uses it."""
+
+    def __init__(self, events: queue.SimpleQueue[Any], limit: int = MAX_WAITING_BYTES) -> None:
+        self._events = events
+        self._limit = limit
+        self._sizes: deque[int] = deque()  # of the latest deliveries: those not taken yet are among them
+        self._waiting = 0
+
+    def put(self, delivery: Delivery) -> None:
+        size = len(delivery.payload) + len(delivery.topic) + _MESSAGE_OVERHEAD
+        self._sizes.append(size)
+        self._waiting += size
+        self._events.put(delivery)
+
+    def is_full(self) -> bool:
+        """More bytes wait than may. Events are taken in order, so as many deliveries wait as events do, at most."""
+        while len(self._sizes) > self._events.qsize():
+            self._waiting -= self._sizes.popleft()
+        return self._waiting > self._limit

@@ -1,0 +1,113 @@
+"""A stream of MQTT 3.1.1 packets in which no packet is larger than a bound, whatever the broker sends.
+
+A PUBLISH over the bound is cut: its topic and packet identifier stay, so that it can be acknowledged, and its payload
+is thrown away while it is read. (A client that hung up instead would be sent a retained message again, for ever.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedprune.wire.messages import MAX_MESSAGE_BYTES
+
+MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
+"""Bytes of a packet, behind its fixed header, that are taken in: the longest message with the longest topic."""
+
+_PUBLISH = 3
+_MAX_LENGTH_DIGITS = 4
+_SKIPPED_AT_ONCE = 64 * 1024
+
+
+class BoundedPackets:
+    """Reads a stream as `read` does, but for payloads that make a packet larger than `limit`.
+
+    `read(n)` gives 1 to n bytes, or none at the stream's end; it raises `BlockingIOError` where it would have to wait.
+    So does `recv`, also after it has thrown something away. Before each packet it waits while `is_held()`.
+    """
+
+    def __init__(
+        self, read: Callable[[int], bytes], is_held: Callable[[], bool], limit: int = MAX_PACKET_BYTES
+    ) -> None:
+        self._read = read
+        self._is_held = is_held
+        self._limit = limit
+        self._head = bytearray()  # of a packet, as far as it was read and before it is known what becomes of it
+        self._ready = bytearray()  # to be given out as it is
+        self._to_pass = 0
+        self._to_skip = 0
+        self.is_cut = False
+        """The packet that was given out last has lost its payload."""
+
+    @property
+    def is_skipping(self) -> bool:
+        """A payload is being thrown away: nothing that the broker sends behind it can be read yet."""
+        return self._to_skip > 0
+
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes. Raises `ConnectionError` for what cannot be MQTT."""
+        while not self._ready:
+            if self._to_pass:
+                data = self._read(min(size, self._to_pass))
+                self._to_pass -= len(data)
+                return data
+            if self._to_skip:
+                data = self._read(min(_SKIPPED_AT_ONCE, self._to_skip))
+                self._to_skip -= len(data)
+                if not data:
+                    return data
+                raise BlockingIOError
+            if not self._head and self._is_held():
+                raise BlockingIOError
+            byte = self._read(1)
+            if not byte:
+                return byte
+            self._head += byte
+            self._judge()
+        given = bytes(self._ready[:size])
+        del self._ready[:size]
+        return given
+
+    def _judge(self) -> None:
+        """Decide what becomes of the packet, as soon as its head is long enough to tell."""
+        length, header_size = _length_in(self._head)
+        if not header_size:
+            return
+        if length <= self._limit:
+            self._release(self._head, to_pass=length)
+            return
+        if self._head[0] >> 4 != _PUBLISH:
+            raise ConnectionError(f"a packet of {length} bytes that is no message")
+        variable = self._head[header_size:]
+        if len(variable) < 2:
+            return
+        size = 2 + int.from_bytes(variable[:2], "big") + (2 if self._head[0] & 0b110 else 0)
+        if size > length:
+            raise ConnectionError("a message whose topic is longer than the whole of it")
+        if len(variable) == size:
+            self._release(self._head[:1] + _digits(size) + variable, to_skip=length - size, is_cut=True)
+
+    def _release(self, ready: bytearray, *, to_pass: int = 0, to_skip: int = 0, is_cut: bool = False) -> None:
+        self._ready, self._head = ready, bytearray()
+        self._to_pass, self._to_skip, self.is_cut = to_pass, to_skip, is_cut
+
+
+def _length_in(head: bytearray) -> tuple[int, int]:
+    """(the packet's remaining length, the size of its fixed header); (0, 0) while the header is not complete."""
+    length = 0
+    for index, digit in enumerate(head[1:]):
+        if index == _MAX_LENGTH_DIGITS:
+            raise ConnectionError("a packet's length of more than four bytes")
+        length |= (digit & 0x7F) << (7 * index)
+        if not digit & 0x80:
+            return length, index + 2
+    return 0, 0
+
+
+def _digits(length: int) -> bytearray:
+    """A remaining length as MQTT writes it: 7 bits a byte, least significant first, the high bit where more follow."""
+    digits = bytearray()
+    while length > 0x7F:
+        digits.append(length & 0x7F | 0x80)
+        length >>= 7
+    digits.append(length)
+    return digits

@@ -1,0 +1,153 @@
+"""Serving contents: what leaves when, to whom, and what a peer that asks too much gets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprune.errors import ProtocolError
+from fedprune.wire.messages import Content, Need
+from fedprune.wire.serving import (
+    BURST_CHUNKS,
+    FREE_COPIES,
+    GATHER_S,
+    LONGEST_SLOW_S,
+    STALLED_S,
+    SendChunk,
+    Serving,
+)
+from fedprune.wire.transfer import CHUNK_BYTES, MAX_WINDOW, chunk_count, pack_bitmap
+from tests.samples import digest
+
+SMALL = Content(digest=digest("small"), size=10)
+LARGE = Content(digest=digest("large"), size=100 * CHUNK_BYTES)
+BOTH = Serving().offer(SMALL).offer(LARGE)
+
+
+def need(content: Content, *indexes: int) -> Need:
+    count = chunk_count(content.size)
+    return Need(digest=content.digest, missing=pack_bitmap(indexes or range(count), count))
+
+
+def sent(chunks: tuple[SendChunk, ...]) -> set[tuple[int, str | None]]:
+    return {(chunk.index, chunk.peer) for chunk in chunks}
+
+
+def test_what_one_peer_lacks_goes_to_it_and_what_several_lack_is_broadcast_once() -> None:
+    serving = BOTH.ask("a", need(LARGE, 0, 1), 0.0, expected=9).ask("b", need(LARGE, 1, 2), 0.05, expected=9)
+
+    assert serving.due_at == GATHER_S
+    assert serving.serve(0.05) == (serving, ())
+    serving, chunks = serving.serve(GATHER_S)
+    assert sent(chunks) == {(0, "a"), (1, None), (2, "b")}
+    assert serving.due_at is None
+
+
+def test_nobody_is_waited_for_once_all_that_are_expected_have_asked() -> None:
+    serving = BOTH.ask("a", need(SMALL), 0.0, expected=2)
+    assert not serving.serve(0.0)[1]
+
+    assert sent(serving.ask("b", need(SMALL), 0.01, expected=2).serve(0.01)[1]) == {(0, None)}
+
+
+def test_a_burst_waits_for_the_one_before_to_leave_the_link() -> None:
+    serving, first = BOTH.ask("a", need(LARGE, *range(40)), 0.0, expected=1).serve(0.0)
+    assert len(first) == BURST_CHUNKS
+
+    assert serving.serve(1.0) == (serving, ())
+    serving, second = serving.drained().serve(1.0)
+    assert sent(second) == {(index, "a") for index in range(BURST_CHUNKS, 2 * BURST_CHUNKS)}
+
+
+def test_a_burst_that_the_link_lost_word_of_holds_nothing_up_for_ever() -> None:
+    serving, _ = BOTH.ask("a", need(LARGE, *range(40)), 0.0, expected=1).serve(0.0)
+
+    assert serving.due_at == STALLED_S
+    assert serving.serve(STALLED_S)[1]
+
+
+def test_one_need_asks_for_a_window_at_most() -> None:
+    serving = BOTH.ask("a", need(LARGE), 0.0, expected=1)
+
+    assert len(serving.requests) == MAX_WINDOW
+
+
+def test_a_bitmap_of_another_size_is_refused_and_an_empty_one_asks_nothing() -> None:
+    with pytest.raises(ProtocolError, match="bitmap"):
+        BOTH.ask("a", Need(digest=LARGE.digest, missing=b"\1"), 0.0, expected=1)
+    assert BOTH.ask("a", Need(digest=SMALL.digest, missing=b"\0"), 0.0, expected=1) == BOTH
+
+
+def copies_in(seconds: float, serving: Serving, *, every: float = 0.2) -> int:
+    """How often a peer that asks for a small content all the time is sent it."""
+    copies, now = 0, 0.0
+    while now < seconds:
+        serving = serving.ask("greedy", need(SMALL), now, expected=1)
+        serving, chunks = serving.drained().serve(now)
+        copies += len(chunks)
+        now += every
+    return copies
+
+
+def test_a_peer_that_asks_over_and_over_is_slowed_and_then_set_aside() -> None:
+    assert copies_in(1.0, BOTH) == FREE_COPIES
+    assert copies_in(3600.0, BOTH, every=5.0) <= FREE_COPIES + 8
+    assert copies_in(3600.0, BOTH, every=5.0) > FREE_COPIES, "who lost everything three times is not given up at once"
+
+
+def test_one_peers_greed_costs_another_nothing() -> None:
+    serving = BOTH
+    for _ in range(20):
+        serving, _ = serving.ask("greedy", need(SMALL), 0.0, expected=1).serve(0.0)
+        serving = serving.drained()
+
+    assert sent(serving.ask("modest", need(SMALL), 0.0, expected=1).serve(0.0)[1]) == {(0, "modest")}
+
+
+def test_what_is_withdrawn_is_neither_sent_nor_remembered() -> None:
+    serving = BOTH.ask("a", need(LARGE, 3), 0.0, expected=9).withdraw(LARGE.digest)
+
+    assert (serving.due_at, len(serving.requests), len(serving.accounts)) == (None, 0, 0)
+    with pytest.raises(KeyError):
+        serving.ask("a", need(LARGE), 0.0, expected=1)
+
+
+_ASKS = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.sets(st.integers(0, 99), min_size=1), st.floats(0.0, 2.0)), max_size=20
+)
+
+
+@given(_ASKS)
+def test_whatever_is_asked_within_the_credit_is_sent_and_memory_stays_bounded(
+    asks: list[tuple[str, set[int], float]],
+) -> None:
+    serving, now = BOTH, 0.0
+    owed: set[int] = set()
+    for peer, indexes, pause in asks:
+        now += pause
+        account = serving.accounts.get(LARGE.digest, {}).get(peer)  # type: ignore[call-overload]
+        if account is None or now >= account.slowed_until:
+            owed |= set(sorted(indexes)[:MAX_WINDOW])
+        serving = serving.ask(peer, need(LARGE, *indexes), now, expected=4)
+        serving, chunks = serving.serve(now)
+        assert len(chunks) <= BURST_CHUNKS
+        owed -= {chunk.index for chunk in chunks}
+    while serving.due_at is not None:
+        now = max(now, serving.due_at)
+        serving, chunks = serving.serve(now)
+        owed -= {chunk.index for chunk in chunks}
+        serving = serving.drained()
+
+    assert not owed
+    assert not len(serving.requests)
+    assert not len(serving.askers)
+
+
+def test_the_longest_wait_is_bounded() -> None:
+    serving = BOTH
+    for step in range(50):
+        serving = serving.ask("greedy", need(SMALL), step * 2 * LONGEST_SLOW_S, expected=1)
+
+    account = serving.accounts[SMALL.digest]["greedy"]
+    assert account.slowed_until - 49 * 2 * LONGEST_SLOW_S <= LONGEST_SLOW_S
