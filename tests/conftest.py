@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.agent_memory.environments import build_wheel
 from tests.brokers import MISSING, Mosquitto
@@ -15,6 +16,10 @@ from tests.shared import made_once
 
 _SPREAD = ("simulation", "unit")
 """The directories whose tests stand alone. Elsewhere those of a file share what is dear to make."""
+
+# A machine that is busy makes no test fail: hypothesis would, of an example that takes 0.2 s.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
