@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.agent_machine import Outcome
+from edge_agent.agent_state import Outcome
+from edge_agent.history import Durations, RoundsDone
 from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
 from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError
@@ -19,6 +20,7 @@ from fedprune.wire.transfer import content_of
 from tests.samples import RUN, TASK, TASK_BLOB, submit
 
 OWED_IF_ACCEPTED, OWED_IF_LATE = 0.25, 7.0
+TOOK = Durations(TASK.digest, (40.0, 41.0))
 SLOTS = {"optimizer/0": np.arange(3)}
 
 
@@ -42,6 +44,10 @@ def assert_equal(found: Weights | None, expected: Weights) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
+def opened(disk: Directory) -> AgentStore:
+    return AgentStore(disk, "pi-1", "tests")
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Directory:
     return Directory(tmp_path / "store")
@@ -54,31 +60,31 @@ def is_restarted(request: pytest.FixtureRequest) -> bool:
 
 def settled(disk: Directory, outcome: Outcome, *, is_restarted: bool = False, slots: bool = True) -> AgentStore:
     """A store in which the update of round 3 was answered."""
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(), SLOTS if slots else None)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), SLOTS if slots else None, TOOK)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
     store.settle(outcome)
-    return AgentStore(disk) if is_restarted else store
+    return opened(disk) if is_restarted else store
 
 
 def test_a_new_agent_remembers_nothing(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
 
-    assert (store.run, store.settled, store.pending, store.tasks()) == ("", -1, None, frozenset())
+    assert (store.done, store.durations, store.pending, store.tasks()) == (RoundsDone(), Durations(), None, frozenset())
     assert store.residual(RUN, 0) is None
     assert store.slots(RUN) is None
 
 
 def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bool) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(b"bytes"), SLOTS)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(b"bytes"), SLOTS, TOOK)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
 
     assert store.pending == of_round(3)
     assert store.update() == b"bytes"
-    assert (store.run, store.settled) == (RUN, -1)
+    assert (store.done, store.durations) == (RoundsDone(), TOOK)
 
 
 @pytest.mark.parametrize(
@@ -91,28 +97,28 @@ def test_the_residual_is_what_the_updates_fate_leaves(
 
     assert_equal(store.residual(RUN, 4), tensors(owed))
     assert_equal(store.slots(RUN), SLOTS)  # type: ignore[arg-type]
-    assert (store.run, store.settled, store.pending) == (RUN, 3, None)
+    assert (store.done, store.pending) == (RoundsDone(((RUN, 3),)), None)
 
 
 def test_an_invalid_update_leaves_nothing_that_could_poison_the_next(disk: Directory, is_restarted: bool) -> None:
     settled(disk, Outcome.LATE)
-    store = AgentStore(disk)
-    store.remember(of_round(4), prepared(b"another"), SLOTS)
+    store = opened(disk)
+    store.remember(of_round(4), prepared(b"another"), SLOTS, TOOK)
     store.settle(Outcome.INVALID)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
 
     assert store.residual(RUN, 5) is None
     assert store.slots(RUN) is None
-    assert (store.settled, store.pending) == (4, None)
+    assert (store.done.of(RUN), store.pending) == (3, None), "its round may be tried once more"
 
 
 def test_while_an_update_is_pending_the_residual_before_it_stays(disk: Directory) -> None:
     """A crash between preparing and settling must lose neither."""
     store = settled(disk, Outcome.ACCEPTED)
-    store.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None)
+    store.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None, TOOK)
 
-    assert_equal(AgentStore(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
+    assert_equal(opened(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
 
 
 def test_a_residual_ends_with_its_age(disk: Directory) -> None:
@@ -127,28 +133,28 @@ def test_a_residual_ends_with_its_run(disk: Directory) -> None:
     assert store.residual("another-run", 4) is None
     assert store.slots("another-run") is None
 
-    store.remember(of_round(0, run="another-run"), prepared(b"another"), None)
-    assert (store.run, store.settled) == ("another-run", -1)
+    store.remember(of_round(0, run="another-run"), prepared(b"another"), None, TOOK)
+    assert (store.done.of(RUN), store.done.of("another-run")) == (3, -1)
     assert store.residual(RUN, 4) is None
     store.settle(Outcome.ACCEPTED)
     assert_equal(store.residual("another-run", 1), tensors(OWED_IF_ACCEPTED))
 
 
 def test_only_what_may_be_needed_is_kept(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
     store.keep_task(TASK.digest, TASK_BLOB)
-    kept_always = {"memory.json", f"{TASK.digest.hex()}.fedtask"}
+    kept_always = {"agent.json", f"{TASK.digest.hex()}.fedtask"}
     for round_ in range(6):
         blob = b"update of round %d" % round_
         store.remember(
-            of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS
+            of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS, TOOK
         )
         names = set(disk.names()) - kept_always
         assert len([name for name in names if name.endswith(".update")]) == 1
         assert len(names) <= 1 + 2 + 1 + 1, "an update, its two residuals, slots, and the residual before it"
         store.settle(Outcome.ACCEPTED if round_ % 2 else Outcome.LATE)
         assert len(set(disk.names()) - kept_always) == 2, "a residual and slots"
-    store.remember(of_round(6), prepared(), SLOTS)
+    store.remember(of_round(6), prepared(), SLOTS, TOOK)
     store.settle(Outcome.INVALID)
     assert set(disk.names()) == kept_always
 
@@ -162,25 +168,25 @@ def test_what_a_crash_left_lying_about_is_removed(disk: Directory) -> None:
 
 
 def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None)
+    store = opened(disk)
+    store.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None, TOOK)
     store.settle(Outcome.ACCEPTED)
-    store.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None)
+    store.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None, TOOK)
     store.settle(Outcome.ACCEPTED)
 
     assert_equal(store.residual(RUN, 2), tensors(1.0))
 
 
 def test_tasks_are_kept_by_their_digest(disk: Directory) -> None:
-    AgentStore(disk).keep_task(TASK.digest, TASK_BLOB)
+    opened(disk).keep_task(TASK.digest, TASK_BLOB)
     disk.write("nonsense.fedtask", b"")
 
-    assert AgentStore(disk).tasks() == {TASK.digest}
-    assert AgentStore(disk).task(TASK.digest) == TASK_BLOB
+    assert opened(disk).tasks() == {TASK.digest}
+    assert opened(disk).task(TASK.digest) == TASK_BLOB
 
 
 def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
     store.keep_task(TASK.digest, TASK_BLOB[:-1])
 
     with pytest.raises(StorageError, match="is damaged"):
@@ -190,10 +196,10 @@ def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"settled": "x"}', b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_record_is_said_to_be(disk: Directory, damage: bytes) -> None:
-    disk.write("memory.json", damage)
+    disk.write("agent.json", damage)
 
-    with pytest.raises(StorageError, match=r"memory\.json: .*; delete its state directory"):
-        AgentStore(disk)
+    with pytest.raises(StorageError, match=r"agent\.json: .*; delete its state directory"):
+        opened(disk)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100, None])
@@ -210,8 +216,8 @@ def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -
 
 
 def test_a_pending_update_that_is_gone_is_said_to_be(disk: Directory) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(), None)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), None, TOOK)
     (name,) = (name for name in disk.names() if name.endswith(".update"))
     disk.delete(name)
 
