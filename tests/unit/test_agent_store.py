@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_agent.agent_state import Outcome
-from edge_agent.history import Durations, RoundsDone
+from edge_agent.history import MAX_RUNS_REMEMBERED, Durations, RoundsDone
 from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
 from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError
@@ -165,6 +166,84 @@ def test_what_a_crash_left_lying_about_is_removed(disk: Directory) -> None:
     settled(disk, Outcome.ACCEPTED)
 
     assert "0123.update" not in disk.names()
+
+
+def test_what_a_crash_left_is_removed_at_the_next_start_and_what_is_owed_stays(disk: Directory) -> None:
+    settled(disk, Outcome.LATE)
+    owed = disk.names()
+    for name in ("0123.update", "4567.safetensors"):
+        disk.write(name, b"never referred to")
+
+    opened(disk)
+
+    assert disk.names() == owed
+
+
+@pytest.mark.parametrize(("agent", "federation"), [("pi-2", "tests"), ("pi-1", "another"), ("tests", "pi-1")])
+def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, federation: str) -> None:
+    opened(disk).remember(of_round(3), prepared(), SLOTS, TOOK)
+    before = {name: disk.read(name) for name in disk.names()}
+
+    said = "this state directory belongs to agent pi-1 of federation tests; name another with --state"
+    with pytest.raises(StorageError, match=f"^{said}$"):
+        AgentStore(disk, agent, federation)
+
+    assert {name: disk.read(name) for name in disk.names()} == before
+    assert opened(disk).pending == of_round(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 3, "agent": {}}'), ("memory.json", b"{}")],
+)
+def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
+    disk.write(name, record)
+    disk.write("0123.update", b"owed")
+
+    with pytest.raises(StorageError, match="this state directory was written by another version of fedprune"):
+        opened(disk)
+
+    assert disk.names() == sorted([name, "0123.update"])
+
+
+def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
+    """A change of the wire must not break a state directory: these keys change with the record's format only."""
+    store = settled(disk, Outcome.LATE)
+    store.remember(of_round(4), prepared(b"another"), SLOTS, TOOK)
+
+    record = msgspec.json.decode(disk.read("agent.json") or b"")
+
+    submitted = {"run", "round", "digest", "size", "examples", "loss"}
+    measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb"}
+    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots"}
+    assert record.keys() == {
+        "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
+    }  # fmt: skip
+    assert record["pending"].keys() == submitted | measured | blobs
+    assert record["owed"].keys() == {"run", "round", "residual", "slots"}
+
+
+def test_a_settled_round_stays_settled_when_other_runs_come_between(disk: Directory, is_restarted: bool) -> None:
+    store = opened(disk)
+    for number in range(MAX_RUNS_REMEMBERED + 5):
+        store.remember(of_round(number, run=f"run-{number}"), prepared(), None, TOOK)
+        store.settle(Outcome.ACCEPTED)
+        if is_restarted:
+            store = opened(disk)
+
+    assert store.done.last == tuple((f"run-{number}", number) for number in range(5, MAX_RUNS_REMEMBERED + 5))
+
+
+def test_one_settlement_writes_one_record(disk: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), None, TOOK)
+    written: list[str] = []
+    write = Directory.write
+    monkeypatch.setattr(Directory, "write", lambda self, name, blob: (written.append(name), write(self, name, blob)))
+
+    store.settle(Outcome.ACCEPTED)
+
+    assert written == ["agent.json"]
 
 
 def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
