@@ -10,7 +10,7 @@ _DIGITS = 6
 _DIGIT_MASK = 2**_DIGIT_BITS - 1
 
 MOST_WEIGHT = 2**31 - 1
-"""What one addend may weigh at most: a weight times a digit then fits in 62 bits."""
+"""The most that one addend may weigh: a weight times a digit then fits in 62 bits."""
 
 SINGLE_LIMIT = 2**62
 """Up to this total one int64 holds a sum; what might exceed it is held in digits."""
@@ -54,7 +54,10 @@ class FixedPointSum:
 
         Raises:
             OverflowError: the sum could exceed `SUM_LIMIT`. Nothing was changed.
+            ValueError: the weight is out of its range.
         """
+        if not 1 <= weight <= MOST_WEIGHT:
+            raise ValueError(f"a weight is {weight}; it must be from 1 to {MOST_WEIGHT}")
         fixed = np.rint(np.ldexp(values, self._fraction_bits))
         largest = max(float(fixed.max(initial=0.0)), -float(fixed.min(initial=0.0)))
         self._reserve(weight * int(largest))

@@ -22,14 +22,23 @@ class GlobalModel:
 
     @property
     def model(self) -> Model:
-        """How the agents know it."""
+        """The model as agents are told of it: its content and the digest of its weights."""
         return Model(content_of(self.blob), bytes.fromhex(weights_digest(self.checkpoint.weights)))
 
 
 def new_model(weights: Weights, task: Task, run: str, version: int, values: Values, previous: Mask) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
-    `previous` is where weights may still be kept: everywhere at first, then what the merge says.
+    Args:
+        weights: float32, by tensor name in table order.
+        task: gives the tensor table, the schedule and the allocation.
+        run: the run's id, for the checkpoint.
+        version: how many rounds were merged; the schedule's clock follows from it.
+        values: the value scheme that models travel in.
+        previous: where weights may still be kept: everywhere at first, then what the merge says.
+
+    Returns:
+        The model as agents decode it, with the unrounded weights, and its bytes.
     """
     mask = _mask(weights, task, version, previous)
     exact = apply_mask(weights, mask)

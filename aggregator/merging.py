@@ -31,7 +31,7 @@ MOST_UPDATES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class AggregateResult:
-    """What an aggregate says: the merged weights and statistics, where a weight may be kept, and how much went in."""
+    """The result of a round: the merged weights and statistics, where a weight may be kept, and how much went in."""
 
     weights: dict[str, Array]
     mask: Mask
@@ -53,6 +53,16 @@ class Aggregate:
     2^161; a second moment is at most 2^80 + (2^40 + 2^40)^2 < 2^83, with 22 fraction bits 2^105. Times `MOST_EXAMPLES`
     < 2^31 and `MOST_UPDATES` = 2^24 the largest sum is below 2^216, within `fixed_point.SUM_LIMIT`; and examples
     number less than 2^55.
+
+    Example:
+        >>> from fedprune.model.tensors import TensorSpec
+        >>> table = TensorTable((TensorSpec("bias", (1,), "float32", TensorClass.DENSE, "dense"),))
+        >>> base = {"bias": np.array([1.0], np.float32)}
+        >>> aggregate = Aggregate(table, base, known_mask={})
+        >>> aggregate.add(Update({"bias": np.array([0.5], np.float32)}, {}, {}), examples=30)
+        >>> aggregate.add(Update({"bias": np.array([-0.5], np.float32)}, {}, {}), examples=10)
+        >>> aggregate.result(base).weights["bias"].tolist()
+        [1.25]
     """
 
     def __init__(self, table: TensorTable, base: Weights, known_mask: Mask | None) -> None:
@@ -87,7 +97,8 @@ class Aggregate:
             examples: what it weighs, from 1 to `MOST_EXAMPLES`.
 
         Raises:
-            OverflowError: more than `MOST_UPDATES` were added, or one that was not checked.
+            OverflowError: there is no room; only unchecked updates, or more than `MOST_UPDATES`, can take it all.
+            ValueError: the examples are out of their range.
         """
         for name, addend in self._addends(update):
             self._sums[name].add(addend, examples)
@@ -106,7 +117,7 @@ class Aggregate:
         self._examples += other._examples
 
     def result(self, exact: Weights) -> AggregateResult:
-        """What the updates, one at least, come to.
+        """Merge the updates, of which there must be one at least.
 
         Args:
             exact: the gateway's unrounded weights, which deltas are added to; it also gives what no update changes.
@@ -128,7 +139,7 @@ class Aggregate:
         return AggregateResult(merged, mask, self._updates, self._examples)
 
     def _addends(self, update: Update) -> Iterator[tuple[str, NDArray[np.float64]]]:
-        """What one update adds for each example, by tensor."""
+        """The addends of one update for each example, by tensor."""
         for name, delta in update.delta.items():
             addend = delta.astype(np.float64)
             if name in self._kept:

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.book import Book, RoundRecord
+from aggregator.book import RoundRecord
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
-from aggregator.runner import AggregatorRunner, Store
+from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.codecs import Values
 from fedprune.errors import ConfigurationError
 from fedprune.pruning.schedules import STEP_LIMIT
 from fedprune.system.disk import Directory
+from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.task.run_directory import BOOK, CHECKPOINTS, HELD_OUT, TASK, UPDATES
+from fedprune.task.run_directory import CHECKPOINTS, HELD_OUT, TASK, UPDATES
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transfer import content_of
@@ -41,36 +42,33 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     it is stopped; the run goes on where it was when it is started again.
     """
     topics = Topics(check_id(settings.name, "name"))
-    state = base / settings.state
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
-    directory = Directory(state)
-    store = Store(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
-    run, incarnation = store.book.start(
-        secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
-    )
-    _keep_for_export(directory, bundle, base / settings.held_out)
-    plan = _plan(settings, bundle, run, incarnation)
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with (
-        MqttLink(settings.broker.relative_to(base), f"fedprune-{settings.name}-aggregator", events) as link,
-        stopping(events),
-    ):
-        runner = AggregatorRunner(
-            plan,
-            bundle,
-            Values(settings.codec.model_values),
-            topics,
-            link,
-            store,
-            evaluate=evaluator.evaluate,
-            report=report,
-            clock=time.monotonic,
+    with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
+        store = RunStore.open(directory.path)
+        run, incarnation = store.book.start(
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
         )
-        _loop(runner, events)
-        link.drain()
-    store.book.close()
+        _keep_for_export(directory, bundle, base / settings.held_out)
+        plan = _plan(settings, bundle, run, incarnation)
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        client_id = f"fedprune-{settings.name}-aggregator"
+        with MqttLink(settings.broker.relative_to(base), client_id, events) as link, stopping(events):
+            runner = AggregatorRunner(
+                plan,
+                bundle,
+                Values(settings.codec.model_values),
+                topics,
+                link,
+                store,
+                evaluate=evaluator.evaluate,
+                report=report,
+                clock=time.monotonic,
+            )
+            _loop(runner, events)
+            link.drain()
+        store.book.close()
 
 
 def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:

@@ -55,8 +55,9 @@ def replace_silent(state: RoundState, now: float) -> Step:
         member = cohort.members[agent]
         if member.answered:
             continue
-        if now - member.assigned_at < ANSWER_S:
-            later = min(later or math.inf, member.assigned_at + ANSWER_S)
+        answer_by = member.assigned_at + ANSWER_S
+        if now < answer_by:  # written as the alarm is set, or rounding makes it ring for ever
+            later = min(later or math.inf, answer_by)
         else:
             cohort = cohort.put(agent, replace(member, standing=Standing.SILENT))
     return draft(replace(state, cohort=cohort, answer_by=later), state.presence, now)

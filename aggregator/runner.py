@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
@@ -38,11 +39,13 @@ from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.model.tensors import Mask, Weights, sparsity
 from fedprune.pruning.masks import full_mask
-from fedprune.system.disk import Disk
+from fedprune.system.disk import Directory, Disk
+from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation
+from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import UPLINK, Content, Failed, Reason, Rejected, Submit, decode, encode, kind_of
 from fedprune.wire.serving import SendChunk
@@ -53,12 +56,17 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Store:
+class RunStore:
     """Where a run keeps its state: the book, and disks for checkpoints and for the updates of the open round."""
 
     book: Book
     checkpoints: Disk
     updates: Disk
+
+    @classmethod
+    def open(cls, state: Path) -> RunStore:
+        """The store in a run's directory, which the caller owns. Raises `StorageError`."""
+        return cls(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
 
 
 class AggregatorRunner:
@@ -74,7 +82,7 @@ class AggregatorRunner:
         values: Values,
         topics: Topics,
         link: Link,
-        store: Store,
+        store: RunStore,
         *,
         evaluate: Callable[[Weights], Evaluation],
         report: Callable[[RoundRecord], None],
@@ -90,6 +98,7 @@ class AggregatorRunner:
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
         self._counts: Counter[str] = Counter()
+        self._ignored_log, self._agents_log = LimitedLog(_log), LimitedLog(_log)
         self._began: float | None = None
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
@@ -133,7 +142,7 @@ class AggregatorRunner:
             self.handle(Said(agent, self._read(agent, kind, delivery.payload)))
         except ProtocolError as error:
             self._counts["ignored"] += 1
-            _log.warning("ignored a message on %r: %s", delivery.topic[:200], error)
+            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
 
     def _read(self, agent: str, kind: str, payload: bytes) -> Any:
         """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
@@ -144,7 +153,7 @@ class AggregatorRunner:
             self._perform(Send(agent, answer))
             raise
         if isinstance(message, Failed):
-            _log.warning("%s cannot do round %s: %r", agent, message.round + 1, message.why)
+            self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return message
 
     def drained(self) -> None:
@@ -188,7 +197,7 @@ class AggregatorRunner:
             case Merge(round_):
                 return [self._merge(round_)]
             case Warn(text):
-                _log.warning("%s", text)
+                self._agents_log.log(logging.WARNING, "%s", text)
             case GiveUp(failed):
                 raise TrainingError(
                     f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
@@ -208,11 +217,17 @@ class AggregatorRunner:
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
-            _log.warning("refused the update of %s: %s", agent, error)
+            self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
         if action.weight < submit.examples:
             self._counts["capped"] += 1
-            _log.warning("the update of %s claims %s examples and counts as %s", agent, submit.examples, action.weight)
+            self._agents_log.log(
+                logging.WARNING,
+                "the update of %s claims %s examples and counts as %s",
+                agent,
+                submit.examples,
+                action.weight,
+            )
         self._store.updates.write(_update_name(submit.round, agent), action.blob)
         self._store.book.accept(submit.round, agent, _accepted_update(submit, action.weight))
         return UpdateStored(agent)
@@ -299,7 +314,7 @@ class AggregatorRunner:
         return decode_update(blob, self._task.table, self._known_mask(), self._update_values)
 
     def _known_mask(self) -> Mask | None:
-        return self._model.checkpoint.mask if self._task.pruning.mask is MaskPolicy.SHARED else None
+        return self._task.pruning.mask.rules.known_mask(self._model.checkpoint.mask)
 
 
 def _update_name(round_: int, agent: str) -> str:

@@ -42,7 +42,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[codec]`` table: value codecs of the agents' updates and of the model they are sent."""
+    """The ``[codec]`` table: the value schemes of the agents' updates and of the model they are sent."""
 
     update_values: Literal["fp32", "fp16", "int8"] = "int8"
     model_values: Literal["fp32", "fp16"] = "fp16"

@@ -13,14 +13,14 @@ from fedprune.errors import ProtocolError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights, weights_digest
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, Submit
 from fedprune.wire.transfer import content_of
 
 
 @dataclass(frozen=True, eq=False)
 class LocalRound:
-    """What a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
+    """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
 
     agent: str
     assignment: Assignment
@@ -32,7 +32,7 @@ class LocalRound:
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """What it leaves. `slots` is None unless the task keeps optimizer state."""
+    """All that a round leaves. `slots` is None unless the task keeps optimizer state."""
 
     submit: Submit
     update: PreparedUpdate
@@ -56,7 +56,7 @@ def train_locally(
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop), data)
-    known_mask = mask if bundle.task.pruning.mask is MaskPolicy.SHARED else None
+    known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     update = prepare_update(weights, trained, local.residual, table, values, known_mask)
     submit = Submit(
         run=assignment.run,

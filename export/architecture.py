@@ -39,10 +39,11 @@ def form_of(model: Any, loss: Loss) -> Form:
             f"model {model.name!r} takes {model.inputs[0].dtype.name}{list(model.input_shape)}; "
             "it must take float32 of a fixed shape, in batches of any size"
         )
-    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < loss.fewest_outputs:
+    fewest = loss.rule.fewest_outputs
+    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < fewest:
         raise TaskError(
             f"model {model.name!r} returns {list(model.output_shape)}; for {loss} it must return [None, outputs], "
-            f"{loss.fewest_outputs} outputs at least"
+            f"{fewest} outputs at least"
         )
     return Form(tuple(input_shape), output_shape[0], _from_logits(model, loss))
 
@@ -77,9 +78,9 @@ def variables_of(model: Any) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _from_logits(model: Any, loss: Loss) -> bool:
-    if loss is Loss.MEAN_SQUARED_ERROR:
+    name = loss.rule.activation
+    if name is None:
         return False
-    name = "sigmoid" if loss is Loss.BINARY_CROSSENTROPY else "softmax"
     activation = _activation(model.outputs[0])
     if activation is getattr(keras.activations, name):
         return False

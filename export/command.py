@@ -8,13 +8,10 @@ import click
 import msgspec
 
 from export import show as display
-from export.export_command import export
 from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import load_bundle
-
-__all__ = ["export", "task"]
 
 
 @click.group()

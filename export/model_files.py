@@ -18,6 +18,7 @@ import h5py  # type: ignore[import-untyped]
 from fedprune.errors import TaskError
 from fedprune.keras.config_check import check_model_config
 from fedprune.keras.stack import keras, tf
+from fedprune.system.disk import why_unreadable
 from fedprune.task.bundle import MAX_PARAMETERS
 
 MAX_FILE_BYTES = 2**30
@@ -35,12 +36,12 @@ def load_model_file(path: Path) -> Any:
     readers = {".keras": _config_of_archive, ".h5": _config_of_hdf5}
     if path.suffix not in readers:
         raise TaskError(f"{path}: not a .keras or .h5 file; {_SAVE}")
+    if why := why_unreadable(path):
+        raise TaskError(f"{path}: {why}; model.file is a file, relative to the task.toml")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TaskError(f"{path}: larger than {MAX_FILE_BYTES} bytes, too much for small devices")
         version, config = readers[path.suffix](path)
-    except FileNotFoundError as error:
-        raise TaskError(f"{path}: there is no such file; model.file is relative to the task.toml") from error
     except _DAMAGED as error:
         raise TaskError(f"{path}: not a readable model ({_brief(error)}); {_SAVE}") from error
     if not version.startswith("2."):

@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import click
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
+from fedprune.system.table import table_lines
 from fedprune.task.bundle import Adam, Bundle, Sgd, Task
-
-_PIPE_WIDTH = 120
-"""Columns where no terminal tells its width."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -44,27 +38,25 @@ def summary_of(bundle: Bundle) -> Summary:
 
 def show(bundle: Bundle) -> None:
     """Print the bundle to standard output. Its names may be anybody's: they are shown without what terminals obey."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(_tensors(bundle.task))
-    console.print()
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="bold")
-    for name, value in _facts(bundle):
-        facts.add_row(name, Text(value))
-    console.print(facts)
+    click.echo("\n".join(_tensors(bundle.task)) + "\n")
+    facts = list(_facts(bundle))
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {value}")
 
 
-def _tensors(task: Task) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("tensor", "shape", "scalars", "class"):
-        table.add_column(heading, justify="right" if heading == "scalars" else "left")
-    for spec in task.table:
-        shape = "x".join(map(str, spec.shape)) or "scalar"
-        style = "green" if spec.kind is TensorClass.PRUNABLE else ""
-        table.add_row(Text(one_line(spec.name)), shape, f"{spec.size:,}", Text(spec.kind, style))
-    return table
+def _tensors(task: Task) -> list[str]:
+    rows = [
+        [one_line(spec.name), "x".join(map(str, spec.shape)) or "scalar", f"{spec.size:,}", str(spec.kind)]
+        for spec in task.table
+    ]
+    head, rule, *lines = table_lines(["tensor", "shape", "scalars", "class"], rows, left=(0, 1, 3))
+    prunable = (spec.kind is TensorClass.PRUNABLE for spec in task.table)
+    return [
+        head,
+        rule,
+        *(click.style(line, fg="green") if is_it else line for line, is_it in zip(lines, prunable, strict=True)),
+    ]
 
 
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
@@ -90,7 +82,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def _outputs(task: Task) -> str:
-    if task.training.loss is Loss.MEAN_SQUARED_ERROR:
+    if task.training.loss.rule.activation is None:
         return "numbers"
     return "logits" if task.from_logits else "probabilities"
 

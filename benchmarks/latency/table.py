@@ -9,6 +9,7 @@ import click
 from benchmarks.latency.results import Failed, Measured, Ratio, Report
 from benchmarks.latency.this_machine import Machine
 from fedprune.runtime.tflite import one_line
+from fedprune.system.table import table_lines
 
 _HEADINGS = ("model", "kB", "init", "min", "p50", "p90", "p99", "mean", "std", "MB")
 
@@ -30,12 +31,13 @@ def _table(report: Report) -> list[str]:
         [name, "failed"] if isinstance(row, Failed) else [name, *_cells(row, compared)]
         for name, row in zip(_names(report), report.models, strict=True)
     ]
-    padded = [line + [""] * (len(headings) - len(line)) for line in (headings, *rows)]
-    widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
-    lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in padded]
-    colours = [None, *("red" if isinstance(row, Failed) else None for row in report.models)]
-    lines = [click.style(line, fg=colour) if colour else line for line, colour in zip(lines, colours, strict=True)]
-    return [lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+    head, rule, *lines = table_lines(headings, rows)
+    failed = (isinstance(row, Failed) for row in report.models)
+    return [
+        head,
+        rule,
+        *(click.style(line, fg="red") if red else line for line, red in zip(lines, failed, strict=True)),
+    ]
 
 
 def _cells(row: Measured, compared: bool) -> list[str]:

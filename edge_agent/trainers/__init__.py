@@ -1,4 +1,4 @@
-"""What a trainer is: one round's local training as a function of everything that determines it."""
+"""Trainers: one round's local training as a function of everything that determines it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: weights (zero outside `mask`), the mean loss of the steps, and wall seconds spent training.
+    """The outcome of a round's training: weights (zero outside `mask`), the steps' mean loss, and wall seconds spent.
 
     The loss is with the model's own penalties and without FedProx's term. With `slots` the next round goes on exactly,
     if the task keeps them.

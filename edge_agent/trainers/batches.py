@@ -1,4 +1,4 @@
-"""Which examples make up each step of a round."""
+"""The examples of each step of a round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trainer a device takes. Nothing is imported that is not taken.
+"""The choice of a device's trainer. Nothing is imported that is not taken.
 
 ``auto`` is keras where TensorFlow is installed and the device has the memory that it takes; else litert. A task without
 a training graph, and one whose graph the device's runtime cannot run or computes wrongly, can only be trained by keras.

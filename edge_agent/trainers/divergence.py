@@ -1,4 +1,4 @@
-"""Whether training went astray."""
+"""The check that training did not diverge."""
 
 from __future__ import annotations
 

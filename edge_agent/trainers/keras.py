@@ -25,10 +25,10 @@ from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
-from fedprune.model.losses import Loss
+from fedprune.model.losses import LabelForm
 from fedprune.model.tensors import Mask, Weights
 from fedprune.pruning.masks import apply_mask
-from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.task.bundle import Adam, Bundle, Sgd
 
 
 class KerasTrainer:
@@ -38,7 +38,9 @@ class KerasTrainer:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
         self._task = bundle.task
-        self._model = PrunedModel(bundle.task, bundle.model_json)
+        pruning = bundle.task.pruning
+        self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
+        self._model = PrunedModel(bundle.task, bundle.model_json, self._schedule)
         self._loss = keras_loss(bundle.task.objective)
         self._mu = bundle.task.training.proximal_mu
         self._should_stop = never
@@ -83,7 +85,7 @@ class KerasTrainer:
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
         shape, training = self._task.input_shape, self._task.training
-        if training.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             labels = tf.TensorSpec((None,), tf.int64)
         else:
             labels = tf.TensorSpec((None, self._task.outputs), tf.float32)
@@ -148,7 +150,7 @@ class KerasTrainer:
     def _slots(self, weights: Weights, mask: Mask) -> dict[str, NDArray[np.generic]]:
         """The state with which the next round can go on exactly."""
         slots = optimizer_slots(variable.numpy() for variable in self._optimizer.variables)
-        return slots | residue_slots(weights, mask) if self._task.pruning.mask is MaskPolicy.OWN else slots
+        return slots if self._schedule is None else slots | residue_slots(weights, mask)
 
 
 def _use_threads(threads: int) -> None:

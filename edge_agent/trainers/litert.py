@@ -24,11 +24,11 @@ from fedprune.data import Dataset
 from fedprune.errors import ExportError, TaskError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
-from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.pruning.masks import apply_mask, full_mask, score_mask
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.runtime.training_graph import Step, TrainingGraph
 from fedprune.system.disk import Disk
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 
 
 class LiteRTTrainer:
@@ -45,6 +45,7 @@ class LiteRTTrainer:
         run it, or not as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._task = task = bundle.task
+        self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
         try:
             self._graph = _load_graph(bundle, threads)
             check_runtime(bundle, self._graph, disk)
@@ -98,10 +99,10 @@ class LiteRTTrainer:
     def _mask_at(self, step: int, weights: dict[str, Array], mask: Mask) -> Mask:
         """The mask that `step`, counted from 1, trains with. As with TF-MOT, pruned weights that have drifted off zero
         compete with the others for a place."""
-        pruning, table = self._task.pruning, self._task.table
-        if pruning.mask is MaskPolicy.SHARED or not pruning.schedule.is_due(step):
+        if self._schedule is None or not self._schedule.is_due(step):
             return mask
-        return score_mask(weights, table, pruning.schedule.sparsity_at(step), Allocation.UNIFORM, full_mask(table))
+        pruning, table = self._task.pruning, self._task.table
+        return score_mask(weights, table, self._schedule.sparsity_at(step), pruning.allocation, full_mask(table))
 
     def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, work: Work) -> float:
         """One optimizer step; its loss, without the proximal term."""
@@ -130,7 +131,7 @@ class LiteRTTrainer:
     def _slots(self, weights: dict[str, Array], mask: Mask) -> Slots:
         """The state with which the next round can go on exactly."""
         slots: dict[str, NDArray[np.generic]] = optimizer_slots(self._optimizer.variables())
-        return slots | residue_slots(weights, mask) if self._task.pruning.mask is MaskPolicy.OWN else slots
+        return slots if self._schedule is None else slots | residue_slots(weights, mask)
 
 
 def _load_graph(bundle: Bundle, threads: int) -> TrainingGraph:

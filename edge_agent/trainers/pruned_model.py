@@ -12,8 +12,8 @@ from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
 from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.model.tensors import Array, Mask, TensorClass, Weights
-from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import MaskPolicy, Pruning, Task
+from fedprune.pruning.schedules import PolynomialDecay, Schedule
+from fedprune.task.bundle import Task
 
 _NEVER = 2**62
 """A step that no training reaches."""
@@ -22,17 +22,18 @@ _NEVER = 2**62
 class PrunedModel:
     """`keras` is the wrapped model, to be called with `training=True`. Tensors go by their names in the task's table.
 
-    `trained` are the variables that have gradients, `masks` those of zeros and ones that each step applies.
+    `trained` are the variables that have gradients, `masks` those of zeros and ones that each step applies. They
+    are updated on `schedule`, or held if there is none.
 
     Raises `TaskError` if the configuration cannot be built, is unsafe, or does not fit the table.
     """
 
-    def __init__(self, task: Task, model_json: str) -> None:
+    def __init__(self, task: Task, model_json: str, schedule: Schedule | None) -> None:
         plain, self._variables = build_model(task, model_json)
         prunable = {self._variables[spec.name].ref(): spec.name for spec in task.table.of(TensorClass.PRUNABLE)}
         self._wrappers: list[Any] = []
         # The wrappers share their variables with the plain model, whose weights are in the table's order.
-        self.keras = self._wrap(plain, frozenset(prunable), _tfmot_schedule(task.pruning))
+        self.keras = self._wrap(plain, frozenset(prunable), _tfmot_schedule(schedule))
         self.masks = {
             prunable.get(weight.ref(), weight.name): mask
             for wrapper in self._wrappers
@@ -50,7 +51,7 @@ class PrunedModel:
 
     @property
     def random_layers(self) -> int:
-        """How many layers draw random numbers (dropout and the like)."""
+        """The number of layers that draw random numbers (dropout and the like)."""
         return len(self._generators)
 
     def load(self, weights: Weights, mask: Mask, steps_done: int) -> None:
@@ -92,9 +93,9 @@ class PrunedModel:
         return wrapper
 
 
-def _tfmot_schedule(pruning: Pruning) -> Any:
-    schedule, sparsity = pruning.schedule, tfmot.sparsity.keras
-    if pruning.mask is MaskPolicy.SHARED:
+def _tfmot_schedule(schedule: Schedule | None) -> Any:
+    sparsity = tfmot.sparsity.keras
+    if schedule is None:
         return sparsity.ConstantSparsity(0.0, begin_step=_NEVER)
     window = {"begin_step": schedule.begin_step, "end_step": schedule.end_step, "frequency": schedule.frequency}
     if isinstance(schedule, PolynomialDecay):

@@ -1,4 +1,4 @@
-"""Which runtime has passed which training graph's self-check: kept on disk, so that each is made once."""
+"""Self-checks that a runtime has passed, remembered on disk so that each is made once."""
 
 from __future__ import annotations
 

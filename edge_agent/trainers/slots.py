@@ -1,4 +1,4 @@
-"""What an agent keeps between rounds, by the names that all trainers give it.
+"""Slots: the state that an agent keeps between rounds, by the names that all trainers give it.
 
 ``optimizer/0`` is the number of steps (int64), then come the optimizer's variables, weight by weight. With the agent's
 own mask there is the *residue*, ``residue/<tensor>``: what the last step left in pruned weights. TF-MOT lets it compete
@@ -33,7 +33,7 @@ def optimizer_variables(slots: Slots) -> list[NDArray[np.generic]]:
 
 
 def residue_slots(weights: Weights, mask: Mask) -> dict[str, Array]:
-    """What `weights` hold where `mask` prunes."""
+    """The values that `weights` hold where `mask` prunes, as slots."""
     residue = apply_mask(weights, {name: ~kept for name, kept in mask.items()})
     return {f"residue/{name}": residue[name] for name in mask}
 

@@ -12,10 +12,11 @@ from export.training_graph.losses import LOSSES
 from export.training_graph.network import Network, refuse
 from export.training_graph.normalization import Examples
 from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss
 from fedprune.runtime.training_graph import SIGNATURE
 
 
-def make_training_graph(model: Any, loss: str, batch_size: int) -> bytes:
+def make_training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
     """`model` as TFLite of builtin ops that trains in batches of `batch_size`; see `fedprune.runtime.training_graph`.
 
     Raises `NoTrainingGraph`, naming the layer, for what is not supported.

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from export.training_graph.autodiff import Tape, Value
 from export.training_graph.flatbuffer import Graph, Tensor
 from export.training_graph.operations import logistic
+from fedprune.model.losses import Loss
 
-Loss = Callable[[Tape, Value, Tensor, Tensor], Value]
+GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]
 """From the model's output `[batch, k]`, targets `[batch, k]` and each example's share `[batch, 1]` to a value [1]."""
 
 
@@ -41,13 +42,13 @@ def mean_squared_error(tape: Tape, output: Value, target: Tensor, share: Tensor)
     return _mean(tape, _mean_row(graph, graph.multiply(error, error)), share, output, slope)
 
 
-LOSSES: dict[str, Loss] = {
-    "sparse_categorical_crossentropy": softmax_crossentropy,
-    "categorical_crossentropy": softmax_crossentropy,
-    "binary_crossentropy": binary_crossentropy,
-    "mean_squared_error": mean_squared_error,
+LOSSES: dict[Loss, GraphLoss] = {
+    Loss.SPARSE_CATEGORICAL_CROSSENTROPY: softmax_crossentropy,
+    Loss.CATEGORICAL_CROSSENTROPY: softmax_crossentropy,
+    Loss.BINARY_CROSSENTROPY: binary_crossentropy,
+    Loss.MEAN_SQUARED_ERROR: mean_squared_error,
 }
-"""By Keras' names. Targets are one-hot even where Keras takes class numbers."""
+"""Targets are one-hot even where Keras takes class numbers."""
 
 
 def _mean(tape: Tape, rows: Tensor, share: Tensor, source: Value, slope: Tensor) -> Value:

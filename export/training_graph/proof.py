@@ -20,7 +20,7 @@ import numpy as np
 from export.training_graph.network import NoTrainingGraph
 from export.training_graph.reference import Reference, norm_of
 from fedprune.errors import FedpruneError
-from fedprune.model.losses import Loss, Objective, one_hot
+from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
 from fedprune.runtime.self_check import Case, some_weights
@@ -123,11 +123,12 @@ def _draw(
         return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
 
     rows, outputs = candidate.target_shape
-    if objective.loss is Loss.MEAN_SQUARED_ERROR:
-        y = uniform((rows, outputs), -1.0)
-    elif objective.loss is Loss.BINARY_CROSSENTROPY:
-        y = np.round(uniform((rows, outputs)))
-    else:
-        y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
+    match objective.loss.rule.labels:
+        case LabelForm.CLASS_NUMBERS | LabelForm.PROBABILITIES:
+            y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
+        case LabelForm.BITS:
+            y = np.round(uniform((rows, outputs)))
+        case LabelForm.NUMBERS:
+            y = uniform((rows, outputs), -1.0)
     x = uniform(candidate.batch_shape, -1.0) * np.float32(scale)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import LabelForm, Objective
 from fedprune.runtime.self_check import Case
 from fedprune.runtime.training_graph import Step
 
@@ -68,6 +68,6 @@ def norm_of(array: NDArray[np.floating[Any]]) -> float:
 def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Keras' loss of targets, which are one-hot even where Keras takes class numbers."""
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras_loss(objective)
-    if objective.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+    if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
         return lambda y, output: loss(tf.argmax(y, axis=1), output)
     return loss

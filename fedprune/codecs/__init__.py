@@ -1,7 +1,8 @@
-"""Updates and models as bytes.
+"""The codec: how whole updates and models become bytes.
 
-A codec is a `chain` of small stages: one for positions, one for values (`stages`, `positions`, `values`).
-`container` lays a whole update or model out in them, tensor by tensor; `feedback` keeps what a lossy codec lost.
+It has two layers. A *coder* turns one vector into bytes: a `chain` of small stages, one for positions, one for values
+(`stages`, `positions`, `values`); `container` lays a whole update or model out in them, tensor by tensor. A
+*compressor* stands above: it takes whole updates and may lose something, which `feedback` keeps for a later round.
 
 What counts is what the receiver decodes: a sender that needs to know decodes its own bytes.
 """

@@ -12,14 +12,15 @@ rest        the tensors in the order of the tensor table, without gaps, each by 
 - *statistics*: all values in fp32, whatever the scheme;
 - *integer*: in a model the array itself, row by row; in an update nothing.
 
-Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and a
-model, has exactly one form as bytes: readers refuse what writers would not have written.
+Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and
+a model, has exactly one form as bytes: readers refuse what writers would not have written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,24 @@ _FLOATS = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
 
 
 def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
-    """`update` as bytes; with `mask_is_known` its mask costs nothing, since the receiver has the same.
+    """Write an update.
 
-    Raises ValueError for arrays that do not fit `table` or are not finite.
+    Args:
+        update: with arrays of the shapes in `table`; where its mask prunes, the delta is left out.
+        table: the task's tensor table.
+        values: the value scheme of deltas; statistics are fp32 always.
+        mask_is_known: the receiver has the same mask, which then costs nothing.
+
+    Raises:
+        ValueError: an array does not fit `table` or is not finite.
+
+    Example:
+        >>> table = TensorTable((TensorSpec("kernel", (4,), "float32", TensorClass.PRUNABLE, "dense"),))
+        >>> mask = {"kernel": np.array([True, False, False, True])}
+        >>> update = Update({"kernel": np.float32([1, 2, 3, 4])}, {}, mask)
+        >>> blob = encode_update(update, table, Values.INT8, mask_is_known=True)
+        >>> len(blob), decode_update(blob, table, mask, Values.INT8).delta["kernel"].round(1).tolist()
+        (12, [1.0, 0.0, 0.0, 4.0])
     """
     header = _UPDATE_MAGIC + bytes([_SCHEMES.index(values), not mask_is_known])
     known_mask = update.mask if mask_is_known else None
@@ -50,9 +66,19 @@ def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is
 
 
 def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, values: Values) -> Update:
-    """The update in `blob`, which must use `values`, and must carry a mask exactly if `known_mask` is None.
+    """Read an update. Time and memory are bounded by the size of `table`.
 
-    Raises `ProtocolError` for anything else. Time and memory are bounded by the size of `table`.
+    Args:
+        blob: foreign bytes.
+        table: the task's tensor table.
+        known_mask: the mask that both sides have; None if the update must carry its own.
+        values: the value scheme that the update must use.
+
+    Returns:
+        The update, whose numbers are finite; `check_update` checks them further.
+
+    Raises:
+        ProtocolError: the bytes are not those of any update that `encode_update` writes so.
     """
     reader = Reader(blob)
     found = _read_header(reader, _UPDATE_MAGIC)
@@ -68,18 +94,33 @@ def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, valu
 
 
 def encode_model(weights: Weights, mask: Mask, table: TensorTable, values: Values) -> bytes:
-    """A model as bytes, its mask included; weights that the mask prunes are left out.
+    """Write a model, its mask included; weights that the mask prunes are left out.
 
-    Raises ValueError for arrays that do not fit `table` or are not finite.
+    Args:
+        weights: all tensors by name, with the shapes and dtypes in `table`.
+        mask: True where a prunable weight is kept.
+        table: the task's tensor table.
+        values: the value scheme of prunable and dense tensors.
+
+    Raises:
+        ValueError: an array does not fit `table` or is not finite.
     """
     header = _MODEL_MAGIC + bytes([_SCHEMES.index(values)])
     return header + _encode_tensors(table, weights, mask, values, known_mask=None)
 
 
 def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mask]:
-    """The weights (0 where pruned) and the mask in `blob`, in any value scheme.
+    """Read a model in any value scheme. Time and memory are bounded by the size of `table`.
 
-    Raises `ProtocolError` for bytes that are no model of this `table`. Time and memory are bounded by its size.
+    Args:
+        blob: foreign bytes.
+        table: the task's tensor table.
+
+    Returns:
+        All tensors in table order, 0 where pruned, and the mask. Encoding them again gives `blob`.
+
+    Raises:
+        ProtocolError: the bytes are not those of any model of this table.
     """
     reader = Reader(blob)
     values = _read_header(reader, _MODEL_MAGIC)
@@ -136,7 +177,7 @@ def _decode_tensors(
     return tensors, mask
 
 
-def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[np.generic]:
+def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[Any]:
     dtype = np.dtype(spec.dtype)
     if dtype != np.bool_:
         return reader.array(dtype, spec.size)

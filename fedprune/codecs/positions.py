@@ -26,7 +26,13 @@ class Coding(Protocol):
 
 
 class Positions:
-    """A stage that leaves behind where a vector is present, and hands on the values that are."""
+    """A stage that leaves behind where a vector is present, and hands on the values that are.
+
+    Example:
+        >>> side, rest = Positions(Bitmap()).encode(np.array([1.0, ABSENT, 2.0], np.float32))
+        >>> side, rest.tolist()
+        (b'\\x05', [1.0, 2.0])
+    """
 
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
@@ -68,7 +74,7 @@ class Bitmap:
         return pack_bits(kept)
 
     def length(self, kept: Kept) -> int:
-        """How many bytes `encode` makes."""
+        """The number of bytes that `encode` makes."""
         return (kept.size + 7) // 8
 
     def read(self, reader: Reader, size: int) -> Kept:
@@ -88,7 +94,7 @@ class Everything:
 
 
 class Smallest:
-    """A byte that says which coding follows, and the shortest: 0 `Everything`, 1 `Bitmap`, 2 `Rice` if it is shorter."""
+    """A byte that says which coding follows, and the shortest one: 0 `Everything`, 1 `Bitmap`, 2 `Rice` if shorter."""
 
     def encode(self, kept: Kept) -> bytes:
         scheme = _shortest(kept)
@@ -98,7 +104,7 @@ class Smallest:
         (scheme,) = reader.unpack("B")
         if scheme >= len(_CODINGS):
             raise ProtocolError(f"positions scheme {scheme} is unknown")
-        kept = _CODINGS[scheme].read(reader, size)
+        kept: Kept = _CODINGS[scheme].read(reader, size)
         if scheme != _shortest(kept):
             raise ProtocolError(f"positions are in scheme {scheme}, a writer takes {_shortest(kept)} for these")
         return kept

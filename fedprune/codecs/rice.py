@@ -35,7 +35,7 @@ class Rice:
         return _HEADER.pack(gaps.size, width) + _pack_lower(gaps, width) + _pack_upper(gaps >> width)
 
     def length(self, kept: NDArray[np.bool_]) -> int:
-        """How many bytes `encode` makes."""
+        """The number of bytes that `encode` makes."""
         gaps = _gaps(np.flatnonzero(kept))
         width = _shortest_width(gaps)
         return _HEADER.size + (gaps.size * width + 7) // 8 + (gaps.size + int((gaps >> width).sum()) + 7) // 8
@@ -59,7 +59,7 @@ class Rice:
 
 
 def _gaps(positions: NDArray[np.intp]) -> _Integers:
-    """How many places lie before each of the rising `positions`, since the one before it."""
+    """The number of places before each of the rising `positions`, since the one before it."""
     gaps = positions.astype(np.int64)
     gaps[1:] -= positions[:-1] + 1
     return gaps

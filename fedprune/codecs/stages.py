@@ -1,16 +1,16 @@
 """Byte stages, and the one way to join them.
 
-A stage takes something out of a vector, leaves it behind as *side bytes*, and hands on a shorter vector. The last
-stage of a codec hands on nothing. A chain of stages is a stage again:
+A stage takes something out of a vector, leaves it behind as *side bytes*, and hands on a shorter vector. A coder is a
+stage that hands on nothing, or a chain that ends in one. A chain of stages is a stage again:
 
     >>> from fedprune.codecs.positions import Bitmap, Positions
     >>> from fedprune.codecs.values import Int8
-    >>> codec = chain(Positions(Bitmap()), Int8())
+    >>> coder = chain(Positions(Bitmap()), Int8())
     >>> vector = np.array([0.5, ABSENT, ABSENT, -1.0], np.float32)
-    >>> payload = encode(codec, vector)
+    >>> payload = encode(coder, vector)
     >>> len(payload)  # one byte of bitmap, four of scale, one for each value
     7
-    >>> decode(codec, Reader(payload), 4).round(1).tolist()
+    >>> decode(coder, Reader(payload), 4).round(1).tolist()
     [0.5, nan, nan, -1.0]
 """
 
@@ -48,7 +48,14 @@ class Stage(Protocol):
 
 
 def chain(*stages: Stage) -> Stage:
-    """The stages one after another, their side bytes in the same order."""
+    """Join stages into one.
+
+    Args:
+        stages: applied one after another to encode; chains are stages too.
+
+    Returns:
+        A stage whose side bytes are theirs in the same order.
+    """
     return _Chain(stages)
 
 
@@ -77,17 +84,41 @@ class _Chain:
         return restore_all, count
 
 
-def encode(codec: Stage, vector: Vector) -> bytes:
-    """`vector` as bytes. Raises ValueError if `codec` leaves values that no stage wrote."""
-    payload, rest = codec.encode(vector)
+def encode(coder: Stage, vector: Vector) -> bytes:
+    """Write a vector.
+
+    Args:
+        coder: a stage that hands on nothing.
+        vector: float32 `[count]`, `ABSENT` where a coordinate is not sent.
+
+    Returns:
+        The side bytes of all its stages.
+
+    Raises:
+        ValueError: the coder leaves values that no stage wrote.
+    """
+    payload, rest = coder.encode(vector)
     if rest.size:
-        raise ValueError("a codec must end with a value stage")
+        raise ValueError("a coder must end with a value stage")
     return payload
 
 
-def decode(codec: Stage, reader: Reader, count: int) -> Vector:
-    """The vector of `count` that `encode` wrote, up to what `codec` loses. Raises `ProtocolError` for other bytes."""
-    restore, rest = codec.read(reader, count)
+def decode(coder: Stage, reader: Reader, count: int) -> Vector:
+    """Read what `encode` wrote.
+
+    Args:
+        coder: the one that wrote it.
+        reader: stands where the vector's bytes begin; is left where they end.
+        count: the vector's length.
+
+    Returns:
+        The vector, up to what the coder loses. Encoding it again gives the same bytes.
+
+    Raises:
+        ProtocolError: the bytes are not what the coder writes for any vector of `count`.
+        ValueError: the coder leaves values that no stage wrote.
+    """
+    restore, rest = coder.read(reader, count)
     if rest:
-        raise ValueError("a codec must end with a value stage")
+        raise ValueError("a coder must end with a value stage")
     return restore(np.empty(0, np.float32))

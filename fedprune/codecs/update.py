@@ -16,7 +16,7 @@ LARGEST_VARIANCE = LARGEST_VALUE**2
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What an agent reports of its training. All arrays have the shapes of the tensor table.
+    """An agent's report of its training. All arrays have the shapes of the tensor table.
 
     `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
     `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.

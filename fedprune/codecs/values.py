@@ -1,4 +1,4 @@
-"""Value stages: the last of a codec, they write every value that is left."""
+"""Value stages: the last of a coder, they write every value that is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ _LARGEST_SCALE = math.ldexp(66052, 105)  # the largest of 17 bits that times 127
 
 
 class Values(StrEnum):
-    """How values travel; `int8` and `fp16` lose precision."""
+    """The value schemes; `int8` and `fp16` lose precision.
+
+    Example:
+        >>> from fedprune.codecs.stages import decode, encode
+        >>> vector = np.array([1.0, 0.3, 0.001], np.float32)
+        >>> decode(Values.INT8.stage, Reader(encode(Values.INT8.stage, vector)), 3).round(4).tolist()
+        [1.0, 0.29919999837875366, 0.0]
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"

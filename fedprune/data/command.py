@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import Part, SplitSummary, prepare
 from fedprune.data.source import open_source
+from fedprune.system.table import table_lines
 
 _MAX_ROWS = 24
 _MAX_COLUMNS = 10
@@ -99,31 +97,24 @@ def split(
 
 
 def _show(summary: SplitSummary, out: Path) -> None:
-    console = Console()
     if summary.note:
-        console.print(f"Note: {summary.note}", style="yellow", markup=False)
-    console.print(_table(summary))
-    console.print(f"{len(summary.agents) + 1} files and split.json are in {out}", markup=False, highlight=False)
-
-
-def _table(summary: SplitSummary) -> Table:
-    """Examples by class; where there are many classes the largest one only, where many agents the first ones only."""
-    title = f"{summary.source}, {summary.partition}, seed {summary.seed}"
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    table.add_column("examples of", no_wrap=True)
-    table.add_column("all", justify="right")
-    few_classes = summary.classes <= _MAX_COLUMNS
-    for heading in map(str, range(summary.classes)) if few_classes else ("classes", "largest class"):
-        table.add_column(heading, justify="right")
-    for part in (*summary.agents[:_MAX_ROWS], summary.held_out):
-        table.add_row(
-            part.file, str(part.examples), *(_counts(part, summary.classes) if few_classes else _spread(part))
-        )
+        click.secho(f"Note: {summary.note}", fg="yellow")
+    click.echo(f"{summary.source}, {summary.partition}, seed {summary.seed}\n")
+    click.echo("\n".join(_table(summary)))
     if len(summary.agents) > _MAX_ROWS:
-        table.caption = f"the first {_MAX_ROWS} of {len(summary.agents)} agents; split.json has them all"
-    return table
+        click.echo(f"\nthe first {_MAX_ROWS} of {len(summary.agents)} agents; split.json has them all")
+    click.echo(f"\n{len(summary.agents) + 1} files and split.json are in {out}")
+
+
+def _table(summary: SplitSummary) -> list[str]:
+    """Examples by class; where there are many classes the largest one only, where many agents the first ones only."""
+    few_classes = summary.classes <= _MAX_COLUMNS
+    classes = map(str, range(summary.classes)) if few_classes else ("classes", "largest class")
+    rows = [
+        [part.file, str(part.examples), *(_counts(part, summary.classes) if few_classes else _spread(part))]
+        for part in (*summary.agents[:_MAX_ROWS], summary.held_out)
+    ]
+    return table_lines(["examples of", "all", *classes], rows)
 
 
 def _counts(part: Part, classes: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether data fit a task: its model's input, its outputs, and its loss."""
+"""The check that data fit a task: its model's input, its outputs, and its loss."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
-from fedprune.model.losses import Labels, Loss
+from fedprune.model.losses import LabelForm, Labels, Loss
 
 _SUM_TOLERANCE = 1e-3
-"""How far from 1 the sum of a row of probabilities may be."""
+"""The most that the sum of a row of probabilities may be off 1."""
 
 
 def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss) -> Dataset:
     """The data as a model with this input shape (without the batch axis) and number of outputs takes them.
 
     A last axis of length 1 (the channel of a grey image) is added to x or removed where that is all that differs; the
-    examples are not copied. `y` becomes what `loss` takes: int64 `[examples]` for sparse_categorical_crossentropy, else
-    float32 `[examples, outputs]`. Raises `DataError` where the data do not fit.
+    examples are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where
+    the data do not fit.
     """
     try:
         if _without_channel(dataset.input_shape) != _without_channel(input_shape):
@@ -26,13 +26,24 @@ def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: L
                 f"an example of x is {_shape(dataset.input_shape)}, the task's model takes {_shape(input_shape)}; "
                 "reshape x or build a task for it"
             )
-        if loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
-            y: Labels = _classes(dataset, outputs)
-        else:
-            y = _rows(dataset, outputs, loss)
+        y = _labels(dataset, outputs, loss.rule.labels)
     except DataError as error:
         raise DataError(f"{dataset.origin}: {error}") from None
     return Dataset(dataset.x.reshape(len(dataset), *input_shape), y, dataset.origin)
+
+
+def _labels(dataset: Dataset, outputs: int, form: LabelForm) -> Labels:
+    match form:
+        case LabelForm.CLASS_NUMBERS:
+            return _classes(dataset, outputs)
+        case LabelForm.PROBABILITIES:
+            return _probabilities(dataset, outputs)
+        case LabelForm.BITS:
+            rows = _rows(dataset, outputs)
+            _check_rows(((rows == 0) | (rows == 1)).all(axis=1), "of zeros and ones")
+            return rows
+        case LabelForm.NUMBERS:
+            return _rows(dataset, outputs)
 
 
 def _classes(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
@@ -51,24 +62,26 @@ def _classes(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
     return labels
 
 
-def _rows(dataset: Dataset, outputs: int, loss: Loss) -> NDArray[np.float32]:
-    """Labels that are a row of `outputs` numbers for each example."""
-    if loss is Loss.CATEGORICAL_CROSSENTROPY and dataset.class_numbers is not None:
+def _probabilities(dataset: Dataset, outputs: int) -> NDArray[np.float32]:
+    if dataset.class_numbers is not None:
         raise DataError(
             f"y holds class numbers, the task's loss needs one-hot rows; save numpy.eye({outputs})[y], or build a task "
             'with training.loss = "sparse_categorical_crossentropy"'
         )
+    rows = _rows(dataset, outputs)
+    sums_to_one = np.abs(rows.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    _check_rows((rows.min(axis=1) >= 0) & sums_to_one, "one-hot or other probabilities")
+    return rows
+
+
+def _rows(dataset: Dataset, outputs: int) -> NDArray[np.float32]:
+    """Labels that are a row of `outputs` numbers for each example."""
     rows = np.asarray(dataset.y.reshape(len(dataset), -1), np.float32)
     if rows.shape[1] != outputs:
         raise DataError(
             f"y is [examples, {rows.shape[1]}], the task's model returns [examples, {outputs}]; save y like that or "
             "build a task for it"
         )
-    if loss is Loss.CATEGORICAL_CROSSENTROPY:
-        sums_to_one = np.abs(rows.sum(axis=1) - 1) <= _SUM_TOLERANCE
-        _check_rows((rows.min(axis=1) >= 0) & sums_to_one, "one-hot or other probabilities")
-    elif loss is Loss.BINARY_CROSSENTROPY:
-        _check_rows(((rows == 0) | (rows == 1)).all(axis=1), "of zeros and ones")
     return rows
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
-from fedprune.system.disk import Directory
+from fedprune.system.disk import Directory, why_unreadable
 
 MAX_BYTES = 2**31
 """What x or y may take in memory, as stored and as loaded."""
@@ -96,8 +96,8 @@ def save_npz(path: Path, dataset: Dataset) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
     """The archive and what it announces of x and y. Whatever is wrong with the file becomes a `DataError`."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name an .npz with arrays x and y")
+    if why := why_unreadable(path):
+        raise DataError(f"{path}: {why}; name an .npz file with arrays x and y")
     try:
         with zipfile.ZipFile(path) as archive:
             x, y = _member(archive, "x"), _member(archive, "y")

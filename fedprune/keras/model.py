@@ -10,6 +10,14 @@ from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.task.bundle import Task
 
+_KERAS_LOSSES: dict[Loss, Any] = {
+    Loss.SPARSE_CATEGORICAL_CROSSENTROPY: keras.losses.SparseCategoricalCrossentropy,
+    Loss.CATEGORICAL_CROSSENTROPY: keras.losses.CategoricalCrossentropy,
+    Loss.BINARY_CROSSENTROPY: keras.losses.BinaryCrossentropy,
+    Loss.MEAN_SQUARED_ERROR: keras.losses.MeanSquaredError,
+}
+"""Keras' own; those whose rule has an activation take `from_logits`."""
+
 
 def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
     """The plain model, without pruning wrappers, and its variables by their names in the tensor table.
@@ -31,16 +39,8 @@ def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
 
 def keras_loss(objective: Objective) -> Any:
     """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over the examples."""
-    from_logits = objective.from_logits
-    match objective.loss:
-        case Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
-            return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-        case Loss.CATEGORICAL_CROSSENTROPY:
-            return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-        case Loss.BINARY_CROSSENTROPY:
-            return keras.losses.BinaryCrossentropy(from_logits=from_logits)
-        case Loss.MEAN_SQUARED_ERROR:
-            return keras.losses.MeanSquaredError()
+    loss = _KERAS_LOSSES[objective.loss]
+    return loss() if objective.loss.rule.activation is None else loss(from_logits=objective.from_logits)
 
 
 def _match(task: Task, model: Any) -> dict[str, Any]:

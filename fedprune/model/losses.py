@@ -1,13 +1,16 @@
 """The losses that a task may train with, by Keras' names, and what they are of given outputs.
 
-Labels are, for each loss, what Keras takes: int64 `[examples]` class numbers for the sparse one, else float32
-`[examples, outputs]`. Outputs are float32 `[examples, outputs]`.
+Outputs are float32 `[examples, outputs]`; what labels are, a loss says by its `LabelForm`. A new loss is a name in
+`Loss` and a `LossRule` here, a loss of Keras' in `fedprune.keras.model`, and a rule for the training graph in
+`export.training_graph.losses`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +24,31 @@ _EPSILON = 1e-7
 """Keras' own: how near to 0 and 1 it takes a probability."""
 
 
+class LabelForm(Enum):
+    """The form that a loss takes labels in. All but class numbers are float32 `[examples, outputs]`."""
+
+    CLASS_NUMBERS = "int64 [examples]: class numbers from 0"
+    PROBABILITIES = "one-hot rows, or others of probabilities"
+    BITS = "zeros and ones"
+    NUMBERS = "any numbers"
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """All that there is to know of a loss. Functions take outputs, labels, and whether outputs are logits.
+
+    `activation` is what a model ends in whose outputs are no logits; None if the loss takes outputs as they are.
+    """
+
+    labels: LabelForm
+    fewest_outputs: int
+    activation: Literal["softmax", "sigmoid"] | None
+    mean_loss: Callable[[_Wide, Labels, bool], float]
+    accuracy: Callable[[Array, Labels, bool], float] | None
+
+
 class Loss(StrEnum):
-    """What is minimised, and so what labels are: class numbers, rows that sum to 1, zeros and ones, any numbers."""
+    """The losses, by the names that Keras and `task.toml` have for them."""
 
     SPARSE_CATEGORICAL_CROSSENTROPY = "sparse_categorical_crossentropy"
     CATEGORICAL_CROSSENTROPY = "categorical_crossentropy"
@@ -30,19 +56,20 @@ class Loss(StrEnum):
     MEAN_SQUARED_ERROR = "mean_squared_error"
 
     @property
-    def is_categorical(self) -> bool:
-        """Whether outputs stand for classes, of which one is right."""
-        return self in (Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Loss.CATEGORICAL_CROSSENTROPY)
-
-    @property
-    def fewest_outputs(self) -> int:
-        """How many outputs a model needs at least: two classes, or one number."""
-        return 2 if self.is_categorical else 1
+    def rule(self) -> LossRule:
+        return _RULES[self]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and what it is computed from. `from_logits`: a crossentropy applies its softmax or sigmoid itself."""
+    """A loss and what it is computed from. `from_logits`: a crossentropy applies its softmax or sigmoid itself.
+
+    Example:
+        >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+        >>> outputs, labels = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 0])
+        >>> objective.accuracy(outputs, labels), round(objective.mean_loss(outputs, labels), 4)
+        (0.5, 0.7201)
+    """
 
     loss: Loss
     from_logits: bool
@@ -52,16 +79,8 @@ class Objective:
 
         NaN where outputs are not finite.
         """
-        wide = outputs.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            if self.loss is Loss.MEAN_SQUARED_ERROR:
-                return float(np.square(wide - labels).mean())
-            if self.loss is Loss.BINARY_CROSSENTROPY:
-                return -float(_log_likelihood(wide, labels.astype(np.float64), self.from_logits).mean())
-            log_probabilities = _log_softmax(wide) if self.from_logits else np.log(np.clip(wide, _EPSILON, 1.0))
-            if self.loss is Loss.CATEGORICAL_CROSSENTROPY:
-                return -float((labels * log_probabilities).sum(axis=1).mean())
-            return -float(np.take_along_axis(log_probabilities, _column(labels), axis=1).mean())
+            return self.loss.rule.mean_loss(outputs.astype(np.float64), labels, self.from_logits)
 
     def accuracy(self, outputs: Array, labels: Labels) -> float | None:
         """The fraction of right answers; of a mean squared error there is none.
@@ -69,19 +88,12 @@ class Objective:
         Right is, for classes, that the largest output is the label's; else each output that is on its label's side
         of 1/2 (of 0 for logits) counts, as in Keras' binary accuracy.
         """
-        match self.loss:
-            case Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
-                return float(np.mean(outputs.argmax(axis=1) == labels))
-            case Loss.CATEGORICAL_CROSSENTROPY:
-                return float(np.mean(outputs.argmax(axis=1) == labels.argmax(axis=1)))
-            case Loss.BINARY_CROSSENTROPY:
-                return float(np.mean((outputs > (0.0 if self.from_logits else 0.5)) == labels))
-            case Loss.MEAN_SQUARED_ERROR:
-                return None
+        accuracy = self.loss.rule.accuracy
+        return None if accuracy is None else accuracy(outputs, labels, self.from_logits)
 
     def targets(self, labels: Labels, outputs: int) -> Array:
         """Labels as a training graph takes them, float32 `[examples, outputs]`: class numbers become one-hot rows."""
-        if self.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if self.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             return one_hot(labels, outputs)
         return np.asarray(labels, np.float32)
 
@@ -91,8 +103,70 @@ def one_hot(classes: NDArray[np.generic], outputs: int) -> Array:
     return np.equal(_column(classes), np.arange(outputs)).astype(np.float32)
 
 
-def _log_softmax(logits: _Wide) -> _Wide:
-    shifted: _Wide = logits - logits.max(axis=1, keepdims=True)
+def _sparse_crossentropy(outputs: _Wide, labels: Labels, from_logits: bool) -> float:
+    return -float(np.take_along_axis(_log_probabilities(outputs, from_logits), _column(labels), axis=1).mean())
+
+
+def _crossentropy(outputs: _Wide, labels: Labels, from_logits: bool) -> float:
+    return -float((labels * _log_probabilities(outputs, from_logits)).sum(axis=1).mean())
+
+
+def _binary_crossentropy(outputs: _Wide, labels: Labels, from_logits: bool) -> float:
+    return -float(_log_likelihood(outputs, labels.astype(np.float64), from_logits).mean())
+
+
+def _squared_error(outputs: _Wide, labels: Labels, from_logits: bool) -> float:  # noqa: ARG001 - there are no logits
+    return float(np.square(outputs - labels).mean())
+
+
+def _sparse_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:  # noqa: ARG001 - the order is the same
+    return float(np.mean(outputs.argmax(axis=1) == labels))
+
+
+def _row_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:
+    return _sparse_accuracy(outputs, labels.argmax(axis=1), from_logits)
+
+
+def _binary_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:
+    return float(np.mean((outputs > (0.0 if from_logits else 0.5)) == labels))
+
+
+_RULES = {
+    Loss.SPARSE_CATEGORICAL_CROSSENTROPY: LossRule(
+        labels=LabelForm.CLASS_NUMBERS,
+        fewest_outputs=2,
+        activation="softmax",
+        mean_loss=_sparse_crossentropy,
+        accuracy=_sparse_accuracy,
+    ),
+    Loss.CATEGORICAL_CROSSENTROPY: LossRule(
+        labels=LabelForm.PROBABILITIES,
+        fewest_outputs=2,
+        activation="softmax",
+        mean_loss=_crossentropy,
+        accuracy=_row_accuracy,
+    ),
+    Loss.BINARY_CROSSENTROPY: LossRule(
+        labels=LabelForm.BITS,
+        fewest_outputs=1,
+        activation="sigmoid",
+        mean_loss=_binary_crossentropy,
+        accuracy=_binary_accuracy,
+    ),
+    Loss.MEAN_SQUARED_ERROR: LossRule(
+        labels=LabelForm.NUMBERS,
+        fewest_outputs=1,
+        activation=None,
+        mean_loss=_squared_error,
+        accuracy=None,
+    ),
+}
+
+
+def _log_probabilities(outputs: _Wide, from_logits: bool) -> _Wide:
+    if not from_logits:
+        return np.log(np.clip(outputs, _EPSILON, 1.0))
+    shifted: _Wide = outputs - outputs.max(axis=1, keepdims=True)
     log_sum: _Wide = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted - log_sum
 

@@ -29,6 +29,10 @@ class Keyed:
     The generator is Philox 4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), counter 0.
     Its 128-bit key is the first 16 bytes, little-endian, of the SHA-256 of the JSON array [seed, part, ...],
     written without spaces and in ASCII.
+
+    Example:
+        >>> Keyed(1, 0, "pi-1", "training").permutation(5).tolist()
+        [1, 0, 4, 2, 3]
     """
 
     def __init__(self, seed: int, *parts: str | int) -> None:

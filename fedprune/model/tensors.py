@@ -24,7 +24,7 @@ Mask = Mapping[str, NDArray[np.bool_]]
 
 
 class TensorClass(StrEnum):
-    """How a tensor may be treated on the wire and in a merge."""
+    """The treatment that a tensor gets on the wire and in a merge."""
 
     PRUNABLE = "prunable"
     """Kernels: pruned, sent at kept positions, averaged by examples."""
@@ -104,6 +104,10 @@ def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
     """SHA-256 (hex) over each tensor's name, dtype, shape and little-endian bytes, in the given order.
 
     Two participants hold the same model exactly if their digests are equal.
+
+    Example:
+        >>> weights_digest({"bias": np.zeros(2, np.float32)})[:16]
+        'b04b6a88633ac194'
     """
     digest = hashlib.sha256()
     for name, array in weights.items():
@@ -113,7 +117,13 @@ def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
 
 
 def sparsity(weights: Weights, table: TensorTable) -> float:
-    """Fraction of exact zeros among the prunable scalars; 0.0 where nothing is prunable."""
+    """The fraction of exact zeros among the prunable scalars, in [0, 1]; 0.0 where nothing is prunable.
+
+    Example:
+        >>> table = TensorTable((TensorSpec("kernel", (4,), "float32", TensorClass.PRUNABLE, "dense"),))
+        >>> sparsity({"kernel": np.float32([0, 1, 0, -0.0])}, table)
+        0.75
+    """
     if not table.prunable:
         return 0.0
     kept = sum(int(np.count_nonzero(weights[spec.name])) for spec in table.of(TensorClass.PRUNABLE))

@@ -1,1 +1,1 @@
-"""Which weights are pruned, and when."""
+"""Masks, schedules and mask policies: the weights that are pruned, when, and by whom."""

@@ -17,7 +17,7 @@ _PRUNED = -1.0
 
 
 class Allocation(StrEnum):
-    """How the sparsity of the whole model is spread over its prunable tensors."""
+    """The rule that spreads the sparsity of the whole model over its prunable tensors."""
 
     LAMP = "lamp"
     """By LAMP scores: every layer keeps what matters most to itself (Lee et al. 2021, arXiv 2010.07611)."""
@@ -30,15 +30,33 @@ class Allocation(StrEnum):
 def score_mask(
     weights: Weights, table: TensorTable, sparsity: float, allocation: Allocation, previous: Mask
 ) -> dict[str, NDArray[np.bool_]]:
-    """The mask that prunes the fraction `sparsity` of the prunable scalars, and all that `previous` prunes.
+    """Choose by magnitude which weights are kept.
 
     A weight that was pruned stays pruned, whatever its value is now, and a kept one that has become 0 is still one of
-    those that are kept: the masks of growing sparsities are nested. Where `previous` prunes more than `sparsity`, it
-    is the result.
+    those that are kept: the masks of growing sparsities are nested.
 
     LAMP and global keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
-    the table. Uniform is TF-MOT's rule, which keeps *all* weights that equal a layer's threshold: a layer with
-    too many zeros among its kept weights is not pruned further.
+    the table. Uniform is TF-MOT's rule (0.8.1, `pruning_impl.Pruning`), which keeps *all* weights that equal a layer's
+    threshold: a layer with too many zeros among its kept weights is not pruned further.
+
+    Args:
+        weights: float32, by tensor name; the prunable ones are looked at.
+        table: the task's tensor table.
+        sparsity: the fraction of prunable scalars to prune, in [0, 1).
+        allocation: how it is spread over the tensors.
+        previous: the mask so far, `full_mask(table)` if nothing was pruned. Where it prunes more than `sparsity`, it
+            is the result.
+
+    Returns:
+        For each prunable tensor a bool array of its shape, True where a weight is kept.
+
+    Example:
+        >>> from fedprune.model.tensors import TensorSpec
+        >>> table = TensorTable((TensorSpec("kernel", (4,), "float32", TensorClass.PRUNABLE, "dense"),))
+        >>> weights = {"kernel": np.array([3.0, -1.0, 0.5, 2.0], np.float32)}
+        >>> half = score_mask(weights, table, 0.5, Allocation.LAMP, full_mask(table))
+        >>> half["kernel"].tolist()
+        [True, False, False, True]
     """
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
@@ -48,19 +66,36 @@ def score_mask(
 
 
 def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
-    """The mask that keeps everything."""
+    """The mask that keeps every weight: for each prunable tensor in `table` a bool array of its shape."""
     return {spec.name: np.ones(spec.shape, np.bool_) for spec in table.of(TensorClass.PRUNABLE)}
 
 
 def apply_mask(weights: Weights, mask: Mask) -> dict[str, Array]:
-    """`weights` with +0.0 where `mask` prunes; tensors without a mask pass through."""
+    """Set pruned weights to zero.
+
+    Args:
+        weights: float32, by tensor name; none is changed.
+        mask: of some of them, with their shapes.
+
+    Returns:
+        The same tensors in the same order, +0.0 where `mask` prunes; those that it does not name pass through.
+
+    Example:
+        >>> apply_mask({"kernel": np.float32([1, -2])}, {"kernel": np.array([True, False])})["kernel"].tolist()
+        [1.0, 0.0]
+    """
     return {
         name: np.where(mask[name], array, np.float32(0.0)) if name in mask else array for name, array in weights.items()
     }
 
 
 def mask_sparsity(mask: Mask) -> float:
-    """The fraction of scalars that `mask` prunes; 0.0 for one without tensors."""
+    """The fraction of scalars that `mask` prunes, in [0, 1]; 0.0 for one without tensors.
+
+    Example:
+        >>> mask_sparsity({"kernel": np.array([True, False, False, False])})
+        0.75
+    """
     total = sum(kept.size for kept in mask.values())
     pruned = total - sum(int(np.count_nonzero(kept)) for kept in mask.values())
     return pruned / total if total else 0.0

@@ -14,7 +14,7 @@ STEP_LIMIT = 2**31
 
 
 class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """When masks are updated: every `frequency` steps from `begin_step` to `end_step`, both included.
+    """The steps at which masks are updated: every `frequency` steps from `begin_step` to `end_step`, both included.
 
     Steps count optimizer steps on the task's global clock; as in TF-MOT the first one is step 1. A negative
     `end_step` means without end.
@@ -33,22 +33,32 @@ class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("begin_step, end_step and frequency must be below 2^31")
 
     def is_due(self, step: int) -> bool:
-        """Whether the mask is updated at `step`."""
+        """True if the mask is updated at the global optimizer step `step`, of which the first is 1."""
         return self.last_due(step) == step
 
     def last_due(self, step: int) -> int | None:
-        """The latest step up to and including `step` at which the mask is updated; None before `begin_step`."""
+        """Find the last update of the mask.
+
+        Args:
+            step: a global optimizer step, at least 0.
+
+        Returns:
+            The latest step up to and including `step` at which the mask is updated; None before `begin_step`.
+        """
         if step < self.begin_step:
             return None
         last = step if self.end_step < 0 else min(step, self.end_step)
         return last - (last - self.begin_step) % self.frequency
 
     def sparsity_at(self, step: int) -> float:
-        """The fraction of weights to prune by a mask update at `step`, in [0, 1)."""
+        """The fraction of weights that a mask update at the global step `step` prunes, in [0, 1)."""
         raise NotImplementedError
 
     def sparsity_in_force(self, step: int) -> float:
-        """The sparsity of the mask that `step` trains with: that of the last update due, 0.0 before the first."""
+        """The sparsity of the mask that the global step `step` trains with, in [0, 1).
+
+        It is that of the last update due, 0.0 before the first one.
+        """
         due = self.last_due(step)
         return 0.0 if due is None else self.sparsity_at(due)
 
@@ -58,6 +68,20 @@ class PolynomialDecay(_PruningWindow, frozen=True, forbid_unknown_fields=True, k
 
     s(t) = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^power, equation 1 of Zhu and Gupta 2017
     ("To prune, or not to prune", arXiv 1710.01878), there with power 3.
+
+    Args:
+        begin_step, end_step, frequency: when masks are updated, in global optimizer steps.
+        initial_sparsity, target_sparsity: s_i and s_f, fractions in [0, 1).
+        power: a positive number.
+
+    Raises:
+        ValueError: a setting is out of its range, or the target below the start.
+
+    Example:
+        >>> window = {"begin_step": 0, "end_step": 100, "frequency": 10}
+        >>> schedule = PolynomialDecay(initial_sparsity=0.0, target_sparsity=0.8, **window)
+        >>> [round(schedule.sparsity_in_force(step), 3) for step in (0, 50, 59, 100, 200)]
+        [0.0, 0.7, 0.7, 0.8, 0.8]
     """
 
     initial_sparsity: float
@@ -88,7 +112,20 @@ class PolynomialDecay(_PruningWindow, frozen=True, forbid_unknown_fields=True, k
 
 
 class ConstantSparsity(_PruningWindow, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="constant"):
-    """The same sparsity from the first update on. `end_step` -1 means that masks are updated for ever."""
+    """The same sparsity from the first update on.
+
+    Args:
+        begin_step, end_step, frequency: when masks are updated, in global optimizer steps; -1 means without end.
+        target_sparsity: a fraction in [0, 1).
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> schedule = ConstantSparsity(target_sparsity=0.5, begin_step=100, frequency=10)
+        >>> [schedule.sparsity_in_force(step) for step in (99, 100)]
+        [0.0, 0.5]
+    """
 
     target_sparsity: float
     end_step: int = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -37,6 +38,8 @@ class Directory:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StorageError(f"{path}: a file is where this directory should be; name another one") from error
         except OSError as error:
             raise storage_error(path, error) from error
 
@@ -107,6 +110,21 @@ class Directory:
 
 def _draft_of(name: str) -> str:
     return f".{name}.draft"
+
+
+def why_unreadable(path: Path) -> str:
+    """Why `path` is no file that can be read, to be put behind its name; empty if it is one."""
+    try:
+        if path.is_dir():
+            return "is a directory"
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is not a regular file"
+        path.open("rb").close()
+        return ""
+    except FileNotFoundError:
+        return "there is no such file"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -22,7 +22,6 @@ import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,8 +35,10 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import SelfCheck, parse_self_check
+from fedprune.system.disk import why_unreadable
 
 FORMAT_VERSION = 1
 MAX_BUNDLE_BYTES = 256 * 2**20
@@ -54,13 +55,6 @@ _TRAINING = "training.tflite"
 _SELF_CHECK = "self-check.json"
 _WEIGHTS = "weights.safetensors"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-class MaskPolicy(StrEnum):
-    """Who chooses the mask: the gateway for everybody, or each agent while it trains."""
-
-    SHARED = "shared"
-    OWN = "own"
 
 
 _Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -108,8 +102,10 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: Allocation = Allocation.LAMP
 
     def __post_init__(self) -> None:
-        if self.mask is MaskPolicy.OWN and self.allocation is not Allocation.UNIFORM:
-            raise ValueError('mask = "own" needs allocation = "uniform": the TF-MOT wrapper prunes layer by layer')
+        allowed = self.mask.rules.allocations
+        if self.allocation not in allowed:
+            needed = " or ".join(f'"{allocation}"' for allocation in sorted(allowed))
+            raise ValueError(f'mask = "{self.mask}" needs allocation = {needed}: TF-MOT prunes layer by layer')
 
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
@@ -238,6 +234,8 @@ def read_bundle(blob: bytes) -> Bundle:
 
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle from a file. Raises `TaskError` for a bad bundle, `StorageError` for an unreadable file."""
+    if why := why_unreadable(path):
+        raise StorageError(f"{path}: {why}; name a .fedtask file, as `fedprune task build` writes it")
     try:
         if path.stat().st_size > MAX_BUNDLE_BYTES:
             raise TaskError(f"larger than {MAX_BUNDLE_BYTES} bytes, not a task bundle; build it again")
@@ -245,7 +243,7 @@ def load_bundle(path: Path) -> Bundle:
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from None
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; build a task with `fedprune task build`") from error
+        raise StorageError(f"{path}: {error.strerror}; is its disk in order?") from error
 
 
 def _unzip(blob: bytes) -> dict[str, bytes]:
@@ -277,7 +275,7 @@ def _parse_task(manifest: bytes) -> Task:
 def _problem(task: Task) -> str:
     """What is wrong with a task that has the right fields; empty if nothing is."""
     sizes = [*task.input_shape, *(size for spec in task.tensors for size in spec.shape)]
-    fewest = task.training.loss.fewest_outputs
+    fewest = task.training.loss.rule.fewest_outputs
     if min(sizes, default=1) < 1 or task.outputs < fewest:
         return f"a size is below 1, or there are fewer than {fewest} outputs"
     if math.prod(task.input_shape) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:

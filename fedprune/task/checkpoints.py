@@ -70,6 +70,9 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
 def load_latest(run: Path) -> Checkpoint:
     """The newest checkpoint of a run's directory. Raises `StorageError` if it holds none, or it is damaged."""
     directory = run / CHECKPOINTS
+    if not run.is_dir():
+        what = "is not a directory" if run.exists() else "there is no such directory"
+        raise StorageError(f"{run}: {what}; name the state directory of an aggregator")
     if not directory.is_dir():
         raise StorageError(f"{run}: no {CHECKPOINTS}/ in it; name the state directory of an aggregator")
     disk = Directory(directory)

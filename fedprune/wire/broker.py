@@ -84,4 +84,6 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return Path(self.password_file).read_text("utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise ConfigurationError(f"broker.password_file {self.password_file}: {reason}") from error
+            raise ConfigurationError(
+                f"broker.password_file {self.password_file}: {reason}; name a file whose first line is the password"
+            ) from error

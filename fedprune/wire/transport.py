@@ -23,6 +23,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.system.disk import why_unreadable
 from fedprune.system.log import LimitedLog
 from fedprune.wire.broker import Broker, Tls
 from fedprune.wire.inbox import Inbox
@@ -324,8 +325,8 @@ class _Waker:
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
     for path in (tls.ca, tls.certificate, tls.key):
-        if path is not None and not Path(path).is_file():
-            raise ConfigurationError(f"broker.tls: {path}: there is no such file; name a PEM file")
+        if path is not None and (why := why_unreadable(Path(path))):
+            raise ConfigurationError(f"broker.tls: {path}: {why}; name a PEM file")
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:

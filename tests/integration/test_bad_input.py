@@ -19,10 +19,10 @@ from aggregator.book import Book, RoundRecord
 from fedprune.task.bundle import load_bundle, write_bundle
 from fedprune.task.run_directory import BOOK, CHECKPOINTS
 from tests.brokers import MISSING, Mosquitto, free_port, make_password_file, settings_without_subscriptions
-from tests.federations import Site, examples
+from tests.federations import Site, examples, task_toml
 from tests.processes import Child, run
 
-CONFIGURATION, DATA, TASK, BROKER, STORAGE, TRAINING = 3, 4, 5, 6, 7, 9
+CONFIGURATION, DATA, TASK, BROKER, STORAGE, TRAINING, EXPORT = 3, 4, 5, 6, 7, 9, 10
 _LOG_LINE = re.compile(r"\d\d:\d\d:\d\d [\w-]+: ")
 
 needs_mosquitto = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -244,6 +244,8 @@ def test_a_federation_toml_that_is_wrong(nowhere: Site, changes: dict[str, Any],
         ({"trainer": "torch"}, "trainer: invalid value 'torch' (known here: auto, keras, litert)"),
         ({"threads": 0}, "threads: expected `int` >= 1"),
         ({"broker": {"password_file": "secret"}}, "broker.password_file"),
+        ({"broker": {"password_file": "."}}, "Is a directory; name a file whose first line is the password"),
+        ({"broker": {"url": "mqtts://127.0.0.1", "tls": {"ca": "."}}}, "is a directory; name a PEM file"),
         ({"broker": {"url": "mqtts://127.0.0.1", "tls": {"ca": "ca.pem"}}}, "ca.pem: there is no such file"),
     ],
 )
@@ -270,6 +272,52 @@ def test_files_that_are_no_toml(tmp_path: Path, text: str | None) -> None:
         assert str(path) in refusal(CONFIGURATION, *command, path)
 
 
+# Folders where files should be, and the other way round
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["data", "split", "--source", "folder", "--out", "x"], DATA, "is a directory; name an .npz file"),
+        (["agent", "--name", "a", "--data", "folder"], DATA, "is a directory; name an .npz file"),
+        (["task", "show", "folder"], STORAGE, "is a directory; name a .fedtask file"),
+        (["task", "build", "folder", "--out", "x"], CONFIGURATION, "Is a directory; name a .toml file"),
+        (["task", "build", "task.toml", "--out", "x"], TASK, "folder.keras: is a directory; model.file is a file"),
+        (["aggregator", "folder"], CONFIGURATION, "Is a directory; name a .toml file"),
+        (["export", "file"], STORAGE, "is not a directory; name the state directory of an aggregator"),
+        (["export", "missing"], STORAGE, "there is no such directory; name the state directory of an aggregator"),
+        (["export", "folder"], STORAGE, "no checkpoints/ in it; name the state directory of an aggregator"),
+        (["benchmark", "folder"], EXPORT, "is not a file: give a .tflite file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_folder_is_not_called_a_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], code: int, said: str
+) -> None:
+    for name in ("folder", "folder.keras"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "task.toml").write_text(
+        task_toml(4)
+        .replace('builtin = "cnn-108k"', 'file = "folder.keras"')
+        .replace("input_shape = [12, 12, 1]", "")
+        .replace("outputs = 3", "")
+    )
+    monkeypatch.chdir(tmp_path)
+    ended_with, lines = run(*command)
+
+    assert ended_with == code, lines
+    assert said in lines.splitlines()[-1]
+
+
+@pytest.mark.parametrize("key", ["task", "held_out"])
+def test_a_federations_files_that_are_folders(nowhere: Site, key: str) -> None:
+    (nowhere.path / "folder").mkdir()
+    code = STORAGE if key == "task" else DATA
+
+    assert "folder: is a directory; name a" in refusal(code, "aggregator", nowhere.federation("run", **{key: "folder"}))
+
+
 # Tasks
 
 
@@ -278,7 +326,7 @@ def test_a_task_that_is_missing_or_damaged(nowhere: Site, tiny_task: Path) -> No
     damaged.write_bytes(tiny_task.read_bytes()[:-100])
 
     assert "damaged.fedtask" in refusal(TASK, "aggregator", nowhere.federation("run", task="damaged.fedtask"))
-    assert "missing.fedtask: No such file" in refusal(
+    assert "missing.fedtask: there is no such file" in refusal(
         STORAGE, "aggregator", nowhere.federation("run", task="missing.fedtask")
     )
     assert not (nowhere.path / "run").exists()
@@ -379,7 +427,7 @@ def test_a_file_where_a_directory_should_be(nowhere: Site) -> None:
         (nowhere.federation("occupied"), ["aggregator"]),
     ):
         (nowhere.path / "occupied").write_text("")
-        assert "occupied: File exists" in refusal(STORAGE, *command, config)
+        assert "occupied: a file is where this directory should be" in refusal(STORAGE, *command, config)
 
 
 @needs_mosquitto

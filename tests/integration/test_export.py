@@ -324,11 +324,11 @@ def files_limited_to(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        (["no-such-run"], StorageError, "no checkpoints/ in it; name the state directory"),
+        (["no-such-run"], StorageError, "no-such-run: there is no such directory; name the state directory"),
         ([".", "--formats", "fp32,int4"], ConfigurationError, "'int4' is none of fp32,fp16,dynamic,int8"),
         ([".", "--formats", ","], ConfigurationError, "'nothing' is none of"),
         (["RUN", "--data", "no.npz"], DataError, r"no\.npz: there is no such file"),
-        (["RUN", "--out", "RUN/task.fedtask/x"], StorageError, "Not a directory"),
+        (["RUN", "--out", "RUN/task.fedtask/x"], StorageError, "a file is where this directory should be"),
     ],
 )
 def test_what_the_user_got_wrong_is_told(run: Run, arguments: list[str], error: type[FedpruneError], told: str) -> None:

@@ -81,9 +81,9 @@ def refusing_broker() -> Iterator[str]:
         yield f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def _save_examples(path: Path, bundle: Bundle) -> None:
-    x = np.zeros((6, *bundle.task.input_shape), np.float32)
-    save_npz(path, Dataset(x, np.arange(6) % bundle.task.outputs))
+def _save_examples(path: Path, bundle: Bundle, count: int = 6) -> None:
+    x = np.zeros((count, *bundle.task.input_shape), np.float32)
+    save_npz(path, Dataset(x, np.arange(count) % bundle.task.outputs))
 
 
 def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
@@ -121,6 +121,23 @@ def test_the_aggregator_opens_a_task_and_gets_as_far_as_the_broker(
     done = on_gateway("fedprune", "aggregator", "federation.toml")
     assert done.returncode == BrokerError.exit_code, done.stdout + done.stderr
     assert refusing_broker in done.stderr
+
+
+def test_a_device_shares_data_out_and_shows_what_a_task_holds(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
+    """In plain text: rich is not there either."""
+    assert "No module named 'rich'" in on_device("python", "-c", "import rich").stderr
+    (tmp_path / "light.fedtask").write_bytes(bundle.blob)
+    _save_examples(tmp_path / "data.npz", bundle, 30)
+
+    split = on_device(
+        "fedprune", "data", "split", "--source", "data.npz", "--examples-per-agent", "2", "--out", "shares"
+    )
+    shown = on_device("fedprune", "task", "show", "light.fedtask")
+
+    assert split.returncode == 0, split.stderr
+    assert "agent-1.npz" in split.stdout
+    assert shown.returncode == 0, shown.stderr
+    assert "light" in shown.stdout
 
 
 def test_weights_are_evaluated(on_gateway: Run, bundle: Bundle, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ _LONGEST_CUT_S = 100.0
 _DRAIN_S = 0.05
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process is gone, in the middle of whatever it did."""
 
 

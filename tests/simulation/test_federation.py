@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from aggregator.book import Book
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
-from edge_agent.agent_machine import Outcome
+from edge_agent.agent_state import Outcome
 from fedprune.codecs import Values, decode_update
 from fedprune.model.tensors import weights_digest
 from fedprune.task.bundle import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire import transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
-from tests.simulation.world import ROUNDS, World
+from tests.simulation.world import COHORT, ROUNDS, World
 
 SEEDS = 200
+QUORUM_SEEDS = 60
 _BATCH = 20
 
 
@@ -34,6 +37,13 @@ def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
     return world
 
 
+def _whole_fleet(seed: int) -> World:
+    """A federation that needs every agent in every round, many of whose updates are malformed."""
+    world = World(seed, MaskPolicy.SHARED, replace(Rates(), spoiled=0.2), Values.INT8, agents=COHORT, quorum=COHORT)
+    world.run()
+    return world
+
+
 def _check(world: World) -> None:
     book = Book(world.connection)
     disk = SimulatedDisk(world.checkpoints, Process("reader", world.physics))
@@ -44,7 +54,7 @@ def _check(world: World) -> None:
         digests[round_] = weights_digest(before.weights)
         accepted = book.accepted(round_)
         assert book.records()[round_].agents == len(accepted)
-        known = before.mask if world.bundle.task.pruning.mask is MaskPolicy.SHARED else None
+        known = world.bundle.task.pruning.mask.rules.known_mask(before.mask)
         aggregate = Aggregate(world.bundle.task.table, before.weights, known)
         for update in accepted.values():
             blob = world.accepted_blobs[update.digest]
@@ -72,6 +82,16 @@ def test_every_round_ends_and_every_accepted_update_counts_once(first: int) -> N
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+@pytest.mark.parametrize("first", range(0, QUORUM_SEEDS, _BATCH))
+def test_every_round_ends_where_the_whole_fleet_is_needed(first: int) -> None:
+    """An agent that is refused twice sits the round out: then somebody has to look, and no round waits in silence."""
+    for seed in range(first, first + _BATCH):
+        try:
+            _check(_whole_fleet(seed))
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
 def test_a_seed_replays_exactly() -> None:
     assert _run(7).physics.trace == _run(7).physics.trace
     assert _run(7).physics.trace != _run(8).physics.trace
@@ -82,5 +102,6 @@ def test_the_faults_really_happen() -> None:
     assert sum(what.endswith("crashes") for what in traces) > 20
     assert any(what == "aggregator crashes" for what in traces)
     assert any(what == "aggregator is cut off" for what in traces)
+    assert any("out of reach" in what for seed in range(20) for _, what in _whole_fleet(seed).physics.trace)
     outcomes = {event.outcome for seed in range(30) for event in _run(seed).settled}
     assert outcomes == set(Outcome)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aggregator.cohort import Standing
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
-from aggregator.runner import AggregatorRunner, Store
+from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.runner import AgentRunner
@@ -173,6 +174,10 @@ class World:
 
         def watch() -> None:
             self.done = self.done or (process.alive and runner.is_done)
+            if process.alive and self._is_out_of_reach(runner):
+                self.physics.note("somebody reads that the quorum is out of reach, and starts the gateway again")
+                process.alive = False
+                self.physics.after(_RESTART_S, self._start_aggregator)
             alarm = wake_at(runner.state)
             if process.alive and alarm is not None:
                 self.physics.after(max(0.0, alarm - self.physics.now), tick)
@@ -189,7 +194,12 @@ class World:
         book = SimulatedBook(self.connection, process)
         run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
         link = SimulatedLink(
-            process, self.network, receive, went_down=lambda: None, came_up=lambda: guarded(runner.connect)
+            process,
+            self.network,
+            receive,
+            went_down=lambda: None,
+            came_up=lambda: guarded(runner.connect),
+            drained=lambda: guarded(runner.drained),
         )
         self.network.join(link)
         runner = AggregatorRunner(
@@ -198,13 +208,17 @@ class World:
             Values.FP16,
             self.topics,
             link,
-            Store(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
+            RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
         )
         runner.connect()
         watch()
+
+    def _is_out_of_reach(self, runner: AggregatorRunner) -> bool:
+        """More agents sit the round out than the quorum can do without."""
+        return runner.state.cohort.count(Standing.OUT) > len(self._agent_disks) - self._quorum
 
     def _plan(self, run: str, incarnation: int) -> Plan:
         return Plan(
@@ -220,6 +234,8 @@ class World:
             steps_per_round=STEPS_PER_ROUND,
             update_values=self.values,
             max_update_bytes=10_000,
+            ticket_key=b"%d" % incarnation,
+            examples_cap=10.0,
         )
 
     def _agent_life(self, process: Process) -> None:
@@ -246,6 +262,9 @@ class World:
         def connect() -> None:
             guarded(lambda: runner.connect(self.physics.now))
 
+        def drained() -> None:
+            guarded(lambda: runner.drained(self.physics.now))
+
         def train(action: Train) -> None:
             def end(result: LocalResult | Exception) -> None:
                 guarded(lambda: runner.end_training(action.number, result, self.physics.now))
@@ -261,7 +280,7 @@ class World:
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         store = WitnessedStore(disk, process.name, self.settled)
-        link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect)
+        link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect, drained=drained)
         self.network.join(link)
         check_in = CheckIn(examples=len(DATA))
         runner = AgentRunner(

@@ -20,7 +20,7 @@ from aggregator.book import Book, RoundRecord
 from aggregator.cohort import Standing
 from aggregator.round_answers import ticket
 from aggregator.round_state import Phase, Plan
-from aggregator.runner import AggregatorRunner, Store
+from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from fedprune.codecs import Values
 from fedprune.errors import ProtocolError, StorageError
@@ -83,7 +83,7 @@ class Site:
             Values.FP16,
             TOPICS,
             self.link,
-            Store(book, self.checkpoints, self.updates),
+            RunStore(book, self.checkpoints, self.updates),
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=loss),
             report=self.records.append,
             clock=clock,

@@ -392,5 +392,5 @@ def test_files_are_read_and_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "wrong.fedtask")
     with pytest.raises(TaskError, match=r"huge\.fedtask: larger than"):
         load_bundle(tmp_path / "huge.fedtask")
-    with pytest.raises(StorageError, match=r"missing\.fedtask: No such file"):
+    with pytest.raises(StorageError, match=r"missing\.fedtask: there is no such file"):
         load_bundle(tmp_path / "missing.fedtask")

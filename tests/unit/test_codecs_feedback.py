@@ -21,7 +21,7 @@ TABLE = TensorTable(
 UNCAPPED = ErrorFeedback(norm_cap=math.inf)
 
 
-class Int8Codec:
+class Int8Compressor:
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
 
@@ -44,7 +44,7 @@ def norm(tensors: Weights) -> float:
 
 @given(deltas(), deltas(), masks)
 def test_sent_and_owed_make_up_what_was_wanted(delta: Weights, residual: Weights, mask: Mask) -> None:
-    sent = UNCAPPED.send(Int8Codec(mask), delta, residual, mask)
+    sent = UNCAPPED.send(Int8Compressor(mask), delta, residual, mask)
     wanted = {name: delta[name] + residual[name] for name in delta}
     wanted["kernel"] = np.where(mask["kernel"], wanted["kernel"], 0.0)
     for name in delta:
@@ -54,15 +54,15 @@ def test_sent_and_owed_make_up_what_was_wanted(delta: Weights, residual: Weights
 
 @given(deltas(), masks)
 def test_decoded_is_what_the_receiver_decodes(delta: Weights, mask: Mask) -> None:
-    sent = UNCAPPED.send(Int8Codec(mask), delta, UNCAPPED.initial(delta), mask)
+    sent = UNCAPPED.send(Int8Compressor(mask), delta, UNCAPPED.initial(delta), mask)
     received = decode_update(sent.payload, TABLE, mask, Values.INT8).delta
     assert all(np.array_equal(received[name], sent.decoded[name]) for name in delta)
 
 
 @given(deltas(), deltas(), masks, st.floats(0.001, 1.0))
 def test_residual_is_no_longer_than_the_cap(delta: Weights, residual: Weights, mask: Mask, cap: float) -> None:
-    capped = ErrorFeedback(cap).send(Int8Codec(mask), delta, residual, mask)
-    free = UNCAPPED.send(Int8Codec(mask), delta, residual, mask)
+    capped = ErrorFeedback(cap).send(Int8Compressor(mask), delta, residual, mask)
+    free = UNCAPPED.send(Int8Compressor(mask), delta, residual, mask)
     assert capped.payload == free.payload
     assert norm(capped.residual) <= cap * 1.00001
     if norm(free.residual) <= cap:
@@ -74,12 +74,12 @@ def test_what_int8_cannot_tell_apart_arrives_over_rounds() -> None:
     delta = {"kernel": np.full((6, 5), 0.001, np.float32), "bias": Keyed(1).uniform(5, -1.0, 1.0)}
     delta["kernel"][0, 0] = 1.0
     mask = {"kernel": np.ones((6, 5), np.bool_)}
-    codec = Int8Codec(mask)
+    compress = Int8Compressor(mask)
     residual: Weights = UNCAPPED.initial(delta)
     arrived = np.zeros((6, 5))
     for _ in range(40):
-        sent = UNCAPPED.send(codec, delta, residual, mask)
+        sent = UNCAPPED.send(compress, delta, residual, mask)
         residual = sent.residual
         arrived += sent.decoded["kernel"]
     assert arrived[3, 3] == pytest.approx(40 * 0.001, abs=1.0 / 127)
-    assert codec(delta)[1]["kernel"][3, 3] == 0.0
+    assert compress(delta)[1]["kernel"][3, 3] == 0.0

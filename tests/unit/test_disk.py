@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedprune.errors import StorageError
-from fedprune.system.disk import Directory
+from fedprune.system.disk import Directory, why_unreadable
 
 LIMIT = 64 * 1024
 
@@ -137,5 +137,20 @@ def test_a_file_in_the_directorys_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StorageError, match=str(path)):
+        with pytest.raises(StorageError, match=f"{path}: a file is where this directory should be; name another one"):
             Directory(path)
+
+
+def test_what_is_no_file_to_read_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+
+    names = ("file", ".", "missing", "pipe", "file/below", "n" * 300)
+    assert [why_unreadable(tmp_path / name) for name in names] == [
+        "",
+        "is a directory",
+        "there is no such file",
+        "is not a regular file",
+        "Not a directory",
+        "File name too long",
+    ]

@@ -83,6 +83,12 @@ def test_sums_fit_up_to_the_limit_and_none_is_accepted_beyond(sign: float) -> No
         total.merge(total)
 
 
+@pytest.mark.parametrize("weight", [0, -1, MOST_WEIGHT + 1])
+def test_a_weight_out_of_its_range_is_our_own_bug(weight: int) -> None:
+    with pytest.raises(ValueError, match="a weight is"):
+        FixedPointSum((1,), BITS).add(np.ones(1), weight)
+
+
 def test_a_sum_that_returns_to_small_numbers_keeps_them() -> None:
     total = FixedPointSum((1,), fraction_bits=32)
     for value in (2.0**90, 2.0**-32, -(2.0**90)):

@@ -14,8 +14,9 @@ from fedprune.codecs import Update, Values, decode_model, decode_update, encode_
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
 from fedprune.pruning.masks import Allocation, full_mask, mask_sparsity
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import MaskPolicy, Task
+from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from tests.simulation.world import STEPS_PER_ROUND, make_bundle
 

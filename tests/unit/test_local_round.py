@@ -16,7 +16,8 @@ from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.masks import full_mask
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.pruning.policy import MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, decode, encode
 from fedprune.wire.transfer import content_of
 from tests.samples import assignment, digest

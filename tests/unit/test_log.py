@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import logging
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprune.system import log
 from fedprune.system.log import LimitedLog, LineLimit
 
 
@@ -64,3 +66,9 @@ def test_every_line_is_said_or_counted_and_none_too_often(per_minute: int, pause
             said_at.append(now)
     for index in range(len(said_at) - 2 * per_minute):
         assert said_at[index + 2 * per_minute] - said_at[index] >= 60.0 - 1e-9
+
+
+def test_the_example_is_true() -> None:
+    results = doctest.testmod(log)
+    assert results.attempted > 0
+    assert results.failed == 0

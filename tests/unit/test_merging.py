@@ -20,7 +20,7 @@ from fedprune.codecs.update import LARGEST_VALUE, LARGEST_VARIANCE
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
 from fedprune.pruning.masks import apply_mask, full_mask
-from fedprune.task.bundle import MaskPolicy
+from fedprune.pruning.policy import MaskPolicy
 
 TABLE = TensorTable(
     (
@@ -61,7 +61,7 @@ Folded = Sequence[tuple[Update, int]]
 
 
 def empty(policy: MaskPolicy) -> Aggregate:
-    return Aggregate(TABLE, BASE, full_mask(TABLE) if policy is MaskPolicy.SHARED else None)
+    return Aggregate(TABLE, BASE, policy.rules.known_mask(full_mask(TABLE)))
 
 
 def aggregate_of(folded: Folded, policy: MaskPolicy = MaskPolicy.SHARED) -> Aggregate:
