@@ -415,10 +415,10 @@ def test_a_memory_that_is_damaged(nowhere: Site) -> None:
     config = nowhere.agent("pi-1")
     state = nowhere.path / "state-of-pi-1"
     state.mkdir()
-    (state / "memory.json").write_text("{")
+    (state / "agent.json").write_text("{")
 
-    assert "memory.json: " in refusal(STORAGE, "agent", "--config", config)
-    assert (state / "memory.json").read_text() == "{"
+    assert "agent.json: " in refusal(STORAGE, "agent", "--config", config)
+    assert (state / "agent.json").read_text() == "{"
 
 
 def test_a_file_where_a_directory_should_be(nowhere: Site) -> None:

@@ -8,14 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_agent.agent_machine import (
+from edge_agent.agent_state import (
     Connected,
     Disconnected,
     Event,
+    LinkDrained,
+    Outcome,
     Phase,
     SendUpdate,
     Settle,
+    StopTraining,
     Ticked,
+    Train,
     TrainingDone,
     TrainingFailed,
 )
@@ -46,6 +50,7 @@ _MESSAGES: st.SearchStrategy[Any] = st.one_of(
         reason=st.sampled_from(Reason),
         digest=st.none() | _DIGESTS,
         retry_after=st.floats(0.0, 1e9),
+        ticket=st.sampled_from([b"", b"1", b"2"]),
     ),
 )
 
@@ -57,6 +62,8 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.agent = Agent()
         self.settled: list[Submit] = []
+        self.under_way: list[int] = []
+        """Trainings that were begun, and neither ended nor were stopped."""
 
     def take(self, event: Event) -> None:
         pending = self.agent.state.pending
@@ -65,9 +72,14 @@ class AnyOrder(RuleBasedStateMachine):
         except ProtocolError:
             return
         for action in actions:
-            if isinstance(action, Settle):
+            if isinstance(action, Settle) and action.outcome is not Outcome.INVALID:
                 assert pending is not None
                 self.settled.append(pending)
+            if isinstance(action, StopTraining):
+                self.under_way.clear()
+            if isinstance(action, Train):
+                assert not self.under_way, "two trainings at once"
+                self.under_way.append(action.number)
             if isinstance(action, SendUpdate):
                 assert all(0 <= index < 3 for index in action.indexes)
 
@@ -79,7 +91,7 @@ class AnyOrder(RuleBasedStateMachine):
     def right_chunk(self, right: Chunk) -> None:
         self.take(right)
 
-    @rule(event=st.sampled_from([Connected(), Disconnected()]))
+    @rule(event=st.sampled_from([Connected(), Disconnected(), LinkDrained()]))
     def link(self, event: Event) -> None:
         self.take(event)
 
@@ -92,28 +104,39 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.agent.state.phase is Phase.TRAINING)
     @rule(fails=st.booleans())
     def training_ends(self, fails: bool) -> None:
-        work = self.agent.state.assignment
+        work, number = self.agent.state.assignment, self.agent.state.training
         assert work is not None
-        self.take(TrainingFailed("why") if fails else TrainingDone(submit(work.round, run=work.run)))
+        self.under_way.remove(number)
+        done = TrainingDone(number, submit(work.round, run=work.run))
+        self.take(TrainingFailed(number, "why") if fails else done)
+
+    @precondition(lambda self: self.agent.state.training)
+    @rule(fails=st.booleans())
+    def a_training_that_was_stopped_ends(self, fails: bool) -> None:
+        before, number = self.agent.state, self.agent.state.training - 1
+        self.take(TrainingFailed(number, "why") if fails else TrainingDone(number, submit()))
+        assert self.agent.state == before
 
     @invariant()
     def each_phase_has_what_it_needs(self) -> None:
         state = self.agent.state
         assert (state.assignment is not None) == (state.phase in (Phase.FETCHING, Phase.TRAINING))
         assert (state.pending is not None) == (state.phase is Phase.SUBMITTING)
-        assert bool(state.incoming) == (state.phase is Phase.FETCHING)
+        assert bool(state.receiving) == (state.phase is Phase.FETCHING)
+        assert bool(state.serving.contents) == (state.phase is Phase.SUBMITTING)
+        assert self.under_way == ([state.training] if state.phase is Phase.TRAINING else [])
 
     @invariant()
     def it_never_waits_for_ever(self) -> None:
         state = self.agent.state
-        if state.connected and state.phase is not Phase.TRAINING:
+        if state.connected:
             assert state.wake_at is not None
 
     @invariant()
     def each_round_is_settled_once(self) -> None:
-        # A run that comes back after another one is forgotten, so only rounds in a row are compared.
-        for before, after in zip(self.settled, self.settled[1:], strict=False):
-            assert before.run != after.run or before.round < after.round
+        for run in (RUN, "another-run"):
+            rounds = [settled.round for settled in self.settled if settled.run == run]
+            assert rounds == sorted(set(rounds))
 
 
 AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

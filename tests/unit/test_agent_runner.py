@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_agent.agent_machine import Phase, Train
+from edge_agent import store
+from edge_agent.agent_state import Phase, Train
+from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.updates import PreparedUpdate
+from fedprune.errors import StorageError, TrainingError
 from fedprune.system.disk import Directory
+from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import DOWNLINK, Accepted, CheckIn, Chunk, Message, Need, Submit, decode, encode, kind_of
+from fedprune.wire.messages import (
+    DOWNLINK,
+    UPLINK,
+    Accepted,
+    CheckIn,
+    Chunk,
+    Failed,
+    Message,
+    Need,
+    Reason,
+    Rejected,
+    Submit,
+    decode,
+    encode,
+    kind_of,
+)
 from fedprune.wire.topics import Topics
-from tests.drivers import CHECK_IN
+from tests.drivers import CHECK_IN, LIMITS
 from tests.recorder import Recorder
 from tests.samples import (
+    MESSAGES,
     MODEL,
     MODEL_BLOB,
     RUN,
@@ -39,10 +61,20 @@ class Device:
     """An agent with a real store on a recorded link."""
 
     def __init__(self, path: Path) -> None:
-        self.store = AgentStore(Directory(path))
+        self.store = AgentStore(Directory(path), "pi-1", "tests")
         self.link = Recorder()
-        self.trains: list[Train] = []
-        self.runner = AgentRunner("pi-1", CHECK_IN, TOPICS, self.link, self.store, self.trains.append)
+        self.trains: list[Train | None] = []
+        """Those that were begun; None where they were stopped."""
+        self.runner = AgentRunner(
+            "pi-1",
+            CHECK_IN,
+            LIMITS,
+            TOPICS,
+            self.link,
+            self.store,
+            train=self.trains.append,
+            stop_training=lambda: self.trains.append(None),
+        )
         self.runner.connect(0.0)
 
     def hears(self, *messages: Message) -> None:
@@ -50,12 +82,16 @@ class Device:
             self.runner.deliver(Delivery(TOPICS.down("pi-1", kind_of(message)), encode(message)), 0.0)
 
     def said(self, kind: type[Message]) -> list[Message]:
-        names = {CheckIn: "check-in", Need: "need", Submit: "submit", Chunk: "chunk"}
+        names = {message: name for name, message in UPLINK.items()}
         return [decode(kind, payload) for payload in self.link.on(TOPICS.up("pi-1", names[kind]))]
 
-    def trained(self) -> LocalResult:
-        owed = {"kernel": np.zeros(3, np.float32)}
-        return LocalResult(submit(), PreparedUpdate(UPDATE_BLOB, owed, owed), None)
+    def ends_training(self, result: LocalResult | Exception | None = None, number: int = 1) -> None:
+        self.runner.end_training(number, result or trained(), 40.0)
+
+
+def trained() -> LocalResult:
+    owed = {"kernel": np.zeros(3, np.float32)}
+    return LocalResult(submit(), PreparedUpdate(UPDATE_BLOB, owed, owed), None)
 
 
 @pytest.fixture
@@ -83,7 +119,7 @@ def test_a_task_is_on_the_disk_before_it_is_trained(device: Device) -> None:
     training(device)
 
     assert device.store.task(TASK.digest) == TASK_BLOB
-    assert device.trains == [Train(assignment(), MODEL_BLOB)]
+    assert device.trains == [Train(1, assignment(), MODEL_BLOB)]
 
 
 def test_an_update_is_on_the_disk_before_it_is_submitted(device: Device) -> None:
@@ -91,7 +127,7 @@ def test_an_update_is_on_the_disk_before_it_is_submitted(device: Device) -> None
     remembered = []
     device.link.on_publish = lambda _: remembered.append(device.store.pending)
 
-    device.runner.finish(device.trained(), 0.0)
+    device.ends_training()
 
     assert remembered
     assert set(remembered) == {submit()}
@@ -100,7 +136,7 @@ def test_an_update_is_on_the_disk_before_it_is_submitted(device: Device) -> None
 
 
 def test_an_update_is_settled_before_anything_else_is_said(device: Device) -> None:
-    training(device).runner.finish(device.trained(), 0.0)
+    training(device).ends_training()
     pending = []
     device.link.on_publish = lambda _: pending.append(device.store.pending)
 
@@ -108,11 +144,11 @@ def test_an_update_is_settled_before_anything_else_is_said(device: Device) -> No
     device.runner.deliver(Delivery(TOPICS.round, encode(manifest(incarnation=7))), 0.0)
 
     assert pending == [None]
-    assert device.store.settled == 0
+    assert device.store.done.of(RUN) == 0
 
 
 def test_a_restart_submits_what_was_not_answered(device: Device, tmp_path: Path) -> None:
-    training(device).runner.finish(device.trained(), 0.0)
+    training(device).ends_training()
 
     again = Device(tmp_path / "state")
     again.hears(Need(digest=UPDATE.digest, missing=b"\x06"))
@@ -134,6 +170,9 @@ def test_a_restart_submits_what_was_not_answered(device: Device, tmp_path: Path)
         Delivery(TOPICS.content(TASK.digest), encode(chunks(MODEL_BLOB)[0])),
         Delivery("another/topic", encode(chunks(MODEL_BLOB)[0])),
         Delivery("", b""),
+        Delivery(TOPICS.down("pi-1", "assignment"), encode(assignment()), retained=True),
+        Delivery(TOPICS.down("pi-1", "rejected"), encode(MESSAGES["rejected check-in"]), retained=True),
+        Delivery(TOPICS.content(TASK.digest), encode(chunks(TASK_BLOB)[0]), retained=True),
     ],
 )
 def test_what_was_not_said_to_it_is_counted_and_ignored(device: Device, delivery: Delivery) -> None:
@@ -143,6 +182,122 @@ def test_what_was_not_said_to_it_is_counted_and_ignored(device: Device, delivery
 
     assert device.runner.ignored == 1
     assert device.runner.state == before
+
+
+def test_only_of_the_manifest_a_retained_one_is_obeyed(device: Device) -> None:
+    said = len(device.said(CheckIn))
+    device.runner.deliver(Delivery(TOPICS.round, encode(manifest()), retained=True), 0.0)
+
+    assert device.runner.ignored == 0
+    assert len(device.said(CheckIn)) == said + 1
+
+
+def test_a_flood_of_noise_fills_no_log(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    noise = Rejected(reason=Reason.UNREADABLE, detail="x" * 1000)
+    for _ in range(1000):
+        device.runner.deliver(Delivery(TOPICS.round, b"noise"), 0.0)
+        device.hears(noise)
+
+    assert device.runner.ignored == 1000
+    assert len(caplog.records) <= 2 * LINES_PER_MINUTE
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TrainingError("the loss is nan"), "the loss is nan"),
+        (MemoryError("Unable to allocate 300 MiB"), "MemoryError: Unable to allocate 300 MiB"),
+        (ValueError("overflow"), "ValueError: overflow"),
+        (KeyError("kernel"), "KeyError: 'kernel'"),
+    ],
+)
+def test_whatever_fails_while_training_is_reported_and_the_agent_lives_on(
+    device: Device, caplog: pytest.LogCaptureFixture, error: Exception, why: str
+) -> None:
+    training(device).ends_training(error)
+
+    assert device.said(Failed) == [Failed(run=RUN, round=0, why=why)]
+    assert device.runner.state.phase is Phase.IDLE
+    (record,) = caplog.records
+    is_expected = isinstance(error, TrainingError)
+    assert bool(record.exc_info) is not is_expected, "what nobody foresaw keeps its traceback"
+    device.hears(assignment(), *chunks(MODEL_BLOB))
+    device.ends_training(number=2)
+    assert device.said(Submit) == [submit()]
+
+
+def test_an_update_that_cannot_be_packed_is_reported(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "pack_tensors", _no_memory)
+    training(device).ends_training()
+
+    assert device.said(Failed) == [Failed(run=RUN, round=0, why="MemoryError: ")]
+    assert device.store.pending is None
+
+
+def test_a_full_disk_is_reported_before_it_ends_the_agent(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    training(device)
+    monkeypatch.setattr(os, "fsync", _no_space)
+
+    with pytest.raises(StorageError, match="No space left") as raised:
+        device.ends_training()
+    device.runner.give_up(str(raised.value), 0.0)
+
+    (failed,) = device.said(Failed)
+    assert isinstance(failed, Failed)
+    assert "No space left" in failed.why
+    assert device.store.pending is None
+
+
+def test_a_disk_that_refuses_the_task_is_reported_before_it_ends_the_agent(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _no_space)
+
+    with pytest.raises(StorageError) as raised:
+        training(device)
+    device.runner.give_up(str(raised.value), 0.0)
+
+    assert [type(message) for message in device.said(Failed)] == [Failed]
+    assert device.trains == []
+
+
+def test_who_trains_nothing_reports_nothing_when_it_gives_up(device: Device) -> None:
+    device.runner.give_up("disk full", 0.0)
+    assert device.said(Failed) == []
+
+
+def test_a_recall_stops_the_training_and_nothing_of_it_is_kept(device: Device, tmp_path: Path) -> None:
+    training(device).hears(MESSAGES["rejected check-in"])
+    assert device.trains == [Train(1, assignment(), MODEL_BLOB), None]
+
+    for late in (trained(), MemoryError(), StorageError("disk full")):
+        device.ends_training(late)
+
+    assert device.said(Submit) == device.said(Failed) == []
+    assert device.store.pending is None
+    assert not list((tmp_path / "state").glob("*.update"))
+
+
+def test_how_long_a_training_took_outlives_the_process(device: Device, tmp_path: Path) -> None:
+    training(device).ends_training()
+
+    assert Device(tmp_path / "state").runner.state.durations == Durations(TASK.digest, (40.0,))
+
+
+def test_a_refused_update_is_gone_and_the_reason_is_logged(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    training(device).ends_training()
+    device.hears(Rejected(reason=Reason.INVALID, detail="not finite", digest=UPDATE.digest))
+
+    assert caplog.messages == ["round 1: the gateway refused the update: not finite"]
+    assert device.store.pending is None
+
+
+def _no_memory(_: object) -> bytes:
+    raise MemoryError
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_manifest_that_was_cleared_is_no_message(device: Device) -> None:

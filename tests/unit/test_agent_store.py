@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.agent_machine import Outcome
+from edge_agent.agent_state import Outcome
+from edge_agent.history import MAX_RUNS_REMEMBERED, Durations, RoundsDone
 from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
 from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError
@@ -19,6 +21,7 @@ from fedprune.wire.transfer import content_of
 from tests.samples import RUN, TASK, TASK_BLOB, submit
 
 OWED_IF_ACCEPTED, OWED_IF_LATE = 0.25, 7.0
+TOOK = Durations(TASK.digest, (40.0, 41.0))
 SLOTS = {"optimizer/0": np.arange(3)}
 
 
@@ -42,6 +45,10 @@ def assert_equal(found: Weights | None, expected: Weights) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
+def opened(disk: Directory) -> AgentStore:
+    return AgentStore(disk, "pi-1", "tests")
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Directory:
     return Directory(tmp_path / "store")
@@ -54,31 +61,31 @@ def is_restarted(request: pytest.FixtureRequest) -> bool:
 
 def settled(disk: Directory, outcome: Outcome, *, is_restarted: bool = False, slots: bool = True) -> AgentStore:
     """A store in which the update of round 3 was answered."""
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(), SLOTS if slots else None)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), SLOTS if slots else None, TOOK)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
     store.settle(outcome)
-    return AgentStore(disk) if is_restarted else store
+    return opened(disk) if is_restarted else store
 
 
 def test_a_new_agent_remembers_nothing(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
 
-    assert (store.run, store.settled, store.pending, store.tasks()) == ("", -1, None, frozenset())
+    assert (store.done, store.durations, store.pending, store.tasks()) == (RoundsDone(), Durations(), None, frozenset())
     assert store.residual(RUN, 0) is None
     assert store.slots(RUN) is None
 
 
 def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bool) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(b"bytes"), SLOTS)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(b"bytes"), SLOTS, TOOK)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
 
     assert store.pending == of_round(3)
     assert store.update() == b"bytes"
-    assert (store.run, store.settled) == (RUN, -1)
+    assert (store.done, store.durations) == (RoundsDone(), TOOK)
 
 
 @pytest.mark.parametrize(
@@ -91,28 +98,28 @@ def test_the_residual_is_what_the_updates_fate_leaves(
 
     assert_equal(store.residual(RUN, 4), tensors(owed))
     assert_equal(store.slots(RUN), SLOTS)  # type: ignore[arg-type]
-    assert (store.run, store.settled, store.pending) == (RUN, 3, None)
+    assert (store.done, store.pending) == (RoundsDone(((RUN, 3),)), None)
 
 
 def test_an_invalid_update_leaves_nothing_that_could_poison_the_next(disk: Directory, is_restarted: bool) -> None:
     settled(disk, Outcome.LATE)
-    store = AgentStore(disk)
-    store.remember(of_round(4), prepared(b"another"), SLOTS)
+    store = opened(disk)
+    store.remember(of_round(4), prepared(b"another"), SLOTS, TOOK)
     store.settle(Outcome.INVALID)
     if is_restarted:
-        store = AgentStore(disk)
+        store = opened(disk)
 
     assert store.residual(RUN, 5) is None
     assert store.slots(RUN) is None
-    assert (store.settled, store.pending) == (4, None)
+    assert (store.done.of(RUN), store.pending) == (3, None), "its round may be tried once more"
 
 
 def test_while_an_update_is_pending_the_residual_before_it_stays(disk: Directory) -> None:
     """A crash between preparing and settling must lose neither."""
     store = settled(disk, Outcome.ACCEPTED)
-    store.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None)
+    store.remember(of_round(4), PreparedUpdate(b"another", tensors(1.0), tensors(2.0)), None, TOOK)
 
-    assert_equal(AgentStore(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
+    assert_equal(opened(disk).residual(RUN, 4), tensors(OWED_IF_ACCEPTED))
 
 
 def test_a_residual_ends_with_its_age(disk: Directory) -> None:
@@ -127,28 +134,28 @@ def test_a_residual_ends_with_its_run(disk: Directory) -> None:
     assert store.residual("another-run", 4) is None
     assert store.slots("another-run") is None
 
-    store.remember(of_round(0, run="another-run"), prepared(b"another"), None)
-    assert (store.run, store.settled) == ("another-run", -1)
+    store.remember(of_round(0, run="another-run"), prepared(b"another"), None, TOOK)
+    assert (store.done.of(RUN), store.done.of("another-run")) == (3, -1)
     assert store.residual(RUN, 4) is None
     store.settle(Outcome.ACCEPTED)
     assert_equal(store.residual("another-run", 1), tensors(OWED_IF_ACCEPTED))
 
 
 def test_only_what_may_be_needed_is_kept(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
     store.keep_task(TASK.digest, TASK_BLOB)
-    kept_always = {"memory.json", f"{TASK.digest.hex()}.fedtask"}
+    kept_always = {"agent.json", f"{TASK.digest.hex()}.fedtask"}
     for round_ in range(6):
         blob = b"update of round %d" % round_
         store.remember(
-            of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS
+            of_round(round_, blob), PreparedUpdate(blob, tensors(round_ + 0.25), tensors(round_ + 0.5)), SLOTS, TOOK
         )
         names = set(disk.names()) - kept_always
         assert len([name for name in names if name.endswith(".update")]) == 1
         assert len(names) <= 1 + 2 + 1 + 1, "an update, its two residuals, slots, and the residual before it"
         store.settle(Outcome.ACCEPTED if round_ % 2 else Outcome.LATE)
         assert len(set(disk.names()) - kept_always) == 2, "a residual and slots"
-    store.remember(of_round(6), prepared(), SLOTS)
+    store.remember(of_round(6), prepared(), SLOTS, TOOK)
     store.settle(Outcome.INVALID)
     assert set(disk.names()) == kept_always
 
@@ -161,26 +168,104 @@ def test_what_a_crash_left_lying_about_is_removed(disk: Directory) -> None:
     assert "0123.update" not in disk.names()
 
 
-def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None)
+def test_what_a_crash_left_is_removed_at_the_next_start_and_what_is_owed_stays(disk: Directory) -> None:
+    settled(disk, Outcome.LATE)
+    owed = disk.names()
+    for name in ("0123.update", "4567.safetensors"):
+        disk.write(name, b"never referred to")
+
+    opened(disk)
+
+    assert disk.names() == owed
+
+
+@pytest.mark.parametrize(("agent", "federation"), [("pi-2", "tests"), ("pi-1", "another"), ("tests", "pi-1")])
+def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, federation: str) -> None:
+    opened(disk).remember(of_round(3), prepared(), SLOTS, TOOK)
+    before = {name: disk.read(name) for name in disk.names()}
+
+    said = "this state directory belongs to agent pi-1 of federation tests; name another with --state"
+    with pytest.raises(StorageError, match=f"^{said}$"):
+        AgentStore(disk, agent, federation)
+
+    assert {name: disk.read(name) for name in disk.names()} == before
+    assert opened(disk).pending == of_round(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 3, "agent": {}}'), ("memory.json", b"{}")],
+)
+def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
+    disk.write(name, record)
+    disk.write("0123.update", b"owed")
+
+    with pytest.raises(StorageError, match="this state directory was written by another version of fedprune"):
+        opened(disk)
+
+    assert disk.names() == sorted([name, "0123.update"])
+
+
+def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
+    """A change of the wire must not break a state directory: these keys change with the record's format only."""
+    store = settled(disk, Outcome.LATE)
+    store.remember(of_round(4), prepared(b"another"), SLOTS, TOOK)
+
+    record = msgspec.json.decode(disk.read("agent.json") or b"")
+
+    submitted = {"run", "round", "digest", "size", "examples", "loss"}
+    measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb"}
+    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots"}
+    assert record.keys() == {
+        "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
+    }  # fmt: skip
+    assert record["pending"].keys() == submitted | measured | blobs
+    assert record["owed"].keys() == {"run", "round", "residual", "slots"}
+
+
+def test_a_settled_round_stays_settled_when_other_runs_come_between(disk: Directory, is_restarted: bool) -> None:
+    store = opened(disk)
+    for number in range(MAX_RUNS_REMEMBERED + 5):
+        store.remember(of_round(number, run=f"run-{number}"), prepared(), None, TOOK)
+        store.settle(Outcome.ACCEPTED)
+        if is_restarted:
+            store = opened(disk)
+
+    assert store.done.last == tuple((f"run-{number}", number) for number in range(5, MAX_RUNS_REMEMBERED + 5))
+
+
+def test_one_settlement_writes_one_record(disk: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), None, TOOK)
+    written: list[str] = []
+    write = Directory.write
+    monkeypatch.setattr(Directory, "write", lambda self, name, blob: (written.append(name), write(self, name, blob)))
+
     store.settle(Outcome.ACCEPTED)
-    store.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None)
+
+    assert written == ["agent.json"]
+
+
+def test_equal_residuals_share_a_blob_and_none_is_removed_too_early(disk: Directory) -> None:
+    store = opened(disk)
+    store.remember(of_round(0), PreparedUpdate(b"x", tensors(1.0), tensors(1.0)), None, TOOK)
+    store.settle(Outcome.ACCEPTED)
+    store.remember(of_round(1, b"y"), PreparedUpdate(b"y", tensors(1.0), tensors(2.0)), None, TOOK)
     store.settle(Outcome.ACCEPTED)
 
     assert_equal(store.residual(RUN, 2), tensors(1.0))
 
 
 def test_tasks_are_kept_by_their_digest(disk: Directory) -> None:
-    AgentStore(disk).keep_task(TASK.digest, TASK_BLOB)
+    opened(disk).keep_task(TASK.digest, TASK_BLOB)
     disk.write("nonsense.fedtask", b"")
 
-    assert AgentStore(disk).tasks() == {TASK.digest}
-    assert AgentStore(disk).task(TASK.digest) == TASK_BLOB
+    assert opened(disk).tasks() == {TASK.digest}
+    assert opened(disk).task(TASK.digest) == TASK_BLOB
 
 
 def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) -> None:
-    store = AgentStore(disk)
+    store = opened(disk)
     store.keep_task(TASK.digest, TASK_BLOB[:-1])
 
     with pytest.raises(StorageError, match="is damaged"):
@@ -190,10 +275,10 @@ def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"settled": "x"}', b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_record_is_said_to_be(disk: Directory, damage: bytes) -> None:
-    disk.write("memory.json", damage)
+    disk.write("agent.json", damage)
 
-    with pytest.raises(StorageError, match=r"memory\.json: .*; delete its state directory"):
-        AgentStore(disk)
+    with pytest.raises(StorageError, match=r"agent\.json: .*; delete its state directory"):
+        opened(disk)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100, None])
@@ -210,8 +295,8 @@ def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -
 
 
 def test_a_pending_update_that_is_gone_is_said_to_be(disk: Directory) -> None:
-    store = AgentStore(disk)
-    store.remember(of_round(3), prepared(), None)
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), None, TOOK)
     (name,) = (name for name in disk.names() if name.endswith(".update"))
     disk.delete(name)
 
