@@ -23,6 +23,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.shared import locked
+
 _PINNED = Path(__file__).parents[1] / "requirements" / "agent.txt"
 _HOME = "/home/pi"
 _SHARED_PACKAGES = "usr/lib/python3/dist-packages"
@@ -130,18 +132,23 @@ def make_image(system: System, cache_directory: Path) -> Path:
     packages, wheels = _debian_packages(system), _wheels(system)
     recipe = repr((system, packages, wheels, Path(__file__).read_text()))
     image = cache_directory / f"{system.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    if not image.exists():
-        for old in cache_directory.glob(f"{system.name}-*"):
-            shutil.rmtree(old)
-        unfinished = cache_directory / f"{system.name}-unfinished"
-        unfinished.mkdir()
-        _extract_debian(system, packages, unfinished)
-        _install_wheels(system, wheels, unfinished)
-        if system.is_32_bit:
-            _compile_msgspec(system, unfinished)
-        _make_runnable(system, unfinished)
-        unfinished.rename(image)
+    with locked(cache_directory / f"{system.name}.lock"):
+        if not image.exists():
+            for old in cache_directory.glob(f"{system.name}-*"):
+                shutil.rmtree(old)
+            unfinished = cache_directory / f"{system.name}-unfinished"
+            unfinished.mkdir()
+            _fill(system, packages, wheels, unfinished)
+            unfinished.rename(image)
     return image
+
+
+def _fill(system: System, packages: Iterable[str], wheels: Iterable[str], image: Path) -> None:
+    _extract_debian(system, packages, image)
+    _install_wheels(system, wheels, image)
+    if system.is_32_bit:
+        _compile_msgspec(system, image)
+    _make_runnable(system, image)
 
 
 def _python(system: System, image: Path, installed: Path, home: Path) -> tuple[str, ...]:

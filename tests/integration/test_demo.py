@@ -28,6 +28,8 @@ from fedprune.runtime.tflite import default_runtime
 from tests.brokers import MISSING, Mosquitto
 
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
+_PATIENCE_S = 180.0
+"""How long a test waits for what takes seconds, or a minute beside others."""
 
 
 def _demo(out: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -154,7 +156,7 @@ def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) 
     with _long_demo(out, "--agents", "2", "--broker", "mosquitto") as demo:
         (pid,) = _processes_of(out / file)
         os.kill(int(pid), signal.SIGKILL)
-        _, errors = demo.communicate(timeout=30)
+        _, errors = demo.communicate(timeout=_PATIENCE_S)
     assert demo.returncode == 1
     assert f"fedprune: {victim}: ended by signal 9 (Killed)" in errors
     assert "Traceback" not in errors
@@ -165,7 +167,7 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with _long_demo(out, "--agents", "1") as demo:
         demo.send_signal(signal.SIGINT)
-        _, errors = demo.communicate(timeout=30)
+        _, errors = demo.communicate(timeout=_PATIENCE_S)
     assert demo.returncode == 130
     assert "Traceback" not in errors
     assert not _processes_of(out)
@@ -182,11 +184,11 @@ def _long_demo(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         if demo.poll() is None:
             demo.send_signal(signal.SIGINT)
-            demo.communicate(timeout=30)
+            demo.communicate(timeout=_PATIENCE_S)
 
 
 def _await(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"timed out until {what}"
         time.sleep(0.05)

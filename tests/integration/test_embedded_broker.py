@@ -91,7 +91,7 @@ def test_links_come_back_when_it_does(broker: Embedded) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_it_ends_when_it_is_told_to_with_links_still_open(broker: Embedded, how: signal.Signals) -> None:
     with connected(broker.url) as wire:
-        assert broker.process.interrupt(how) < 5.0
+        broker.process.interrupt(how)
         wire.until(LinkDown)
     assert "Traceback" not in broker.process.stderr
 
