@@ -23,6 +23,7 @@ from fedprune import __version__
 from fedprune.data import count_examples, load_npz
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory
+from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.usage import device_memory_mb, peak_memory_mb
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
@@ -45,15 +46,23 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     Raises `FedpruneError`s for what is wrong with the settings, data, broker or disk, `KeyboardInterrupt` when
     it is stopped; what it owes the gateway is remembered.
     """
-    name, topics = check_id(settings.name, "agent name"), Topics(check_id(settings.federation, "federation"))
+    check_id(settings.name, "agent name")
+    topics = Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
-    data = base / settings.data
-    examples = count_examples(data)
-    disk = Directory(base / settings.state)
+    examples = count_examples(base / settings.data)
+    with owned(base / settings.state) as disk:
+        _serve(settings, base, disk, topics, CheckIn(examples=examples, trainer=trainer))
+
+
+def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics, check_in: CheckIn) -> None:
+    """Connect, and handle events for ever."""
+    name = settings.name
     store = AgentStore(disk, name, settings.federation)
     limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    training_thread = TrainingThread(lambda: load_npz(data), settings.trainer, settings.threads, disk, events.put)
+    training_thread = TrainingThread(
+        lambda: load_npz(base / settings.data), settings.trainer, settings.threads, disk, events.put
+    )
     idle_memory_mb = 0.0
 
     def train(action: Train) -> None:
@@ -63,8 +72,8 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
 
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
+    # The signals' handlers outlive the link: closing it is not interrupted.
     with stopping(events), MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link:
-        check_in = CheckIn(examples=examples, trainer=trainer)
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))

@@ -12,6 +12,7 @@
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
     ├── TrainingError         9  a trainer that could not train
+    │   └── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     └── ExportError          10  a model that could not be exported or benchmarked
 
 The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree

@@ -78,7 +78,8 @@ MESSAGES: dict[str, Message] = {
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),
     "accepted": Accepted(run=RUN, round=3, digest=UPDATE.digest),
-    "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),
+    "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
+    "rejected with a ticket": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),
     "rejected update": Rejected(reason=Reason.LATE, detail="round 3 is over", digest=UPDATE.digest),
     "failed": Failed(run=RUN, round=3, why="out of memory"),
 }

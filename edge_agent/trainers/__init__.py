@@ -33,7 +33,8 @@ class Work:
     `weights` are the global model's, in table order; `mask` is the gateway's (with the agents' own masks: where
     the global model is not pruned). `schedule_step` counts the global steps before this round; as TF-MOT counts
     from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
-    optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked before each step.
+    optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked
+    before each step, or each half second's steps.
     """
 
     weights: Weights

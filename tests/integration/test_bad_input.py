@@ -421,6 +421,27 @@ def test_a_memory_that_is_damaged(nowhere: Site) -> None:
     assert (state / "agent.json").read_text() == "{"
 
 
+def test_a_memory_that_is_another_agents(nowhere: Site) -> None:
+    config = nowhere.agent("pi-1")
+    state = nowhere.path / "state-of-pi-1"
+    state.mkdir()
+    (state / "agent.json").write_text('{"format": 2, "agent": "pi-7", "federation": "greenhouse"}')
+
+    assert refusal(STORAGE, "agent", "--config", config) == (
+        "this state directory belongs to agent pi-7 of federation greenhouse; name another with --state"
+    )
+
+
+def test_a_memory_of_another_version(nowhere: Site) -> None:
+    config = nowhere.agent("pi-1")
+    state = nowhere.path / "state-of-pi-1"
+    state.mkdir()
+    (state / "memory.json").write_text("{}")
+
+    said = refusal(STORAGE, "agent", "--config", config)
+    assert said.startswith("this state directory was written by another version of fedprune; ")
+
+
 def test_a_file_where_a_directory_should_be(nowhere: Site) -> None:
     for config, command in (
         (nowhere.agent("pi-1", state="occupied"), ["agent", "--config"]),
@@ -450,5 +471,6 @@ def test_a_full_disk_on_a_device(site: Site) -> None:
     with Child("aggregator", federation) as aggregator:
         aggregator.says("waiting for 1 agents")
         said = refusal(STORAGE, "agent", "--config", site.agent("pi-1"), largest_file=8)
+        aggregator.says("pi-1 cannot do round 1: ")
     assert "File too large; free space" in said
-    assert not list((site.path / "state-of-pi-1").iterdir())
+    assert [path.name for path in (site.path / "state-of-pi-1").iterdir()] == [".owner"]
