@@ -102,7 +102,7 @@ def resume(
 def step(state: RoundState, event: Event, now: float) -> Step:
     """One transition. `now` is monotonic seconds."""
     kind = type(event.message) if isinstance(event, Said) else type(event)
-    return transition(_TABLE, state, kind, event, now)
+    return transition(TABLE, state, kind, event, now)
 
 
 def wake_at(state: RoundState) -> float | None:
@@ -345,7 +345,7 @@ def _serve(state: RoundState, now: float) -> Step:
     return replace(state, serving=serving), chunks
 
 
-_TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
+TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.GATHERING, Connected): row(_connect_gathering),
     (Phase.GATHERING, Ticked): row(_tick_gathering, Phase.TRAINING),
     (Phase.GATHERING, LinkDrained): row(_drain),
@@ -383,4 +383,4 @@ _TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.DONE, Failed): row(_ignore),
 }
 
-check_complete(_TABLE, Phase, (*UPLINK.values(), Connected, Ticked, LinkDrained))
+check_complete(TABLE, Phase, (*UPLINK.values(), Connected, Ticked, LinkDrained))

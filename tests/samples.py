@@ -72,13 +72,13 @@ def chunks(blob: bytes) -> list[Chunk]:
 
 MESSAGES: dict[str, Message] = {
     "manifest": manifest(round_=3),
-    "check-in": CheckIn(examples=1500, trainer="keras"),
+    "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2),
     "assignment": assignment(round_=3),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),
     "accepted": Accepted(run=RUN, round=3, digest=UPDATE.digest),
-    "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
+    "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),
     "rejected update": Rejected(reason=Reason.LATE, detail="round 3 is over", digest=UPDATE.digest),
     "failed": Failed(run=RUN, round=3, why="out of memory"),
 }

@@ -13,7 +13,7 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 

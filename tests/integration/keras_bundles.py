@@ -16,10 +16,20 @@ from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Pruning, Sgd, Task, Training, read_bundle, write_bundle
+from fedprune.task.bundle import (
+    Adam,
+    Bundle,
+    Pruning,
+    Sgd,
+    Task,
+    Training,
+    read_bundle,
+    write_bundle,
+)
 
 CLASSES = 4
 INPUT_SHAPE = (8, 8, 1)

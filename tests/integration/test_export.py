@@ -43,10 +43,11 @@ from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, sparsity, weights_digest
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.tflite import default_runtime, predict
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint, save_checkpoint
 from fedprune.task.run_directory import CHECKPOINTS
 

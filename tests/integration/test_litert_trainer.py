@@ -32,8 +32,9 @@ from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.task.bundle import Adam, Bundle, Sgd
 
 ROUNDS, STEPS = 3, 6
 TOLERANCE = 1e-5

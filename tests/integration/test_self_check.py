@@ -23,11 +23,12 @@ from export.training_graph.probes import make_self_check
 from fedprune.errors import TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorSpec
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Bundle, MaskPolicy
+from fedprune.task.bundle import Bundle
 
 BATCH = 6
 Tensors = tuple[TensorSpec, ...]

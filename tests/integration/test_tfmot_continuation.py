@@ -23,8 +23,9 @@ from fedprune.keras.stack import keras, tfmot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, Weights, sparsity
 from fedprune.pruning.masks import full_mask, mask_sparsity
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.task.bundle import Adam, Bundle, Sgd
 from fedprune.task.checkpoints import Checkpoint
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70

@@ -33,8 +33,9 @@ from fedprune.keras.stack import keras, tf
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, Weights
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
-from fedprune.task.bundle import Adam, Bundle, MaskPolicy, Sgd
+from fedprune.task.bundle import Adam, Bundle, Sgd
 
 STEPS, BATCH = 6, 16
 DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)

@@ -28,10 +28,11 @@ from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
 from fedprune.errors import DataError, StorageError
 from fedprune.pruning.masks import full_mask
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Bundle, MaskPolicy, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 from fedprune.wire.link import Drained
 from fedprune.wire.messages import Assignment, Failed
 from fedprune.wire.transfer import content_of

@@ -19,8 +19,15 @@ from fedprune.data import Dataset
 from fedprune.keras.stack import keras
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, full_mask
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import Bundle, MaskPolicy, Pruning, Sgd, Training, read_bundle
+from fedprune.task.bundle import (
+    Bundle,
+    Pruning,
+    Sgd,
+    Training,
+    read_bundle,
+)
 
 L = keras.layers
 

@@ -13,7 +13,7 @@ from aggregator.merging import Aggregate
 from edge_agent.agent_state import Outcome
 from fedprune.codecs import Values, decode_update
 from fedprune.model.tensors import weights_digest
-from fedprune.task.bundle import MaskPolicy
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire import transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aggregator.book import Book
 from fedprune.codecs import Values
 from fedprune.model.tensors import weights_digest
-from fedprune.task.bundle import MaskPolicy
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
 from tests.simulation.faults import CALM, Process, SimulatedDisk
 from tests.simulation.intruder import HARMLESS, Mischief, Trick

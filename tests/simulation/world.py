@@ -25,11 +25,11 @@ from fedprune.data import Dataset
 from fedprune.errors import TrainingError
 from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
 from fedprune.pruning.masks import Allocation, apply_mask
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import (
     Bundle,
     Fill,
-    MaskPolicy,
     Pruning,
     SeededWeights,
     Sgd,

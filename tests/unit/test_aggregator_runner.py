@@ -24,8 +24,8 @@ from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from fedprune.codecs import Values
 from fedprune.errors import ProtocolError, StorageError
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import MaskPolicy
 from fedprune.task.evaluation import Evaluation
 from fedprune.wire.link import Delivery, LinkUp
 from fedprune.wire.messages import (

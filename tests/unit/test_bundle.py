@@ -21,13 +21,13 @@ from fedprune.errors import StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
 from fedprune.task.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
     Fill,
-    MaskPolicy,
     Pruning,
     SeededWeights,
     Task,

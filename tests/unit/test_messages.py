@@ -34,7 +34,7 @@ from fedprune.wire.messages import (
     encode,
     kind_of,
 )
-from fedprune.wire.transfer import CHUNK_BYTES, all_missing
+from fedprune.wire.transfer import CHUNK_BYTES, chunk_count, pack_bitmap
 from tests.samples import MESSAGES, RUN, digest
 from tests.strategies import MESSAGE_TYPES, damaged
 from tests.strategies import messages as any_message
@@ -96,7 +96,10 @@ def test_size_is_checked_before_anything_is_decoded() -> None:
 def test_the_largest_messages_fit() -> None:
     largest = [
         Chunk(digest=digest("x"), index=2**31 - 1, data=b"x" * CHUNK_BYTES),
-        Need(digest=digest("x"), missing=all_missing(MAX_CONTENT_BYTES)),
+        Need(
+            digest=digest("x"),
+            missing=pack_bitmap(range(chunk_count(MAX_CONTENT_BYTES)), chunk_count(MAX_CONTENT_BYTES)),
+        ),
         Failed(run="r" * 64, round=2**31 - 1, why="\U0001f600" * 1000),
     ]
     for message in largest:

@@ -17,6 +17,7 @@ from aggregator.round_state import (
     BookCohort,
     Connected,
     Event,
+    GiveUp,
     LinkDrained,
     Merge,
     Merged,
@@ -88,6 +89,8 @@ class AnyOrder(RuleBasedStateMachine):
             return
         for action in actions:
             self.perform(action)
+        if any(isinstance(action, GiveUp) for action in actions):  # the process ends, and somebody starts it again
+            self.restart(kills_before_booking=True)
         if isinstance(event, Said) and isinstance(event.message, Submit):
             self.check_answer(event.agent, event.message, actions)
 

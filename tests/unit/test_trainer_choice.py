@@ -11,8 +11,8 @@ from edge_agent.trainers import choice
 from edge_agent.trainers.choice import TrainerChoice, make_trainer, preferred_trainer
 from fedprune.config import from_table
 from fedprune.errors import ConfigurationError, TaskError
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.runtime.tflite import advice_for
-from fedprune.task.bundle import MaskPolicy
 from tests.simulation.world import make_bundle
 
 MISSING = {"keras": r"\.\[keras\]", "litert": "pip install ai-edge-litert"}

@@ -60,14 +60,14 @@ def test_a_message_kind_that_a_machine_forgets_cannot_be_shipped(machine: Any, k
 
     class Ping: ...
 
-    phases = {phase for phase, _ in machine._TABLE}
-    check_complete(machine._TABLE, phases, kinds.values())
+    phases = {phase for phase, _ in machine.TABLE}
+    check_complete(machine.TABLE, phases, kinds.values())
     with pytest.raises(UnlistedEventError, match="Ping has no row"):
-        check_complete(machine._TABLE, phases, [*kinds.values(), Ping])
+        check_complete(machine.TABLE, phases, [*kinds.values(), Ping])
 
 
 @pytest.mark.parametrize("machine", [round_machine, agent_machine], ids=["aggregator", "agent"])
 def test_the_chart_in_the_docstring_is_drawn_from_the_table(machine: Any) -> None:
-    drawn = "\n".join(f"    {line}" for line in chart(machine._TABLE).splitlines())
+    drawn = "\n".join(f"    {line}" for line in chart(machine.TABLE).splitlines())
 
     assert drawn in (machine.__doc__ or ""), f"put this chart there:\n{drawn}"
