@@ -64,6 +64,19 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     )
 
 
+@pytest.fixture(scope="session")
+def open_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes images of any size, ``[batch, height, width, 3]``, and numbers to be added, ``[4]``, of a fixed size."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32), tf.TensorSpec((4,), tf.float32)])
+    def brightness(image: Any, bias: Any) -> Any:
+        return tf.reduce_mean(tf.nn.conv2d(image, tf.ones((3, 3, 3, 4)), 1, "VALID"), (1, 2)) + bias
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([brightness.get_concrete_function()])
+    return _saved(tmp_path_factory.mktemp("open") / "size.tflite", converter.convert())
+
+
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
     """A valid model that never answers."""

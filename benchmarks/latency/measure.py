@@ -16,20 +16,23 @@ import msgspec
 
 from benchmarks.latency.process import WorkerProcess
 from benchmarks.latency.results import Failed, Measured, Report, compare, summarise
+from benchmarks.latency.shapes import Shape
 from benchmarks.latency.this_machine import read_machine
 from benchmarks.latency.worker import Block, Ready
 from fedprune.errors import ExportError
+from fedprune.system.paths import path_text
 
 _MIN_BLOCKS = 10
 _MAX_BLOCK_RUNS = 100
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Named as in TFLite's benchmark_model. Warm-up runs are not timed."""
+    """Named as in TFLite's benchmark_model. Warm-up runs are not timed; without shapes inputs have the models' own."""
 
     num_threads: int = 1
     num_runs: int = 100
     warmup_runs: int = 10
+    input_layer_shape: tuple[Shape, ...] = ()
 
 
 def measure(models: Sequence[Path], settings: Settings, on_turn: Callable[[Path], None] = lambda _: None) -> Report:
@@ -53,7 +56,7 @@ def measure(models: Sequence[Path], settings: Settings, on_turn: Callable[[Path]
                     except StopIteration as end:
                         outcomes[position] = end.value
                     except ExportError as error:
-                        outcomes[position] = Failed(str(models[position]), str(error))
+                        outcomes[position] = Failed(path_text(models[position]), str(error))
     return _report(settings, [outcomes[position] for position in range(len(models))])
 
 
@@ -75,7 +78,7 @@ class _Finished:
 
 def _course(model: Path, settings: Settings) -> Generator[None, None, _Finished]:
     """One model's way through the benchmark, a turn at a time."""
-    with WorkerProcess(model, settings.num_threads) as worker:
+    with WorkerProcess(model, settings.num_threads, settings.input_layer_shape) as worker:
         ready = worker.load()
         yield
         worker.time(settings.warmup_runs)
@@ -105,7 +108,7 @@ def _report(settings: Settings, outcomes: Sequence[_Finished | Failed]) -> Repor
         num_threads=settings.num_threads,
         num_runs=settings.num_runs,
         warmup_runs=settings.warmup_runs,
-        reference=str(finished[0].model) if finished else None,
+        reference=path_text(finished[0].model) if finished else None,
         models=tuple(
             _measured(outcome, finished[0]) if isinstance(outcome, _Finished) else outcome for outcome in outcomes
         ),
@@ -114,8 +117,9 @@ def _report(settings: Settings, outcomes: Sequence[_Finished | Failed]) -> Repor
 
 def _measured(outcome: _Finished, reference: _Finished) -> Measured:
     return Measured(
-        path=str(outcome.model),
+        path=path_text(outcome.model),
         bytes=outcome.ready.bytes,
+        input_shapes=outcome.ready.input_shapes,
         init_ms=outcome.ready.init_ms,
         latency_ms=summarise(outcome.latencies),
         peak_memory_mb=outcome.blocks[-1].peak_memory_mb,

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from benchmarks.latency.shapes import Shape, format_shapes
 from benchmarks.latency.worker import PATIENCE_SECONDS, Block, Failed, Ready, Reply
 from fedprune.errors import ExportError
 from fedprune.runtime.tflite import one_line
+from fedprune.system.paths import path_text
 
 _WORKER = "benchmarks.latency.worker"
 
@@ -22,11 +25,12 @@ _WORKER = "benchmarks.latency.worker"
 class WorkerProcess:
     """A process that has loaded one model. Its methods raise ExportError if the model fails or crashes the process."""
 
-    def __init__(self, model: Path, num_threads: int) -> None:
+    def __init__(self, model: Path, num_threads: int, shapes: Sequence[Shape] = ()) -> None:
         self._model = model
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed in __exit__
+        arguments = [str(model), str(num_threads), *([format_shapes(shapes)] if shapes else [])]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _WORKER, str(model), str(num_threads)],
+            [sys.executable, "-P", "-m", _WORKER, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -74,10 +78,12 @@ class WorkerProcess:
     def _crash(self) -> ExportError:
         code = self._process.wait()
         if code == -signal.SIGALRM:
-            return ExportError(f"{self._model}: gave no answer for {PATIENCE_SECONDS} s; try fewer runs")
+            return ExportError(f"{path_text(self._model)}: gave no answer for {PATIENCE_SECONDS} s; try fewer runs")
         ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return ExportError(f"{self._model}: the process that ran it ended with {ending}{hint}{self._last_words()}")
+        return ExportError(
+            f"{path_text(self._model)}: the process that ran it ended with {ending}{hint}{self._last_words()}"
+        )
 
     def _last_words(self) -> str:
         self._complaints.seek(0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from benchmarks.latency.shapes import Shape
 from benchmarks.latency.this_machine import Machine
 
 
@@ -30,10 +31,12 @@ class Ratio(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A model that ran. `ratio` is None for the reference itself and where nothing is to be compared."""
+    """A model that ran, with inputs of `input_shapes`. `ratio` is None for the reference itself and where nothing is to
+    be compared."""
 
     path: str
     bytes: int
+    input_shapes: tuple[Shape, ...]
     init_ms: float
     latency_ms: Latency
     peak_memory_mb: float

@@ -20,7 +20,7 @@ def render(report: Report) -> str:
     title = f"Latency in ms, peak memory in MB: {runs}, {report.runtime}"
     machine = click.style(_describe(report.machine), dim=True)
     disturbances = [click.style(note, fg="yellow") for note in _disturbances(report.machine)]
-    return "\n".join([title, "", *_table(report), "", machine, *disturbances])
+    return "\n".join([title, "", *_table(report), "", *_inputs(report), machine, *disturbances])
 
 
 def _table(report: Report) -> list[str]:
@@ -38,6 +38,22 @@ def _table(report: Report) -> list[str]:
         rule,
         *(click.style(line, fg="red") if red else line for line, red in zip(lines, failed, strict=True)),
     ]
+
+
+def _inputs(report: Report) -> list[str]:
+    """What was measured: inputs' shapes, once where all models have the same."""
+    measured = [
+        (name, _shapes(row))
+        for name, row in zip(_names(report), report.models, strict=True)
+        if isinstance(row, Measured)
+    ]
+    if len({shapes for _, shapes in measured}) == 1:
+        return [f"Input: {measured[0][1]}"]
+    return [f"Input of {name}: {shapes}" for name, shapes in measured]
+
+
+def _shapes(row: Measured) -> str:
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in row.input_shapes) or "none"
 
 
 def _cells(row: Measured, compared: bool) -> list[str]:

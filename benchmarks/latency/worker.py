@@ -1,8 +1,8 @@
 """One model in one process, so that its peak memory is its own and its crash is nobody else's.
 
-Run as ``python -m benchmarks.latency.worker MODEL NUM_THREADS``. It loads the model and writes `Ready` or `Failed`;
-then, for every line on standard input that holds a number of runs, it times that many and writes a `Block`. One
-JSON object a line. It ends with its standard input.
+Run as ``python -m benchmarks.latency.worker MODEL NUM_THREADS [SHAPES]``. It loads the model and writes `Ready` or
+`Failed`; then, for every line on standard input that holds a number of runs, it times that many and writes a `Block`.
+One JSON object a line. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.latency.shapes import MAX_INPUT_ELEMENTS, Shape, parse_shapes, resize_inputs
 from fedprune.errors import ExportError
 from fedprune.model.randomness import Keyed
 from fedprune.runtime.tflite import Interpreter, TensorDetails, default_runtime, foreign_errors
@@ -32,7 +33,6 @@ PATIENCE_SECONDS = 600
 _SEED = 0
 _SETTLE_SECONDS = 0.01
 """Untimed runs before each block: others had the caches and the core was perhaps asleep."""
-_MAX_INPUT_ELEMENTS = 2**26
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -41,6 +41,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     runtime: str
     bytes: int
     init_ms: float
+    input_shapes: tuple[Shape, ...]
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -57,11 +58,11 @@ class Block(msgspec.Struct, frozen=True, tag=True):
 Reply = Ready | Failed | Block
 
 
-def main(model: Path, num_threads: int) -> None:
+def main(model: Path, num_threads: int, shapes: Sequence[Shape] = ()) -> None:
     replies = _claim_stdout()
     try:
         with _patience():
-            interpreter, ready = _load(model, num_threads)
+            interpreter, ready = _load(model, num_threads, shapes)
         _reply(replies, ready)
         for request in sys.stdin:
             with _patience(), foreign_errors(str(model)):
@@ -91,15 +92,21 @@ def _reply(replies: int, reply: Reply) -> None:
         file.write(msgspec.json.encode(reply) + b"\n")
 
 
-def _load(model: Path, num_threads: int) -> tuple[Interpreter, Ready]:
+def _load(model: Path, num_threads: int, shapes: Sequence[Shape]) -> tuple[Interpreter, Ready]:
     runtime = default_runtime()
     start = time.perf_counter()
-    interpreter = runtime.interpreter(model, num_threads)
+    interpreter = runtime.interpreter(model, num_threads, prepare=lambda loaded: resize_inputs(loaded, shapes))
     init_ms = (time.perf_counter() - start) * 1e3
     with foreign_errors(str(model)):
-        for position, details in enumerate(interpreter.get_input_details()):
+        inputs = interpreter.get_input_details()
+        for position, details in enumerate(inputs):
             interpreter.set_tensor(details["index"], random_input(details, Keyed(_SEED, "benchmark", position)))
-    return interpreter, Ready(f"{runtime.name} {runtime.version}", model.stat().st_size, init_ms)
+    return interpreter, Ready(
+        runtime=f"{runtime.name} {runtime.version}",
+        bytes=model.stat().st_size,
+        init_ms=init_ms,
+        input_shapes=tuple(tuple(details["shape"].tolist()) for details in inputs),
+    )
 
 
 def random_input(details: TensorDetails, stream: Keyed) -> NDArray[Any]:
@@ -113,7 +120,7 @@ def random_input(details: TensorDetails, stream: Keyed) -> NDArray[Any]:
     """
     shape, dtype = tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"])
     count = math.prod(shape)
-    if count > _MAX_INPUT_ELEMENTS or dtype.kind not in "fiub":
+    if count > MAX_INPUT_ELEMENTS or dtype.kind not in "fiub":
         raise ExportError(f"an input of {dtype}{list(shape)} cannot be filled with random numbers")
     if dtype.kind == "f":
         values: NDArray[Any] = stream.uniform(count, 0.0, 1.0)
@@ -139,4 +146,4 @@ def _time(interpreter: Interpreter, runs: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *map(parse_shapes, sys.argv[3:]))

@@ -8,6 +8,7 @@ or came with a digest. ai-edge-litert verifies.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 import stat
@@ -69,17 +70,27 @@ class Runtime:
     version: str
     _make: Callable[..., Interpreter] = field(repr=False)
 
-    def interpreter(self, model: Path | bytes, num_threads: int = 1, *, advise: bool = True) -> Interpreter:
+    def interpreter(
+        self,
+        model: Path | bytes,
+        num_threads: int = 1,
+        *,
+        advise: bool = True,
+        prepare: Callable[[Interpreter], None] = lambda _: None,
+    ) -> Interpreter:
         """Load a model from a file or its bytes, and allocate its tensors. `advise`: see `foreign_errors`.
 
+        `prepare` is called before the tensors are allocated, when inputs may still be resized.
+
         Raises:
-            ExportError: the file cannot be read, is no TFLite model, is damaged, or needs what this runtime lacks.
+            ExportError: the file cannot be read, is no TFLite model, is damaged, or needs what this runtime lacks; or
+                what `prepare` raises.
         """
         name = one_line(str(model)) if isinstance(model, Path) else "model"
-        _check_identifier(model, name)
-        source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
-        with without_lines(lambda line: line.startswith(_CHATTER)), foreign_errors(name, advise=advise):
+        quiet = without_lines(lambda line: line.startswith(_CHATTER))
+        with _source(model, name) as source, quiet, foreign_errors(name, advise=advise):
             interpreter = self._make(**source, num_threads=num_threads)
+            prepare(interpreter)
             interpreter.allocate_tensors()
         return interpreter
 
@@ -168,6 +179,8 @@ def foreign_errors(model: str, *, advise: bool = True) -> Iterator[None]:
     """
     try:
         yield
+    except ExportError as error:
+        raise ExportError(f"{one_line(model)}: {error}") from error
     except Exception as error:
         reason, advice = _explain(str(error))
         raise ExportError(f"{one_line(model)}: {reason}{f': {advice}' if advise and advice else ''}") from error
@@ -196,19 +209,29 @@ def _find_runtime(distribution: str) -> Runtime | str:
     return Runtime(distribution, version, module.Interpreter)
 
 
-def _check_identifier(model: Path | bytes, name: str) -> None:
-    """Refuse what is not a TFLite model before a runtime sees it."""
+@contextmanager
+def _source(model: Path | bytes, name: str) -> Iterator[dict[str, str | bytes]]:
+    """What a runtime loads `model` from, once it was seen to be a TFLite model.
+
+    A file is opened here and goes by the name of its descriptor: runtimes take paths for UTF-8, which not all are.
+    """
     if isinstance(model, bytes):
-        size, head = len(model), model[:8]
-    else:
-        try:
-            status = model.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise ExportError(f"{name} is not a file: give a .tflite file")
-            with model.open("rb") as file:
-                size, head = status.st_size, file.read(8)
-        except OSError as error:
-            raise ExportError(f"{name}: {error.strerror}; give a .tflite file that can be read") from error
+        _check_identifier(model[:8], len(model), name)
+        yield {"model_content": model}
+        return
+    try:
+        if not stat.S_ISREG(model.stat().st_mode):
+            raise ExportError(f"{name} is not a file: give a .tflite file")
+        file = model.open("rb")
+    except OSError as error:
+        raise ExportError(f"{name}: {error.strerror}; give a .tflite file that can be read") from error
+    with file:
+        _check_identifier(file.read(8), os.fstat(file.fileno()).st_size, name)
+        yield {"model_path": f"/proc/self/fd/{file.fileno()}"}
+
+
+def _check_identifier(head: bytes, size: int, name: str) -> None:
+    """Refuse what is not a TFLite model before a runtime sees it."""
     if head[4:] != _IDENTIFIER:
         raise ExportError(f"{name} is not a TFLite model: give a .tflite file, as `fedprune export` writes them")
     if size > _MAX_MODEL_BYTES:

@@ -77,6 +77,82 @@ def test_the_report_tells_all_and_one_bad_file_stops_nothing(tiny_models: TinyMo
     assert 0 < last["ratio"]["low"] <= last["ratio"]["median"] <= last["ratio"]["high"]
 
 
+def _row(result: Result) -> dict[str, Any]:
+    (row,) = json.loads(result.stdout)["models"]
+    assert isinstance(row, dict)
+    return row
+
+
+def test_a_model_with_open_sizes_is_refused_with_what_to_give(open_size: Path) -> None:
+    result = _benchmark(open_size, "--num_runs", "1")
+    assert str(result.exception) == (
+        f"{open_size}: the model leaves sizes of its input open: give --input_layer_shape ?,?,?,3:4 with a number for "
+        "each ?"
+    )
+
+
+def test_open_sizes_are_measured_as_they_are_given(open_size: Path) -> None:
+    few = ("--num_runs", "2", "--warmup_runs", "0", "--json", "-")
+    small = _benchmark(open_size, *few, "--input_layer_shape", "1,8,8,3:4")
+    large = _benchmark(open_size, *few, "--input_layer_shape", "2,224,200,3:4")
+
+    assert _row(large)["input_shapes"] == [[2, 224, 200, 3], [4]]
+    assert "Input: 2x224x200x3, 4" in large.stderr
+    assert _row(large)["latency_ms"]["p50"] > _row(small)["latency_ms"]["p50"]
+
+
+@pytest.mark.parametrize("shapes", ["1,8,8,3", "1,8,8,4:4", "1,8,8,3:5", "8,8,3:4", "1,8,8,3:4:1"])
+def test_shapes_that_the_model_does_not_take_are_refused(open_size: Path, shapes: str) -> None:
+    result = _benchmark(open_size, "--input_layer_shape", shapes)
+    assert str(result.exception) == (
+        f"{open_size}: the model takes --input_layer_shape ?,?,?,3:4, not {shapes}; ? is any number"
+    )
+
+
+@pytest.mark.parametrize("shapes", ["", "1,?,8,3:4", "image:1,8,8,3", "1,0,8,3:4", "1,-1,8,3:4", "1,99999,99999,3:4"])
+def test_what_is_no_shape_is_clicks_usage_error(open_size: Path, shapes: str) -> None:
+    result = _benchmark(open_size, "--input_layer_shape", shapes)
+    assert result.exit_code == 2
+    assert "--input_layer_shape" in result.stderr
+
+
+def test_an_open_batch_is_one_and_what_was_measured_is_shown(tiny_models: TinyModels) -> None:
+    result = _benchmark(tiny_models.open_batch, tiny_models.fp32, "--num_runs", "1", "--json", "-")
+    assert [row["input_shapes"] for row in json.loads(result.stdout)["models"]] == [[[1, 8, 8, 1]]] * 2
+    assert "Input: 1x8x8x1" in result.stderr
+    batch = _benchmark(tiny_models.open_batch, "--num_runs", "1", "--input_layer_shape", "7,8,8,1", "--json", "-")
+    assert _row(batch)["input_shapes"] == [[7, 8, 8, 1]]
+
+
+_LOCALES = {
+    "UTF-8": {"LC_ALL": "C.UTF-8"},
+    "C": {"LC_ALL": "C"},
+    "ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("locale", _LOCALES)
+@pytest.mark.parametrize("name", ["größe.tflite".encode(), b"caf\xe9.tflite"], ids=["UTF-8", "Latin-1"])
+def test_a_file_may_have_any_name_in_any_locale(
+    tiny_models: TinyModels, tmp_path: Path, name: bytes, locale: str
+) -> None:
+    model, report = os.fsencode(tmp_path) + b"/" + name, tmp_path / "report.json"
+    Path(os.fsdecode(model)).write_bytes(tiny_models.fp32.read_bytes())
+    program = "from fedprune.command import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "benchmark", model, model + b"?", "--num_runs", "1", "--json", str(report)],
+        capture_output=True,
+        env=os.environ | _LOCALES[locale],
+        check=False,
+    )
+    assert done.returncode == 10, done.stderr.decode(errors="replace")
+    assert b"Traceback" not in done.stderr
+    assert b".tflite?: No such file" in done.stderr
+    measured, failed = json.loads(report.read_text(encoding="utf-8"))["models"]
+    assert measured["path"] == str(tmp_path / name.decode(errors="backslashreplace"))
+    assert failed["path"] == measured["path"] + "?"
+
+
 def test_json_on_standard_output_is_alone_there(tiny_models: TinyModels) -> None:
     result = _benchmark(tiny_models.fp32, "--num_runs", "1", "--json", "-")
     assert result.exit_code == 0

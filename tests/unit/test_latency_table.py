@@ -11,8 +11,8 @@ from benchmarks.latency.this_machine import Machine
 
 _MACHINE = Machine("Cortex-A72", 4, "aarch64", "Raspberry Pi 4", "Debian 12", "3.11.2", 64, "performance", 50.0, ())
 _LATENCY = Latency(min=12.25, p50=13.5, p90=14.0, p99=15.0, mean=13.6, std=0.125)
-_FIRST = Measured("runs/a/fp32.tflite", 436_516, 1.5, _LATENCY, 50.25, None)
-_SECOND = Measured("runs/a/int8.tflite", 114_448, 1.5, _LATENCY, 49.5, Ratio(0.51, 0.50, 0.54))
+_FIRST = Measured("runs/a/fp32.tflite", 436_516, ((1, 28, 28, 1),), 1.5, _LATENCY, 50.25, None)
+_SECOND = Measured("runs/a/int8.tflite", 114_448, ((1, 28, 28, 1),), 1.5, _LATENCY, 49.5, Ratio(0.51, 0.50, 0.54))
 _REPORT = Report(_MACHINE, "ai-edge-litert 2.3.0", 4, 100, 10, _FIRST.path, (_FIRST, _SECOND))
 
 
@@ -29,6 +29,17 @@ def test_everything_measured_is_shown_even_on_80_columns() -> None:
     assert ["int8.tflite", "114", *times, "49.5", "0.51", "±0.02"] in lines
     assert "100 runs, 4 threads, ai-edge-litert 2.3.0" in _rendered(_REPORT)
     assert "Raspberry Pi 4, Cortex-A72, 4 cores" in _rendered(_REPORT)
+
+
+def test_inputs_shapes_are_shown_once_if_all_models_have_them() -> None:
+    assert "Input: 1x28x28x1" in _rendered(_REPORT).splitlines()
+
+
+def test_inputs_shapes_are_shown_for_each_model_if_they_differ() -> None:
+    other = msgspec.structs.replace(_SECOND, input_shapes=((1, 28, 28, 1), (), (3,)))
+    lines = _rendered(msgspec.structs.replace(_REPORT, models=(_FIRST, other))).splitlines()
+    assert "Input of fp32.tflite: 1x28x28x1" in lines
+    assert "Input of int8.tflite: 1x28x28x1, scalar, 3" in lines
 
 
 def test_models_keep_their_order_and_a_failed_one_its_row() -> None:

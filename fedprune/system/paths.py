@@ -1,0 +1,15 @@
+"""Paths as text: file names are bytes, which need not be text in any encoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def path_text(path: Path) -> str:
+    """`path` as text that can be written anywhere; what is not text in it looks like \\xff.
+
+    Example:
+        >>> path_text(Path("caf\\udce9.tflite"))
+        'caf\\\\xe9.tflite'
+    """
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
