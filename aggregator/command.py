@@ -11,6 +11,7 @@ from aggregator.book import RoundRecord
 from aggregator.process import run_aggregator
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
+from fedprune.system.output import say
 from fedprune.system.process import log_to_stderr
 
 
@@ -49,9 +50,9 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 
     def report(record: RoundRecord) -> None:
         if as_json:
-            click.echo(msgspec.json.encode(record).decode())
+            say(msgspec.json.encode(record).decode())
         elif not quiet:
-            click.echo(_line(record, settings.rounds.count))
+            say(_line(record, settings.rounds.count))
 
     run_aggregator(settings, config.parent, report)
 

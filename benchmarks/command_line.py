@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from fedprune.errors import FedpruneError, StorageError
+from fedprune.system.output import install_streams
 
 STANDARD_OUTPUT = Path("-")
 
@@ -21,6 +22,7 @@ class Script(click.Command):
     """A command that is run by `python -m`: a `FedpruneError` is one line on stderr and its own exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        install_streams()
         try:
             return super().invoke(ctx)
         except FedpruneError as error:

@@ -11,6 +11,7 @@ from export import show as display
 from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.system.disk import Directory
+from fedprune.system.output import say
 from fedprune.task.bundle import load_bundle
 
 
@@ -60,7 +61,7 @@ def build(config: Path, out: Path) -> None:
 
     blob = build_task(settings, config.parent)
     Directory(out.parent).write(out.name, blob)
-    click.echo(f"{out}: task {settings.name!r}, {len(blob)} bytes")
+    say(f"{out}: task {settings.name!r}, {len(blob)} bytes")
 
 
 @task.command()

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from export.report import FILE, Exported, Format, Report
 from fedprune.errors import ConfigurationError, ExportError
+from fedprune.system.output import droppable
 
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
@@ -90,7 +91,7 @@ def _check_installed() -> None:
 def _progress(formats: int) -> Iterator[Callable[[str], None]]:
     """A bar on the terminal that was standard error, whatever is done to file descriptor 2 meanwhile."""
     columns = (BarColumn(), TextColumn("{task.description}", markup=False))
-    with os.fdopen(os.dup(2), "w") as terminal:
+    with droppable(os.dup(2)) as terminal:
         console = Console(file=terminal)
         with Progress(
             *columns, console=console, transient=True, redirect_stderr=False, disable=not console.is_terminal

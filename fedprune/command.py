@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any, NoReturn
 
 import click
 
 from fedprune import __version__
 from fedprune.errors import FedpruneError
+from fedprune.system.output import install_streams
 from fedprune.system.process import interruptible, leave
 
 _SUBCOMMANDS = {
@@ -60,6 +60,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; a `FedpruneError` is one line on stderr and its own exit code."""
+    install_streams()
     leave(_run(arguments))
 
 
@@ -85,8 +86,6 @@ def _run(arguments: list[str] | None) -> int:
             raise
         click.echo(f"fedprune: {error.name} is not installed; install the extra that has it (README)", err=True)
         return FedpruneError.exit_code
-    except BrokenPipeError:
-        os._exit(0)  # the reader of our output has gone; flushing at exit would fail again
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
     │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs
     ├── BrokerError           6  the broker is unreachable, refuses us or our password
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
+    │   └── OutputLost           (system.output) standard output is closed or full, or its reader has gone
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
     ├── TrainingError         9  a trainer that could not train
     │   └── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more

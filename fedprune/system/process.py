@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from fedprune.system.output import droppable
+
 _ABANDONABLE = "abandonable"
 
 _NUDGE = signal.SIGURG
@@ -103,7 +105,7 @@ def log_to_stderr(name: str, *, verbose: bool) -> None:
     TensorFlow loads in another thread is then C++'s chatter alone, and no last word of ours is lost.
     """
     sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    sys.stderr = droppable(os.dup(2))
     head = name.replace("%", "%%")
     logging.basicConfig(format=f"%(asctime)s {head}: %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     level = logging.INFO if verbose else logging.WARNING

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _lock = threading.RLock()  # file descriptor 2 belongs to the whole process
 
@@ -26,4 +26,5 @@ def without_lines(is_noise: Callable[[bytes], object]) -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             caught.seek(0)
-            os.write(2, b"".join(line for line in caught if not is_noise(line)))
+            with suppress(OSError):
+                os.write(2, b"".join(line for line in caught if not is_noise(line)))

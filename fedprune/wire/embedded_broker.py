@@ -9,6 +9,7 @@ import signal
 import click
 
 from fedprune.errors import BrokerError
+from fedprune.system.output import say
 
 
 @click.command()
@@ -41,7 +42,7 @@ async def _serve(port: int) -> None:
         await server.start()
     except (AmqttError, OSError) as error:
         raise BrokerError(f"port {port} on 127.0.0.1 cannot be used ({error}); choose another --port") from error
-    click.echo(f"broker: listening on mqtt://127.0.0.1:{port}; Ctrl-C ends it")
+    say(f"broker: listening on mqtt://127.0.0.1:{port}; Ctrl-C ends it")
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -17,11 +17,11 @@ def test_the_example_is_true() -> None:
 def test_short_rows_are_filled_up_and_no_line_ends_in_blanks() -> None:
     assert table_lines(["a", "b", "c"], [["x"], ["y", "100", "z"]], left=(0, 2)) == [
         "a    b  c",
-        "─────────",
+        "---------",
         "x",
         "y  100  z",
     ]
 
 
 def test_a_table_without_rows_is_its_headings() -> None:
-    assert table_lines(["a", "b"], []) == ["a  b", "────"]
+    assert table_lines(["a", "b"], []) == ["a  b", "----"]
