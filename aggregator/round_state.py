@@ -1,4 +1,4 @@
-"""What the rounds' state machine hears (events), asks for (actions), and knows (the plan and the state).
+"""The vocabulary of the rounds' state machine: events, actions, the plan and the state.
 
 The state is immutable, and its maps are persistent ones (hash array mapped tries): a step makes a new state that
 shares nearly everything with the old one. So a step costs the same whatever the fleet's size, and the machine stays a
@@ -140,7 +140,7 @@ Step = tuple["RoundState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What does not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
+    """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts

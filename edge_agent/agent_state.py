@@ -1,4 +1,4 @@
-"""What the agent's state machine hears (events), asks for (actions), and knows (the state)."""
+"""The vocabulary of the agent's state machine: events, actions, and the state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Phase(Enum):
 
 
 class Outcome(Enum):
-    """What became of an update, and so of the residual."""
+    """The fate of an update, and so of the residual."""
 
     ACCEPTED = "accepted"
     LATE = "late"
@@ -172,7 +172,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the last manifest said."""
+    """The contents of the last manifest, as far as they matter later."""
 
     run: str
     incarnation: int
@@ -181,7 +181,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Refusals:
-    """How many updates of a round were refused as invalid, and why the last one was."""
+    """A count of a round's updates that were refused as invalid, and why the last one was."""
 
     run: str
     round: int
@@ -239,7 +239,7 @@ class AgentState:
 
     @property
     def wake_at(self) -> float | None:
-        """When the next `Ticked` is due; None without a link: connecting says everything again."""
+        """The time at which the next `Ticked` is due; None without a link: connecting says everything again."""
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
