@@ -15,7 +15,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort
 from aggregator.presence import Presence
-from fedprune.wire.messages import CheckIn, Chunk, Content, Failed, Manifest, Message, Need, Submit
+from fedprune.wire.messages import Content, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -37,10 +37,10 @@ class Connected:
 
 @dataclass(frozen=True)
 class Said:
-    """A message from an agent; the table of transitions lists it under the message's own type."""
+    """A message of one of the kinds in `UPLINK`, which the table of transitions lists under the message's own type."""
 
     agent: str
-    message: CheckIn | Need | Submit | Chunk | Failed
+    message: Message
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,9 @@ import msgspec
 
 from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import (
-    Accepted,
     Assignment,
     CheckIn,
-    Chunk,
-    Manifest,
     Message,
-    Need,
-    Rejected,
     Submit,
 )
 from fedprune.wire.serving import Serving
@@ -55,7 +50,7 @@ class Outcome(Enum):
     INVALID = "invalid"
 
 
-# Events: the messages of fedprune.wire.messages that come down, and these.
+# Events: the messages that come down, and these.
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,8 @@ class Ticked:
 
 
 OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | Ticked
-Event = OwnEvent | Manifest | Assignment | Chunk | Need | Accepted | Rejected
+Event = OwnEvent | Message
+"""A message is the manifest, or of one of the kinds in `DOWNLINK`."""
 
 
 # Actions

@@ -5,6 +5,7 @@ Scores and ties are computed so that every participant gets the same mask from t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
@@ -61,7 +62,7 @@ def score_mask(
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
         return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
-    score = _lamp_scores if allocation is Allocation.LAMP else _magnitudes
+    score = _SCORES[allocation]
     return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity)
 
 
@@ -129,6 +130,13 @@ def _lamp_scores(array: Array, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
     scores = np.zeros_like(squares)
     scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
     return np.where(kept, scores.reshape(array.shape), _PRUNED)
+
+
+_SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {
+    Allocation.LAMP: _lamp_scores,
+    Allocation.GLOBAL: _magnitudes,
+}
+"""From a tensor and where it is kept to scores, of which the best of all tensors together are kept."""
 
 
 def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict[str, NDArray[np.bool_]]:
