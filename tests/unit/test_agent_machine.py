@@ -67,7 +67,7 @@ SAMPLES: dict[type, Event] = {
 }
 
 
-@pytest.mark.parametrize("kind", (*get_args(OwnEvent), Manifest, *DOWNLINK.values()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*get_args(OwnEvent), Manifest, *DOWNLINK.values()], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("phase", Phase)
 def test_every_event_may_come_in_every_phase(phase: Phase, kind: type) -> None:
     agent = agent_in(phase)
