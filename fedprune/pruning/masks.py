@@ -36,7 +36,7 @@ def score_mask(
     A weight that was pruned stays pruned, whatever its value is now, and a kept one that has become 0 is still one of
     those that are kept: the masks of growing sparsities are nested.
 
-    LAMP and global keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
+    All but uniform keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
     the table. Uniform is TF-MOT's rule (0.8.1, `pruning_impl.Pruning`), which keeps *all* weights that equal a layer's
     threshold: a layer with too many zeros among its kept weights is not pruned further.
 
