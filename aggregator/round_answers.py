@@ -8,7 +8,7 @@ from aggregator.round_state import Phase, RoundState
 from fedprune.wire.messages import Accepted, Assignment, CheckIn, Manifest, Reason, Rejected, Submit
 
 RETRY_AFTER_S = 30.0
-"""When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
+"""Seconds after which an agent without work is to check in again. Work comes unasked; this is for lost messages."""
 
 _TICKET_BYTES = 8
 

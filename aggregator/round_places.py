@@ -1,4 +1,4 @@
-"""Who has a place in a round's cohort: selecting, drafting, and giving the places of silent agents to others."""
+"""The places in a round's cohort: selecting, drafting, and giving the places of silent agents to others."""
 
 from __future__ import annotations
 
@@ -78,6 +78,20 @@ def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
             f"{cohort.accepted}, and {possible} agents are known that could give one{reasons}; start more agents, or "
             "mend those and start the aggregator again"
         ),
+    )
+
+
+def is_hopeless(state: RoundState) -> bool:
+    """As many agents as a cohort has have failed, and none has succeeded."""
+    return not state.cohort.accepted and state.cohort.count(Standing.FAILED, Standing.OUT) >= state.plan.cohort
+
+
+def nobody_left(state: RoundState, now: float) -> Warn:
+    """The line for people when no member is left whose update could come, and how long that stays so."""
+    wait = 0.0 if state.deadline is None else max(0.0, state.deadline - now)
+    return Warn(
+        f"round {state.round + 1}: nobody is left whose update could come; it has {state.cohort.accepted} of the "
+        f"{state.plan.quorum} that it needs. Others may join; those who failed may try again in {wait:.0f} s"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fedprune.codecs import Values
 from fedprune.wire.broker import Broker
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -44,12 +45,15 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[codec]`` table: the value schemes of the agents' updates and of the model they are sent."""
 
-    update_values: Literal["fp32", "fp16", "int8"] = "int8"
+    update_values: Values = Values.INT8
     model_values: Literal["fp32", "fp16"] = "fp16"
 
 
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random."""
+    """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
+
+    The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
+    """
 
     task: str
     held_out: str
@@ -57,6 +61,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    keep_checkpoints: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5
     broker: Broker = Broker()
     rounds: Rounds = Rounds()
     codec: Codec = Codec()
