@@ -12,6 +12,9 @@ import numpy as np
 STEP_LIMIT = 2**31
 """Steps are counted below this."""
 
+SPARSITY_TOLERANCE = 0.005
+"""A sparsity that misses its target by less is not worth a word: both are shown with two digits."""
+
 
 class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     """The steps at which masks are updated: every `frequency` steps from `begin_step` to `end_step`, both included.
@@ -143,6 +146,58 @@ class ConstantSparsity(_PruningWindow, frozen=True, forbid_unknown_fields=True, 
 
 
 Schedule = PolynomialDecay | ConstantSparsity
+
+
+def final_sparsity(schedule: Schedule, steps: int) -> float:
+    """The sparsity that a run ends with.
+
+    Args:
+        schedule: the task's.
+        steps: the global steps of the whole run: rounds times steps a round.
+
+    Returns:
+        A fraction in [0, 1).
+
+    Example:
+        >>> schedule = ConstantSparsity(target_sparsity=0.5, begin_step=100, frequency=10)
+        >>> final_sparsity(schedule, 99), final_sparsity(schedule, 100)
+        (0.0, 0.5)
+    """
+    return schedule.sparsity_in_force(steps)
+
+
+def steps_to_reach_target(schedule: Schedule) -> int | None:
+    """The global steps after which the target is in force.
+
+    Args:
+        schedule: the task's.
+
+    Returns:
+        The fewest steps that a run needs to end with the schedule's target, or what misses it by less than
+        `SPARSITY_TOLERANCE` and is never exceeded; None if no run does, because masks are updated too seldom.
+
+    Example:
+        >>> window = {"initial_sparsity": 0.0, "target_sparsity": 0.8, "begin_step": 10, "end_step": 50}
+        >>> steps_to_reach_target(PolynomialDecay(frequency=20, **window))
+        50
+        >>> steps_to_reach_target(PolynomialDecay(frequency=100, **window)) is None
+        True
+    """
+    if misses_target(schedule, schedule.sparsity_at(schedule.begin_step)):
+        last = schedule.last_due(schedule.end_step)
+        return None if last is None or misses_target(schedule, schedule.sparsity_at(last)) else last
+    return schedule.begin_step
+
+
+def misses_target(schedule: Schedule, sparsity: float) -> bool:
+    """True if `sparsity`, a fraction, is below the schedule's target by `SPARSITY_TOLERANCE` or more.
+
+    Example:
+        >>> schedule = ConstantSparsity(target_sparsity=0.5, begin_step=100, frequency=10)
+        >>> misses_target(schedule, 0.0), misses_target(schedule, 0.498)
+        (True, False)
+    """
+    return sparsity <= schedule.target_sparsity - SPARSITY_TOLERANCE
 
 
 def _check_sparsity(field: str, sparsity: float) -> None:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.pruning.schedules import (
+    ConstantSparsity,
+    PolynomialDecay,
+    Schedule,
+    final_sparsity,
+    misses_target,
+    steps_to_reach_target,
+)
 
 DECAY = PolynomialDecay(initial_sparsity=0.2, target_sparsity=0.8, begin_step=10, end_step=50, frequency=15)
 CONSTANT = ConstantSparsity(target_sparsity=0.5, begin_step=4, frequency=3)
@@ -100,3 +107,27 @@ def test_bad_polynomial_decay_is_refused_by_field(field: str, value: Any, compla
 def test_constant_sparsity_that_ends_before_it_begins_is_refused(end_step: int) -> None:
     with pytest.raises(ValueError, match="end_step"):
         ConstantSparsity(target_sparsity=0.5, begin_step=4, end_step=end_step, frequency=1)
+
+
+@given(windows())
+def test_a_run_of_so_many_steps_reaches_the_target_and_a_shorter_one_does_not(schedule: Schedule) -> None:
+    steps = steps_to_reach_target(schedule)
+    if steps is None:
+        assert misses_target(schedule, final_sparsity(schedule, 10**6))
+    else:
+        assert not misses_target(schedule, final_sparsity(schedule, steps))
+        assert final_sparsity(schedule, steps) == final_sparsity(schedule, 10**6)
+        assert steps == 0 or final_sparsity(schedule, steps - 1) < final_sparsity(schedule, steps)
+
+
+def test_a_target_that_is_all_but_reached_counts_as_reached() -> None:
+    schedule = PolynomialDecay(initial_sparsity=0.0, target_sparsity=0.8, begin_step=0, end_step=100, frequency=95)
+    assert steps_to_reach_target(schedule) == 95
+    assert not misses_target(schedule, final_sparsity(schedule, 95))
+
+
+def test_a_schedule_that_does_not_fit_the_run_is_found_out() -> None:
+    slow = PolynomialDecay(initial_sparsity=0.0, target_sparsity=0.8, begin_step=10, end_step=1000, frequency=10)
+    assert final_sparsity(slow, 30) == pytest.approx(0.048, abs=0.001)
+    assert misses_target(slow, final_sparsity(slow, 30))
+    assert steps_to_reach_target(slow) == 1000
