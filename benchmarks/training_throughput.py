@@ -25,10 +25,9 @@ from fedprune.data import Dataset
 from fedprune.data.fashion_mnist import fashion_mnist
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
-from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.tflite import default_runtime
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Bundle, Pruning, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
 
 _BATCH = 32
 _STEPS = 200
@@ -103,7 +102,7 @@ def _alone(work: Callable[[Any], Any], argument: Any) -> Any:
 def _build(model: str) -> bytes:
     """The task bundle, as `fedprune task build` makes it."""
     from export.build import build_task
-    from export.settings import ModelSettings, TaskSettings
+    from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 
     with tempfile.TemporaryDirectory() as directory:
         if model == "CNN-108k":
@@ -111,9 +110,9 @@ def _build(model: str) -> bytes:
         else:
             _save_mlp(Path(directory) / "mlp.keras")
             settings = ModelSettings(file="mlp.keras")
-        schedule = ConstantSparsity(target_sparsity=_SPARSITY, begin_step=0, frequency=_STEPS)
+        schedule = ConstantSettings(target_sparsity=_SPARSITY, begin_step=0, frequency=_STEPS)
         training = Training(steps_per_round=_STEPS, batch_size=_BATCH, optimizer=_OPTIMIZER)
-        return build_task(TaskSettings("throughput", settings, training, Pruning(schedule)), Path(directory))
+        return build_task(TaskSettings("throughput", settings, training, PruningSettings(schedule)), Path(directory))
 
 
 def _save_mlp(path: Path) -> None:

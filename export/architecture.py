@@ -57,6 +57,7 @@ def tensor_table(model: Any) -> tuple[TensorSpec, ...]:
     owners = {variable.ref(): layer for layer, _, variable in variables_of(model)}
     kinds = {variable.ref(): TensorClass.PRUNABLE for variable in _prunable_variables(model)}
     kinds |= {variable.ref(): TensorClass.STATISTICS for variable in _moving_statistics(model)}
+    kinds |= {variable.ref(): TensorClass.FROZEN for variable in _frozen_variables(model)}
     labels: dict[str, Any] = {}
     rows = []
     for variable in model.weights:
@@ -135,6 +136,15 @@ def _prunable_variables(model: Any) -> Iterator[Any]:
 def _moving_statistics(model: Any) -> Iterator[Any]:
     for layer in model.submodules:
         if isinstance(layer, keras.layers.BatchNormalization):
+            yield from (layer.moving_mean, layer.moving_variance)
+
+
+def _frozen_variables(model: Any) -> Iterator[Any]:
+    """The variables that layers would train, or move, if they were not frozen."""
+    trained = {variable.ref() for variable in model.trainable_variables}
+    yield from (variable for variable in model.weights if variable.trainable and variable.ref() not in trained)
+    for layer in model.submodules:
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable:
             yield from (layer.moving_mean, layer.moving_variance)
 
 

@@ -23,14 +23,17 @@ from export.training_graph.probes import make_self_check
 from export.training_graph.proof import Proof
 from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
-from fedprune.model.tensors import Array, TensorSpec
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
 from fedprune.runtime.self_check import SelfCheck
-from fedprune.task.bundle import SeededWeights, Task, read_bundle, write_bundle
+from fedprune.task.bundle import Pruning, SeededWeights, Task, read_bundle, write_bundle
 
 _log = logging.getLogger(__name__)
 
 _IMAGE, _OUTPUTS = (28, 28, 1), 10
 """The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
+_LAYERS_SHOWN = 8
+"""Frozen layers that are named; of more there is the number."""
 
 
 def build_task(settings: TaskSettings, base: Path) -> bytes:
@@ -41,9 +44,12 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     training graph makes a bundle without one, and a warning that says why.
     """
     model = _load(settings.model, base)
+    pruning = settings.pruning.in_steps(settings.training.steps_per_round)
     form = form_of(model, settings.training.loss)
     _check_form(form, settings.model)
     table = tensor_table(model)
+    _check_learnable(model, TensorTable(table), pruning)
+    _check_frozen(TensorTable(table), settings.model)
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,
@@ -52,7 +58,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         from_logits=form.from_logits,
         tensors=table,
         training=settings.training,
-        pruning=settings.pruning,
+        pruning=pruning,
         members={},
         initial=initial,
     )
@@ -71,7 +77,10 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
 
 def _load(settings: ModelSettings, base: Path) -> Any:
     if settings.file is not None:
-        return load_model_file(base / settings.file)
+        model = load_model_file(base / settings.file)
+        if settings.frozen == "train":
+            model.trainable = True
+        return model
     return cnn_108k(settings.input_shape or _IMAGE, settings.outputs or _OUTPUTS)
 
 
@@ -81,6 +90,44 @@ def _check_form(form: Form, settings: ModelSettings) -> None:
         raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
     if settings.outputs not in (None, form.outputs):
         raise TaskError(f"{settings.file}: has {form.outputs} outputs; correct model.outputs in task.toml")
+
+
+def _check_learnable(model: Any, table: TensorTable, pruning: Pruning) -> None:
+    """Raise `TaskError` if nothing would be trained or pruned; warn of a schedule that no run ends with its target."""
+    if not model.trainable_variables:
+        raise TaskError(
+            f"model {model.name!r} has nothing to train (no weights, or all its layers are frozen); save it with "
+            'trainable layers, or set model.frozen = "train"'
+        )
+    schedule = pruning.schedule
+    if schedule.target_sparsity > 0 and not table.prunable:
+        raise TaskError(
+            f"model {model.name!r} has no weights that can be pruned (kernels of layers that are not frozen); set "
+            "target_sparsity and initial_sparsity to 0, or take another model"
+        )
+    if steps_to_reach_target(schedule) is None:
+        _log.warning(
+            "the schedule never reaches target_sparsity %g: its last update prunes %.2g; end minus begin must be a "
+            "multiple of frequency",
+            schedule.target_sparsity,
+            final_sparsity(schedule, schedule.end_step),
+        )
+
+
+def _check_frozen(table: TensorTable, settings: ModelSettings) -> None:
+    """Raise `TaskError` if frozen layers would lose what they learned elsewhere; else name them."""
+    layers = sorted({spec.layer for spec in table.of(TensorClass.FROZEN)})
+    if not layers:
+        return
+    if not settings.keeps_weights:
+        raise TaskError(
+            f'{settings.file}: layer {layers[0]!r} is frozen, and model.initial = "seed" would draw its weights anew; '
+            'set model.initial = "file", or model.frozen = "train"'
+        )
+    shown = ", ".join(layers[:_LAYERS_SHOWN]) + (", ..." if len(layers) > _LAYERS_SHOWN else "")
+    _log.warning(
+        'frozen layers are neither trained nor pruned (%d: %s); model.frozen = "train" changes that', len(layers), shown
+    )
 
 
 def _initial_weights(

@@ -47,13 +47,12 @@ def build(config: Path, out: Path) -> None:
       [pruning]
       mask = "shared"                # or "own": each agent's, with allocation = "uniform"
       allocation = "lamp"            # or "global", "uniform"
-      [pruning.schedule]             # in steps of all rounds: here rounds 2 to 10
+      [pruning.schedule]             # or begin_step, end_step and frequency
       kind = "polynomial"
       initial_sparsity = 0.0
       target_sparsity = 0.8
-      begin_step = 94
-      end_step = 470
-      frequency = 47
+      begin_round = 2
+      end_round = 10
     """
     settings = load_toml(config, TaskSettings)
 

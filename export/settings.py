@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fedprune.pruning.masks import Allocation
+from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.task.bundle import Pruning, Training
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
@@ -15,7 +18,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[model]`` table: a built-in model, or a ``.keras`` or ``.h5`` file that tf_keras saved.
 
     `input_shape` (without the batch) and `outputs` make a built-in model; a file's are only compared with them.
-    Initial weights are drawn from `seed`, or are the file's own, which is a file's default.
+    Initial weights are drawn from `seed`, or are the file's own, which is a file's default. Layers that are frozen in
+    the file (``trainable = False``) stay as they are, and dense, unless `frozen` is ``train``.
     """
 
     builtin: Literal["cnn-108k"] | None = None
@@ -24,6 +28,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: _Size | None = None
     initial: Literal["seed", "file"] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    frozen: Literal["keep", "train"] = "keep"
 
     def __post_init__(self) -> None:
         if (self.builtin is None) == (self.file is None):
@@ -37,10 +42,94 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.file is not None and self.initial != "seed"
 
 
+class _Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """When masks are updated: in global steps, as the task's schedule has it, or after which rounds, once in each.
+
+    Raises ValueError unless all of the one kind of keys are given and none of the other.
+    """
+
+    begin_step: int | None = None
+    end_step: int | None = None
+    frequency: int | None = None
+    begin_round: int | None = None
+    end_round: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.in_steps(1)
+        except ValueError as error:
+            raise ValueError(str(error).replace("_step", "_round") if self._is_in_rounds else str(error)) from error
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        """The schedule on the global clock."""
+        raise NotImplementedError
+
+    @property
+    def _is_in_rounds(self) -> bool:
+        return (self.begin_round, self.end_round) != (None, None)
+
+    def _window(self, steps_per_round: int, *, needs_end: bool) -> dict[str, int]:
+        steps = {"begin_step": self.begin_step, "end_step": self.end_step, "frequency": self.frequency}
+        if self._is_in_rounds and any(value is not None for value in steps.values()):
+            raise ValueError("give begin_round and end_round, or steps and a frequency, not both")
+        if self._is_in_rounds:
+            rounds = {"begin_step": self.begin_round, "end_step": self.end_round}
+            steps = {key: None if value is None else value * steps_per_round for key, value in rounds.items()}
+            steps["frequency"] = steps_per_round
+        window = {key: value for key, value in steps.items() if value is not None}
+        if len(window) < 3 and (needs_end or window.keys() != {"begin_step", "frequency"}):
+            raise ValueError("give begin_round and end_round, or begin_step, end_step and frequency")
+        return window
+
+
+class PolynomialSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="polynomial"):
+    """See `PolynomialDecay`."""
+
+    initial_sparsity: float
+    target_sparsity: float
+    power: float = 3.0
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        return PolynomialDecay(
+            initial_sparsity=self.initial_sparsity,
+            target_sparsity=self.target_sparsity,
+            power=self.power,
+            **self._window(steps_per_round, needs_end=True),
+        )
+
+
+class ConstantSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="constant"):
+    """See `ConstantSparsity`; it needs no end."""
+
+    target_sparsity: float
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        window = self._window(steps_per_round, needs_end=False)
+        return ConstantSparsity(target_sparsity=self.target_sparsity, **window)
+
+
+class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[pruning]`` table: `Pruning`, with a schedule that may be given in rounds."""
+
+    schedule: PolynomialSettings | ConstantSettings
+    mask: MaskPolicy = MaskPolicy.SHARED
+    allocation: Allocation = Allocation.LAMP
+
+    def __post_init__(self) -> None:
+        self.in_steps(1)
+
+    def in_steps(self, steps_per_round: int) -> Pruning:
+        """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
+        return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation)
+
+
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     model: ModelSettings
     training: Training
-    pruning: Pruning
+    pruning: PruningSettings
+
+    def __post_init__(self) -> None:
+        self.pruning.in_steps(self.training.steps_per_round)

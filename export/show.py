@@ -64,7 +64,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     training, pruning = task.training, task.pruning
     yield "task", one_line(task.name)
     yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {task.outputs} ({_outputs(task)})"
-    yield "parameters", f"{task.table.parameters:,}, of them prunable {task.table.prunable:,}"
+    frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
+    parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
+    yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
     yield "loss", training.loss + (f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else "")
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"

@@ -188,7 +188,7 @@ def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[Any]:
 
 
 def _coder(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
-    if spec.kind is TensorClass.STATISTICS:
+    if spec.kind in (TensorClass.STATISTICS, TensorClass.FROZEN):
         return Values.FP32.stage
     if spec.kind is TensorClass.DENSE:
         return values.stage

@@ -40,6 +40,16 @@ _PARTS = {
     "keras.regularizers": frozenset({"L1", "L1L2", "L2", "OrthogonalRegularizer"}),
     "keras.constraints": frozenset({"MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"}),
 }
+_QUANTISED = "is made by TF-MOT's quantize_model; save the model from before, the export quantises it"
+_KNOWN = {
+    "PruneLowMagnitude": "is wrapped by TF-MOT; save tfmot.sparsity.keras.strip_pruning(model)",
+    "ClusterWeights": "is wrapped by TF-MOT; save tfmot.clustering.keras.strip_clustering(model)",
+    "QuantizeLayer": _QUANTISED,
+    "QuantizeWrapper": _QUANTISED,
+    "QuantizeWrapperV2": _QUANTISED,
+    "Policy": "computes in mixed precision; build it with the policy float32, load its weights, save it again",
+}
+"""Classes that are refused as others are, with what to do about them."""
 _ANYWHERE = _MODELS.union(*_PARTS.values())
 
 
@@ -63,7 +73,8 @@ def _objects(config: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:
     if isinstance(config, dict):
         if "class_name" in config:
             settings = config.get("config")
-            layer = str(settings.get("name", layer)) if isinstance(settings, dict) else layer
+            if isinstance(settings, dict) and config["class_name"] != "Policy":  # its name is a precision's
+                layer = str(settings.get("name", layer))
             yield config, layer
         for value in config.values():
             yield from _objects(value, layer)
@@ -74,6 +85,8 @@ def _objects(config: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _check_class(described: dict[str, Any], layer: str, origin: str) -> None:
     name, registered = described["class_name"], described.get("registered_name")
+    if known := _KNOWN.get(name) if isinstance(name, str) else None:
+        raise TaskError(f"{origin}: layer {layer[:60]!r} {known}")
     if registered not in (None, name) or not _is_keras_own(name, described):
         raise TaskError(
             f"{origin}: layer {layer[:60]!r} is, or uses, custom code ({str(name)[:60]!r}), which is never taken from "

@@ -34,6 +34,8 @@ class TensorClass(StrEnum):
     """BatchNorm moving mean and variance: sent exactly (fp32), merged as pooled moments."""
     INTEGER = "integer"
     """Counters and look-up tables: they keep their initial value and are never sent in an update."""
+    FROZEN = "frozen"
+    """Tensors of layers that were trained elsewhere: neither trained nor pruned, and treated as integer ones are."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -124,11 +124,14 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
 
 
 def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:
-    """A tensor that is nowhere zero. Kernels keep activations and gradients at `scale`: U(-2, 2) over the root of the
-    inputs lies between what ReLU networks want (He et al. 2015, the root of 6) and linear ones (the root of 3)."""
+    """A tensor that is nowhere zero, and positive where it may be a variance.
+
+    Kernels keep activations and gradients at `scale`: U(-2, 2) over the root of the inputs lies between what ReLU
+    networks want (He et al. 2015, the root of 6) and linear ones (the root of 3).
+    """
     if spec.kind is TensorClass.INTEGER:
         return np.zeros(spec.shape, spec.dtype)
-    if spec.kind is TensorClass.STATISTICS:
+    if spec.kind is TensorClass.STATISTICS or (spec.kind is TensorClass.FROZEN and len(spec.shape) < 2):
         return _uniform(keyed, spec.shape, 0.5)
     factor = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if len(spec.shape) > 1 else scale
     return _uniform(keyed, spec.shape, -1.0) * np.float32(factor)

@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 
 from benchmarks.agent_memory.environments import make_environment
-from export.settings import ModelSettings, TaskSettings
+from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import BrokerError, ConfigurationError
-from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Bundle, Pruning, Training, read_bundle
+from fedprune.task.bundle import Bundle, Training, read_bundle
 from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.processes import Child
@@ -69,7 +68,7 @@ def bundle() -> Bundle:
     from export.build import build_task  # imports TensorFlow, which most tests here can do without
 
     model = ModelSettings(builtin="cnn-108k", input_shape=(14, 14, 1), outputs=3)
-    pruning = Pruning(ConstantSparsity(begin_step=0, frequency=5, target_sparsity=0.5))
+    pruning = PruningSettings(ConstantSettings(begin_step=0, frequency=5, target_sparsity=0.5))
     return read_bundle(build_task(TaskSettings("light", model, Training(5), pruning), Path()))
 
 

@@ -21,7 +21,7 @@ from export.build import build_task
 from export.graphs import make_inference_graph, verify_inference_graph
 from export.model_files import MAX_FILE_BYTES, load_model_file
 from export.models import cnn_108k
-from export.settings import ModelSettings, TaskSettings
+from export.settings import ModelSettings, PolynomialSettings, PruningSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.proof import Proof
 from fedprune.command import main
@@ -30,12 +30,11 @@ from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass
-from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import Bundle, Fill, Pruning, Training, Uniform, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, Fill, Training, Uniform, read_bundle, write_bundle
 
 layers = keras.layers
 
-SCHEDULE = PolynomialDecay(begin_step=0, end_step=10, frequency=2, initial_sparsity=0.0, target_sparsity=0.8)
+SCHEDULE = PolynomialSettings(begin_step=0, end_step=10, frequency=2, initial_sparsity=0.0, target_sparsity=0.8)
 TASK_TOML = """\
 name = "pictures"
 [model]
@@ -55,7 +54,7 @@ target_sparsity = 0.8
 
 
 def task_of(model: ModelSettings) -> TaskSettings:
-    return TaskSettings("pictures", model, Training(5), Pruning(SCHEDULE))
+    return TaskSettings("pictures", model, Training(5), PruningSettings(SCHEDULE))
 
 
 def built(model: ModelSettings, base: Path = Path()) -> Bundle:

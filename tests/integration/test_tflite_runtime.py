@@ -34,7 +34,7 @@ from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.architecture import tensor_table
 from export.build import build_task
-from export.settings import ModelSettings, TaskSettings
+from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from export.training_graph.build import make_training_graph
 from export.training_graph.probes import make_self_check
 from fedprune.data import save_npz
@@ -42,9 +42,8 @@ from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import full_mask
-from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.training_graph import Step
-from fedprune.task.bundle import Adam, Pruning, Training, read_bundle
+from fedprune.task.bundle import Adam, Training, read_bundle
 
 _TIMEOUT_S = 300
 
@@ -174,7 +173,7 @@ np.savez("trained.npz", *trained.weights.values())
 
 def test_a_round_is_trained_as_everywhere_else(elsewhere: Elsewhere) -> None:
     """Which the trainer starts after the self-check alone."""
-    pruning = Pruning(ConstantSparsity(begin_step=0, frequency=5, target_sparsity=0.5))
+    pruning = PruningSettings(ConstantSettings(begin_step=0, frequency=5, target_sparsity=0.5))
     model = ModelSettings(builtin="cnn-108k", input_shape=(14, 14, 1), outputs=3)
     bundle = read_bundle(build_task(TaskSettings("light", model, Training(15, 8, Adam()), pruning), Path()))
     data = learnable(40, shape=(14, 14, 1), classes=3)

@@ -14,16 +14,14 @@ from edge_agent.trainers import Work
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
-from export.settings import ModelSettings, TaskSettings
+from export.settings import ModelSettings, PolynomialSettings, PruningSettings, TaskSettings
 from fedprune.data import Dataset
 from fedprune.keras.stack import keras
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import (
     Bundle,
-    Pruning,
     Sgd,
     Training,
     read_bundle,
@@ -107,12 +105,12 @@ def built(build: Callable[[], Any], directory: Path, mask: MaskPolicy, batch_siz
     """What a workstation makes of the network, saved as a file."""
     model = build()
     model.save(directory / "model.keras")
-    schedule = PolynomialDecay(begin_step=1, end_step=7, frequency=3, initial_sparsity=0.2, target_sparsity=0.7)
+    schedule = PolynomialSettings(begin_step=1, end_step=7, frequency=3, initial_sparsity=0.2, target_sparsity=0.7)
     task = TaskSettings(
         name="untuned",
         model=ModelSettings(file="model.keras", initial="seed", seed=3),
         training=Training(STEPS, batch_size, Sgd(0.01, 0.9)),
-        pruning=Pruning(schedule, mask, Allocation.UNIFORM),
+        pruning=PruningSettings(schedule, mask, Allocation.UNIFORM),
     )
     return read_bundle(build_task(task, directory))
 
