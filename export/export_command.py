@@ -23,8 +23,6 @@ from fedprune.system.output import droppable
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
 _STEPS_BESIDE_FORMATS = 3
-_ACCURACY_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
-"""By how much less accuracy, or how many times the loss where there is none, the table marks a format."""
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""
 
@@ -38,7 +36,7 @@ _PIPE_WIDTH = 120
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH.npz",
-    help="Examples to verify with, and to calibrate int8 with.  [default: RUN/held-out.npz]",
+    help="Examples to calibrate int8 with, at most 200.  [default: a part of RUN/held-out.npz]",
 )
 @click.option(
     "--out",
@@ -53,7 +51,8 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     RUN is an aggregator's state directory; its newest checkpoint is taken. Writes DIR/fp32.tflite, DIR/fp16.tflite,
     DIR/dynamic.tflite (weights int8, activations float) and DIR/int8.tflite (all int8, input and output too), with a
     batch of 1, and DIR/exports.json, which says of each: size, sparsity, accuracy, the largest difference to the
-    Keras model, and which TFLite runtimes of this machine run it.
+    Keras model, and which TFLite runtimes of this machine run it. They are verified on RUN/held-out.npz, but for the
+    examples that calibrate int8.
 
     \b
     Example:
@@ -111,6 +110,8 @@ def _show(report: Report, out: Path) -> None:
                 console.print(
                     f"{row.path}: {tried.runtime} {tried.version}: {tried.error}", style="yellow", markup=False
                 )
+    for line in report.warnings:
+        console.print(f"Warning: {line}", style="yellow", markup=False, highlight=False)
     console.print(
         f"{', '.join(row.path for row in report.exports)} and {FILE} are in {out}", markup=False, highlight=False
     )
@@ -146,17 +147,10 @@ def _cells(row: Exported, report: Report) -> list[str | Text]:
         f"{row.bytes / 1000:,.1f}",
         f"{row.bytes_compressed / 1000:,.1f}",
         _number(row.sparsity.overall, ".3f"),
-        Text(quality, "yellow" if _is_worse(row, report) else ""),
+        Text(f"{quality} !" if row.degraded else quality, "yellow" if row.degraded or row.loss is None else ""),
         _number(row.max_difference, ".2g"),
         ", ".join(f"{tried.runtime} {tried.version}" for tried in row.runs_on if tried.ok) or "nothing here",
     ]
-
-
-def _is_worse(row: Exported, report: Report) -> bool:
-    """True if a file is noticeably worse than the Keras model, or could not be tried."""
-    if row.accuracy is not None and report.keras_accuracy is not None:
-        return report.keras_accuracy - row.accuracy > _ACCURACY_TO_MISS
-    return row.loss is None or row.loss > _LOSS_TO_NOTICE * report.keras_loss
 
 
 def _number(value: float | None, form: str) -> str:

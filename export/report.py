@@ -49,7 +49,8 @@ class Exported(msgspec.Struct, frozen=True):
 
     `accuracy` is a fraction of the report's `examples`, None where the task's loss has none (mean squared error),
     `loss` the task's, `max_difference` the largest to the Keras model in any output of any example. All are None where
-    no runtime here runs the file.
+    no runtime here runs the file. `degraded`: it is worse than the Keras model by more than a point of accuracy, or,
+    where there is none, by more than a twentieth of the loss.
     """
 
     path: str
@@ -61,20 +62,27 @@ class Exported(msgspec.Struct, frozen=True):
     accuracy: float | None
     loss: float | None
     max_difference: float | None
+    degraded: bool
     runs_on: tuple[RunsOn, ...]
 
 
 class Report(msgspec.Struct, frozen=True):
     """An export: the model that was exported, how the Keras model does on `examples` examples, and each file.
 
-    `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights.
+    `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights, `sparsity` that
+    of their prunable part, and `target_sparsity` the schedule's. int8's scales come from `calibration_examples` others.
+    `warnings` are for people, a line each.
     """
 
     task: str
     run: str
     version: int
     weights_sha256: str
+    sparsity: float
+    target_sparsity: float
     examples: int
+    calibration_examples: int
     keras_accuracy: float | None
     keras_loss: float
     exports: tuple[Exported, ...]
+    warnings: tuple[str, ...]

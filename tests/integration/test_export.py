@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +36,7 @@ from keras_bundles import (
 
 from export import exporting
 from export.convert import convert
+from export.examples import choose_examples, complaints_of
 from export.export_command import export
 from export.exporting import export_model, export_run
 from export.report import Format, Report
@@ -44,7 +48,7 @@ from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, sparsity, weights_digest
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.runtime.tflite import default_runtime, predict
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
@@ -119,14 +123,16 @@ def test_the_report_describes_the_files_and_the_newest_checkpoint(run: Run, repo
 
 
 def test_every_format_answers_as_keras_does(run: Run, report: Report) -> None:
-    expected = run.model.predict(DATA.x, verbose=0)
-    learned = float(np.mean(expected.argmax(axis=1) == DATA.y))
+    data = choose_examples(DATA, None).verification
+    expected = run.model.predict(data.x, verbose=0)
+    learned = float(np.mean(expected.argmax(axis=1) == data.y))
     assert learned > 2 / CLASSES
-    assert (report.keras_accuracy, report.examples) == (learned, len(DATA))
+    assert report.keras_accuracy == learned
+    assert (report.examples, report.calibration_examples) == (len(DATA) / 2, len(DATA) / 2)
     for row in report.exports:
-        answers = predict(default_runtime().interpreter(run.path / "export" / row.path), DATA.x)
+        answers = predict(default_runtime().interpreter(run.path / "export" / row.path), data.x)
         assert row.max_difference == np.abs(answers - expected).max()
-        assert row.accuracy == np.mean(answers.argmax(axis=1) == DATA.y)
+        assert row.accuracy == np.mean(answers.argmax(axis=1) == data.y)
         assert row.accuracy == pytest.approx(learned, abs=0.03)
     fp32, fp16, dynamic, int8 = (row.max_difference for row in report.exports)
     assert fp32 < 1e-5 < fp16 < int8
@@ -202,17 +208,110 @@ def test_the_command_writes_equal_bytes_in_another_process_and_keeps_the_termina
 
 
 def test_the_command_shows_a_table(run: Run, tmp_path: Path) -> None:
-    other = tmp_path / "other.npz"
-    save_npz(other, DATA.take(np.arange(50)))
     shown = CliRunner().invoke(
-        export,
-        [str(run.path), "--formats", "fp16", "--data", str(other), "--out", str(tmp_path)],
-        catch_exceptions=False,
+        export, [str(run.path), "--formats", "fp16", "--out", str(tmp_path)], catch_exceptions=False
     )
     assert "test, version 3" in shown.output
-    assert "50 examples" in shown.output
+    assert "100 examples" in shown.output
     assert "fp16.tflite" in shown.output
     assert default_runtime().version in shown.output
+    assert "Warning" not in shown.output
+
+
+@pytest.mark.parametrize(
+    "degenerate",
+    [
+        lambda x: np.full_like(x, 0.5),
+        lambda x: 1e-3 * x,
+        lambda x: 1e-3 * x[:1],
+    ],
+    ids=["constant", "another scale", "one"],
+)
+def test_examples_that_calibrate_int8_badly_cannot_vouch_for_it(
+    run: Run, tmp_path: Path, degenerate: Callable[[Array], Array]
+) -> None:
+    """Files are verified on the run's held-out examples, whatever calibrates them."""
+    x = degenerate(DATA.x)
+    save_npz(tmp_path / "bad.npz", Dataset(x, DATA.y[: len(x)]))
+    arguments = [str(run.path), "--formats", "fp32,int8", "--data", str(tmp_path / "bad.npz"), "--out", str(tmp_path)]
+    shown = CliRunner().invoke(export, arguments, catch_exceptions=False)
+
+    report = msgspec.json.decode((tmp_path / "exports.json").read_bytes(), type=Report)
+    fp32, int8 = report.exports
+    assert (report.examples, report.calibration_examples) == (len(DATA), len(x))
+    assert fp32.accuracy == report.keras_accuracy
+    assert int8.accuracy is not None
+    assert int8.accuracy < report.keras_accuracy - 0.01
+    assert (fp32.degraded, int8.degraded) == (False, True)
+    assert f" {int8.accuracy:.4f} ! " in shown.output
+    assert f"Warning: int8.tflite is worse than the Keras model: accuracy {int8.accuracy:.4f}" in shown.output
+    assert report.warnings[-1].startswith("int8.tflite is worse")
+
+
+_ENOUGH = np.linspace(0, 1, 150, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "warnings"),
+    [
+        (DATA.x[:40], ["on 40 examples, among all 40 different ones: 100 are needed"]),
+        (np.repeat(DATA.x[:3], 50, axis=0), ["on 150 examples, among all 3 different ones: 100 are needed"]),
+        (
+            np.repeat(_ENOUGH, DATA.x[0].size).reshape(150, *DATA.x.shape[1:]),
+            ["on examples of which 150 in 150 are one number throughout; is x what it should be?"],
+        ),
+        (_ENOUGH[:, None], []),
+        (DATA.x, []),
+    ],
+    ids=["few", "alike", "constant", "single numbers", "good"],
+)
+def test_examples_that_say_little_are_told(x: Array, warnings: list[str]) -> None:
+    data = Dataset(x, np.zeros(len(x), np.int64))
+    chosen = choose_examples(data, data)
+    verified = [f"verified {line}" for line in warnings]
+    assert complaints_of(chosen, calibrates=False) == verified
+    assert complaints_of(chosen, calibrates=True) == [*verified, *(f"int8 calibrated {line}" for line in warnings)]
+
+
+@pytest.mark.parametrize(("count", "aside"), [(2, 1), (3, 1), (200, 100), (1000, 200)])
+def test_nothing_is_verified_on_what_it_was_calibrated_with(count: int, aside: int) -> None:
+    data = Dataset(np.arange(count, dtype=np.float32)[:, None], np.zeros(count, np.int64))
+    chosen = choose_examples(data, None)
+    calibration, verification = ({float(x) for x in part.x[:, 0]} for part in (chosen.calibration, chosen.verification))
+    assert not calibration & verification
+    assert (len(calibration), len(verification)) == (aside, count - aside)
+
+
+def test_a_model_that_missed_its_target_says_which_run_would_reach_it(run: Run, tmp_path: Path) -> None:
+    schedule = PolynomialDecay(initial_sparsity=0.0, target_sparsity=0.9, begin_step=0, end_step=100, frequency=10)
+    task = run.bundle.task
+    pruning = msgspec.structs.replace(task.pruning, schedule=schedule)
+    bundle = replace(run.bundle, task=msgspec.structs.replace(task, pruning=pruning))
+    report = export_model(bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+
+    rounds = math.ceil(100 / task.training.steps_per_round)
+    assert report.target_sparsity == 0.9
+    assert report.sparsity == sparsity(run.checkpoint.weights, task.table)
+    assert report.warnings == (
+        f"the model's sparsity is {report.sparsity:.2f}, the task's target 0.9: "
+        f"the schedule needs {rounds} rounds, 3 are done",
+    )
+
+
+@pytest.mark.parametrize("name", [b"gr\xc3\xb6\xc3\x9fe", b"caf\xe9"], ids=["UTF-8", "Latin-1"])
+@pytest.mark.parametrize("python", [{}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["C", "ASCII"])
+def test_a_run_may_have_any_name_in_any_locale(run: Run, tmp_path: Path, name: bytes, python: dict[str, str]) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    shutil.copytree(run.path, os.fsdecode(path), ignore=shutil.ignore_patterns("export"))
+    done = subprocess.run(
+        [sys.executable, "-m", "fedprune.command", "export", path, "--formats", "fp32", "--out", path + b"/out"],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C"} | python,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")
+    assert b"are in " in done.stdout
+    assert (Path(os.fsdecode(path)) / "out" / "fp32.tflite").exists()
 
 
 def test_what_has_no_accuracy_shows_its_loss(tmp_path: Path) -> None:
@@ -223,7 +322,8 @@ def test_what_has_no_accuracy_shows_its_loss(tmp_path: Path) -> None:
     weights = weights_of(model)
     save_checkpoint(Directory(tmp_path / CHECKPOINTS), Checkpoint("a-run", 1, weights, weights, {}))
     save_npz(tmp_path / exporting.HELD_OUT, data)
-    expected = float(np.square(model.predict(data.x, verbose=0) - data.y).mean())
+    verified = choose_examples(data, None).verification
+    expected = float(np.square(model.predict(verified.x, verbose=0) - verified.y).mean())
 
     shown = CliRunner().invoke(export, [str(tmp_path), "--formats", "fp32"], catch_exceptions=False)
     report = msgspec.json.decode((tmp_path / "export" / "exports.json").read_bytes(), type=Report)
