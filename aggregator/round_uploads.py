@@ -47,6 +47,8 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if member.standing is Standing.OUT:
         return state, (Send(agent, reject(submit, Reason.INVALID, f"it sits this round out: {member.why}")),)
     if state.refused.get(agent) == submit.update.digest:
+        if not member.has_work:  # a message that came twice is no second try
+            return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
     if submit.update.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")

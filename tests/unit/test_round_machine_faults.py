@@ -85,6 +85,18 @@ def test_an_agent_that_was_refused_once_gets_one_second_try() -> None:
     assert not sent_to("pi-1", again, Rejected)
 
 
+def test_a_refused_submit_that_comes_twice_is_no_second_try() -> None:
+    gateway = pair_training()
+    refused(gateway, "pi-1")
+
+    (answer,) = gateway.hears("pi-1", submission("pi-1"))
+
+    assert (answer.message.reason, answer.message.detail) == (Reason.INVALID, "refused before")
+    assert gateway.standing(Standing.FAILED) == {"pi-1"}
+    gateway.hears("pi-1", CHECK_IN)
+    assert sent_to("pi-1", gateway.passes_deadline(), Assignment), "that is still to come"
+
+
 def test_an_agent_that_was_refused_twice_sits_the_round_out_and_the_reason_is_said() -> None:
     gateway = pair_training()
     gateway.takes_update_of("pi-0")
