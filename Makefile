@@ -31,6 +31,7 @@ bench: setup ## Measure all that the README claims of speed, memory and accuracy
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
+	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.trainer_parity || failed=1; \
 	exit $$failed
 

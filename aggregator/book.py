@@ -8,7 +8,7 @@ are the book's own: a change of the messages does not change what a state direct
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,21 @@ class RoundRecord(msgspec.Struct, frozen=True):
     peak_memory_mb: float
 
 
+def best_version(records: Sequence[RoundRecord]) -> int | None:
+    """The version of the model that did best on the held-out examples: by accuracy, or by loss where there is none.
+
+    Round r makes version r + 1. None where nothing was measured.
+    """
+    measured = [(_goodness(record), -record.round) for record in records if _goodness(record) is not None]
+    return 1 - max(measured)[1] if measured else None
+
+
+def _goodness(record: RoundRecord) -> float | None:
+    if record.accuracy is not None:
+        return record.accuracy
+    return None if record.loss is None else -record.loss
+
+
 class Book:
     """The book over an open connection. Every method raises `StorageError` if SQLite cannot do it."""
 
@@ -111,6 +126,11 @@ class Book:
             if row[3] != model_values:
                 raise StorageError(f"the run's models are {row[3]}; set codec.model_values so, or name an empty state")
         return row[0], row[1]
+
+    @property
+    def is_new(self) -> bool:
+        """No run has begun in it."""
+        return not self._fetch("SELECT count(*) FROM federation")[0][0]
 
     def assign(self, round_: int, examples: Mapping[str, int], cap: int) -> None:
         """Agents join a round's cohort, each with the most examples that its update may weigh; `cap` bounds all."""

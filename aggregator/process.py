@@ -65,7 +65,10 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 evaluate=evaluator.evaluate,
                 report=report,
                 clock=time.monotonic,
+                keep_checkpoints=settings.keep_checkpoints,
             )
+            if runner.is_done:
+                _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
             _loop(runner, events)
             link.drain()
         store.book.close()

@@ -24,7 +24,17 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.round_answers import assignment, cannot_wait, finished, manifest, no_work
-from aggregator.round_places import ANSWER_S, assign, draft, named, quorum_out_of_reach, replace_silent, select
+from aggregator.round_places import (
+    ANSWER_S,
+    assign,
+    draft,
+    is_hopeless,
+    named,
+    nobody_left,
+    quorum_out_of_reach,
+    replace_silent,
+    select,
+)
 from aggregator.round_state import (
     Action,
     Connected,
@@ -170,7 +180,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     cohort, plan = state.cohort, state.plan
     if cohort.accepted >= plan.quorum:
         return _close(state)
-    if not cohort.accepted and cohort.count(Standing.FAILED, Standing.OUT) >= plan.cohort:
+    if is_hopeless(state):
         return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
     warnings = quorum_out_of_reach(state)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
@@ -246,12 +256,15 @@ def _send_away(state: RoundState, said: Said, _: float) -> Step:
 
 
 def _submit(state: RoundState, said: Said, now: float) -> Step:
+    is_refused = state.refused
     state, actions = take_submit(state, said, now)
-    state, merge = _merge_if_complete(state)  # an agent that was refused is waited for no longer
-    return state, actions + merge
+    if state.refused is is_refused:
+        return state, actions
+    state, more = _go_on(state, now)  # an agent that was refused is waited for no longer
+    return state, actions + more
 
 
-def _excuse(state: RoundState, said: Said, _: float) -> Step:
+def _excuse(state: RoundState, said: Said, now: float) -> Step:
     """An agent cannot do the round: do not wait for it."""
     agent, failed, member = said.agent, said.message, state.cohort.get(said.agent)
     assert isinstance(failed, Failed)
@@ -260,7 +273,7 @@ def _excuse(state: RoundState, said: Said, _: float) -> Step:
     member = replace(member, standing=Standing.FAILED, why=failed.why)
     state = drop_upload(state, agent)
     presence = state.presence.without(agent)
-    return _merge_if_complete(replace(state, cohort=state.cohort.put(agent, member), presence=presence))
+    return _go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)
 
 
 def _ignore(state: RoundState, _: Any, __: float) -> Step:
@@ -276,10 +289,10 @@ def _accept(state: RoundState, event: UpdateStored, _: float) -> Step:
     return state, actions + merge
 
 
-def _refuse(state: RoundState, event: UpdateRefused, _: float) -> Step:
+def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
     state, actions = refuse(state, event)
-    state, merge = _merge_if_complete(state)
-    return state, actions + merge
+    state, more = _go_on(state, now)
+    return state, actions + more
 
 
 # Opening and closing a round
@@ -293,6 +306,21 @@ def _open(state: RoundState, now: float) -> Step:
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
     state, actions = assign(state, selected, now)
     return state, (Publish(manifest(state)), *actions)
+
+
+def _go_on(state: RoundState, now: float) -> Step:
+    """A member fell out. Once nobody is left whose update could come, others take the places, or the round is given
+    up, or people are told how long nothing will happen."""
+    state, actions = _merge_if_complete(state)
+    cohort = state.cohort
+    if state.phase is not Phase.TRAINING or cohort.awaited or cohort.count(Standing.OVERDUE):
+        return state, actions
+    state, drafted = draft(state, state.presence, now)
+    if drafted:
+        return state, actions + drafted
+    if is_hopeless(state):
+        return state, (*actions, GiveUp(cohort.count(Standing.FAILED, Standing.OUT)))
+    return state, (*actions, nobody_left(state, now))
 
 
 def _merge_if_complete(state: RoundState) -> Step:

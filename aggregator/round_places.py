@@ -81,6 +81,20 @@ def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
     )
 
 
+def is_hopeless(state: RoundState) -> bool:
+    """As many agents as a cohort has have failed, and none has succeeded."""
+    return not state.cohort.accepted and state.cohort.count(Standing.FAILED, Standing.OUT) >= state.plan.cohort
+
+
+def nobody_left(state: RoundState, now: float) -> Warn:
+    """The line for people when no member is left whose update could come, and how long that stays so."""
+    wait = 0.0 if state.deadline is None else max(0.0, state.deadline - now)
+    return Warn(
+        f"round {state.round + 1}: nobody is left whose update could come; it has {state.cohort.accepted} of the "
+        f"{state.plan.quorum} that it needs. Others may join; those who failed may try again in {wait:.0f} s"
+    )
+
+
 def named(agents: list[str]) -> str:
     """Some names for people, and how many more there are."""
     more = f" and {len(agents) - MOST_NAMED} more" if len(agents) > MOST_NAMED else ""

@@ -129,7 +129,7 @@ class Warn:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """At its deadline as many agents have failed as a cohort has, and nobody has succeeded. A person has to look."""
+    """As many agents have failed as a cohort has, and nobody has succeeded. A person has to look."""
 
     failed: int
 

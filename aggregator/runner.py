@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
-from aggregator.book import AcceptedUpdate, Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.merging import Aggregate
 from aggregator.round_answers import RETRY_AFTER_S
@@ -43,7 +43,7 @@ from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
-from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
+from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.link import Delivery, Link
@@ -65,14 +65,26 @@ class RunStore:
 
     @classmethod
     def open(cls, state: Path) -> RunStore:
-        """The store in a run's directory, which the caller owns. Raises `StorageError`."""
-        return cls(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
+        """The store in a run's directory, which the caller owns.
+
+        Raises `StorageError` if it cannot be read, or holds checkpoints of which the book knows nothing: a book that
+        is gone is no new run, and what it said was accepted must not be overwritten.
+        """
+        store = cls(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
+        if store.book.is_new and (store.checkpoints.names() or store.updates.names()):
+            store.book.close()
+            raise StorageError(
+                f"{state} holds a run's checkpoints, but {BOOK} knows of none: restore it and the -wal file beside it, "
+                "or name an empty state directory; nothing was changed"
+            )
+        return store
 
 
 class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
-    `evaluate` scores weights on the held-out examples; `report` is told of each finished round.
+    `evaluate` scores weights on the held-out examples; `report` is told of each finished round. Of the checkpoints
+    the best and the last `keep_checkpoints` stay.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class AggregatorRunner:
         evaluate: Callable[[Weights], Evaluation],
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
+        keep_checkpoints: int,
     ) -> None:
         self._task = bundle.task
         self._run = plan.run
@@ -97,6 +110,7 @@ class AggregatorRunner:
         self._evaluate, self._report, self._clock = evaluate, report, clock
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
+        self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log = LimitedLog(_log), LimitedLog(_log)
         self._began: float | None = None
@@ -245,6 +259,7 @@ class AggregatorRunner:
         self._store.book.finish(record)
         for name in self._store.updates.names():
             self._store.updates.delete(name)
+        forget_checkpoints(self._store.checkpoints, self._keep, best_version(self._store.book.records()))
         self._report(record)
         return Merged(self._model.model)
 
@@ -301,6 +316,10 @@ class AggregatorRunner:
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
+        if checkpoint.run != self._run:
+            raise StorageError(
+                f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
+            )
         try:
             self._task.table.check(checkpoint.weights)
         except ProtocolError as error:

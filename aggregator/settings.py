@@ -49,7 +49,10 @@ class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random."""
+    """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
+
+    The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
+    """
 
     task: str
     held_out: str
@@ -57,6 +60,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    keep_checkpoints: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5
     broker: Broker = Broker()
     rounds: Rounds = Rounds()
     codec: Codec = Codec()

@@ -73,7 +73,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
     # The signals' handlers outlive the link: closing it is not interrupted.
-    with stopping(events), MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link:
+    with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))

@@ -67,6 +67,14 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
         ) from error
 
 
+def forget_checkpoints(disk: Disk, keep: int, best: int | None) -> None:
+    """Delete all but the last `keep` checkpoints (1 or more) and the best one. Raises `StorageError`."""
+    versions = _versions(disk)
+    for version in versions[:-keep]:
+        if version != best:
+            disk.delete(_name(version))
+
+
 def load_latest(run: Path) -> Checkpoint:
     """The newest checkpoint of a run's directory. Raises `StorageError` if it holds none, or it is damaged."""
     directory = run / CHECKPOINTS
@@ -76,10 +84,16 @@ def load_latest(run: Path) -> Checkpoint:
     if not directory.is_dir():
         raise StorageError(f"{run}: no {CHECKPOINTS}/ in it; name the state directory of an aggregator")
     disk = Directory(directory)
-    versions = [int(stem) for stem in (name.removesuffix(_SUFFIX) for name in disk.names()) if stem.isdecimal()]
+    versions = _versions(disk)
     if not versions:
         raise StorageError(f"{directory}: no checkpoint yet; let the aggregator finish a round")
     return load_checkpoint(disk, max(versions))
+
+
+def _versions(disk: Disk) -> list[int]:
+    """The versions that are there, rising."""
+    stems = (name.removesuffix(_SUFFIX) for name in disk.names())
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def _name(version: int) -> str:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from rpds import HashTrieMap, HashTrieSet
 
 from fedprune.wire.messages import Content, Need
-from fedprune.wire.transfer import CHUNK_BYTES, MAX_WINDOW, chunk_count, unpack_bitmap
+from fedprune.wire.transfer import MAX_WINDOW, chunk_count, unpack_bitmap
 
 GATHER_S = 0.1
 """How long requests are collected at most, so that what several peers lack is broadcast once."""
@@ -45,7 +45,7 @@ class SendChunk:
 
 @dataclass(frozen=True)
 class _Account:
-    """What a peer has had of a content, in bytes, and until when further requests of it are passed over."""
+    """The chunks of a content that a peer was sent, and until when further requests of it are passed over."""
 
     served: int = 0
     slowed_until: float = 0.0
@@ -117,7 +117,7 @@ class Serving:
         for index in indexes:
             waiting = requests.get((need.digest, index)) or _NOBODY
             requests = requests.insert((need.digest, index), waiting.insert(peer))
-        charged = _charge(account, len(indexes) * CHUNK_BYTES, content, now)
+        charged = _charge(account, len(indexes), content, now)
         askers = self.askers.insert(peer)
         gathered_at = now + GATHER_S if self.gathered_at is None else self.gathered_at
         return replace(
@@ -155,10 +155,10 @@ class Serving:
         return SendChunk(self.contents[digest], index, next(iter(waiting)) if len(waiting) == 1 else None)
 
 
-def _charge(account: _Account, cost: int, content: Content, now: float) -> _Account:
-    """Count what a peer asks for, in bytes; past its credit it is slowed, the longer the more it asks."""
-    served = account.served + cost
-    extra = served / (chunk_count(content.size) * CHUNK_BYTES) - FREE_COPIES
+def _charge(account: _Account, chunks: int, content: Content, now: float) -> _Account:
+    """Count what a peer asks for; past its credit it is slowed, the longer the more it asks."""
+    served = account.served + chunks
+    extra = served / chunk_count(content.size) - FREE_COPIES
     if extra < 0:
         return replace(account, served=served)
     return _Account(served, now + min(SLOW_S * 2.0 ** min(extra, 16.0), LONGEST_SLOW_S))

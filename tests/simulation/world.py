@@ -212,6 +212,7 @@ class World:
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
+            keep_checkpoints=5,
         )
         runner.connect()
         watch()

@@ -20,7 +20,6 @@ from edge_agent.agent_state import (
     TrainingDone,
     Warn,
 )
-from edge_agent.history import MAX_RUNS_REMEMBERED, RoundsDone
 from fedprune.wire.messages import CheckIn, Failed, Reason, Rejected
 from tests.agents import agent_in, no_work, refused
 from tests.drivers import Agent
@@ -160,18 +159,6 @@ def test_a_check_in_says_which_model_the_agent_fetched_last() -> None:
     agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
 
     assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
-
-
-# History
-
-
-def test_of_many_runs_the_latest_are_remembered() -> None:
-    done = RoundsDone()
-    for number in range(100):
-        done = done.with_round("first", number).with_round(f"run {number}", number)
-
-    assert len(done.last) == MAX_RUNS_REMEMBERED
-    assert (done.of("first"), done.of("run 99"), done.of("run 0")) == (99, 99, -1)
 
 
 def test_a_settled_update_leaves_no_refusals_to_later_rounds() -> None:

@@ -217,7 +217,7 @@ def test_who_trains_nothing_reports_nothing_when_it_gives_up(device: Device) -> 
 
 
 def test_a_recall_stops_the_training_and_nothing_of_it_is_kept(device: Device, tmp_path: Path) -> None:
-    training(device).hears(MESSAGES["rejected check-in"])
+    training(device).hears(Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0))
     assert device.trains == [Train(1, assignment(), MODEL_BLOB), None]
 
     for late in (trained(), MemoryError(), StorageError("disk full")):

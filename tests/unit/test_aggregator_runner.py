@@ -69,10 +69,16 @@ class Site:
         self.link = Recorder()
 
     def start(
-        self, plan: Plan = TASK_PLAN, *, loss: float = 1.0, clock: Callable[[], float] = lambda: 0.0
+        self,
+        plan: Plan = TASK_PLAN,
+        *,
+        loss: float = 1.0,
+        accuracy: Callable[[], float] = lambda: 0.5,
+        clock: Callable[[], float] = lambda: 0.0,
+        keep: int = 5,
     ) -> AggregatorRunner:
         directory = Directory(self.path)
-        book = Book.open(self.path / "book.sqlite")
+        book = self.book = Book.open(self.path / "book.sqlite")
         book.start(plan.run, plan.task.digest, Values.FP16)
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
@@ -84,9 +90,10 @@ class Site:
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
-            evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=loss),
+            evaluate=lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss),
             report=self.records.append,
             clock=clock,
+            keep_checkpoints=keep,
         )
 
     def assignment_of(self, agent: str) -> Assignment:
@@ -193,12 +200,55 @@ def test_a_checkpoint_of_another_task_is_said_to_be(site: Site) -> None:
         submit_update(site, runner, agent)
     other = safetensors.numpy.save(
         {"w": np.zeros(3, np.float32), "exact/w": np.zeros(3, np.float32)},
-        {"run": "run", "version": "1", "tensors": '["w"]'},
+        {"run": TASK_PLAN.run, "version": "1", "tensors": '["w"]'},
     )
     site.checkpoints.write("000001.safetensors", other)
 
     with pytest.raises(StorageError, match="checkpoint 1 is of another task"):
         site.start()
+
+
+def test_a_checkpoint_of_another_run_is_said_to_be(site: Site, tmp_path: Path) -> None:
+    for place in (site, Site(tmp_path / "other")):
+        runner = begin(place, plan=replace(TASK_PLAN, run=place.path.name))
+        for agent in AGENTS:
+            submit_update(place, runner, agent)
+    site.checkpoints.write("000001.safetensors", (tmp_path / "other/checkpoints/000001.safetensors").read_bytes())
+
+    with pytest.raises(StorageError, match="checkpoint 1 is of run other, the book of run run; restore the right one"):
+        site.start(replace(TASK_PLAN, run="run"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied"])
+def test_a_book_that_is_gone_is_no_new_run(site: Site, damage: str) -> None:
+    """An SD card or a tool that synchronises may lose it: what it knew of must not be overwritten."""
+    begin(site)
+    site.book.close()
+    before = {path: path.read_bytes() for path in site.path.rglob("*.safetensors")}
+    for path in site.path.glob("book.sqlite*"):
+        if damage == "deleted" or path.name != "book.sqlite":
+            path.unlink()
+        else:
+            path.write_bytes(b"")
+
+    for _ in range(2):
+        with pytest.raises(
+            StorageError, match=r"holds a run's checkpoints, but book\.sqlite knows of none: restore it"
+        ):
+            RunStore.open(site.path)
+    assert {path: path.read_bytes() for path in site.path.rglob("*.safetensors")} == before
+
+
+def test_the_last_checkpoints_and_the_best_stay(site: Site) -> None:
+    accuracies = iter([0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8])
+    runner = begin(site, plan=replace(TASK_PLAN, rounds=8), keep=2, accuracy=lambda: next(accuracies))
+    for round_ in range(8):
+        assert runner.state.round == round_
+        for agent in AGENTS:
+            submit_update(site, runner, agent)
+
+    assert site.checkpoints.names() == ["000002.safetensors", "000007.safetensors", "000008.safetensors"]
+    assert site.start(replace(TASK_PLAN, rounds=8)).state.phase is Phase.DONE
 
 
 def test_a_model_that_has_diverged_is_recorded_without_a_loss(site: Site) -> None:

@@ -25,6 +25,7 @@ from aggregator.round_state import (
     Ticked,
     UpdateRefused,
     UpdateStored,
+    Warn,
 )
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
@@ -274,12 +275,34 @@ def test_an_agent_that_failed_and_then_can_after_all_is_taken() -> None:
     assert gateway.standing(Standing.ACCEPTED) == {"pi-0"}
 
 
-def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_its_deadline() -> None:
+def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_once() -> None:
     gateway = training()
-    for agent in ("pi-0", "pi-1", "pi-2"):
-        gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
+    for agent in ("pi-0", "pi-1"):
+        assert gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range")) == ()
 
-    assert gateway.passes_deadline() == (GiveUp(3),)
+    assert gateway.hears("pi-2", Failed(run=RUN, round=0, why="labels out of range")) == (GiveUp(3),)
+
+
+def test_people_are_told_when_nothing_can_come_any_more_and_how_long_that_stays_so() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+    gateway.now = 40.0
+    gateway.hears("pi-1", Failed(run=RUN, round=0, why="out of memory"))
+
+    (told,) = gateway.hears("pi-2", Failed(run=RUN, round=0, why="out of memory"))
+    assert told == Warn(
+        "round 1: nobody is left whose update could come; it has 1 of the 2 that it needs. Others may join; those who "
+        "failed may try again in 60 s"
+    )
+
+
+def test_when_all_have_failed_those_who_wait_take_their_places_at_once() -> None:
+    gateway = training()
+    gateway.hears("pi-3", CHECK_IN)
+    for agent in ("pi-0", "pi-1"):
+        gateway.hears(agent, Failed(run=RUN, round=0, why="out of memory"))
+
+    assert sent_to("pi-3", gateway.hears("pi-2", Failed(run=RUN, round=0, why="out of memory")), Assignment)
 
 
 def test_agents_that_went_silent_are_not_selected() -> None:
