@@ -75,11 +75,6 @@ class Cohort:
             tally[former.standing.value - 1] -= 1
         return Cohort(self.members.insert(agent, member), tuple(tally))
 
-    def without(self, agent: str) -> Cohort:
-        tally = list(self.tally)
-        tally[self.members[agent].standing.value - 1] -= 1
-        return Cohort(self.members.remove(agent), tuple(tally))
-
     def move(self, standing: Standing, *sources: Standing) -> Cohort:
         """With every member of one of the `sources` standing so. Walks over all members."""
         moved = self

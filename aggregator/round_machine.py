@@ -27,6 +27,7 @@ from aggregator.round_answers import assignment, cannot_wait, finished, manifest
 from aggregator.round_places import (
     ANSWER_S,
     assign,
+    deadline_missed,
     draft,
     is_hopeless,
     named,
@@ -182,7 +183,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
         return _close(state)
     if is_hopeless(state):
         return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
-    warnings = quorum_out_of_reach(state)
+    warnings = quorum_out_of_reach(state) or deadline_missed(state)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
     for agent in cohort.agents(Standing.OVERDUE):
@@ -256,9 +257,9 @@ def _send_away(state: RoundState, said: Said, _: float) -> Step:
 
 
 def _submit(state: RoundState, said: Said, now: float) -> Step:
-    is_refused = state.refused
+    refused = state.refused
     state, actions = take_submit(state, said, now)
-    if state.refused is is_refused:
+    if state.refused is refused:
         return state, actions
     state, more = _go_on(state, now)  # an agent that was refused is waited for no longer
     return state, actions + more

@@ -81,6 +81,20 @@ def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
     )
 
 
+def deadline_missed(state: RoundState) -> tuple[Action, ...]:
+    """Name those of whom no update came, if anybody: without a quorum the round stays open."""
+    cohort, plan = state.cohort, state.plan
+    missing = list(cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE))
+    if not missing:
+        return ()
+    return (
+        Warn(
+            f"round {state.round + 1}: at the deadline it has {cohort.accepted} of the {plan.quorum} updates that it "
+            f"needs, and stays open; nothing came from {named(missing)}"
+        ),
+    )
+
+
 def is_hopeless(state: RoundState) -> bool:
     """As many agents as a cohort has have failed, and none has succeeded."""
     return not state.cohort.accepted and state.cohort.count(Standing.FAILED, Standing.OUT) >= state.plan.cohort
