@@ -19,8 +19,19 @@ MOST_NAMED = 5
 
 
 def draft(state: RoundState, candidates: Iterable[str], now: float) -> Step:
-    """Fill the places that nobody holds. The cohort grows then, but silent agents' updates are still welcome."""
-    return assign(state, select(state, candidates), now) if state.room > 0 else (state, ())
+    """Fill the places that nobody holds. The cohort grows then, but silent agents' updates are still welcome.
+
+    Agents whose update was accepted in an earlier round come first: names that somebody invents send none, and else
+    thousands of them would take each open place in turn, and be waited for.
+    """
+    if state.room <= 0:
+        return state, ()
+    proven, others = list[str](), list[str]()
+    for agent in candidates:
+        (proven if agent in state.last_accepted else others).append(agent)
+    state, first = assign(state, select(state, proven), now)
+    state, rest = assign(state, select(state, others), now) if state.room > 0 else (state, ())
+    return state, first + rest
 
 
 def select(state: RoundState, candidates: Iterable[str]) -> list[str]:

@@ -264,6 +264,23 @@ def test_an_agent_without_examples_waits_for_nothing() -> None:
     assert "pi-0" not in gateway.state.presence
 
 
+def test_places_of_silent_agents_go_first_to_agents_whose_updates_were_accepted_before() -> None:
+    honest = {"pi-0", "pi-1", "pi-2"}
+    gateway = training(*honest)
+    for index in range(500):
+        gateway.hears(f"invented-{index}", CHECK_IN)
+    for agent in sorted(honest):
+        gateway.takes_update_of(agent)
+    gateway.gets(Merged(model_of(1)))
+    selected = gateway.standing(Standing.ASSIGNED)
+    assert not selected & honest, "by chance, keyed"
+
+    gateway.waits_until(gateway.now + ANSWER_S)
+
+    assert gateway.standing(Standing.SILENT) == selected
+    assert gateway.standing(Standing.ASSIGNED) == honest
+
+
 # A gateway that is asked for too much
 
 
