@@ -23,7 +23,7 @@ from typing import Any
 from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
-from aggregator.round_answers import assignment, cannot_wait, finished, manifest, no_work
+from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_places import (
     ANSWER_S,
     assign,
@@ -199,7 +199,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
 def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
-        return state, (refusal,)
+        return state, refusal
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         return _open(state, now)
     return state, (Send(said.agent, no_work()),)
@@ -215,29 +215,35 @@ def _greet_training(state: RoundState, said: Said, now: float) -> Step:
         return state, ()
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
-        return state, (refusal,)
+        return state, refusal
     state, actions = draft(state, (agent,), now)
     return state, actions or (Send(agent, no_work()),)
 
 
 def _greet_merging(state: RoundState, said: Said, now: float) -> Step:
     state, refusal = _welcome(state, said, now)
-    return state, (refusal or Send(said.agent, no_work()),)
+    return state, (Send(said.agent, no_work()),) if refusal is None else refusal
 
 
 def _greet_done(state: RoundState, said: Said, _: float) -> Step:
     return state, (Send(said.agent, finished()),)
 
 
-def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, Send | None]:
-    """Remember that an agent waits, or refuse it."""
+def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tuple[Send, ...] | None]:
+    """Remember that an agent waits, or refuse it: with an answer, unless too many strangers are given tickets."""
     check_in = said.message
     assert isinstance(check_in, CheckIn)
     refusal = cannot_wait(state, said.agent, check_in)
-    if refusal is not None:
-        return state, Send(said.agent, refusal)
-    presence = state.presence.at(now).heard(said.agent, check_in.examples)
-    return replace(state, presence=presence), None
+    if refusal is None:
+        presence = state.presence.at(now).heard(said.agent, check_in.examples)
+        return replace(state, presence=presence), None
+    if refusal.ticket:
+        if now - state.tickets_since >= 1.0:
+            state = replace(state, tickets_since=now, tickets_given=0)
+        if state.tickets_given >= TICKETS_PER_S:
+            return state, ()
+        state = replace(state, tickets_given=state.tickets_given + 1)
+    return state, (Send(said.agent, refusal),)
 
 
 def _request(state: RoundState, said: Said, now: float) -> Step:

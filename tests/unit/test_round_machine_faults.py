@@ -8,7 +8,7 @@ import pytest
 
 from aggregator import round_uploads
 from aggregator.cohort import MOST_REFUSALS, Standing
-from aggregator.round_answers import ticket
+from aggregator.round_answers import TICKETS_PER_S, ticket
 from aggregator.round_machine import SERVED_MODELS, wake_at
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import (
@@ -235,14 +235,25 @@ def test_invented_names_are_given_a_ticket_and_forgotten() -> None:
     gateway = gathering()
     before = gateway.state
 
-    for index in range(1000):
+    for index in range(TICKETS_PER_S):
         (answer,) = gateway.gets(Said(f"invented-{index}", CHECK_IN))
         assert answer.message.ticket == ticket(PLAN.ticket_key, f"invented-{index}")
 
-    assert gateway.state == before
+    given = {"tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
+    assert gateway.state == replace(before, **given)
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, CHECK_IN)
     assert gateway.standing() == {"pi-0", "pi-1", "pi-2"}
+
+
+def test_a_flood_of_invented_names_is_answered_at_a_bounded_rate_and_agents_with_tickets_always() -> None:
+    gateway = gathering()
+    answers = [gateway.gets(Said(f"invented-{index}", CHECK_IN)) for index in range(3 * TICKETS_PER_S)]
+
+    assert sum(map(bool, answers)) == TICKETS_PER_S
+    assert gateway.hears("pi-0", CHECK_IN), "it has its ticket"
+    gateway.now += 1.0
+    assert gateway.gets(Said("pi-1", CHECK_IN)), "in the next second there are tickets again"
 
 
 def test_a_ticket_is_good_for_one_name_only() -> None:
