@@ -52,7 +52,7 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
-    """What a finished round was like.
+    """The figures of a finished round.
 
     `accuracy` and `loss` are the global model's on the held-out examples; `accuracy` is None where the task's loss has
     none (mean squared error), `loss` where its outputs are not finite. `sparsity` is that of the prunable tensors.

@@ -15,7 +15,7 @@ makes the same update."""
 
 
 class Standing(Enum):
-    """Where a member of the cohort stands. Only the first three hold a place that nobody else may take."""
+    """The state of a member of the cohort. Only the first three hold a place that nobody else may take."""
 
     ASSIGNED = auto()
     STORING = auto()

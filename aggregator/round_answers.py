@@ -8,7 +8,7 @@ from aggregator.round_state import Phase, RoundState
 from fedprune.wire.messages import Accepted, Assignment, CheckIn, Manifest, Reason, Rejected, Submit
 
 RETRY_AFTER_S = 30.0
-"""When an agent without work is told to check in again. Work comes to it unasked; this is for lost messages."""
+"""Seconds after which an agent without work is to check in again. Work comes unasked; this is for lost messages."""
 
 TICKETS_PER_S = 500
 """Tickets that are given in a second. More names are not answered, so that inventing them crowds nobody out of the

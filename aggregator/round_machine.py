@@ -117,7 +117,7 @@ def step(state: RoundState, event: Event, now: float) -> Step:
 
 
 def wake_at(state: RoundState) -> float | None:
-    """When a `Ticked` is due."""
+    """The time at which a `Ticked` is due; None if never."""
     alarms = (state.deadline, state.answer_by, state.serving.due_at)
     return min((alarm for alarm in alarms if alarm is not None), default=None)
 

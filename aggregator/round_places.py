@@ -1,4 +1,4 @@
-"""Who has a place in a round's cohort: selecting, drafting, and giving the places of silent agents to others."""
+"""The places in a round's cohort: selecting, drafting, and giving the places of silent agents to others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rounds' state machine hears (events), asks for (actions), and knows (the plan and the state).
+"""The vocabulary of the rounds' state machine: events, actions, the plan and the state.
 
 The state is immutable, and its maps are persistent ones (hash array mapped tries): a step makes a new state that
 shares nearly everything with the old one. So a step costs the same whatever the fleet's size, and the machine stays a
@@ -16,7 +16,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort
 from aggregator.presence import Presence
-from fedprune.wire.messages import CheckIn, Chunk, Content, Failed, Manifest, Message, Need, Submit
+from fedprune.wire.messages import Content, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -38,10 +38,10 @@ class Connected:
 
 @dataclass(frozen=True)
 class Said:
-    """A message from an agent; the table of transitions lists it under the message's own type."""
+    """A message of one of the kinds in `UPLINK`, which the table of transitions lists under the message's own type."""
 
     agent: str
-    message: CheckIn | Need | Submit | Chunk | Failed
+    message: Message
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ Step = tuple["RoundState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What does not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
+    """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts

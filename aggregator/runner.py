@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunStore:
-    """Where a run keeps its state: the book, and disks for checkpoints and for the updates of the open round."""
+    """The storage of a run: the book, and disks for checkpoints and for the updates of the open round."""
 
     book: Book
     checkpoints: Disk
@@ -301,7 +301,7 @@ class AggregatorRunner:
         )
 
     def _tenths_waiting(self) -> int | None:
-        """How many tenths of a cohort are here while a round waits for more: as often as that changes, it is said."""
+        """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""
         return 10 * len(self.state.presence) // self._cohort if self.state.phase is Phase.GATHERING else None
 
     def _forget_contents(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fedprune.codecs import Values
 from fedprune.wire.broker import Broker
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -44,7 +45,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[codec]`` table: the value schemes of the agents' updates and of the model they are sent."""
 
-    update_values: Literal["fp32", "fp16", "int8"] = "int8"
+    update_values: Values = Values.INT8
     model_values: Literal["fp32", "fp16"] = "fp16"
 
 

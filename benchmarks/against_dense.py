@@ -45,7 +45,7 @@ class Pair(msgspec.Struct, frozen=True):
 @seeds_option("1,2,3")
 @json_option("Write the pairs there.")
 def main(seeds: tuple[int, ...], target: Path | None) -> None:
-    """Run the default demo and the same run dense for several seeds, and check what the README claims of them."""
+    """Run the default demo and the same run dense for several seeds, and check what docs/MEASURED.md claims of them."""
     pairs = [_pair(seed) for seed in seeds]
     write_json(pairs, target)
     Console().print(_table(pairs))

@@ -1,4 +1,4 @@
-"""Does our benchmark agree with LiteRT's own? `python -m benchmarks.agreement MODEL.tflite... [--json FILE]`
+"""Our benchmark against LiteRT's own: `python -m benchmarks.agreement MODEL.tflite... [--json FILE]`
 
 Measures the same models with `measure` and with `litert-benchmark`, in alternation, and exits with 1 if the medians
 of any model differ by more than 25 % and by more than 0.02 ms (litert-benchmark rounds to 0.01 ms). Both run the

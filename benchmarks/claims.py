@@ -1,4 +1,4 @@
-"""What a benchmark claims of its figures: printed with the verdict, and the exit code for scripts."""
+"""The claims of a benchmark about its figures: printed with the verdict, and the exit code for scripts."""
 
 from __future__ import annotations
 

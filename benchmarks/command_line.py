@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common: an error in one line, and the option ``--json``."""
+"""The common parts of the benchmarks' command lines: an error in one line, and the option ``--json``."""
 
 from __future__ import annotations
 

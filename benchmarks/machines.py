@@ -85,7 +85,7 @@ class _Gateway:
 
     def hears(self, agent: str, *messages: Message) -> None:
         for message in messages:
-            self.gets(Said(agent, message))  # type: ignore[arg-type]
+            self.gets(Said(agent, message))
 
     def waits(self) -> None:
         self._now = max(self._now, wake_at(self.state) or 0.0)

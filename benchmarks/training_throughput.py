@@ -1,4 +1,4 @@
-"""How fast does the litert trainer train, against compiled `fit`? `python -m benchmarks.training_throughput`"""
+"""The litert trainer's speed against compiled `fit`: `python -m benchmarks.training_throughput`"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LEAST_OF_FIT = {"CNN-108k": 0.5, "MLP 784-256-10": 1.0}
 
 
 class StepParts(msgspec.Struct, frozen=True):
-    """Where the time of a step goes, in ms: computing the graph, copying its weights and gradients in and out, and
+    """The parts of a step's time, in ms: computing the graph, copying its weights and gradients in and out, and
     all else (optimizer, masks, making the batch).
     """
 

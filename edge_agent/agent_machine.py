@@ -168,7 +168,7 @@ def _is_restarted(state: AgentState, manifest: Manifest) -> bool:
 
 
 def _note(state: AgentState, manifest: Manifest) -> AgentState:
-    """Who started the gateway anew may have mended what refused the updates."""
+    """Remember a manifest. A gateway that was started anew may no longer refuse the updates."""
     refusals = None if _is_restarted(state, manifest) else state.refusals
     return replace(state, seen=_seen_in(manifest), refusals=refusals)
 

@@ -1,4 +1,4 @@
-"""What the agent's state machine hears (events), asks for (actions), and knows (the state)."""
+"""The vocabulary of the agent's state machine: events, actions, and the state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ import msgspec
 
 from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import (
-    Accepted,
     Assignment,
     CheckIn,
-    Chunk,
-    Manifest,
     Message,
-    Need,
-    Rejected,
     Submit,
 )
 from fedprune.wire.serving import Serving
@@ -48,14 +43,14 @@ class Phase(Enum):
 
 
 class Outcome(Enum):
-    """What became of an update, and so of the residual."""
+    """The fate of an update, and so of the residual."""
 
     ACCEPTED = "accepted"
     LATE = "late"
     INVALID = "invalid"
 
 
-# Events: the messages of fedprune.wire.messages that come down, and these.
+# Events: the messages that come down, and these.
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,8 @@ class Ticked:
 
 
 OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | Ticked
-Event = OwnEvent | Manifest | Assignment | Chunk | Need | Accepted | Rejected
+Event = OwnEvent | Message
+"""A message is the manifest, or of one of the kinds in `DOWNLINK`."""
 
 
 # Actions
@@ -172,7 +168,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the last manifest said."""
+    """The contents of the last manifest, as far as they matter later."""
 
     run: str
     incarnation: int
@@ -181,7 +177,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Refusals:
-    """How many updates of a round were refused as invalid, and why the last one was."""
+    """A count of a round's updates that were refused as invalid, and why the last one was."""
 
     run: str
     round: int
@@ -239,7 +235,7 @@ class AgentState:
 
     @property
     def wake_at(self) -> float | None:
-        """When the next `Ticked` is due; None without a link: connecting says everything again."""
+        """The time at which the next `Ticked` is due; None without a link: connecting says everything again."""
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)

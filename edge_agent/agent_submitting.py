@@ -28,7 +28,7 @@ from fedprune.wire.transfer import FIRST_WINDOW, chunk_count, pack_bitmap
 from fedprune.wire.transitions import backoff
 
 _GATEWAY = "gateway"
-"""Who asks for chunks of an update."""
+"""The only peer that asks for chunks of an update."""
 
 
 def submit(state: AgentState, event: TrainingDone, now: float) -> Step:

@@ -1,4 +1,4 @@
-"""What an agent keeps of its earlier rounds: which it is done with, and how long they took."""
+"""An agent's earlier rounds: those that it is done with, and how long they took."""
 
 from __future__ import annotations
 

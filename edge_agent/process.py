@@ -89,7 +89,7 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
 
 
 def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
-    """What the training takes, read from the disk on the training's thread."""
+    """Read from the disk what the training takes, on the training's thread."""
     assignment = action.assignment
     residual, slots = store.residual(assignment.run, assignment.round), store.slots(assignment.run)
     local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import assert_never, cast
+from typing import assert_never
 
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import (
@@ -165,7 +165,7 @@ class AgentRunner:
             raise ProtocolError("it is retained; only the round's manifest may be")
         kind = topic.rpartition("/")[2]
         if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
-            return cast(Event, decode(DOWNLINK[kind], payload))
+            return decode(DOWNLINK[kind], payload)
         chunk = decode(Chunk, payload)
         if topic != self._topics.content(chunk.digest):
             raise ProtocolError("a topic we did not ask for")

@@ -1,4 +1,4 @@
-"""What an agent remembers across crashes: its pending update, residual, optimizer slots, task bundles, and history.
+"""The memory of an agent across crashes: its pending update, residual, optimizer slots, task bundles, and history.
 
 Blobs are written first, under names made of their digest; then one small record that refers to them replaces the
 last one. So each change happens whole or not at all, whenever the power goes. The record's structs are its own: the
@@ -66,7 +66,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 class _Owed(msgspec.Struct, frozen=True):
-    """What round `round` of `run`, the last that the agent took part in, leaves to the next."""
+    """The legacy of round `round` of `run`, the last that the agent took part in, to the next."""
 
     run: str
     round: int
@@ -148,7 +148,7 @@ class AgentStore:
         return blob
 
     def residual(self, run: str, round_: int) -> Weights | None:
-        """What is owed from earlier rounds of `run`, unless that is too long ago."""
+        """The residual that earlier rounds of `run` left; None if there is none, or it is too old."""
         owed = self._record.owed
         if owed is None or owed.run != run or round_ - owed.round > RESIDUAL_AGE_LIMIT:
             return None

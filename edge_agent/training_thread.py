@@ -1,4 +1,4 @@
-"""Where the agent trains: a thread of its own, so that the network is answered meanwhile.
+"""The training thread: the agent trains in one of its own, so that the network is answered meanwhile.
 
 For each task the data are loaded, the trainer is made, and what it needs imported: an agent without work stays small.
 """
@@ -23,7 +23,7 @@ Opener = Callable[[], tuple[LocalRound, bytes]]
 
 @dataclass(frozen=True, eq=False)
 class TrainingEnded:
-    """What came of training `number`, were it an error."""
+    """The result of training `number`, or the error that ended it."""
 
     number: int
     result: LocalResult | Exception

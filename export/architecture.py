@@ -1,4 +1,4 @@
-"""What a task says of a Keras model: its form and its tensor table. Importing this module imports TensorFlow."""
+"""A Keras model as a task describes it: its form and its tensor table. Importing this module imports TensorFlow."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from fedprune.task.bundle import SeededWeights, Task, read_bundle, write_bundle
 _log = logging.getLogger(__name__)
 
 _IMAGE, _OUTPUTS = (28, 28, 1), 10
-"""What a built-in model takes where task.toml does not say: Fashion-MNIST."""
+"""The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
 
 
 def build_task(settings: TaskSettings, base: Path) -> bytes:
@@ -76,7 +76,7 @@ def _load(settings: ModelSettings, base: Path) -> Any:
 
 
 def _check_form(form: Form, settings: ModelSettings) -> None:
-    """What task.toml says of a model file's form must be so."""
+    """Check that a model file has the form that task.toml says."""
     if settings.input_shape not in (None, form.input_shape):
         raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
     if settings.outputs not in (None, form.outputs):

@@ -152,7 +152,7 @@ def _cells(row: Exported, report: Report) -> list[str | Text]:
 
 
 def _is_worse(row: Exported, report: Report) -> bool:
-    """Whether a file is noticeably worse than the Keras model, or could not be tried."""
+    """True if a file is noticeably worse than the Keras model, or could not be tried."""
     if row.accuracy is not None and report.keras_accuracy is not None:
         return report.keras_accuracy - row.accuracy > _ACCURACY_TO_MISS
     return row.loss is None or row.loss > _LOSS_TO_NOTICE * report.keras_loss

@@ -36,7 +36,7 @@ _REPRESENTATIVE = 200
 _KERAS_BATCH = 256
 _ZSTD_LEVEL = 19
 _TOLERANCE = 1e-3
-"""What fp32 may differ from Keras, relative to the largest output: rounding is far below, a mistake far above."""
+"""The most that fp32 may be off Keras, relative to the largest output: rounding is far below, a mistake far above."""
 
 OnStep = Callable[[str], None]
 """Told of each step as it begins."""

@@ -23,7 +23,7 @@ from fedprune.task.evaluation import InferenceGraph
 _LARGEST_BATCH = 50
 """More is no faster, and needs more memory."""
 _TENSOR_BYTES = 8 * 2**20
-"""What the largest tensor of a batch may take, so that a gateway evaluates in little memory."""
+"""Bytes that the largest tensor of a batch may take, so that a gateway evaluates in little memory."""
 
 _TOLERANCE = 1e-3
 """Largest difference to Keras, relative to the largest output. What the converter loses by mistake is far more."""
@@ -70,7 +70,7 @@ def verify_inference_graph(bundle: Bundle, model: Any) -> None:
 
 
 def _batch_for(model: Any) -> int:
-    """How many examples to infer at once."""
+    """The number of examples to infer at once."""
     outputs = (output for op in _trace(model, 1).graph.get_operations() for output in op.outputs)
     largest: int = max(output.shape.num_elements() * output.dtype.size for output in outputs if output.shape[:1] == [1])
     return min(max(_TENSOR_BYTES // largest, 1), _LARGEST_BATCH)
@@ -117,7 +117,7 @@ def _has_patches(layer: Any) -> bool:
 
 
 def _convolve_patches(layer: Any, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """What `layer` computes, as a matrix product. Patches are cut out by a depthwise convolution with ones."""
+    """Compute `layer` as a matrix product. Patches are cut out by a depthwise convolution with ones."""
     height, width, channels, filters = kernel.shape
     pixels = height * width
     # One depthwise filter for each pixel of the patch: output channel c * pixels + p is pixel p of channel c.

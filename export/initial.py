@@ -24,7 +24,7 @@ def redrawn(model: Any, seed: int) -> Any:
 
 
 def recipe(model: Any, seed: int) -> SeededWeights | None:
-    """How to draw weights as the initialisers of `model` would; None where one of them has no recipe.
+    """Recipes to draw weights as the initialisers of `model` would; None where one of them has no recipe.
 
     `model` has weights that its initialisers drew: a layer that changes what was drawn has no recipe either.
     """

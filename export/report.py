@@ -1,4 +1,4 @@
-"""What an export says of the files it made: `exports.json`."""
+"""The report of an export on the files it made: `exports.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FILE = "exports.json"
 
 
 class Format(StrEnum):
-    """How a TFLite file stores and computes. Inputs and outputs are float32, but for `INT8`'s, which are int8."""
+    """The numbers a TFLite file computes with. Inputs and outputs are float32, but for `INT8`'s, which are int8."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -26,7 +26,7 @@ class Format(StrEnum):
 
 
 class RunsOn(msgspec.Struct, frozen=True):
-    """Whether a runtime of this machine loaded a file and ran it; `error` is empty where it did."""
+    """A trial of a file on a runtime of this machine; `error` is empty where it loaded and ran."""
 
     runtime: str
     version: str

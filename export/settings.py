@@ -33,7 +33,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def keeps_weights(self) -> bool:
-        """Whether the file's weights are the initial ones."""
+        """True if the file's weights are the initial ones."""
         return self.file is not None and self.initial != "seed"
 
 

@@ -16,7 +16,7 @@ from fedprune.task.bundle import Adam, Bundle, Sgd, Task
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What ``--json`` prints. `digest` is the SHA-256 (hex) of the whole bundle, which is `bytes` long."""
+    """The output of ``--json``. `digest` is the SHA-256 (hex) of the whole bundle, which is `bytes` long."""
 
     digest: str
     bytes: int

@@ -23,7 +23,7 @@ _DTYPES = {
     schema.TensorType.FLOAT16: np.dtype("<f2"),
     schema.TensorType.INT8: np.dtype("i1"),
 }
-"""How weights are stored. TFLite's int8 weights are symmetric: 0 stands for 0."""
+"""The number formats of stored weights. TFLite's int8 weights are symmetric: 0 stands for 0."""
 
 _Signs = NDArray[np.int8]
 """-1, 0 or 1 for each weight, without the axes of length 1."""

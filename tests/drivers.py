@@ -101,7 +101,7 @@ def said(agent: str, message: Message) -> Said:
     """What an agent says; a check-in shows its ticket, as it does from the second one on."""
     if isinstance(message, CheckIn) and not message.ticket:
         message = msgspec.structs.replace(message, ticket=ticket(PLAN.ticket_key, agent))
-    return Said(agent, message)  # type: ignore[arg-type]
+    return Said(agent, message)
 
 
 class Gateway:

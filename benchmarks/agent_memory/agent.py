@@ -48,7 +48,7 @@ def measure_agent(site: Site, environment: Environment, trainer: str) -> Figures
 
 
 def trains_in_small_cgroup(site: Site, environment: Environment, trainer: str) -> bool:
-    """Whether an agent does a whole round with 64 MB, the pages of its libraries and its data included.
+    """True if an agent does a whole round with 64 MB, the pages of its libraries and its data included.
 
     Those of Python itself are not: this process has them mapped. Raises `CgroupUnavailableError`, `FedpruneError`s.
     """

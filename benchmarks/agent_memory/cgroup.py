@@ -18,7 +18,7 @@ class CgroupUnavailableError(Exception):
 
 @contextmanager
 def small_cgroup(limit: int) -> Iterator[tuple[str, ...]]:
-    """What to put before a command so that it runs with at most `limit` bytes of memory, page cache included.
+    """The words to put before a command so that it runs with at most `limit` bytes of memory, page cache included.
 
     Pages of files that are in the cache already are not counted again: `evict` them before. Whatever runs in it must
     have ended before the context does. Raises `CgroupUnavailableError`.
@@ -54,7 +54,7 @@ def evict(paths: Iterable[Path]) -> None:
 
 
 def _place(limit: int) -> tuple[Path, str, tuple[str, int]]:
-    """Where a cgroup can be made, its file for the limit, and the one for swap with what to write into it."""
+    """A directory to make a cgroup in, its file for the limit, and the one for swap with what to write into it."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         parent = _V1 / path.lstrip("/")

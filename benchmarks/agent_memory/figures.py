@@ -1,4 +1,4 @@
-"""What is measured of each trainer, and the work that all of them are given."""
+"""The figures that are measured of each trainer, and the work that all of them are given."""
 
 from __future__ import annotations
 

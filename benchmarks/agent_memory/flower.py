@@ -29,7 +29,7 @@ _CHECK_S = 0.1
 
 
 class _Round(msgspec.Struct, frozen=True):
-    """What the client app says of a round."""
+    """The client app's words about a round."""
 
     peak_rss_mb: float
     first_step_s: float

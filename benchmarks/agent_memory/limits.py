@@ -1,4 +1,4 @@
-"""What the project claims of its agent: the limits that it sets itself."""
+"""The claims of the project about its agent: the limits that it sets itself."""
 
 from __future__ import annotations
 

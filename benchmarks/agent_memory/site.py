@@ -1,4 +1,4 @@
-"""Where the agents are measured: their data, their tasks and a broker."""
+"""The site where the agents are measured: their data, their tasks and a broker."""
 
 from __future__ import annotations
 

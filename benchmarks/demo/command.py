@@ -17,6 +17,7 @@ from benchmarks.children import find_mosquitto
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings
+from fedprune.codecs import Values
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
 from fedprune.wire.broker import Broker
 
@@ -46,7 +47,7 @@ _PICTURE = "picture.png"
 )
 @click.option(
     "--values",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice([str(values) for values in Values]),
     default="int8",
     show_default=True,
     help="How an update's values are sent.",

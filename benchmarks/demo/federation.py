@@ -98,7 +98,7 @@ def _federate(settings: DemoSettings, out: Path, children: Children, display: Di
 
 
 def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[str]:
-    """What the aggregator prints, until it ends. Raises `ChildFailedError` soon after another child has ended.
+    """The aggregator's lines, until it ends. Raises `ChildFailedError` soon after another child has ended.
 
     The aggregator would wait for a lost agent until the round's deadline, and for the broker for ever.
     """

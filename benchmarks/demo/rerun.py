@@ -56,5 +56,5 @@ def settled_accuracy(result: DemoResult) -> float:
 
 
 def sources(each: Iterable[str]) -> str:
-    """What the runs were made with, to be read: a demo takes other data where it cannot have its own."""
+    """Name the data that the runs were made with: a demo takes other data where it cannot have its own."""
     return " and ".join(sorted(set(each)))

@@ -1,4 +1,4 @@
-"""What a demo reports: `result.json`."""
+"""The report of a demo: `result.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a demo is asked for, and the configuration files that it writes for the parts it runs."""
+"""The options of a demo, and the configuration files that it writes for the parts it runs."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ frequency = {steps}
 
 
 def federation_toml(settings: DemoSettings, broker_url: str) -> str:
-    """How it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so that equal runs
-    have equal cohorts."""
+    """The file that says how it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so
+    that equal runs have equal cohorts."""
     return f"""\
 name = "{settings.federation}"
 task = "task.fedtask"

@@ -58,7 +58,7 @@ def measure(models: Sequence[Path], settings: Settings, on_turn: Callable[[Path]
 
 
 def turns(settings: Settings) -> int:
-    """How many turns a model has: to load, to warm up, and one for each block."""
+    """The number of turns that a model has: to load, to warm up, and one for each block."""
     return 2 + len(_block_sizes(settings.num_runs))
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark measured, as it is written to JSON, and the arithmetic on it."""
+"""The results of a benchmark, as they are written to JSON, and the arithmetic on them."""
 
 from __future__ import annotations
 

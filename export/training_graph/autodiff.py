@@ -46,7 +46,7 @@ class Tape:
         return Value(tensor, differentiable=differentiable)
 
     def record(self, tensor: Tensor, *parents: tuple[Value, Backward], logits: Value | None = None) -> Value:
-        """What an operation returned. Only parents that are differentiable will be asked for their gradients."""
+        """Record what an operation returned. Only parents that are differentiable will be asked for their gradients."""
         kept = tuple((parent, backward) for parent, backward in parents if parent.differentiable)
         value = Value(tensor, kept, bool(kept), logits)
         self._values.append(value)

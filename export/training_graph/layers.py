@@ -1,4 +1,4 @@
-"""What each Keras layer computes when it trains, in differentiable operations. Importing this imports TensorFlow.
+"""Layer rules: each Keras layer, as it trains, in differentiable operations. Importing this imports TensorFlow.
 
 A rule takes the network, the layer and its inputs, and returns its output. Layers over time steps are layers over
 images of one row.
@@ -120,7 +120,7 @@ def _batch_normalization(net: Network, layer: Any, inputs: list[Value]) -> Value
 
 
 def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value, Value], epsilon: float) -> Value:
-    """What a frozen layer does: it uses the moving statistics and leaves them."""
+    """Normalise as a frozen layer does: it uses the moving statistics and leaves them."""
     gamma, beta, mean, variance = weights
     graph = tape.graph
     precision = graph.rsqrt(graph.add(variance.tensor, epsilon))
@@ -245,7 +245,7 @@ def _product(tape: Tape, x: Value, kernel: Value) -> Value:
 
 
 def _as_image(tape: Tape, layer: Any, x: Value) -> Value:
-    """What `layer` moves its windows over; Keras would take more axes, as further examples."""
+    """The image that `layer` moves its windows over; Keras would take more axes, as further examples."""
     axes = np.size(layer.strides) + 1
     if len(x.shape) != axes + 1:
         refuse(layer, f"an input of shape {list(x.shape[1:])}", f"one of {axes} axes")

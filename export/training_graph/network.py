@@ -1,4 +1,4 @@
-"""What the layers of a network share while it is written down as a graph, and how a layer is refused."""
+"""The network that layers share while it is written down as a graph, and how a layer is refused."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from export.training_graph.flatbuffer import Graph, Tensor
 
 @dataclass(frozen=True)
 class Examples:
-    """Which rows of a batch are examples: each one's share `[batch, 1]` of a mean over them (0 for what fills the
+    """The rows of a batch that are examples: each one's share `[batch, 1]` of a mean over them (0 for what fills the
     batch up), and their number `[1]`."""
 
     share: Tensor

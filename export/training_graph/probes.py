@@ -1,4 +1,4 @@
-"""What a device checks its runtime by: probes with tf_keras' answers, and tolerances that honest runtimes keep.
+"""The data of a device's self-check: probes with tf_keras' answers, and tolerances that honest runtimes keep.
 
 How far honest runtimes differ is measured: tf_keras in float32, with every weight and input off by some rounding
 errors, is compared with tf_keras in float64. A probe is better the less that is; where an activation lies close to a
@@ -25,11 +25,11 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """Tolerances are never below these: of a tensor's norm; for tensors that are zero but for rounding. Ten times what the
 proof allows: a kernel that is less exact than ours harms nobody, a device that is refused for it is lost."""
 _NUDGE = 2.0**-20
-"""How far off each number is put, relative to itself: 16 rounding errors of float32."""
+"""Each number is put so far off, relative to itself: 16 rounding errors of float32."""
 _MARGIN = 16.0
 """Tolerance over what the nudge changed: a sketch of a random error is six times its norm once in 10^9."""
 _ROOM = 0.25
-"""What of its tolerance a runtime here may use up."""
+"""The part of its tolerance that a runtime here may use up."""
 _LARGE = 8.0
 """A probe's scale at which ReLU6 is cut off above in every layer."""
 _TIGHT = 1e-3
@@ -103,7 +103,7 @@ class _Judge:
         return looseness, Probe(seed, examples, scale, answers)
 
     def _outputs(self, step: Step) -> dict[str, Array]:
-        """What the graph returns, of what tf_keras computed."""
+        """Of what tf_keras computed, the part that the graph returns."""
         statistics = {name: step.statistics[name] for name in self._graph.moved}
         return outputs_of(replace(step, statistics=statistics), self._tensors)
 

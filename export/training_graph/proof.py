@@ -28,9 +28,9 @@ from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
-"""How large an error may be: relative to its tensor; where that is smaller than this, and so zero but for rounding."""
+"""The largest error allowed: relative to its tensor; where that is smaller than this, and so zero but for rounding."""
 _SLACK = 4.0
-"""How much further from the truth than tf_keras in float32 the graph may be."""
+"""The graph may be so many times as far from the truth as tf_keras in float32."""
 _TRIES = 8
 _SCALES = (8.0, 1e-3)
 """Beside the trajectory's moderate numbers, large ones reach 6 in ReLU6, and small ones where functions cancel."""
@@ -95,7 +95,7 @@ class _DiffersError(FedpruneError):
 
 
 def _difference(found: Step, single: Step, double: Step, weights: Weights) -> str:
-    """What differs by more than it may; empty if nothing does. Statistics that are not returned stay those of
+    """Name what differs by more than it may; empty if nothing does. Statistics that are not returned stay those of
     `weights`."""
     slack = max(_RELATIVE * max(1.0, abs(double.loss)), _SLACK * abs(single.loss - double.loss))
     if not abs(found.loss - double.loss) <= slack:

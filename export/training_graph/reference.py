@@ -1,4 +1,4 @@
-"""What tf_keras computes of a batch, in float32 or float64: what a training graph is judged by.
+"""The reference that a training graph is judged by: a batch in tf_keras, in float32 or float64.
 
 Importing this module imports TensorFlow.
 """

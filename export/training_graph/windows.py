@@ -17,7 +17,7 @@ from export.training_graph.flatbuffer import Graph, Tensor
 from export.training_graph.operations import is_positive, reshape, scale
 
 _LOWEST = float(np.finfo(np.float32).min)
-"""What padding is to a maximum. Not -infinity: the difference of two would not be a number."""
+"""The value that padding has for a maximum. Not -infinity: the difference of two would not be a number."""
 _FEW_CHANNELS = 4
 """Up to as many, patches are cut faster by a convolution with constant filters than by copying."""
 
@@ -39,17 +39,17 @@ class Window:
 
     @property
     def seen(self) -> int:
-        """How many entries, from the first on, lie within `places`."""
+        """The number of entries, from the first on, that lie within `places`."""
         return min(self.length, self.places * self.stride - self.before)
 
     @property
     def after(self) -> int:
-        """How many entries are put after those that are seen."""
+        """The number of entries that are put after those that are seen."""
         return self.places * self.stride - self.before - self.seen
 
     @property
     def counts(self) -> NDArray[np.float32]:
-        """How many true entries, float32 `[out]`, the window sees at each place."""
+        """The number of true entries, float32 `[out]`, that the window sees at each place."""
         starts = np.arange(self.out)[:, np.newaxis] * self.stride - self.before
         entries = starts + np.arange(self.size)
         inside = (entries >= 0) & (entries < self.length)

@@ -25,7 +25,7 @@ from fedprune.errors import DataError
 from fedprune.system.disk import Directory, why_unreadable
 
 MAX_BYTES = 2**31
-"""What x or y may take in memory, as stored and as loaded."""
+"""Bytes that x or y may take in memory, as stored and as loaded."""
 
 MAX_CLASSES = 2**16
 
@@ -68,7 +68,7 @@ def load_npz(path: Path) -> Dataset:
 
 
 def count_examples(path: Path) -> int:
-    """How many examples `load_npz` would load; it raises for the same files, but never holds more than a part of x."""
+    """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of x."""
     with _opened(path) as (archive, x, y):
         for _ in _examples(archive, x):
             pass

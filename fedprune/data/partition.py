@@ -98,7 +98,7 @@ def _skewed_shares(
 def _allot(
     log_proportions: NDArray[np.float64], stock: NDArray[np.int64], examples: int, keyed: Keyed
 ) -> NDArray[np.int64]:
-    """How many of `examples` draws fall on each class; a class that is used up leaves its draws to the others."""
+    """Count how many of `examples` draws fall on each class; a class that is used up leaves its draws to the others."""
     taken = np.zeros_like(stock)
     while missing := examples - int(taken.sum()):
         room = stock - taken

@@ -31,7 +31,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class SplitSummary(msgspec.Struct, frozen=True):
-    """What a split consists of; `split.json` holds it. `note` is that of the `Source`.
+    """The description of a split, which `split.json` holds. `note` is that of the `Source`.
 
     `classes` is 0 where labels are no class numbers.
     """

@@ -1,4 +1,4 @@
-"""Which data a person means: a well-known data set by its name, or a file of their own."""
+"""The data that a person means: a well-known data set by its name, or a file of their own."""
 
 from __future__ import annotations
 

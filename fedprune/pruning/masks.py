@@ -5,6 +5,7 @@ Scores and ties are computed so that every participant gets the same mask from t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
@@ -35,7 +36,7 @@ def score_mask(
     A weight that was pruned stays pruned, whatever its value is now, and a kept one that has become 0 is still one of
     those that are kept: the masks of growing sparsities are nested.
 
-    LAMP and global keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
+    All but uniform keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
     the table. Uniform is TF-MOT's rule (0.8.1, `pruning_impl.Pruning`), which keeps *all* weights that equal a layer's
     threshold: a layer with too many zeros among its kept weights is not pruned further.
 
@@ -61,7 +62,7 @@ def score_mask(
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
         return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
-    score = _lamp_scores if allocation is Allocation.LAMP else _magnitudes
+    score = _SCORES[allocation]
     return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity)
 
 
@@ -129,6 +130,13 @@ def _lamp_scores(array: Array, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
     scores = np.zeros_like(squares)
     scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
     return np.where(kept, scores.reshape(array.shape), _PRUNED)
+
+
+_SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {
+    Allocation.LAMP: _lamp_scores,
+    Allocation.GLOBAL: _magnitudes,
+}
+"""From a tensor and where it is kept to scores, of which the best of all tensors together are kept."""
 
 
 def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict[str, NDArray[np.bool_]]:

@@ -56,7 +56,7 @@ class _OwnMasks:
 
 
 class MaskPolicy(StrEnum):
-    """Who chooses the mask: the gateway for everybody, or each agent while it trains."""
+    """The chooser of the mask: the gateway for everybody, or each agent while it trains."""
 
     SHARED = "shared"
     OWN = "own"

@@ -68,7 +68,7 @@ class SelfCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a training graph is run with: weights, `[n, ...]` examples, one-hot targets, the noise of a full batch."""
+    """The inputs of a training graph: weights, `[n, ...]` examples, one-hot targets, the noise of a full batch."""
 
     weights: Weights
     x: Array
@@ -135,7 +135,7 @@ def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:
 
 
 def outputs_of(step: Step, tensors: Sequence[TensorSpec]) -> dict[str, Array]:
-    """What a step returned by the names of the graph's outputs: loss, then `gR` and `sR` for rows of the table."""
+    """A step's results by the names of the graph's outputs: loss, then `gR` and `sR` for rows of the table."""
     outputs = {"loss": np.array([step.loss])}
     for row, spec in enumerate(tensors):
         for kind, arrays in (("g", step.gradients), ("s", step.statistics)):

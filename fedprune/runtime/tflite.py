@@ -28,7 +28,7 @@ from fedprune.system.quiet import without_lines
 
 _IDENTIFIER = b"TFL3"
 _MAX_MODEL_BYTES = 2**31 - 1
-"""What a FlatBuffer can address."""
+"""A FlatBuffer can address no more."""
 _BATCH = 64
 """Examples per invocation where the model leaves the batch open: more is no faster and needs more memory."""
 
@@ -37,7 +37,7 @@ _CHATTER = (b"INFO: Created TensorFlow Lite", b"INFO: Initialized TensorFlow Lit
 
 
 class TensorDetails(TypedDict):
-    """What the runtimes tell about an input or output. A dimension of -1 in `shape_signature` is open."""
+    """An input or output, as the runtimes describe it. A dimension of -1 in `shape_signature` is open."""
 
     name: str
     index: int
@@ -91,7 +91,7 @@ def available_runtimes() -> tuple[Runtime, ...]:
 
 
 def is_runtime_installed() -> bool:
-    """Whether there is a runtime; none is imported, so that it may still turn out not to work here."""
+    """True if there is a runtime; none is imported, so that it may still turn out not to work here."""
     return any(importlib.util.find_spec(module.partition(".")[0]) for module in _DISTRIBUTIONS.values())
 
 
@@ -107,12 +107,12 @@ def default_runtime() -> Runtime:
 
 
 def how_to_get_runtime() -> str:
-    """What to install on this system, or that nothing can be."""
+    """Tell what to install on this system, or that nothing can be."""
     return advice_for(platform.machine(), 8 * struct.calcsize("P"), sys.version_info[:2])
 
 
 def advice_for(machine: str, bits: int, python: tuple[int, int]) -> str:
-    """What gives such a system a runtime, going by the wheels that are published, or that it is unsupported.
+    """Tell what gives such a system a runtime, going by the wheels that are published, or that it is unsupported.
 
     Args:
         machine: as the kernel calls itself, which may have 64 bits where everything else has 32.
@@ -216,7 +216,7 @@ def _check_identifier(model: Path | bytes, name: str) -> None:
 
 
 def _explain(message: str) -> tuple[str, str]:
-    """What is wrong, and how a converted model is mended if that is known."""
+    """Say what is wrong, and how a converted model is mended if that is known."""
     builtin = "convert the model with TFLite's builtin ops only"
     if op := re.search(r"opcode '(\w+)' version '(\d+)'", message):
         return (

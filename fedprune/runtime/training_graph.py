@@ -31,7 +31,7 @@ SIGNATURE = "train"
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a batch says of the weights: gradients of the trained tensors, new values of the moving statistics."""
+    """The outcome of a batch: gradients of the trained tensors, new values of the moving statistics."""
 
     loss: float
     gradients: dict[str, Array]
@@ -62,7 +62,7 @@ class TrainingGraph:
         self.noise_shapes: tuple[tuple[int, ...], ...] = tuple(
             tuple(inputs[f"u{number}"]["shape"].tolist()) for number in range(_count(inputs, "u"))
         )
-        """What `run` wants as noise."""
+        """The shapes of the noise that `run` wants."""
         self.trained = tuple(self._gradients)
         """The names of the tensors that have gradients, in table order."""
         self.moved = tuple(self._statistics)
@@ -107,7 +107,7 @@ class TrainingGraph:
 
 
 def _count(names: dict[str, Any], prefix: str) -> int:
-    """How many of `prefix`0, `prefix`1, … there are."""
+    """Count the names `prefix`0, `prefix`1, … that there are."""
     return next(number for number in range(len(names) + 1) if f"{prefix}{number}" not in names)
 
 

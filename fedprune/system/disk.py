@@ -128,5 +128,5 @@ def why_unreadable(path: Path) -> str:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """What a person can do about an operating system's refusal."""
+    """Tell what a person can do about an operating system's refusal."""
     return StorageError(f"{path}: {error.strerror}; free space or mend the directory and start again: nothing is lost")

@@ -1,4 +1,4 @@
-"""What the long-lived processes have in common: events instead of signals, one kind of log, and how they end."""
+"""The common parts of long-lived processes: events instead of signals, one kind of log, and how they end."""
 
 from __future__ import annotations
 

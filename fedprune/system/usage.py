@@ -1,4 +1,4 @@
-"""What this process uses, and what there is, as the kernel reports it."""
+"""Resources that this process uses, and those that there are, as the kernel reports them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a federation learns, and what a run leaves behind."""
+"""Tasks, which a federation learns, and what a run leaves behind."""

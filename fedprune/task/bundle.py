@@ -95,7 +95,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When (`schedule`), by whom (`mask`) and how over the layers (`allocation`) weights are pruned."""
+    """Pruning: when (`schedule`), by whom (`mask`) and how over the layers (`allocation`)."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
@@ -273,7 +273,7 @@ def _parse_task(manifest: bytes) -> Task:
 
 
 def _problem(task: Task) -> str:
-    """What is wrong with a task that has the right fields; empty if nothing is."""
+    """Say what is wrong with a task that has the right fields; empty if nothing is."""
     sizes = [*task.input_shape, *(size for spec in task.tensors for size in spec.shape)]
     fewest = task.training.loss.rule.fewest_outputs
     if min(sizes, default=1) < 1 or task.outputs < fewest:

@@ -26,7 +26,7 @@ SIGNATURE = "serving_default"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`."""
+    """A model's scores on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`."""
 
     examples: int
     accuracy: float | None
@@ -95,7 +95,7 @@ class Evaluator:
 
 
 def score(outputs: Array, data: Dataset, objective: Objective) -> Evaluation:
-    """How good `outputs`, float32 `[examples, outputs]`, are for `data` that fit the task."""
+    """Score `outputs`, float32 `[examples, outputs]`, against `data` that fit the task."""
     return Evaluation(len(data), objective.accuracy(outputs, data.y), objective.mean_loss(outputs, data.y))
 
 

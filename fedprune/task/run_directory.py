@@ -1,4 +1,4 @@
-"""What a run's directory holds: the aggregator writes it, the exporter reads it."""
+"""The contents of a run's directory: the aggregator writes it, the exporter reads it."""
 
 from __future__ import annotations
 

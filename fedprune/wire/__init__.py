@@ -1,1 +1,1 @@
-"""What travels between agents and the aggregator, and the link that carries it. No tensor is known here."""
+"""Messages between agents and the aggregator, transfer, and the link that carries them. No tensor is known here."""

@@ -1,4 +1,4 @@
-"""Where the broker is and who we are there: the ``[broker]`` table of a configuration file."""
+"""The broker's address, and who we are there: the ``[broker]`` table of a configuration file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the broker is and who we are there: the ``[broker]`` table of a configuration file.
+    """The broker's address, and who we are there: the ``[broker]`` table of a configuration file.
 
     `url` is ``mqtt://host[:1883]`` or ``mqtts://host[:8883]``. The password is read from the first line of
     `password_file`, else from the environment variable FEDPRUNE_BROKER_PASSWORD, so that it stands on no command line.

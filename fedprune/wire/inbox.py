@@ -1,4 +1,4 @@
-"""What a link has received and nobody has taken yet: bounded, so that a flood waits at the broker and not in memory."""
+"""Messages that a link has received and nobody has taken: bounded, so that a flood waits at the broker instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What agents and the aggregator need of a network, and what a link reports to them."""
+"""The network as agents and the aggregator need it, and what a link reports to them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LinkEvent = LinkUp | LinkDown | Delivery | Drained | BrokerError
 
 
 class Link(Protocol):
-    """What agents and the aggregator need of a network."""
+    """A network, as agents and the aggregator need it."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send if the link is up and has room for it; the number of payload bytes that will be sent, else 0."""

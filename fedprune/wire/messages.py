@@ -1,4 +1,4 @@
-"""What agents and the aggregator say to each other: typed, versioned, size-checked before it is decoded.
+"""The messages between agents and the aggregator: typed, versioned, size-checked before it is decoded.
 
 Messages are MessagePack maps (`Presence` alone is JSON, for people). A reader accepts its own schema version and
 the one before; it tolerates unknown fields. Who speaks is in the topic, never in the payload.

@@ -1,4 +1,4 @@
-"""What a link has to say to its broker: in order, bounded, and counted until the broker has it."""
+"""Commands of a link to its broker: in order, bounded, and counted until the broker has it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 MAX_QUEUED_BYTES = 16 * 2**20
-"""What may be published and not yet be acknowledged by the broker; what does not fit is dropped."""
+"""Bytes that may be published and not yet be acknowledged by the broker; what does not fit is dropped."""
 
 _MESSAGE_OVERHEAD = 512
 """Bytes that a message takes besides topic and payload, roughly."""

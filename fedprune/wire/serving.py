@@ -19,13 +19,13 @@ from fedprune.wire.messages import Content, Need
 from fedprune.wire.transfer import MAX_WINDOW, chunk_count, unpack_bitmap
 
 GATHER_S = 0.1
-"""How long requests are collected at most, so that what several peers lack is broadcast once."""
+"""Seconds for which requests are collected at most, so that what several peers lack is broadcast once."""
 
 BURST_CHUNKS = 16
 """Chunks handed to the link at once, 2 MB: with as many again in its own buffers, all the memory that serving takes."""
 
 FREE_COPIES = 3
-"""How often a peer may have a content sent without being slowed. Honest ones lose some chunks, and reconnect."""
+"""Copies of a content that a peer may have sent without being slowed. Honest ones lose some chunks, and reconnect."""
 
 SLOW_S, LONGEST_SLOW_S = 15.0, 3600.0
 """Seconds that a peer waits once its credit is used; they double with each further copy, up to an hour."""
@@ -76,7 +76,7 @@ class Serving:
 
     @property
     def due_at(self) -> float | None:
-        """When `serve` has something to do."""
+        """The time at which `serve` has something to do; None while it has nothing."""
         if not self.requests:
             return None
         return self.gathered_at if self.burst_at is None else self.burst_at + STALLED_S

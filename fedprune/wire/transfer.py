@@ -32,7 +32,7 @@ MIN_PATIENCE_S, MAX_PATIENCE_S = 2.0, 600.0
 """Bounds of the patience that follows the pace."""
 
 _PATIENCE_PACES = 4.0
-"""How many times the pace that was seen a chunk may take."""
+"""A chunk may take so many times the pace that was seen."""
 
 _PACE_WEIGHT = 0.25
 """Weight of the newest chunk in the pace, an exponential moving average."""
@@ -95,7 +95,7 @@ class Receiving:
 
     @property
     def again_at(self) -> float:
-        """When what was asked for has to be asked for again. Jitter only lengthens it: impatience costs bytes."""
+        """The time at which what was asked for is asked for again. Jitter only lengthens it: impatience costs bytes."""
         patience = FIRST_PATIENCE_S if self.pace is None else max(MIN_PATIENCE_S, _PATIENCE_PACES * self.pace)
         jitter = 1.0 + random.Random(repr((self.key, self.content.digest, self.attempt))).random() / 2
         return self.heard_at + min(patience * 2.0 ** min(self.attempt, 16), MAX_PATIENCE_S) * jitter
@@ -124,7 +124,7 @@ class Receiving:
         return grown._ask(now) if grown._next() else (added, None)
 
     def ask_again(self, now: float) -> tuple[Receiving, Need]:
-        """What was asked for may be lost: ask for it again, with half the window."""
+        """Ask again for what may be lost, with half the window."""
         shrunk = replace(self, asked=frozenset(), window=max(FIRST_WINDOW, self.window // 2), attempt=self.attempt + 1)
         return shrunk._ask(now)
 

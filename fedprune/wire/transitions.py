@@ -30,7 +30,7 @@ Transition = Callable[[_S, Any, float], tuple[_S, tuple[_A, ...]]]
 
 @dataclass(frozen=True)
 class Row(Generic[_S, _A]):
-    """What an event does in one phase, and the other phases that it may lead to."""
+    """The effect of an event in one phase, and the other phases that it may lead to."""
 
     run: Transition[_S, _A]
     leads_to: frozenset[Any] = frozenset()

@@ -41,9 +41,9 @@ _CLOSE_S = 5.0
 _LASTING_S = 30.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _LOOK_UP_S = 1.0
-"""How often an idle connection is checked for signs of life."""
+"""Seconds after which an idle connection is checked for signs of life."""
 _HELD_S = 0.05
-"""How soon a link that reads nothing, since its events are not taken, looks again."""
+"""Seconds after which a link that reads nothing, since its events are not taken, looks again."""
 
 
 class MqttLink:

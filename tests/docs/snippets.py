@@ -1,4 +1,4 @@
-"""The commands that README.md and docs/ show, as tests need them.
+"""The commands that README.md, CONTRIBUTING.md and docs/ show, as tests need them.
 
 A fenced ``console`` block shows commands after ``$ ``, and what they print; a ``bash`` block is all commands. An HTML
 comment right above a block makes a test run it, in a copy of docs/examples:
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 _BLOCK = re.compile(
     r"(?:<!-- run(?:: (?P<how>\w+))?(?P<marked>) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S

@@ -20,6 +20,7 @@ from edge_agent.agent_state import (
     KeepTask,
     LinkDrained,
     Outcome,
+    OwnEvent,
     Phase,
     Send,
     SendUpdate,
@@ -33,7 +34,7 @@ from edge_agent.agent_state import (
 )
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import DOWNLINK, Accepted, Chunk, Failed, Need, Reason, Rejected
+from fedprune.wire.messages import DOWNLINK, Accepted, Chunk, Failed, Manifest, Need, Reason, Rejected
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
 from tests.agents import accepted, agent_in, no_work, refused
@@ -62,11 +63,11 @@ SAMPLES: dict[type, Event] = {
     Ticked: Ticked(),
     TrainingDone: TrainingDone(1, submit()),
     TrainingFailed: TrainingFailed(1, "no memory"),
-    **{type(message): message for message in MESSAGES.values()},  # type: ignore[dict-item]
+    **{type(message): message for message in MESSAGES.values()},
 }
 
 
-@pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*get_args(OwnEvent), Manifest, *DOWNLINK.values()], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("phase", Phase)
 def test_every_event_may_come_in_every_phase(phase: Phase, kind: type) -> None:
     agent = agent_in(phase)
