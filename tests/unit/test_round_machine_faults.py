@@ -317,8 +317,25 @@ def test_updates_on_their_way_in_are_bounded_together(monkeypatch: pytest.Monkey
     assert gateway.state.uploads_bytes == 600
 
     gateway.hears("pi-0", Failed(run=RUN, round=0, why="gone"))
-    assert gateway.hears("pi-1", big["pi-1"]) == ()
+    (answer,) = gateway.hears("pi-1", big["pi-1"])
+    assert answer.message == Need(digest=digest("pi-1"), missing=b"\1"), "what it sent unasked was in vain"
     assert gateway.state.uploads_bytes == 600
+
+
+def test_an_update_that_stopped_coming_gives_its_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_uploads, "MAX_UPLOADS_BYTES", 1000)
+    gateway = training()
+    big = {agent: submit(update=Content(digest=digest(agent), size=600)) for agent in ("pi-0", "pi-1")}
+    gateway.hears("pi-0", big["pi-0"])
+    gateway.now += round_uploads.STALLED_UPLOAD_S / 2
+    gateway.hears("pi-1", big["pi-1"])
+    assert set(gateway.state.uploads) == {"pi-0"}, "it may be slow"
+
+    gateway.now += round_uploads.STALLED_UPLOAD_S / 2
+    gateway.hears("pi-1", big["pi-1"])
+
+    assert set(gateway.state.uploads) == {"pi-1"}
+    assert "pi-0" in gateway.standing(Standing.ASSIGNED), "its update is still welcome"
 
 
 def test_an_update_larger_than_all_the_room_there_is_is_received_alone(monkeypatch: pytest.MonkeyPatch) -> None:
