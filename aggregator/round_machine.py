@@ -306,10 +306,11 @@ def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
 
 
 def _open(state: RoundState, now: float) -> Step:
-    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh."""
+    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
+    since of two agents one that lies would set any other."""
     state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
     selected = select(state, state.presence)
-    median = statistics.median(state.presence.examples(agent) for agent in selected)
+    median = statistics.median_low(state.presence.examples(agent) for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
     state, actions = assign(state, selected, now)
     return state, (Publish(manifest(state)), *actions)

@@ -222,6 +222,15 @@ def test_one_agent_that_claims_everything_is_capped_by_what_the_others_hold() ->
     assert weights == {15_000}, "ten medians of the cohort, whoever came first"
 
 
+def test_in_a_cohort_of_two_the_one_that_claims_everything_does_not_set_the_cap() -> None:
+    gateway = Gateway(PAIR)
+    gateway.gets(Connected())
+    gateway.hears("pi-0", CheckIn(examples=2**31 - 1))
+    gateway.hears("pi-1", CheckIn(examples=1500))
+
+    assert gateway.state.cap == 15_000
+
+
 def test_the_cap_is_fixed_when_the_round_opens() -> None:
     gateway = training("pi-0", "pi-1")
     cap = gateway.state.cap
