@@ -36,7 +36,7 @@ class Standing(Enum):
 @dataclass(frozen=True)
 class Member:
     """`examples`: the most that its update may weigh. `assigned_at`: monotonic seconds; in the past where the book only
-    says so. `answered`: it spoke since then. `told_to_wait`: there was no room for its update. `refusals`: of its
+    says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
     updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal."""
 
     standing: Standing

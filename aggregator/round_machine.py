@@ -70,7 +70,7 @@ from fedprune.wire.serving import Serving
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
 SERVED_MODELS = 2
-"""Versions of the model that are served, the newest ones: an agent may still be fetching the last."""
+"""Versions of the model that are offered, the newest ones; members of the cohort may ask for each."""
 
 
 def resume(
@@ -208,9 +208,7 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        standing = Standing.ASSIGNED if state.room > 0 else member.standing
-        state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=standing, answered=True)))
-        return state, (Send(agent, assignment(state, now)),)
+        return state, (Send(agent, assignment(state, now)),)  # it keeps its place by asking for its work, not so
     if member is not None and member.standing is Standing.STORING:
         return state, ()
     state, refusal = _welcome(state, said, now)
@@ -254,7 +252,9 @@ def _request(state: RoundState, said: Said, now: float) -> Step:
         return state, (Send(agent, no_work()),)
     waiting = state.cohort.count(Standing.ASSIGNED, Standing.SILENT)
     serving = state.serving.ask(agent, need, now, expected=waiting)
-    state = replace(state, serving=serving, cohort=state.cohort.put(agent, replace(member, answered=True)))
+    standing = Standing.ASSIGNED if state.room > 0 else member.standing
+    member = replace(member, standing=standing, answered=True)
+    state = replace(state, serving=serving, cohort=state.cohort.put(agent, member))
     return _serve(state, now)
 
 

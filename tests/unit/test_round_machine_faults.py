@@ -113,8 +113,8 @@ def test_an_agent_that_was_refused_twice_sits_the_round_out_and_the_reason_is_sa
         actions = gateway.passes_deadline()
         assert not sent_to("pi-1", actions, Assignment), "drafted for ever"
         (told,) = warnings(actions)
-        assert "the quorum is out of reach: it needs 2 updates, has 1, and 1 agents are known" in told
-        assert "pi-1 sit it out: it is the update that was refused before: a variance is negative" in told
+        assert "the quorum is out of reach: it needs 2 updates, has 1; agents known that could give one: 1" in told
+        assert "sitting it out: pi-1 (it is the update that was refused before: a variance is negative" in told
 
 
 def test_somebody_else_can_take_the_place_of_an_agent_that_sits_out() -> None:
@@ -182,10 +182,26 @@ def test_an_agent_that_lost_its_place_is_still_welcome_and_waited_for() -> None:
     assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
 
 
+def test_a_check_in_is_no_answer_to_an_assignment() -> None:
+    """An intruder that listens can show tickets, and would hold its place by checking in again and again."""
+    gateway = training()
+    for agent in ("pi-0", "pi-1"):
+        gateway.hears(agent, need(MODEL))
+    gateway.gets(LinkDrained())
+    while gateway.now < ANSWER_S:
+        assert sent_to("pi-2", gateway.hears("pi-2", CHECK_IN), Assignment)
+        gateway.waits()
+
+    assert gateway.standing(Standing.SILENT) == {"pi-2"}
+    gateway.hears("pi-2", need(MODEL))
+    assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}, "it may have its place back"
+
+
 def test_who_was_just_assigned_has_as_long_to_answer_as_the_others_had() -> None:
     gateway = training("pi-0", "pi-1")
     for agent in ("pi-0", "pi-1"):
-        gateway.hears(agent, CHECK_IN)
+        gateway.hears(agent, need(MODEL))
+    gateway.gets(LinkDrained())
     gateway.now = gateway.state.answer_by - 1.0 if gateway.state.answer_by is not None else 0.0
     gateway.hears("pi-2", CHECK_IN)
 
