@@ -57,7 +57,7 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
 
 
 def replace_silent(state: RoundState, now: float) -> Step:
-    """Open the places of those who have not asked for their work. A named fleet is waited for, or its cohort would vary.
+    """Open the places of those who have not asked for their work. A named fleet is waited for: cohorts must not vary.
 
     It walks over the cohort, so it is called once in `ANSWER_S`: who was assigned since has until the next time.
     """
