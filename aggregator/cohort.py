@@ -36,13 +36,14 @@ class Standing(Enum):
 @dataclass(frozen=True)
 class Member:
     """`examples`: the most that its update may weigh. `assigned_at`: monotonic seconds; in the past where the book only
-    says so. `answered`: it spoke since then. `refusals`: of its
+    says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
     updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal."""
 
     standing: Standing
     examples: int
     assigned_at: float = -math.inf
     answered: bool = False
+    told_to_wait: bool = False
     refusals: int = 0
     digest: bytes = b""
     why: str = ""
@@ -74,11 +75,6 @@ class Cohort:
         if former is not None:
             tally[former.standing.value - 1] -= 1
         return Cohort(self.members.insert(agent, member), tuple(tally))
-
-    def without(self, agent: str) -> Cohort:
-        tally = list(self.tally)
-        tally[self.members[agent].standing.value - 1] -= 1
-        return Cohort(self.members.remove(agent), tuple(tally))
 
     def move(self, standing: Standing, *sources: Standing) -> Cohort:
         """With every member of one of the `sources` standing so. Walks over all members."""

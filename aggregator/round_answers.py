@@ -10,6 +10,10 @@ from fedprune.wire.messages import Accepted, Assignment, CheckIn, Manifest, Reas
 RETRY_AFTER_S = 30.0
 """Seconds after which an agent without work is to check in again. Work comes unasked; this is for lost messages."""
 
+TICKETS_PER_S = 500
+"""Tickets that are given in a second. More names are not answered, so that inventing them crowds nobody out of the
+link; an honest agent checks in again."""
+
 _TICKET_BYTES = 8
 
 

@@ -23,10 +23,11 @@ from typing import Any
 from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
-from aggregator.round_answers import assignment, cannot_wait, finished, manifest, no_work
+from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_places import (
     ANSWER_S,
     assign,
+    deadline_missed,
     draft,
     is_hopeless,
     named,
@@ -69,7 +70,7 @@ from fedprune.wire.serving import Serving
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
 SERVED_MODELS = 2
-"""Versions of the model that are served, the newest ones: an agent may still be fetching the last."""
+"""Versions of the model that are offered, the newest ones; members of the cohort may ask for each."""
 
 
 def resume(
@@ -182,7 +183,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
         return _close(state)
     if is_hopeless(state):
         return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
-    warnings = quorum_out_of_reach(state)
+    warnings = quorum_out_of_reach(state) or deadline_missed(state)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
     for agent in cohort.agents(Standing.OVERDUE):
@@ -198,7 +199,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
 def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
-        return state, (refusal,)
+        return state, refusal
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         return _open(state, now)
     return state, (Send(said.agent, no_work()),)
@@ -207,36 +208,40 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        standing = Standing.ASSIGNED if state.room > 0 else member.standing
-        state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=standing, answered=True)))
-        return state, (Send(agent, assignment(state, now)),)
+        return state, (Send(agent, assignment(state, now)),)  # it keeps its place by asking for its work, not so
     if member is not None and member.standing is Standing.STORING:
         return state, ()
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
-        return state, (refusal,)
+        return state, refusal
     state, actions = draft(state, (agent,), now)
     return state, actions or (Send(agent, no_work()),)
 
 
 def _greet_merging(state: RoundState, said: Said, now: float) -> Step:
     state, refusal = _welcome(state, said, now)
-    return state, (refusal or Send(said.agent, no_work()),)
+    return state, (Send(said.agent, no_work()),) if refusal is None else refusal
 
 
 def _greet_done(state: RoundState, said: Said, _: float) -> Step:
     return state, (Send(said.agent, finished()),)
 
 
-def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, Send | None]:
-    """Remember that an agent waits, or refuse it."""
+def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tuple[Send, ...] | None]:
+    """Remember that an agent waits, or refuse it: with an answer, unless too many strangers are given tickets."""
     check_in = said.message
     assert isinstance(check_in, CheckIn)
     refusal = cannot_wait(state, said.agent, check_in)
-    if refusal is not None:
-        return state, Send(said.agent, refusal)
-    presence = state.presence.at(now).heard(said.agent, check_in.examples)
-    return replace(state, presence=presence), None
+    if refusal is None:
+        presence = state.presence.at(now).heard(said.agent, check_in.examples)
+        return replace(state, presence=presence), None
+    if refusal.ticket:
+        if now - state.tickets_since >= 1.0:
+            state = replace(state, tickets_since=now, tickets_given=0)
+        if state.tickets_given >= TICKETS_PER_S:
+            return state, ()
+        state = replace(state, tickets_given=state.tickets_given + 1)
+    return state, (Send(said.agent, refusal),)
 
 
 def _request(state: RoundState, said: Said, now: float) -> Step:
@@ -247,7 +252,9 @@ def _request(state: RoundState, said: Said, now: float) -> Step:
         return state, (Send(agent, no_work()),)
     waiting = state.cohort.count(Standing.ASSIGNED, Standing.SILENT)
     serving = state.serving.ask(agent, need, now, expected=waiting)
-    state = replace(state, serving=serving, cohort=state.cohort.put(agent, replace(member, answered=True)))
+    standing = Standing.ASSIGNED if state.room > 0 else member.standing
+    member = replace(member, standing=standing, answered=True)
+    state = replace(state, serving=serving, cohort=state.cohort.put(agent, member))
     return _serve(state, now)
 
 
@@ -256,9 +263,9 @@ def _send_away(state: RoundState, said: Said, _: float) -> Step:
 
 
 def _submit(state: RoundState, said: Said, now: float) -> Step:
-    is_refused = state.refused
+    refused = state.refused
     state, actions = take_submit(state, said, now)
-    if state.refused is is_refused:
+    if state.refused is refused:
         return state, actions
     state, more = _go_on(state, now)  # an agent that was refused is waited for no longer
     return state, actions + more
@@ -299,10 +306,11 @@ def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
 
 
 def _open(state: RoundState, now: float) -> Step:
-    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh."""
+    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
+    since of two agents one that lies would set any other."""
     state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
     selected = select(state, state.presence)
-    median = statistics.median(state.presence.examples(agent) for agent in selected)
+    median = statistics.median_low(state.presence.examples(agent) for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
     state, actions = assign(state, selected, now)
     return state, (Publish(manifest(state)), *actions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,15 +11,26 @@ from aggregator.round_state import Action, BookCohort, RoundState, Send, Step, W
 from fedprune.model.randomness import Keyed
 
 ANSWER_S = 15.0
-"""Seconds in which an agent has to say something once it is assigned, or others may have its place."""
+"""Seconds in which an agent has to ask for its work once it is assigned, or others may have its place."""
 
 MOST_NAMED = 5
 """Agents that a line for people names; the rest are counted."""
 
 
 def draft(state: RoundState, candidates: Iterable[str], now: float) -> Step:
-    """Fill the places that nobody holds. The cohort grows then, but silent agents' updates are still welcome."""
-    return assign(state, select(state, candidates), now) if state.room > 0 else (state, ())
+    """Fill the places that nobody holds. The cohort grows then, but silent agents' updates are still welcome.
+
+    Agents whose update was accepted in an earlier round come first: names that somebody invents send none, and else
+    thousands of them would take each open place in turn, and be waited for.
+    """
+    if state.room <= 0:
+        return state, ()
+    proven, others = list[str](), list[str]()
+    for agent in candidates:
+        (proven if agent in state.last_accepted else others).append(agent)
+    state, first = assign(state, select(state, proven), now)
+    state, rest = assign(state, select(state, others), now) if state.room > 0 else (state, ())
+    return state, first + rest
 
 
 def select(state: RoundState, candidates: Iterable[str]) -> list[str]:
@@ -47,20 +57,23 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
 
 
 def replace_silent(state: RoundState, now: float) -> Step:
-    """Open the places of those who have not said a word. A named fleet is waited for: its cohort must not vary."""
-    cohort, later = state.cohort, None
+    """Open the places of those who have not asked for their work. A named fleet is waited for: cohorts must not vary.
+
+    It walks over the cohort, so it is called once in `ANSWER_S`: who was assigned since has until the next time.
+    """
+    cohort, is_due_again = state.cohort, False
     if state.plan.fleet:
         return replace(state, answer_by=None), ()
     for agent in state.cohort.agents(Standing.ASSIGNED):
         member = cohort.members[agent]
         if member.answered:
             continue
-        answer_by = member.assigned_at + ANSWER_S
-        if now < answer_by:  # written as the alarm is set, or rounding makes it ring for ever
-            later = min(later or math.inf, answer_by)
-        else:
+        if member.assigned_at <= now - ANSWER_S:
             cohort = cohort.put(agent, replace(member, standing=Standing.SILENT))
-    return draft(replace(state, cohort=cohort, answer_by=later), state.presence, now)
+        else:
+            is_due_again = True
+    answer_by = now + ANSWER_S if is_due_again else None
+    return draft(replace(state, cohort=cohort, answer_by=answer_by), state.presence, now)
 
 
 def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
@@ -71,12 +84,26 @@ def quorum_out_of_reach(state: RoundState) -> tuple[Action, ...]:
     possible = len(cohort) - len(out) + newcomers
     if possible >= plan.quorum:
         return ()
-    reasons = f"; {named(out)} sit it out: {cohort.members[out[0]].why}" if out else ""
+    reasons = f"; sitting it out: {named(out)} ({cohort.members[out[0]].why})" if out else ""
     return (
         Warn(
             f"round {state.round + 1}: the quorum is out of reach: it needs {plan.quorum} updates, has "
-            f"{cohort.accepted}, and {possible} agents are known that could give one{reasons}; start more agents, or "
+            f"{cohort.accepted}; agents known that could give one: {possible}{reasons}; start more agents, or "
             "mend those and start the aggregator again"
+        ),
+    )
+
+
+def deadline_missed(state: RoundState) -> tuple[Action, ...]:
+    """Name those of whom no update came, if anybody: without a quorum the round stays open."""
+    cohort, plan = state.cohort, state.plan
+    missing = list(cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE))
+    if not missing:
+        return ()
+    return (
+        Warn(
+            f"round {state.round + 1}: at the deadline it has {cohort.accepted} of the {plan.quorum} updates that it "
+            f"needs, and stays open; nothing came from {named(missing)}"
         ),
     )
 

@@ -7,6 +7,7 @@ function: a step that raises has changed nothing, and a state can be kept, compa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -192,6 +193,7 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one. `uploads`: updates on their way in, `uploads_bytes` their sizes
     together. `serving`: the task, the last models, and who lacks what of them; `served`: those models, oldest first.
+    `tickets_given`: in the second that began at `tickets_since`.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
 
@@ -208,6 +210,8 @@ class RoundState:
     uploads_bytes: int = 0
     serving: Serving = field(default_factory=Serving)
     served: tuple[Content, ...] = ()
+    tickets_since: float = -math.inf
+    tickets_given: int = 0
     answer_by: float | None = None
     deadline: float | None = None
 

@@ -25,6 +25,9 @@ from fedprune.wire.transfer import Receiving, chunk_count, pack_bitmap
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
 
+STALLED_UPLOAD_S = 120.0
+"""Seconds without a chunk after which an update on its way in gives up its room, if others want it."""
+
 
 def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
     """Say what the book says of an update that is not to be taken now."""
@@ -47,6 +50,8 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if member.standing is Standing.OUT:
         return state, (Send(agent, reject(submit, Reason.INVALID, f"it sits this round out: {member.why}")),)
     if state.refused.get(agent) == submit.update.digest:
+        if not member.has_work:  # a message that came twice is no second try
+            return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
     if submit.update.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
@@ -128,16 +133,34 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
         receiving, need = upload.receiving.ask_again(now)
         uploads = state.uploads.insert(agent, replace(upload, receiving=receiving))
         return replace(state, uploads=uploads), (Send(agent, need),)
-    state = drop_upload(state, agent)
-    if state.uploads_bytes + submit.update.size > MAX_UPLOADS_BYTES and len(state.uploads):
+    state, member = drop_upload(state, agent), state.cohort.members[agent]
+    if not _has_room(state, submit):
+        state = _drop_stalled(state, now)
+    if not _has_room(state, submit):
         nothing = pack_bitmap((), chunk_count(submit.update.size))
+        state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
         return state, (Send(agent, Need(digest=submit.update.digest, missing=nothing)),)
-    receiving, _ = Receiving.begin(submit.update, now, agent)  # the agent sends the first window unasked
-    return replace(
+    receiving, need = Receiving.begin(submit.update, now, agent)
+    state = replace(
         state,
         uploads=state.uploads.insert(agent, Upload(submit, receiving)),
         uploads_bytes=state.uploads_bytes + submit.update.size,
-    ), ()
+    )
+    # With its first submit the agent sends the first window unasked; that is over if it was told to wait.
+    return state, (Send(agent, need),) if member.told_to_wait else ()
+
+
+def _has_room(state: RoundState, submit: Submit) -> bool:
+    return not len(state.uploads) or state.uploads_bytes + submit.update.size <= MAX_UPLOADS_BYTES
+
+
+def _drop_stalled(state: RoundState, now: float) -> RoundState:
+    """Without the uploads whose agents are gone, or too slow for others to wait. They may begin anew."""
+    for agent, upload in list(state.uploads.items()):
+        is_storing = state.cohort.members[agent].standing is Standing.STORING
+        if now - upload.receiving.heard_at >= STALLED_UPLOAD_S and not is_storing:
+            state = drop_upload(state, agent)
+    return state
 
 
 def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Rejected:

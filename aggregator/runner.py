@@ -112,7 +112,7 @@ class AggregatorRunner:
         self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
-        self._ignored_log, self._agents_log = LimitedLog(_log), LimitedLog(_log)
+        self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._began: float | None = None
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
@@ -211,7 +211,7 @@ class AggregatorRunner:
             case Merge(round_):
                 return [self._merge(round_)]
             case Warn(text):
-                self._agents_log.log(logging.WARNING, "%s", text)
+                self._warnings.log(logging.WARNING, "%s", text)
             case GiveUp(failed):
                 raise TrainingError(
                     f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "

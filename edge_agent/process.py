@@ -72,7 +72,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
 
     status = topics.status(name)
     client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
-    # The signals' handlers outlive the link: closing it is not interrupted.
+    # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
     with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)
         try:

@@ -14,20 +14,9 @@ from tests.brokers import MISSING, Mosquitto
 from tests.federations import build_task
 from tests.shared import made_once
 
-_SPREAD = ("simulation", "unit")
-"""The directories whose tests stand alone. Elsewhere those of a file share what is dear to make."""
-
 # A machine that is busy makes no test fail: hypothesis would, of an example that takes 0.2 s.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run all tests of a file, but for those that stand alone."""
-    for item in items:
-        directory = item.path.relative_to(Path(__file__).parent).parts[0]
-        if directory not in _SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)

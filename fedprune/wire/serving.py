@@ -27,6 +27,9 @@ BURST_CHUNKS = 16
 FREE_COPIES = 3
 """Copies of a content that a peer may have sent without being slowed. Honest ones lose some chunks, and reconnect."""
 
+REFILL_S = 120.0
+"""Seconds in which a peer's credit grows by a copy again: a bad link costs more than one, but not for nothing."""
+
 SLOW_S, LONGEST_SLOW_S = 15.0, 3600.0
 """Seconds that a peer waits once its credit is used; they double with each further copy, up to an hour."""
 
@@ -45,9 +48,11 @@ class SendChunk:
 
 @dataclass(frozen=True)
 class _Account:
-    """The chunks of a content that a peer was sent, and until when further requests of it are passed over."""
+    """The chunks of a content that a peer has asked for, less those that time has forgiven, at the time `at`; and until
+    when further requests of it are passed over."""
 
-    served: int = 0
+    served: float = 0.0
+    at: float = 0.0
     slowed_until: float = 0.0
 
 
@@ -157,8 +162,9 @@ class Serving:
 
 def _charge(account: _Account, chunks: int, content: Content, now: float) -> _Account:
     """Count what a peer asks for; past its credit it is slowed, the longer the more it asks."""
-    served = account.served + chunks
-    extra = served / chunk_count(content.size) - FREE_COPIES
+    copy = chunk_count(content.size)
+    served = max(0.0, account.served - copy * (now - account.at) / REFILL_S) + chunks
+    extra = served / copy - FREE_COPIES
     if extra < 0:
-        return replace(account, served=served)
-    return _Account(served, now + min(SLOW_S * 2.0 ** min(extra, 16.0), LONGEST_SLOW_S))
+        return _Account(served, now)
+    return _Account(served, now, now + min(SLOW_S * 2.0 ** min(extra, 16.0), LONGEST_SLOW_S))

@@ -2,7 +2,8 @@
 
 A PUBACK proves nothing (brokers acknowledge what they drop), so the receiver says which chunks it lacks, as a
 bitmap. It asks for a *window* of them at a time, which bounds what is under way to it, and doubles the window while
-everything comes. Chunks may come twice, late and in any order. `fedprune.wire.serving` is the other side.
+everything comes, as far as its pace allows. Chunks may come twice, late and in any order. `fedprune.wire.serving` is
+the other side.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ FIRST_WINDOW = 8
 
 MAX_WINDOW = 64
 """Chunks asked for at most, 8 MB: what a broker may have to hold for one slow agent."""
+
+UNDER_WAY_S = 10.0
+"""Seconds, at the pace that was seen, of chunks asked for beyond the first window: a cut connection loses them all."""
 
 FIRST_PATIENCE_S = 30.0
 """Seconds without a chunk after which it is asked for again, as long as no pace was seen: 15 s a chunk at 64 kbit/s,
@@ -120,7 +124,7 @@ class Receiving:
         )
         if added.is_complete or len(added.asked) > added.window // 2:
             return added, None
-        grown = replace(added, window=min(2 * added.window, MAX_WINDOW))
+        grown = replace(added, window=added._grown_window())
         return grown._ask(now) if grown._next() else (added, None)
 
     def ask_again(self, now: float) -> tuple[Receiving, Need]:
@@ -134,6 +138,12 @@ class Receiving:
         if hashlib.sha256(blob).digest() != self.content.digest:
             raise ProtocolError(f"content {self.content.digest.hex()[:12]} arrived with another digest")
         return blob
+
+    def _grown_window(self) -> int:
+        """Twice the window, but no more chunks than come in `UNDER_WAY_S`: a slow link gains nothing by more."""
+        assert self.pace is not None
+        in_time = MAX_WINDOW if self.pace * MAX_WINDOW <= UNDER_WAY_S else int(UNDER_WAY_S / self.pace)
+        return min(2 * self.window, max(FIRST_WINDOW, in_time))
 
     def _next(self) -> list[int]:
         """The first chunks that were neither asked for nor came, as many as the window has room for."""

@@ -115,7 +115,7 @@ class Network:
     regularizer: str | None
 
     def build(self, loss: Loss) -> Any:
-        outputs = max(self.outputs, loss.fewest_outputs)
+        outputs = max(self.outputs, loss.rule.fewest_outputs)
         x = y = L.Input(self.shape)
         for block in self.blocks:
             y = block(y)

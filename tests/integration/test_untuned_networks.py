@@ -103,6 +103,7 @@ STEPS = 8
 
 def built(build: Callable[[], Any], directory: Path, mask: MaskPolicy, batch_size: int = 8) -> Bundle:
     """What a workstation makes of the network, saved as a file."""
+    keras.backend.clear_session()  # initial weights are drawn by the names of layers, which count all those made before
     model = build()
     model.save(directory / "model.keras")
     schedule = PolynomialSettings(begin_step=1, end_step=7, frequency=3, initial_sparsity=0.2, target_sparsity=0.7)

@@ -26,6 +26,7 @@ from fedprune.codecs import Values
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
+from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.task.evaluation import Evaluation
 from fedprune.wire.link import Delivery, LinkUp
 from fedprune.wire.messages import (
@@ -267,6 +268,19 @@ def test_people_read_why_an_agent_failed_whatever_it_says(site: Site, caplog: py
 
     (line,) = [message for message in caplog.messages if "cannot do" in message]
     assert line == r"pi-0 cannot do round 1: 'data.npz:\n\x1b[2Jlabel 9 is out of range'"
+
+
+def test_agents_that_say_much_withhold_no_warning_about_the_round(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    runner = begin(site, clock=lambda: now[0])
+    for index in range(LINES_PER_MINUTE + 1):
+        tell(runner, f"stranger-{index}", Failed(run=TASK_PLAN.run, round=0, why="so that nothing else is read"))
+
+    now[0] = TASK_PLAN.deadline_s
+    runner.tick()
+
+    (line,) = [message for message in caplog.messages if message.startswith("round 1: at the deadline")]
+    assert line.endswith("it has 0 of the 2 updates that it needs, and stays open; nothing came from pi-0, pi-1")
 
 
 def test_foreign_topics_are_logged_without_their_control_characters(

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator import round_uploads
 from aggregator.cohort import MOST_REFUSALS, Standing
-from aggregator.round_answers import ticket
+from aggregator.round_answers import TICKETS_PER_S, ticket
 from aggregator.round_machine import SERVED_MODELS, wake_at
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import (
@@ -85,6 +85,18 @@ def test_an_agent_that_was_refused_once_gets_one_second_try() -> None:
     assert not sent_to("pi-1", again, Rejected)
 
 
+def test_a_refused_submit_that_comes_twice_is_no_second_try() -> None:
+    gateway = pair_training()
+    refused(gateway, "pi-1")
+
+    (answer,) = gateway.hears("pi-1", submission("pi-1"))
+
+    assert (answer.message.reason, answer.message.detail) == (Reason.INVALID, "refused before")
+    assert gateway.standing(Standing.FAILED) == {"pi-1"}
+    gateway.hears("pi-1", CHECK_IN)
+    assert sent_to("pi-1", gateway.passes_deadline(), Assignment), "that is still to come"
+
+
 def test_an_agent_that_was_refused_twice_sits_the_round_out_and_the_reason_is_said() -> None:
     gateway = pair_training()
     gateway.takes_update_of("pi-0")
@@ -101,8 +113,8 @@ def test_an_agent_that_was_refused_twice_sits_the_round_out_and_the_reason_is_sa
         actions = gateway.passes_deadline()
         assert not sent_to("pi-1", actions, Assignment), "drafted for ever"
         (told,) = warnings(actions)
-        assert "the quorum is out of reach: it needs 2 updates, has 1, and 1 agents are known" in told
-        assert "pi-1 sit it out: it is the update that was refused before: a variance is negative" in told
+        assert "the quorum is out of reach: it needs 2 updates, has 1; agents known that could give one: 1" in told
+        assert "sitting it out: pi-1 (it is the update that was refused before: a variance is negative" in told
 
 
 def test_somebody_else_can_take_the_place_of_an_agent_that_sits_out() -> None:
@@ -170,10 +182,26 @@ def test_an_agent_that_lost_its_place_is_still_welcome_and_waited_for() -> None:
     assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
 
 
+def test_a_check_in_is_no_answer_to_an_assignment() -> None:
+    """An intruder that listens can show tickets, and would hold its place by checking in again and again."""
+    gateway = training()
+    for agent in ("pi-0", "pi-1"):
+        gateway.hears(agent, need(MODEL))
+    gateway.gets(LinkDrained())
+    while gateway.now < ANSWER_S:
+        assert sent_to("pi-2", gateway.hears("pi-2", CHECK_IN), Assignment)
+        gateway.waits()
+
+    assert gateway.standing(Standing.SILENT) == {"pi-2"}
+    gateway.hears("pi-2", need(MODEL))
+    assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}, "it may have its place back"
+
+
 def test_who_was_just_assigned_has_as_long_to_answer_as_the_others_had() -> None:
     gateway = training("pi-0", "pi-1")
     for agent in ("pi-0", "pi-1"):
-        gateway.hears(agent, CHECK_IN)
+        gateway.hears(agent, need(MODEL))
+    gateway.gets(LinkDrained())
     gateway.now = gateway.state.answer_by - 1.0 if gateway.state.answer_by is not None else 0.0
     gateway.hears("pi-2", CHECK_IN)
 
@@ -210,6 +238,15 @@ def test_one_agent_that_claims_everything_is_capped_by_what_the_others_hold() ->
     assert weights == {15_000}, "ten medians of the cohort, whoever came first"
 
 
+def test_in_a_cohort_of_two_the_one_that_claims_everything_does_not_set_the_cap() -> None:
+    gateway = Gateway(PAIR)
+    gateway.gets(Connected())
+    gateway.hears("pi-0", CheckIn(examples=2**31 - 1))
+    gateway.hears("pi-1", CheckIn(examples=1500))
+
+    assert gateway.state.cap == 15_000
+
+
 def test_the_cap_is_fixed_when_the_round_opens() -> None:
     gateway = training("pi-0", "pi-1")
     cap = gateway.state.cap
@@ -223,14 +260,25 @@ def test_invented_names_are_given_a_ticket_and_forgotten() -> None:
     gateway = gathering()
     before = gateway.state
 
-    for index in range(1000):
+    for index in range(TICKETS_PER_S):
         (answer,) = gateway.gets(Said(f"invented-{index}", CHECK_IN))
         assert answer.message.ticket == ticket(PLAN.ticket_key, f"invented-{index}")
 
-    assert gateway.state == before
+    given = {"tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
+    assert gateway.state == replace(before, **given)
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, CHECK_IN)
     assert gateway.standing() == {"pi-0", "pi-1", "pi-2"}
+
+
+def test_a_flood_of_invented_names_is_answered_at_a_bounded_rate_and_agents_with_tickets_always() -> None:
+    gateway = gathering()
+    answers = [gateway.gets(Said(f"invented-{index}", CHECK_IN)) for index in range(3 * TICKETS_PER_S)]
+
+    assert sum(map(bool, answers)) == TICKETS_PER_S
+    assert gateway.hears("pi-0", CHECK_IN), "it has its ticket"
+    gateway.now += 1.0
+    assert gateway.gets(Said("pi-1", CHECK_IN)), "in the next second there are tickets again"
 
 
 def test_a_ticket_is_good_for_one_name_only() -> None:
@@ -250,6 +298,23 @@ def test_an_agent_without_examples_waits_for_nothing() -> None:
 
     assert answer.message.detail == "it holds no examples"
     assert "pi-0" not in gateway.state.presence
+
+
+def test_places_of_silent_agents_go_first_to_agents_whose_updates_were_accepted_before() -> None:
+    honest = {"pi-0", "pi-1", "pi-2"}
+    gateway = training(*honest)
+    for index in range(500):
+        gateway.hears(f"invented-{index}", CHECK_IN)
+    for agent in sorted(honest):
+        gateway.takes_update_of(agent)
+    gateway.gets(Merged(model_of(1)))
+    selected = gateway.standing(Standing.ASSIGNED)
+    assert not selected & honest, "by chance, keyed"
+
+    gateway.waits_until(gateway.now + ANSWER_S)
+
+    assert gateway.standing(Standing.SILENT) == selected
+    assert gateway.standing(Standing.ASSIGNED) == honest
 
 
 # A gateway that is asked for too much
@@ -277,8 +342,25 @@ def test_updates_on_their_way_in_are_bounded_together(monkeypatch: pytest.Monkey
     assert gateway.state.uploads_bytes == 600
 
     gateway.hears("pi-0", Failed(run=RUN, round=0, why="gone"))
-    assert gateway.hears("pi-1", big["pi-1"]) == ()
+    (answer,) = gateway.hears("pi-1", big["pi-1"])
+    assert answer.message == Need(digest=digest("pi-1"), missing=b"\1"), "what it sent unasked was in vain"
     assert gateway.state.uploads_bytes == 600
+
+
+def test_an_update_that_stopped_coming_gives_its_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_uploads, "MAX_UPLOADS_BYTES", 1000)
+    gateway = training()
+    big = {agent: submit(update=Content(digest=digest(agent), size=600)) for agent in ("pi-0", "pi-1")}
+    gateway.hears("pi-0", big["pi-0"])
+    gateway.now += round_uploads.STALLED_UPLOAD_S / 2
+    gateway.hears("pi-1", big["pi-1"])
+    assert set(gateway.state.uploads) == {"pi-0"}, "it may be slow"
+
+    gateway.now += round_uploads.STALLED_UPLOAD_S / 2
+    gateway.hears("pi-1", big["pi-1"])
+
+    assert set(gateway.state.uploads) == {"pi-1"}
+    assert "pi-0" in gateway.standing(Standing.ASSIGNED), "its update is still welcome"
 
 
 def test_an_update_larger_than_all_the_room_there_is_is_received_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from fedprune.wire.transfer import (
     MAX_PATIENCE_S,
     MAX_WINDOW,
     MIN_PATIENCE_S,
+    UNDER_WAY_S,
     Receiving,
     chunk_count,
     chunk_of,
@@ -104,10 +105,20 @@ def test_a_window_is_asked_for_at_a_time_and_grows_while_everything_comes() -> N
     assert max(asks) > FIRST_WINDOW
 
 
+@pytest.mark.parametrize("pace", [0.1, 1.0, 15.0])
+def test_no_more_is_under_way_than_comes_in_a_while_so_that_a_cut_connection_loses_little(pace: float) -> None:
+    receiving, most = begin(LARGE), 0
+    for index in range(60):
+        receiving, _ = receiving.add(large_chunk(index), (index + 1) * pace)
+        most = max(most, len(receiving.asked))
+
+    assert most <= max(FIRST_WINDOW, round(UNDER_WAY_S / pace))
+
+
 def test_what_may_be_lost_is_asked_for_again_with_a_smaller_window() -> None:
     receiving = begin(LARGE)
     for index in range(60):
-        receiving, _ = receiving.add(large_chunk(index), float(index))
+        receiving, _ = receiving.add(large_chunk(index), index / 10)
     before = receiving.window
 
     receiving, need = receiving.ask_again(100.0)
