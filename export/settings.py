@@ -112,7 +112,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[pruning]`` table: `Pruning`, with a schedule that may be given in rounds."""
 
     schedule: PolynomialSettings | ConstantSettings
-    mask: MaskPolicy = MaskPolicy.SHARED
+    mask: MaskPolicy = MaskPolicy("shared")
     allocation: Allocation = Allocation.LAMP
 
     def __post_init__(self) -> None:
