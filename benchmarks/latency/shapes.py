@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 """Of one input, its batch included."""
 
 _OPEN = -1
-"""What TFLite's `shape_signature` has for a dimension that whoever runs the model chooses."""
+"""A dimension in TFLite's `shape_signature` that whoever runs the model chooses."""
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -35,7 +35,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
 
 
 def format_shapes(shapes: Sequence[Sequence[int]]) -> str:
-    """What `parse_shapes` reads."""
+    """The text that `parse_shapes` reads."""
     return ":".join(",".join(map(str, shape)) for shape in shapes)
 
 

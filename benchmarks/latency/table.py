@@ -41,7 +41,7 @@ def _table(report: Report) -> list[str]:
 
 
 def _inputs(report: Report) -> list[str]:
-    """What was measured: inputs' shapes, once where all models have the same."""
+    """The inputs' shapes that were measured, once where all models have the same."""
     measured = [
         (name, _shapes(row))
         for name, row in zip(_names(report), report.models, strict=True)

@@ -211,7 +211,7 @@ def _find_runtime(distribution: str) -> Runtime | str:
 
 @contextmanager
 def _source(model: Path | bytes, name: str) -> Iterator[dict[str, str | bytes]]:
-    """What a runtime loads `model` from, once it was seen to be a TFLite model.
+    """The arguments from which a runtime loads `model`, once it was seen to be a TFLite model.
 
     A file is opened here and goes by the name of its descriptor: runtimes take paths for UTF-8, which not all are.
     """
