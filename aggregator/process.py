@@ -53,8 +53,8 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         _keep_for_export(directory, bundle, base / settings.held_out)
         plan = _plan(settings, bundle, run, incarnation)
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        client_id = f"fedprune-{settings.name}-aggregator"
-        with MqttLink(settings.broker.relative_to(base), client_id, events) as link, stopping(events):
+        broker = settings.broker.relative_to(base)
+        with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
             runner = AggregatorRunner(
                 plan,
                 bundle,

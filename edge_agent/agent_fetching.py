@@ -108,7 +108,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
     if not state.awaits_training(event.number):
         return state, ()
     assert state.assignment is not None
-    idle = replace(state, phase=Phase.IDLE, assignment=None, attempt=0)
+    idle = replace(state, phase=Phase.IDLE, assignment=None, tasks=event.tasks, attempt=0)
     return wait(idle, IDLE_CHECK_IN_S, now), (Send(_failed(state.assignment, event.why)),)
 
 

@@ -77,8 +77,11 @@ class TrainingDone:
 
 @dataclass(frozen=True)
 class TrainingFailed:
+    """`tasks`: the digests of the bundles that are still kept."""
+
     number: int
     why: str
+    tasks: frozenset[bytes]
 
 
 @dataclass(frozen=True)

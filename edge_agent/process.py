@@ -71,7 +71,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb))
 
     status = topics.status(name)
-    client_id, will = f"fedprune-{settings.federation}-{name}", (status, _presence(name, "offline"))
+    client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
     with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)

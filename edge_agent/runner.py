@@ -111,12 +111,12 @@ class AgentRunner:
         elif isinstance(result, StorageError):
             raise result
         else:
-            self.handle(TrainingFailed(number, _reason(result)), now)
+            self.handle(TrainingFailed(number, _reason(result), self._store.tasks()), now)
 
     def give_up(self, why: str, now: float) -> None:
         """The process is about to end: nobody need wait for what it trains."""
         if self.state.phase is Phase.TRAINING:
-            self.handle(TrainingFailed(self.state.training, why), now)
+            self.handle(TrainingFailed(self.state.training, why, self.state.tasks), now)
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""

@@ -8,6 +8,7 @@ wire may change without touching what is stored.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 
 import msgspec
@@ -18,11 +19,13 @@ from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.trainers import Slots
 from edge_agent.updates import PreparedUpdate
-from fedprune.errors import StorageError
+from fedprune.errors import StorageError, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.wire.messages import Content, Submit
+
+_log = logging.getLogger(__name__)
 
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
@@ -104,13 +107,15 @@ class _Format(msgspec.Struct, frozen=True):
 class AgentStore:
     """An agent's memory on a `Disk`, for one agent of one federation.
 
-    Every method raises `StorageError` if the disk refuses or holds nonsense; the constructor also if what is there
-    belongs to another agent, or to another version.
+    Every method raises `StorageError` if the disk refuses, the constructor also if its record is nonsense or belongs to
+    another agent, or to another version. A blob that is damaged ends nothing: without a residual or optimizer state
+    training only learns less, a task is fetched again, and an update that cannot be sent any more is given up.
     """
 
     def __init__(self, disk: Disk, agent: str, federation: str) -> None:
         self._disk = disk
         self._record = self._load(agent, federation)
+        self._give_up_damaged_update()
         self._clean()
 
     @property
@@ -140,22 +145,23 @@ class AgentStore:
                 self._disk.delete(name)
 
     def task(self, digest: bytes) -> bytes:
+        """Raises `TaskError` for one that is missing or damaged: it is forgotten, and can be fetched again."""
         name = digest.hex() + _TASK_SUFFIX
-        blob = self._read(name)
-        if hashlib.sha256(blob).digest() != digest:
+        blob = self._disk.read(name)
+        if blob is None or hashlib.sha256(blob).digest() != digest:
             self._disk.delete(name)
-            raise StorageError(f"task bundle {name} is damaged; it was deleted and will be fetched again")
+            raise TaskError("the task bundle on this device's disk is damaged; it is fetched again")
         return blob
 
     def residual(self, run: str, round_: int) -> Weights | None:
-        """The residual that earlier rounds of `run` left; None if there is none, or it is too old."""
+        """The residual that earlier rounds of `run` left; None if there is none, or it is too old or damaged."""
         owed = self._record.owed
         if owed is None or owed.run != run or round_ - owed.round > RESIDUAL_AGE_LIMIT:
             return None
         return self._tensors(owed.residual)
 
     def slots(self, run: str) -> Slots | None:
-        """The optimizer state that the last round of `run` left."""
+        """The optimizer state that the last round of `run` left; None if there is none, or it is damaged."""
         owed = self._record.owed
         return None if owed is None or owed.run != run or owed.slots is None else self._tensors(owed.slots)
 
@@ -190,7 +196,12 @@ class AgentStore:
     def update(self) -> bytes:
         """The pending update's bytes."""
         assert self._record.pending is not None
-        return self._read(self._record.pending.update)
+        blob = self._intact(self._record.pending.update)
+        if blob is None:
+            raise StorageError(
+                f"the agent's {self._record.pending.update} is damaged; check the disk, and start the agent again"
+            )
+        return blob
 
     def settle(self, outcome: Outcome) -> None:
         """The pending update was answered: the residual becomes what its fate leaves, the update is forgotten.
@@ -244,24 +255,35 @@ class AgentStore:
                 self._disk.delete(name)
 
     def _write(self, blob: bytes, suffix: str) -> str:
-        name = hashlib.sha256(blob).hexdigest()[:32] + suffix
+        name = _stem(blob) + suffix
         self._disk.write(name, blob)
         return name
 
     def _write_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> str:
         return self._write(pack_tensors(tensors), _TENSORS_SUFFIX)
 
-    def _tensors(self, name: str) -> dict[str, NDArray[np.float32]]:
-        try:
-            return unpack_tensors(self._read(name))
-        except ValueError as error:
-            raise StorageError(f"the agent's {name}: {error}; delete its state directory to start afresh") from error
-
-    def _read(self, name: str) -> bytes:
-        blob = self._disk.read(name)
+    def _tensors(self, name: str) -> dict[str, NDArray[np.float32]] | None:
+        blob = self._intact(name)
         if blob is None:
-            raise StorageError(f"the agent's {name} is missing; delete its state directory to start afresh")
-        return blob
+            _log.warning("%s is damaged, which costs what earlier rounds left; check the disk", name)
+            return None
+        return unpack_tensors(blob)
+
+    def _give_up_damaged_update(self) -> None:
+        pending = self._record.pending
+        if pending is not None and self._intact(pending.update) is None:
+            _log.warning("the update of round %s is damaged and given up; check the disk", pending.round + 1)
+            self._commit(msgspec.structs.replace(self._record, pending=None))
+
+    def _intact(self, name: str) -> bytes | None:
+        """A blob that holds what its name says."""
+        blob = self._disk.read(name)
+        return blob if blob is not None and name.startswith(_stem(blob)) else None
+
+
+def _stem(blob: bytes) -> str:
+    """What a blob is called, but for the suffix."""
+    return hashlib.sha256(blob).hexdigest()[:32]
 
 
 def _of_another_version() -> StorageError:

@@ -10,7 +10,7 @@ import click
 from fedprune import __version__
 from fedprune.errors import FedpruneError
 from fedprune.system.output import install_streams
-from fedprune.system.process import interruptible, leave
+from fedprune.system.process import Terminated, interruptible, leave
 
 _SUBCOMMANDS = {
     "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
@@ -78,6 +78,8 @@ def _run(arguments: list[str] | None) -> int:
     except FedpruneError as error:
         click.echo(f"fedprune: {' '.join(str(error).split())}", err=True)
         return error.exit_code
+    except Terminated:
+        return 0
     except (KeyboardInterrupt, click.Abort):
         click.echo("fedprune: interrupted", err=True)
         return _INTERRUPTED

@@ -24,11 +24,16 @@ _INSIST_S = 0.05
 _READ_AT_ONCE = 64
 
 
+class Terminated(BaseException):
+    """SIGTERM: whoever started the process wants it to end, and that is no failure."""
+
+
 @contextmanager
 def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into a `KeyboardInterrupt` on `events`: they strike between transitions, not within."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    with _told_of(signals, lambda: events.put(KeyboardInterrupt())), _handled_by(lambda *_: None, signals):
+    """Turn SIGINT into a `KeyboardInterrupt` on `events` and SIGTERM into `Terminated`: they strike between
+    transitions, not within."""
+    ends = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    with _told_of(tuple(ends), lambda number: events.put(ends[number]())), _handled_by(lambda *_: None, tuple(ends)):
         yield
 
 
@@ -50,7 +55,7 @@ def interruptible() -> Iterator[None]:
         noticed.set()
         raise KeyboardInterrupt
 
-    def insist() -> None:
+    def insist(_: signal.Signals) -> None:
         while not noticed.wait(_INSIST_S):
             signal.pthread_kill(main_thread, _NUDGE)
 
@@ -63,7 +68,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _told_of(signals: Sequence[signal.Signals], tell: Callable[[], None]) -> Iterator[None]:
+def _told_of(signals: Sequence[signal.Signals], tell: Callable[[signal.Signals], None]) -> Iterator[None]:
     """Call `tell` in a thread of its own whenever one of `signals` arrives, whatever the main thread waits for.
 
     The interpreter runs handlers in the main thread only, but has the signal's number written to a descriptor at once.
@@ -73,8 +78,9 @@ def _told_of(signals: Sequence[signal.Signals], tell: Callable[[], None]) -> Ite
 
     def watch() -> None:
         while numbers := reader.recv(_READ_AT_ONCE):
-            if not set(signals).isdisjoint(numbers):
-                tell()
+            for number in signals:
+                if number in numbers:
+                    tell(number)
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()

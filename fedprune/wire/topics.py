@@ -63,6 +63,14 @@ class Topics:
     def all_status(self) -> str:
         return f"fedprune/{self.federation}/status/+"
 
+    def agent_client(self, agent: str) -> str:
+        """The id under which an agent connects. No two clients that are not the same have the same: ids hold no '/'."""
+        return f"fedprune/{self.federation}/agent/{agent}"
+
+    @property
+    def aggregator_client(self) -> str:
+        return f"fedprune/{self.federation}/aggregator"
+
     def parse_up(self, topic: str) -> tuple[str, str]:
         """(agent, kind) of an uplink topic. Raises `ProtocolError` for any other topic or a wrong shard."""
         levels = topic.split("/")

@@ -22,7 +22,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.errors import BrokerError, ConfigurationError, FedpruneError
 from fedprune.system.disk import why_unreadable
 from fedprune.system.log import LimitedLog
 from fedprune.wire.broker import Broker, Tls
@@ -39,6 +39,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 2.0
 _CLOSE_S = 5.0
 _LASTING_S = 30.0
+_SHORT_LIVED = 3
+"""Connections in a row that did not last, before people are told of the likely reason."""
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _LOOK_UP_S = 1.0
 """Seconds after which an idle connection is checked for signs of life."""
@@ -49,8 +51,9 @@ _HELD_S = 0.05
 class MqttLink:
     """A `Link` over MQTT, which puts `LinkEvent`s on `events` in order.
 
-    Use as a context manager: entering connects, and raises `BrokerError` if that first time fails. After that
-    the link reconnects by itself, with exponential back-off and full jitter.
+    Use as a context manager: entering connects, and raises `BrokerError` if the broker will not have us. One that
+    cannot be reached is tried again, as a device at boot has no network yet, and a connection that ends is made again,
+    with exponential back-off and full jitter.
     """
 
     def __init__(
@@ -59,7 +62,6 @@ class MqttLink:
         self._broker = broker
         self._client_id = client_id
         self._will = will
-        self._password = broker.password() if broker.username is not None else None
         self._tls = _tls_context(broker.tls) if broker.uses_tls else None
         self._events = events
         self._inbox = Inbox(events)
@@ -70,10 +72,11 @@ class MqttLink:
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
+        self._cut_off = LimitedLog(_log, per_minute=1)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> MqttLink:
-        client = self._connect()
+        client = self._connect_first()
         self._thread = threading.Thread(target=self._run, args=(client,), name="mqtt", daemon=True)
         self._thread.start()
         if not self._answered.wait(_CONNECT_TIMEOUT_S):
@@ -114,18 +117,32 @@ class MqttLink:
         if self._thread is not None:
             self._thread.join(_CLOSE_S)
 
+    def _connect_first(self) -> _Client:
+        """Wait for a broker that cannot be reached, saying so once."""
+        attempt = 0
+        while True:
+            try:
+                return self._connect()
+            except _UnreachableError as error:
+                if not attempt:
+                    _log.warning("%s Trying again until it is there", error)
+            time.sleep(self._delay(attempt))
+            attempt += 1
+
     def _connect(self) -> _Client:
-        """Raises `BrokerError` if no connection can be opened."""
+        """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
         client = self._new_client()
         try:
             client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
-        except (socket.gaierror, UnicodeError) as error:
-            raise BrokerError(f"broker {self._broker.url}: no such host; check the address") from error
+        except UnicodeError as error:
+            raise BrokerError(f"broker {self._broker.url}: no host can be called so; check the address") from error
+        except socket.gaierror as error:
+            raise _UnreachableError(f"broker {self._broker.url}: no such host; check the address.") from error
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
             raise BrokerError(f"broker {self._broker.url}: TLS: {reason}; check broker.tls and the port") from error
         except OSError as error:
-            raise BrokerError(
+            raise _UnreachableError(
                 f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"
             ) from error
         return client
@@ -135,7 +152,7 @@ class MqttLink:
         client = _Client(self._client_id, self._inbox)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._password)
+            client.username_pw_set(self._broker.username, self._broker.password())  # it may have been changed
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if self._will is not None:
@@ -162,11 +179,19 @@ class MqttLink:
             self._serve(client)
             # A connection that does not last counts as a failed attempt: two clients with one id end each other's.
             attempt = 0 if time.monotonic() - began >= _LASTING_S else attempt + 1
+            if attempt and attempt % _SHORT_LIVED == 0:
+                self._cut_off.log(
+                    logging.WARNING,
+                    "broker %s ends the connection again and again: does another client take the id %s? Two agents "
+                    "of one name would, and two aggregators of one federation",
+                    self._broker.url,
+                    self._client_id,
+                )
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
                 try:
                     client = self._connect()
-                except BrokerError as error:
+                except FedpruneError as error:
                     _log.info("%s", error)
                 else:
                     break
@@ -263,6 +288,10 @@ class MqttLink:
             )
             return
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
+
+
+class _UnreachableError(BrokerError):
+    """No connection can be opened: that may change by itself."""
 
 
 class _Client(paho.Client):

@@ -262,13 +262,63 @@ def test_what_the_broker_did_not_acknowledge_is_not_said_again_over_the_next_con
 # Refusals
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70])
-def test_a_host_that_does_not_exist_is_named(host: str) -> None:
-    assert refusal(f"mqtt://{host}") == "no such host; check the address"
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_an_address_that_can_be_no_host_is_refused(host: str) -> None:
+    assert refusal(f"mqtt://{host}") == "no host can be called so; check the address"
 
 
-def test_a_port_where_nobody_listens_is_refused() -> None:
-    assert refusal(f"mqtt://127.0.0.1:{free_port()}") == "Connection refused; is it running there, and the port right?"
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mqtt://no-such-host.invalid", "no such host; check the address. Trying again until it is there"),
+        ("mqtt://127.0.0.1:{port}", "Connection refused; is it running there, and the port right? Trying again until"),
+    ],
+)
+def test_a_broker_that_cannot_be_reached_is_waited_for(
+    url: str, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that boots has no network yet. That is said once, and nobody has to wait."""
+    tries = []
+
+    def wait(_: float) -> None:
+        tries.append(len(caplog.messages))
+        if len(tries) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(transport.time, "sleep", wait)
+    link = MqttLink(Broker(url=url.format(port=free_port())), "test", queue.SimpleQueue())
+    with pytest.raises(KeyboardInterrupt), link:
+        pass
+
+    assert tries == [1, 1, 1]
+    assert said in caplog.messages[0]
+
+
+def test_two_clients_with_one_id_are_told_what_ends_their_connections(
+    mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MqttLink, "_delay", staticmethod(lambda _: 0.0))
+    with connected(mosquitto.url, "pi-1") as first, connected(mosquitto.url, "pi-1") as second:
+        for _ in range(4):
+            first.until(LinkUp)
+            second.until(LinkUp)
+
+    assert any("does another client take the id pi-1?" in message for message in caplog.messages)
+
+
+def test_a_password_that_is_changed_is_read_again(tmp_path: Path) -> None:
+    passwords, password = tmp_path / "passwords", tmp_path / "password"
+    make_password_file(passwords, "pi-1", "first")
+    password.write_text("first\n")
+    with Mosquitto(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
+        broker = Broker(url=mosquitto.url, username="pi-1", password_file=str(password))
+        with connected(broker) as wire:
+            mosquitto.stop()
+            wire.until(LinkDown)
+            make_password_file(passwords, "pi-1", "second")
+            password.write_text("second\n")
+            mosquitto.start()
+            wire.until(LinkUp)
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def test_a_recall_ends_the_training_at_once(recall: Any) -> None:
     assert agent.state.wake_at is not None
 
 
-@pytest.mark.parametrize("late", [TrainingDone(1, submit()), TrainingFailed(1, "stopped")])
+@pytest.mark.parametrize("late", [TrainingDone(1, submit()), TrainingFailed(1, "stopped", frozenset({TASK.digest}))])
 def test_what_still_comes_of_a_stopped_training_is_never_taken_for_the_next_ones(late: Any) -> None:
     agent = agent_in(Phase.TRAINING)
     agent.gets(no_work())

@@ -62,7 +62,7 @@ SAMPLES: dict[type, Event] = {
     LinkDrained: LinkDrained(),
     Ticked: Ticked(),
     TrainingDone: TrainingDone(1, submit()),
-    TrainingFailed: TrainingFailed(1, "no memory"),
+    TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
     **{type(message): message for message in MESSAGES.values()},
 }
 
@@ -309,7 +309,7 @@ def test_a_new_assignment_replaces_one_that_is_being_fetched() -> None:
 def test_what_cannot_be_trained_is_reported_and_tried_again_when_assigned_again() -> None:
     agent = agent_in(Phase.TRAINING)
 
-    assert agent.gets(TrainingFailed(1, "no " + "m" * 2000)) == (
+    assert agent.gets(TrainingFailed(1, "no " + "m" * 2000, frozenset({TASK.digest}))) == (
         Send(Failed(run=RUN, round=0, why=("no " + "m" * 2000)[:1000])),
     )
     assert agent.state.phase is Phase.IDLE
@@ -355,3 +355,15 @@ def test_without_a_link_no_alarm_rings(phase: Phase) -> None:
     agent.gets(Ticked())
 
     assert agent.state.wake_at is None
+
+
+def test_a_task_that_is_not_kept_any_more_is_fetched_again() -> None:
+    """The training found it damaged on the disk."""
+    agent = Agent()
+    agent.gets(Connected(), assignment(), *chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+    assert agent.state.phase is Phase.TRAINING
+
+    agent.gets(TrainingFailed(agent.state.training, "the task bundle is damaged", frozenset()))
+    agent.gets(assignment(1, model=content_of(b"next")))
+
+    assert set(agent.state.receiving) == {TASK.digest, content_of(b"next").digest}

@@ -108,13 +108,13 @@ class AnyOrder(RuleBasedStateMachine):
         assert work is not None
         self.under_way.remove(number)
         done = TrainingDone(number, submit(work.round, run=work.run))
-        self.take(TrainingFailed(number, "why") if fails else done)
+        self.take(TrainingFailed(number, "why", frozenset({TASK.digest})) if fails else done)
 
     @precondition(lambda self: self.agent.state.training)
     @rule(fails=st.booleans())
     def a_training_that_was_stopped_ends(self, fails: bool) -> None:
         before, number = self.agent.state, self.agent.state.training - 1
-        self.take(TrainingFailed(number, "why") if fails else TrainingDone(number, submit()))
+        self.take(TrainingFailed(number, "why", frozenset({TASK.digest})) if fails else TrainingDone(number, submit()))
         assert self.agent.state == before
 
     @invariant()

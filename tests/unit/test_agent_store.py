@@ -13,7 +13,7 @@ from edge_agent.agent_state import Outcome
 from edge_agent.history import MAX_RUNS_REMEMBERED, Durations, RoundsDone
 from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
 from edge_agent.updates import PreparedUpdate
-from fedprune.errors import StorageError
+from fedprune.errors import StorageError, TaskError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
 from fedprune.wire.messages import Submit
@@ -268,7 +268,7 @@ def test_a_damaged_task_is_deleted_so_that_it_is_fetched_again(disk: Directory) 
     store = opened(disk)
     store.keep_task(TASK.digest, TASK_BLOB[:-1])
 
-    with pytest.raises(StorageError, match="is damaged"):
+    with pytest.raises(TaskError, match="is damaged; it is fetched again"):
         store.task(TASK.digest)
     assert store.tasks() == frozenset()
 
@@ -282,23 +282,39 @@ def test_a_damaged_record_is_said_to_be(disk: Directory, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100, None])
-def test_damaged_tensors_are_said_to_be(disk: Directory, damage: bytes | None) -> None:
-    store = settled(disk, Outcome.ACCEPTED, slots=False)
-    (name,) = (name for name in disk.names() if name.endswith(".safetensors"))
+@pytest.mark.parametrize("is_slots", [False, True], ids=["residual", "slots"])
+def test_without_damaged_tensors_training_goes_on(
+    disk: Directory, damage: bytes | None, is_slots: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = settled(disk, Outcome.ACCEPTED)
+    record = msgspec.json.decode(disk.read("agent.json") or b"")
+    name = record["owed"]["slots" if is_slots else "residual"]
     if damage is None:
         disk.delete(name)
     else:
         disk.write(name, damage)
 
-    with pytest.raises(StorageError, match=name):
-        store.residual(RUN, 4)
+    for again in (store, opened(disk)):
+        assert (again.residual(RUN, 4) is None) == (not is_slots)
+        assert (again.slots(RUN) is None) == is_slots
+    assert f"{name} is damaged, which costs what earlier rounds left; check the disk" in caplog.messages
 
 
-def test_a_pending_update_that_is_gone_is_said_to_be(disk: Directory) -> None:
+@pytest.mark.parametrize("damage", [b"", b"another", None])
+def test_an_update_that_cannot_be_sent_any_more_is_given_up_at_the_next_start(
+    disk: Directory, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent would end at every start, and each round would wait its whole deadline for it."""
     store = opened(disk)
     store.remember(of_round(3), prepared(), None, TOOK)
     (name,) = (name for name in disk.names() if name.endswith(".update"))
-    disk.delete(name)
+    if damage is None:
+        disk.delete(name)
+    else:
+        disk.write(name, damage)
 
-    with pytest.raises(StorageError, match=f"{name} is missing"):
+    with pytest.raises(StorageError, match=f"{name} is damaged; check the disk, and start the agent again"):
         store.update()
+    assert opened(disk).pending is None
+    assert "the update of round 4 is damaged and given up; check the disk" in caplog.messages
+    assert opened(disk).durations == TOOK

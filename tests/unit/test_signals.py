@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fedprune.system.process import interruptible, stopping
+from fedprune.system.process import Terminated, interruptible, stopping
 
 ALARM_S = 60.0
 """What waits would last without the signal; only a test that fails takes so long."""
@@ -42,12 +42,14 @@ def strikes_elsewhere(number: signal.Signals) -> Iterator[threading.Event]:
         sender.join()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_that_interrupts_no_wait_is_on_the_queue_at_once(number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "meaning"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_that_interrupts_no_wait_is_on_the_queue_at_once(number: signal.Signals, meaning: type) -> None:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with stopping(events), strikes_elsewhere(number) as ready:
         ready.set()
-        assert isinstance(events.get(timeout=ALARM_S), KeyboardInterrupt)
+        assert isinstance(events.get(timeout=ALARM_S), meaning)
 
 
 def test_other_signals_stop_nobody() -> None:
@@ -57,7 +59,7 @@ def test_other_signals_stop_nobody() -> None:
         with stopping(events):
             signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGTERM)
-            assert isinstance(events.get(timeout=ALARM_S), KeyboardInterrupt)
+            assert isinstance(events.get(timeout=ALARM_S), Terminated)
         assert events.empty()
     finally:
         signal.signal(signal.SIGUSR1, former)

@@ -75,3 +75,15 @@ def test_ids_may_be_names(name: str) -> None:
 def test_what_could_not_be_a_level_of_a_topic_is_refused_as_a_name(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"agent name .*: use 1 to 64 letters, digits"):
         check_id(name, "agent name")
+
+
+def test_no_two_clients_share_an_id_whatever_they_and_their_federations_are_called() -> None:
+    names = (("b-c", "a"), ("c", "a-b"), ("c", "b"))
+    clients = [Topics(federation).agent_client(agent) for federation, agent in names]
+    clients += [
+        Topics("c").agent_client("aggregator"),
+        Topics("c").aggregator_client,
+        Topics("agent").aggregator_client,
+    ]
+
+    assert len(set(clients)) == len(clients)
