@@ -17,7 +17,7 @@ from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.codecs import Values
 from fedprune.errors import ConfigurationError
-from fedprune.pruning.schedules import STEP_LIMIT
+from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
@@ -44,6 +44,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
+    _say_sparsity(bundle, settings.rounds.count)
     evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
@@ -127,6 +128,26 @@ def _check_clock(bundle: Bundle, rounds: int) -> None:
             f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
             f"at most {STEP_LIMIT - 1} can be counted: lower rounds.count"
         )
+
+
+def _say_sparsity(bundle: Bundle, rounds: int) -> None:
+    """Tell the sparsity that the run will end with, and how to reach the target if that is another."""
+    schedule, per_round = bundle.task.pruning.schedule, bundle.task.training.steps_per_round
+    sparsity, needed = final_sparsity(schedule, rounds * per_round), steps_to_reach_target(schedule)
+    if not misses_target(schedule, sparsity):
+        _log.info("the run of %s rounds will end at sparsity %.2f", rounds, sparsity)
+        return
+    if needed is None:
+        way_out = "no number of rounds reaches it: build the task with a schedule that updates masks more often"
+    else:
+        way_out = f"set rounds.count to {-(-needed // per_round)}, or build the task with an earlier schedule"
+    _log.warning(
+        "the run of %s rounds will end at sparsity %.2f, not at the task's target %.2f; %s",
+        rounds,
+        sparsity,
+        schedule.target_sparsity,
+        way_out,
+    )
 
 
 def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> None:

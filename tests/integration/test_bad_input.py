@@ -386,6 +386,19 @@ def _renamed(task: Path, directory: Path) -> Path:
     return other
 
 
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        (8, "the run of 8 rounds will end at sparsity 0.80"),
+        (2, "will end at sparsity 0.63, not at the task's target 0.80; set rounds.count to 5, or build the task with"),
+    ],
+)
+def test_the_sparsity_that_a_run_will_end_with_is_said_when_it_starts(nowhere: Site, rounds: int, said: str) -> None:
+    with Child("aggregator", nowhere.federation("run", rounds={"cohort": 1, "count": rounds})) as aggregator:
+        aggregator.says(said)
+        aggregator.interrupt()
+
+
 @needs_mosquitto
 def test_a_run_of_another_task_is_not_touched(begun: Path, site: Site, tiny_task: Path) -> None:
     before = contents(begun.parent / "run")
