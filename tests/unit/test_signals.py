@@ -109,13 +109,13 @@ def test_ctrl_c_interrupts_a_command_that_is_about_to_block() -> None:
 
 _SIGNALLED = """
 import os, queue, sys, threading
-from fedprune.system.process import stopping
+from fedprune.system.process import Terminated, stopping
 events, alarm = queue.SimpleQueue(), float(sys.argv[2])
 with stopping(events):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     for _ in range(int(sys.argv[1])):
         os.write(1, b"r")
-        assert isinstance(events.get(timeout=alarm), KeyboardInterrupt)
+        assert isinstance(events.get(timeout=alarm), KeyboardInterrupt | Terminated)
 os.write(1, b".")
 """
 
