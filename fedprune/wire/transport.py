@@ -141,6 +141,10 @@ class MqttLink:
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
             raise BrokerError(f"broker {self._broker.url}: TLS: {reason}; check broker.tls and the port") from error
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+            raise BrokerError(
+                f"broker {self._broker.url}: it hung up while TLS began; does it want mqtt://, and is the port right?"
+            ) from error
         except OSError as error:
             raise _UnreachableError(
                 f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"

@@ -430,7 +430,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path, authorities: tuple[Au
 
 
 def test_tls_where_the_broker_speaks_none(mosquitto: Mosquitto) -> None:
-    assert "is it running there, and the port right?" in refusal(secure(mosquitto))
+    assert "does it want mqtt://, and is the port right?" in refusal(secure(mosquitto))
 
 
 def test_clients_can_be_known_by_their_certificates(tmp_path: Path, authorities: tuple[Authority, Authority]) -> None:
