@@ -118,8 +118,8 @@ def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
             child.says(f"round {ROUNDS}: submitting")
             child.says("round 1: training")
             child.interrupt(how)
-            assert child.ends() == 130
-            assert child.stderr.endswith("fedprune: interrupted\n")
+            assert child.ends() == (130 if how is signal.SIGINT else 0)
+            assert child.stderr.endswith("fedprune: interrupted\n") == (how is signal.SIGINT)
             assert "Traceback" not in child.stderr
             while b'"offline"' not in watcher.until_topic(topics[name]).payload:
                 pass

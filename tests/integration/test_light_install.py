@@ -10,8 +10,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +76,16 @@ def bundle() -> Bundle:
 
 @pytest.fixture
 def refusing_broker() -> Iterator[str]:
-    """The address of a port that is taken, so that nobody else gets it, and refuses connections."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
+    """The address of something that hangs up on everybody: one that nobody listens at would be waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        yield f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def _save_examples(path: Path, bundle: Bundle, count: int = 6) -> None:

@@ -133,7 +133,9 @@ def done(*command: str | Path) -> None:
 
 
 def exported(path: Path) -> Report:
-    done("export", path / "run", "--out", path / "export")
+    """Calibrated on an agent's examples, so that all that is held out is verified on, as the rounds were."""
+    (data, *_) = sorted(path.rglob("agent-*.npz"))
+    done("export", path / "run", "--out", path / "export", "--data", data)
     return msgspec.json.decode((path / "export" / "exports.json").read_bytes(), type=Report)
 
 
