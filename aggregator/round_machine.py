@@ -20,9 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rpds import HashTrieMap
-
-from aggregator.cohort import Cohort, Member, Standing
+from aggregator.cohort import Cohort, Standing
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_places import (
     ANSWER_S,
@@ -44,9 +42,7 @@ from aggregator.round_state import (
     LinkDrained,
     Merge,
     Merged,
-    Model,
     Phase,
-    Plan,
     Publish,
     RoundState,
     Said,
@@ -66,48 +62,10 @@ from aggregator.round_uploads import (
     take_submit,
 )
 from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, Need, Submit
-from fedprune.wire.serving import Serving
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
 SERVED_MODELS = 2
 """Versions of the model that are offered, the newest ones; members of the cohort may ask for each."""
-
-
-def resume(
-    plan: Plan,
-    model: Model,
-    round_: int,
-    *,
-    assigned: Mapping[str, int],
-    cap: int,
-    accepted: Mapping[str, bytes],
-    last_accepted: Mapping[str, bytes],
-    refused: Mapping[str, bytes],
-) -> RoundState:
-    """The state of a federation that starts, or goes on with the round it was in, from what the book says.
-
-    `assigned` gives the most examples that each member's update may weigh, `cap` the round's own bound on that.
-    """
-    unfinished = Phase.TRAINING if assigned else Phase.GATHERING
-    phase = Phase.DONE if round_ >= plan.rounds else unfinished
-    cohort = Cohort()
-    for agent, examples in assigned.items():
-        member = Member(Standing.ASSIGNED, examples)
-        if agent in accepted:
-            member = replace(member, standing=Standing.ACCEPTED, digest=accepted[agent])
-        cohort = cohort.put(agent, member)
-    return RoundState(
-        plan,
-        round_,
-        model,
-        phase,
-        cohort=cohort,
-        cap=cap,
-        last_accepted=HashTrieMap(last_accepted),
-        refused=HashTrieMap(refused),
-        serving=Serving().offer(plan.task).offer(model.content),
-        served=(model.content,),
-    )
 
 
 def step(state: RoundState, event: Event, now: float) -> Step:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from rpds import HashTrieMap
 
-from aggregator.cohort import Cohort
+from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from fedprune.wire.messages import Content, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
@@ -219,3 +219,40 @@ class RoundState:
     def room(self) -> int:
         """Places in the cohort that nobody holds."""
         return self.plan.cohort - self.cohort.places_taken
+
+
+def resume(
+    plan: Plan,
+    model: Model,
+    round_: int,
+    *,
+    assigned: Mapping[str, int],
+    cap: int,
+    accepted: Mapping[str, bytes],
+    last_accepted: Mapping[str, bytes],
+    refused: Mapping[str, bytes],
+) -> RoundState:
+    """The state of a federation that starts, or goes on with the round it was in, from what the book says.
+
+    `assigned` gives the most examples that each member's update may weigh, `cap` the round's own bound on that.
+    """
+    unfinished = Phase.TRAINING if assigned else Phase.GATHERING
+    phase = Phase.DONE if round_ >= plan.rounds else unfinished
+    cohort = Cohort()
+    for agent, examples in assigned.items():
+        member = Member(Standing.ASSIGNED, examples)
+        if agent in accepted:
+            member = replace(member, standing=Standing.ACCEPTED, digest=accepted[agent])
+        cohort = cohort.put(agent, member)
+    return RoundState(
+        plan,
+        round_,
+        model,
+        phase,
+        cohort=cohort,
+        cap=cap,
+        last_accepted=HashTrieMap(last_accepted),
+        refused=HashTrieMap(refused),
+        serving=Serving().offer(plan.task).offer(model.content),
+        served=(model.content,),
+    )

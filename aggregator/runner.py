@@ -34,6 +34,7 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
     Warn,
+    resume,
 )
 from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError, TrainingError
@@ -116,7 +117,7 @@ class AggregatorRunner:
         self._began: float | None = None
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
-        self.state = round_machine.resume(
+        self.state = resume(
             plan,
             self._model.model,
             round_,

@@ -21,7 +21,7 @@ import click
 import msgspec
 
 from aggregator.round_answers import ticket
-from aggregator.round_machine import resume, step, wake_at
+from aggregator.round_machine import step, wake_at
 from aggregator.round_state import (
     Connected,
     Event,
@@ -36,6 +36,7 @@ from aggregator.round_state import (
     StoreUpdate,
     Ticked,
     UpdateStored,
+    resume,
 )
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json

@@ -9,7 +9,7 @@ import msgspec
 
 from aggregator.cohort import Standing
 from aggregator.round_answers import ticket
-from aggregator.round_machine import resume, step, wake_at
+from aggregator.round_machine import step, wake_at
 from aggregator.round_state import (
     Connected,
     Merged,
@@ -22,6 +22,7 @@ from aggregator.round_state import (
     StoreUpdate,
     Ticked,
     UpdateStored,
+    resume,
 )
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import AgentState, Limits

@@ -9,7 +9,7 @@ import pytest
 
 from aggregator.cohort import Standing
 from aggregator.presence import GENERATION_S, Presence
-from aggregator.round_machine import resume, step, wake_at
+from aggregator.round_machine import step, wake_at
 from aggregator.round_state import (
     BookCohort,
     Connected,
@@ -26,6 +26,7 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
     Warn,
+    resume,
 )
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (

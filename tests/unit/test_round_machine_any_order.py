@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aggregator.cohort import Standing
-from aggregator.round_machine import resume, wake_at
+from aggregator.round_machine import wake_at
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -29,6 +29,7 @@ from aggregator.round_state import (
     Ticked,
     UpdateRefused,
     UpdateStored,
+    resume,
 )
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
