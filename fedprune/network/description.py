@@ -1,0 +1,148 @@
+"""A network as data: its layers, and the calls that join them.
+
+Values are numbered: first the network's inputs, then what each call returns. A call names values before its own, so
+that no description has a cycle, and reading the calls in order is running the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+
+from fedprune.errors import TaskError
+from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, LayerError, Shape
+
+VERSION = 1
+MAX_BYTES = 2**22
+"""Bytes of a description."""
+MAX_CALLS = 2**12
+"""Layers, and calls of them."""
+MAX_VALUES = 2**28
+"""Scalars of one example in all values together."""
+MAX_RANK = 5
+"""Axes of a value, without the batch."""
+
+_Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)]
+_Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_RANK)]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2 * MAX_CALLS)]
+_Factor = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A layer, by its number, called with values."""
+
+    layer: _Number
+    inputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=MAX_CALLS)]
+
+
+class Penalty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tensor adds to the loss: l1 sum |w| + l2 sum w^2 (Keras' L1, L2 and L1L2)."""
+
+    tensor: str
+    l1: _Factor = 0.0
+    l2: _Factor = 0.0
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=1)]
+    layers: Annotated[tuple[AnyLayer, ...], msgspec.Meta(max_length=MAX_CALLS)]
+    calls: Annotated[tuple[Call, ...], msgspec.Meta(max_length=MAX_CALLS)]
+    outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=1)]
+    penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
+    version: int = VERSION
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
+        shapes: list[Shape] = list(self.inputs)
+        for layer, call in self.steps():
+            if any(value >= len(shapes) for value in call.inputs):
+                layer.refuse("takes what comes later")
+            shape = layer.output(*(shapes[value] for value in call.inputs))
+            if len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
+                layer.refuse(f"makes the shape {list(shape)}, larger than {MAX_SIZE} scalars or {MAX_RANK} axes")
+            shapes.append(shape)
+        if any(value >= len(shapes) for value in self.outputs):
+            raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")
+        return tuple(shapes)
+
+    def steps(self) -> Iterator[tuple[AnyLayer, Call]]:
+        """Each call with its layer. Raises `TaskError` for a layer that is not there."""
+        for call in self.calls:
+            if call.layer >= len(self.layers):
+                raise TaskError(f"network {self.name[:60]!r}: layer {call.layer} is called, of {len(self.layers)}")
+            yield self.layers[call.layer], call
+
+    def check(self, table: TensorTable) -> None:
+        """Raise `TaskError` unless the shapes fit and the layers hold exactly the tensors of `table`, each once."""
+        shapes = self.shapes()
+        if sum(map(math.prod, shapes)) > MAX_VALUES:
+            raise TaskError(f"network {self.name[:60]!r}: more than {MAX_VALUES} scalars an example; make it smaller")
+        owners = self._owners(shapes)
+        found = {name: shape for name, (shape, _) in owners.items()}
+        expected = {spec.name: spec.shape for spec in table}
+        if differing := [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]:
+            name = min(differing)
+            raise TaskError(
+                f"network {self.name[:60]!r}: tensor {name[:80]!r} is {_shown(expected.get(name))} in the tensor table, "
+                f"and {_shown(found.get(name))} in the layers"
+            )
+        for spec in table:
+            moves = _moves(owners[spec.name][1], spec.name)
+            if spec.kind is TensorClass.INTEGER or (spec.kind is TensorClass.STATISTICS and not moves):
+                raise TaskError(f"network {self.name[:60]!r}: tensor {spec.name[:80]!r} cannot be {spec.kind}")
+            if moves and spec.kind not in (TensorClass.STATISTICS, TensorClass.FROZEN):
+                raise TaskError(
+                    f"network {self.name[:60]!r}: tensor {spec.name[:80]!r} is a statistic, not {spec.kind}"
+                )
+        for penalty in self.penalties:
+            if penalty.tensor not in expected:
+                raise TaskError(f"network {self.name[:60]!r}: a penalty of {penalty.tensor[:80]!r}, which is no tensor")
+
+    def _owners(self, shapes: tuple[Shape, ...]) -> dict[str, tuple[Shape, AnyLayer]]:
+        """Each tensor that a layer must have, with its shape."""
+        owners: dict[str, tuple[Shape, AnyLayer]] = {}
+        names = {layer.name for layer in self.layers}
+        called = {call.layer for call in self.calls}
+        if len(names) != len(self.layers) or len(called) != len(self.layers):
+            raise TaskError(f"network {self.name[:60]!r}: two layers have one name, or one is never called")
+        for layer, call in self.steps():
+            for name, shape in layer.tensors(*(shapes[value] for value in call.inputs)).items():
+                if owners.setdefault(name, (shape, layer)) != (shape, layer):
+                    layer.refuse(f"holds tensor {name[:80]!r}, which has another shape or another layer elsewhere")
+        return owners
+
+
+def parse_network(blob: bytes) -> Network:
+    """A description from its JSON. Raises `TaskError` if it is none that this version knows; it is not yet checked."""
+    try:
+        if len(blob) > MAX_BYTES:
+            raise TaskError(f"network.json: larger than {MAX_BYTES} bytes; build the task again")
+        network = msgspec.json.decode(blob, type=Network)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise TaskError(f"network.json: {error}; build the task with this version of fedprune") from error
+    if network.version != VERSION:
+        raise TaskError(f"network.json: version {network.version}, this fedprune reads {VERSION}; upgrade it")
+    return network
+
+
+def pack_network(network: Network) -> bytes:
+    """The JSON that `parse_network` reads."""
+    return msgspec.json.format(msgspec.json.encode(network), indent=1)
+
+
+def _moves(layer: AnyLayer, tensor: str) -> bool:
+    return isinstance(layer, BatchNormalization) and tensor in (layer.mean, layer.variance)
+
+
+def _shown(shape: Shape | None) -> str:
+    return "not there" if shape is None else str(list(shape))
+
+
+__all__ = ["Call", "LayerError", "Network", "Penalty", "pack_network", "parse_network"]
