@@ -44,7 +44,7 @@ class KerasTrainer:
         self._task = bundle.task
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
-        self._model = PrunedModel(bundle.task, bundle.model_json, self._schedule)
+        self._model = PrunedModel(bundle.task, bundle.network, self._schedule)
         self._loss = keras_loss(bundle.task.objective)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}

@@ -198,6 +198,18 @@ class Graph:
         """The mean of each window, padding left out."""
         return self._pool(Code.AVERAGE_POOL_2D, x, size, strides, same=same)
 
+    def live_bytes(self) -> int:
+        """Bytes of the values that are held at once, at most, while the operators run in order."""
+        last = {number: step for step, row in enumerate(self._operators) for number in row.inputs}
+        made = {row.output for row in self._operators}
+        sizes = [math.prod(row.shape) * np.dtype(row.dtype).itemsize for row in self._tensors]
+        held = most = sum(sizes[tensor.index] for tensor in self._inputs.values())
+        for step, row in enumerate(self._operators):
+            held += sizes[row.output]
+            most = max(most, held)
+            held -= sum(sizes[number] for number in made.intersection(row.inputs) if last[number] == step)
+        return most
+
     def finish(self, signature: str, outputs: Mapping[str, Tensor]) -> bytes:
         """The file, with one signature that takes all inputs and returns `outputs`."""
         inputs = {name: tensor.index for name, tensor in self._inputs.items()}

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fedprune.errors import TaskError
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
@@ -21,7 +23,15 @@ from fedprune.runtime.training_graph import SIGNATURE
 _TRAINED = (TensorClass.PRUNABLE, TensorClass.DENSE)
 
 
-def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch_size: int) -> bytes:
+@dataclass(frozen=True)
+class WrittenGraph:
+    """The file, and about how many bytes its values take while it runs."""
+
+    blob: bytes
+    memory_bytes: int
+
+
+def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch_size: int) -> WrittenGraph:
     """`network`, which was checked, as a TFLite file that trains in batches of `batch_size`.
 
     Raises `TaskError` if the graph would be too large, or a tensor that is to be trained changes nothing.
@@ -55,7 +65,7 @@ def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch
             outputs[f"g{row}"] = gradients[weights[spec.name]]
         elif spec.name in context.moved:
             outputs[f"s{row}"] = context.moved[spec.name]
-    return graph.finish(SIGNATURE, outputs)
+    return WrittenGraph(graph.finish(SIGNATURE, outputs), graph.live_bytes())
 
 
 def _run(context: Context, network: Network, x: Value) -> Value:

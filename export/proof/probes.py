@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from export.training_graph.network import NoTrainingGraph
-from export.training_graph.reference import Reference, norm_of
+from export.proof.errors import NotProven
+from export.proof.reference import Reference, norm_of
 from fedprune.model.losses import Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec
@@ -45,7 +45,7 @@ def make_self_check(model: Any, tensors: Sequence[TensorSpec], objective: Object
     """The self-check of `graph`, which was proven: a full batch of large numbers, and of moderate ones a full batch,
     two examples, and a single one.
 
-    Raises `NoTrainingGraph` unless every runtime that is installed passes with room to spare.
+    Raises `NotProven` unless every runtime that is installed passes with room to spare.
     """
     graphs = [TrainingGraph(graph, tensors, threads=1, runtime=runtime) for runtime in available_runtimes()]
     judge = _Judge(graphs[0], tensors, Reference(model, "float32", objective), Reference(model, "float64", objective))
@@ -54,7 +54,7 @@ def make_self_check(model: Any, tensors: Sequence[TensorSpec], objective: Object
     for examples, scale in [(full, _LARGE), *((count, 1.0) for count in sorted({full, min(2, full), 1}, reverse=True))]:
         probe = _tightest(judge, graphs, tensors, examples, scale)
         if probe is None:
-            raise NoTrainingGraph(
+            raise NotProven(
                 f"model {model.name!r}: with {examples} examples no runtime is sure to pass the self-check; "
                 "train with the keras trainer"
             )

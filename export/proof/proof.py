@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from export.training_graph.network import NoTrainingGraph
-from export.training_graph.reference import Reference, norm_of
+from export.proof.errors import NotProven
+from export.proof.reference import Reference, norm_of
 from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
@@ -48,14 +48,14 @@ class Proof:
         self._double = Reference(model, "float64", objective)
 
     def check(self, graph: bytes) -> None:
-        """Compare on every runtime that is installed. Raises `NoTrainingGraph` where results differ."""
+        """Compare on every runtime that is installed. Raises `NotProven` where results differ."""
         for runtime in available_runtimes():
             try:
                 candidate = TrainingGraph(graph, self._tensors, threads=1, runtime=runtime)
                 self._follow(candidate)
                 self._rescale(candidate)
             except FedpruneError as error:
-                raise NoTrainingGraph(
+                raise NotProven(
                     f"model {self._name!r}: {runtime.name} {runtime.version}: {error}; train with the keras trainer"
                 ) from error
 
