@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,23 @@ from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorSpec
-
-_REARRANGING = (
-    keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.Reshape,
+from fedprune.network.description import Network
+from fedprune.network.layers import (
+    Activation,
+    Add,
+    AnyLayer,
+    Concatenate,
+    Convolution,
+    Dense,
+    DepthwiseConvolution,
+    GlobalPooling,
+    Rescaling,
+    Reshape,
+    Statistic,
 )
+
+_LINEAR = (Convolution, Dense, DepthwiseConvolution)
+_REARRANGING = (Add, Concatenate, GlobalPooling, Rescaling, Reshape)
 """Layers after which linear outputs, or means of them, are still linear."""
 
 
@@ -29,23 +39,17 @@ class Form:
     from_logits: bool
 
 
-def form_of(model: Any, loss: Loss) -> Form:
-    """Raises `TaskError` unless `model` turns a batch of equal float32 arrays into a row for each that suits `loss`."""
-    if not model.built or len(model.inputs or ()) != 1 or len(model.outputs) != 1:
-        raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
-    (batch, *input_shape), (_, *output_shape) = model.input_shape, model.output_shape
-    if batch is not None or None in input_shape or model.inputs[0].dtype != tf.float32:
-        raise TaskError(
-            f"model {model.name!r} takes {model.inputs[0].dtype.name}{list(model.input_shape)}; "
-            "it must take float32 of a fixed shape, in batches of any size"
-        )
+def form_of(network: Network, loss: Loss) -> Form:
+    """Raises `TaskError` unless `network` makes a row of outputs that suits `loss`."""
+    (input_shape,), (output,) = network.inputs, network.outputs
+    output_shape = network.shapes()[output]
     fewest = loss.rule.fewest_outputs
-    if len(output_shape) != 1 or output_shape[0] is None or output_shape[0] < fewest:
+    if len(output_shape) != 1 or output_shape[0] < fewest:
         raise TaskError(
-            f"model {model.name!r} returns {list(model.output_shape)}; for {loss} it must return [None, outputs], "
+            f"model {network.name!r} returns {[None, *output_shape]}; for {loss} it must return [None, outputs], "
             f"{fewest} outputs at least"
         )
-    return Form(tuple(input_shape), output_shape[0], _from_logits(model, loss))
+    return Form(input_shape, output_shape[0], _from_logits(network, output, loss))
 
 
 def tensor_table(model: Any) -> tuple[TensorSpec, ...]:
@@ -78,41 +82,37 @@ def variables_of(model: Any) -> Iterator[tuple[Any, str, Any]]:
                 yield layer, attribute, value
 
 
-def _from_logits(model: Any, loss: Loss) -> bool:
-    name = loss.rule.activation
-    if name is None:
+def _from_logits(network: Network, output: int, loss: Loss) -> bool:
+    function = loss.rule.activation
+    if function is None:
         return False
-    activation = _activation(model.outputs[0])
-    if activation is getattr(keras.activations, name):
+    makers = [(layer, call.inputs) for layer, call in network.steps()]
+    last = makers[output - 1][0] if output else None
+    if isinstance(last, Activation) and last.function == function:
         return False
-    if activation is keras.activations.linear:
+    if _is_linear(output, makers):
         return True
+    name = last.name if last is not None else "input"
     raise TaskError(
-        f"model {model.name!r} ends in layer {_last_layer(model).name!r}, which for {loss} is neither {name} "
+        f"model {network.name!r} ends in layer {name!r}, which for {loss} is neither {function} "
         "(probabilities) nor linear (logits); end it in a Dense or Activation layer that is one of them"
     )
 
 
-def _activation(output: Any) -> Any:
-    """The activation function that Keras' tensor `output` comes from; None if it has none."""
-    layer = output.node.layer
-    if isinstance(layer, keras.Model):
-        return _activation(layer.outputs[output.node.flat_output_ids.index(str(id(output)))])
-    if isinstance(layer, keras.layers.Softmax):
-        return keras.activations.softmax
-    activation, linear = getattr(layer, "activation", None), keras.activations.linear
-    if isinstance(layer, keras.layers.Activation) and activation is linear:
-        # It hands on the same tensor, of which tf_keras' crossentropies see that it is a softmax's or sigmoid's.
-        before = _activation(output.node.keras_inputs[0])
-        return before if before in (keras.activations.softmax, keras.activations.sigmoid) else linear
-    if isinstance(layer, _REARRANGING):  # a softmax's numbers need not be probabilities after it
-        return linear if _activation(output.node.keras_inputs[0]) is linear else None
-    return activation
-
-
-def _last_layer(model: Any) -> Any:
-    layer = model.outputs[0].node.layer
-    return _last_layer(layer) if isinstance(layer, keras.Model) else layer
+def _is_linear(value: int, makers: Sequence[tuple[AnyLayer, tuple[int, ...]]]) -> bool:
+    """A value that weights are the last to shape. A softmax's numbers need not be probabilities after a mean."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if value == 0:
+            return False
+        layer, inputs = makers[value - 1]
+        if isinstance(layer, _LINEAR):
+            continue
+        if not isinstance(layer, _REARRANGING) or getattr(layer, "statistic", None) is Statistic.MAX:
+            return False
+        pending.extend(inputs)
+    return True
 
 
 def _layers(model: Any) -> Iterator[Any]:

@@ -1,0 +1,109 @@
+"""A description under way: what readers of Keras layers add layers and calls to. Values go by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from export.describing.refusal import refuse
+from fedprune.keras.stack import keras
+from fedprune.network.description import Call, Network, Penalty
+from fedprune.network.layers import AnyLayer, Shape
+
+_Made = TypeVar("_Made", bound=AnyLayer)
+
+
+class Draft:
+    """`tensors` are the names of rows of the tensor table by their variables' references."""
+
+    def __init__(self, name: str, input_shape: Shape, tensors: Mapping[Any, str]) -> None:
+        self._name = name
+        self._inputs = (input_shape,)
+        self._tensors = tensors
+        self._layers: list[AnyLayer] = []
+        self._numbers: dict[Hashable, int] = {}
+        self._names: set[str] = set()
+        self._calls: list[Call] = []
+        self._shapes: list[Shape] = [input_shape]
+        self._penalties: dict[str, Penalty] = {}
+
+    def shape(self, value: int) -> Shape:
+        """The shape of a value, without the batch."""
+        return self._shapes[value]
+
+    def add(self, owner: Any, make: Callable[..., _Made], *inputs: int, part: str = "", **attributes: Any) -> int:
+        """The value that a layer makes of `inputs`.
+
+        `make` is the layer's kind. It is a layer of its own for each `owner`, a Keras layer, and its attributes: a
+        Keras layer that is called twice stays one. `part` tells apart what one Keras layer becomes.
+        Raises `LayerError` if the layer cannot take the shapes.
+        """
+        name = f"{owner.name}.{part}" if part else owner.name
+        layer = make(name=name, **attributes)
+        key = (id(owner), layer)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._layers)
+            self._layers.append(msgspec.structs.replace(layer, name=self._unique(name)))
+        number = self._numbers[key]
+        self._shapes.append(self._layers[number].output(*map(self.shape, inputs)))
+        self._calls.append(Call(number, inputs))
+        return len(self._shapes) - 1
+
+    def tensor(self, layer: Any, attribute: str) -> str:
+        """The name of a Keras layer's variable. Its regularizer counts once, however often the layer is called."""
+        name, regularizer = self._tensors[getattr(layer, attribute).ref()], _regularizer(layer, attribute)
+        if regularizer is not None:
+            self._penalties[name] = _penalty(layer, name, regularizer)
+        return name
+
+    def network(self, output: int) -> Network:
+        """The description of what `output` depends on."""
+        calls = self._needed(output)
+        values = {0: 0} | {1 + call: 1 + number for number, call in enumerate(calls)}
+        layers = sorted({self._calls[call].layer for call in calls})
+        numbers = {layer: number for number, layer in enumerate(layers)}
+        return Network(
+            name=self._name,
+            inputs=self._inputs,
+            layers=tuple(self._layers[layer] for layer in layers),
+            calls=tuple(
+                Call(numbers[self._calls[call].layer], tuple(values[value] for value in self._calls[call].inputs))
+                for call in calls
+            ),
+            outputs=(values[output],),
+            penalties=tuple(self._penalties.values()),
+        )
+
+    def _needed(self, output: int) -> list[int]:
+        """The calls that the value `output` depends on, in order; call i makes value i + 1."""
+        needed, pending = set[int](), [output]
+        while pending:
+            value = pending.pop()
+            if value and value - 1 not in needed:
+                needed.add(value - 1)
+                pending.extend(self._calls[value - 1].inputs)
+        return sorted(needed)
+
+    def _unique(self, name: str) -> str:
+        """`name`, numbered if another layer has it: those of nested models may."""
+        found, number = name, 0
+        while found in self._names:
+            number += 1
+            found = f"{name}_{number}"
+        self._names.add(found)
+        return found
+
+
+def _regularizer(layer: Any, attribute: str) -> Any:
+    """Keras calls the regularizer of ``depthwise_kernel`` ``depthwise_regularizer``."""
+    names = (f"{attribute}_regularizer", f"{attribute.removesuffix('_kernel')}_regularizer")
+    return next((found for name in names if (found := getattr(layer, name, None)) is not None), None)
+
+
+def _penalty(layer: Any, tensor: str, regularizer: Any) -> Penalty:
+    if type(regularizer) not in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
+        refuse(layer, f"regularizer {type(regularizer).__name__}", "L1, L2 or L1L2")
+    factors = {name: float(factor) for name, factor in regularizer.get_config().items() if name in ("l1", "l2")}
+    return Penalty(tensor, **factors)

@@ -1,0 +1,322 @@
+"""Readers of Keras layers: what each becomes in the description. Importing this module imports TensorFlow.
+
+A reader takes the draft, the layer and the values that it is called with, and returns the value that it makes. All
+settings that change what a layer computes are read or required; what is not listed is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from export.describing.draft import Draft
+from export.describing.refusal import plain, refuse, require
+from fedprune.keras.stack import keras, tf
+from fedprune.network import layers as network
+from fedprune.network.layers import Function, Padding, Statistic
+
+Reader = Callable[[Draft, Any, list[int]], int]
+
+DEFAULT_SLOPE = 0.2
+"""The slope of TensorFlow's leaky_relu below 0."""
+
+
+def check_common(layer: Any) -> None:
+    """Raise `TaskError` for settings that any Keras layer may have, and no description."""
+    require(layer, compute_dtype="float32")
+    if hasattr(layer, "data_format"):
+        require(layer, data_format="channels_last")
+    for name, value in vars(layer).items():
+        if name.endswith("_constraint") and value is not None:
+            refuse(layer, name, "none")
+    if getattr(layer, "activity_regularizer", None) is not None:
+        refuse(layer, "activity_regularizer", "a regularizer of its weights")
+
+
+def activate(draft: Draft, layer: Any, x: int, function: Any) -> int:
+    """The value that Keras' activation `function` makes of `x`."""
+    known = _ACTIVATIONS.get(function) if callable(function) else None
+    if function is keras.activations.linear or function is tf.identity:
+        return x
+    if known is None:
+        name = getattr(function, "__name__", type(function).__name__)
+        refuse(layer, f"activation {name[:40]}", "linear, relu, relu6, leaky_relu, tanh, sigmoid or softmax")
+    part = "" if isinstance(layer, keras.layers.Activation) else known.value
+    slope = DEFAULT_SLOPE if known is Function.LEAKY_RELU else 0.0
+    return draft.add(layer, network.Activation, x, part=part, function=known, slope=slope)
+
+
+def leaky(draft: Draft, layer: Any, x: int, slope: float) -> int:
+    """ReLU with a slope below 0."""
+    if not 0.0 <= slope <= 1.0:
+        refuse(layer, f"a slope of {plain(slope)}", "one from 0 to 1")
+    function = Function.LEAKY_RELU if slope else Function.RELU
+    return draft.add(layer, network.Activation, x, function=function, slope=slope)
+
+
+def rescale(draft: Draft, layer: Any, x: int, scale: Any, offset: Any, part: str = "") -> int:
+    """`x` times `scale`, plus `offset`: each a number, or one for each channel."""
+    numbers = {}
+    for name, found in (("scale", scale), ("offset", offset)):
+        array = np.asarray(found, np.float64)
+        if array.size > 1:
+            # What Keras would stretch along other axes than that of channels is no number for each channel.
+            array = array.reshape(array.shape[[*(size > 1 for size in array.shape), True].index(True) :])
+        if array.size != 1 and array.shape != draft.shape(x)[-1:]:
+            refuse(layer, f"{name} of shape {list(np.shape(found))}", "a number, or one for each channel")
+        numbers[name] = tuple(map(float, array.ravel()))
+    return draft.add(layer, network.Rescaling, x, part=part, **numbers)
+
+
+def _dense(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    y = draft.add(
+        layer, network.Dense, x, units=layer.units, kernel=draft.tensor(layer, "kernel"), bias=_bias(draft, layer)
+    )
+    return activate(draft, layer, y, layer.activation)
+
+
+def _convolution(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    require(layer, groups=1)
+    y = draft.add(
+        layer,
+        network.Convolution,
+        x,
+        filters=layer.filters,
+        kernel=draft.tensor(layer, "kernel"),
+        bias=_bias(draft, layer),
+        **_windows(layer, layer.kernel_size),
+    )
+    return activate(draft, layer, y, layer.activation)
+
+
+def _depthwise(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    y = _each_channel(draft, layer, x, part="", bias=_bias(draft, layer))
+    return activate(draft, layer, y, layer.activation)
+
+
+def _separable(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    y = _each_channel(draft, layer, x, part="depthwise", bias=None)
+    once = (1,) * len(layer.kernel_size)
+    y = draft.add(
+        layer,
+        network.Convolution,
+        y,
+        part="pointwise",
+        filters=layer.filters,
+        kernel=draft.tensor(layer, "pointwise_kernel"),
+        bias=_bias(draft, layer),
+        size=once,
+        strides=once,
+    )
+    return activate(draft, layer, y, layer.activation)
+
+
+def _each_channel(draft: Draft, layer: Any, x: int, part: str, bias: str | None) -> int:
+    return draft.add(
+        layer,
+        network.DepthwiseConvolution,
+        x,
+        part=part,
+        multiplier=layer.depth_multiplier,
+        kernel=draft.tensor(layer, "depthwise_kernel"),
+        bias=bias,
+        **_windows(layer, layer.kernel_size),
+    )
+
+
+def _batch_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    require(layer, renorm=False, axis=[len(draft.shape(x))])
+    if getattr(layer, "synchronized", False) or layer.virtual_batch_size is not None or layer.adjustment is not None:
+        refuse(layer, "synchronized, virtual_batch_size or adjustment", "none of them")
+    return draft.add(
+        layer,
+        network.BatchNormalization,
+        x,
+        epsilon=float(layer.epsilon),
+        momentum=float(layer.momentum),
+        unbiased=bool(layer.fused),
+        gamma=draft.tensor(layer, "gamma") if layer.scale else None,
+        beta=draft.tensor(layer, "beta") if layer.center else None,
+        mean=draft.tensor(layer, "moving_mean"),
+        variance=draft.tensor(layer, "moving_variance"),
+    )
+
+
+def _pooling(statistic: Statistic) -> Reader:
+    def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
+        windows = _windows(layer, layer.pool_size)
+        return draft.add(layer, network.Pooling, *inputs, statistic=statistic, **windows)
+
+    return read
+
+
+def _global_pooling(statistic: Statistic) -> Reader:
+    def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
+        return draft.add(layer, network.GlobalPooling, *inputs, statistic=statistic, keep_axes=bool(layer.keepdims))
+
+    return read
+
+
+def reshape(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    """The shape that Keras says the layer makes."""
+    (x,) = inputs
+    shape = tuple(layer.compute_output_shape((None, *draft.shape(x))))[1:]
+    return x if shape == draft.shape(x) else draft.add(layer, network.Reshape, x, shape=shape)
+
+
+def _zero_padding(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    padding = np.reshape(layer.padding, (-1, 2)).tolist()
+    return draft.add(layer, network.ZeroPadding, *inputs, padding=tuple(map(tuple, padding)))
+
+
+def _rescaling(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    return rescale(draft, layer, x, layer.scale, layer.offset)
+
+
+def _normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    """With a given mean and variance: (x - mean) / the standard deviation, which is no less than Keras' epsilon."""
+    (x,) = inputs
+    require(layer, invert=False)
+    deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.backend.epsilon())
+    centered = rescale(draft, layer, x, 1.0, -np.asarray(layer.mean), part="center")
+    return rescale(draft, layer, centered, 1.0 / deviation, 0.0, part="scale")
+
+
+def _dropout(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    require(layer, noise_shape=None)
+    if not 0.0 <= layer.rate < 1.0:
+        refuse(layer, f"rate = {plain(layer.rate)}", "one from 0 to below 1")
+    return draft.add(layer, network.Dropout, x, rate=float(layer.rate)) if layer.rate else x
+
+
+def _identity(_draft: Draft, _layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    return x
+
+
+def _add(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return draft.add(layer, network.Add, *inputs) if len(inputs) > 1 else inputs[0]
+
+
+def _subtract(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return subtract(draft, layer, *inputs)
+
+
+def subtract(draft: Draft, layer: Any, x: int, y: int) -> int:
+    """`x` less `y`, two values."""
+    return draft.add(layer, network.Add, x, rescale(draft, layer, y, -1.0, 0.0, part="negative"))
+
+
+def _average(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    total = draft.add(layer, network.Add, *inputs, part="sum") if len(inputs) > 1 else inputs[0]
+    return rescale(draft, layer, total, 1.0 / len(inputs), 0.0)
+
+
+def _concatenate(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return concatenate(draft, layer, inputs, layer.axis)
+
+
+def concatenate(draft: Draft, layer: Any, inputs: list[int], axis: int) -> int:
+    """Values side by side along Keras' `axis`, which counts the batch."""
+    rank = len(draft.shape(inputs[0])) + 1
+    if axis % rank == 0:
+        refuse(layer, "joining examples", "another axis")
+    return draft.add(layer, network.Concatenate, *inputs, axis=axis % rank - 1) if len(inputs) > 1 else inputs[0]
+
+
+def _activation(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    return activate(draft, layer, x, layer.activation)
+
+
+def _relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    require(layer, threshold=0.0)
+    if layer.max_value is None:
+        return leaky(draft, layer, x, float(layer.negative_slope))
+    require(layer, max_value=6.0, negative_slope=0.0)
+    return draft.add(layer, network.Activation, x, function=Function.RELU6)
+
+
+def _leaky_relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    return leaky(draft, layer, x, float(layer.alpha))
+
+
+def _softmax(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    if layer.axis not in (-1, len(draft.shape(x))):
+        refuse(layer, f"axis = {plain(layer.axis)}", "-1")
+    return draft.add(layer, network.Activation, x, function=Function.SOFTMAX)
+
+
+def _bias(draft: Draft, layer: Any) -> str | None:
+    return draft.tensor(layer, "bias") if layer.use_bias else None
+
+
+def _windows(layer: Any, size: Any) -> dict[str, Any]:
+    """A layer's windows: along one axis Keras has numbers or tuples of one."""
+    size, strides = (tuple(map(int, np.atleast_1d(values))) for values in (size, layer.strides))
+    if hasattr(layer, "dilation_rate"):
+        require(layer, dilation_rate=(1,) * len(size))
+    return {"size": size, "strides": strides, "padding": Padding(layer.padding)}
+
+
+_ACTIVATIONS: dict[Any, Function] = {
+    keras.activations.relu: Function.RELU,
+    keras.activations.sigmoid: Function.SIGMOID,
+    keras.activations.softmax: Function.SOFTMAX,
+    keras.activations.tanh: Function.TANH,
+    tf.nn.leaky_relu: Function.LEAKY_RELU,
+    tf.nn.relu: Function.RELU,
+    tf.nn.relu6: Function.RELU6,
+    tf.nn.sigmoid: Function.SIGMOID,
+    tf.nn.softmax: Function.SOFTMAX,
+    tf.nn.tanh: Function.TANH,
+}
+
+LAYERS: dict[type, Reader] = {
+    keras.layers.Activation: _activation,
+    keras.layers.Add: _add,
+    keras.layers.Average: _average,
+    keras.layers.AveragePooling1D: _pooling(Statistic.MEAN),
+    keras.layers.AveragePooling2D: _pooling(Statistic.MEAN),
+    keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Concatenate: _concatenate,
+    keras.layers.Conv1D: _convolution,
+    keras.layers.Conv2D: _convolution,
+    keras.layers.Dense: _dense,
+    keras.layers.DepthwiseConv1D: _depthwise,
+    keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.Dropout: _dropout,
+    keras.layers.Flatten: reshape,
+    keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
+    keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
+    keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
+    keras.layers.GlobalMaxPooling2D: _global_pooling(Statistic.MAX),
+    keras.layers.Identity: _identity,
+    keras.layers.LeakyReLU: _leaky_relu,
+    keras.layers.MaxPooling1D: _pooling(Statistic.MAX),
+    keras.layers.MaxPooling2D: _pooling(Statistic.MAX),
+    keras.layers.Normalization: _normalization,
+    keras.layers.ReLU: _relu,
+    keras.layers.Rescaling: _rescaling,
+    keras.layers.Reshape: reshape,
+    keras.layers.SeparableConv1D: _separable,
+    keras.layers.SeparableConv2D: _separable,
+    keras.layers.Softmax: _softmax,
+    keras.layers.Subtract: _subtract,
+    keras.layers.ZeroPadding1D: _zero_padding,
+    keras.layers.ZeroPadding2D: _zero_padding,
+}
+"""The readers. To add a layer: its kind in `fedprune.network.layers`, a reader here, a builder in
+`fedprune.keras.model`, and a rule of the graph writer."""
