@@ -136,7 +136,7 @@ def _load(bundle: Bundle, checkpoint: Checkpoint) -> Any:
             f"checkpoint {checkpoint.version} is not of task {bundle.task.name!r} ({error}); "
             "restore the task that the aggregator put beside its checkpoints"
         ) from error
-    model, variables = build_model(bundle.task, bundle.model_json)
+    model, variables = build_model(bundle.network, bundle.task.table)
     for name, variable in variables.items():
         variable.assign(checkpoint.weights[name])
     return model

@@ -15,8 +15,8 @@ from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 
+from export.config_check import check_model_config
 from fedprune.errors import TaskError
-from fedprune.keras.config_check import check_model_config
 from fedprune.keras.stack import keras, tf
 from fedprune.system.disk import why_unreadable
 from fedprune.task.bundle import MAX_PARAMETERS

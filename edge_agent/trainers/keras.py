@@ -44,14 +44,14 @@ class KerasTrainer:
         self._task = bundle.task
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
-        self._model = PrunedModel(bundle.task, bundle.network, self._schedule)
+        self._model = PrunedModel(bundle.network, bundle.task.table, self._schedule)
         self._loss = keras_loss(bundle.task.objective)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}
         self._global = {name: tf.Variable(variable, trainable=False) for name, variable in trained.items()}
         try:
             self._optimizer = _make_optimizer(bundle.task.training.optimizer)
-            self._optimizer.build(self._model.keras.trainable_variables)
+            self._optimizer.build(list(self._model.trained.values()))
             self._run = self._trace()
         except Exception as error:  # whatever Keras raises on a model or setting that makes no sense
             raise TaskError(f"task {bundle.task.name!r} cannot be trained: {_reason(error)}") from error
@@ -133,8 +133,8 @@ class KerasTrainer:
         with tf.GradientTape() as tape:
             loss = self._loss(y, model(x, training=True)) + sum(model.losses)
             minimised = loss + self._proximal_term()
-        gradients = tape.gradient(minimised, model.trainable_variables)
-        self._optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        trained = list(self._model.trained.values())
+        self._optimizer.apply_gradients(zip(tape.gradient(minimised, trained), trained, strict=True))
         return loss
 
     def _proximal_term(self) -> Any:

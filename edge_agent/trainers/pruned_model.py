@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
 from fedprune.keras.stack import keras, tf, tfmot
-from fedprune.model.tensors import Array, Mask, TensorClass, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.network.description import Network
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
-from fedprune.task.bundle import Task
 
 _NEVER = 2**62
 """A step that no training reaches."""
@@ -22,29 +21,20 @@ _NEVER = 2**62
 class PrunedModel:
     """`keras` is the wrapped model, to be called with `training=True`. Tensors go by their names in the task's table.
 
-    `trained` are the variables that have gradients, `masks` those of zeros and ones that each step applies. They
-    are updated on `schedule`, or held if there is none.
+    `trained` are the variables that have gradients, in the table's order, `masks` those of zeros and ones that each
+    step applies. They are updated on `schedule`, or held if there is none.
 
-    Raises `TaskError` if the configuration cannot be built, is unsafe, or does not fit the table.
+    Raises `TaskError` if the network cannot be built, or does not fit the table.
     """
 
-    def __init__(self, task: Task, model_json: str, schedule: Schedule | None) -> None:
-        plain, self._variables = build_model(task, model_json)
-        prunable = {self._variables[spec.name].ref(): spec.name for spec in task.table.of(TensorClass.PRUNABLE)}
+    def __init__(self, network: Network, table: TensorTable, schedule: Schedule | None) -> None:
+        plain, self._variables = build_model(network, table)
+        prunable = {self._variables[spec.name].ref(): spec.name for spec in table.of(TensorClass.PRUNABLE)}
         self._wrappers: list[Any] = []
-        # The wrappers share their variables with the plain model, whose weights are in the table's order.
+        # The wrappers share their variables with the plain model.
         self.keras = self._wrap(plain, frozenset(prunable), _tfmot_schedule(schedule))
-        self.masks = {
-            prunable.get(weight.ref(), weight.name): mask
-            for wrapper in self._wrappers
-            for weight, mask, _ in wrapper.pruning_vars
-        }
-        differing = set(self.masks).symmetric_difference(prunable.values())
-        if differing:
-            raise TaskError(
-                f"task {task.name!r}: the table and TF-MOT disagree on whether {min(differing)} is prunable; "
-                "build the task again"
-            )
+        masks = {weight.ref(): mask for wrapper in self._wrappers for weight, mask, _ in wrapper.pruning_vars}
+        self.masks = {name: masks[variable] for variable, name in prunable.items()}
         trainable = {variable.ref() for variable in self.keras.trainable_variables}
         self.trained = {name: variable for name, variable in self._variables.items() if variable.ref() in trainable}
         self._generators = list(_random_generators(self.keras))
@@ -79,18 +69,18 @@ class PrunedModel:
         """The masks that the wrappers hold now."""
         return {name: variable.numpy() != 0.0 for name, variable in self.masks.items()}
 
-    def _wrap(self, layer: Any, prunable: frozenset[Any], schedule: Any) -> Any:
-        """`layer`, or the model that it is, with each owner of a prunable variable wrapped."""
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=lambda inner: self._wrap(inner, prunable, schedule))
-        if not any(variable.ref() in prunable for variable in layer.weights):
-            return layer
-        try:
-            wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
-        except ValueError as error:
-            raise TaskError(f"TF-MOT cannot prune layer {layer.name!r}; mark its tensors dense in the task") from error
-        self._wrappers.append(wrapper)
-        return wrapper
+    def _wrap(self, model: Any, prunable: frozenset[Any], schedule: Any) -> Any:
+        """`model` with each owner of prunable variables wrapped, for these and no others."""
+
+        def wrapped(layer: Any) -> Any:
+            own = [variable for variable in layer.weights if variable.ref() in prunable]
+            if not own:
+                return layer
+            layer.get_prunable_weights = lambda: own  # TF-MOT asks a layer that has this, and else its registry
+            self._wrappers.append(tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule))
+            return self._wrappers[-1]
+
+        return keras.models.clone_model(model, clone_function=wrapped)
 
 
 def _tfmot_schedule(schedule: Schedule | None) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from export.architecture import tensor_table, variables_of
 from export.describing.draft import Draft
 from export.describing.layers import LAYERS, check_common
+from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
@@ -22,13 +24,15 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
 
     Raises `TaskError`, naming the layer and what would work, for what a description does not have.
     """
-    _check_model(model, model)
+    _check_model(model)
     _check_ends(model)
     table = tensor_table(model)
     names = {variable.ref(): spec.name for spec, variable in zip(table, model.weights, strict=True)}
     draft = Draft(model.name, tuple(model.input_shape[1:]), names)
-    (output,) = _Walk(draft).model(model, [0], training=None)
-    network = draft.network(output)
+    (output,) = _Walk(draft).model(model, [Value(0)], training=None)
+    if not isinstance(output, Value):
+        raise TaskError(f"model {model.name!r} returns a shape; it must return a row of numbers for each example")
+    network = draft.network(output.number)
     _check_used(model, network, names)
     try:
         network = parse_network(pack_network(network))
@@ -42,44 +46,76 @@ class _Walk:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
 
-    def model(self, model: Any, inputs: list[int], training: bool | None) -> list[int]:
+    def model(self, model: Any, inputs: list[Made], training: bool | None) -> list[Made]:
         """Keras' graph of layers, from its inputs to its outputs, in the order in which Keras runs it."""
-        values = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
+        made = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
         for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
             for node in nodes:
                 if not node.is_input:
-                    outputs = self._call(node, [values[tensor] for tensor in node.flat_input_ids], training)
-                    values |= zip(node.flat_output_ids, outputs, strict=True)
-        return [values[str(id(tensor))] for tensor in model.outputs]
+                    made |= zip(node.flat_output_ids, self._call(node, made, training), strict=True)
+        return [made[str(id(tensor))] for tensor in model.outputs]
 
-    def _call(self, node: Any, inputs: list[int], training: bool | None) -> list[int]:
+    def _call(self, node: Any, made: Mapping[str, Made], training: bool | None) -> list[Made]:
         layer = node.layer
-        if isinstance(layer, keras.Model):
-            training = _check_arguments(node, training)
-            _check_model(layer, layer)
-            for tensor, value in zip(layer.inputs, inputs, strict=True):
-                _check_shape(layer, tensor.shape, self._draft.shape(value))
-            return self.model(layer, inputs, training)
-        if type(layer) not in LAYERS:
+        if isinstance(layer, IS_OPERATOR):
+            return [self._operator(node, made)]
+        if not isinstance(layer, keras.Model) and type(layer) not in LAYERS:
             kinds = ", ".join(sorted(kind.__name__ for kind in LAYERS))
             refuse(layer, "a layer of this kind", f"layers of these: {kinds}")
+        inputs = [made[tensor] for tensor in node.flat_input_ids]
+        if not all(isinstance(value, Value) for value in inputs):
+            refuse(layer, "a shape as its input", "values")
         training = _check_arguments(node, training)
+        if isinstance(layer, keras.Model):
+            return self._nested(layer, inputs, training)
+        return [self._layer(node, [value.number for value in inputs if isinstance(value, Value)], training)]
+
+    def _nested(self, model: Any, inputs: list[Made], training: bool | None) -> list[Made]:
+        _check_model(model)
+        for tensor, value in zip(model.inputs, inputs, strict=True):
+            self._check_shape(model, tensor, value)
+        return self.model(model, inputs, training)
+
+    def _layer(self, node: Any, inputs: list[int], training: bool | None) -> Made:
+        layer = node.layer
         check_common(layer)
-        if training is False and isinstance(layer, keras.layers.Dropout):
-            return inputs
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
-        value = LAYERS[type(layer)](self._draft, layer, inputs)
-        (output,) = tf.nest.flatten(node.outputs)
-        _check_shape(layer, output.shape, self._draft.shape(value))
-        return [value]
+        if training is False and isinstance(layer, keras.layers.Dropout):
+            return Value(inputs[0])
+        value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
+        self._check_shape(layer, node.outputs, value)
+        return value
+
+    def _operator(self, node: Any, made: Mapping[str, Made]) -> Made:
+        def argument(given: Any) -> Any:
+            if str(id(given)) in made and keras.backend.is_keras_tensor(given):
+                return made[str(id(given))]
+            if isinstance(given, list | tuple) and not isinstance(given, tf.TensorShape):
+                return [argument(entry) for entry in given]
+            return given.numpy() if isinstance(given, tf.Tensor | tf.Variable) else given
+
+        named = {name: argument(given) for name, given in node.call_kwargs.items()}
+        try:
+            value = read_operator(self._draft, node.layer, [argument(given) for given in node.call_args], named)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            refuse(node.layer, f"arguments of another form ({str(error)[:80]})", "one value and constants")
+        if isinstance(value, Value):
+            self._check_shape(node.layer, node.outputs, value)
+        return value
+
+    def _check_shape(self, layer: Any, tensor: Any, value: Made) -> None:
+        """Keras knows less of shapes in models that take any size, but never other ones."""
+        found = self._draft.shape(value.number) if isinstance(value, Value) else ()
+        if not tf.TensorShape((None, *found)).is_compatible_with(tensor.shape):
+            refuse(layer, f"a shape of {list(found)} where Keras has {list(tensor.shape[1:])}", "equal shapes")
 
 
-def _check_model(model: Any, layer: Any) -> None:
+def _check_model(model: Any) -> None:
     if not isinstance(model, _FUNCTIONAL) or type(model).call not in _OWN_CALLS:
-        refuse(layer, "a model with code of its own", "a Functional or Sequential model")
+        refuse(model, "a model with code of its own", "a Functional or Sequential model")
     if not model.built or not getattr(model, "_nodes_by_depth", None):
-        refuse(layer, "a model of unknown input shape", "one that begins with an Input layer")
+        refuse(model, "a model of unknown input shape", "one that begins with an Input layer")
 
 
 def _check_ends(model: Any) -> None:
@@ -109,12 +145,6 @@ def _check_arguments(node: Any, training: bool | None) -> bool | None:
     if given is not False and given != 0:
         refuse(layer, "a call with training = True", "a call without")
     return False
-
-
-def _check_shape(layer: Any, expected: Any, found: tuple[int, ...]) -> None:
-    """Keras knows less of shapes in models that take any size, but never other ones."""
-    if not tf.TensorShape((None, *found)).is_compatible_with(expected):
-        refuse(layer, f"a shape of {list(found)} where Keras has {list(expected[1:])}", "equal shapes")
 
 
 def _check_used(model: Any, network: Network, names: dict[Any, str]) -> None:

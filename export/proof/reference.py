@@ -10,6 +10,7 @@ Importing this module imports TensorFlow.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,14 @@ from numpy.typing import NDArray
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
+from fedprune.model.tensors import Weights
 from fedprune.runtime.self_check import Case
 from fedprune.runtime.training_graph import Step
 
 _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
+_TINY = 1e-20
+"""Noise is at least so much: below, float32 is denormal, which kernels may take for zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,17 @@ class Truth:
     step: Step
     loss_noise: float
     noise: dict[str, float]
+
+    def furthest(self, found: Step, weights: Weights) -> tuple[str, float]:
+        """What `found` is furthest off in, and by how many times its noise: the loss, or a tensor. Statistics that are
+        not returned stay those of `weights`. NaN counts as furthest."""
+        ratios = {"the loss": _ratio(abs(found.loss - self.step.loss), self.loss_noise)}
+        for name, gradient in self.step.gradients.items():
+            ratios[f"the gradient of {name}"] = _ratio(norm_of(found.gradients[name] - gradient), self.noise[name])
+        for name, moved in self.step.statistics.items():
+            error = norm_of(found.statistics.get(name, weights[name]) - moved)
+            ratios[name] = _ratio(error, self.noise[name])
+        return max(ratios.items(), key=lambda item: (math.isnan(item[1]), item[1]))
 
 
 class Reference:
@@ -140,6 +155,10 @@ class _Model:
 def norm_of(array: NDArray[np.floating[Any]]) -> float:
     """The Euclidean norm of a tensor of any shape."""
     return float(np.linalg.norm(array.astype(np.float64).ravel()))
+
+
+def _ratio(error: float, noise: float) -> float:
+    return error / max(noise, _TINY) if error else 0.0
 
 
 def _tensors(step: Step) -> dict[str, NDArray[np.floating[Any]]]:

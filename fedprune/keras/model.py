@@ -1,14 +1,15 @@
-"""The Keras model and loss of a task, built from its bundle. Importing this module imports TensorFlow."""
+"""The Keras model of a network and the loss of a task. Importing this module imports TensorFlow."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fedprune.errors import TaskError
-from fedprune.keras.config_check import check_model_config
+from fedprune.keras.layers import Penalties, make_layer, variables_of
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
-from fedprune.task.bundle import Task
+from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.description import Network
 
 _KERAS_LOSSES: dict[Loss, Any] = {
     Loss.SPARSE_CATEGORICAL_CROSSENTROPY: keras.losses.SparseCategoricalCrossentropy,
@@ -19,22 +20,23 @@ _KERAS_LOSSES: dict[Loss, Any] = {
 """Keras' own; those whose rule has an activation take `from_logits`."""
 
 
-def build_model(task: Task, model_json: str) -> tuple[Any, dict[str, Any]]:
-    """The plain model, without pruning wrappers, and its variables by their names in the tensor table.
+def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, Any]]:
+    """The plain model, without pruning wrappers, and its variables by their names, in the order of `table`.
 
-    Raises `TaskError` if the configuration is unsafe, cannot be built, or does not fit the table.
+    Layers whose tensors are frozen are not trainable. Raises `TaskError` if the description does not fit the table, or
+    Keras cannot build it.
     """
-    check_model_config(model_json)
+    network.check(table)
     random = keras.backend.experimental
     random.enable_tf_random_generator()  # random layers then own a generator that every round can seed
     try:
-        model = keras.models.model_from_json(model_json)
-    except Exception as error:  # whatever Keras raises on a configuration that makes no sense
+        model, variables = _build(network, frozenset(spec.name for spec in table.of(TensorClass.FROZEN)))
+    except Exception as error:  # whatever Keras raises on a description that it has no kernels for
         reason = str(error).strip().partition("\n")[0]
-        raise TaskError(f"task bundle: model.json: Keras cannot build it ({reason}); build the task again") from error
+        raise TaskError(f"network {network.name[:60]!r}: Keras cannot build it ({reason[:200]})") from error
     finally:
         random.disable_tf_random_generator()
-    return model, _match(task, model)
+    return model, {spec.name: variables[spec.name] for spec in table}
 
 
 def keras_loss(objective: Objective) -> Any:
@@ -43,8 +45,18 @@ def keras_loss(objective: Objective) -> Any:
     return loss() if objective.loss.rule.activation is None else loss(from_logits=objective.from_logits)
 
 
-def _match(task: Task, model: Any) -> dict[str, Any]:
-    found = [(tuple(variable.shape), variable.dtype.name) for variable in model.weights]
-    if found != [(spec.shape, spec.dtype) for spec in task.tensors]:
-        raise TaskError(f"task {task.name!r}: model.json and the tensor table disagree; build the task again")
-    return {spec.name: variable for spec, variable in zip(task.tensors, model.weights, strict=True)}
+def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any]]:
+    penalties: Penalties = {penalty.tensor: penalty for penalty in network.penalties}
+    shapes = network.shapes()
+    values = [keras.layers.Input(network.inputs[0])]
+    made: dict[int, Any] = {}
+    variables: dict[str, Any] = {}
+    for layer, call in network.steps():
+        inputs = [shapes[value] for value in call.inputs]
+        if call.layer not in made:
+            trainable = frozen.isdisjoint(layer.tensors(*inputs))
+            made[call.layer] = make_layer(layer, call.layer, inputs[0], penalties, trainable)
+        first, *others = (values[value] for value in call.inputs)
+        values.append(made[call.layer]([first, *others] if others else first))
+        variables |= variables_of(layer, made[call.layer])
+    return keras.Model(values[0], values[network.outputs[0]]), variables

@@ -93,6 +93,11 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"network {self.name[:60]!r}: tensor {name[:80]!r} is {_shown(expected.get(name))} in the table, "
                 f"and {_shown(found.get(name))} in the layers"
             )
+        kinds = {spec.name: spec.kind for spec in table}
+        for layer, call in self.steps():
+            held = layer.tensors(*(shapes[value] for value in call.inputs))
+            if len({kinds[name] is TensorClass.FROZEN for name in held}) == 2:
+                layer.refuse("is frozen in part; freeze the whole layer, or none of it")
         for spec in table:
             moves = _moves(owners[spec.name][1], spec.name)
             if spec.kind is TensorClass.INTEGER or (spec.kind is TensorClass.STATISTICS and not moves):

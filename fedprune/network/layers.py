@@ -175,8 +175,8 @@ class GlobalPooling(Layer, frozen=True, kw_only=True, tag="global-pooling"):
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)
-        if len(x) < 2:
-            self.refuse(f"takes places and channels, not the shape {list(x)}")
+        if len(x) not in (2, 3):
+            self.refuse(f"takes channels and one or two axes of places, not the shape {list(x)}")
         return ((1,) * (len(x) - 1) if self.keep_axes else ()) + x[-1:]
 
 
@@ -203,6 +203,8 @@ class BatchNormalization(Layer, frozen=True, kw_only=True, tag="batch-normalizat
         (x,) = self.take(inputs, 1)
         if not x:
             self.refuse("takes channels, not single numbers")
+        if self.unbiased and len(x) != 3:
+            self.refuse(f"has an unbiased variance, which is of images, not of the shape {list(x)}")
         return x
 
 

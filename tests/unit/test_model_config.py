@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from export.config_check import check_model_config
 from fedprune.errors import TaskError
-from fedprune.keras.config_check import check_model_config
 
 
 def layer(class_name: str, module: str | None = "keras.layers", /, **config: Any) -> dict[str, Any]:
