@@ -56,7 +56,7 @@ class LiteRTTrainer:
         self._slots_form = form_of(self._slots(zeros, full_mask(task.table)))
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        """Train `steps_per_round` full batches of the graph's, drawn from `work.keyed`. That `data` fit the task is the caller's care.
+        """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
         Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails;

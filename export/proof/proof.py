@@ -2,9 +2,9 @@
 are large or small.
 
 At each step both start from equal weights. What is asked of the graph is to be as near to the truth as rounding allows
-(`reference`). Where an activation lies within a rounding error of a kink (of ReLU or a maximum), it may fall on the wrong
-side; so a step that fails is tried again with other examples. A mistake that every batch meets fails every time; one on
-a branch that few batches take may pass.
+(`reference`). Where an activation lies within a rounding error of a kink (of ReLU or a maximum), it may fall on the
+wrong side; so a step that fails is tried again with other examples. A mistake that every batch meets fails every time;
+one on a branch that few batches take may pass.
 Importing this module imports TensorFlow.
 """
 

@@ -102,7 +102,7 @@ class _Model:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
         gradients = tape.gradient(loss, variables)
         names = list(case.weights)
-        after = {name: array for name, array in zip(names, self._model.get_weights(), strict=True)}
+        after = dict(zip(names, self._model.get_weights(), strict=True))
         trained = [name for name, is_trained in zip(names, self._trained, strict=True) if is_trained]
         statistics = {name: after[name] for name in names if name not in trained}
         for row, (layer, momentum) in self._unbiased.items():
@@ -170,9 +170,7 @@ def _copy(model: Any, dtype: str) -> Any:
 
 
 def _leaves(model: Any) -> list[Any]:
-    return [
-        layer for layer in model.submodules if isinstance(layer, keras.layers.Layer) and not _is_model(layer)
-    ]
+    return [layer for layer in model.submodules if isinstance(layer, keras.layers.Layer) and not _is_model(layer)]
 
 
 def _is_model(layer: Any) -> bool:

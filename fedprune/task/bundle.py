@@ -5,8 +5,8 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ==========================  =========================================================================
 ``task.json``               the `Task`: tensor table, training, pruning, and the digest of each other member
 ``network.json``            the description of the network: see `fedprune.network.description`
-``graphs.json``             if it is there, devices can train without TensorFlow: the digests of the training graphs that
-                            they write, and what finds wrong kernels, see `fedprune.runtime.self_check`
+``graphs.json``             if it is there, devices can train without TensorFlow: the digests of the training graphs
+                            that they write, and what finds wrong kernels, see `fedprune.runtime.self_check`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed
 ==========================  =========================================================================
 
