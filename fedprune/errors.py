@@ -14,7 +14,8 @@
     │   └── OutputLost           (system.output) standard output is closed or full, or its reader has gone
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
     ├── TrainingError         9  a trainer that could not train
-    │   └── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
+    │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
+    │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
     └── ExportError          10  a model that could not be exported or benchmarked
 
 The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree

@@ -229,6 +229,22 @@ def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, 
         assert "Traceback" not in agent.stderr
 
 
+@needs_mosquitto
+@pytest.mark.parametrize("scale", [1e6, 1e30])
+def test_training_that_diverges_on_one_device_tells_the_scale_of_its_data_on_both_sides(
+    site: Site, scale: float
+) -> None:
+    config = site.agent("pi-1")
+    good = examples(24, 1)
+    _npz(site.path / "pi-1.npz", x=good.x / np.abs(good.x).max() * np.float32(-scale), y=good.y)
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
+    with Child("aggregator", federation) as aggregator, Child("agent", "--config", config) as agent:
+        for said in (agent.says("cannot train: "), aggregator.says("pi-1 cannot do round 1: ")):
+            assert "training diverged: " in said
+            assert "lower the task's learning rate, or scale this device's examples as the others': their" in said
+            assert f"largest |x| is {scale:.3g}" in said
+
+
 # Configuration
 
 
