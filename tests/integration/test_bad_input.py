@@ -307,6 +307,16 @@ def test_files_that_are_no_toml(tmp_path: Path, text: str | None) -> None:
         assert str(path) in refusal(CONFIGURATION, *command, path)
 
 
+def test_files_that_notepad_has_saved_are_read(tmp_path: Path) -> None:
+    """With a byte order mark and Windows' ends of lines. In UTF-16 they are refused with what to do."""
+    path = tmp_path / "settings.toml"
+    for command in (["aggregator"], ["agent", "--config"], ["task", "build", "--out", str(tmp_path / "x")]):
+        path.write_bytes(b"\xef\xbb\xbfnmae = 'x'\r\n")
+        assert re.search("'nmae' unknown|name is missing", run(*command, path)[1])
+        path.write_text("name = 'x'", "utf-16")
+        assert refusal(CONFIGURATION, *command, path) == f"{path}: not text in UTF-8; save it in UTF-8"
+
+
 # Folders where files should be, and the other way round
 
 
