@@ -61,5 +61,10 @@ class Authority:
         return certificate, key
 
 
+def encrypt(key: Path, password: str) -> None:
+    """Let the key in this file need a password."""
+    _openssl("ec", "-aes128", "-in", key, "-out", key, "-passout", f"pass:{password}")
+
+
 def _openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -370,7 +370,9 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
+            context.load_cert_chain(tls.certificate, tls.key, password="")  # else OpenSSL asks whom it takes for a user
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"broker.tls: {error.strerror or error}; are these PEM files?") from error
+        raise ConfigurationError(
+            f"broker.tls: {error.strerror or error}; are these PEM files, and is the key without a password?"
+        ) from error
     return context

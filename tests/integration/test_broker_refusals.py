@@ -20,7 +20,7 @@ from fedprune.wire.broker import Broker, Tls
 from fedprune.wire.transport import MqttLink
 from tests.brokers import MISSING, OPEN, Mosquitto
 from tests.certificates import MISSING as NO_OPENSSL
-from tests.certificates import Authority
+from tests.certificates import Authority, encrypt
 from tests.federations import Site
 from tests.links import PATIENCE_S, connected
 from tests.processes import Child, run
@@ -28,7 +28,7 @@ from tests.processes import Child, run
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 needs_openssl = pytest.mark.skipif(bool(NO_OPENSSL), reason=NO_OPENSSL)
 
-BROKER = 6
+CONFIGURATION, BROKER = 3, 6
 CONNACK, SUBACK = 0x20, 0x90
 
 
@@ -78,6 +78,20 @@ def test_a_client_certificate_that_the_broker_does_not_take_is_named(tmp_path: P
         tls = Tls(ca=str(authority.ca), certificate=str(certificate), key=str(key))
         broker = Broker(url=f"mqtts://127.0.0.1:{mosquitto.port}", tls=tls)
         assert f"TLS: it does not take {certificate} (TLSV1_ALERT_UNKNOWN_CA)" in refusal(broker)
+
+
+@needs_openssl
+def test_a_key_that_needs_a_password_is_refused_and_nobody_is_asked_for_it(
+    tmp_path: Path, tiny_task: Path, authority: Authority
+) -> None:
+    certificate, key = authority.issue("pi-1", host="DNS:pi-1")
+    encrypt(key, "open sesame")
+    site, url = Site(tmp_path, "mqtts://127.0.0.1", tiny_task), "mqtts://127.0.0.1"
+    for command in commands(site, {"url": url, "tls": {"certificate": str(certificate), "key": str(key)}}):
+        code, said = run(*command)
+        assert code == CONFIGURATION, said
+        assert said.endswith("are these PEM files, and is the key without a password?\n")
+        assert "pass phrase" not in said
 
 
 @needs_openssl

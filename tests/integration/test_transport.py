@@ -454,7 +454,8 @@ def test_pem_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     ):
         broker = Broker(url="mqtts://127.0.0.1", tls=tls).relative_to(tmp_path)
         with pytest.raises(
-            ConfigurationError, match=r"broker\.tls: .*(missing\.pem: there is no such file|PEM files\?)"
+            ConfigurationError,
+            match=r"broker\.tls: .*(missing\.pem: there is no such file|PEM files, and is the key without a password\?)",
         ):
             MqttLink(broker, "test", queue.SimpleQueue())
 
