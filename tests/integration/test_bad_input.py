@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -224,6 +225,23 @@ def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, 
         assert said in aggregator.says("pi-1 cannot do round 1: ")
         assert aggregator.ends() == TRAINING
         assert "1 agents failed and none succeeded" in line_of(aggregator.stderr)
+        agent.interrupt()
+        assert agent.ends() == 130
+        assert "Traceback" not in agent.stderr
+
+
+@needs_mosquitto
+def test_an_agent_fails_with_the_name_of_a_file_whatever_bytes_are_in_it(site: Site) -> None:
+    """Messages hold text. A file's name need not be text."""
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
+    data = site.path / os.fsdecode(b"caf\xe9.npz")
+    config = site.agent("pi-1")
+    (site.path / "pi-1.npz").rename(data)
+    with Child("agent", "--config", config, "--data", data) as agent:
+        agent.says("connected")
+        data.write_bytes(b"noise")
+        with Child("aggregator", federation) as aggregator:
+            assert r"xe9.npz: not a readable .npz" in aggregator.says("pi-1 cannot do round 1: ")
         agent.interrupt()
         assert agent.ends() == 130
         assert "Traceback" not in agent.stderr
