@@ -85,20 +85,26 @@ def wake_at(state: RoundState) -> float | None:
 
 def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
     deadline = now + state.plan.gather_s if state.deadline is None else state.deadline
-    state = replace(state, deadline=deadline, serving=state.serving.drained())
-    return state, (Publish(manifest(state)),)
+    state, trouble = _reconnect(replace(state, deadline=deadline))
+    return state, (Publish(manifest(state)), *trouble)
 
 
 def _connect_training(state: RoundState, _: Connected, now: float) -> Step:
     deadline = now + state.plan.deadline_s if state.deadline is None else state.deadline
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
-    state = replace(state, deadline=deadline, answer_by=answer_by, serving=state.serving.drained())
+    state, trouble = _reconnect(replace(state, deadline=deadline, answer_by=answer_by))
     state, actions = _merge_if_complete(state)
-    return state, (Publish(manifest(state)), *actions)
+    return state, (Publish(manifest(state)), *trouble, *actions)
 
 
 def _announce(state: RoundState, _: Connected, __: float) -> Step:
-    return state, (Publish(manifest(state)),)
+    state, trouble = _reconnect(state)
+    return state, (Publish(manifest(state)), *trouble)
+
+
+def _reconnect(state: RoundState) -> Step:
+    serving, trouble = state.serving.reconnected()
+    return replace(state, serving=serving), (Warn(trouble),) if trouble else ()
 
 
 def _drain(state: RoundState, _: LinkDrained, now: float) -> Step:

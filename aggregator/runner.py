@@ -198,9 +198,10 @@ class AggregatorRunner:
         match action:
             case Send(agent, message):
                 self._publish(self._topics.down(agent, kind_of(message)), encode(message))
-            case SendChunk(content, index, agent):
+            case SendChunk(content, index, chunk_bytes, agent):
                 topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
-                self._publish(topic, encode(chunk_of(self._contents[content.digest], content.digest, index)))
+                chunk = chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes)
+                self._publish(topic, encode(chunk))
             case Publish(manifest):
                 self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
                 if manifest.done:

@@ -52,8 +52,8 @@ def main(agents: int, megabytes: float, rate: float, cut_every: float, broker: s
         with SlowLinks(port, rate * 1000, cut_every) as links:
             figures = measure(port, links, agents, int(megabytes * 1e6))
     click.echo(
-        "{0.seconds:.0f} s, {0.cuts} cuts: gateway +{0.gateway_mb:.1f} MB, published {0.published:.2f} copies, "
-        "each agent received {0.received:.2f}".format(figures)
+        f"{figures.seconds:.0f} s, {figures.cuts} cuts: gateway +{figures.gateway_mb:.1f} MB, "
+        f"published {figures.published:.2f} copies, each agent received {figures.received:.2f}"
     )
     write_json(figures, target)
     settle(

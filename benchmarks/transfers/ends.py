@@ -6,8 +6,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +17,6 @@ from aggregator.round_state import Model, Plan, Said
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import Limits
 from edge_agent.history import Durations, RoundsDone
-from fedprune.errors import ProtocolError
 from fedprune.system.usage import peak_memory_mb
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
@@ -31,7 +30,7 @@ TOPICS = Topics("transfers")
 _TASK = content_of(b"a task that every agent has")
 _ROOM = Limits(max_task_bytes=2**31, max_model_bytes=2**31)
 _HOURS = 1e5
-_PIECE_BYTES = 2**20
+_END = "end"
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -43,45 +42,56 @@ class Served(msgspec.Struct, frozen=True):
 
 def serve(url: str, size: int, agents: int, pipe: Connection) -> None:
     """Be the gateway: tell through `pipe` once the link is up, serve until told to end, and tell what was `Served`."""
-    blob = _model(size)
-    content = content_of(blob)
-    state = round_state.resume(
-        _plan(agents), Model(content, b"w" * 32), 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}
-    )
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=lambda: events.put(pipe.recv()), daemon=True).start()
-    published = 0
+    blob = _model(size)
     with MqttLink(Broker(url=url), TOPICS.aggregator_client, events) as link:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark counts from now on
         before = peak_memory_mb()
-        link.subscribe(TOPICS.all_up)
-        for event in _taken(events, lambda: round_machine.wake_at(state)):
-            match event:
-                case LinkUp():
-                    link.subscribe(TOPICS.all_up)
-                    told: Any = round_state.Connected()
-                    pipe.send("up")
-                case Drained():
-                    told = round_state.LinkDrained()
-                case Delivery(topic, payload):
-                    agent, kind = TOPICS.parse_up(topic)
-                    told = Said(agent, decode(UPLINK[kind], payload))
-                case None:
-                    told = round_state.Ticked()
-                case LinkDown():
-                    continue
-                case _:
-                    break
-            for each in (told, round_state.Ticked()):
-                state, actions = round_machine.step(state, each, time.monotonic())
-                for action in actions:
-                    match action:
-                        case SendChunk(peer=peer, index=index):
-                            topic = TOPICS.content(content.digest) if peer is None else TOPICS.down(peer, "chunk")
-                            chunk = chunk_of(blob, content.digest, index, action.chunk_bytes)
-                            published += link.publish(topic, encode(chunk))
-                        case round_state.Send(agent, message):
-                            link.publish(TOPICS.down(agent, kind_of(message)), encode(message))
-        pipe.send(Served(round(peak_memory_mb() - before, 1), published))
+        gateway = _Gateway(link, blob, agents)
+        while True:
+            event = _next(events, round_machine.wake_at(gateway.state))
+            if event == _END:
+                break
+            gateway.handle(event)
+            if isinstance(event, LinkUp):
+                pipe.send("up")
+        pipe.send(Served(round(peak_memory_mb() - before, 1), gateway.published_bytes))
+
+
+class _Gateway:
+    """The rounds' machine, with one content to serve."""
+
+    def __init__(self, link: MqttLink, blob: bytes, agents: int) -> None:
+        self._link, self._blob, self._content = link, blob, content_of(blob)
+        model = Model(self._content, b"w" * 32)
+        self.published_bytes = 0
+        self.state = round_state.resume(
+            _plan(agents), model, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}
+        )
+
+    def handle(self, event: Any) -> None:
+        match event:
+            case LinkUp():
+                self._link.subscribe(TOPICS.all_up)
+                self._step(round_state.Connected())
+            case Drained():
+                self._step(round_state.LinkDrained())
+            case Delivery(topic, payload):
+                agent, kind = TOPICS.parse_up(topic)
+                self._step(Said(agent, decode(UPLINK[kind], payload)))
+        self._step(round_state.Ticked())
+
+    def _step(self, event: round_state.Event) -> None:
+        self.state, actions = round_machine.step(self.state, event, time.monotonic())
+        for action in actions:
+            match action:
+                case SendChunk(_, index, chunk_bytes, peer):
+                    topic = TOPICS.content(self._content.digest) if peer is None else TOPICS.down(peer, "chunk")
+                    chunk = chunk_of(self._blob, self._content.digest, index, chunk_bytes)
+                    self.published_bytes += self._link.publish(topic, encode(chunk))
+                case round_state.Send(peer, message):
+                    self._link.publish(TOPICS.down(peer, kind_of(message)), encode(message))
 
 
 def receive(url: str, agents: int, pipe: Connection) -> None:
@@ -101,46 +111,56 @@ def receive(url: str, agents: int, pipe: Connection) -> None:
 
 
 def _fetch(url: str, name: str) -> int:
-    state = agent_state.start(
-        name,
-        CheckIn(examples=100),
-        _ROOM,
-        done=RoundsDone(),
-        durations=Durations(),
-        tasks=frozenset({_TASK.digest}),
-        pending=None,
-    )
-    received = 0
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with MqttLink(Broker(url=url), TOPICS.agent_client(name), events) as link:
-        for event in _taken(events, lambda: state.wake_at):
-            match event:
-                case LinkUp():
-                    for kind in DOWNLINK:
-                        link.subscribe(TOPICS.down(name, kind))
-                    link.subscribe(TOPICS.round)
-                    told: Any = agent_state.Connected()
-                case LinkDown():
-                    told = agent_state.Disconnected()
-                case Delivery(topic, payload):
-                    told = decode(_kind(topic), payload)
-                    received += len(payload) if isinstance(told, Chunk) else 0
-                case _:
-                    told = agent_state.Ticked()
-            for each in (told, agent_state.Ticked()):
-                try:
-                    state, actions = agent_machine.step(state, each, time.monotonic())
-                except ProtocolError:
-                    continue
-                for action in actions:
-                    match action:
-                        case agent_state.Send(message):
-                            link.publish(TOPICS.up(name, kind_of(message)), encode(message))
-                        case agent_state.Follow(digest):
-                            link.subscribe(TOPICS.content(digest))
-                        case agent_state.Train():
-                            return received
-    raise AssertionError
+        agent = _Agent(link, name)
+        while not agent.has_all:
+            agent.handle(_next(events, agent.state.wake_at))
+        return agent.received_bytes
+
+
+class _Agent:
+    """The agent's machine, until it would train."""
+
+    def __init__(self, link: MqttLink, name: str) -> None:
+        self._link, self._name = link, name
+        self.has_all = False
+        self.received_bytes = 0
+        self.state = agent_state.start(
+            name,
+            CheckIn(examples=100),
+            _ROOM,
+            done=RoundsDone(),
+            durations=Durations(),
+            tasks=frozenset({_TASK.digest}),
+            pending=None,
+        )
+
+    def handle(self, event: Any) -> None:
+        match event:
+            case LinkUp():
+                for kind in DOWNLINK:
+                    self._link.subscribe(TOPICS.down(self._name, kind))
+                self._link.subscribe(TOPICS.round)
+                self._step(agent_state.Connected())
+            case LinkDown():
+                self._step(agent_state.Disconnected())
+            case Delivery(topic, payload):
+                message = decode(_kind(topic), payload)
+                self.received_bytes += len(payload) if isinstance(message, Chunk) else 0
+                self._step(message)
+        self._step(agent_state.Ticked())
+
+    def _step(self, event: agent_state.Event) -> None:
+        self.state, actions = agent_machine.step(self.state, event, time.monotonic())
+        for action in actions:
+            match action:
+                case agent_state.Send(message):
+                    self._link.publish(TOPICS.up(self._name, kind_of(message)), encode(message))
+                case agent_state.Follow(digest):
+                    self._link.subscribe(TOPICS.content(digest))
+                case agent_state.Train():
+                    self.has_all = True
 
 
 def _kind(topic: str) -> Any:
@@ -149,22 +169,16 @@ def _kind(topic: str) -> Any:
     return Chunk if "/content/" in topic else DOWNLINK[topic.rpartition("/")[2]]
 
 
-def _taken(events: queue.SimpleQueue[Any], wake_at: Any) -> Iterator[Any]:
-    """The events as they come, and None when the alarm rings."""
-    while True:
-        alarm = wake_at()
-        try:
-            yield events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
-        except queue.Empty:
-            yield None
+def _next(events: queue.SimpleQueue[Any], alarm: float | None) -> Any:
+    """The next event, or None when the alarm rings."""
+    try:
+        return events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+    except queue.Empty:
+        return None
 
 
-def _model(size: int) -> bytearray:
-    """Made piece by piece, so that making it leaves no high-water mark."""
-    chance, blob = random.Random(0), bytearray()
-    while len(blob) < size:
-        blob += chance.randbytes(min(_PIECE_BYTES, size - len(blob)))
-    return blob
+def _model(size: int) -> bytes:
+    return random.Random(0).randbytes(size)
 
 
 def _plan(agents: int) -> Plan:

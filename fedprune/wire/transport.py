@@ -59,7 +59,7 @@ class MqttLink:
     def __init__(
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
-        self._broker = broker
+        self._settings = broker
         self._client_id = client_id
         self._will = will
         self._tls = _tls_context(broker.tls) if broker.uses_tls else None
@@ -73,6 +73,7 @@ class MqttLink:
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
         self._cut_off = LimitedLog(_log, per_minute=1)
+        self._unacknowledged = 0
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> MqttLink:
@@ -83,11 +84,15 @@ class MqttLink:
             self._refuse("no answer; is this an MQTT broker?")
         if self._refusal is not None:
             self.close()
-            raise BrokerError(f"broker {self._broker.url}: {self._refusal}")
+            raise BrokerError(f"broker {self._settings.url}: {self._refusal}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def broker(self) -> str:
+        return self._settings.url
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         if self._outbox.put(Publication(topic, payload, retain)):
@@ -133,21 +138,21 @@ class MqttLink:
         """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
         client = self._new_client()
         try:
-            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+            client.connect(self._settings.host, self._settings.port, _KEEPALIVE_S)
         except UnicodeError as error:
-            raise BrokerError(f"broker {self._broker.url}: no host can be called so; check the address") from error
+            raise BrokerError(f"broker {self._settings.url}: no host can be called so; check the address") from error
         except socket.gaierror as error:
-            raise _UnreachableError(f"broker {self._broker.url}: no such host; check the address.") from error
+            raise _UnreachableError(f"broker {self._settings.url}: no such host; check the address.") from error
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise BrokerError(f"broker {self._broker.url}: TLS: {reason}; check broker.tls and the port") from error
+            raise BrokerError(f"broker {self._settings.url}: TLS: {reason}; check broker.tls and the port") from error
         except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
             raise BrokerError(
-                f"broker {self._broker.url}: it hung up while TLS began; does it want mqtt://, and is the port right?"
+                f"broker {self._settings.url}: it hung up while TLS began; does it want mqtt://, and is the port right?"
             ) from error
         except OSError as error:
             raise _UnreachableError(
-                f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"
+                f"broker {self._settings.url}: {error.strerror or error}; is it running there, and the port right?"
             ) from error
         return client
 
@@ -155,8 +160,8 @@ class MqttLink:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = _Client(self._client_id, self._inbox)
         client.connect_timeout = _CONNECT_TIMEOUT_S
-        if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._broker.password())  # it may have been changed
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if self._will is not None:
@@ -187,9 +192,13 @@ class MqttLink:
                 self._cut_off.log(
                     logging.WARNING,
                     "broker %s ends the connection again and again: does another client take the id %s? Two agents "
-                    "of one name would, and two aggregators of one federation",
-                    self._broker.url,
+                    "of one name would, and two aggregators of one federation%s",
+                    self._settings.url,
                     self._client_id,
+                    f". Or does it refuse messages of {self._unacknowledged} bytes, one of which was under way, or "
+                    "retained ones?"
+                    if self._unacknowledged
+                    else "",
                 )
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
@@ -258,6 +267,7 @@ class MqttLink:
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         was_up = self._outbox.is_open
+        self._unacknowledged = self._outbox.largest_unacknowledged
         self._outbox.close()
         if not self._answered.is_set():
             self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")
@@ -267,15 +277,17 @@ class MqttLink:
     def _refuse(self, why: str) -> None:
         """The first connection fails for this reason; a later one is tried again."""
         if self._answered.is_set():
-            _log.warning("broker %s: %s", self._broker.url, why)
+            _log.warning("broker %s: %s", self._settings.url, why)
         else:
             self._refusal = why
             self._answered.set()
 
     def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            who = self._broker.username or "clients without a user name"
-            self._events.put(BrokerError(f"broker {self._broker.url}: {who} may not subscribe; check its access list"))
+            who = self._settings.username or "clients without a user name"
+            self._events.put(
+                BrokerError(f"broker {self._settings.url}: {who} may not subscribe; check its access list")
+            )
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):

@@ -27,7 +27,7 @@ _BATCH = 20
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
-    monkeypatch.setattr(transfer, "CHUNK_BYTES", 600)
+    monkeypatch.setattr(transfer, "CHUNK_SIZES", (640, 80, 10))
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.agent_state import (
@@ -21,7 +22,7 @@ from edge_agent.agent_state import (
     Unfollow,
     Warn,
 )
-from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Content, Failed, Need
+from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Assignment, Content, Failed, Need
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
 from fedprune.wire.transfer import CHUNK_BYTES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
@@ -44,10 +45,14 @@ def sent(actions: tuple[Any, ...]) -> list[int]:
     return [index for action in actions if isinstance(action, SendUpdate) for index in action.indexes]
 
 
+def large_assignment() -> Assignment:
+    return msgspec.structs.replace(assignment(model=LARGE), seconds_left=10_000.0)
+
+
 def fetching_large() -> Agent:
     agent = Agent(started(limits=Limits(10**9, 10**9), tasks=frozenset({TASK.digest})))
     agent.gets(Connected(), manifest())
-    assert asked(agent.gets(assignment(model=LARGE))) == list(range(FIRST_WINDOW))
+    assert asked(agent.gets(large_assignment())) == list(range(FIRST_WINDOW))
     return agent
 
 
@@ -74,7 +79,7 @@ def test_a_large_model_is_fetched_in_windows_and_no_chunk_is_asked_for_twice() -
     for chunk in chunks(BLOB):
         agent.now += 0.1
         wanted += asked(agent.gets(chunk))
-        agent.gets(manifest(), assignment(model=LARGE), Ticked())
+        agent.gets(manifest(), large_assignment(), Ticked())
 
     assert wanted == list(range(COUNT))
     assert agent.state.phase is Phase.TRAINING
@@ -87,7 +92,7 @@ def test_after_a_reconnection_what_is_missing_is_asked_for_once() -> None:
     actions = agent.gets(Connected())
 
     assert Follow(LARGE.digest) in actions
-    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW))
+    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW // 2))
     assert agent.gets(manifest()) == ()
 
 
@@ -97,7 +102,7 @@ def test_a_gateway_that_was_started_again_is_told_again_what_is_missing() -> Non
 
     actions = agent.gets(manifest(incarnation=2))
 
-    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW))
+    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW // 2))
     assert Send(agent.state.offer) in actions
     assert agent.gets(manifest(incarnation=2)) == ()
 
@@ -110,7 +115,7 @@ def test_a_slow_link_is_waited_for_whatever_the_agents_name() -> None:
             agent.now += 15.0  # 64 kbit/s
             actions = agent.gets(Ticked(), chunk)
             assert len(asked(actions)) == len(set(asked(actions)))
-        assert agent.state.pace == 15.0
+        assert agent.state.link.pace == 15.0
         assert agent.state.wake_at is not None
         assert agent.state.wake_at - agent.now >= 60.0
 
@@ -166,7 +171,7 @@ def test_the_first_window_of_an_update_follows_its_submit_unasked() -> None:
     said, pushed = agent.gets(TrainingDone(1, submit(update=LARGE)))
 
     assert said == Send(submit(update=LARGE))
-    assert pushed == SendUpdate(tuple(range(FIRST_WINDOW)))
+    assert pushed == SendUpdate(tuple(range(FIRST_WINDOW)), CHUNK_BYTES)
 
 
 def test_bursts_wait_for_the_link() -> None:

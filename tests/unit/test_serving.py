@@ -18,7 +18,7 @@ from fedprune.wire.serving import (
     SendChunk,
     Serving,
 )
-from fedprune.wire.transfer import CHUNK_BYTES, MAX_WINDOW, chunk_count, pack_bitmap
+from fedprune.wire.transfer import CHUNK_BYTES, MAX_WINDOW, chunk_count, need_of
 from tests.samples import digest
 
 SMALL = Content(digest=digest("small"), size=10)
@@ -26,9 +26,8 @@ LARGE = Content(digest=digest("large"), size=100 * CHUNK_BYTES)
 BOTH = Serving().offer(SMALL).offer(LARGE)
 
 
-def need(content: Content, *indexes: int) -> Need:
-    count = chunk_count(content.size)
-    return Need(digest=content.digest, missing=pack_bitmap(indexes or range(count), count))
+def need(content: Content, *indexes: int, chunk_bytes: int = CHUNK_BYTES) -> Need:
+    return need_of(content, indexes or range(chunk_count(content.size, chunk_bytes)), chunk_bytes)
 
 
 def sent(chunks: tuple[SendChunk, ...]) -> set[tuple[int, str | None]]:
