@@ -30,6 +30,10 @@ STALLED_UPLOAD_S = 120.0
 """Seconds without a chunk after which an update on its way in gives up its room, if others want it."""
 
 
+ANSWERED_IN_S = 1.0
+"""Seconds in which an agent that was asked for chunks has sent some, if it can."""
+
+
 def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
     """Say what the book says of an update that is not to be taken now."""
     submit = said.message
@@ -131,7 +135,9 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     """Receive the update, or say again what of it is missing, or that there is no room for it yet."""
     upload = state.uploads.get(agent)
     if upload is not None and upload.submit.update == submit.update:
-        receiving, need = upload.receiving.ask_again(now, is_heard=True)
+        # Where the agent submits once more after it was asked for chunks, and a while to send them, they may not pass.
+        is_heard = upload.receiving.unanswered > 0 and now - upload.receiving.heard_at >= ANSWERED_IN_S
+        receiving, need = upload.receiving.ask_again(now, is_heard=is_heard)
         uploads = state.uploads.insert(agent, replace(upload, receiving=receiving))
         return replace(state, uploads=uploads), (Send(agent, need), *_trouble(agent, upload.receiving, receiving))
     state, member = drop_upload(state, agent), state.cohort.members[agent]

@@ -60,6 +60,10 @@ class Topics:
     def down(self, agent: str, kind: str) -> str:
         return f"fedprune/{self.federation}/down/{agent}/{kind}"
 
+    @property
+    def all_down(self) -> str:
+        return f"fedprune/{self.federation}/down/#"
+
     def status(self, agent: str) -> str:
         return f"fedprune/{self.federation}/status/{agent}"
 

@@ -24,8 +24,8 @@ in the first one, and in a smaller one where that does not come: 15 kB, then 2 k
 ENVELOPE_BYTES = 256
 """Of a message, at most, beside a chunk's data."""
 
-FIRST_WINDOW = 8
-"""Chunks asked for at first, 1 MB."""
+FIRST_WINDOW = 4
+"""Chunks asked for at first, 0.5 MB."""
 
 MIN_WINDOW = 2
 """Chunks asked for at least: while one comes the next is on its way."""
@@ -33,7 +33,7 @@ MIN_WINDOW = 2
 MAX_WINDOW = 64
 """Chunks asked for at most, 8 MB: what a broker may have to hold for one slow agent."""
 
-UNDER_WAY_S = 4.0
+UNDER_WAY_S = 2.0
 """Seconds, at the pace that was seen, of chunks asked for at once: a cut connection loses them all. An answer takes
 less, so a link is never idle."""
 

@@ -92,7 +92,7 @@ def test_after_a_reconnection_what_is_missing_is_asked_for_once() -> None:
     actions = agent.gets(Connected())
 
     assert Follow(LARGE.digest) in actions
-    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW // 2))
+    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW))
     assert agent.gets(manifest()) == ()
 
 
@@ -102,7 +102,7 @@ def test_a_gateway_that_was_started_again_is_told_again_what_is_missing() -> Non
 
     actions = agent.gets(manifest(incarnation=2))
 
-    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW // 2))
+    assert asked(actions) == list(range(3, 3 + FIRST_WINDOW))
     assert Send(agent.state.offer) in actions
     assert agent.gets(manifest(incarnation=2)) == ()
 

@@ -264,7 +264,7 @@ def test_invented_names_are_given_a_ticket_and_forgotten() -> None:
         (answer,) = gateway.gets(Said(f"invented-{index}", CHECK_IN))
         assert answer.message.ticket == ticket(PLAN.ticket_key, f"invented-{index}")
 
-    given = {"tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
+    given = {"strangers": TICKETS_PER_S, "tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
     assert gateway.state == replace(before, **given)
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, CHECK_IN)
