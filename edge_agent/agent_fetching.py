@@ -209,9 +209,9 @@ def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> s
 
 
 def _why_too_slow(state: AgentState, receiving: Receiving, now: float) -> str:
-    """Empty also while too little has come to tell, or if the content would come in half its pace's time."""
+    """Empty also while too little has come to tell, or once half of it has: the deadline may be put off."""
     pace, came = receiving.link.pace, len(receiving.parts)
-    if pace is None or came < FIRST_WINDOW:
+    if pace is None or came < FIRST_WINDOW or 2 * came >= receiving.count:
         return ""
     takes, left = (receiving.count - came) * pace, max(0.0, state.deadline - now)
     if takes <= _HOPELESS * left:

@@ -67,10 +67,10 @@ class Outbox:
             return self._is_open
 
     @property
-    def largest_unacknowledged(self) -> int:
-        """Bytes of the largest payload that was sent and that the broker has not acknowledged; 0 for none."""
+    def unacknowledged(self) -> Publication | None:
+        """The largest publication that was sent and that the broker has not acknowledged."""
         with self._changed:
-            return max((len(publication.payload) for publication in self._sent.values()), default=0)
+            return max(self._sent.values(), key=lambda publication: publication.cost, default=None)
 
     def put(self, command: Command) -> bool:
         """Put a command in, unless the outbox is closed, or it is a publication that does not fit."""

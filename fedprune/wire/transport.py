@@ -41,6 +41,8 @@ _CLOSE_S = 5.0
 _LASTING_S = 30.0
 _SHORT_LIVED = 3
 """Connections in a row that did not last, before people are told of the likely reason."""
+_LARGE_BYTES = 1024
+"""A message that some brokers may be set not to take."""
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _LOOK_UP_S = 1.0
 """Seconds after which an idle connection is checked for signs of life."""
@@ -73,7 +75,7 @@ class MqttLink:
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
         self._cut_off = LimitedLog(_log, per_minute=1)
-        self._unacknowledged = 0
+        self._unacknowledged: Publication | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> MqttLink:
@@ -195,10 +197,7 @@ class MqttLink:
                     "of one name would, and two aggregators of one federation%s",
                     self._settings.url,
                     self._client_id,
-                    f". Or does it refuse messages of {self._unacknowledged} bytes, one of which was under way, or "
-                    "retained ones?"
-                    if self._unacknowledged
-                    else "",
+                    self._suspect(),
                 )
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
@@ -210,6 +209,14 @@ class MqttLink:
                     break
             if self._closing.is_set():
                 return
+
+    def _suspect(self) -> str:
+        """What the broker may refuse, by what was under way when it hung up."""
+        sent = self._unacknowledged
+        if sent is None or not (sent.retain or len(sent.payload) >= _LARGE_BYTES):
+            return ""
+        retained = "retained " if sent.retain else ""
+        return f". Or does it refuse a {retained}message of {len(sent.payload)} bytes, which was under way?"
 
     def _serve(self, client: _Client) -> None:
         """Read, write and keep alive one connection until it ends."""
@@ -267,7 +274,7 @@ class MqttLink:
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         was_up = self._outbox.is_open
-        self._unacknowledged = self._outbox.largest_unacknowledged
+        self._unacknowledged = self._outbox.unacknowledged
         self._outbox.close()
         if not self._answered.is_set():
             self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")

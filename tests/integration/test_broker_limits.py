@@ -17,7 +17,7 @@ from tests.processes import Child
 LIMIT = 20_000
 """Bytes that the small brokers take; a full chunk has more, the next smaller size less."""
 
-ALONE = {"rounds": {"count": 2, "cohort": 1, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 10.0}}
+ALONE = {"rounds": {"count": 2, "cohort": 1, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 5.0}}
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -42,7 +42,7 @@ def access(path: Path, *rules: str) -> tuple[str, ...]:
 
 
 def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(tmp_path: Path, tiny_task: Path) -> None:
-    """The one drops what is too large and acknowledges it, the other hangs up. Both at once: it takes their patience."""
+    """The one drops what is too large and acknowledges it, the other hangs up. Both at once: it takes patience."""
     assert CHUNK_SIZES[0] > LIMIT > CHUNK_SIZES[1]
     with ExitStack() as both:
         pairs = [
@@ -54,3 +54,52 @@ def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(tmp_path: Path,
             assert f"asking for chunks of {CHUNK_SIZES[1]}" in said
             assert [aggregator.reports()["agents"] for _ in range(2)] == [1, 1]
             assert aggregator.ends() == 0
+
+
+def test_an_agent_whose_federation_is_misspelt_says_where_it_asked(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    site = Site(tmp_path, mosquitto.url, tmp_path)
+    with Child("agent", "--config", site.agent("pi-1", federation="misspelt")) as agent:
+        said = agent.says("have no answer")
+    assert f"federation 'misspelt' at {mosquitto.url}" in said
+    assert "on fedprune/misspelt/up/" in said
+    assert "no manifest on fedprune/misspelt/round" in said
+
+
+def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: Path, tiny_task: Path) -> None:
+    """All at once, since each takes a few unanswered asks."""
+    mine, status = f"fedprune/{NAME}", f"readwrite fedprune/{NAME}/status/#"
+    lists = {
+        "up": (f"readwrite {mine}/round", f"readwrite {mine}/down/#", status),
+        "down": (f"readwrite {mine}/round", f"readwrite {mine}/up/#", status),
+        "chunks": (
+            f"readwrite {mine}/round",
+            f"readwrite {mine}/up/#",
+            *(f"readwrite {mine}/down/+/{kind}" for kind in ("assignment", "need", "accepted", "rejected")),
+            status,
+        ),
+    }
+    with ExitStack() as all_of_them:
+        pairs = {}
+        for name, rules in lists.items():
+            settings = access(tmp_path / f"{name}.acl", *rules)
+            pairs[name] = all_of_them.enter_context(federation(tmp_path / name, tiny_task, *settings))
+
+        aggregator, agent = pairs["up"]
+        assert f"publish on {mine}/up/#" in aggregator.says("nobody has checked in for")
+        assert "does the aggregator run, and may this agent publish there" in agent.says("have no answer")
+        aggregator, agent = pairs["down"]
+        assert f"publish on {mine}/down/#" in aggregator.says("none shows the ticket")
+        assert f"and read {mine}/down/pi-1/#" in agent.says("have no answer")
+        aggregator, agent = pairs["chunks"]
+        assert f"let this agent read {mine}/content/# and {mine}/down/pi-1/#" in agent.says("nothing came of a content")
+
+
+def test_a_manifest_that_the_broker_does_not_take_is_said(tmp_path: Path, tiny_task: Path) -> None:
+    mine = f"fedprune/{NAME}"
+    settings = access(
+        tmp_path / "acl",
+        f"read {mine}/round",
+        *(f"readwrite {mine}/{topics}" for topics in ("up/#", "down/#", "content/#", "status/#")),
+    )
+    with federation(tmp_path / "run", tiny_task, *settings) as (aggregator, _):
+        assert f"publish on {mine}/round, retained" in aggregator.says("the manifest does not come back")

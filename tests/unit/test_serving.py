@@ -10,6 +10,7 @@ from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Content, Need
 from fedprune.wire.serving import (
     BURST_CHUNKS,
+    FOLLOWING_S,
     FREE_COPIES,
     GATHER_S,
     LONGEST_SLOW_S,
@@ -18,7 +19,7 @@ from fedprune.wire.serving import (
     SendChunk,
     Serving,
 )
-from fedprune.wire.transfer import CHUNK_BYTES, MAX_WINDOW, chunk_count, need_of
+from fedprune.wire.transfer import CHUNK_BYTES, CHUNK_SIZES, ENVELOPE_BYTES, MAX_WINDOW, chunk_count, need_of
 from tests.samples import digest
 
 SMALL = Content(digest=digest("small"), size=10)
@@ -161,3 +162,91 @@ def test_the_longest_wait_is_bounded() -> None:
 
     account = serving.accounts[SMALL.digest]["greedy"]
     assert account.slowed_until - 49 * 2 * LONGEST_SLOW_S <= LONGEST_SLOW_S
+
+
+def test_a_chunk_is_broadcast_only_where_more_than_half_of_those_that_follow_lack_it() -> None:
+    serving = BOTH
+    for peer in "abcde":
+        serving = serving.ask(peer, need(LARGE, 0), 0.0, expected=9)
+    serving, chunks = serving.serve(GATHER_S)
+    assert sent(chunks) == {(0, None)}
+
+    for peer in "ab":
+        serving = serving.ask(peer, need(LARGE, 1), 1.0, expected=9)
+    for peer in "cde":
+        serving = serving.ask(peer, need(LARGE, 2), 1.0, expected=9)
+
+    assert sent(serving.drained().serve(1.0 + GATHER_S)[1]) == {(1, "a"), (1, "b"), (2, None)}
+
+
+def test_who_has_not_asked_for_a_while_follows_no_longer() -> None:
+    serving = BOTH
+    for peer in "abcde":
+        serving, _ = serving.ask(peer, need(LARGE, 0), 0.0, expected=1).drained().serve(0.0)
+    later = 2 * FOLLOWING_S
+    for peer in "ab":
+        serving = serving.ask(peer, need(LARGE, 1), later, expected=9)
+
+    assert sent(serving.drained().serve(later + GATHER_S)[1]) == {(1, None)}
+
+
+def test_chunks_for_many_peers_one_by_one_leave_in_bursts_too() -> None:
+    serving, peers = BOTH, [f"peer-{index}" for index in range(100)]
+    for peer in peers:
+        serving = serving.ask(peer, need(LARGE, 0), 0.0, expected=1000)
+    serving, _ = serving.serve(GATHER_S)
+    for peer in peers[:40]:
+        serving = serving.ask(peer, need(LARGE, 1), 1.0, expected=1000)
+    served: list[str | None] = []
+    while serving.requests:
+        serving, chunks = serving.drained().serve(2.0)
+        assert len(chunks) <= BURST_CHUNKS
+        served += (chunk.peer for chunk in chunks)
+
+    assert sorted(str(peer) for peer in served) == sorted(peers[:40])
+
+
+def hang_up(serving: Serving, now: float) -> tuple[Serving, str]:
+    """A peer asks, and the connection ends while the burst is under way."""
+    serving, chunks = serving.ask("a", need(LARGE, 0), now, expected=1).serve(now)
+    assert chunks
+    return serving.reconnected()
+
+
+def test_a_broker_that_hangs_up_on_chunk_after_chunk_is_sent_smaller_ones() -> None:
+    serving, said = hang_up(BOTH, 0.0)
+    assert said == ""
+    serving, said = hang_up(serving, 100.0)
+    assert f"hung up 2 times in a row on chunks of {CHUNK_BYTES} bytes" in said
+
+    _, chunks = serving.ask("a", need(LARGE, 3), 200.0, expected=1).serve(200.0)
+
+    assert {(chunk.chunk_bytes, chunk.index) for chunk in chunks} == {
+        (CHUNK_SIZES[1], index) for index in range(24, 32)
+    }
+
+
+def test_what_the_broker_took_in_between_shows_that_the_chunks_are_not_too_large() -> None:
+    serving, _ = hang_up(BOTH, 0.0)
+    serving, _ = serving.ask("a", need(LARGE, 0), 100.0, expected=1).serve(100.0)
+    serving, said = hang_up(serving.drained(), 200.0)
+
+    assert (said, serving.chunk_bytes) == ("", CHUNK_BYTES)
+    assert serving.reconnected() == (serving, ""), "nothing was under way"
+
+
+def test_below_the_smallest_chunks_it_is_said_what_a_broker_must_allow() -> None:
+    serving, lines = BOTH, []
+    for step in range(12):
+        serving, said = hang_up(serving, step * LONGEST_SLOW_S)
+        lines.append(said)
+
+    assert serving.chunk_bytes == CHUNK_SIZES[-1]
+    assert f"it must take messages of {CHUNK_SIZES[-1] + ENVELOPE_BYTES} bytes" in lines[-1]
+
+
+def test_who_asks_for_smaller_chunks_gets_them() -> None:
+    asked = need(LARGE, 5, chunk_bytes=CHUNK_SIZES[2])
+    _, chunks = BOTH.ask("a", asked, 0.0, expected=1).serve(0.0)
+
+    assert chunks == (SendChunk(LARGE, 5, CHUNK_SIZES[2], "a"),)
