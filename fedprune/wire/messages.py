@@ -94,11 +94,13 @@ class Assignment(Message, frozen=True, kw_only=True):
 
 class Need(Message, frozen=True, kw_only=True):
     """The chunks that the sender lacks and asks for now, of a content that is cut into chunks of `chunk_bytes`: bit i
-    (least significant first) is chunk i."""
+    (least significant first) is chunk i. `even_if_sent`: also
+    those that were broadcast just now, since they are not on their way to the sender."""
 
     digest: Sha256
     missing: bytes
     chunk_bytes: Count = CHUNK_BYTES
+    even_if_sent: bool = False
 
 
 class Chunk(Message, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ Everything is an immutable value over persistent maps, so that an event costs th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
@@ -38,6 +39,9 @@ STALLED_S = 60.0
 """Seconds after which a burst that the link never reported as drained is taken for lost."""
 
 
+ON_ITS_WAY_S = 10.0
+"""Seconds after a broadcast in which whoever follows need not be sent the chunk again, unless it says so."""
+
 FOLLOWING_S = 30.0
 """Seconds, twice that at most, for which a peer that asked for a content is taken to follow its broadcast."""
 
@@ -65,10 +69,12 @@ class _Account:
     slowed_until: float = 0.0
 
 
-_Requests: TypeAlias = "HashTrieMap[tuple[bytes, int, int], HashTrieSet[str]]"
+_Key: TypeAlias = tuple[bytes, int, int]
+_Requests: TypeAlias = "HashTrieMap[_Key, HashTrieSet[str]]"
 _Accounts: TypeAlias = "HashTrieMap[bytes, HashTrieMap[str, _Account]]"
 _NO_ACCOUNTS: HashTrieMap[str, _Account] = HashTrieMap()
 _NOBODY: HashTrieSet[str] = HashTrieSet()
+_NO_BROADCASTS: HashTrieMap[_Key, float] = HashTrieMap()
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class _Followers:
 
     def __len__(self) -> int:
         return len(self.newer) + len(self.older)
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self.newer or peer in self.older
 
     def at(self, now: float) -> _Followers:
         if now - self.since < FOLLOWING_S:
@@ -98,9 +107,10 @@ _NO_FOLLOWERS: HashTrieMap[bytes, _Followers] = HashTrieMap()
 class Serving:
     """The contents that are offered, by digest, and what was asked for.
 
-    `requests`: by digest, size of chunks and index, the peers that wait for a chunk; `askers`: those peers. `due_at`:
-    when the next burst leaves, None while nothing is asked for or a burst is under way, which then is since `burst_at`.
-    No chunk is larger than `chunk_bytes`; `hang_ups` counts the bursts in a row that ended with the connection.
+    `requests`: by digest, size of chunks and index, the peers that wait for a chunk; `askers`: those peers.
+    `broadcasts`: when a chunk was last sent to all that follow. `due_at`: when the next burst leaves, None while
+    nothing is asked for or a burst is under way, which then is since `burst_at`. No chunk is larger than `chunk_bytes`;
+    `hang_ups` counts the bursts in a row that ended with the connection.
     """
 
     contents: HashTrieMap[bytes, Content] = HashTrieMap()
@@ -108,6 +118,7 @@ class Serving:
     askers: HashTrieSet[str] = _NOBODY
     accounts: _Accounts = HashTrieMap()
     followers: HashTrieMap[bytes, _Followers] = _NO_FOLLOWERS
+    broadcasts: HashTrieMap[_Key, float] = _NO_BROADCASTS
     chunk_bytes: int = field(default_factory=lambda: CHUNK_SIZES[0])
     hang_ups: int = 0
     gathered_at: float | None = None
@@ -125,15 +136,17 @@ class Serving:
 
     def withdraw(self, digest: bytes) -> Serving:
         """Offer a content no longer; what is asked of it is forgotten."""
-        requests = self.requests
+        requests, broadcasts = self.requests, self.broadcasts
         for key in self.requests:
-            if key[0] == digest:
-                requests = requests.remove(key)
+            requests = requests.remove(key) if key[0] == digest else requests
+        for key in self.broadcasts:
+            broadcasts = broadcasts.remove(key) if key[0] == digest else broadcasts
         return replace(
             self,
             contents=self.contents.remove(digest),
             accounts=self.accounts.discard(digest),
             followers=self.followers.discard(digest),
+            broadcasts=broadcasts,
             requests=requests,
             askers=self.askers if requests else _NOBODY,
             gathered_at=self.gathered_at if requests else None,
@@ -154,19 +167,25 @@ class Serving:
         account = accounts.get(peer) or _Account()
         if not indexes or now < account.slowed_until:
             return self
-        requests = self.requests
+        requests, followers = self.requests, (self.followers.get(need.digest) or _Followers(now)).at(now)
+        may_be_coming = peer in followers and not need.even_if_sent
         for key in self._keys(content, indexes, need.chunk_bytes):
-            requests = requests.insert(key, (requests.get(key) or _NOBODY).insert(peer))
+            if not may_be_coming or now - self.broadcasts.get(key, -math.inf) >= ON_ITS_WAY_S:
+                requests = requests.insert(key, (requests.get(key) or _NOBODY).insert(peer))
         charged = _charge(account, len(indexes) / chunk_count(content.size, need.chunk_bytes), now)
-        followers = (self.followers.get(need.digest) or _Followers(now)).at(now).heard(peer)
+        noted = replace(
+            self,
+            accounts=self.accounts.insert(need.digest, accounts.insert(peer, charged)),
+            followers=self.followers.insert(need.digest, followers.heard(peer)),
+        )
+        if requests is self.requests:
+            return noted
         askers = self.askers.insert(peer)
         gathered_at = now + GATHER_S if self.gathered_at is None else self.gathered_at
         return replace(
-            self,
+            noted,
             requests=requests,
             askers=askers,
-            accounts=self.accounts.insert(need.digest, accounts.insert(peer, charged)),
-            followers=self.followers.insert(need.digest, followers),
             gathered_at=min(gathered_at, now) if len(askers) >= expected else gathered_at,
         )
 
@@ -174,14 +193,14 @@ class Serving:
         """The next burst, if it is time. A chunk that goes to several peers one by one counts as several."""
         if self.due_at is None or now < self.due_at:
             return self, ()
-        requests, chunks = self.requests, list[SendChunk]()
+        requests, broadcasts, chunks = self.requests, self.broadcasts, list[SendChunk]()
         for key in sorted(self.requests):
             if len(chunks) >= BURST_CHUNKS:
                 break
             digest, chunk_bytes, index = key
             peers: list[str | None] = [None]
             if self._is_worth_a_broadcast(key):
-                requests = requests.remove(key)
+                requests, broadcasts = requests.remove(key), broadcasts.insert(key, now)
             else:
                 served = [*islice(requests[key], BURST_CHUNKS - len(chunks))]
                 waiting = requests[key]
@@ -194,6 +213,7 @@ class Serving:
         return replace(
             self,
             requests=requests,
+            broadcasts=broadcasts,
             askers=_NOBODY if is_done else self.askers,
             gathered_at=None if is_done else self.gathered_at,
             burst_at=now,
@@ -218,16 +238,19 @@ class Serving:
         recut = replace(again, chunk_bytes=size, hang_ups=0, requests=HashTrieMap(), askers=_NOBODY, gathered_at=None)
         return recut, f"{said}: does it limit messages? Chunks have {size} bytes from now on"
 
-    def _keys(self, content: Content, indexes: list[int], chunk_bytes: int) -> list[tuple[bytes, int, int]]:
+    def _keys(self, content: Content, indexes: list[int], chunk_bytes: int) -> list[_Key]:
         """The chunks that are sent for those that were asked for: smaller ones, if the broker takes none so large."""
         size = min(chunk_bytes, max(self.chunk_bytes, chunk_sizes(content)[-1]))
         factor, count = chunk_bytes // size, chunk_count(content.size, size)
         cut = (i for index in indexes for i in range(index * factor, min((index + 1) * factor, count)))
         return [(content.digest, size, index) for index in cut]
 
-    def _is_worth_a_broadcast(self, key: tuple[bytes, int, int]) -> bool:
-        """More than half of those that follow wait for the chunk: to them alone it would pass the broker more often."""
+    def _is_worth_a_broadcast(self, key: _Key) -> bool:
+        """Several peers wait for the chunk, and of those that follow the others lack it too; or, where it was broadcast
+        before, more than half of them wait for it."""
         waiting, followers = len(self.requests[key]), self.followers.get(key[0])
+        if key not in self.broadcasts:
+            return waiting > 1
         return waiting > 1 and 2 * waiting > (0 if followers is None else len(followers))
 
 

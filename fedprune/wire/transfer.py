@@ -77,9 +77,9 @@ def smaller(sizes: tuple[int, ...], chunk_bytes: int) -> int | None:
     return next((size for size in sizes if size < chunk_bytes), None)
 
 
-def need_of(content: Content, indexes: Iterable[int], chunk_bytes: int) -> Need:
+def need_of(content: Content, indexes: Iterable[int], chunk_bytes: int, *, even_if_sent: bool = False) -> Need:
     missing = pack_bitmap(indexes, chunk_count(content.size, chunk_bytes))
-    return Need(digest=content.digest, missing=missing, chunk_bytes=chunk_bytes)
+    return Need(digest=content.digest, missing=missing, chunk_bytes=chunk_bytes, even_if_sent=even_if_sent)
 
 
 def needed(need: Need, content: Content) -> Iterator[int]:
@@ -155,7 +155,7 @@ class Receiving:
         sizes, link = chunk_sizes(content), link or LinkTraits()
         if link.chunk_bytes not in sizes:
             link = LinkTraits(sizes[-1])
-        return cls(content, key, now, link, min(FIRST_WINDOW, link.chunks_in_time()))._ask(now)
+        return cls(content, key, now, link, min(FIRST_WINDOW, link.chunks_in_time()))._ask(now, even_if_sent=True)
 
     @property
     def count(self) -> int:
@@ -215,7 +215,7 @@ class Receiving:
         if size is not None and is_heard and (not self.link.is_proven or again.attempt >= PROVEN_ATTEMPTS):
             link = replace(self.link.cut(size), pace=None)  # it was of chunks that came
             again = replace(again._cut(size), link=link, attempt=0, window=FIRST_WINDOW)
-        return again._shrunk()._ask(now)
+        return again._shrunk()._ask(now, even_if_sent=True)
 
     def ask_anew(self, now: float) -> tuple[Receiving, Need]:
         """Ask again since the connection was cut, or the other side was started anew: what was under way is lost.
@@ -225,7 +225,7 @@ class Receiving:
         size = self._smaller()
         is_slow = self.link.pace is not None and self.link.pace > UNDER_WAY_S
         again = self._cut(size) if size is not None and is_slow else self
-        return replace(again, unanswered=self.unanswered + 1)._shrunk()._ask(now)
+        return replace(again, unanswered=self.unanswered + 1)._shrunk()._ask(now, even_if_sent=True)
 
     def assemble(self) -> bytes:
         """The whole blob. Raises `ProtocolError` if its digest is wrong: then all of it must come again."""
@@ -275,10 +275,10 @@ class Receiving:
                 wanted.append(index)
         return wanted
 
-    def _ask(self, now: float) -> tuple[Receiving, Need]:
+    def _ask(self, now: float, *, even_if_sent: bool = False) -> tuple[Receiving, Need]:
         wanted = self._next()
         asking = replace(self, asked=self.asked.union(wanted), heard_at=now)
-        return asking, need_of(self.content, wanted, self.link.chunk_bytes)
+        return asking, need_of(self.content, wanted, self.link.chunk_bytes, even_if_sent=even_if_sent)
 
     def _check(self, chunk: Chunk) -> None:
         if chunk.chunk_bytes not in chunk_sizes(self.content):

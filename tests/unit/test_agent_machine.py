@@ -38,7 +38,7 @@ from fedprune.wire.messages import CHUNK_BYTES, DOWNLINK, Accepted, Chunk, Faile
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
 from tests.agents import accepted, agent_in, no_work, refused
-from tests.drivers import CHECK_IN, Agent, started
+from tests.drivers import CHECK_IN, Agent, need, started
 from tests.samples import (
     MESSAGES,
     MODEL,
@@ -101,8 +101,8 @@ def test_a_new_agent_fetches_trains_and_submits() -> None:
 
     assert agent.gets(Connected()) == (OFFER,)
     wanted = {
-        MODEL.digest: Need(digest=MODEL.digest, missing=b"\1"),
-        TASK.digest: Need(digest=TASK.digest, missing=b"\1"),
+        MODEL.digest: need(MODEL),
+        TASK.digest: need(TASK),
     }
     assert set(agent.gets(assignment())) == {*map(Follow, wanted), *map(Send, wanted.values())}
     assert agent.gets(*chunks(TASK_BLOB)) == ()
@@ -235,7 +235,7 @@ def test_a_restarted_agent_is_given_its_round_again() -> None:
     agent = Agent(started(done=RoundsDone(((RUN, 2),)), tasks=frozenset({TASK.digest})))
 
     agent.gets(Connected())
-    assert Send(Need(digest=MODEL.digest, missing=b"\1")) in agent.gets(assignment(3))
+    assert Send(need(MODEL)) in agent.gets(assignment(3))
 
 
 # Fetching
@@ -246,7 +246,7 @@ def test_wrong_bytes_make_the_whole_content_come_again() -> None:
     agent.gets(*chunks(TASK_BLOB))
 
     poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
-    assert agent.gets(poisoned) == (Send(Need(digest=MODEL.digest, missing=b"\1")),)
+    assert agent.gets(poisoned) == (Send(need(MODEL)),)
     assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
 
 
@@ -272,7 +272,7 @@ def test_only_what_is_missing_is_asked_for_again() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
 
-    assert agent.waits() == (Send(Need(digest=MODEL.digest, missing=b"\1")), OFFER)
+    assert agent.waits() == (Send(need(MODEL)), OFFER)
 
 
 def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:

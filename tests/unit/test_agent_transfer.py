@@ -26,7 +26,7 @@ from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Assignment, Cont
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
 from fedprune.wire.transfer import CHUNK_BYTES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
-from tests.drivers import Agent, started
+from tests.drivers import Agent, need, started
 from tests.samples import MODEL, RUN, TASK, TASK_BLOB, assignment, chunks, digest, manifest, submit
 
 COUNT = 40
@@ -228,4 +228,4 @@ def test_a_task_that_came_before_a_reconnection_is_not_asked_for_again() -> None
     agent.gets(*chunks(TASK_BLOB), Disconnected())
 
     needs = [action for action in agent.gets(Connected()) if isinstance(action, Send)]
-    assert needs == [Send(agent.state.offer), Send(Need(digest=MODEL.digest, missing=b"\1"))]
+    assert needs == [Send(agent.state.offer), Send(need(MODEL))]

@@ -343,7 +343,7 @@ def test_updates_on_their_way_in_are_bounded_together(monkeypatch: pytest.Monkey
 
     gateway.hears("pi-0", Failed(run=RUN, round=0, why="gone"))
     (answer,) = gateway.hears("pi-1", big["pi-1"])
-    assert answer.message == Need(digest=digest("pi-1"), missing=b"\1"), "what it sent unasked was in vain"
+    assert answer.message == need(big["pi-1"].update), "what it sent unasked was in vain"
     assert gateway.state.uploads_bytes == 600
 
 

@@ -14,6 +14,7 @@ from fedprune.wire.serving import (
     FREE_COPIES,
     GATHER_S,
     LONGEST_SLOW_S,
+    ON_ITS_WAY_S,
     REFILL_S,
     STALLED_S,
     SendChunk,
@@ -29,6 +30,10 @@ BOTH = Serving().offer(SMALL).offer(LARGE)
 
 def need(content: Content, *indexes: int, chunk_bytes: int = CHUNK_BYTES) -> Need:
     return need_of(content, indexes or range(chunk_count(content.size, chunk_bytes)), chunk_bytes)
+
+
+def again(content: Content, *indexes: int) -> Need:
+    return need_of(content, indexes, CHUNK_BYTES, even_if_sent=True)
 
 
 def sent(chunks: tuple[SendChunk, ...]) -> set[tuple[int, str | None]]:
@@ -140,7 +145,7 @@ def test_whatever_is_asked_within_the_credit_is_sent_and_memory_stays_bounded(
         account = serving.accounts.get(LARGE.digest, {}).get(peer)  # type: ignore[call-overload]
         if account is None or now >= account.slowed_until:
             owed |= set(sorted(indexes)[:MAX_WINDOW])
-        serving = serving.ask(peer, need(LARGE, *indexes), now, expected=4)
+        serving = serving.ask(peer, again(LARGE, *indexes), now, expected=4)
         serving, chunks = serving.serve(now)
         assert len(chunks) <= BURST_CHUNKS
         owed -= {chunk.index for chunk in chunks}
@@ -164,7 +169,7 @@ def test_the_longest_wait_is_bounded() -> None:
     assert account.slowed_until - 49 * 2 * LONGEST_SLOW_S <= LONGEST_SLOW_S
 
 
-def test_a_chunk_is_broadcast_only_where_more_than_half_of_those_that_follow_lack_it() -> None:
+def test_a_chunk_that_was_broadcast_is_so_again_only_for_more_than_half_of_those_that_follow() -> None:
     serving = BOTH
     for peer in "abcde":
         serving = serving.ask(peer, need(LARGE, 0), 0.0, expected=9)
@@ -172,11 +177,31 @@ def test_a_chunk_is_broadcast_only_where_more_than_half_of_those_that_follow_lac
     assert sent(chunks) == {(0, None)}
 
     for peer in "ab":
-        serving = serving.ask(peer, need(LARGE, 1), 1.0, expected=9)
-    for peer in "cde":
-        serving = serving.ask(peer, need(LARGE, 2), 1.0, expected=9)
+        serving = serving.ask(peer, again(LARGE, 0), 1.0, expected=9)
+    serving, chunks = serving.drained().serve(1.0 + GATHER_S)
+    assert sent(chunks) == {(0, "a"), (0, "b")}
 
-    assert sent(serving.drained().serve(1.0 + GATHER_S)[1]) == {(1, "a"), (1, "b"), (2, None)}
+    for peer in "cde":
+        serving = serving.ask(peer, again(LARGE, 0), 2.0, expected=9)
+    assert sent(serving.drained().serve(2.0 + GATHER_S)[1]) == {(0, None)}
+
+
+def test_what_was_just_broadcast_is_on_its_way_to_all_that_follow_and_comes_again_only_if_they_say_so() -> None:
+    serving = BOTH
+    for peer in "abc":
+        serving = serving.ask(peer, need(LARGE, 0), 0.0, expected=9)
+    for peer in "ab":
+        serving = serving.ask(peer, need(LARGE, 1), 0.0, expected=9)
+    serving, chunks = serving.serve(GATHER_S)
+    assert sent(chunks) == {(0, None), (1, None)}
+
+    assert not serving.ask("c", need(LARGE, 1), 1.0, expected=9).requests
+    for late in (
+        serving.ask("c", again(LARGE, 1), 1.0, expected=9),
+        serving.ask("new", need(LARGE, 1), 1.0, expected=9),
+        serving.ask("c", need(LARGE, 1), GATHER_S + ON_ITS_WAY_S, expected=9),
+    ):
+        assert len(late.requests) == 1
 
 
 def test_who_has_not_asked_for_a_while_follows_no_longer() -> None:
@@ -185,9 +210,9 @@ def test_who_has_not_asked_for_a_while_follows_no_longer() -> None:
         serving, _ = serving.ask(peer, need(LARGE, 0), 0.0, expected=1).drained().serve(0.0)
     later = 2 * FOLLOWING_S
     for peer in "ab":
-        serving = serving.ask(peer, need(LARGE, 1), later, expected=9)
+        serving = serving.ask(peer, again(LARGE, 0), later, expected=9)
 
-    assert sent(serving.drained().serve(later + GATHER_S)[1]) == {(1, None)}
+    assert sent(serving.drained().serve(later + GATHER_S)[1]) == {(0, None)}
 
 
 def test_chunks_for_many_peers_one_by_one_leave_in_bursts_too() -> None:
@@ -196,7 +221,7 @@ def test_chunks_for_many_peers_one_by_one_leave_in_bursts_too() -> None:
         serving = serving.ask(peer, need(LARGE, 0), 0.0, expected=1000)
     serving, _ = serving.serve(GATHER_S)
     for peer in peers[:40]:
-        serving = serving.ask(peer, need(LARGE, 1), 1.0, expected=1000)
+        serving = serving.ask(peer, again(LARGE, 0), 1.0, expected=1000)
     served: list[str | None] = []
     while serving.requests:
         serving, chunks = serving.drained().serve(2.0)
