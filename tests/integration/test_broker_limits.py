@@ -56,6 +56,7 @@ def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(tmp_path: Path,
             assert aggregator.ends() == 0
 
 
+@pytest.mark.slow
 def test_an_agent_whose_federation_is_misspelt_says_where_it_asked(tmp_path: Path, mosquitto: Mosquitto) -> None:
     site = Site(tmp_path, mosquitto.url, tmp_path)
     with Child("agent", "--config", site.agent("pi-1", federation="misspelt")) as agent:
@@ -65,6 +66,7 @@ def test_an_agent_whose_federation_is_misspelt_says_where_it_asked(tmp_path: Pat
     assert "no manifest on fedprune/misspelt/round" in said
 
 
+@pytest.mark.slow
 def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: Path, tiny_task: Path) -> None:
     """All at once, since each takes a few unanswered asks."""
     mine, status = f"fedprune/{NAME}", f"readwrite fedprune/{NAME}/status/#"
