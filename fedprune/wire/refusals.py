@@ -12,6 +12,7 @@ from datetime import datetime
 
 from fedprune.errors import BrokerError
 from fedprune.wire.broker import Broker
+from fedprune.wire.outbox import Publication
 from fedprune.wire.packets import MAX_PACKET_BYTES
 
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -99,12 +100,14 @@ def no_qos_1(broker: Broker) -> BrokerError:
     return BrokerError(f"broker {broker.url}: it grants QoS 0 only; it must allow {_NEEDS} (of Mosquitto: max_qos)")
 
 
-def cut_off(client_id: str, *, is_unanswered: bool) -> str:
-    """Why it may be that connections do not last. `is_unanswered`: what was published last was not acknowledged."""
-    if is_unanswered:
+def cut_off(client_id: str, unacknowledged: Publication | None) -> str:
+    """Why it may be that connections do not last. `unacknowledged` is the largest that the broker did not answer."""
+    if unacknowledged is not None:
+        retained = "retained " if unacknowledged.retain else ""
         return (
-            f"it leaves unanswered what is published, and must allow {_NEEDS} and packets of "
-            f"{MAX_PACKET_BYTES} bytes (of Mosquitto: max_qos, retain_available, max_packet_size)"
+            f"it leaves unanswered what is published, such as a {retained}message of {len(unacknowledged.payload)} "
+            f"bytes, and must allow {_NEEDS} and packets of {MAX_PACKET_BYTES} bytes (of Mosquitto: max_qos, "
+            "retain_available, max_packet_size)"
         )
     return (
         f"does another client take the id {client_id}? Two agents of one name would, and two aggregators of one "

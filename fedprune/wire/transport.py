@@ -62,7 +62,7 @@ class MqttLink:
     def __init__(
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
-        self._broker = broker
+        self._settings = broker
         self._client_id = client_id
         self._will = will
         self._tls = _tls_context(broker.tls) if broker.uses_tls else None
@@ -87,11 +87,15 @@ class MqttLink:
             self._refuse("no answer; is this an MQTT 3.1.1 broker?")
         if self._refusal is not None:
             self.close()
-            raise BrokerError(f"broker {self._broker.url}: {self._refusal}")
+            raise BrokerError(f"broker {self._settings.url}: {self._refusal}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def broker(self) -> str:
+        return self._settings.url
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         if self._outbox.put(Publication(topic, payload, retain)):
@@ -137,17 +141,17 @@ class MqttLink:
         """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
         client = self._new_client()
         try:
-            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+            client.connect(self._settings.host, self._settings.port, _KEEPALIVE_S)
         except (OSError, UnicodeError) as error:
-            raise refusals.no_connection(self._broker, error, datetime.now(UTC)) from error
+            raise refusals.no_connection(self._settings, error, datetime.now(UTC)) from error
         return client
 
     def _new_client(self) -> _Client:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = _Client(self._client_id, self._inbox)
         client.connect_timeout = _CONNECT_TIMEOUT_S
-        if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._broker.password())  # it may have been changed
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if self._will is not None:
@@ -178,7 +182,10 @@ class MqttLink:
             short_lived = 0 if time.monotonic() - began >= _LASTING_S else short_lived + 1
             if short_lived and short_lived % _SHORT_LIVED == 0:
                 self._cut_off.log(
-                    logging.WARNING, "broker %s ends the connection again and again: %s", self._broker.url, self._ending
+                    logging.WARNING,
+                    "broker %s ends the connection again and again: %s",
+                    self._settings.url,
+                    self._ending,
                 )
             attempt = short_lived
             while not self._closing.wait(self._delay(attempt)):
@@ -240,7 +247,7 @@ class MqttLink:
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
-            self._refuse(refusals.refused_connect(self._broker, self._client_id, str(reason).lower()))
+            self._refuse(refusals.refused_connect(self._settings, self._client_id, str(reason).lower()))
         else:
             self._outbox.open()
             self._events.put(LinkUp())
@@ -248,11 +255,12 @@ class MqttLink:
 
     def _on_disconnect(self, client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         was_up = self._outbox.is_open
-        is_unanswered = self._outbox.close()
+        unacknowledged = self._outbox.unacknowledged
+        self._outbox.close()
         if was_up:
-            self._ending = refusals.cut_off(self._client_id, is_unanswered=is_unanswered)
+            self._ending = refusals.cut_off(self._client_id, unacknowledged)
         else:
-            self._ending = refusals.no_answer(self._broker, client.tls_error)
+            self._ending = refusals.no_answer(self._settings, client.tls_error)
         if not self._answered.is_set():
             self._refuse(self._ending)
         elif was_up and not self._closing.is_set():
@@ -261,16 +269,16 @@ class MqttLink:
     def _refuse(self, why: str) -> None:
         """The first connection fails for this reason; a later one is tried again."""
         if self._answered.is_set():
-            _log.warning("broker %s: %s", self._broker.url, why)
+            _log.warning("broker %s: %s", self._settings.url, why)
         else:
             self._refusal = why
             self._answered.set()
 
     def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._events.put(refusals.refused_subscription(self._broker))
+            self._events.put(refusals.refused_subscription(self._settings))
         elif any(reason.value < _QOS for reason in reasons):
-            self._events.put(refusals.no_qos_1(self._broker))
+            self._events.put(refusals.no_qos_1(self._settings))
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):

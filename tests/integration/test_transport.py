@@ -28,6 +28,7 @@ from fedprune.wire.packets import MAX_PACKET_BYTES
 from fedprune.wire.transport import MqttLink
 from tests.brokers import (
     MISSING,
+    OPEN,
     Mosquitto,
     free_port,
     make_password_file,
@@ -304,6 +305,32 @@ def test_two_clients_with_one_id_are_told_what_ends_their_connections(
             second.until(LinkUp)
 
     assert any("does another client take the id pi-1?" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "retain", "said"),
+    [
+        ("max_packet_size 20000", 30_000, False, "such as a message of 30000 bytes"),
+        ("retain_available false", 10, True, "such as a retained message of 10 bytes"),
+    ],
+)
+def test_a_broker_that_hangs_up_on_a_message_is_told_what_was_under_way(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    size: int,
+    retain: bool,
+    said: str,
+) -> None:
+    monkeypatch.setattr(MqttLink, "_delay", staticmethod(lambda _: 0.0))
+    with Mosquitto(tmp_path, *OPEN, limit) as mosquitto, connected(mosquitto.url, "pi-1") as wire:
+        for _ in range(4):
+            wire.link.publish("status", bytes(size), retain=retain)
+            wire.until(LinkDown)
+            wire.until(LinkUp)
+
+    assert any(said in message for message in caplog.messages)
 
 
 def test_a_password_that_is_changed_is_read_again(tmp_path: Path) -> None:
