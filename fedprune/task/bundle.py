@@ -175,6 +175,14 @@ class Bundle:
             raise TaskError(f"task {self.task.name!r}: initial weights: {error}; build the task again") from error
         return weights
 
+    def frozen_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors that no round changes and no model brings, by name. Raises what `initial_weights` does."""
+        frozen = self.task.table.of(TensorClass.FROZEN)
+        if not frozen:
+            return {}  # the initial weights of the others may be large, and are of no use to a device
+        weights = self.initial_weights()
+        return {spec.name: weights[spec.name] for spec in frozen}
+
 
 def write_bundle(
     task: Task,
