@@ -35,7 +35,7 @@ class TensorClass(StrEnum):
     INTEGER = "integer"
     """Counters and look-up tables: they keep their initial value and are never sent in an update."""
     FROZEN = "frozen"
-    """Tensors of layers that were trained elsewhere: neither trained nor pruned. They travel once, in the task bundle."""
+    """Tensors of layers that were trained elsewhere: neither trained nor pruned; only the task bundle has them."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

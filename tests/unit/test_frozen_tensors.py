@@ -200,7 +200,7 @@ def operators_of(network: Network, frozen: Collection[str]) -> int:
 
 
 def test_the_training_graph_differentiates_nothing_below_the_lowest_trainable_layer() -> None:
-    """A network that is frozen as a whole has the forward operators alone, and what tells how many examples there are."""
+    """A network that is frozen as a whole has the operators of the forward pass alone."""
     head = chain_of(HEAD_INPUT, *HEAD)
     backward_of_head = operators_of(head, ()) - operators_of(head, HEAD_TENSORS)
     forward = operators_of(NETWORK, BASE_TENSORS | HEAD_TENSORS)
