@@ -15,6 +15,7 @@
     ├── TrainingError         9  a trainer that could not train
     │   └── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     └── ExportError          10  a model that could not be exported or benchmarked
+        └── FormatsFailed     1  (export.export_command) some formats could not be made, the others were
 
 The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree
 is our own bug and keeps its traceback.
