@@ -22,7 +22,7 @@ from fedprune.network.description import Network
 from fedprune.runtime.tflite import one_line
 
 PATIENCE_SECONDS = 3600.0
-"""For each answer of the process. A large model runs 10,000 examples one by one in most of it."""
+"""For each answer of the process. Running 10,000 examples one by one through a large model takes most of it."""
 
 _CHILD = "export.converter_child"
 _LEAVE_OUT = "leave this format out with --formats, or build the task from other layers"
@@ -85,6 +85,7 @@ class ConverterProcess:
     """A converter in a process of its own. What crashes or hangs there is an `ExportError` here."""
 
     def __init__(self, job: Job, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """The process starts with the first request. `patience_seconds` are for each conversion and each run."""
         self._job = job
         self._patience = patience_seconds
         self._child: _Child | None = None
@@ -99,27 +100,37 @@ class ConverterProcess:
 
     def evaluate(self) -> Array:
         """See `Converter`. Raises `TaskError` if the model cannot be built."""
-        answers: Array = self._ask(Evaluate(), "evaluating the Keras model", _LOOK_AROUND)
+        answers: Array = self._exchange(self._loaded(), Evaluate(), "evaluating the Keras model")
         return answers
 
     def convert(self, form: Format) -> bytes:
-        content: bytes = self._ask(Convert(form), f"converting to {form}", _LEAVE_OUT)
+        content: bytes = self._ask(Convert(form), f"converting to {form}")
         return content
 
     def run(self) -> Trial:
-        trial: Trial = self._ask(Run(), "running the file that was made", _LEAVE_OUT)
+        trial: Trial = self._ask(Run(), "running the file that was made")
         return trial
 
-    def _ask(self, request: Request, doing: str, advice: str) -> Any:
+    def _ask(self, request: Convert | Run, doing: str) -> Any:
+        return self._exchange(self._loaded(), request, doing, _LEAVE_OUT, self._patience)
+
+    def _loaded(self) -> _Child:
         if self._child is None:
             self._child = _Child()
-            self._exchange(self._child, self._job, "loading TensorFlow and building the model", _LOOK_AROUND)
-        return self._exchange(self._child, request, doing, advice)
+            self._exchange(self._child, self._job, "loading TensorFlow and building the model")
+        return self._child
 
-    def _exchange(self, child: _Child, request: Request, doing: str, advice: str) -> Any:
+    def _exchange(
+        self,
+        child: _Child,
+        request: Request,
+        doing: str,
+        advice: str = _LOOK_AROUND,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Any:
         try:
             child.connection.send(request)
-            answered = child.connection.poll(self._patience)
+            answered = child.connection.poll(patience_seconds)
             answer = child.connection.recv() if answered else None
         except (EOFError, OSError):
             ending = child.ending()
@@ -127,7 +138,7 @@ class ConverterProcess:
             raise ExportError(f"{doing} crashed ({ending}); {advice}") from None
         if not answered:
             self._end()
-            raise ExportError(f"{doing} took longer than {self._patience:g} s and was ended; {advice}")
+            raise ExportError(f"{doing} took longer than {patience_seconds:g} s and was ended; {advice}")
         if isinstance(answer, FedpruneError):
             raise answer
         return answer

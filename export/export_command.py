@@ -58,8 +58,9 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     DIR/dynamic.tflite (weights int8, activations float) and DIR/int8.tflite (all int8, input and output too), with a
     batch of 1, and DIR/exports.json, which says of each: size, sparsity, accuracy, the largest difference to the
     Keras model, and which TFLite runtimes of this machine run it. They are verified on RUN/held-out.npz, but for the
-    examples that calibrate int8. A format that cannot be made is told, and the others are made: the exit code is then 1,
-    or 10 if none could be.
+    examples that calibrate int8.
+
+    A format that cannot be made is told, and the others are made. The exit code is 1 then, or 10 if none could be made.
 
     \b
     Example:

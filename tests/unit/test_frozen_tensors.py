@@ -18,9 +18,8 @@ from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss
-from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
-from fedprune.network.description import Call, Network
+from fedprune.model.tensors import Array, TensorClass
+from fedprune.network.description import Network
 from fedprune.network.layers import (
     Activation,
     AnyLayer,
@@ -31,12 +30,12 @@ from fedprune.network.layers import (
     Function,
     GlobalPooling,
     Pooling,
-    Shape,
     Statistic,
 )
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from tests.described import chain_of, table_of, weights_of
 from tests.samples import assignment
 
 CLASSES = 3
@@ -70,32 +69,7 @@ HEAD_TENSORS = frozenset(("hidden/kernel", "hidden/bias", "head/kernel", "head/b
 NETWORK_INPUT, HEAD_INPUT = (10, 10, 2), (3, 3, 8)
 
 
-def chain_of(input_shape: Shape, *layers: AnyLayer) -> Network:
-    calls = tuple(Call(number, (number,)) for number in range(len(layers)))
-    return Network("chain", (input_shape,), layers, calls, (len(layers),))
-
-
 NETWORK = chain_of(NETWORK_INPUT, *BASE, *HEAD)
-
-
-def table_of(network: Network, frozen: Collection[str]) -> TensorTable:
-    shapes = network.shapes()
-    rows = []
-    for layer, call in network.steps():
-        for name, shape in layer.tensors(*(shapes[value] for value in call.inputs)).items():
-            if name in frozen:
-                kind = TensorClass.FROZEN
-            elif name in ("scale/mean", "scale/variance"):
-                kind = TensorClass.STATISTICS
-            else:
-                kind = TensorClass.PRUNABLE if len(shape) > 1 else TensorClass.DENSE
-            rows.append(TensorSpec(name, shape, "float32", kind, layer.name))
-    return TensorTable(tuple(rows))
-
-
-def weights_of(table: TensorTable, seed: int = 0) -> dict[str, Array]:
-    keyed = Keyed(seed, "frozen")
-    return {spec.name: keyed.uniform(spec.size, 0.5, 1.5).reshape(spec.shape) for spec in table}
 
 
 def bundle_of(frozen: Collection[str], weights: Mapping[str, Array] | None = None) -> Bundle:
