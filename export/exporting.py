@@ -205,7 +205,7 @@ def _worse(row: Exported, in_keras: Evaluation) -> str:
 
 
 def _no_smaller(row: Exported, fp32: bytes) -> str:
-    reason = ": TFLite leaves tensors of 1,024 numbers or fewer as they are" if row.format is Format.DYNAMIC else ""
+    reason = ": TFLite leaves tensors of fewer than 1,024 numbers as they are" if row.format is Format.DYNAMIC else ""
     return f"{row.path} is no smaller than {Format.FP32.file} ({row.bytes:,} bytes, not {len(fp32):,}){reason}"
 
 
