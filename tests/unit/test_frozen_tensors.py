@@ -15,7 +15,7 @@ from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset
-from fedprune.errors import ProtocolError
+from fedprune.errors import ProtocolError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import Array, TensorClass
@@ -138,6 +138,31 @@ def test_neither_models_nor_updates_hold_a_byte_of_a_frozen_base() -> None:
     kernels = 2  # a byte in front of each of the base's, since everything is kept at first
     assert trained_model - model == 4 * base + kernels
     assert trained_update - update == 4 * base
+
+
+@pytest.mark.parametrize("frozen", [BASE_TENSORS, ()], ids=["with a frozen base", "all trained"])
+def test_pretrained_weights_of_trained_layers_come_with_the_model_alone(frozen: Collection[str]) -> None:
+    bundle = bundle_of(frozen)
+    given = read_bundle(bundle.for_devices())
+    made, trainer = first_model(bundle, Values.FP32), Mover()
+
+    do_round(given, made, trainer)
+
+    trained = sum(spec.size for spec in bundle.task.table if spec.name not in frozen)
+    assert 4 * trained <= len(bundle.blob) - len(given.blob) <= 4 * trained + 100 * len(bundle.task.table)
+    assert given.for_devices() == given.blob
+    assert (given.network, given.graphs, given.task.table.parameters) == (
+        bundle.network,
+        bundle.graphs,
+        bundle.task.table.parameters,
+    )
+    for name, array in bundle.initial_weights().items():
+        np.testing.assert_array_equal(trainer.works[0].weights[name], array)
+
+
+def test_a_gateway_cannot_start_from_a_bundle_for_devices() -> None:
+    with pytest.raises(TaskError, match=r"initial weights: tensors .* do not match the task's .*; build the task again"):
+        read_bundle(bundle_of(BASE_TENSORS).for_devices()).initial_weights()
 
 
 def test_a_device_with_another_base_is_noticed() -> None:
