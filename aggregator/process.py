@@ -110,7 +110,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         deadline_s=rounds.deadline_s,
         gather_s=rounds.gather_s,
         seed=settings.seed,
-        task=content_of(bundle.blob),
+        task=content_of(bundle.for_devices()),
         steps_per_round=bundle.task.training.steps_per_round,
         update_values=settings.codec.update_values,
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,

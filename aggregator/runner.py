@@ -113,7 +113,7 @@ class AggregatorRunner:
         self._topics, self._link, self._store = topics, link, store
         self._evaluate, self._report, self._clock = evaluate, report, clock
         self._model = self._restore(bundle)
-        self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
+        self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)

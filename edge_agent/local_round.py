@@ -47,12 +47,14 @@ def train_locally(
 
     Raises:
       ProtocolError: the model is not the one the gateway described.
+      TaskError: the bundle's frozen tensors do not fit its table.
       TrainingStopped: it was stopped between two steps.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
     values = _values(assignment.update_values)
-    weights, mask = decode_model(local.model, table)
+    decoded, mask = decode_model(local.model, table)
+    weights = table.with_frozen(decoded, bundle.frozen_weights())
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")

@@ -17,6 +17,7 @@
     │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
     └── ExportError          10  a model that could not be exported or benchmarked
+        └── FormatsFailed     1  (export.export_command) some formats could not be made, the others were
 
 The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree
 is our own bug and keeps its traceback.
