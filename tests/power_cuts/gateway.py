@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
 from rpds import HashTrieMap
 
 from aggregator.cohort import Standing
@@ -67,7 +66,9 @@ class GatewayCheck:
     @cached_property
     def _models(self) -> dict[int, Content]:
         """The model that each round trained."""
-        manifests = [decode(Manifest, sent.payload) for sent in self._sent if sent.topic == TOPICS.round if sent.payload]
+        manifests = [
+            decode(Manifest, sent.payload) for sent in self._sent if sent.topic == TOPICS.round if sent.payload
+        ]
         return {manifest.round: manifest.model for manifest in manifests}
 
     def __call__(self, state: Path, said: Said) -> None:

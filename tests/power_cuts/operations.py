@@ -19,6 +19,11 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Started(Operation):
+    """Another process begins. What the one before it did is seen, and no more durable than it was."""
+
+
+@dataclass(frozen=True)
 class Write(Operation):
     node: int
     offset: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.power_cuts.operations import ROOT, Link, Map, Move, Operation, Resize, Sent, Sync, Unlink, Write
+from tests.power_cuts.operations import ROOT, Link, Map, Move, Operation, Resize, Sent, Started, Sync, Unlink, Write
 from tests.power_cuts.strace import SENDS, Call, bytes_of, path_of, read_calls, text_of
 
 _MAPPED_AT_WILL = "-shm"
@@ -23,7 +23,7 @@ class _OpenFile:
 
 
 def read_recording(root: Path, traces: Iterable[Path]) -> list[Operation]:
-    """The operations on what these processes made below `root`, one process after the other, and what they published."""
+    """What these processes, one after the other, did to what they made below `root`, and what they published."""
     reader = _Reader(root)
     for trace in traces:
         reader.read(read_calls(trace))
@@ -41,9 +41,10 @@ class _Reader:
         self._open: dict[str, _OpenFile] = {}
         self._streams: dict[str, bytearray] = {}
 
-    def read(self, calls: Iterable[Call]) -> None:
+    def read(self, calls: Sequence[Call]) -> None:
         """Read one process's calls: its descriptors are its own."""
         self._open, self._streams = {}, {}
+        self.operations.append(Started(next((call.at for call in calls), 0.0)))
         for call in calls:
             if call.name in SENDS:
                 self._send(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.power_cuts.operations import Operation
 from tests.power_cuts.recording import read_recording
-from tests.power_cuts.strace import traced
+from tests.power_cuts.strace import Kill, traced
 from tests.processes import FEDPRUNE, Child
 
 ROUNDS, KEPT_CHECKPOINTS = 6, 2
@@ -20,6 +21,15 @@ AGENTS = ("pi-1", "pi-2")
 GATEWAY = "gateway"
 STATES = {GATEWAY: "run", "pi-1": "pi-1/deep/state", "pi-2": "pi-2/deep/state"}
 """Everybody's state directory, below the site's. None of the directories is there at first."""
+
+_GATEWAY_KILLED_AT_START = (Kill("fsync", 2), Kill("fdatasync", 7))
+"""As it has made its directory, and as it has written the book's tables."""
+
+_GATEWAY_KILLED_IN_ROUND = Kill("fdatasync", 1)
+"""As it has written to the book that it was started again, in a round that is open."""
+
+_AGENT_KILLED_AT = (Kill("fsync", 4), Kill("fsync", 22), Kill("fsync", 4))
+"""As it has made its directories, replaced its record by that of an update, and by that of its answer."""
 
 _ROUNDS_TABLE = {"count": ROUNDS, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
 
@@ -42,31 +52,33 @@ class Scene:
 
 
 def record(path: Path, task: Path) -> Scene:
-    """Let a federation run to its end, once with the gateway killed in a round and once an agent."""
+    """Let a federation run to its end, through seven kills: six as a process is about to sync, one in a round."""
     scene = Scene(path)
     scene.site.mkdir()
     with Mosquitto(path) as broker:
         site = Site(scene.site, broker.url, task)
+        for life, kill in enumerate(_GATEWAY_KILLED_AT_START, start=1):
+            with start_gateway(site, by=traced(scene.trace(GATEWAY, life), kill)) as gateway:
+                assert gateway.ends() == -signal.SIGKILL
         with (
-            start_agent(site, "pi-1", by=traced(scene.trace("pi-1", 1))) as first,
             start_agent(site, "pi-2", by=traced(scene.trace("pi-2", 1))) as second,
+            start_gateway(site, by=traced(scene.trace(GATEWAY, 3))) as gateway,
         ):
-            with start_gateway(site, by=traced(scene.trace(GATEWAY, 1))) as gateway:
-                for _ in range(2):
-                    gateway.reports()
-                second.says("round 3: training")
+            for life, kill in enumerate(_AGENT_KILLED_AT, start=1):
+                with start_agent(site, "pi-1", by=traced(scene.trace("pi-1", life), kill)) as first:
+                    assert first.ends() == -signal.SIGKILL
+            with start_agent(site, "pi-1", by=traced(scene.trace("pi-1", 4))) as first:
+                second.says("round 2: submitting")
                 with second.held_up():
-                    first.says("round 3: submitting")
                     gateway.kill()
-            with start_gateway(site, by=traced(scene.trace(GATEWAY, 2))) as gateway:
-                gateway.reports()
-                first.kill()
-                with start_agent(site, "pi-1", by=traced(scene.trace("pi-1", 2))) as first:
+                    with start_gateway(site, by=traced(scene.trace(GATEWAY, 4), _GATEWAY_KILLED_IN_ROUND)) as gateway:
+                        assert gateway.ends() == -signal.SIGKILL
+                with start_gateway(site, by=traced(scene.trace(GATEWAY, 5))) as gateway:
                     assert gateway.ends() == 0
-                    for agent in (first, second):
-                        agent.says(f"round {ROUNDS}: submitting")
-                        agent.says("waiting for work")
-                        agent.kill()
+                for agent in (first, second):
+                    agent.says(f"round {ROUNDS}: submitting")
+                    agent.says("waiting for work")
+                    agent.kill()
     return scene
 
 

@@ -53,11 +53,22 @@ def why_unusable() -> str:
     return "" if done.returncode == 0 else f"strace cannot trace here: {done.stderr.strip()}"
 
 
-def traced(trace: Path) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Kill:
+    """A process is killed as it calls `call` (fsync or fdatasync) for that time on a thread: what it did before is seen
+    by whoever comes after it, and not durable."""
+
+    call: str
+    time: int
+
+
+def traced(trace: Path, kill: Kill | None = None) -> tuple[str, ...]:
     """The command that runs fedprune while all that matters is written to `trace`; its process is fedprune's own."""
     calls = ",".join((*_MODELLED, *_UNKNOWN_TO_THE_MODEL))
-    how = ("-D", "-f", "--seccomp-bpf", "-ttt", "-y", "-xx", "-s", _ALL_BYTES, "-e", f"trace={calls}")
-    return ("strace", *how, "-o", str(trace), *FEDPRUNE)
+    how = ("-D", "-f", "-ttt", "-y", "-xx", "-s", _ALL_BYTES, "-e", f"trace={calls}")
+    # The filter makes all other calls fast, but hides from strace that it should kill.
+    end = ("-e", f"inject={kill.call}:signal=KILL:when={kill.time}") if kill else ("--seccomp-bpf",)
+    return ("strace", *how, *end, "-o", str(trace), *FEDPRUNE)
 
 
 def read_calls(trace: Path) -> list[Call]:
