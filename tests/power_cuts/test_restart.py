@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,16 @@ def checkpointed(recording: list[Operation], version: int) -> int:
 
 def settled(recording: list[Operation], round_: int) -> int:
     """The position after an agent has made durable that it is done with a round."""
+    return remembered(recording, lambda record: record["pending"] is None and record["done"][-1][1] == round_)
+
+
+def submitted(recording: list[Operation], round_: int) -> int:
+    """The position after an agent has made its update of a round durable, which it then submits."""
+    return remembered(recording, lambda record: record["pending"] is not None and record["pending"]["round"] == round_)
+
+
+def remembered(recording: list[Operation], is_sought: Callable[[dict[str, Any]], bool]) -> int:
+    """The position after an agent has made such a record durable."""
     written: dict[int, bytes] = {}
     is_written = False
     for position, operation in enumerate(recording, start=1):
@@ -82,11 +93,10 @@ def settled(recording: list[Operation], round_: int) -> int:
             case Write(_, node, _, data):
                 written[node] = data
             case Move(_, _, _, "agent.json", node):
-                record = json.loads(written[node])
-                is_written = record["pending"] is None and any(done == round_ for _, done in record["done"])
+                is_written = is_sought(json.loads(written[node]))
             case Sync() if is_written:
                 return position
-    raise AssertionError(f"an agent was never done with round {round_}")
+    raise AssertionError("an agent never remembered that")
 
 
 def test_a_site_that_loses_power_in_a_round_learns_what_it_would_have(
@@ -106,12 +116,12 @@ def test_a_site_that_loses_power_in_a_round_learns_what_it_would_have(
 def test_a_site_that_loses_power_as_a_round_is_merged_learns_what_it_would_have(
     undisturbed: str, tmp_path: Path, scene: Scene, tiny_task: Path, broker: Mosquitto
 ) -> None:
-    """All updates are accepted, the checkpoint has its name, and the book says nothing of it. What was not synced is
-    torn."""
+    """All updates are accepted, which no agent has heard; the checkpoint has its name, and the book says nothing of it.
+    What was not synced is torn."""
     gateway = scene.recording(GATEWAY)
     lay_out_after_cut(gateway, checkpointed(gateway, CUT_ROUND + 1), TORN, tmp_path)
     for agent in AGENTS:
         recording = scene.recording(agent)
-        lay_out_after_cut(recording, settled(recording, CUT_ROUND), TORN, tmp_path)
+        lay_out_after_cut(recording, submitted(recording, CUT_ROUND), TORN, tmp_path)
 
     assert finish(Site(tmp_path, broker.url, tiny_task)) == undisturbed
