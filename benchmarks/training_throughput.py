@@ -23,6 +23,7 @@ from benchmarks.command_line import Script, json_option, write_json
 from edge_agent.trainers import Work
 from fedprune.data import Dataset
 from fedprune.data.fashion_mnist import fashion_mnist
+from fedprune.graph.training import write_training_graph
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.runtime.tflite import default_runtime
@@ -129,7 +130,7 @@ def _train_litert(blob: bytes) -> LiteRTThroughput:
     from edge_agent.trainers.litert import LiteRTTrainer
 
     bundle, data = read_bundle(blob), _examples()
-    trainer = LiteRTTrainer(bundle, threads=1)
+    trainer = LiteRTTrainer(bundle, examples=len(data), threads=1)
     weights, table = bundle.initial_weights(), bundle.task.table
     mask = score_mask(weights, table, _SPARSITY, Allocation.LAMP, full_mask(table))
     work = Work(apply_mask(weights, mask), mask, 0, None, Keyed(0, "throughput"))
@@ -142,7 +143,7 @@ def _train_litert(blob: bytes) -> LiteRTThroughput:
 
 def _time_graph(bundle: Bundle, data: Dataset) -> float:
     """Seconds a batch takes, weights in and gradients out included."""
-    graph = TrainingGraph(bundle.training_graph or b"", bundle.task.tensors, threads=1)
+    graph = TrainingGraph(_graph(bundle), bundle.task.tensors, threads=1)
     weights, batch = bundle.initial_weights(), data.take(np.arange(_BATCH))
     targets = bundle.task.objective.targets(batch.y, bundle.task.outputs)
     return _time(lambda: graph.run(weights, batch.x, targets))
@@ -150,7 +151,7 @@ def _time_graph(bundle: Bundle, data: Dataset) -> float:
 
 def _time_copies(bundle: Bundle) -> float:
     """Seconds that the copying in and out takes of it."""
-    interpreter = default_runtime().interpreter(bundle.training_graph or b"", 1)
+    interpreter = default_runtime().interpreter(_graph(bundle), 1)
     inputs = [(entry["index"], np.zeros(entry["shape"], entry["dtype"])) for entry in interpreter.get_input_details()]
     outputs = [entry["index"] for entry in interpreter.get_output_details()]
 
@@ -161,6 +162,11 @@ def _time_copies(bundle: Bundle) -> float:
             interpreter.get_tensor(index)
 
     return _time(copy)
+
+
+def _graph(bundle: Bundle) -> bytes:
+    task = bundle.task
+    return write_training_graph(bundle.network, task.table, task.training.loss, _BATCH).blob
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -180,8 +186,9 @@ def _fit(blob: bytes) -> float:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     bundle, data = read_bundle(blob), _examples()
-    model, _ = build_model(bundle.task, bundle.model_json)
-    model.set_weights(list(bundle.initial_weights().values()))
+    model, variables = build_model(bundle.network, bundle.task.table)
+    for name, array in bundle.initial_weights().items():
+        variables[name].assign(array)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(_OPTIMIZER.learning_rate, _OPTIMIZER.momentum), loss)
     model.fit(data.x, data.y, batch_size=_BATCH, verbose=0)

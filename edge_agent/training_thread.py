@@ -115,6 +115,6 @@ class TrainingThread:
             task = bundle.task
             data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss)
             # Only here: what does not fit costs no TensorFlow.
-            trainer = make_trainer(self._choice, bundle, threads=self._threads, disk=self._disk)
+            trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)
         return self._prepared

@@ -1,37 +1,43 @@
-"""From task.toml to a bundle: model, tensor table, initial weights and verified graphs for inference and training.
+"""From task.toml to a bundle: description, tensor table, initial weights, and what proves the graphs of devices.
 
 Importing this module imports TensorFlow.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.architecture import Form, form_of, tensor_table
-from export.graphs import make_inference_graph, verify_inference_graph
+from export.architecture import Form, form_of
+from export.describing.model import describe
+from export.describing.parity import check_parity
 from export.initial import recipe, redrawn
 from export.model_files import load_model_file
 from export.models import cnn_108k
+from export.proof.errors import NotProven
+from export.proof.inference import verify_inference_graph
+from export.proof.probes import make_self_check
+from export.proof.proof import Proof
+from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
-from export.training_graph.build import make_training_graph
-from export.training_graph.network import NoTrainingGraph
-from export.training_graph.probes import make_self_check
-from export.training_graph.proof import Proof
 from fedprune.errors import TaskError
-from fedprune.keras.model import build_model
+from fedprune.graph.training import write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
-from fedprune.runtime.self_check import SelfCheck
+from fedprune.runtime.self_check import ProvenGraph
 from fedprune.task.bundle import Pruning, SeededWeights, Task, read_bundle, write_bundle
 
 _log = logging.getLogger(__name__)
 
 _IMAGE, _OUTPUTS = (28, 28, 1), 10
 """The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
+_BATCH_SIZES = (8, 16, 32, 64)
+"""A training graph is proven for each, and for the task's own: a device takes what suits its memory and examples."""
 _LAYERS_SHOWN = 8
 """Frozen layers that are named; of more there is the number."""
 
@@ -39,15 +45,15 @@ _LAYERS_SHOWN = 8
 def build_task(settings: TaskSettings, base: Path) -> bytes:
     """The bundle's bytes: equal settings and model files give equal bytes. Paths are relative to `base`.
 
-    Raises `TaskError` if the model cannot be loaded, has not one input and one output that suits the loss, does not
-    fit the settings, or cannot be converted to an inference graph that answers as Keras does. A model without a
-    training graph makes a bundle without one, and a warning that says why.
+    Raises `TaskError` if the model cannot be loaded or described, has no output that suits the loss, does not fit the
+    settings, or is not what its description makes. A model whose training graphs cannot be proven makes a bundle for
+    the keras trainer alone, and a warning that says why.
     """
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
-    form = form_of(model, settings.training.loss)
+    network, table = describe(model)
+    form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
-    table = tensor_table(model)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     initial, weights = _initial_weights(model, table, settings.model)
@@ -62,16 +68,10 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         members={},
         initial=initial,
     )
-    training_graph, self_check = _training_graph(model, task)
-    blob = write_bundle(
-        task,
-        model_json=model.to_json(),
-        inference_graph=make_inference_graph(model),
-        training_graph=training_graph,
-        self_check=self_check,
-        weights=weights,
-    )
-    _verify(blob)
+    check_parity(model, network, TensorTable(table))
+    verify_inference_graph(network, table, model)
+    blob = write_bundle(task, network=network, weights=weights, graphs=_proven_graphs(model, network, task))
+    read_bundle(blob).initial_weights()  # as agents and the gateway will
     return blob
 
 
@@ -142,20 +142,32 @@ def _initial_weights(
     return None, {spec.name: np.asarray(array) for spec, array in zip(table, model.get_weights(), strict=True)}
 
 
-def _training_graph(model: Any, task: Task) -> tuple[bytes, SelfCheck] | tuple[None, None]:
-    """The graph, proven, with what a device checks its runtime by; or nothing, and a warning."""
-    try:
-        graph = make_training_graph(model, task.training.loss, task.training.batch_size)
-        Proof(model, task.tensors, task.objective).check(graph)
-        return graph, make_self_check(model, task.tensors, task.objective, graph)
-    except NoTrainingGraph as error:
-        _log.warning("devices without TensorFlow cannot train task %r: %s", task.name, error)
-        return None, None
-
-
-def _verify(blob: bytes) -> None:
-    """Use the bundle as agents and the gateway will."""
-    bundle = read_bundle(blob)
-    bundle.initial_weights()
-    model, _ = build_model(bundle.task, bundle.model_json)
-    verify_inference_graph(bundle, model)
+def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGraph, ...]:
+    """The training graphs that could be proven, and a warning that says which could not, and why."""
+    reference = Reference(model, task.objective)
+    proof = Proof(model, task.tensors, task.objective, reference)
+    own = task.training.batch_size
+    proven: list[ProvenGraph] = []
+    problems: dict[int, NotProven] = {}
+    for batch_size in sorted({own, *_BATCH_SIZES}, key=lambda size: (size != own, size)):
+        briefly = bool(proven)
+        try:
+            graph = write_training_graph(network, task.table, task.training.loss, batch_size)
+            proof.check(graph.blob, briefly=briefly)
+            check = make_self_check(reference, task.tensors, graph.blob, briefly=briefly)
+        except NotProven as error:
+            problems[batch_size] = error
+        else:
+            digest = hashlib.sha256(graph.blob).hexdigest()
+            proven.append(ProvenGraph(batch_size, digest, graph.memory_bytes, check))
+    for batch_size, problem in problems.items():
+        others = ", ".join(str(graph.batch_size) for graph in proven)
+        instead = f"batches of {others} can be" if others else "use the keras trainer"
+        _log.warning(
+            "task %r: batches of %d cannot be trained without TensorFlow: %s; %s",
+            task.name,
+            batch_size,
+            problem,
+            instead,
+        )
+    return tuple(sorted(proven, key=lambda graph: graph.batch_size))

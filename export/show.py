@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from fedprune.model.tensors import TensorClass
+from fedprune.network.description import pack_network
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.system.table import table_lines
@@ -73,13 +74,10 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
     yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"
-    yield "trainers", "keras only: no training graph" if bundle.training_graph is None else "keras, litert"
-    graph = "none" if bundle.training_graph is None else f"{len(bundle.training_graph):,}"
-    yield (
-        "bundle",
-        f"{len(bundle.blob):,} bytes, of them inference graph {len(bundle.inference_graph):,}, "
-        f"training graph {graph}, model.json {len(bundle.model_json.encode()):,}",
-    )
+    sizes = ", ".join(str(graph.batch_size) for graph in bundle.graphs)
+    yield "trainers", f"keras, litert (batches of {sizes})" if sizes else "keras only: no training graph was proven"
+    yield "network", f"{len(bundle.network.layers)} layers, {len(pack_network(bundle.network)):,} bytes"
+    yield "bundle", f"{len(bundle.blob):,} bytes"
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()
 
 

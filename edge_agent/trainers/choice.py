@@ -38,20 +38,22 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
     return name
 
 
-def make_trainer(choice: TrainerChoice, bundle: Bundle, *, threads: int, disk: Disk | None = None) -> Trainer:
-    """The trainer for a task. `disk` remembers which runtime was checked.
+def make_trainer(
+    choice: TrainerChoice, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None
+) -> Trainer:
+    """The trainer for a task and a device with so many examples. `disk` remembers which runtime was checked.
 
     Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train the task, `StorageError` if the
     disk refuses.
     """
     name = preferred_trainer(choice)
-    if choice == "auto" and bundle.training_graph is None and _is_installed("keras"):
+    if choice == "auto" and not bundle.graphs and _is_installed("keras"):
         name = "keras"
     if name == "litert":
         from edge_agent.trainers.litert import LiteRTTrainer
 
         try:
-            return LiteRTTrainer(bundle, threads=threads, disk=disk)
+            return LiteRTTrainer(bundle, examples=examples, threads=threads, disk=disk)
         except RuntimeUnfit as error:
             if choice != "auto" or not _is_installed("keras"):
                 raise

@@ -1,4 +1,4 @@
-"""The trainer without TensorFlow: the bundle's training graph on LiteRT; optimizer, masks and schedule in numpy."""
+"""The trainer without TensorFlow: a training graph on LiteRT; optimizer, masks and schedule in numpy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.device_graph import load_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import make_optimizer
-from edge_agent.trainers.runtime_checks import check_runtime
 from edge_agent.trainers.slots import (
     check_form,
     form_of,
@@ -21,12 +21,12 @@ from edge_agent.trainers.slots import (
     with_residue,
 )
 from fedprune.data import Dataset
-from fedprune.errors import ExportError, TaskError, TrainingError
+from fedprune.errors import ExportError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import apply_mask, full_mask, score_mask
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
-from fedprune.runtime.training_graph import Step, TrainingGraph
+from fedprune.runtime.training_graph import Step
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Bundle
 
@@ -38,17 +38,16 @@ class LiteRTTrainer:
     differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int, disk: Disk | None = None) -> None:
-        """The runtime is checked unless `disk` remembers that it was.
+    def __init__(self, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None) -> None:
+        """The graph is written, and the runtime checked, unless `disk` remembers them: see `device_graph`.
 
-        Raises `TaskError` if the bundle has no training graph that fits it; `RuntimeUnfit` if the runtime here cannot
-        run it, or not as TensorFlow would; `StorageError` if the disk refuses.
+        Raises `TaskError` if the task has no training graph; `RuntimeUnfit` if the runtime here cannot run it, or not
+        as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._task = task = bundle.task
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
         try:
-            self._graph = _load_graph(bundle, threads)
-            check_runtime(bundle, self._graph, disk)
+            self._graph = load_device_graph(bundle, examples, disk, threads=threads)
         except ExportError as error:
             raise RuntimeUnfit(f"task {task.name!r}: {error}; {KERAS_INSTEAD}") from error
         shapes = {spec.name: spec.shape for spec in task.tensors}
@@ -67,7 +66,7 @@ class LiteRTTrainer:
         training = self._task.training
         if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
-        batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
+        batches = draw_batches(work.keyed, len(data), training.steps_per_round, self._graph.batch_shape[0])
         weights, mask = self._load(work), work.mask
         losses = np.empty(len(batches), np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
@@ -132,14 +131,3 @@ class LiteRTTrainer:
         """The state with which the next round can go on exactly."""
         slots: dict[str, NDArray[np.generic]] = optimizer_slots(self._optimizer.variables())
         return slots if self._schedule is None else slots | residue_slots(weights, mask)
-
-
-def _load_graph(bundle: Bundle, threads: int) -> TrainingGraph:
-    task = bundle.task
-    if bundle.training_graph is None:
-        raise TaskError(f"task {task.name!r} has no training graph; train it with the keras trainer")
-    graph = TrainingGraph(bundle.training_graph, task.tensors, threads=threads)
-    expected = ((task.training.batch_size, *task.input_shape), (task.training.batch_size, task.outputs))
-    if (graph.batch_shape, graph.target_shape) != expected:
-        raise TaskError(f"task {task.name!r}: the training graph takes other batches; build the task again")
-    return graph

@@ -90,7 +90,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if differing := [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]:
             name = min(differing)
             raise TaskError(
-                f"network {self.name[:60]!r}: tensor {name[:80]!r} is {_shown(expected.get(name))} in the tensor table "
+                f"network {self.name[:60]!r}: tensor {name[:80]!r} is {_shown(expected.get(name))} in the table, "
                 f"and {_shown(found.get(name))} in the layers"
             )
         kinds = {spec.name: spec.kind for spec in table}

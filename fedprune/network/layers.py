@@ -102,7 +102,7 @@ class Dense(Layer, frozen=True, kw_only=True, tag="dense"):
         return _named({self.kernel: (inputs[0][-1], self.units), self.bias: (self.units,)})
 
 
-class _Windowed(Layer, frozen=True, kw_only=True):
+class Windowed(Layer, frozen=True, kw_only=True):
     """A layer with windows of `size` that move by `strides` over one axis or two."""
 
     size: _Sizes
@@ -126,7 +126,7 @@ class _Windowed(Layer, frozen=True, kw_only=True):
         return tuple(places)
 
 
-class Convolution(_Windowed, frozen=True, kw_only=True, tag="convolution"):
+class Convolution(Windowed, frozen=True, kw_only=True, tag="convolution"):
     """Keras' Conv1D and Conv2D: `kernel` `[*size, channels, filters]`, `bias` `[filters]`."""
 
     filters: _Count
@@ -140,7 +140,7 @@ class Convolution(_Windowed, frozen=True, kw_only=True, tag="convolution"):
         return _named({self.kernel: (*self.size, inputs[0][-1], self.filters), self.bias: (self.filters,)})
 
 
-class DepthwiseConvolution(_Windowed, frozen=True, kw_only=True, tag="depthwise-convolution"):
+class DepthwiseConvolution(Windowed, frozen=True, kw_only=True, tag="depthwise-convolution"):
     """Keras' DepthwiseConv1D and DepthwiseConv2D: `kernel` `[*size, channels, multiplier]`."""
 
     multiplier: _Count
@@ -156,7 +156,7 @@ class DepthwiseConvolution(_Windowed, frozen=True, kw_only=True, tag="depthwise-
         return _named({self.kernel: kernel, self.bias: (channels * self.multiplier,)})
 
 
-class Pooling(_Windowed, frozen=True, kw_only=True, tag="pooling"):
+class Pooling(Windowed, frozen=True, kw_only=True, tag="pooling"):
     """The maximum or mean of what each window sees, padding left out."""
 
     statistic: Statistic

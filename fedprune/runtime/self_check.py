@@ -26,7 +26,9 @@ from fedprune.model.tensors import Array, TensorClass, TensorSpec, Weights
 from fedprune.runtime.tflite import one_line
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**22
+"""Bytes of a bundle's `ProvenGraph`s."""
+MAX_BATCH = 2**16
 
 KERAS_INSTEAD = "train with the keras trainer, or another version of the runtime"
 
@@ -61,9 +63,25 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SelfCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The member ``self-check.json`` of a bundle."""
+    """What a runtime is asked."""
 
     probes: Annotated[tuple[Probe, ...], msgspec.Meta(min_length=1, max_length=8)]
+
+
+class ProvenGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A training graph that was compared with tf_keras when the task was built, and that each device writes again.
+
+    `batch_size` is what it is written for, `sha256` (hex) what its bytes must be, and `memory_bytes` about what its
+    values take while it runs.
+    """
+
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    self_check: SelfCheck
+
+
+_ProvenGraphs = Annotated[tuple[ProvenGraph, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +97,17 @@ class Case:
         return graph.run(self.weights, self.x, self.y, self.noise)
 
 
-def parse_self_check(blob: bytes) -> SelfCheck:
-    """Raises `TaskError` if it is none."""
+def parse_proven_graphs(blob: bytes) -> tuple[ProvenGraph, ...]:
+    """The member ``graphs.json`` of a bundle. Raises `TaskError` if it is none."""
     try:
         if len(blob) > MAX_BYTES:
             raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
-        return msgspec.json.decode(blob, type=SelfCheck)
+        graphs = msgspec.json.decode(blob, type=_ProvenGraphs)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise TaskError(f"the self-check of the training graph: {error}; build the task again") from error
+        raise TaskError(f"the digests of the training graphs: {error}; build the task again") from error
+    if len({graph.batch_size for graph in graphs}) != len(graphs):
+        raise TaskError("the digests of the training graphs: two for one batch size; build the task again")
+    return graphs
 
 
 def run_self_check(graph: TrainingGraph, tensors: Sequence[TensorSpec], self_check: SelfCheck) -> None:

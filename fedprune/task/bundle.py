@@ -4,14 +4,13 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 
 ==========================  =========================================================================
 ``task.json``               the `Task`: tensor table, training, pruning, and the digest of each other member
-``model.json``              the Keras configuration (``model.to_json()``) of the unwrapped model
-``inference.tflite``        signature ``serving_default``: inputs ``x`` and ``w0…wN`` (the tensor table), output ``y``
-``training.tflite``         if it is there, devices can train without TensorFlow: see `fedprune.runtime.training_graph`
-``self-check.json``         comes with it: what a device finds wrong kernels with, see `fedprune.runtime.self_check`
+``network.json``            the description of the network: see `fedprune.network.description`
+``graphs.json``             if it is there, devices can train without TensorFlow: the digests of the training graphs
+                            that they write, and what finds wrong kernels, see `fedprune.runtime.self_check`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed
 ==========================  =========================================================================
 
-Nothing in a bundle is ever executed as code.
+Nothing in a bundle is ever executed: neither code nor graph of its sender's.
 """
 
 from __future__ import annotations
@@ -34,13 +33,14 @@ from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
-from fedprune.runtime.self_check import SelfCheck, parse_self_check
+from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.system.disk import why_unreadable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BUNDLE_BYTES = 256 * 2**20
 MAX_PARAMETERS = 2**25
 """128 MiB of weights, more than a small device can train."""
@@ -49,10 +49,8 @@ _MAX_EXAMPLE = 2**24
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"})
 
 _TASK = "task.json"
-_MODEL = "model.json"
-_INFERENCE = "inference.tflite"
-_TRAINING = "training.tflite"
-_SELF_CHECK = "self-check.json"
+_NETWORK = "network.json"
+_GRAPHS = "graphs.json"
 _WEIGHTS = "weights.safetensors"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -159,11 +157,9 @@ class Bundle:
 
     task: Task
     blob: bytes
-    model_json: str
-    inference_graph: bytes
-    training_graph: bytes | None
-    self_check: SelfCheck | None
-    """Is there if the training graph is."""
+    network: Network
+    graphs: tuple[ProvenGraph, ...]
+    """Empty for a task that only the keras trainer can train."""
     _weights: bytes | None
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
@@ -183,19 +179,14 @@ class Bundle:
 def write_bundle(
     task: Task,
     *,
-    model_json: str,
-    inference_graph: bytes,
+    network: Network,
     weights: dict[str, NDArray[np.float32]] | None,
-    training_graph: bytes | None = None,
-    self_check: SelfCheck | None = None,
+    graphs: tuple[ProvenGraph, ...] = (),
 ) -> bytes:
-    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given,
-    `self_check` exactly if `training_graph` is."""
-    members = {_MODEL: model_json.encode(), _INFERENCE: inference_graph}
-    if training_graph is not None:
-        members[_TRAINING] = training_graph
-    if self_check is not None:
-        members[_SELF_CHECK] = msgspec.json.encode(self_check)
+    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given."""
+    members = {_NETWORK: pack_network(network)}
+    if graphs:
+        members[_GRAPHS] = msgspec.json.encode(graphs)
     if weights is not None:
         members[_WEIGHTS] = pack_tensors(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
@@ -214,20 +205,20 @@ def read_bundle(blob: bytes) -> Bundle:
     for name, digest in task.members.items():
         if hashlib.sha256(members.get(name, b"")).hexdigest() != digest:
             raise TaskError(f"task bundle: member {name} is missing or damaged; build or fetch the bundle again")
-    if _MODEL not in task.members or _INFERENCE not in task.members:
-        raise TaskError(f"task bundle: it must list {_MODEL} and {_INFERENCE}; build it with `fedprune task build`")
+    if _NETWORK not in task.members:
+        raise TaskError(f"task bundle: it must list {_NETWORK}; build it with `fedprune task build`")
     if (_WEIGHTS in task.members) == (task.initial is not None):
         raise TaskError("task bundle: it must hold either initial weights or their seed; build it again")
-    if (_TRAINING in task.members) != (_SELF_CHECK in task.members):
-        raise TaskError(f"task bundle: {_TRAINING} and {_SELF_CHECK} belong together; build it again")
     members = {name: members[name] for name in task.members}  # what has no digest is not in the bundle
+    network = parse_network(members[_NETWORK])
+    network.check(task.table)
+    if (task.input_shape, (task.outputs,)) != (network.inputs[0], network.shapes()[network.outputs[0]]):
+        raise TaskError(f"task bundle: {_NETWORK} has another form than the task; build it again")
     return Bundle(
         task=task,
         blob=blob,
-        model_json=members[_MODEL].decode("utf-8", "replace"),
-        inference_graph=members[_INFERENCE],
-        training_graph=members.get(_TRAINING),
-        self_check=parse_self_check(members[_SELF_CHECK]) if _SELF_CHECK in members else None,
+        network=network,
+        graphs=parse_proven_graphs(members[_GRAPHS]) if _GRAPHS in members else (),
         _weights=members.get(_WEIGHTS),
     )
 

@@ -1,8 +1,4 @@
-"""Evaluation of a task's model through its inference graph: any weights, no TensorFlow.
-
-The graph's signature ``serving_default`` takes a batch of examples ``x`` and the rows of the tensor table
-``w0`` … ``wN``, and returns ``y``. How many examples a batch has was decided when the task was built.
-"""
+"""Evaluation of a task's model through its inference graph: any weights, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedprune.data import Dataset, fit_to, load_npz
-from fedprune.errors import TaskError
+from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array, Weights
+from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
-from fedprune.task.bundle import Bundle, Task
-
-SIGNATURE = "serving_default"
+from fedprune.task.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -34,43 +28,34 @@ class Evaluation:
 
 
 class InferenceGraph:
-    """A bundle's inference graph: loaded once, run with any weights.
+    """A network's inference graph, written anew for each model's weights."""
 
-    Weights are set once for many batches: the interpreter's own signature runner would copy them for each.
-    """
-
-    def __init__(self, bundle: Bundle, *, threads: int) -> None:
-        """Raises `TaskError` if the graph does not fit the bundle's task, `ExportError` if nothing here can run it."""
-        self._interpreter: Any = default_runtime().interpreter(bundle.inference_graph, threads)
-        inputs, outputs = self._signature()
-        _check_signature(bundle.task, inputs, outputs)
-        self._x, self._y = inputs["x"]["index"], outputs["y"]["index"]
-        self._weights = {spec.name: inputs[f"w{row}"]["index"] for row, spec in enumerate(bundle.task.tensors)}
-        self._batch = np.zeros(inputs["x"]["shape"], np.float32)
+    def __init__(self, network: Network, *, threads: int) -> None:
+        self._network = network
+        self._threads = threads
+        self._batch = np.zeros((inference_batch(network), *network.inputs[0]), np.float32)
+        self._interpreter: Any = None
 
     def load(self, weights: Weights) -> None:
-        """The weights to predict with from now on; that they fit the tensor table is the caller's care."""
-        with foreign_errors("inference graph"):
-            for name, index in self._weights.items():
-                self._interpreter.set_tensor(index, weights[name])
+        """The weights to predict with from now on; that they fit the tensor table is the caller's care.
+
+        Raises `TaskError` if the graph would be too large, `ExportError` if nothing here can run it.
+        """
+        self._interpreter = None  # there need not be room for two
+        graph = write_inference_graph(self._network, weights, len(self._batch))
+        self._interpreter = default_runtime().interpreter(graph, self._threads)
 
     def predict(self, x: Array) -> Iterator[Array]:
         """For float32 `[examples, ...]` the outputs, float32 `[≤ batch, outputs]`, batch after batch in order."""
+        (source,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         for start in range(0, len(x), len(self._batch)):
             examples = x[start : start + len(self._batch)]
             self._batch[: len(examples)] = examples
             with foreign_errors("inference graph"):
-                self._interpreter.reset_all_variables()  # an LSTM would go on where the last batch left it
-                self._interpreter.set_tensor(self._x, self._batch)
+                self._interpreter.set_tensor(source["index"], self._batch)
                 self._interpreter.invoke()
-                outputs: Array = self._interpreter.get_tensor(self._y)
+                outputs: Array = self._interpreter.get_tensor(result["index"])
             yield outputs[: len(examples)]
-
-    def _signature(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Inputs and outputs by name. The runner must not outlive this call: while it does, the interpreter refuses."""
-        with foreign_errors("inference graph"):
-            runner = self._interpreter.get_signature_runner(SIGNATURE)
-            return runner.get_input_details(), runner.get_output_details()
 
 
 class Evaluator:
@@ -85,7 +70,7 @@ class Evaluator:
         task = bundle.task
         self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs, task.training.loss)
         self._objective = task.objective
-        self._graph = InferenceGraph(bundle, threads=threads)
+        self._graph = InferenceGraph(bundle.network, threads=threads)
 
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
@@ -97,20 +82,3 @@ class Evaluator:
 def score(outputs: Array, data: Dataset, objective: Objective) -> Evaluation:
     """Score `outputs`, float32 `[examples, outputs]`, against `data` that fit the task."""
     return Evaluation(len(data), objective.accuracy(outputs, data.y), objective.mean_loss(outputs, data.y))
-
-
-def _check_signature(task: Task, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    batch = next(iter(inputs["x"]["shape"].tolist()), 0) if "x" in inputs else 0
-    expected = {f"w{row}": (spec.shape, spec.dtype) for row, spec in enumerate(task.tensors)}
-    expected["x"] = ((batch, *task.input_shape), "float32")
-    if batch < 1 or {name: _form(details) for name, details in inputs.items()} != expected:
-        raise TaskError(f"task {task.name!r}: the inference graph does not take the tensor table; build the task again")
-    if {name: _form(details) for name, details in outputs.items()} != {"y": ((batch, task.outputs), "float32")}:
-        raise TaskError(
-            f"task {task.name!r}: the inference graph does not give {task.outputs} outputs; build the task again"
-        )
-
-
-def _form(details: dict[str, Any]) -> tuple[tuple[int, ...], str]:
-    shape: NDArray[np.int32] = details["shape"]
-    return tuple(shape.tolist()), np.dtype(details["dtype"]).name

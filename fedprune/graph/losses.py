@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from export.training_graph.autodiff import Tape, Value
-from export.training_graph.flatbuffer import Graph, Tensor
-from export.training_graph.operations import logistic
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.operations import logistic
 from fedprune.model.losses import Loss
 
 GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.training_graph.autodiff import Backward, Tape, Value
-from export.training_graph.flatbuffer import Graph, Tensor
+from fedprune.graph.autodiff import Backward, Tape, Value
+from fedprune.graph.graph import Graph, Tensor
 
 _HUGE = float(np.finfo(np.float32).max)
 _NEAR = 0.625

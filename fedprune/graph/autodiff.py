@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.training_graph.flatbuffer import Graph, Tensor
+from fedprune.graph.graph import Graph, Tensor
 
 Backward = Callable[[Tensor], Tensor]
 """From the gradient with respect to a value to that with respect to one of the values it was made of."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from export.training_graph.autodiff import Tape, Value
-from export.training_graph.flatbuffer import Graph, Tensor
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.graph import Graph, Tensor
 
 
 @dataclass(frozen=True)

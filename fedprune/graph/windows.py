@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.training_graph.autodiff import Tape, Value
-from export.training_graph.flatbuffer import Graph, Tensor
-from export.training_graph.operations import is_positive, reshape, scale
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.operations import is_positive, reshape, scale
+from fedprune.network.layers import Padding, Windowed
 
 _LOWEST = float(np.finfo(np.float32).min)
 """The value that padding has for a maximum. Not -infinity: the difference of two would not be a number."""
 _FEW_CHANNELS = 4
-"""Up to as many, patches are cut faster by a convolution with constant filters than by copying."""
+_WIDEST_PATCH = 512
+"""Up to so many channels, patches up to so wide are cut faster by a convolution with constant filters than by
+copying."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,11 @@ class Window:
         return counts
 
 
-def window(size: int, stride: int, length: int, padding: str) -> Window:
-    """Keras' windows. `padding` is valid, same, or causal (all of it in front)."""
-    if padding == "valid":
+def _window(size: int, stride: int, length: int, padding: Padding) -> Window:
+    if padding is Padding.VALID:
         return Window(size, stride, length, 0, (length - size) // stride + 1)
     out = -(-length // stride)
-    if padding == "causal":
+    if padding is Padding.CAUSAL:
         return Window(size, stride, length, size - 1, (length - 1) // stride + 1)
     missing = max((out - 1) * stride + size - length, 0)
     return Window(size, stride, length, missing // 2, out)
@@ -80,6 +82,15 @@ class Windows:
         return self.rows.size * self.columns.size
 
 
+def windows_of(layer: Windowed, image: tuple[int, ...]) -> Windows:
+    """The windows of a layer, over one axis or two, over images of a shape `[n, h, w, c]`: Keras' windows."""
+    height, width = image[1:3]
+    along_columns = _window(layer.size[-1], layer.strides[-1], width, layer.padding)
+    if len(layer.size) == 1:
+        return Windows(_window(1, 1, 1, Padding.VALID), along_columns)
+    return Windows(_window(layer.size[0], layer.strides[0], height, layer.padding), along_columns)
+
+
 def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
     """Each window's content as a row: `[n, h, w, c]` to `[n * places, taps * c]`, channels last."""
     graph, channels = tape.graph, x.shape[3]
@@ -89,7 +100,7 @@ def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
         parts = [graph.slice(d, 1, tap * channels, channels) for tap in range(windows.taps)]
         return _paste(graph, parts, windows, x.shape)
 
-    if channels <= _FEW_CHANNELS:
+    if channels <= _FEW_CHANNELS and width <= _WIDEST_PATCH:
         patches = _convolve_with_ones(graph, x.tensor, windows)
     else:
         cut = _cut(graph, x.tensor, windows)
@@ -174,8 +185,9 @@ def _convolve_with_ones(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
         x = graph.pad(graph.slice(x, axis, 0, along.seen), axis, along.before, along.after)
     channels = x.shape[3]
     ones = np.eye(windows.taps * channels, dtype=np.float32)
-    filters = ones.reshape(-1, windows.rows.size, windows.columns.size, channels)
-    return graph.convolve(x, filters, (windows.rows.stride, windows.columns.stride))
+    filters = graph.constant(ones.reshape(-1, windows.rows.size, windows.columns.size, channels))
+    no_bias = graph.constant(np.zeros(len(ones), np.float32))
+    return graph.convolve(x, filters, no_bias, (windows.rows.stride, windows.columns.stride))
 
 
 def _cut(graph: Graph, x: Tensor, windows: Windows) -> list[Tensor]:

@@ -1,0 +1,96 @@
+"""The training graph that a device writes for itself, from the description of the network.
+
+It is one of those that were proven when the task was built, which its digest tells. The graph, and which runtime has
+passed its self-check, are remembered on disk, so that each is made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from fedprune.errors import TaskError
+from fedprune.graph.training import write_training_graph
+from fedprune.runtime.self_check import ProvenGraph, run_self_check
+from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.system.disk import Disk
+from fedprune.system.usage import device_memory_mb
+from fedprune.task.bundle import Bundle
+
+_GRAPH = "training-graph.tflite"
+_CHECKED = "self-check.json"
+_SHARE_OF_MEMORY = 0.25
+"""The part of a device's memory that the values of a batch may take."""
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    """`graph` is the SHA-256 (hex) of a training graph and its self-check."""
+
+    graph: str
+    runtime: str
+    version: str
+
+
+def load_device_graph(bundle: Bundle, examples: int, disk: Disk | None, *, threads: int) -> TrainingGraph:
+    """The training graph for this device and its number of examples, written, loaded and checked.
+
+    Without a disk nothing is remembered. Raises `TaskError` if the task has none, or another comes out here; what
+    `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
+    """
+    if not bundle.graphs:
+        raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
+    room = int(device_memory_mb() * 1e6 * _SHARE_OF_MEMORY)
+    proven = choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
+    graph = TrainingGraph(_written(bundle, proven, disk), bundle.task.tensors, threads=threads)
+    _check_runtime(bundle, proven, graph, disk)
+    return graph
+
+
+def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, room: int) -> ProvenGraph:
+    """The graph of the largest batch that is no larger than `batch_size`, than the device's `examples` fill, and than
+    `room` bytes; of the smallest if all are."""
+    by_size = sorted(graphs, key=lambda graph: graph.batch_size)
+    allowed = [graph for graph in by_size if graph.batch_size <= batch_size] or by_size[:1]
+    filled = sum(graph.batch_size < examples for graph in allowed)  # the next one already holds all examples
+    fitting = [graph for graph in allowed[: filled + 1] if graph.memory_bytes <= room]
+    return (fitting or allowed)[-1 if fitting else 0]
+
+
+def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
+    """The graph's bytes, from the disk if they are there."""
+    kept = None if disk is None else disk.read(_GRAPH)
+    if kept is not None and _digest(kept) == proven.sha256:
+        return kept
+    task = bundle.task
+    graph = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size).blob
+    if _digest(graph) != proven.sha256:
+        raise TaskError(
+            f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "
+            "task; install that version, or build the task again"
+        )
+    if disk is not None:
+        disk.write(_GRAPH, graph)
+    return graph
+
+
+def _check_runtime(bundle: Bundle, proven: ProvenGraph, graph: TrainingGraph, disk: Disk | None) -> None:
+    """Run the self-check unless it has passed. The last one is remembered: a device serves one federation at a time."""
+    checked = _Checked(_digest(msgspec.json.encode(proven)), graph.runtime.name, graph.runtime.version)
+    if disk is None or _remembered(disk) != checked:
+        run_self_check(graph, bundle.task.tensors, proven.self_check)
+        if disk is not None:
+            disk.write(_CHECKED, msgspec.json.encode(checked))
+
+
+def _remembered(disk: Disk) -> _Checked | None:
+    """None if there is nothing that can be read: then it is checked again."""
+    try:
+        return msgspec.json.decode(disk.read(_CHECKED) or b"", type=_Checked)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _digest(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()

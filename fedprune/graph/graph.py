@@ -1,0 +1,273 @@
+"""A graph that is written operator by operator: float32 tensors of fixed shapes, builtin operators of version 1 only.
+
+No converter has a hand in it, so that what is computed is what is written here. Operators are those that XNNPACK runs
+in ai-edge-litert and that tflite-runtime 2.14 has. Equal operations on equal tensors are made once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.errors import TaskError
+from fedprune.graph.file import Attribute, Code, OperatorRow, TensorRow, pack_file
+
+MAX_OPERATORS = 2**16
+"""Operators of a graph; MobileNetV2 trains with 11,000."""
+MAX_CONSTANT_BYTES = 2**28
+"""Bytes of all constants of a graph."""
+_TERMS = 32
+"""A sum of more terms is made in stages: one float32 accumulator over 10^5 terms loses three digits."""
+_SAME, _VALID = 0, 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A float32 (or constant int32) tensor of a `Graph`."""
+
+    index: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+Operand = Tensor | float
+
+
+class Graph:
+    """A graph that grows by each call. Methods are TFLite's operators of the same name, and return their output."""
+
+    def __init__(self) -> None:
+        self._tensors: list[TensorRow] = []
+        self._operators: list[OperatorRow] = []
+        self._buffers: list[NDArray[Any]] = []
+        self._inputs: dict[str, Tensor] = {}
+        self._made: dict[Any, Tensor] = {}
+        self._constant_bytes = 0
+
+    def input(self, name: str, shape: Sequence[int]) -> Tensor:
+        self._inputs[name] = self._tensor(shape, name=name)
+        return self._inputs[name]
+
+    def constant(self, array: NDArray[Any]) -> Tensor:
+        """A tensor of given values, float32 or int32."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._made:
+            self._constant_bytes += array.nbytes
+            if self._constant_bytes > MAX_CONSTANT_BYTES:
+                raise TaskError(f"the network's graph needs more than {MAX_CONSTANT_BYTES} bytes of constants")
+            self._buffers.append(array)
+            self._made[key] = self._tensor(array.shape, dtype=array.dtype.type, buffer=len(self._buffers))
+        return self._made[key]
+
+    def add(self, a: Tensor, b: Operand) -> Tensor:
+        return self._binary(Code.ADD, a, b)
+
+    def subtract(self, a: Operand, b: Tensor) -> Tensor:
+        return self._binary(Code.SUB, a, b)
+
+    def multiply(self, a: Tensor, b: Operand) -> Tensor:
+        return self._binary(Code.MUL, a, b)
+
+    def divide(self, a: Operand, b: Tensor) -> Tensor:
+        return self._binary(Code.DIV, a, b)
+
+    def maximum(self, a: Tensor, b: Operand) -> Tensor:
+        return self._binary(Code.MAXIMUM, a, b)
+
+    def minimum(self, a: Tensor, b: Operand) -> Tensor:
+        return self._binary(Code.MINIMUM, a, b)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self._operate(Code.RELU, [x], x.shape)
+
+    def leaky_relu(self, x: Tensor, slope: float) -> Tensor:
+        return self._operate(Code.LEAKY_RELU, [x], x.shape, slope=float(slope))
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Over the last axis."""
+        return self._operate(Code.SOFTMAX, [x], x.shape, beta=1.0)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return self._operate(Code.TANH, [x], x.shape)
+
+    def logistic(self, x: Tensor) -> Tensor:
+        return self._operate(Code.LOGISTIC, [x], x.shape)
+
+    def exp(self, x: Tensor) -> Tensor:
+        return self._operate(Code.EXP, [x], x.shape)
+
+    def log(self, x: Tensor) -> Tensor:
+        return self._operate(Code.LOG, [x], x.shape)
+
+    def rsqrt(self, x: Tensor) -> Tensor:
+        return self._operate(Code.RSQRT, [x], x.shape)
+
+    def sum(self, x: Tensor, *axes: int) -> Tensor:
+        """The sum over `axes`, which are adjacent, and stay in the shape with size 1."""
+        terms = math.prod(x.shape[axis] for axis in axes)
+        if terms <= _TERMS:
+            return self._reduce(Code.SUM, x, axes)
+        kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        outer, inner = math.prod(x.shape[: min(axes)]), math.prod(x.shape[max(axes) + 1 :])
+        while terms > _TERMS:
+            groups = -(-terms // _TERMS)
+            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * _TERMS - terms)
+            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, _TERMS, inner)), (2,)), groups
+        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (outer, terms, inner)), (1,)), kept)
+
+    def reduce_max(self, x: Tensor, *axes: int) -> Tensor:
+        """The maximum over `axes`, which stay in the shape with size 1."""
+        return self._reduce(Code.REDUCE_MAX, x, axes)
+
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        """The product of two matrices."""
+        shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+        return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
+
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        shape = tuple(shape)
+        return (
+            x if shape == x.shape else self._operate(Code.RESHAPE, [x, self._integers(shape)], shape, new_shape=shape)
+        )
+
+    def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
+        """`x` with `before` and `after` more entries of `value` along one axis."""
+        if before == after == 0:
+            return x
+        pads = np.zeros((len(x.shape), 2), np.int32)
+        pads[axis] = before, after
+        inputs, shape = [x, self.constant(pads)], [size + sum(pad) for size, pad in zip(x.shape, pads, strict=True)]
+        if value == 0.0:
+            return self._operate(Code.PAD, inputs, shape)
+        return self._operate(Code.PADV2, [*inputs, self._scalar(value)], shape)
+
+    def slice(self, x: Tensor, axis: int, begin: int, size: int) -> Tensor:
+        """`size` entries from `begin` on along one axis."""
+        if size == x.shape[axis]:
+            return x
+        begins, sizes = [0] * len(x.shape), list(x.shape)
+        begins[axis], sizes[axis] = begin, size
+        return self._operate(Code.SLICE, [x, self._integers(begins), self._integers(sizes)], sizes)
+
+    def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self._operate(Code.CONCATENATION, parts, shape, axis=axis)
+
+    def convolve(
+        self, x: Tensor, filters: Tensor, bias: Tensor, strides: tuple[int, int], *, same: bool = False
+    ) -> Tensor:
+        """`x` `[n, h, w, c]` with `filters` `[out, height, width, c]` and `bias` `[out]`."""
+        out, height, width, _ = filters.shape
+        return self._slide(Code.CONV_2D, [x, filters, bias], (height, width), strides, out, same=same)
+
+    def convolve_each(
+        self, x: Tensor, filters: Tensor, bias: Tensor, strides: tuple[int, int], *, same: bool = False
+    ) -> Tensor:
+        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`."""
+        _, height, width, out = filters.shape
+        multiplier = out // x.shape[3]
+        return self._slide(
+            Code.DEPTHWISE_CONV_2D,
+            [x, filters, bias],
+            (height, width),
+            strides,
+            out,
+            same=same,
+            depth_multiplier=multiplier,
+        )
+
+    def fully_connect(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+        """The matrix `x` `[n, k]` times the transpose of `rows` `[out, k]`, plus `bias` `[out]`."""
+        return self._operate(Code.FULLY_CONNECTED, [x, rows, bias], (x.shape[0], rows.shape[0]))
+
+    def max_pool(self, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
+        return self._pool(Code.MAX_POOL_2D, x, size, strides, same=same)
+
+    def average_pool(self, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
+        """The mean of each window, padding left out."""
+        return self._pool(Code.AVERAGE_POOL_2D, x, size, strides, same=same)
+
+    def live_bytes(self) -> int:
+        """Bytes of the values that are held at once, at most, while the operators run in order."""
+        last = {number: step for step, row in enumerate(self._operators) for number in row.inputs}
+        made = {row.output for row in self._operators}
+        sizes = [math.prod(row.shape) * np.dtype(row.dtype).itemsize for row in self._tensors]
+        held = most = sum(sizes[tensor.index] for tensor in self._inputs.values())
+        for step, row in enumerate(self._operators):
+            held += sizes[row.output]
+            most = max(most, held)
+            held -= sum(sizes[number] for number in made.intersection(row.inputs) if last[number] == step)
+        return most
+
+    def finish(self, signature: str, outputs: Mapping[str, Tensor]) -> bytes:
+        """The file, with one signature that takes all inputs and returns `outputs`."""
+        inputs = {name: tensor.index for name, tensor in self._inputs.items()}
+        returned = {name: tensor.index for name, tensor in outputs.items()}
+        return pack_file(self._tensors, self._operators, self._buffers, inputs, returned, signature)
+
+    def _binary(self, code: Code, a: Operand, b: Operand) -> Tensor:
+        a, b = (operand if isinstance(operand, Tensor) else self._scalar(operand) for operand in (a, b))
+        return self._operate(code, [a, b], np.broadcast_shapes(a.shape, b.shape))
+
+    def _reduce(self, code: Code, x: Tensor, axes: Sequence[int]) -> Tensor:
+        if all(x.shape[axis] == 1 for axis in axes):
+            return x
+        shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        return self._operate(code, [x, self._integers(axes)], shape, keep_axes=True)
+
+    def _pool(self, code: Code, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
+        return self._slide(code, [x], size, strides, x.shape[3], same=same, height=size[0], width=size[1])
+
+    def _slide(
+        self,
+        code: Code,
+        inputs: Sequence[Tensor],
+        size: tuple[int, int],
+        strides: tuple[int, int],
+        out: int,
+        *,
+        same: bool,
+        **attributes: Attribute,
+    ) -> Tensor:
+        """Windows of `size` that move by `strides` over images, and make `out` channels."""
+        n, *lengths, _ = inputs[0].shape
+        places = [
+            -(-length // stride) if same else (length - window) // stride + 1
+            for length, window, stride in zip(lengths, size, strides, strict=True)
+        ]
+        attributes |= {"padding": _SAME if same else _VALID, "stride_height": strides[0], "stride_width": strides[1]}
+        return self._operate(code, inputs, (n, *places, out), **attributes)
+
+    def _operate(self, code: Code, inputs: Sequence[Tensor], shape: Sequence[int], **attributes: Attribute) -> Tensor:
+        key = (code, tuple(inputs), tuple(attributes.items()))
+        if key not in self._made:
+            if len(self._operators) == MAX_OPERATORS:
+                raise TaskError(f"the network's graph needs more than {MAX_OPERATORS} operators")
+            output = self._made[key] = self._tensor(shape)
+            numbers = tuple(tensor.index for tensor in inputs)
+            self._operators.append(OperatorRow(code, numbers, output.index, attributes))
+        return self._made[key]
+
+    def _tensor(
+        self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
+    ) -> Tensor:
+        tensor = Tensor(len(self._tensors), tuple(map(int, shape)))
+        self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))
+        return tensor
+
+    def _scalar(self, value: float) -> Tensor:
+        return self.constant(np.full(1, value, np.float32))
+
+    def _integers(self, values: Sequence[int]) -> Tensor:
+        return self.constant(np.array(values, np.int32))

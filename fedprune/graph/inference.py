@@ -1,0 +1,193 @@
+"""From a network's description and weights to its inference graph: the weights are constants in it.
+
+Writing it anew for other weights takes less than running it on a batch with weights as inputs would cost: runtimes
+are slow on filters that are not constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.graph.graph import Graph, Tensor
+from fedprune.model.tensors import Weights
+from fedprune.network import layers as kinds
+from fedprune.network.description import Network
+from fedprune.network.layers import Function, Padding, Statistic
+
+SIGNATURE = "serving_default"
+
+_LARGEST_BATCH = 50
+"""More is no faster, and needs more memory."""
+_TENSOR_BYTES = 8 * 2**20
+"""Bytes that the largest tensor of a batch may take, so that a gateway evaluates in little memory."""
+
+
+def inference_batch(network: Network) -> int:
+    """The number of examples to infer at once: the fewer the larger the network's values are."""
+    largest = max(math.prod(shape) for shape in network.shapes()) * np.dtype(np.float32).itemsize
+    return min(max(_TENSOR_BYTES // largest, 1), _LARGEST_BATCH)
+
+
+def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:
+    """`network`, which was checked, as a TFLite file: ``x`` `[batch_size, ...]` to ``y``, both float32.
+
+    Raises `TaskError` if the graph would be too large.
+    """
+    writer = _Writer(Graph(), weights)
+    values = [writer.graph.input("x", (batch_size, *network.inputs[0]))]
+    for layer, call in network.steps():
+        values.append(_RULES[type(layer)](writer, layer, [values[number] for number in call.inputs]))
+    return writer.graph.finish(SIGNATURE, {"y": values[network.outputs[0]]})
+
+
+@dataclass(frozen=True)
+class _Writer:
+    graph: Graph
+    weights: Weights
+
+    def constant(self, array: NDArray[Any]) -> Tensor:
+        return self.graph.constant(np.ascontiguousarray(array, np.float32))
+
+    def bias(self, name: str | None, size: int) -> Tensor:
+        return self.constant(self.weights[name] if name else np.zeros(size))
+
+
+def _dense(writer: _Writer, layer: kinds.Dense, inputs: list[Tensor]) -> Tensor:
+    (x,) = inputs
+    rows = writer.graph.reshape(x, (x.size // x.shape[-1], x.shape[-1]))
+    kernel = writer.constant(writer.weights[layer.kernel].T)
+    y = writer.graph.fully_connect(rows, kernel, writer.bias(layer.bias, layer.units))
+    return writer.graph.reshape(y, (*x.shape[:-1], layer.units))
+
+
+def _convolution(writer: _Writer, layer: kinds.Convolution, inputs: list[Tensor]) -> Tensor:
+    kernel = _with_rows(writer.weights[layer.kernel])
+    filters, bias = writer.constant(np.moveaxis(kernel, -1, 0)), writer.bias(layer.bias, layer.filters)
+    y = writer.graph.convolve(_image(writer, layer, inputs[0]), filters, bias, **_windows(layer))
+    return _without_rows(writer, y, inputs[0])
+
+
+def _depthwise(writer: _Writer, layer: kinds.DepthwiseConvolution, inputs: list[Tensor]) -> Tensor:
+    kernel = _with_rows(writer.weights[layer.kernel])
+    filters = writer.constant(kernel.reshape(1, *kernel.shape[:2], -1))
+    bias = writer.bias(layer.bias, filters.shape[-1])
+    y = writer.graph.convolve_each(_image(writer, layer, inputs[0]), filters, bias, **_windows(layer))
+    return _without_rows(writer, y, inputs[0])
+
+
+def _pooling(writer: _Writer, layer: kinds.Pooling, inputs: list[Tensor]) -> Tensor:
+    pool = writer.graph.max_pool if layer.statistic is Statistic.MAX else writer.graph.average_pool
+    y = pool(_image(writer, layer, inputs[0]), _over_rows(layer.size), **_windows(layer))
+    return _without_rows(writer, y, inputs[0])
+
+
+def _global_pooling(writer: _Writer, layer: kinds.GlobalPooling, inputs: list[Tensor]) -> Tensor:
+    (x,) = inputs
+    graph, places = writer.graph, math.prod(x.shape[1:-1])
+    flat = graph.reshape(x, (x.shape[0], places, x.shape[-1]))
+    if layer.statistic is Statistic.MAX:
+        y = graph.reduce_max(flat, 1)
+    else:
+        y = graph.multiply(graph.sum(flat, 1), 1.0 / places)
+    return graph.reshape(y, (x.shape[0], *layer.output(x.shape[1:])))
+
+
+def _batch_normalization(writer: _Writer, layer: kinds.BatchNormalization, inputs: list[Tensor]) -> Tensor:
+    mean, variance = (writer.weights[name].astype(np.float64) for name in (layer.mean, layer.variance))
+    gamma = writer.weights[layer.gamma] if layer.gamma else 1.0
+    beta = writer.weights[layer.beta] if layer.beta else 0.0
+    factor = gamma / np.sqrt(variance + layer.epsilon)
+    scaled = writer.graph.multiply(inputs[0], writer.constant(factor))
+    return writer.graph.add(scaled, writer.constant(beta - mean * factor))
+
+
+def _reshape(writer: _Writer, layer: kinds.Reshape, inputs: list[Tensor]) -> Tensor:
+    return writer.graph.reshape(inputs[0], (inputs[0].shape[0], *layer.shape))
+
+
+def _zero_padding(writer: _Writer, layer: kinds.ZeroPadding, inputs: list[Tensor]) -> Tensor:
+    (x,) = inputs
+    for axis, (before, after) in enumerate(layer.padding, start=1):
+        x = writer.graph.pad(x, axis, before, after)
+    return x
+
+
+def _rescaling(writer: _Writer, layer: kinds.Rescaling, inputs: list[Tensor]) -> Tensor:
+    scale, offset = (writer.constant(np.array(numbers)) for numbers in (layer.scale, layer.offset))
+    return writer.graph.add(writer.graph.multiply(inputs[0], scale), offset)
+
+
+def _dropout(_: _Writer, __: kinds.Dropout, inputs: list[Tensor]) -> Tensor:
+    return inputs[0]
+
+
+def _add(writer: _Writer, _: kinds.Add, inputs: list[Tensor]) -> Tensor:
+    total, *others = inputs
+    for other in others:
+        total = writer.graph.add(total, other)
+    return total
+
+
+def _concatenate(writer: _Writer, layer: kinds.Concatenate, inputs: list[Tensor]) -> Tensor:
+    return writer.graph.concatenate(inputs, layer.axis + 1)
+
+
+def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) -> Tensor:
+    (x,), graph = inputs, writer.graph
+    if layer.function is Function.LEAKY_RELU:
+        return graph.leaky_relu(x, layer.slope)
+    functions: dict[Function, Callable[[Tensor], Tensor]] = {
+        Function.RELU: graph.relu,
+        Function.RELU6: lambda x: graph.minimum(graph.relu(x), 6.0),
+        Function.SIGMOID: graph.logistic,
+        Function.SOFTMAX: graph.softmax,
+        Function.TANH: graph.tanh,
+    }
+    return functions[layer.function](x)
+
+
+def _image(writer: _Writer, layer: kinds.Windowed, x: Tensor) -> Tensor:
+    """The image that windows move over: a series is one row. TFLite knows no causal padding."""
+    if layer.padding is Padding.CAUSAL:
+        x = writer.graph.pad(x, 1, layer.size[0] - 1, 0)
+    return writer.graph.reshape(x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
+
+
+def _without_rows(writer: _Writer, y: Tensor, x: Tensor) -> Tensor:
+    """`y` as a series again if `x` is one."""
+    return writer.graph.reshape(y, (y.shape[0], *y.shape[2:])) if len(x.shape) == 3 else y
+
+
+def _with_rows(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    return kernel[np.newaxis] if kernel.ndim == 3 else kernel
+
+
+def _over_rows(sizes: tuple[int, ...]) -> tuple[int, int]:
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else (1, sizes[0])
+
+
+def _windows(layer: kinds.Windowed) -> dict[str, Any]:
+    return {"strides": _over_rows(layer.strides), "same": layer.padding is Padding.SAME}
+
+
+_RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {
+    kinds.Activation: _activation,
+    kinds.Add: _add,
+    kinds.BatchNormalization: _batch_normalization,
+    kinds.Concatenate: _concatenate,
+    kinds.Convolution: _convolution,
+    kinds.Dense: _dense,
+    kinds.DepthwiseConvolution: _depthwise,
+    kinds.Dropout: _dropout,
+    kinds.GlobalPooling: _global_pooling,
+    kinds.Pooling: _pooling,
+    kinds.Rescaling: _rescaling,
+    kinds.Reshape: _reshape,
+    kinds.ZeroPadding: _zero_padding,
+}

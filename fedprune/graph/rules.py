@@ -1,0 +1,191 @@
+"""Layer rules: each layer of a description, as it trains, in differentiable operations.
+
+A rule takes the context, the layer and its inputs, and returns its output. Layers over one axis are layers over images
+of one row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedprune.graph import operations as ops
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.context import Context
+from fedprune.graph.normalization import batch_normalization
+from fedprune.graph.windows import (
+    Windows,
+    average_pool,
+    convolution_patches,
+    depthwise_convolution,
+    max_pool,
+    windows_of,
+)
+from fedprune.network import layers as kinds
+from fedprune.network.layers import Function, Statistic
+
+
+def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Value]) -> Value:
+    """The output of a layer that was checked."""
+    return _RULES[type(layer)](context, layer, inputs)
+
+
+def _dense(context: Context, layer: kinds.Dense, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    rows = ops.reshape(context.tape, x, (x.tensor.size // x.shape[-1], x.shape[-1]))
+    y = ops.matmul(context.tape, rows, context.weight(layer.kernel))
+    return _with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
+
+
+def _convolution(context: Context, layer: kinds.Convolution, inputs: list[Value]) -> Value:
+    x = _as_image(context.tape, inputs[0])
+    windows = windows_of(layer, x.shape)
+    kernel = context.weight(layer.kernel)
+    matrix = ops.reshape(context.tape, kernel, (math.prod(kernel.shape[:-1]), layer.filters))
+    y = ops.matmul(context.tape, convolution_patches(context.tape, x, windows), matrix)
+    y = ops.reshape(context.tape, y, _places(inputs[0], windows, layer.filters))
+    return _with_bias(context, layer, y)
+
+
+def _depthwise(context: Context, layer: kinds.DepthwiseConvolution, inputs: list[Value]) -> Value:
+    """With a multiplier, channels are repeated."""
+    kernel = context.weight(layer.kernel)
+    channels = kernel.shape[-2] * layer.multiplier
+    image = ops.repeat_channels(context.tape, _as_image(context.tape, inputs[0]), layer.multiplier)
+    windows = windows_of(layer, image.shape)
+    filters = ops.reshape(context.tape, kernel, (windows.taps, channels))
+    y = depthwise_convolution(context.tape, image, filters, windows)
+    return _with_bias(context, layer, ops.reshape(context.tape, y, _places(inputs[0], windows, channels)))
+
+
+def _batch_normalization(context: Context, layer: kinds.BatchNormalization, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    gamma = context.weight(layer.gamma) if layer.gamma else _constant(context.tape, 1.0, x.shape[-1])
+    beta = context.weight(layer.beta) if layer.beta else _constant(context.tape, 0.0, x.shape[-1])
+    mean, variance = context.weight(layer.mean), context.weight(layer.variance)
+    if context.is_frozen(layer.mean):
+        return _normalize_as_moved(context.tape, x, (gamma, beta, mean, variance), layer.epsilon)
+    y, moments = batch_normalization(
+        context.tape, x, gamma, beta, context.examples, epsilon=layer.epsilon, unbiased=layer.unbiased
+    )
+    context.move(layer.mean, moments.mean, layer.momentum)
+    context.move(layer.variance, moments.variance, layer.momentum)
+    return y
+
+
+def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value, Value], epsilon: float) -> Value:
+    """Normalise as a frozen layer does: it uses the moving statistics and leaves them."""
+    gamma, beta, mean, variance = weights
+    graph = tape.graph
+    precision = graph.rsqrt(graph.add(variance.tensor, epsilon))
+    centered = ops.add(tape, x, tape.leaf(graph.multiply(mean.tensor, -1.0), differentiable=False))
+    return ops.add(tape, ops.multiply(tape, ops.scale(tape, centered, precision), gamma), beta)
+
+
+def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Value:
+    x = _as_image(context.tape, inputs[0])
+    windows = windows_of(layer, x.shape)
+    pool = max_pool if layer.statistic is Statistic.MAX else average_pool
+    return ops.reshape(context.tape, pool(context.tape, x, windows), _places(inputs[0], windows, x.shape[-1]))
+
+
+def _global_pooling(context: Context, layer: kinds.GlobalPooling, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    places = math.prod(x.shape[1:-1])
+    flat = ops.reshape(context.tape, x, (x.shape[0], places, x.shape[-1]))
+    if layer.statistic is Statistic.MAX:
+        y = ops.max_over(context.tape, flat, 1)
+    else:
+        y = ops.scale(context.tape, ops.sum_over(context.tape, flat, 1), 1.0 / places)
+    return ops.reshape(context.tape, y, (x.shape[0], *layer.output(x.shape[1:])))
+
+
+def _reshape(context: Context, layer: kinds.Reshape, inputs: list[Value]) -> Value:
+    return ops.reshape(context.tape, inputs[0], (inputs[0].shape[0], *layer.shape))
+
+
+def _zero_padding(context: Context, layer: kinds.ZeroPadding, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    for axis, (before, after) in enumerate(layer.padding, start=1):
+        x = ops.pad(context.tape, x, axis, before, after)
+    return x
+
+
+def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    y = ops.scale(context.tape, x, _constant(context.tape, layer.scale, x.shape[-1]).tensor)
+    return ops.add(context.tape, y, _constant(context.tape, layer.offset, x.shape[-1]))
+
+
+def _dropout(context: Context, layer: kinds.Dropout, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    if layer.rate == 0.0:
+        return x
+    graph = context.tape.graph
+    kept = ops.is_positive(graph, graph.add(context.noise(x.shape), -layer.rate))
+    return ops.scale(context.tape, x, graph.multiply(kept, 1.0 / (1.0 - layer.rate)))
+
+
+def _add(context: Context, _: kinds.Add, inputs: list[Value]) -> Value:
+    total, *others = inputs
+    for other in others:
+        total = ops.add(context.tape, total, other)
+    return total
+
+
+def _concatenate(context: Context, layer: kinds.Concatenate, inputs: list[Value]) -> Value:
+    return ops.concatenate(context.tape, inputs, layer.axis + 1)
+
+
+def _activation(context: Context, layer: kinds.Activation, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    if layer.function is Function.LEAKY_RELU:
+        return ops.leaky_relu(context.tape, x, layer.slope)
+    return _FUNCTIONS[layer.function](context.tape, x)
+
+
+def _with_bias(context: Context, layer: Any, y: Value) -> Value:
+    return ops.add(context.tape, y, context.weight(layer.bias)) if layer.bias else y
+
+
+def _as_image(tape: Tape, x: Value) -> Value:
+    """The image that windows move over: a series is one row."""
+    return ops.reshape(tape, x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
+
+
+def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
+    """The shape of an output: with rows where the input `x` has some."""
+    rows = (windows.rows.out,) if len(x.shape) == 4 else ()
+    return (x.shape[0], *rows, windows.columns.out, channels)
+
+
+def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
+    return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
+
+
+_FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
+    Function.RELU: ops.relu,
+    Function.RELU6: ops.relu6,
+    Function.SIGMOID: ops.sigmoid,
+    Function.SOFTMAX: ops.softmax,
+    Function.TANH: ops.tanh,
+}
+
+_RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
+    kinds.Activation: _activation,
+    kinds.Add: _add,
+    kinds.BatchNormalization: _batch_normalization,
+    kinds.Concatenate: _concatenate,
+    kinds.Convolution: _convolution,
+    kinds.Dense: _dense,
+    kinds.DepthwiseConvolution: _depthwise,
+    kinds.Dropout: _dropout,
+    kinds.GlobalPooling: _global_pooling,
+    kinds.Pooling: _pooling,
+    kinds.Rescaling: _rescaling,
+    kinds.Reshape: _reshape,
+    kinds.ZeroPadding: _zero_padding,
+}
