@@ -58,7 +58,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):
-        _log.info("kernels that stay dense: %s", line)
+        _log.warning("kernels that stay dense: %s", line)
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,
