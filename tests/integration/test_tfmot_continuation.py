@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, perceptron, seeded, weights_of
+from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, mobile, perceptron, seeded, weights_of
 
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate, AggregateResult
@@ -57,6 +57,7 @@ CASES = {
     "polynomial, momentum, on first step": Case(perceptron, Sgd(0.1, 0.9), polynomial(ON_FIRST_STEP)),
     "polynomial, adam, on first step": Case(convolutional, Adam(0.01), polynomial(ON_FIRST_STEP)),
     "constant, nesterov, on first step": Case(convolutional, Sgd(0.05, 0.9, True), constant(ON_FIRST_STEP)),
+    "constant, momentum, depthwise-separable": Case(mobile, Sgd(0.05, 0.9), constant(INSIDE)),
     "constant, adam, inside": Case(convolutional, Adam(0.01), constant(INSIDE)),
 }
 
