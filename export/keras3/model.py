@@ -29,7 +29,8 @@ def make_model(described: Config, depth: int = 0) -> Any:
     if len(config["layers"]) > MAX_CALLS:
         refuse(described, f"has more than {MAX_CALLS} layers")
     made = _sequence(config, depth) if kind == "Sequential" else _graph(config, depth)
-    made.trainable = bool(config.get("trainable", True)) and made.trainable
+    if not config.get("trainable", True):
+        made.trainable = False  # and all layers; to say that it is would do the same to those that are not
     return made
 
 

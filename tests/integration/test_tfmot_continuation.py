@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ def test_rounds_equal_uninterrupted_training(case: Case, kind: Callable[..., Tra
     )
     initial = weights_of(model)
 
-    federated = federate(kind(bundle, threads=1), bundle, initial, data)
+    make = kind if kind is KerasTrainer else partial(kind, examples=EXAMPLES)
+    federated = federate(make(bundle, threads=1), bundle, initial, data)
     weights, mask = train_uninterrupted(model, case, data)
 
     assert list(federated.weights) == list(weights)
@@ -118,7 +120,9 @@ def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights,
             wrapped.train_on_batch(data.x[batch], data.y[batch])
     callback.on_epoch_end(0)
     mask = {
-        weight.name: kept.numpy() != 0.0 for layer in callback.prunable_layers for weight, kept, _ in layer.pruning_vars
+        weight.name.removesuffix(":0"): kept.numpy() != 0.0
+        for layer in callback.prunable_layers
+        for weight, kept, _ in layer.pruning_vars
     }
     return weights_of(tfmot.sparsity.keras.strip_pruning(wrapped)), mask
 

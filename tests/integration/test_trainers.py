@@ -38,7 +38,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, Sgd
 
-STEPS, BATCH = 6, 16
+STEPS, BATCH, EXAMPLES = 6, 16, 50
 DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
 EAGER_TO_PRUNE = PolynomialDecay(begin_step=1, end_step=100, frequency=1, initial_sparsity=0.5, target_sparsity=0.9)
 
@@ -48,7 +48,7 @@ MakeTrainer = Callable[[Bundle], Trainer]
 
 @pytest.fixture(params=[KerasTrainer, LiteRTTrainer])
 def make(request: pytest.FixtureRequest) -> MakeTrainer:
-    return partial(request.param, threads=1)
+    return partial(request.param, threads=1, **({} if request.param is KerasTrainer else {"examples": EXAMPLES}))
 
 
 def work_of(bundle: Bundle, weights: Weights, *key: int, **changes: Any) -> Work:
