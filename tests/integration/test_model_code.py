@@ -59,8 +59,7 @@ def test_equal_code_makes_equal_descriptions(base: Path) -> None:
 )
 def test_a_wrapped_model_is_stripped_and_mixed_precision_is_float32(base: Path, made: str) -> None:
     (base / "net.py").write_text(
-        "import tf_keras as k, tensorflow_model_optimization as tfmot\n"
-        f"L = k.layers\ndef make():\n    return {made}\n"
+        f"import tf_keras as k, tensorflow_model_optimization as tfmot\nL = k.layers\ndef make():\n    return {made}\n"
     )
     model = load_model("net.py:make", base)
 
