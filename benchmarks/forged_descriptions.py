@@ -73,7 +73,7 @@ def judge(blob: bytes) -> Verdict:
             raise TaskError("the output is no row of numbers, which a bundle's must be")
         if table.parameters > _WRITTEN:
             return Verdict(None)
-        write_inference_graph(network, _zeros(table), BATCH)
+        write_inference_graph(network, _ones(table), BATCH)
         graph = write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, BATCH)
         small = sum(map(math.prod, network.shapes())) <= _WRITTEN
         if small:
@@ -109,15 +109,19 @@ def _mutate(tree: Any, chance: random.Random) -> None:
         case 0:
             del holder[key]
         case 1 if isinstance(holder, list):
-            holder.insert(key, found)
+            holder.insert(key, _copy(found))
         case 2:
-            holder[key] = chance.choice(_ODDER)
+            holder[key] = _copy(chance.choice(_ODDER))
         case 3 | 4:
             holder[key] = chance.choice(_ODD)
         case 5 | 6 if isinstance(found, int):
             holder[key] = found + chance.choice((-1, 1))
         case _:
-            holder[key] = msgspec.json.decode(msgspec.json.encode(chance.choice(alike)))
+            holder[key] = _copy(chance.choice(alike))
+
+
+def _copy(tree: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(tree))
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -142,16 +146,14 @@ def _table_of(network: Network) -> TensorTable:
     return table
 
 
-def _zeros(table: TensorTable) -> dict[str, Any]:
-    return {spec.name: np.zeros(spec.shape, np.float32) for spec in table}
+def _ones(table: TensorTable) -> dict[str, Any]:
+    return {spec.name: np.ones(spec.shape, np.float32) for spec in table}
 
 
 def _run(graph: bytes, table: TensorTable) -> None:
     loaded = TrainingGraph(graph, tuple(table), threads=1)
     noise = [np.zeros(shape, np.float32) for shape in loaded.noise_shapes]
-    loaded.run(
-        _zeros(table), np.zeros(loaded.batch_shape, np.float32), np.zeros(loaded.target_shape, np.float32), noise
-    )
+    loaded.run(_ones(table), np.zeros(loaded.batch_shape, np.float32), np.zeros(loaded.target_shape, np.float32), noise)
 
 
 def _images() -> Network:
