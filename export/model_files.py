@@ -19,7 +19,7 @@ import h5py  # type: ignore[import-untyped]
 from export.config_check import check_model_config
 from export.keras3.model import make_model
 from export.keras3.weights import load_weights
-from export.plain_models import in_float32, stripped
+from export.plain_models import in_float32, parameters, stripped
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.system.disk import why_unreadable
@@ -122,8 +122,8 @@ def _check_hdf5(file: h5py.File) -> None:
 def _build(path: Path, make: Callable[[], Any], load: Callable[[Any], None]) -> Any:
     try:
         with tf.Graph().as_default():  # where variables have shapes, but no memory yet
-            parameters = stripped(make()).count_params()
-        if parameters <= MAX_PARAMETERS:
+            count = parameters(make())
+        if count <= MAX_PARAMETERS:
             model = make()
             load(model)
             return stripped(model)
@@ -131,7 +131,7 @@ def _build(path: Path, make: Callable[[], Any], load: Callable[[Any], None]) -> 
         raise TaskError(f"{path}: {error}") from error
     except Exception as error:  # whatever Keras raises on a configuration or weights that make no sense
         raise TaskError(f"{path}: Keras cannot build it ({_brief(error)}); {_SAVE}") from error
-    raise TaskError(f"{path}: {parameters} parameters are more than a task may have ({MAX_PARAMETERS})")
+    raise TaskError(f"{path}: {count} parameters are more than a task may have ({MAX_PARAMETERS})")
 
 
 def _brief(error: Exception) -> str:

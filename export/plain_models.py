@@ -6,6 +6,7 @@ Importing this module imports TensorFlow.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from fedprune.keras.stack import keras, tfmot
@@ -13,7 +14,7 @@ from fedprune.keras.stack import keras, tfmot
 
 def stripped(model: Any) -> Any:
     """The model without pruning wrappers, with its weights: `model` itself if it has none."""
-    if not any(type(part).__name__ == "PruneLowMagnitude" for part in model.submodules):
+    if not any(_wrappers(model)):
         return model
     bare = tfmot.sparsity.keras.strip_pruning(model)
     return _made_anew(bare, bare.to_json())
@@ -21,14 +22,26 @@ def stripped(model: Any) -> Any:
 
 def full_precision(model: Any) -> Any:
     """The model in float32, with its weights: `model` itself if it computes in float32."""
-    config = model.to_json()
-    return model if in_float32(config) == config else _made_anew(model, in_float32(config))
+    policies = {part.dtype_policy.name for part in model.submodules if isinstance(part, keras.layers.Layer)}
+    if not any(name.startswith("mixed_") for name in policies):
+        return model
+    return _made_anew(model, in_float32(model.to_json()))
+
+
+def parameters(model: Any) -> int:
+    """The number of scalars in a model's weights, without what pruning wrappers add."""
+    added = (variable for wrapper in _wrappers(model) for _, *own in wrapper.pruning_vars for variable in own)
+    return int(model.count_params() - sum(variable.shape.num_elements() for variable in added))
 
 
 def in_float32(config: str) -> str:
     """A Keras configuration without mixed precision."""
     changed = _without_policies(json.loads(config))
     return config if changed == json.loads(config) else json.dumps(changed)
+
+
+def _wrappers(model: Any) -> Iterator[Any]:
+    return (part for part in model.submodules if type(part).__name__ == "PruneLowMagnitude")
 
 
 def _without_policies(config: Any) -> Any:
