@@ -27,6 +27,7 @@ from edge_agent.agent_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
+from fedprune.system.paths import path_text
 from fedprune.wire.messages import Assignment, Chunk, Failed
 from fedprune.wire.transfer import Receiving
 from fedprune.wire.transitions import backoff
@@ -176,4 +177,4 @@ def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> s
 
 
 def _failed(assignment: Assignment, why: str) -> Failed:
-    return Failed(run=assignment.run, round=assignment.round, why=why[:1000])
+    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000])

@@ -52,14 +52,19 @@ class Outbox:
         with self._changed:
             self._is_open = True
 
-    def close(self) -> None:
-        """Forget everything: who wants it said over a new connection says it again."""
+    def close(self) -> bool:
+        """Forget everything: who wants it said over a new connection says it again.
+
+        True if the broker was sent publications that it had not acknowledged.
+        """
         with self._changed:
+            is_unanswered = bool(self._sent)
             self._is_open = False
             self._commands.clear()
             self._sent.clear()
             self._outstanding = 0
             self._changed.notify_all()
+            return is_unanswered
 
     @property
     def is_open(self) -> bool:

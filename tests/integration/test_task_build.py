@@ -237,7 +237,7 @@ def test_a_file_with_custom_code_is_refused_by_layer(tmp_path: Path, suffix: str
 
 def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     save(sequence(layers.Dense(3, activation="relu", name="last")), tmp_path / "unfit.keras")
-    with pytest.raises(TaskError, match="layer 'last.relu'"):
+    with pytest.raises(TaskError, match=r"layer 'last\.relu'"):
         built(ModelSettings(file="unfit.keras"), tmp_path)
 
 
