@@ -16,8 +16,8 @@ from fedprune.codecs import Update
 from fedprune.model.tensors import Array, TensorTable, Weights
 
 FACTOR = 10.0
-"""An update's norm may be so many times the typical one. `python -m benchmarks.outliers` shows how near honest ones come
-to it: agents with one class, with 20 to 2,000 examples, with residuals of late rounds."""
+"""An update's norm may be so many times the typical one. `python -m benchmarks.outliers` shows how near honest ones
+come to it: of agents with one class, with 20 to 2,000 examples, with residuals of late rounds."""
 
 LEAST_UPDATES = 3
 """Updates that say among themselves what is typical: of two that differ nobody can tell which is the outlier."""
@@ -49,7 +49,9 @@ def norms_of(update: Update, base: Weights, table: TensorTable) -> Norms:
         >>> norms_of(Update({"bias": np.array([3.0, 4.0], np.float32)}, {}, {}), {"bias": np.zeros(2)}, table)
         Norms(delta=5.0, statistics=0.0)
     """
-    shifts = [update.statistics[mean] - base[mean].astype(np.float64) for mean, _ in table.moments]
+    shifts: list[NDArray[np.float64]] = [
+        update.statistics[mean].astype(np.float64) - base[mean] for mean, _ in table.moments
+    ]
     shifts += [_deviation(update.statistics[name]) - _deviation(base[name]) for _, name in table.moments]
     return Norms(_norm(update.delta.values()), _norm(shifts))
 

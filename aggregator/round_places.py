@@ -52,8 +52,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
-    message = assignment(state, now)
-    return state, (BookCohort(state.round, examples, state.cap), *(Send(agent, message) for agent in selected))
+    sent = (Send(agent, assignment(state, agent, now)) for agent in selected)
+    return state, (BookCohort(state.round, examples, state.cap), *sent)
 
 
 def replace_silent(state: RoundState, now: float) -> Step:

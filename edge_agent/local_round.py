@@ -67,6 +67,8 @@ def train_locally(
         train_seconds=trained.seconds,
         idle_memory_mb=local.idle_memory_mb,
         peak_memory_mb=peak_memory_mb(),
+        x_mean=data.x_mean,
+        x_largest=data.x_largest,
     )
     keeps_slots = bundle.task.training.optimizer_state == "keep"
     return LocalResult(submit, update, trained.slots if keeps_slots else None)

@@ -91,7 +91,9 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
 def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
     """Read from the disk what the training takes, on the training's thread."""
     assignment = action.assignment
-    residual, slots = store.residual(assignment.run, assignment.round), store.slots(assignment.run)
+    since = 0 if assignment.left_out is None else assignment.left_out.round + 1
+    residual = store.residual(assignment.run, assignment.round, since)
+    slots = store.slots(assignment.run, since)
     local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
     return local, store.task(assignment.task.digest)
 

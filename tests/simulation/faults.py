@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord
+from aggregator.book import NOTHING, AcceptedUpdate, Book, RoundRecord
 from fedprune.wire.link import Delivery
 
 _LONGEST_CUT_S = 100.0
@@ -228,7 +228,9 @@ class SimulatedBook(Book):
         super().refuse(agent, digest)
         self._process.may_crash()
 
-    def finish(self, record: RoundRecord) -> None:
+    def finish(
+        self, record: RoundRecord, left_out: Mapping[str, str] = NOTHING, apart: Mapping[str, str] = NOTHING
+    ) -> None:
         self._process.may_crash()
-        super().finish(record)
+        super().finish(record, left_out, apart)
         self._process.may_crash()

@@ -5,6 +5,7 @@ Only the trainer (it moves the weights by keyed noise) and the evaluation are st
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from fedprune.task.bundle import (
     read_bundle,
     write_bundle,
 )
-from fedprune.task.evaluation import Evaluation
+from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import CheckIn
 from fedprune.wire.topics import Topics
@@ -210,6 +211,7 @@ class World:
             link,
             RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
+            scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
             keep_checkpoints=5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,7 @@ from fedprune.errors import ProtocolError, StorageError
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
 from fedprune.system.log import LINES_PER_MINUTE
-from fedprune.task.evaluation import Evaluation
+from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.link import Delivery, LinkUp
 from fedprune.wire.messages import (
     Assignment,
@@ -92,6 +93,7 @@ class Site:
             self.link,
             RunStore(book, self.checkpoints, self.updates),
             evaluate=lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss),
+            scale=LossScale(constant=1.0, ceiling=math.inf),
             report=self.records.append,
             clock=clock,
             keep_checkpoints=keep,

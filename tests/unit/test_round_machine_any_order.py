@@ -178,6 +178,7 @@ class AnyOrder(RuleBasedStateMachine):
             accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
             last_accepted={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
             refused={},
+            left_out={},
         )
         self.take(Connected())
 
