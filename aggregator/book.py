@@ -25,8 +25,9 @@ FORMAT = 3
 _SCHEMA = """
 CREATE TABLE federation (
     only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
-    starts INTEGER NOT NULL
+    starts INTEGER NOT NULL, began INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE former_runs (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE rounds (round INTEGER PRIMARY KEY, cap INTEGER NOT NULL, record TEXT) STRICT;
 CREATE TABLE cohort (
     round INTEGER NOT NULL, agent TEXT NOT NULL, examples INTEGER NOT NULL, PRIMARY KEY (round, agent)
@@ -145,7 +146,7 @@ class Book:
         """
         with self._transaction():
             self._connection.execute(
-                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0)", (run, task, model_values)
+                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, 0)", (run, task, model_values)
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
             row = self._connection.execute("SELECT run, starts, task, model_values FROM federation").fetchone()
@@ -209,6 +210,18 @@ class Book:
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
 
+    def roll_back(self, round_: int, run: str) -> None:
+        """Undo `round_` and all rounds after it. The run goes on under a new id, of which agents have done no round."""
+        with self._transaction():
+            for table in ("rounds", "cohort", "updates"):
+                self._connection.execute(f"DELETE FROM {table} WHERE round >= ?", (round_,))
+            self._connection.execute("INSERT INTO former_runs SELECT run FROM federation")
+            self._connection.execute("UPDATE federation SET run = ?, began = ?", (run, round_))
+
+    def runs(self) -> set[str]:
+        """The run's id, and those that it had before it was rolled back."""
+        return {row[0] for row in self._fetch("SELECT run FROM federation UNION SELECT run FROM former_runs")}
+
     def next_round(self) -> int:
         """The round that is open, or the next to begin."""
         return int(self._fetch("SELECT count(record) FROM rounds")[0][0])
@@ -230,8 +243,11 @@ class Book:
         return {agent: digest for agent, digest, _ in rows}
 
     def left_out(self) -> dict[str, tuple[int, str]]:
-        """The round and the reason of each agent's last update that was left out of a merge."""
-        rows = self._fetch("SELECT agent, max(round), left_out FROM updates WHERE left_out NOT NULL GROUP BY agent")
+        """The round and the reason of each agent's last update that a merge did without, under the run's present id."""
+        rows = self._fetch(
+            "SELECT agent, max(round), left_out FROM updates, federation WHERE left_out NOT NULL AND round >= began "
+            "GROUP BY agent"
+        )
         return {agent: (round_, why) for agent, round_, why in rows}
 
     def rounds_apart(self, agent: str, before: int, most: int) -> int:

@@ -355,7 +355,7 @@ class AggregatorRunner:
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
-        if checkpoint.run != self._run:
+        if checkpoint.run not in self._store.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )
