@@ -40,8 +40,8 @@ def prepare_update(
     """Encode trained - base + residual, where the trained mask keeps weights.
 
     Statistics travel as they are, without residual: moments are pooled, never added up. The cap of the residual is
-    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it. It holds for
-    the residual that is sent as for the one that is left, so that what a bad round left behind does not drown this one.
+    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it. It holds
+    for the residual that is sent as for the one that is left: what a bad round left behind does not drown this one.
 
     Args:
         base: the global model that training started from, by tensor name.
