@@ -70,7 +70,7 @@ class Merger:
         Raises `StorageError` if the disk no longer holds what it was given.
         """
         norms = {agent: Norms(update.delta_norm, update.statistics_norm) for agent, update in updates.items()}
-        left_out = outliers(norms, _largest_typical(records))
+        left_out = outliers(norms, largest_typical(records))
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         merged = self._fold(model, taken)
         evaluation = self._evaluate(merged.checkpoint.weights)
@@ -131,7 +131,8 @@ def update_name(round_: int, agent: str) -> str:
     return f"{round_:06d}-{agent}.update"
 
 
-def _largest_typical(records: Sequence[RoundRecord]) -> Norms:
+def largest_typical(records: Sequence[RoundRecord]) -> Norms:
+    """The largest norms that were typical of a round, 0 for none."""
     return Norms(
         max((record.delta_norm for record in records), default=0.0),
         max((record.statistics_norm for record in records), default=0.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from aggregator.cohort import Member, Standing
@@ -122,9 +122,10 @@ def nobody_left(state: RoundState, now: float) -> Warn:
     )
 
 
-def named(agents: list[str]) -> str:
-    """Some names for people, and how many more there are."""
-    more = f" and {len(agents) - MOST_NAMED} more" if len(agents) > MOST_NAMED else ""
+def named(agents: Sequence[str], count: int | None = None) -> str:
+    """Some names for people, and how many more there are of the `count` (all of `agents` if not said)."""
+    others = (len(agents) if count is None else count) - MOST_NAMED
+    more = f" and {others} more" if others > 0 else ""
     return ", ".join(agents[:MOST_NAMED]) + more
 
 

@@ -277,13 +277,12 @@ class AggregatorRunner:
                     logging.WARNING, "round %s: the update of %s is left out: %s", round_ + 1, agent, why
                 )
         elif merged.left_out:
-            agents = list(merged.left_out)
             _log.warning(
                 "round %s: %s. Its updates, the largest first, were of %s; see to those agents, or lower the task's "
                 "learning rate",
                 round_ + 1,
-                merged.left_out[agents[0]],
-                named(agents),
+                next(iter(merged.left_out.values())),
+                named(list(merged.left_out)),
             )
 
     def _standing_apart(self, updates: Mapping[str, AcceptedUpdate]) -> dict[str, str]:
