@@ -105,9 +105,10 @@ class Objective:
             0.6931
         """
         answer = self.targets(labels, outputs).astype(np.float64).mean(axis=0)
-        if self.from_logits:
+        activation = self.loss.rule.activation
+        if self.from_logits and activation is not None:
             p = np.clip(answer, _EPSILON, 1.0 - _EPSILON)
-            answer = np.log(p) - (np.log1p(-p) if self.loss.rule.activation == "sigmoid" else 0.0)
+            answer = np.log(p) - (np.log1p(-p) if activation == "sigmoid" else 0.0)
         return self.mean_loss(np.broadcast_to(answer.astype(np.float32), (len(labels), outputs)), labels)
 
     @property
