@@ -74,6 +74,11 @@ def train_locally(
     return LocalResult(submit, update, trained.slots if keeps_slots else None)
 
 
+def owed_since(assignment: Assignment) -> int:
+    """The first round whose residual and slots count: not those of an update that was left out, or before it."""
+    return 0 if assignment.left_out is None else assignment.left_out.round + 1
+
+
 def _values(name: str) -> Values:
     try:
         return Values(name)

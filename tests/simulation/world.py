@@ -18,7 +18,7 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
@@ -334,8 +334,7 @@ class World:
 
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
-        since = 0 if assignment.left_out is None else assignment.left_out.round + 1
-        residual = store.residual(assignment.run, assignment.round, since)
+        residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
         local = LocalRound(name, assignment, action.model, residual, None, 0.0)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)

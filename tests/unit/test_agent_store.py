@@ -129,6 +129,15 @@ def test_a_residual_ends_with_its_age(disk: Directory) -> None:
     assert store.residual(RUN, 4 + RESIDUAL_AGE_LIMIT) is None
 
 
+def test_what_a_round_left_whose_update_was_left_out_is_not_used(disk: Directory, is_restarted: bool) -> None:
+    store = settled(disk, Outcome.ACCEPTED, is_restarted=is_restarted)
+
+    assert_equal(store.residual(RUN, 4, since=3), tensors(OWED_IF_ACCEPTED))
+    assert_equal(store.slots(RUN, since=3), SLOTS)  # type: ignore[arg-type]
+    assert store.residual(RUN, 4, since=4) is None
+    assert store.slots(RUN, since=4) is None
+
+
 def test_a_residual_ends_with_its_run(disk: Directory) -> None:
     store = settled(disk, Outcome.LATE)
     assert store.residual("another-run", 4) is None
