@@ -135,7 +135,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
 
 class Accepted(Message, frozen=True, kw_only=True):
-    """The update is durable on the gateway and counts, once."""
+    """The update is durable on the gateway and counts, once, unless the merge does without it (`LeftOut`)."""
 
     run: Id
     round: Count
