@@ -13,7 +13,7 @@ from aggregator.explosion import FACTOR
 from aggregator.runner import RunStore
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.system.ownership import owned
-from fedprune.task.checkpoints import checkpoint_versions, forget_newer, load_checkpoint
+from fedprune.task.checkpoints import checkpoint_versions, forget_newer, load_checkpoint, save_checkpoint
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 
 
@@ -57,14 +57,14 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     """
     records, present = store.book.records(), store.book.next_round()
     discarded = len(store.book.accepted(present))
-    # The initial model needs no checkpoint: it is in the task bundle.
-    versions = sorted({0, *(version for version in checkpoint_versions(store.checkpoints) if version <= present)})
+    is_open = bool(store.book.cohort(present)[0])
+    versions = [version for version in checkpoint_versions(store.checkpoints) if version < present + is_open]
     target = _last_good(versions, records, present) if to is None else to
-    if target not in versions or (target == present and not store.book.cohort(present)[0]):
+    if target not in versions:
         raise ConfigurationError(_no_such(target, versions, present))
-    if target:
-        load_checkpoint(store.checkpoints, target)
+    checkpoint = load_checkpoint(store.checkpoints, target)
     forget_newer(store.checkpoints, target)
+    save_checkpoint(store.checkpoints, checkpoint)  # it is there; a write makes deletions before it durable
     store.book.roll_back(target, run)
     for name in store.updates.names():
         store.updates.delete(name)
@@ -76,7 +76,7 @@ def _last_good(versions: list[int], records: list[RoundRecord], present: int) ->
     best = min((record.loss for record in records if record.loss is not None), default=math.inf)
     earlier = [version for version in versions if version < present]
     good = [version for version in earlier if version and _loss(records[version - 1]) <= FACTOR * best]
-    return max(good or earlier, default=present)
+    return max(good or earlier or versions, default=present)
 
 
 def _loss(record: RoundRecord) -> float:
@@ -84,7 +84,7 @@ def _loss(record: RoundRecord) -> float:
 
 
 def _no_such(target: int, versions: list[int], present: int) -> str:
-    there = ", ".join(str(version) for version in versions if version < present)
-    if not there:
-        return "nothing to roll back: no round is done"
-    return f"--to {target}: {present} rounds are done; the models that are kept are those after {there} rounds"
+    if not versions:
+        return f"nothing to roll back to: {present} rounds are done, and no earlier model was kept"
+    there = ", ".join(map(str, versions))
+    return f"--to {target}: {present} rounds are done; the models to go back to are those after {there} rounds"

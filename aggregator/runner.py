@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -16,7 +16,7 @@ from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import MergedRound, Merger, update_name
-from aggregator.round_places import named
+from aggregator.round_remarks import say_left_out, suspects
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -38,7 +38,7 @@ from aggregator.round_state import (
     Warn,
     resume,
 )
-from aggregator.suspects import ROUNDS, Signals, standing_apart
+from aggregator.standing_apart import Signals, standing_apart
 from fedprune.codecs import Values
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.model.tensors import Weights, sparsity
@@ -119,6 +119,7 @@ class AggregatorRunner:
         self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
+        self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
@@ -257,57 +258,24 @@ class AggregatorRunner:
         book = self._store.book
         updates = book.accepted(round_)
         merged = self._merger.merge(self._model, updates, book.records())
-        apart = self._standing_apart(updates)
+        apart = standing_apart(
+            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()},
+            self._scale.constant,
+        )
         self._model = merged.model
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         self._contents[self._model.model.content.digest] = self._model.blob
-        record = self._record(round_, updates, merged, self._suspects(round_, apart))
+        record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         book.finish(record, merged.left_out, apart)
         for name in self._store.updates.names():
             self._store.updates.delete(name)
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
-        self._say_left_out(round_, merged)
+        say_left_out(self._merge_log, round_, merged)
         self._report(record)
         return Merged(self._model.model, merged.left_out)
 
-    def _say_left_out(self, round_: int, merged: MergedRound) -> None:
-        if merged.kept:
-            for agent, why in merged.left_out.items():
-                self._agents_log.log(
-                    logging.WARNING, "round %s: the update of %s is left out: %s", round_ + 1, agent, why
-                )
-        elif merged.left_out:
-            _log.warning(
-                "round %s: %s. Its updates, the largest first, were of %s; see to those agents, or lower the task's "
-                "learning rate",
-                round_ + 1,
-                next(iter(merged.left_out.values())),
-                named(list(merged.left_out)),
-            )
-
-    def _standing_apart(self, updates: Mapping[str, AcceptedUpdate]) -> dict[str, str]:
-        signals = {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}
-        return standing_apart(signals, self._scale.constant)
-
-    def _suspects(self, round_: int, apart: Mapping[str, str]) -> list[str]:
-        """Those of the agents that stand apart who did so in the rounds before; who becomes one is told to people."""
-        suspects = list[str]()
-        for agent, why in apart.items():
-            before = self._store.book.rounds_apart(agent, round_, ROUNDS)
-            if before >= ROUNDS - 1:
-                suspects.append(agent)
-            if before == ROUNDS - 1:
-                self._agents_log.log(
-                    logging.WARNING,
-                    "%s stands apart for %s rounds now: %s; are its data on another scale?",
-                    agent,
-                    ROUNDS,
-                    why,
-                )
-        return suspects
-
     def _record(
-        self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, suspects: list[str]
+        self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
     ) -> RoundRecord:
         weights, evaluation = self._model.checkpoint.weights, merged.evaluation
         taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
@@ -333,7 +301,7 @@ class AggregatorRunner:
             kept=merged.kept,
             left_out=len(merged.left_out),
             outliers=tuple(merged.left_out)[:MOST_NAMES],
-            suspects=tuple(suspects[:MOST_NAMES]),
+            suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
         )

@@ -30,7 +30,7 @@ from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.outliers import FACTOR, LEAST_UPDATES, Norms
 from aggregator.round_merge import MergedRound, Merger, largest_typical, update_name
-from aggregator.suspects import ROUNDS, Signals, standing_apart
+from aggregator.standing_apart import ROUNDS, Signals, standing_apart
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aggregator.explosion import has_exploded
 from aggregator.outliers import FACTOR, Norms, norms_of, outliers, typical
-from aggregator.suspects import Signals, standing_apart
+from aggregator.standing_apart import Signals, standing_apart
 from fedprune.codecs import Update
 from fedprune.codecs.update import LARGEST_VALUE, LARGEST_VARIANCE
 from fedprune.model.losses import Loss, Objective

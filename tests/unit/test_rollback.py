@@ -105,13 +105,22 @@ def test_an_open_round_alone_can_be_undone(site: Site) -> None:
     assert site.start(PLAN).state.phase is Phase.GATHERING
 
 
-def test_the_initial_model_can_always_be_gone_back_to(site: Site) -> None:
-    rounds(site, 4, keep=1)
+def test_the_initial_model_is_one_to_go_back_to_while_it_is_kept(site: Site) -> None:
+    rounds(site, 3)
     site.book.close()
-    assert 0 not in versions(site)
 
-    assert call(site, "--to", "0").output == "back to the initial model; 4 rounds undone\n"
+    assert call(site, "--to", "0").output == "back to the initial model; 3 rounds undone\n"
     assert site.start().state.round == 0
+
+
+def test_where_nothing_was_kept_it_says_so(site: Site) -> None:
+    rounds(site, 1, keep=1)
+    site.book._connection.execute("DELETE FROM cohort WHERE round = 1")
+    site.book._connection.commit()
+    site.book.close()
+
+    error = call(site).exception
+    assert str(error) == "nothing to roll back to: 1 rounds are done, and no earlier model was kept"
 
 
 @pytest.mark.parametrize("to", ["2", "5", "9"])
@@ -124,7 +133,7 @@ def test_what_was_not_kept_is_refused_with_what_was(site: Site, to: str) -> None
 
     error = call(site, "--to", to).exception
     assert isinstance(error, ConfigurationError)
-    assert str(error) == f"--to {to}: 5 rounds are done; the models that are kept are those after 0, 1, 4 rounds"
+    assert str(error) == f"--to {to}: 5 rounds are done; the models to go back to are those after 1, 4 rounds"
     assert versions(site) == [1, 4, 5], "nothing was changed"
 
 
