@@ -101,7 +101,7 @@ class Row(msgspec.Struct, frozen=True):
 
 @click.command(cls=Script)
 @seeds_option("1,2,3")
-@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Of each federation.")
+@click.option("--rounds", type=click.IntRange(min=5), default=12, show_default=True, help="Of each federation.")
 @json_option("Write the numbers there.")
 def main(seeds: tuple[int, ...], rounds: int, target: Path | None) -> None:
     """Run honest federations, and see whose updates would be left out of a merge."""
