@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.codecs import Update
-from fedprune.model.tensors import Array, TensorTable, Weights
+from fedprune.model.tensors import Array, TensorClass, TensorTable, Weights
 
 FACTOR = 10.0
 """An update's norm may be so many times the typical one. `python -m benchmarks.outliers` shows how near honest ones
@@ -56,10 +56,29 @@ def norms_of(update: Update, base: Weights, table: TensorTable) -> Norms:
     return Norms(_norm(update.delta.values()), _norm(shifts))
 
 
+def model_norms(weights: Weights, table: TensorTable) -> Norms:
+    """The size of the model itself, which stands in for updates' in the first round: no training moves it many times
+    its own length at once. Statistics have no such measure; theirs is 0.
+
+    Args:
+        weights: by tensor name.
+        table: the task's tensor table.
+    """
+    return Norms(_norm(weights[spec.name] for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)), 0.0)
+
+
 def typical(norms: Collection[Norms]) -> Norms:
     """The lower medians of one update's norms or more: half of the updates are not larger."""
     return Norms(
         statistics.median_low(each.delta for each in norms), statistics.median_low(each.statistics for each in norms)
+    )
+
+
+def are_usual(norms: Iterable[Norms], known: Norms) -> bool:
+    """None of the norms is more than `FACTOR` times what was known to be usual when the round opened."""
+    return all(
+        each.delta <= FACTOR * known.delta and (not known.statistics or each.statistics <= FACTOR * known.statistics)
+        for each in norms
     )
 
 
@@ -73,7 +92,7 @@ def outliers(norms: Mapping[str, Norms], earlier: Norms) -> dict[str, str]:
 
     Args:
         norms: of all accepted updates of the round, by agent.
-        earlier: the largest that were typical of an earlier round; 0 for none.
+        earlier: the largest that were typical of an earlier round, or what stands in for them; 0 for none.
 
     Returns:
         The reason for each update that is left out, by agent, the largest norm first.

@@ -10,7 +10,7 @@ from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.explosion import has_exploded
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.merging import Aggregate
-from aggregator.outliers import Norms, norms_of, outliers, typical
+from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
 from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
@@ -70,34 +70,31 @@ class Merger:
         Raises `StorageError` if the disk no longer holds what it was given.
         """
         norms = {agent: Norms(update.delta_norm, update.statistics_norm) for agent, update in updates.items()}
-        left_out = outliers(norms, largest_typical(records))
+        earlier = largest_typical(records)
+        known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self._task.table)
+        left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         merged = self._fold(model, taken)
         evaluation = self._evaluate(merged.checkpoint.weights)
+        of_taken = [norms[agent] for agent in taken]
         before = records[-1].loss if records else None
-        return self._without_explosion(
-            model,
-            MergedRound(merged, evaluation, left_out, True, typical([norms[agent] for agent in taken])),
-            norms,
-            before,
-        )
+        unmerged = self._if_exploded(model, evaluation.loss, before or 0.0, are_usual(of_taken, known))
+        if unmerged is not None:
+            return _not_kept(unmerged, norms, evaluation.loss)
+        return MergedRound(merged, evaluation, left_out, True, typical(of_taken))
 
-    def _without_explosion(
-        self, model: GlobalModel, merge: MergedRound, norms: Mapping[str, Norms], before: float | None
-    ) -> MergedRound:
-        """The merge, unless it made the loss explode. What pruning alone does is no fault of the updates."""
-        loss = merge.evaluation.loss
-        if not has_exploded(loss, before or 0.0, self._scale):
-            return merge
+    def _if_exploded(
+        self, model: GlobalModel, loss: float, before: float, are_usual: bool
+    ) -> tuple[GlobalModel, Evaluation] | None:
+        """The model without the merge, if that made the loss explode. What pruning does is no fault of theirs."""
+        if not has_exploded(loss, before, self._scale, are_usual=are_usual):
+            return None
         unmerged = self._next(model, model.checkpoint.exact, model.checkpoint.mask)
         evaluation = self._evaluate(unmerged.checkpoint.weights)
-        if not math.isfinite(evaluation.loss) or not has_exploded(
-            loss, max(before or 0.0, evaluation.loss), self._scale
-        ):
-            return merge
-        why = f"the merge was not kept: it took the held-out loss from {evaluation.loss:.3g} to {loss:.3g}"
-        by_size = sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
-        return MergedRound(unmerged, evaluation, dict.fromkeys(by_size, why), False, Norms(0.0, 0.0))
+        if not math.isfinite(evaluation.loss):
+            return None
+        exploded = has_exploded(loss, max(before, evaluation.loss), self._scale, are_usual=are_usual)
+        return (unmerged, evaluation) if exploded else None
 
     def _fold(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> GlobalModel:
         checkpoint = model.checkpoint
@@ -124,6 +121,13 @@ class Merger:
 
     def _known_mask(self, model: GlobalModel) -> Mask | None:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)
+
+
+def _not_kept(unmerged: tuple[GlobalModel, Evaluation], norms: Mapping[str, Norms], loss: float) -> MergedRound:
+    model, evaluation = unmerged
+    why = f"the merge was not kept: it took the held-out loss from {evaluation.loss:.3g} to {loss:.3g}"
+    by_size = sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
+    return MergedRound(model, evaluation, dict.fromkeys(by_size, why), False, Norms(0.0, 0.0))
 
 
 def update_name(round_: int, agent: str) -> str:

@@ -107,12 +107,19 @@ def test_of_two_agents_the_second_round_tells_the_outlier_by_the_first(site: Sit
     assert [record.outliers for record in site.records] == [(), ("pi-1",)]
 
 
+def test_in_the_first_round_of_two_agents_the_model_itself_tells_the_outlier(site: Site) -> None:
+    runner = begin(site, FLEET[:2], plan=replace(PLAN, cohort=2, quorum=2), evaluate=evaluate)
+    round_with(site, runner, {"pi-0": 1e4}, FLEET[:2])
+
+    assert (site.records[0].outliers, site.records[0].kept) == (("pi-0",), True)
+
+
 def test_a_merge_that_explodes_is_not_kept_and_the_agents_are_named(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the first round of two agents nobody can tell which of them is the outlier."""
+    """Where all updates are huge nobody can tell."""
     runner = begin(site, FLEET[:2], plan=replace(PLAN, cohort=2, quorum=2), evaluate=evaluate)
-    round_with(site, runner, {"pi-1": 1e4}, FLEET[:2])
+    round_with(site, runner, {"pi-0": 1e4, "pi-1": 2e4}, FLEET[:2])
 
     before, after = load_checkpoint(site.checkpoints, 0), load_checkpoint(site.checkpoints, 1)
     for name, array in before.exact.items():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.explosion import has_exploded
-from aggregator.outliers import FACTOR, Norms, norms_of, outliers, typical
+from aggregator.outliers import FACTOR, Norms, are_usual, model_norms, norms_of, outliers, typical
 from aggregator.standing_apart import Signals, standing_apart
 from fedprune.codecs import Update
 from fedprune.codecs.update import LARGEST_VALUE, LARGEST_VARIANCE
@@ -112,7 +112,9 @@ def test_order_decides_nothing_half_stay_and_leaving_out_is_final(
 
 
 def test_a_loss_that_is_not_finite_has_exploded() -> None:
-    assert all(has_exploded(loss, 1.0, SCALE) for loss in (math.nan, math.inf))
+    assert all(
+        has_exploded(loss, 1.0, SCALE, are_usual=usual) for loss in (math.nan, math.inf) for usual in (False, True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,27 @@ def test_a_loss_that_is_not_finite_has_exploded() -> None:
 def test_a_loss_explodes_beyond_what_knowing_nothing_costs(
     loss: float, before: float, scale: LossScale, exploded: bool
 ) -> None:
-    assert has_exploded(loss, before, scale) == exploded
+    assert has_exploded(loss, before, scale, are_usual=False) == exploded
+
+
+def test_updates_of_usual_norms_may_be_worse_than_knowing_nothing() -> None:
+    """So may be an agent that has nearly one class only."""
+    scale = LossScale(2.3, math.inf)
+
+    assert not has_exploded(18.6, 2.1, scale, are_usual=True)
+    assert has_exploded(60.0, 2.1, scale, are_usual=True)
+
+
+def test_norms_are_usual_by_what_was_known_when_the_round_opened() -> None:
+    assert are_usual([Norms(9.0, 5.0), Norms(1.0, 19.0)], Norms(1.0, 2.0))
+    assert not are_usual([Norms(1.0, 1.0), Norms(11.0, 1.0)], Norms(1.0, 2.0))
+    assert not are_usual([Norms(1.0, 21.0)], Norms(1.0, 2.0))
+    assert are_usual([Norms(1.0, 1e9)], Norms(1.0, 0.0)), "of statistics nothing was known"
+    assert not are_usual([Norms(1.0, 0.0)], NOTHING)
+
+
+def test_a_models_size_is_that_of_its_weights() -> None:
+    assert model_norms(BASE, TABLE) == Norms(math.sqrt(14.0), 0.0)
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
