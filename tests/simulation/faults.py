@@ -31,7 +31,7 @@ class Rates:
     cut: float = 0.01
     failed: float = 0.05
     spoiled: float = 0.03
-    huge: float = 0.06
+    huge: float = 0.1
     rolled_back: float = 0.1
 
 
