@@ -65,7 +65,7 @@ def train_locally(
         update = prepare_update(weights, trained, local.residual, table, values, known_mask)
     except TrainingDiverged as error:
         raise TrainingError(
-            f"{error}, or scale this device's examples as the others': their largest |x| is {_largest(data):.3g}"
+            f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
         ) from error
     submit = Submit(
         run=assignment.run,
@@ -76,14 +76,16 @@ def train_locally(
         train_seconds=trained.seconds,
         idle_memory_mb=local.idle_memory_mb,
         peak_memory_mb=peak_memory_mb(),
+        x_mean=data.x_mean,
+        x_largest=data.x_largest,
     )
     keeps_slots = bundle.task.training.optimizer_state == "keep"
     return LocalResult(submit, update, trained.slots if keeps_slots else None)
 
 
-def _largest(data: Dataset) -> float:
-    """The largest |x|, without a copy of x."""
-    return float(max(data.x.max(), -data.x.min()))
+def owed_since(assignment: Assignment) -> int:
+    """The first round whose residual and slots count: not those of an update that was left out, or before it."""
+    return 0 if assignment.left_out is None else assignment.left_out.round + 1
 
 
 def _values(name: str) -> Values:

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 2
+_FORMAT = 3
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
@@ -50,6 +50,8 @@ class _Pending(msgspec.Struct, frozen=True):
     train_seconds: float
     idle_memory_mb: float
     peak_memory_mb: float
+    x_mean: float
+    x_largest: float
     update: str
     residual_if_accepted: str
     residual_if_late: str
@@ -65,6 +67,8 @@ class _Pending(msgspec.Struct, frozen=True):
             train_seconds=self.train_seconds,
             idle_memory_mb=self.idle_memory_mb,
             peak_memory_mb=self.peak_memory_mb,
+            x_mean=self.x_mean,
+            x_largest=self.x_largest,
         )
 
 
@@ -153,17 +157,21 @@ class AgentStore:
             raise TaskError("the task bundle on this device's disk is damaged; it is fetched again")
         return blob
 
-    def residual(self, run: str, round_: int) -> Weights | None:
-        """The residual that earlier rounds of `run` left; None if there is none, or it is too old or damaged."""
-        owed = self._record.owed
-        if owed is None or owed.run != run or round_ - owed.round > RESIDUAL_AGE_LIMIT:
-            return None
-        return self._tensors(owed.residual)
+    def residual(self, run: str, round_: int, since: int = 0) -> Weights | None:
+        """The residual that earlier rounds of `run` left, but none before round `since`.
 
-    def slots(self, run: str) -> Slots | None:
-        """The optimizer state that the last round of `run` left; None if there is none, or it is damaged."""
-        owed = self._record.owed
-        return None if owed is None or owed.run != run or owed.slots is None else self._tensors(owed.slots)
+        None if there is none, or it is too old or damaged.
+        """
+        owed = self._owed(run, since)
+        return None if owed is None or round_ - owed.round > RESIDUAL_AGE_LIMIT else self._tensors(owed.residual)
+
+    def slots(self, run: str, since: int = 0) -> Slots | None:
+        """The optimizer state that the last round of `run` left, but none before round `since`.
+
+        None if there is none, or it is damaged.
+        """
+        owed = self._owed(run, since)
+        return None if owed is None or owed.slots is None else self._tensors(owed.slots)
 
     def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None, durations: Durations) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
@@ -177,6 +185,8 @@ class AgentStore:
             train_seconds=submit.train_seconds,
             idle_memory_mb=submit.idle_memory_mb,
             peak_memory_mb=submit.peak_memory_mb,
+            x_mean=submit.x_mean,
+            x_largest=submit.x_largest,
             update=self._write(update.blob, _UPDATE_SUFFIX),
             residual_if_accepted=self._write_tensors(update.residual_if_accepted),
             residual_if_late=self._write_tensors(update.residual_if_late),
@@ -222,6 +232,10 @@ class AgentStore:
                 pending=None,
             )
         )
+
+    def _owed(self, run: str, since: int) -> _Owed | None:
+        owed = self._record.owed
+        return owed if owed is not None and owed.run == run and owed.round >= since else None
 
     def _load(self, agent: str, federation: str) -> _Record:
         blob = self._disk.read(_RECORD)

@@ -41,7 +41,8 @@ def prepare_update(
     """Encode trained - base + residual, where the trained mask keeps weights.
 
     Statistics travel as they are, without residual: moments are pooled, never added up. The cap of the residual is
-    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it.
+    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it. It holds
+    for the residual that is sent as for the one that is left: what a bad round left behind does not drown this one.
 
     Args:
         base: the global model that training started from, by tensor name.
@@ -68,7 +69,8 @@ def prepare_update(
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by the check
         delta = apply_mask({name: trained.weights[name] - base[name] for name in trainable}, trained.mask)
         feedback = ErrorFeedback(norm_cap=_NORM_CAP_DELTAS * _norm(delta))
-        sent = feedback.send(compress, delta, residual or feedback.initial(delta), trained.mask)
+        owed = feedback.initial(delta) if residual is None else feedback.capped(apply_mask(residual, trained.mask))
+        sent = feedback.send(compress, delta, owed, trained.mask)
     if_late = feedback.capped({name: sent.decoded[name] + sent.residual[name] for name in trainable})
     return PreparedUpdate(sent.payload, sent.residual, if_late)
 
