@@ -149,7 +149,7 @@ class _Federation:
         )
         (path / "task.toml").write_text(task_toml(settings, split))
         self._bundle = read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
-        self._trainer = LiteRTTrainer(self._bundle, threads=1)
+        self._trainer = LiteRTTrainer(self._bundle, examples=max(scenario.examples), threads=1)
         self._evaluator = Evaluator(self._bundle, path / "held-out.npz", threads=1)
         self._data = {f"agent-{index}": self._share(path, index) for index in range(scenario.agents)}
         self._disk = Directory(path / "updates")
