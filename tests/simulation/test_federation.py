@@ -124,7 +124,7 @@ def test_the_faults_really_happen() -> None:
     assert any(what == "aggregator crashes" for what in traces)
     assert any(what == "aggregator is cut off" for what in traces)
     assert any("out of reach" in what for seed in range(20) for _, what in _whole_fleet(seed).physics.trace)
-    worlds = [_run(seed) for seed in range(30)]
+    worlds = [_run(seed) for seed in range(80)]
     assert {event.outcome for world in worlds for event in world.settled} == set(Outcome)
     assert any(_left_out(world, round_) for world in worlds for round_ in range(ROUNDS))
     assert any(not record.kept for world in worlds for record in Book(world.connection).records())
