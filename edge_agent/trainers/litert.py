@@ -129,7 +129,7 @@ class LiteRTTrainer:
         """The gradient mu (w - w_t) of FedProx's term over the weights that are kept; pruned ones are zero already."""
         if mu := np.float32(self._task.training.proximal_mu):
             for name, gradient in gradients.items():
-                gradient += mu * (weights[name] - start[name] * mask.get(name, np.True_))
+                gradients[name] = gradient + mu * (weights[name] - start[name] * mask.get(name, np.True_))
 
     def _slots(self, weights: dict[str, Array], mask: Mask) -> Slots:
         """The state with which the next round can go on exactly."""

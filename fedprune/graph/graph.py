@@ -6,6 +6,7 @@ in ai-edge-litert and that tflite-runtime 2.14 has. Equal operations on equal te
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Graph:
 
     def constant(self, array: NDArray[Any]) -> Tensor:
         """A tensor of given values, float32 or int32."""
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
         if key not in self._made:
             self._constant_bytes += array.nbytes
             if self._constant_bytes > MAX_CONSTANT_BYTES:

@@ -61,13 +61,11 @@ class Window:
 
 
 def _window(size: int, stride: int, length: int, padding: Padding) -> Window:
-    if padding is Padding.VALID:
-        return Window(size, stride, length, 0, (length - size) // stride + 1)
-    out = -(-length // stride)
-    if padding is Padding.CAUSAL:
-        return Window(size, stride, length, size - 1, (length - 1) // stride + 1)
+    out = (length - size) // stride + 1 if padding is Padding.VALID else -(-length // stride)
     missing = max((out - 1) * stride + size - length, 0)
-    return Window(size, stride, length, missing // 2, out)
+    before = {Padding.VALID: 0, Padding.SAME: missing // 2, Padding.CAUSAL: size - 1}[padding]
+    # A window with one place moves nowhere, and a stride beyond its size would only be padded.
+    return Window(size, stride if out > 1 else size, length, before, out)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def parse_proven_graphs(blob: bytes) -> tuple[ProvenGraph, ...]:
             raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
         graphs = msgspec.json.decode(blob, type=_ProvenGraphs)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise TaskError(f"the digests of the training graphs: {error}; build the task again") from error
+        raise TaskError(f"the digests of the training graphs: {one_line(str(error))}; build the task again") from error
     if len({graph.batch_size for graph in graphs}) != len(graphs):
         raise TaskError("the digests of the training graphs: two for one batch size; build the task again")
     return graphs

@@ -81,6 +81,7 @@ class Evaluator:
         self._objective = task.objective
         self._outputs = task.outputs
         self._graph = InferenceGraph(bundle.network, threads=threads)
+        self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
 
     @property
     def loss_scale(self) -> LossScale:
