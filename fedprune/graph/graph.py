@@ -59,7 +59,7 @@ class Graph:
 
     def constant(self, array: NDArray[Any]) -> Tensor:
         """A tensor of given values, float32 or int32."""
-        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
+        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
         if key not in self._made:
             self._constant_bytes += array.nbytes
             if self._constant_bytes > MAX_CONSTANT_BYTES:
