@@ -14,7 +14,7 @@ from dataclasses import replace
 from export.proof.errors import NotProven
 from export.proof.reference import Reference, norm_of
 from fedprune.model.tensors import TensorSpec
-from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
+from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, furthest, outputs_of, sums_of
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import TrainingGraph
 
@@ -78,8 +78,7 @@ def _probe(
     scale: float,
 ) -> tuple[float, Probe]:
     """A probe, and its looseness: its largest tolerance relative to its tensor."""
-    case = draw_case(graph, tensors, seed, examples, scale)
-    truth = reference.run(case)
+    _, truth = reference.run_drawn(graph, tensors, seed, examples, scale)
     returned = replace(truth.step, statistics={name: truth.step.statistics[name] for name in graph.moved})
     noises = {"loss": truth.loss_noise} | _by_output(truth.noise, tensors)
     looseness, answers = 0.0, {}
