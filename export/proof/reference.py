@@ -72,6 +72,10 @@ class Reference:
         loss_noise = max(_ROUNDING * abs(step.loss), *(abs(other.loss - step.loss) for other in others))
         return Truth(step, loss_noise, noise)
 
+    def run_narrow(self, case: Case) -> Step:
+        """A case in tf_keras' own float32."""
+        return self._narrow.run(case)
+
     def run_drawn(
         self, graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float
     ) -> tuple[Case, Truth]:
