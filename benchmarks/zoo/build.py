@@ -31,7 +31,10 @@ STEPS = 20
 """Of a round, as of parity."""
 SPARSITY = 0.8
 
-_BATCH_SIZES = (1, 8, 16, 32, 64)
+PROVEN_SIZES = (8, 16, 32, 64)
+"""The batch sizes of all graphs of a bundle."""
+
+_BATCH_SIZES = (1, *PROVEN_SIZES)
 _SEEDS = 3
 _MEANINGFUL = 1e-3
 """A tensor's answer is meaningful if rounding noise moves it by no more than this part of itself."""
@@ -63,6 +66,11 @@ def build(name: str, *, drops: bool = True) -> Built:
     finally:
         logger.removeHandler(warnings)
     return Built(blob, seconds, _write_seconds(read_bundle(blob)), tuple(warnings.lines))
+
+
+def build_without_dropout(name: str) -> bytes:
+    """The bundle of the network whose dropout drops nothing."""
+    return build(name, drops=False).bundle
 
 
 def exactness(name: str) -> Exactness:
@@ -97,11 +105,14 @@ def _ratio(name: str, answers: list[tuple[Truth, Step, Step]]) -> list[float]:
     if not meaningful:
         return []
 
-    def error(which: int) -> float:
-        errors = [norm_of(answer[which].gradients[name] - answer[0].step.gradients[name]) for answer in meaningful]
+    def error(steps: list[Step]) -> float:
+        errors = [
+            norm_of(step.gradients[name] - truth.step.gradients[name])
+            for step, (truth, _, _) in zip(steps, meaningful, strict=True)
+        ]
         return max(float(np.sqrt(np.mean(np.square(errors)))), _ROUNDING * norm)
 
-    return [error(1) / error(2)]
+    return [error([found for _, found, _ in meaningful]) / error([narrow for _, _, narrow in meaningful])]
 
 
 def _model(name: str, *, drops: bool = True) -> Any:

@@ -175,4 +175,4 @@ def packed(model: Any) -> bytes:
 
 
 def _name(code: int) -> str:
-    return next(name for name, value in vars(_OP).items() if value == code)
+    return next(str(name) for name, value in vars(_OP).items() if value == code)

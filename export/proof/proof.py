@@ -24,7 +24,7 @@ from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
-from fedprune.runtime.self_check import Case, some_weights
+from fedprune.runtime.self_check import Case, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -99,7 +99,7 @@ class Proof:
     def _follow(self, candidates: Sequence[TrainingGraph], full: int) -> Iterator[Trial]:
         """Train with tf_keras; at each step, ask the graphs."""
         keyed = Keyed(0, "verify training graph")
-        weights: Weights = {spec.name: some_weights(spec, keyed) for spec in self._tensors}
+        weights: Weights = draw_weights(self._tensors, keyed)
         for number, count in enumerate((1, min(2, full), full // 2 + 1, full), start=1):
             cases = self._cases(candidates[0], weights, count, keyed)
             first = next(cases)

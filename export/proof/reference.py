@@ -116,7 +116,7 @@ class _Model:
         if self._traced is None:
             any_count = [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in arrays]
             signature = [tf.TensorSpec((), self._dtype), *any_count]
-            self._traced = tf.function(self._differentiate, input_signature=signature)
+            self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
         loss, gradients, counts = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
         names = list(case.weights)
         after = dict(zip(names, self._model.get_weights(), strict=True))
