@@ -38,6 +38,8 @@ _CONFUSED = {
 
 _EXEMPT = frozenset({"REDUCE_MAX for SUM"})
 """Here it is what crossentropy takes off its logits: any number will do until exponentials overflow."""
+_VARIANCES = (TensorClass.STATISTICS, TensorClass.FROZEN)
+"""What may be a variance."""
 _LARGEST = float(np.finfo(np.float32).max)
 _SIZES = (0.1, 1.0, 5.0)
 """Of the numbers that tell a mutant from the graph."""
@@ -68,8 +70,7 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
         random = np.random.default_rng(1234)
         drawn = {spec.name: np.float32(size) * random.normal(size=spec.shape).astype(spec.dtype) for spec in tensors}
         weights = {
-            spec.name: abs(drawn[spec.name]) if spec.kind is TensorClass.STATISTICS else drawn[spec.name]
-            for spec in tensors
+            spec.name: abs(drawn[spec.name]) if spec.kind in _VARIANCES else drawn[spec.name] for spec in tensors
         }
         x = np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
         y = one_hot(random.integers(outputs, size=rows), outputs)
