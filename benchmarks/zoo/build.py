@@ -52,6 +52,11 @@ class Built:
     warnings: tuple[str, ...]
 
 
+def build_and_compare(name: str) -> tuple[Built, Exactness]:
+    """Both, in one process."""
+    return build(name), exactness(name)
+
+
 def build(name: str, *, drops: bool = True) -> Built:
     """The network's bundle, made as `fedprune task build` makes it from a model file."""
     warnings = _Warnings()

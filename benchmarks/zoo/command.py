@@ -55,6 +55,7 @@ def main(names: tuple[str, ...] | None, quick: bool, page: Path | None, target: 
     for name in chosen:
         click.echo(f"{name} ...", err=True)
         rows.append(measure(name, quick=quick))
+        write_json(Zoo(_machine(), tuple(rows), None), target)  # what there is, should this be interrupted
     criterion = None if names else measure_criterion(rows, most=_MOST_MUTANTS_QUICK if quick else None)
     zoo = Zoo(_machine(), tuple(rows), criterion)
     write_json(zoo, target)

@@ -31,7 +31,7 @@ def measure(name: str, *, quick: bool) -> Measured:
     """All of a network; if `quick`, what needs no training and no conversion."""
     from benchmarks.zoo import build
 
-    built = _alone(build.build, name)
+    built, exactness = _alone(build.build_and_compare, name)
     bundle = read_bundle(built.bundle)
     litert, keras = (None, None) if quick else _pair(built.bundle, can_train=bool(bundle.graphs))
     exports, latency = ((), None) if quick else _exports(built.bundle)
@@ -43,7 +43,7 @@ def measure(name: str, *, quick: bool) -> Measured:
         refusals=built.warnings,
         build_seconds=round(built.build_seconds, 1),
         write_seconds=round(built.write_seconds, 3),
-        exactness=_alone(build.exactness, name),
+        exactness=exactness,
         litert_samples_s=litert.samples_s if litert else None,
         keras_samples_s=keras.samples_s if keras else None,
         litert_peak_mb=litert.peak_mb if litert else None,
@@ -112,19 +112,26 @@ def _parity(name: str, bundle: Bundle) -> float:
     return round(_alone(training.parity, blob), 2)
 
 
+def _export_one(blob: bytes, form: Format, out: Path) -> tuple[Export, ...]:
+    """One format, since the conversion of some crashes."""
+    from benchmarks.zoo.exports import export
+
+    try:
+        return _alone(export, blob, (form,), out)
+    except BrokenProcessPool:
+        return (Export(form, False, "the conversion crashes"),)
+
+
 def _exports(blob: bytes) -> tuple[tuple[Export, ...], float | None]:
     """Every format, and the median latency of the fp32 file in ms."""
     from benchmarks.zoo.exports import export
 
     with tempfile.TemporaryDirectory() as directory:
-        found = []
-        for form in Format:
-            try:
-                problem = _alone(export, blob, form, Path(directory))
-            except BrokenProcessPool:
-                problem = "its conversion crashed"
-            found.append(Export(form, not problem, problem))
+        try:
+            found = _alone(export, blob, tuple(Format), Path(directory))
+        except BrokenProcessPool:
+            found = tuple(exported for form in Format for exported in _export_one(blob, form, Path(directory)))
         file = Path(directory) / Format.FP32.file
         rows = measure_latency([file], Settings()).models if file.exists() else ()
         latencies = [row.latency_ms.p50 for row in rows if isinstance(row, Latency)]
-    return tuple(found), (round(latencies[0], 3) if latencies else None)
+    return found, (round(latencies[0], 3) if latencies else None)
