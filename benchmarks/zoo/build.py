@@ -6,7 +6,7 @@ import logging
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.zoo.networks import NETWORKS
 from benchmarks.zoo.records import Exactness
+from benchmarks.zoo.training import perturbed
 from export.architecture import form_of
 from export.build import build_task
 from export.describing.model import describe
@@ -23,6 +24,7 @@ from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorTable
+from fedprune.runtime.self_check import Case
 from fedprune.runtime.training_graph import Step, TrainingGraph
 from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
 
@@ -36,8 +38,11 @@ PROVEN_SIZES = (8, 16, 32, 64)
 
 _BATCH_SIZES = (1, *PROVEN_SIZES)
 _SEEDS = 3
-_MEANINGFUL = 1e-3
-"""A tensor's answer is meaningful if rounding noise moves it by no more than this part of itself."""
+_MEANINGFUL = 3e-4
+"""A tensor's answer is meaningful if rounding moves it by no more than this part of itself. Where an activation lies at
+a kink (of ReLU or a maximum) it moves more."""
+_PERTURBATIONS = 3
+"""So many times weights are off by a rounding, to see how far that moves the answer."""
 _ROUNDING = 2.0**-24
 """Errors are at least one rounding of the norm: what is nearer to the truth is so by luck."""
 
@@ -81,7 +86,7 @@ def build_without_dropout(name: str) -> bytes:
 def exactness(name: str) -> Exactness:
     """Gradients of the graph and of tf_keras in float32, each against float64, at all batch sizes.
 
-    The error of a tensor is the root mean square of several batches' norms.
+    The error of a tensor is the median over several batches.
     """
     model = _model(name)
     network, tensors = describe(model)
@@ -94,30 +99,44 @@ def exactness(name: str) -> Exactness:
         for seed in range(_SEEDS):
             case, truth = reference.run_drawn(graph, tensors, seed, batch, 1.0)
             found = case.run(graph)
-            answers.append((truth, found, reference.run_narrow(case)))
+            answers.append(_Answer(truth, found, reference.run_narrow(case), _moved(reference, case, truth)))
             largest = max(largest, truth.furthest(found, case.weights)[1])
-        for tensor in answers[0][0].step.gradients:
+        for tensor in answers[0].truth.step.gradients:
             total += 1
             ratios += _ratio(tensor, answers)
     low, high = np.percentile(ratios, (50, 95)) if ratios else (np.nan, np.nan)
     return Exactness(float(low), float(high), len(ratios), total, largest)
 
 
-def _ratio(name: str, answers: list[tuple[Truth, Step, Step]]) -> list[float]:
+@dataclass(frozen=True)
+class _Answer:
+    """A batch: the truth, what the graph and tf_keras in float32 find, and how far rounding moves each gradient."""
+
+    truth: Truth
+    graph: Step
+    keras: Step
+    moved: dict[str, float]
+
+
+def _moved(reference: Reference, case: Case, truth: Truth) -> dict[str, float]:
+    moved = dict(truth.noise)
+    for number in range(_PERTURBATIONS):
+        step = reference.run_narrow(replace(case, weights=perturbed(case.weights, number)))
+        for name, gradient in truth.step.gradients.items():
+            moved[name] = max(moved[name], norm_of(step.gradients[name] - gradient))
+    return moved
+
+
+def _ratio(name: str, answers: list[_Answer]) -> list[float]:
     """The graph's error over tf_keras', as one number; none if the question has no meaning."""
-    norm = statistics.fmean(norm_of(truth.step.gradients[name]) for truth, _, _ in answers)
-    meaningful = [answer for answer in answers if answer[0].noise[name] <= _MEANINGFUL * norm]
-    if not meaningful:
-        return []
-
-    def error(steps: list[Step]) -> float:
-        errors = [
-            norm_of(step.gradients[name] - truth.step.gradients[name])
-            for step, (truth, _, _) in zip(steps, meaningful, strict=True)
-        ]
-        return max(float(np.sqrt(np.mean(np.square(errors)))), _ROUNDING * norm)
-
-    return [error([found for _, found, _ in meaningful]) / error([narrow for _, _, narrow in meaningful])]
+    ours, theirs = list[float](), list[float]()
+    for answer in answers:
+        exact = answer.truth.step.gradients[name]
+        norm = norm_of(exact)
+        if norm > 0.0 and answer.moved[name] <= _MEANINGFUL * norm:
+            ours.append(max(norm_of(answer.graph.gradients[name] - exact) / norm, _ROUNDING))
+            theirs.append(max(norm_of(answer.keras.gradients[name] - exact) / norm, _ROUNDING))
+    return [statistics.median(ours) / statistics.median(theirs)] if ours else []
 
 
 def _model(name: str, *, drops: bool = True) -> Any:

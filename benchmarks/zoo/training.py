@@ -54,7 +54,7 @@ def parity(blob: bytes) -> float:
         return result
 
     expected = trained(keras, first)
-    moved = [_distance(trained(keras, _perturbed(first, number)), expected) for number in range(_PERTURBATIONS)]
+    moved = [_distance(trained(keras, perturbed(first, number)), expected) for number in range(_PERTURBATIONS)]
     apart = _distance(trained(LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1), first), expected)
     return apart / math.sqrt(float(np.mean(np.square(moved))))
 
@@ -66,6 +66,17 @@ def examples(task: Task, count: int) -> Dataset:
     if task.training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
         return Dataset(x, (keyed.integers(count) % np.uint64(task.outputs)).astype(np.int64))
     return Dataset(x, keyed.uniform(count * task.outputs, -1.0, 1.0).reshape(count, task.outputs))
+
+
+def perturbed(weights: Weights, number: int) -> Weights:
+    """Each weight off by a rounding error at most."""
+    keyed = Keyed(number, "one rounding")
+
+    def off(array: Array) -> Array:
+        noise = keyed.uniform(array.size, -1.0, 1.0).reshape(array.shape).astype(np.float64)
+        return (array * (1.0 + 2.0 * _ROUNDING * noise)).astype(array.dtype)
+
+    return {name: off(array) for name, array in weights.items()}
 
 
 def _speed(bundle: Bundle, trainer: Any) -> Speed:
@@ -81,17 +92,6 @@ def _speed(bundle: Bundle, trainer: Any) -> Speed:
 
 def _work(weights: Weights, mask: Mask) -> Work:
     return Work(weights, mask, 0, None, Keyed(0, "zoo"))
-
-
-def _perturbed(weights: Weights, number: int) -> Weights:
-    """Each weight off by a rounding error at most."""
-    keyed = Keyed(number, "one rounding")
-
-    def off(array: Array) -> Array:
-        noise = keyed.uniform(array.size, -1.0, 1.0).reshape(array.shape).astype(np.float64)
-        return (array * (1.0 + 2.0 * _ROUNDING * noise)).astype(array.dtype)
-
-    return {name: off(array) for name, array in weights.items()}
 
 
 def _distance(a: Weights, b: Weights) -> float:

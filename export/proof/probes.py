@@ -28,7 +28,7 @@ _ROOM = 0.25
 """The part of its tolerance that a runtime here may use up."""
 _LARGE = 8.0
 """A probe's scale at which ReLU6 is cut off above in every layer."""
-_TIGHT = 1e-3
+_TIGHT = 4e-3
 """Tolerances within so much of the tensors' norms are good enough."""
 _SEEDS, _EXAMPLES = 8, 16
 """Until then so many seeds are tried, and no more examples than these once a probe will do: they take time, and among
