@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import tempfile
 import time
@@ -39,8 +40,8 @@ PROVEN_SIZES = (8, 16, 32, 64)
 _BATCH_SIZES = (1, *PROVEN_SIZES)
 _SEEDS = 3
 _MEANINGFUL = 3e-4
-"""A tensor's answer is meaningful if rounding moves it by no more than this part of itself. Where an activation lies at
-a kink (of ReLU or a maximum) it moves more."""
+"""A tensor's answer is meaningful if rounding moves it by no more than this part of itself. It is more where either
+program takes an activation across a kink (of ReLU or a maximum), which is luck."""
 _PERTURBATIONS = 3
 """So many times weights are off by a rounding, to see how far that moves the answer."""
 _ROUNDING = 2.0**-24
@@ -95,12 +96,13 @@ def exactness(name: str) -> Exactness:
     ratios, total, largest = list[float](), 0, 0.0
     for batch in _BATCH_SIZES:
         graph = TrainingGraph(write_training_graph(network, TensorTable(tensors), loss, batch).blob, tensors, threads=1)
-        answers = []
+        answers, furthest = [], math.inf
         for seed in range(_SEEDS):
             case, truth = reference.run_drawn(graph, tensors, seed, batch, 1.0)
             found = case.run(graph)
             answers.append(_Answer(truth, found, reference.run_narrow(case), _moved(reference, case, truth)))
-            largest = max(largest, truth.furthest(found, case.weights)[1])
+            furthest = min(furthest, truth.furthest(found, case.weights)[1])
+        largest = max(largest, furthest)
         for tensor in answers[0].truth.step.gradients:
             total += 1
             ratios += _ratio(tensor, answers)
@@ -133,8 +135,9 @@ def _ratio(name: str, answers: list[_Answer]) -> list[float]:
     for answer in answers:
         exact = answer.truth.step.gradients[name]
         norm = norm_of(exact)
-        if norm > 0.0 and answer.moved[name] <= _MEANINGFUL * norm:
-            ours.append(max(norm_of(answer.graph.gradients[name] - exact) / norm, _ROUNDING))
+        error = norm_of(answer.graph.gradients[name] - exact)
+        if norm > 0.0 and max(error, answer.moved[name]) <= _MEANINGFUL * norm:
+            ours.append(max(error / norm, _ROUNDING))
             theirs.append(max(norm_of(answer.keras.gradients[name] - exact) / norm, _ROUNDING))
     return [statistics.median(ours) / statistics.median(theirs)] if ours else []
 

@@ -18,6 +18,7 @@ from benchmarks.latency.results import Measured as Latency
 from benchmarks.zoo import training
 from benchmarks.zoo.records import Criterion, Export, Measured, Speed
 from export.report import Format
+from fedprune.errors import FedpruneError
 from fedprune.task.bundle import Bundle, read_bundle
 
 BATCH = 32
@@ -31,7 +32,10 @@ def measure(name: str, *, quick: bool) -> Measured:
     """All of a network; if `quick`, what needs no training and no conversion."""
     from benchmarks.zoo import build
 
-    built, exactness = _alone(build.build_and_compare, name)
+    try:
+        built, exactness = _alone(build.build_and_compare, name)
+    except FedpruneError as error:
+        return _refused(name, str(error))
     bundle = read_bundle(built.bundle)
     litert, keras = (None, None) if quick else _pair(built.bundle, can_train=bool(bundle.graphs))
     exports, latency = ((), None) if quick else _exports(built.bundle)
@@ -51,6 +55,26 @@ def measure(name: str, *, quick: bool) -> Measured:
         exports=exports,
         latency_ms=latency,
         parity=None if quick or not bundle.graphs else _parity(name, bundle),
+    )
+
+
+def _refused(name: str, reason: str) -> Measured:
+    return Measured(
+        name=name,
+        batch=BATCH,
+        parameters=0,
+        graph=(),
+        refusals=(reason,),
+        build_seconds=0.0,
+        write_seconds=0.0,
+        exactness=None,
+        litert_samples_s=None,
+        keras_samples_s=None,
+        litert_peak_mb=None,
+        keras_peak_mb=None,
+        exports=(),
+        latency_ms=None,
+        parity=None,
     )
 
 
@@ -75,7 +99,7 @@ def measure_criterion(rows: Sequence[Measured], *, most: int | None) -> Criterio
         missed=tuple(f"{verdict.network}: {verdict.what}" for verdict in missed),
         missed_by_self_check=sum(verdict.passes_self_check for verdict in mutated),
         margin=MARGIN,
-        largest_honest=max((verdict.ratio for verdict in honest), default=math.nan) if not largest else max(largest),
+        largest_honest=max([*largest, *(verdict.ratio for verdict in honest)], default=math.nan),
         smallest_mutant=min((verdict.ratio for verdict in mutated), default=math.nan),
     )
 

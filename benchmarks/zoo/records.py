@@ -9,7 +9,8 @@ class Exactness(msgspec.Struct, frozen=True):
     """The error of the training graph's gradients over that of tf_keras' float32, both to float64: `median` and `p95`
     over the tensors whose answer is `meaningful`, so many of `tensors`, at all batch sizes.
 
-    `largest_ratio` is the largest error of a graph in a single batch over rounding noise, as `export.proof` has it.
+    `largest_ratio` is the largest error of a graph over rounding noise, as `export.proof` has it, in the best of three
+    batches of a size.
     """
 
     median: float
@@ -63,8 +64,7 @@ class Criterion(msgspec.Struct, frozen=True):
 
     `false_refusals` counts the honest graphs of the zoo (a batch size each) that were refused, `missed_mutants` those
     that the proof lets pass, `missed_by_self_check` those that a device's self-check does. `smallest_mutant` is the
-    smallest ratio to rounding noise by which a mutant is found, `largest_honest` the largest of an honest graph in any
-    single batch.
+    smallest ratio to rounding noise by which a mutant is found, `largest_honest` the largest of an honest graph.
     """
 
     honest: int

@@ -36,8 +36,8 @@ _CRITERION = """
 A graph passes if nothing in it is further from float64 than {margin:g} times what rounding moves the answer by. Of
 {honest} honest graphs {false_refusals} were refused. Of {mutants} graphs with one mistake ({kinds} kinds: a constant,
 an operator, a sign, a shift, a ReLU too many), in small networks that have every kind of layer, the proof missed
-{missed_mutants} and a device's self-check {missed_by_self_check}. The largest ratio of an honest graph in a single
-batch was {largest_honest:.3g}, the smallest at which a mutant is found {smallest_mutant:.3g}.
+{missed_mutants} and a device's self-check {missed_by_self_check}. The largest ratio of an honest graph was
+{largest_honest:.3g}, the smallest at which a mutant is found {smallest_mutant:.3g}.
 """
 
 
