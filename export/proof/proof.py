@@ -28,9 +28,9 @@ from fedprune.runtime.self_check import Case, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
-MARGIN = 12.0
-"""The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs are within 7, mistakes
-beyond 24 (`python -m benchmarks.zoo`)."""
+MARGIN = 8.0
+"""The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs are within 3, mistakes
+beyond 21 (`python -m benchmarks.zoo`)."""
 _TRIES = 8
 _SCALES = (8.0, 1e-3)
 """Beside moderate numbers, large ones reach 6 in ReLU6, and small ones where functions cancel."""

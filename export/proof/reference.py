@@ -1,9 +1,9 @@
 """The reference that a training graph is judged by: a batch in tf_keras in float64, and how sure its answer is.
 
 How sure is measured by *rounding noise*: the same batch is computed again in float32, and in float64 while every
-layer's output, and every gradient on its way back, is rounded to float32. No honest float32 program can
-be expected to be much nearer than these. So a tensor whose gradient cancels, as that of a beta before another batch
-normalisation does, needs no rule of its own: what moves it is what was cancelled.
+layer's output, and every gradient on its way back, is rounded to float32. No honest float32 program can be expected to
+be much nearer than these, nor than a part of a rounding of the whole gradient. So a tensor whose gradient cancels, as
+that of a beta before another batch normalisation does, needs no rule of its own: what moves it is what was cancelled.
 Importing this module imports TensorFlow.
 """
 
@@ -27,6 +27,8 @@ from fedprune.runtime.training_graph import Step, TrainingGraph
 
 _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
+_LEAST = _ROUNDING / 10
+"""The noise of a gradient is at least this part of the norm of all gradients."""
 _KEPT = 4
 """The truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
 _TINY = 1e-20
@@ -69,6 +71,8 @@ class Reference:
             name: max(_ROUNDING * norm_of(array), *(norm_of(_tensors(other)[name] - array) for other in others))
             for name, array in _tensors(step).items()
         }
+        least = _LEAST * math.sqrt(sum(norm_of(gradient) ** 2 for gradient in step.gradients.values()))
+        noise |= {name: max(noise[name], least) for name in step.gradients}
         loss_noise = max(_ROUNDING * abs(step.loss), *(abs(other.loss - step.loss) for other in others))
         return Truth(step, loss_noise, noise)
 
