@@ -14,7 +14,7 @@ from dataclasses import replace
 from export.proof.errors import NotProven
 from export.proof.reference import Reference, norm_of
 from fedprune.model.tensors import TensorSpec
-from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
+from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, furthest, outputs_of, sums_of
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import TrainingGraph
 
@@ -28,7 +28,7 @@ _ROOM = 0.25
 """The part of its tolerance that a runtime here may use up."""
 _LARGE = 8.0
 """A probe's scale at which ReLU6 is cut off above in every layer."""
-_TIGHT = 1e-3
+_TIGHT = 4e-3
 """Tolerances within so much of the tensors' norms are good enough."""
 _SEEDS, _EXAMPLES = 8, 16
 """Until then so many seeds are tried, and no more examples than these once a probe will do: they take time, and among
@@ -78,8 +78,7 @@ def _probe(
     scale: float,
 ) -> tuple[float, Probe]:
     """A probe, and its looseness: its largest tolerance relative to its tensor."""
-    case = draw_case(graph, tensors, seed, examples, scale)
-    truth = reference.run(case)
+    _, truth = reference.run_drawn(graph, tensors, seed, examples, scale)
     returned = replace(truth.step, statistics={name: truth.step.statistics[name] for name in graph.moved})
     noises = {"loss": truth.loss_noise} | _by_output(truth.noise, tensors)
     looseness, answers = 0.0, {}

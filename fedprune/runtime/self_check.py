@@ -134,14 +134,26 @@ def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) 
 
 
 def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float) -> Case:
-    """Weights, and the first `examples` of a full batch."""
+    """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
     keyed = Keyed(seed, "self-check")
-    weights = {spec.name: some_weights(spec, keyed, scale) for spec in tensors}
-    x = _uniform(keyed, graph.batch_shape, -1.0) * np.float32(scale)
-    rows, outputs = graph.target_shape
-    y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
-    noise = [_uniform(keyed, shape, 0.0) for shape in graph.noise_shapes]
-    return Case(weights, x[:examples], y[:examples], noise)
+    weights = draw_weights(tensors, keyed, scale)
+    x = _uniform(keyed, (examples, *graph.batch_shape[1:]), -1.0) * np.float32(scale)
+    y = one_hot(keyed.integers(examples) % np.uint64(graph.target_shape[1]), graph.target_shape[1])
+    noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
+    for array in noise:
+        array[:examples] = _uniform(keyed, (examples, *array.shape[1:]), 0.0)
+    return Case(weights, x, y, noise)
+
+
+def draw_weights(tensors: Sequence[TensorSpec], keyed: Keyed, scale: float = 1.0) -> dict[str, Array]:
+    """Weights to train from. Moving statistics are of either sign: training moves them without asking which are
+    variances, and of a mean that is never negative a ReLU would not be seen."""
+    return {
+        spec.name: _uniform(keyed, spec.shape, -1.0)
+        if spec.kind is TensorClass.STATISTICS
+        else some_weights(spec, keyed, scale)
+        for spec in tensors
+    }
 
 
 def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:
