@@ -21,15 +21,17 @@ from training_networks import (
     drawn,
     keras_step,
     one_hot,
+    proof_of,
     randomised,
     residual,
+    training_graph,
 )
 
 from export.architecture import tensor_table
-from export.training_graph import proof
-from export.training_graph.build import make_training_graph
-from export.training_graph.network import NoTrainingGraph
-from export.training_graph.proof import Proof
+from export.describing.model import describe
+from export.proof.errors import NotProven
+from export.proof.reference import Truth
+from fedprune.errors import TaskError
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import Array
@@ -41,7 +43,7 @@ SPARSE = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
 
 def step_of(model: Any, objective: Objective, x: Array, y: Array, batch: int) -> Step:
     table = tensor_table(model)
-    graph = TrainingGraph(make_training_graph(model, objective.loss, batch), table, threads=1)
+    graph = TrainingGraph(training_graph(model, objective.loss, batch), table, threads=1)
     weights = {spec.name: array for spec, array in zip(table, model.get_weights(), strict=True)}
     return graph.run(weights, x, y)
 
@@ -128,7 +130,7 @@ def test_ties_are_broken_as_in_keras(layer: Any) -> None:
 
 
 def test_equal_models_give_equal_bytes() -> None:
-    blobs = {make_training_graph(keras.models.clone_model(residual()), SPARSE.loss, BATCH) for _ in range(2)}
+    blobs = {training_graph(keras.models.clone_model(residual()), SPARSE.loss, BATCH) for _ in range(2)}
     assert len(blobs) == 1
 
 
@@ -156,8 +158,8 @@ def test_what_is_not_supported_is_refused_by_name(
 ) -> None:
     made = layer()
     made._name = "it"
-    with pytest.raises(NoTrainingGraph, match=reason) as caught:
-        make_training_graph(between(shape, made), SPARSE.loss, BATCH)
+    with pytest.raises(NotProven, match=reason) as caught:
+        training_graph(between(shape, made), SPARSE.loss, BATCH)
     assert "layer 'it'" in str(caught.value)
     assert str(caught.value).endswith("or train with the keras trainer")
 
@@ -165,15 +167,15 @@ def test_what_is_not_supported_is_refused_by_name(
 def test_layers_called_in_inference_mode_are_refused() -> None:
     x = L.Input((5,))
     model = keras.Model(x, L.Dense(CLASSES)(L.BatchNormalization()(x, training=False)))
-    with pytest.raises(NoTrainingGraph, match="a call with training"):
-        make_training_graph(model, SPARSE.loss, BATCH)
+    with pytest.raises(NotProven, match="a call with training"):
+        training_graph(model, SPARSE.loss, BATCH)
 
 
 def test_a_kind_is_refused_before_how_it_is_called() -> None:
     x = L.Input((4, 6))
     model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.MultiHeadAttention(2, 3)(x, x))))
-    with pytest.raises(NoTrainingGraph, match=r"\(MultiHeadAttention\): only layers of these kinds"):
-        make_training_graph(model, SPARSE.loss, BATCH)
+    with pytest.raises(NotProven, match=r"\(MultiHeadAttention\): only layers of these kinds"):
+        training_graph(model, SPARSE.loss, BATCH)
 
 
 def test_weights_that_the_output_does_not_need_are_refused_unless_frozen() -> None:
@@ -181,11 +183,11 @@ def test_weights_that_the_output_does_not_need_are_refused_unless_frozen() -> No
     unused = L.Dense(2, name="unused")
     inner = keras.Model(x, [L.Dense(3)(x), unused(x)])
     model = keras.Model(y, L.Dense(CLASSES)(inner(y)[0]))
-    with pytest.raises(NoTrainingGraph, match=r"layer 'unused' \(Dense\): a weight that the output does not depend on"):
-        make_training_graph(model, SPARSE.loss, BATCH)
+    with pytest.raises(NotProven, match=r"layer 'unused' \(Dense\): a weight that the output does not depend on"):
+        training_graph(model, SPARSE.loss, BATCH)
 
     unused.trainable = False
-    Proof(model, tensor_table(model), SPARSE).check(make_training_graph(model, SPARSE.loss, BATCH))
+    proof_of(model, SPARSE).check(training_graph(model, SPARSE.loss, BATCH))
 
 
 def small() -> Any:
@@ -199,19 +201,19 @@ def small() -> Any:
 
 def test_what_is_right_is_proven() -> None:
     model = small()
-    Proof(model, tensor_table(model), SPARSE).check(make_training_graph(model, SPARSE.loss, BATCH))
+    proof_of(model, SPARSE).check(training_graph(model, SPARSE.loss, BATCH))
 
 
 def test_a_graph_with_any_mistake_is_refused() -> None:
     """In every constant, and in an operator of every kind."""
     model = small()
     tensors = tensor_table(model)
-    judge, graph = Proof(model, tensors, SPARSE), make_training_graph(model, SPARSE.loss, BATCH)
+    judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
     refused: Counter[str] = Counter()
     for what, mutant in mutants(graph, tensors):
         if what.endswith("constant") or what not in refused:
             refused[what] += 1
-            with pytest.raises(NoTrainingGraph, match=r"the training graph differs from tf_keras: .*keras trainer$"):
+            with pytest.raises(NotProven, match=r"the training graph differs from tf_keras: .*keras trainer$"):
                 judge.check(mutant)
     assert refused["a constant"] > 8
     assert refused["a larger constant"] > 8
@@ -222,20 +224,20 @@ def test_a_graph_that_lacks_what_it_should_return_is_refused() -> None:
     """A gradient, and a moving statistic."""
     model = small()
     tensors = tensor_table(model)
-    judge, graph = Proof(model, tensors, SPARSE), make_training_graph(model, SPARSE.loss, BATCH)
+    judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
     for output in ("g0", "s3"):
-        with pytest.raises(NoTrainingGraph, match=r"the training graph differs from tf_keras"):
+        with pytest.raises(NotProven, match=r"the training graph differs from tf_keras"):
             judge.check(without_output(graph, output))
 
 
 def test_a_step_that_differs_is_tried_with_other_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once is a kink; what differs whenever it is tried is a mistake."""
     model = small()
-    judge, graph = Proof(model, tensor_table(model), SPARSE), make_training_graph(model, SPARSE.loss, BATCH)
-    differences = chain(["a kink"], repeat(""))
-    monkeypatch.setattr(proof, "_difference", lambda *_: next(differences))
+    judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
+    differences = chain([("a kink", 11.0)], repeat(("the loss", 1.0)))
+    monkeypatch.setattr(Truth, "furthest", lambda *_: next(differences))
     judge.check(graph)
 
-    monkeypatch.setattr(proof, "_difference", lambda *_: "a mistake")
-    with pytest.raises(NoTrainingGraph, match="differs from tf_keras: a mistake"):
+    monkeypatch.setattr(Truth, "furthest", lambda *_: ("the loss", 11.0))
+    with pytest.raises(NotProven, match="differs from tf_keras: the loss is 11 times as far off as rounding explains"):
         judge.check(graph)

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from export.architecture import tensor_table
+from export.describing.model import describe
+from export.proof.proof import Proof
+from export.proof.reference import Reference
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Array, TensorTable
 from fedprune.runtime.training_graph import Step
 
 L = keras.layers
@@ -134,6 +139,17 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "windows of a sensor": windows_of_a_sensor,
 }
 """Each layer between others, and two networks with many."""
+
+
+def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
+    """What a device writes for itself of the model's description."""
+    network, table = describe(model)
+    return write_training_graph(network, TensorTable(table), loss, batch_size).blob
+
+
+def proof_of(model: Any, objective: Objective) -> Proof:
+    """The judge of the model's training graphs."""
+    return Proof(model, tensor_table(model), objective, Reference(model, objective))
 
 
 def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) -> Step:
