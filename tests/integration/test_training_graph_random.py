@@ -1,4 +1,5 @@
-"""Networks that nobody thought of: whatever is built of supported layers has a training graph, and it is right."""
+"""Networks that nobody thought of: whatever is built of supported layers has training and inference graphs, and they
+are right."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from training_networks import proof_of
 
-from export.architecture import tensor_table
-from export.training_graph.build import make_training_graph
-from export.training_graph.proof import Proof
+from export.describing.model import describe
+from export.proof.inference import verify_inference_graph
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import TensorTable
 
 L = keras.layers
 Block = Callable[[Any], Any]
@@ -148,10 +151,16 @@ over_series = networks(
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(over_images | over_series, st.sampled_from(Loss), st.integers(1, 5))
-def test_random_networks(network: Network, loss: Loss, batch: int) -> None:
+@given(over_images | over_series, st.sampled_from(Loss), st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_random_networks(network: Network, loss: Loss, batch_sizes: list[int]) -> None:
     model = network.build(loss)
     # Judged by the loss as tf_keras has it: of probabilities, where the network ends in them.
     ends_in = "sigmoid" if loss is Loss.BINARY_CROSSENTROPY else "softmax"
     objective = Objective(loss, from_logits=network.activation != ends_in)
-    Proof(model, tensor_table(model), objective).check(make_training_graph(model, loss, batch))
+    description, table = describe(model)
+
+    verify_inference_graph(description, table, model)
+    proof = proof_of(model, objective)
+    for number, batch_size in enumerate(batch_sizes):
+        graph = write_training_graph(description, TensorTable(table), loss, batch_size).blob
+        proof.check(graph, briefly=number > 0)
