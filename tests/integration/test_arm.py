@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from export.training_graph.build import make_training_graph
+from export.training_graph.probes import make_self_check
 from keras_bundles import varied
 
 from aggregator.book import Book
 from export.architecture import tensor_table
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.model.losses import Loss, Objective
 from fedprune.task.run_directory import BOOK

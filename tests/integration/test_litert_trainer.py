@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from keras_bundles import (
     bundle_of,
-    convolutional,
     learnable,
     mobile,
     perceptron,

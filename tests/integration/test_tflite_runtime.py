@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from export.training_graph.build import make_training_graph
+from export.training_graph.probes import make_self_check
 from graph_mutants import mutants
 from keras_bundles import learnable
 from training_networks import (
@@ -35,8 +37,6 @@ from edge_agent.trainers.litert import LiteRTTrainer
 from export.architecture import tensor_table
 from export.build import build_task
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
 from fedprune.data import save_npz
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
