@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from export.proof.probes import make_self_check
-from export.proof.reference import Reference
 from keras_bundles import varied
 from training_networks import training_graph
 
 from aggregator.book import Book
 from export.architecture import tensor_table
+from export.proof.probes import make_self_check
+from export.proof.reference import Reference
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.model.losses import Loss, Objective
 from fedprune.task.run_directory import BOOK

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export.graphs import make_inference_graph, verify_inference_graph
 
 from edge_agent.trainers import Work
 from edge_agent.trainers.keras import KerasTrainer
 from export.architecture import form_of, tensor_table
+from export.describing.model import describe
 from export.models import cnn_108k
+from export.proof.inference import verify_inference_graph
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.graph.inference import inference_batch

@@ -13,17 +13,17 @@ import h5py
 import msgspec
 import numpy as np
 import pytest
-from export.graphs import make_inference_graph, verify_inference_graph
-from export.training_graph.build import make_training_graph
-from export.training_graph.proof import Proof
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.architecture import form_of, tensor_table
 from export.build import build_task
+from export.graphs import make_inference_graph, verify_inference_graph
 from export.model_files import MAX_FILE_BYTES, load_model_file
 from export.models import cnn_108k
 from export.settings import ModelSettings, PolynomialSettings, PruningSettings, TaskSettings
+from export.training_graph.build import make_training_graph
+from export.training_graph.proof import Proof
 from fedprune.command import main
 from fedprune.errors import ConfigurationError, TaskError
 from fedprune.keras.model import keras_loss

@@ -15,8 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
 from graph_mutants import mutants
 from keras_bundles import learnable
 from training_networks import (
@@ -37,6 +35,8 @@ from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.architecture import tensor_table
 from export.build import build_task
+from export.proof.probes import make_self_check
+from export.proof.reference import Reference
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.data import save_npz
 from fedprune.model.losses import Loss, Objective
