@@ -26,7 +26,6 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import apply_mask, full_mask, score_mask
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
-from fedprune.runtime.training_graph import Step
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Bundle
 
@@ -67,25 +66,28 @@ class LiteRTTrainer:
         if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, self._graph.batch_shape[0])
-        weights, mask = self._load(work), work.mask
+        self._load(work)
+        mask = work.mask
         losses = np.empty(len(batches), np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
                 if work.should_stop():
                     raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
-                mask = self._mask_at(work.schedule_step + index + 1, weights, mask)
-                losses[index] = self._step(weights, mask, data.take(batch), work)
+                mask = self._prune(work.schedule_step + index + 1, mask)
+                losses[index] = self._differentiate(data.take(batch), work.keyed)
+                self._move(mask, work.weights)
+        weights = self._graph.held().weights
         check_finite(losses, weights, work.schedule_step)
         return Trained(
             weights=apply_mask(weights, mask),
             mask=mask,
-            slots=self._slots(weights, mask),
+            slots=self._slots(weights, mask) if training.optimizer_state == "keep" else {},
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
         )
 
-    def _load(self, work: Work) -> dict[str, Array]:
-        """The optimizer's state is set; the weights to start from are copies."""
+    def _load(self, work: Work) -> None:
+        """Set the optimizer's state, and the weights to start from."""
         weights = work.weights
         if work.slots is None:
             self._optimizer.reset()
@@ -93,31 +95,33 @@ class LiteRTTrainer:
             check_form(work.slots, self._slots_form, self._task.name)
             self._optimizer.load(optimizer_variables(work.slots))
             weights = with_residue(weights, work.mask, work.slots)
-        return {name: array.copy() for name, array in weights.items()}
+        self._graph.hold(weights)
 
-    def _mask_at(self, step: int, weights: dict[str, Array], mask: Mask) -> Mask:
-        """The mask that `step`, counted from 1, trains with. As with TF-MOT, pruned weights that have drifted off zero
-        compete with the others for a place."""
-        if self._schedule is None or not self._schedule.is_due(step):
-            return mask
-        pruning, table = self._task.pruning, self._task.table
-        return score_mask(weights, table, self._schedule.sparsity_at(step), pruning.allocation, full_mask(table))
-
-    def _step(self, weights: dict[str, Array], mask: Mask, batch: Dataset, work: Work) -> float:
-        """One optimizer step; its loss, without the proximal term."""
+    def _prune(self, step: int, mask: Mask) -> Mask:
+        """Zero what the mask prunes that `step`, counted from 1, trains with, and return it. As with TF-MOT, pruned
+        weights that have drifted off zero compete with the others for a place."""
+        weights = self._graph.held().weights
+        if self._schedule is not None and self._schedule.is_due(step):
+            pruning, table = self._task.pruning, self._task.table
+            mask = score_mask(weights, table, self._schedule.sparsity_at(step), pruning.allocation, full_mask(table))
         for name, kept in mask.items():
             weights[name] *= kept
-        step = self._differentiate(weights, batch, work.keyed)
-        self._add_proximal(step.gradients, weights, mask, work.weights)
-        self._optimizer.step(weights, step.gradients)
-        weights.update(step.statistics)
-        return step.loss
+        return mask
 
-    def _differentiate(self, weights: dict[str, Array], batch: Dataset, keyed: Keyed) -> Step:
+    def _move(self, mask: Mask, start: Weights) -> None:
+        """Move the weights by the gradients that the graph holds."""
+        held = self._graph.held()
+        self._add_proximal(held.gradients, held.weights, mask, start)
+        self._optimizer.step(held.weights, held.gradients)
+        for name, moved in held.statistics.items():
+            held.weights[name][...] = moved
+
+    def _differentiate(self, batch: Dataset, keyed: Keyed) -> float:
+        """The batch's loss, without the proximal term."""
         targets = self._task.objective.targets(batch.y, self._task.outputs)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in self._graph.noise_shapes]
         try:
-            return self._graph.run(weights, batch.x, targets, noise)
+            return self._graph.step(batch.x, targets, noise)
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
 

@@ -1,5 +1,7 @@
 """Keras' optimizers in numpy: they change weights in place, in float32, and keep the same variables.
 
+They go through a tensor in pieces, so that temporary arrays are small, and stay in the processor's cache.
+
 The formulas are tf_keras 2.21's: SGD with momentum (Nesterov's in the form of Sutskever et al. 2013, "On the
 importance of initialization and momentum in deep learning") and Adam (Kingma and Ba 2015, arXiv 1412.6980, with the
 bias corrections folded into the learning rate as in the remark before section 2.1).
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array
 from fedprune.task.bundle import Adam, Sgd
+
+_PIECE = 2**15
+"""Numbers that are moved at once."""
 
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -79,15 +84,12 @@ class _SgdOptimizer(_State):
     def step(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
         """v = momentum v - rate g; w += v, or with Nesterov's w += momentum v - rate g."""
         self.steps += 1
-        for name, gradient in gradients.items():
-            (velocity,) = self.of[name]
-            gradient *= self._rate
-            velocity *= self._momentum
-            velocity -= gradient
-            if self._nesterov:
-                weights[name][...] += velocity * self._momentum - gradient
-            else:
-                weights[name][...] += velocity
+        for name in gradients:
+            for weight, gradient, velocity in _pieces(weights[name], gradients[name], *self.of[name]):
+                gradient *= self._rate
+                velocity *= self._momentum
+                velocity -= gradient
+                weight += velocity * self._momentum - gradient if self._nesterov else velocity
 
 
 class _AdamOptimizer(_State):
@@ -102,8 +104,18 @@ class _AdamOptimizer(_State):
         self.steps += 1
         one, steps = np.float32(1.0), np.float32(self.steps)
         rate = self._rate * np.sqrt(one - self._beta_2**steps) / (one - self._beta_1**steps)
-        for name, gradient in gradients.items():
-            mean, square = self.of[name]
-            mean += (gradient - mean) * (one - self._beta_1)
-            square += (np.square(gradient) - square) * (one - self._beta_2)
-            weights[name][...] -= mean * rate / (np.sqrt(square) + self._epsilon)
+        for name in gradients:
+            for weight, gradient, mean, square in _pieces(weights[name], gradients[name], *self.of[name]):
+                mean += (gradient - mean) * (one - self._beta_1)
+                square += (np.square(gradient) - square) * (one - self._beta_2)
+                weight -= mean * rate / (np.sqrt(square) + self._epsilon)
+
+
+def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Views of the same places of arrays of one shape, from the first numbers to the last."""
+    if arrays[0].size <= _PIECE:
+        yield arrays
+        return
+    flat = [array.reshape(-1) for array in arrays]  # views: weights and their variables are contiguous
+    for start in range(0, flat[0].size, _PIECE):
+        yield tuple(array[start : start + _PIECE] for array in flat)

@@ -54,9 +54,10 @@ def batch_normalization(
         return graph.sum(graph.multiply(graph.reshape(d, flat), centered), 0, 1)
 
     def to_x(d: Tensor) -> Tensor:
+        part = graph.multiply(share, 1.0 / places)
         slope = graph.multiply(product_of(d), graph.multiply(precision, precision))
-        drift = graph.add(graph.multiply(centered, slope), sum_of(d))
-        own = graph.subtract(graph.reshape(d, flat), graph.multiply(drift, graph.multiply(share, 1.0 / places)))
+        drift = graph.add(graph.multiply(centered, graph.multiply(slope, part)), graph.multiply(sum_of(d), part))
+        own = graph.subtract(graph.reshape(d, flat), drift)
         return graph.reshape(graph.multiply(own, factor), x.shape)
 
     def to_gamma(d: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 A rule takes the context, the layer and its inputs, and returns its output. Layers over one axis are layers over images
 of one row.
+
+Functions of single numbers that keep their order (adding a bias, ReLU) can as well be applied after a maximum as before
+it, on a quarter of the numbers, and give the same: so values are *pending*, until something needs them.
 """
 
 from __future__ import annotations
@@ -28,9 +31,40 @@ from fedprune.network import layers as kinds
 from fedprune.network.layers import Function, Statistic
 
 
-def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Value]) -> Value:
+class Pending:
+    """A value, and functions that are still to be applied to it, one after the other."""
+
+    def __init__(self, value: Value, *functions: Callable[[Value], Value]) -> None:
+        self._value = value
+        self._functions = functions
+
+    def then(self, *functions: Callable[[Value], Value]) -> Pending:
+        """The same value with more `functions`, each of which keeps the order of numbers."""
+        return Pending(self._value, *self._functions, *functions)
+
+    def below(self, function: Callable[[Value], Value]) -> Pending:
+        """`function` applied at once to the value, below what is pending."""
+        return Pending(function(self._value), *self._functions)
+
+    def get(self) -> Value:
+        """The value with all functions applied."""
+        while self._functions:
+            first, *others = self._functions
+            self._value, self._functions = first(self._value), tuple(others)
+        return self._value
+
+
+def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Pending]) -> Pending:
     """The output of a layer that was checked."""
-    return _RULES[type(layer)](context, layer, inputs)
+    match layer:
+        case kinds.Pooling(statistic=Statistic.MAX):
+            return inputs[0].below(lambda x: _pooling(context, layer, [x]))
+        case kinds.Activation(function=function) if function in _KEEP_ORDER:
+            return inputs[0].then(lambda x: _activation(context, layer, [x]))
+        case kinds.Convolution(bias=bias):
+            y = Pending(_convolution(context, layer, [inputs[0].get()]))
+            return y.then(lambda x: ops.add(context.tape, x, context.weight(bias))) if bias else y
+    return Pending(_RULES[type(layer)](context, layer, [x.get() for x in inputs]))
 
 
 def _dense(context: Context, layer: kinds.Dense, inputs: list[Value]) -> Value:
@@ -46,8 +80,7 @@ def _convolution(context: Context, layer: kinds.Convolution, inputs: list[Value]
     kernel = context.weight(layer.kernel)
     matrix = ops.reshape(context.tape, kernel, (math.prod(kernel.shape[:-1]), layer.filters))
     y = ops.matmul(context.tape, convolution_patches(context.tape, x, windows), matrix)
-    y = ops.reshape(context.tape, y, _places(inputs[0], windows, layer.filters))
-    return _with_bias(context, layer, y)
+    return ops.reshape(context.tape, y, _places(inputs[0], windows, layer.filters))
 
 
 def _depthwise(context: Context, layer: kinds.DepthwiseConvolution, inputs: list[Value]) -> Value:
@@ -165,6 +198,9 @@ def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
 def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
     return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
 
+
+_KEEP_ORDER = frozenset(Function) - {Function.SOFTMAX}
+"""Functions of single numbers, the larger of which never becomes the smaller."""
 
 _FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
     Function.RELU: ops.relu,

@@ -14,7 +14,7 @@ from fedprune.graph.graph import Graph
 from fedprune.graph.losses import LOSSES
 from fedprune.graph.normalization import Examples
 from fedprune.graph.operations import absolute_sum, square_sum
-from fedprune.graph.rules import apply_layer
+from fedprune.graph.rules import Pending, apply_layer
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network, Penalty
@@ -69,10 +69,10 @@ def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch
 
 
 def _run(context: Context, network: Network, x: Value) -> Value:
-    values = [x]
+    values = [Pending(x)]
     for layer, call in network.steps():
         values.append(apply_layer(context, layer, [values[number] for number in call.inputs]))
-    return values[network.outputs[0]]
+    return values[network.outputs[0]].get()
 
 
 def _penalise(tape: Tape, weight: Value, penalty: Penalty) -> list[Value]:

@@ -108,26 +108,63 @@ def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
 
 
 def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows) -> Value:
-    """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`."""
-    graph, channels = tape.graph, x.shape[3]
-    cut = _cut(graph, x.tensor, windows)
-    cut = [graph.reshape(part, (part.size // channels, channels)) for part in cut]
-    taps = [graph.slice(kernel.tensor, 0, tap, 1) for tap in range(windows.taps)]
-    y = graph.multiply(cut[0], taps[0])
-    for part, tap in zip(cut[1:], taps[1:], strict=True):
-        y = graph.add(y, graph.multiply(part, tap))
-    rows = y.shape
+    """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`.
+
+    Copying is what takes time, so columns are cut once for all rows of a window: each row of the kernel makes an image
+    of its own, and only these are moved against each other.
+    """
+    graph, (n, _, width, channels) = tape.graph, x.shape
+    rows, columns = windows.rows, windows.columns
+    shape = (n, rows.out, columns.out, channels)
+    cut = [
+        _taps(graph, graph.reshape(phase, (n * rows.places, width, channels)), columns)
+        for phase in _phases(graph, graph.reshape(x.tensor, (n, x.shape[1], width * channels)), rows)
+    ]
+    taps = [
+        [graph.slice(kernel.tensor, 0, row * columns.size + column, 1) for column in range(columns.size)]
+        for row in range(rows.size)
+    ]
+
+    def sum_of(terms: list[Tensor]) -> Tensor:
+        total, *others = terms
+        for term in others:
+            total = graph.add(total, term)
+        return total
+
+    def placed(d: Tensor, row: int) -> Tensor:
+        """What goes back through a row of the kernel, where the row saw it."""
+        before = row // rows.stride
+        flat = graph.reshape(d, (n, rows.out, columns.out * channels))
+        whole = graph.pad(flat, 1, before, rows.places - rows.out - before)
+        return graph.reshape(whole, (n * rows.places, columns.out, channels))
 
     def to_x(d: Tensor) -> Tensor:
-        flat = graph.reshape(d, rows)
-        return _paste(graph, [graph.multiply(flat, tap) for tap in taps], windows, x.shape)
+        phases = []
+        for phase in range(len(cut)):
+            seen = [
+                sum_of(
+                    [graph.multiply(placed(d, row), taps[row][column]) for row in range(phase, rows.size, rows.stride)]
+                )
+                for column in range(columns.size)
+            ]
+            phases.append(graph.reshape(_untap(graph, seen, columns), (n, rows.places, width * channels)))
+        return graph.reshape(_join(graph, phases, rows), x.shape)
 
     def to_kernel(d: Tensor) -> Tensor:
-        flat = graph.reshape(d, rows)
-        return graph.concatenate([graph.sum(graph.multiply(part, flat), 0) for part in cut], 0)
+        products = [
+            graph.multiply(cut[row % rows.stride][column], placed(d, row))
+            for row in range(rows.size)
+            for column in range(columns.size)
+        ]
+        flat = (n * rows.places * columns.out, channels)
+        return graph.concatenate([graph.sum(graph.reshape(product, flat), 0) for product in products], 0)
 
-    shape = (x.shape[0], windows.rows.out, windows.columns.out, channels)
-    return tape.record(graph.reshape(y, shape), (x, to_x), (kernel, to_kernel))
+    moved = []
+    for row in range(rows.size):
+        seen = [graph.multiply(part, tap) for part, tap in zip(cut[row % rows.stride], taps[row], strict=True)]
+        image = graph.reshape(sum_of(seen), (n, rows.places, columns.out * channels))
+        moved.append(graph.slice(image, 1, row // rows.stride, rows.out))
+    return tape.record(graph.reshape(sum_of(moved), shape), (x, to_x), (kernel, to_kernel))
 
 
 def max_pool(tape: Tape, x: Value, windows: Windows) -> Value:
@@ -212,22 +249,33 @@ def _paste(graph: Graph, parts: list[Tensor], windows: Windows, shape: tuple[int
 def _taps(graph: Graph, x: Tensor, along: Window, fill: float = 0.0) -> list[Tensor]:
     """For each entry of a window along the middle axis of `[outer, length, inner]`, what it sees:
     `[outer, out, inner]`."""
-    outer, _, inner = x.shape
-    padded = graph.pad(graph.slice(x, 1, 0, along.seen), 1, along.before, along.after, fill)
-    folded = graph.reshape(padded, (outer, along.places, along.stride * inner))
-    phases = [graph.slice(folded, 2, phase * inner, inner) for phase in range(min(along.stride, along.size))]
+    phases = _phases(graph, x, along, fill)
     return [graph.slice(phases[tap % along.stride], 1, tap // along.stride, along.out) for tap in range(along.size)]
 
 
 def _untap(graph: Graph, taps: list[Tensor], along: Window) -> Tensor:
     """The adjoint of `_taps`: each tap is added to where it came from, `[outer, length, inner]`."""
-    outer, _, inner = taps[0].shape
     phases: dict[int, Tensor] = {}
     for index, tap in enumerate(taps):
         place, phase = divmod(index, along.stride)
         placed = graph.pad(tap, 1, place, along.places - along.out - place)
         phases[phase] = graph.add(phases[phase], placed) if phase in phases else placed
-    folded = graph.concatenate(list(phases.values()), 2)
+    return _join(graph, list(phases.values()), along)
+
+
+def _phases(graph: Graph, x: Tensor, along: Window, fill: float = 0.0) -> list[Tensor]:
+    """The middle axis of `[outer, length, inner]`, padded and dealt out in turn: `[outer, places, inner]` for each
+    entry of a stride that a window sees."""
+    outer, _, inner = x.shape
+    padded = graph.pad(graph.slice(x, 1, 0, along.seen), 1, along.before, along.after, fill)
+    folded = graph.reshape(padded, (outer, along.places, along.stride * inner))
+    return [graph.slice(folded, 2, phase * inner, inner) for phase in range(min(along.stride, along.size))]
+
+
+def _join(graph: Graph, phases: list[Tensor], along: Window) -> Tensor:
+    """The adjoint of `_phases`: `[outer, length, inner]`."""
+    outer, _, inner = phases[0].shape
+    folded = graph.concatenate(phases, 2)
     folded = graph.pad(folded, 2, 0, (along.stride - len(phases)) * inner)
     padded = graph.reshape(folded, (outer, along.places * along.stride, inner))
     seen = graph.slice(padded, 1, along.before, along.seen)

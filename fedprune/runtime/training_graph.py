@@ -38,8 +38,20 @@ class Step:
     statistics: dict[str, Array]
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a training graph holds after a step: its own memory, to be read and changed in place.
+
+    Nothing of it may be referred to any more when the next step runs.
+    """
+
+    weights: dict[str, Array]
+    gradients: dict[str, Array]
+    statistics: dict[str, Array]
+
+
 class TrainingGraph:
-    """A training graph, loaded once, run with any weights."""
+    """A training graph, loaded once, run with any weights, which it holds: a device has no room for them twice."""
 
     def __init__(
         self, graph: bytes, tensors: Sequence[TensorSpec], *, threads: int, runtime: Runtime | None = None
@@ -69,9 +81,26 @@ class TrainingGraph:
         """The names of the moving statistics, in table order."""
 
     def run(self, weights: Weights, x: Array, y: Array, noise: Sequence[Array] = ()) -> Step:
+        """A batch with given weights; what comes of it as copies. See `step`."""
+        self.hold(weights)
+        loss, held = self.step(x, y, noise), self.held()
+        return Step(loss, _copied(held.gradients), _copied(held.statistics))
+
+    def hold(self, weights: Weights) -> None:
+        """The weights to run with from now on; they are copied. Raises `ExportError` if the runtime fails."""
+        with foreign_errors("training graph", advise=False):
+            for name, index in self._weights.items():
+                self._interpreter.set_tensor(index, weights[name])
+
+    def held(self) -> Held:
+        """The weights, and what the last step made of them."""
+        return Held(self._views(self._weights), self._views(self._gradients), self._views(self._statistics))
+
+    def step(self, x: Array, y: Array, noise: Sequence[Array] = ()) -> float:
         """One batch: `x` float32 `[n, ...]` and targets `y` float32 `[n, outputs]`, with 1 <= n <= the graph's batch.
 
-        That shapes fit is the caller's care. Raises `ExportError` if the runtime fails.
+        Returns the loss; weights stay as they are. That shapes fit is the caller's care. Raises `ExportError` if the
+        runtime fails.
         """
         count = len(x)
         self._x[:count], self._x[count:] = x, 0.0
@@ -84,26 +113,24 @@ class TrainingGraph:
             self._set("weight", present)
             for number, uniform in enumerate(noise):
                 self._set(f"u{number}", uniform)
-            for name, index in self._weights.items():
-                self._interpreter.set_tensor(index, weights[name])
             self._interpreter.invoke()
-            return Step(
-                loss=float(self._interpreter.get_tensor(self._loss)[0]),
-                gradients=self._get(self._gradients),
-                statistics=self._get(self._statistics),
-            )
+            return float(self._interpreter.get_tensor(self._loss)[0])
 
     def _set(self, name: str, value: Array) -> None:
         self._interpreter.set_tensor(self._inputs[name], value)
 
-    def _get(self, indices: dict[str, int]) -> dict[str, Array]:
-        return {name: self._interpreter.get_tensor(index) for name, index in indices.items()}
+    def _views(self, indices: dict[str, int]) -> dict[str, Array]:
+        return {name: self._interpreter.tensor(index)() for name, index in indices.items()}
 
     def _signature(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs and outputs by name. The runner must not outlive this call: while it does, the interpreter refuses."""
         with foreign_errors("training graph", advise=False):
             runner = self._interpreter.get_signature_runner(SIGNATURE)
             return runner.get_input_details(), runner.get_output_details()
+
+
+def _copied(tensors: dict[str, Array]) -> dict[str, Array]:
+    return {name: array.copy() for name, array in tensors.items()}
 
 
 def _count(names: dict[str, Any], prefix: str) -> int:
