@@ -1,6 +1,6 @@
 """Graphs are equal bytes on every machine: a device compares its digest with that of the workstation.
 
-Run this file to write the digests anew, when what is written changes: devices of other versions cannot train such tasks.
+Run this file to write the digests anew, when what is written changes: devices of another version then refuse the task.
 """
 
 from __future__ import annotations
