@@ -70,15 +70,32 @@ def test_the_batch_size_suits_task_examples_and_memory(batch_size: int, examples
     assert chosen(batch_size, examples, room) == size
 
 
-@pytest.mark.parametrize(("memory_mb", "examples", "size"), [(4000.0, 100, 16), (4000.0, 5, 8), (0.001, 100, 4)])
-def test_a_device_takes_what_suits_it(
-    memory_mb: float, examples: int, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("room", "examples", "size"), [("all", 100, 16), ("all", 5, 8), ("little", 100, 4)])
+def test_a_device_takes_what_suits_it(room: str, examples: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = of(perceptron, 4, 8, 16)
+    memory_mb = 4000.0 if room == "all" else bundle.graphs[0].memory_bytes / 1e6
     monkeypatch.setattr(device_graph, "device_memory_mb", lambda: memory_mb)
 
-    graph = load_device_graph(of(perceptron, 4, 8, 16), examples, None, threads=1)
+    graph = load_device_graph(bundle, examples, None, threads=1)
 
     assert graph.batch_shape == (size, 8, 8, 1)
+
+
+def test_what_no_device_of_this_size_can_train_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = of(perceptron)
+    memory_mb = bundle.graphs[0].memory_bytes / 1e6
+    monkeypatch.setattr(device_graph, "device_memory_mb", lambda: 0.9 * memory_mb)
+
+    with pytest.raises(TaskError, match=r"batches of 16 take \d+ MB, and this device has \d+; build the"):
+        load_device_graph(bundle, 50, None, threads=1)
+
+
+def test_a_sender_that_understates_the_memory_is_refused(device: Device) -> None:
+    bundle = of(perceptron)
+    lying = replace(bundle, graphs=(msgspec.structs.replace(bundle.graphs[0], memory_bytes=1),))
+
+    with pytest.raises(TaskError, match="writes another training graph"):
+        device.start(lying)
 
 
 # On the disk
