@@ -30,8 +30,9 @@ MARGIN = 10.0
 """The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs of the zoo are within
 4, mistakes beyond 100 (`python -m benchmarks.zoo`)."""
 _TRIES = 8
-_SCALES = (8.0, 1e-3)
-"""Beside the trajectory's moderate numbers, large ones reach 6 in ReLU6, and small ones where functions cancel."""
+_SCALES = (8.0, 1e3, 1e-3)
+"""Beside the trajectory's moderate numbers, large ones reach 6 in ReLU6, larger ones the end of the exponential in
+float32, and small ones where functions cancel."""
 _LEARNING_RATE = 0.01
 
 
