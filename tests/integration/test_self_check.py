@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from graph_mutants import mutants, with_newer_operators
 from keras_bundles import bundle_of, graph_of, perceptron, seeded, varied
-from training_networks import training_graph
+from training_networks import NETWORKS, ONE_OF_EACH, training_graph
 
 from edge_agent.trainers import choice, device_graph
 from edge_agent.trainers.choice import make_trainer
@@ -49,7 +49,7 @@ def test_the_graph_passes(made: Made) -> None:
 
     run_self_check(loaded, tensors, self_check)
 
-    assert [probe.examples for probe in self_check.probes] == [BATCH, BATCH, 2, 1]
+    assert [probe.examples for probe in self_check.probes] == [BATCH, BATCH, BATCH, 2, 1]
     for probe in self_check.probes:
         assert len(probe.answers) == 1 + len(loaded.trained) + len(loaded.moved)
 
@@ -67,6 +67,19 @@ def test_every_mistake_is_found(made: Made) -> None:
 
     assert not missed
     assert len(set(found)) >= 20, "kinds of mistakes"
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_mistake_in_a_layer_is_found(name: str) -> None:
+    model = NETWORKS[name]()
+    objective, tensors = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True), tensor_table(model)
+    graph = training_graph(model, objective.loss, BATCH)
+    self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
+
+    for what, mutant in mutants(graph, tensors):
+        with pytest.raises(RuntimeUnfit):
+            run_self_check(TrainingGraph(mutant, tensors, threads=1), tensors, self_check)
+            pytest.fail(f"missed: {what}")
 
 
 def of(build: Any) -> Bundle:

@@ -14,6 +14,7 @@ from training_networks import (
     BATCH,
     CLASSES,
     NETWORKS,
+    ONE_OF_EACH,
     Image,
     assert_equal,
     between,
@@ -218,6 +219,22 @@ def test_a_graph_with_any_mistake_is_refused() -> None:
     assert refused["a constant"] > 8
     assert refused["a larger constant"] > 8
     assert len(refused) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_mistake_in_any_layer_is_refused(name: str) -> None:
+    """In every constant, and in an operator of every kind."""
+    model = NETWORKS[name]()
+    judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
+    judge.check(graph)
+    seen: set[str] = set()
+    for what, mutant in mutants(graph, tensor_table(model)):
+        if what.endswith("constant") or what not in seen:
+            seen.add(what)
+            with pytest.raises(NotProven, match="times as far off as rounding"):
+                judge.check(mutant)
+                pytest.fail(f"missed: {what}")
 
 
 def test_a_graph_that_lacks_what_it_should_return_is_refused() -> None:

@@ -144,6 +144,33 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 """Each layer between others, and two networks with many."""
 
+ONE_OF_EACH = (
+    "Dense",
+    "Conv1D, causal",
+    "Conv2D, 5x2, stride 1x3, same",
+    "DepthwiseConv2D, multiplier 3",
+    "BatchNormalization of images",
+    "BatchNormalization of rows",
+    "MaxPooling2D, overlapping, same",
+    "AveragePooling2D, overlapping, same",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "Average",
+    "Subtract",
+    "Normalization",
+    "ZeroPadding2D",
+    "Rescaling of each channel",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "softmax",
+    "L1",
+    "L2 of a bias",
+)
+"""Of `NETWORKS`, one for each kind of layer, activation and penalty."""
+
 
 def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
     """What a device writes for itself of the model's description."""
