@@ -7,6 +7,7 @@ are the book's own: a change of the messages does not change what a state direct
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ import msgspec
 
 from fedprune.errors import StorageError
 
-FORMAT = 2
+FORMAT = 3
 """Of the tables below; a book of another format is refused."""
+
+_TICKET_KEY_BYTES = 16
 
 _SCHEMA = """
 CREATE TABLE federation (
     only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
-    starts INTEGER NOT NULL
+    starts INTEGER NOT NULL, ticket_key BLOB NOT NULL
 ) STRICT;
 CREATE TABLE rounds (round INTEGER PRIMARY KEY, cap INTEGER NOT NULL, record TEXT) STRICT;
 CREATE TABLE cohort (
@@ -117,7 +120,8 @@ class Book:
         """
         with self._transaction():
             self._connection.execute(
-                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0)", (run, task, model_values)
+                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?)",
+                (run, task, model_values, secrets.token_bytes(_TICKET_KEY_BYTES)),
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
             row = self._connection.execute("SELECT run, starts, task, model_values FROM federation").fetchone()
@@ -126,6 +130,11 @@ class Book:
             if row[3] != model_values:
                 raise StorageError(f"the run's models are {row[3]}; set codec.model_values so, or name an empty state")
         return row[0], row[1]
+
+    @property
+    def ticket_key(self) -> bytes:
+        """The secret that makes tickets. It lasts as long as the run, so that a fleet need not be given new ones."""
+        return bytes(self._fetch("SELECT ticket_key FROM federation")[0][0])
 
     @property
     def is_new(self) -> bool:

@@ -38,13 +38,14 @@ def new_model(weights: Weights, task: Task, run: str, version: int, values: Valu
         previous: where weights may still be kept: everywhere at first, then what the merge says.
 
     Returns:
-        The model as agents decode it, with the unrounded weights, and its bytes.
+        The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
+        weights, and its bytes.
     """
     mask = _mask(weights, task, version, previous)
     exact = apply_mask(weights, mask)
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
-    return GlobalModel(Checkpoint(run, version, decoded, exact, mask), blob)
+    return GlobalModel(Checkpoint(run, version, task.table.with_frozen(decoded, exact), exact, mask), blob)
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:

@@ -52,7 +52,9 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
             secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
         )
         _keep_for_export(directory, bundle, base / settings.held_out)
-        plan = _plan(settings, bundle, run, incarnation)
+        plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
+        if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
+            _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         broker = settings.broker.relative_to(base)
         with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
@@ -68,8 +70,6 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
             )
-            if runner.is_done:
-                _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
             _loop(runner, events)
             link.drain()
         store.book.close()
@@ -99,7 +99,7 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
             return
 
 
-def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int) -> Plan:
+def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:
     rounds = settings.rounds
     return Plan(
         run=run,
@@ -110,11 +110,11 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         deadline_s=rounds.deadline_s,
         gather_s=rounds.gather_s,
         seed=settings.seed,
-        task=content_of(bundle.blob),
+        task=content_of(bundle.for_devices()),
         steps_per_round=bundle.task.training.steps_per_round,
         update_values=settings.codec.update_values,
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
-        ticket_key=secrets.token_bytes(16),
+        ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
     )

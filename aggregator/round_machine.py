@@ -52,6 +52,7 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
     Warn,
+    WarnNobody,
 )
 from aggregator.round_uploads import (
     accept,
@@ -62,6 +63,7 @@ from aggregator.round_uploads import (
     take_submit,
 )
 from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, Need, Submit
+from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
 SERVED_MODELS = 2
@@ -85,20 +87,26 @@ def wake_at(state: RoundState) -> float | None:
 
 def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
     deadline = now + state.plan.gather_s if state.deadline is None else state.deadline
-    state = replace(state, deadline=deadline, serving=state.serving.drained())
-    return state, (Publish(manifest(state)),)
+    state, trouble = _reconnect(replace(state, deadline=deadline))
+    return state, (Publish(manifest(state)), *trouble)
 
 
 def _connect_training(state: RoundState, _: Connected, now: float) -> Step:
     deadline = now + state.plan.deadline_s if state.deadline is None else state.deadline
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
-    state = replace(state, deadline=deadline, answer_by=answer_by, serving=state.serving.drained())
+    state, trouble = _reconnect(replace(state, deadline=deadline, answer_by=answer_by))
     state, actions = _merge_if_complete(state)
-    return state, (Publish(manifest(state)), *actions)
+    return state, (Publish(manifest(state)), *trouble, *actions)
 
 
 def _announce(state: RoundState, _: Connected, __: float) -> Step:
-    return state, (Publish(manifest(state)),)
+    state, trouble = _reconnect(state)
+    return state, (Publish(manifest(state)), *trouble)
+
+
+def _reconnect(state: RoundState) -> Step:
+    serving, trouble = state.serving.reconnected()
+    return replace(state, serving=serving), (Warn(trouble),) if trouble else ()
 
 
 def _drain(state: RoundState, _: LinkDrained, now: float) -> Step:
@@ -110,12 +118,23 @@ def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
     if state.deadline is None or now < state.deadline:
         return state, served
     if len(state.presence) < state.plan.quorum:
-        return replace(state, deadline=now + state.plan.gather_s), served
+        state, warnings = _wait_on(state, now)
+        return state, served + warnings
     state, opened = _open(state, now)
     absent = sorted(state.plan.fleet - set(state.presence) - set(state.cohort.members))
     if absent:
         opened += (Warn(f"round {state.round + 1} opened without {named(absent)}: another run may differ"),)
     return state, served + opened
+
+
+def _wait_on(state: RoundState, now: float) -> Step:
+    """Wait for agents once more. Where nobody comes at all people are told, ever more seldom."""
+    state = replace(state, deadline=now + state.plan.gather_s)
+    if len(state.presence):
+        return replace(state, nobody=0, strangers=0), ()
+    state = replace(state, nobody=state.nobody + 1)
+    warning = WarnNobody(state.nobody * state.plan.gather_s, state.strangers)
+    return state, (warning,) if is_worth_saying(state.nobody) else ()
 
 
 def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
@@ -198,7 +217,7 @@ def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tup
             state = replace(state, tickets_since=now, tickets_given=0)
         if state.tickets_given >= TICKETS_PER_S:
             return state, ()
-        state = replace(state, tickets_given=state.tickets_given + 1)
+        state = replace(state, tickets_given=state.tickets_given + 1, strangers=state.strangers + 1)
     return state, (Send(said.agent, refusal),)
 
 
@@ -266,7 +285,7 @@ def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
 def _open(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
     since of two agents one that lies would set any other."""
-    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s)
+    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s, nobody=0, strangers=0)
     selected = select(state, state.presence)
     median = statistics.median_low(state.presence.examples(agent) for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))

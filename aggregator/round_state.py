@@ -135,7 +135,16 @@ class GiveUp:
     failed: int
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | GiveUp
+@dataclass(frozen=True)
+class WarnNobody:
+    """Tell the people that nobody has been there for so many seconds, but for check-ins of `strangers` who do not show
+    the ticket that they were given."""
+
+    seconds: float
+    strangers: int
+
+
+Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | WarnNobody | GiveUp
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
@@ -193,7 +202,8 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one. `uploads`: updates on their way in, `uploads_bytes` their sizes
     together. `serving`: the task, the last models, and who lacks what of them; `served`: those models, oldest first.
-    `tickets_given`: in the second that began at `tickets_since`.
+    `tickets_given`: in the second that began at `tickets_since`. `nobody`: how often in a row a round could not
+    open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
 
@@ -212,6 +222,8 @@ class RoundState:
     served: tuple[Content, ...] = ()
     tickets_since: float = -math.inf
     tickets_given: int = 0
+    nobody: int = 0
+    strangers: int = 0
     answer_by: float | None = None
     deadline: float | None = None
 

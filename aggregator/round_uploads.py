@@ -19,14 +19,19 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Accepted, Chunk, Need, Reason, Rejected, Submit
-from fedprune.wire.transfer import Receiving, chunk_count, pack_bitmap
+from fedprune.wire.messages import Accepted, Chunk, Reason, Rejected, Submit
+from fedprune.wire.silence import is_worth_saying
+from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, need_of
 
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
 
 STALLED_UPLOAD_S = 120.0
 """Seconds without a chunk after which an update on its way in gives up its room, if others want it."""
+
+
+ANSWERED_IN_S = 1.0
+"""Seconds in which an agent that was asked for chunks has sent some, if it can."""
 
 
 def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
@@ -130,16 +135,17 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     """Receive the update, or say again what of it is missing, or that there is no room for it yet."""
     upload = state.uploads.get(agent)
     if upload is not None and upload.submit.update == submit.update:
-        receiving, need = upload.receiving.ask_again(now)
+        # Where the agent submits once more after it was asked for chunks, and a while to send them, they may not pass.
+        is_heard = upload.receiving.unanswered > 0 and now - upload.receiving.heard_at >= ANSWERED_IN_S
+        receiving, need = upload.receiving.ask_again(now, is_heard=is_heard)
         uploads = state.uploads.insert(agent, replace(upload, receiving=receiving))
-        return replace(state, uploads=uploads), (Send(agent, need),)
+        return replace(state, uploads=uploads), (Send(agent, need), *_trouble(agent, upload.receiving, receiving))
     state, member = drop_upload(state, agent), state.cohort.members[agent]
     if not _has_room(state, submit):
         state = _drop_stalled(state, now)
     if not _has_room(state, submit):
-        nothing = pack_bitmap((), chunk_count(submit.update.size))
         state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
-        return state, (Send(agent, Need(digest=submit.update.digest, missing=nothing)),)
+        return state, (Send(agent, need_of(submit.update, (), CHUNK_SIZES[0])),)
     receiving, need = Receiving.begin(submit.update, now, agent)
     state = replace(
         state,
@@ -148,6 +154,26 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     )
     # With its first submit the agent sends the first window unasked; that is over if it was told to wait.
     return state, (Send(agent, need),) if member.told_to_wait else ()
+
+
+def _trouble(agent: str, before: Receiving, after: Receiving) -> tuple[Action, ...]:
+    """What people are to be told of an update of which nothing comes."""
+    asked, now_asked = before.link.chunk_bytes, after.link.chunk_bytes
+    if now_asked < asked:
+        return (
+            Warn(
+                f"{agent} submits, but no chunk of {asked} bytes comes: the broker may take no messages so large; "
+                f"asking for chunks of {now_asked}"
+            ),
+        )
+    if not is_worth_saying(after.unanswered):
+        return ()
+    return (
+        Warn(
+            f"{agent} submitted {after.unanswered + 1} times, and nothing of its update comes: the broker must take "
+            f"messages of {now_asked + ENVELOPE_BYTES} bytes, and let it publish chunks"
+        ),
+    )
 
 
 def _has_room(state: RoundState, submit: Submit) -> bool:

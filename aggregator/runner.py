@@ -34,8 +34,10 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
     Warn,
+    WarnNobody,
     resume,
 )
+from aggregator.silence import manifests_unheard, nobody
 from fedprune.codecs import Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.model.tensors import Mask, Weights, sparsity
@@ -48,8 +50,9 @@ from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_
 from fedprune.task.evaluation import Evaluation
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Content, Failed, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.messages import UPLINK, Content, Failed, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
 from fedprune.wire.serving import SendChunk
+from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of, content_of
 
@@ -110,11 +113,12 @@ class AggregatorRunner:
         self._topics, self._link, self._store = topics, link, store
         self._evaluate, self._report, self._clock = evaluate, report, clock
         self._model = self._restore(bundle)
-        self._contents = {plan.task.digest: bundle.blob, self._model.model.content.digest: self._model.blob}
+        self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._began: float | None = None
+        self._manifests_unheard = 0
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
         self.state = resume(
@@ -136,6 +140,7 @@ class AggregatorRunner:
         """The link is up: subscribe, then tell the agents."""
         self._link.subscribe(self._topics.all_up)
         self._link.subscribe(self._topics.all_status)
+        self._link.subscribe(self._topics.round)  # to hear that the broker takes the manifest
         if self.state.phase is Phase.GATHERING:
             _log.info("connected; waiting for %s agents to check in", self._cohort)
         self.handle(Connected())
@@ -146,6 +151,9 @@ class AggregatorRunner:
         What the broker retained is nobody speaking now: old presence, or a check-in that was retained by mistake.
         """
         if delivery.retained:
+            return
+        if delivery.topic == self._topics.round:
+            self._manifests_unheard = 0
             return
         self._counts["bytes_up"] += len(delivery.payload)
         if delivery.topic.startswith(self._topics.all_status[:-1]):
@@ -198,13 +206,12 @@ class AggregatorRunner:
         match action:
             case Send(agent, message):
                 self._publish(self._topics.down(agent, kind_of(message)), encode(message))
-            case SendChunk(content, index, agent):
+            case SendChunk(content, index, chunk_bytes, agent):
                 topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
-                self._publish(topic, encode(chunk_of(self._contents[content.digest], content.digest, index)))
+                chunk = chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes)
+                self._publish(topic, encode(chunk))
             case Publish(manifest):
-                self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
-                if manifest.done:
-                    self._publish(self._topics.round, b"", retain=True)
+                self._announce(manifest)
             case BookCohort(round_, examples, cap):
                 self._store.book.assign(round_, examples, cap)
             case StoreUpdate():
@@ -213,6 +220,8 @@ class AggregatorRunner:
                 return [self._merge(round_)]
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
+            case WarnNobody():
+                self._warnings.log(logging.WARNING, "%s", nobody(action, self._topics, self._link.broker))
             case GiveUp(failed):
                 raise TrainingError(
                     f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
@@ -221,6 +230,15 @@ class AggregatorRunner:
             case _:
                 assert_never(action)
         return []
+
+    def _announce(self, manifest: Manifest) -> None:
+        """Publish the manifest. The broker sends it back: one that never does may not take it."""
+        if is_worth_saying(self._manifests_unheard):
+            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
+        self._manifests_unheard += 1
+        self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
+        if manifest.done:
+            self._publish(self._topics.round, b"", retain=True)
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)

@@ -12,6 +12,7 @@ import msgspec
 
 from fedprune.errors import FedpruneError, StorageError
 from fedprune.system.output import install_streams
+from fedprune.system.process import interruptible
 
 STANDARD_OUTPUT = Path("-")
 
@@ -24,7 +25,8 @@ class Script(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         install_streams()
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except FedpruneError as error:
             click.echo(f"Error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)

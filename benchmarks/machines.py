@@ -42,7 +42,7 @@ from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from fedprune.system.usage import peak_memory_mb
 from fedprune.wire.messages import CheckIn, Content, Message, Submit
-from fedprune.wire.transfer import Receiving, chunk_of, content_of
+from fedprune.wire.transfer import CHUNK_SIZES, Receiving, chunk_of, content_of
 
 ROUNDS = 2
 MOST_US = 100.0
@@ -110,7 +110,7 @@ def measure(agents: int) -> Cost:
         for name in _names(agents):
             blob = name.encode().ljust(_UPDATE_BYTES, b".")
             content = content_of(blob)
-            gateway.hears(name, _submit(round_, content), chunk_of(blob, content.digest, 0))
+            gateway.hears(name, _submit(round_, content), chunk_of(blob, content.digest, 0, CHUNK_SIZES[0]))
     assert gateway.state.phase is Phase.DONE
     return Cost(
         agents,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 
 from edge_agent.agent_offering import leave_round, wait
 from edge_agent.agent_state import (
-    CHECK_IN_AFTER_ATTEMPTS,
     IDLE_CHECK_IN_S,
     MAX_REFUSALS,
     NOTHING,
@@ -25,11 +23,17 @@ from edge_agent.agent_state import (
     TrainingFailed,
     Unfollow,
     Warn,
+    WarnUnanswered,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Assignment, Chunk, Failed
-from fedprune.wire.transfer import Receiving
+from fedprune.system.paths import path_text
+from fedprune.wire.messages import Assignment, Chunk, Failed, Need, kind_of
+from fedprune.wire.silence import is_worth_saying
+from fedprune.wire.transfer import FIRST_WINDOW, Receiving
 from fedprune.wire.transitions import backoff
+
+_HOPELESS = 2.0
+"""A fetch that would take so many times the seconds that are left is given up: paces vary."""
 
 
 def take(state: AgentState, assignment: Assignment, now: float) -> Step:
@@ -70,32 +74,62 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         try:
             receiving.assemble()
         except ProtocolError:  # a chunk was not the gateway's: all of them come again
-            receiving, need = Receiving.begin(receiving.content, now, state.name, receiving.pace)
+            receiving, need = Receiving.begin(receiving.content, now, state.name, receiving.link)
     contents = MappingProxyType({**state.receiving, chunk.digest: receiving})
-    state = replace(state, receiving=contents, pace=receiving.pace)
+    state = replace(state, receiving=contents, link=receiving.link)
     if all(content.is_complete for content in contents.values()):
         return _train(state, now)
+    why_not = _why_too_slow(state, receiving, now)
+    if why_not:
+        assignment = state.assignment
+        assert assignment is not None
+        idle, left = leave_round(state, now)
+        idle, said = decline(idle, assignment, why_not, now)
+        return idle, left + said
     return state, () if need is None else (Send(need),)
 
 
 def ask_overdue(state: AgentState, _: Ticked, now: float) -> Step:
-    """Ask again for what did not come."""
-    if not state.connected:
+    """Ask again for what did not come, in smaller chunks if those seem not to pass; and ask whether the agent is still
+    assigned, which also shows that the gateway is there."""
+    overdue = [digest for digest, content in state.receiving.items() if _is_overdue(content, now)]
+    if not state.connected or not overdue:
         return state, ()
-    overdue = [digest for digest, content in state.receiving.items() if now >= content.again_at]
-    return ask_again(state, overdue, now)
+    contents, actions = dict(state.receiving), list[Action]()
+    for digest in overdue:
+        before = contents[digest]
+        contents[digest], need = before.ask_again(now, is_heard=state.heard_at >= before.heard_at)
+        actions += (Send(need), *_trouble(state, before, contents[digest], need))
+    return replace(state, receiving=MappingProxyType(contents)), (*actions, Send(state.offer))
 
 
-def ask_again(state: AgentState, digests: Collection[bytes], now: float) -> Step:
-    """Ask again for those of the contents that are incomplete; in the end ask whether they are still wanted."""
+def ask_anew(state: AgentState, now: float) -> Step:
+    """Ask again for all that is incomplete: what was under way is lost."""
     contents, asks = dict(state.receiving), list[Action]()
-    for digest in digests:
-        if not contents[digest].is_complete:
-            contents[digest], need = contents[digest].ask_again(now)
+    for digest, content in state.receiving.items():
+        if not content.is_complete:
+            contents[digest], need = content.ask_anew(now)
             asks.append(Send(need))
-    if any(contents[digest].attempt >= CHECK_IN_AFTER_ATTEMPTS for digest in digests):
-        asks.append(Send(state.offer))
     return replace(state, receiving=MappingProxyType(contents)), tuple(asks)
+
+
+def _is_overdue(content: Receiving, now: float) -> bool:
+    return not content.is_complete and now >= content.again_at
+
+
+def _trouble(state: AgentState, before: Receiving, after: Receiving, need: Need) -> tuple[Action, ...]:
+    """What people are to be told of a content that was asked for again."""
+    asked, now_asked = before.link.chunk_bytes, after.link.chunk_bytes
+    if now_asked < asked:
+        return (
+            Warn(
+                f"no chunk of {asked} bytes comes, though the gateway answers: the broker may take no messages so "
+                f"large; asking for chunks of {now_asked}"
+            ),
+        )
+    if is_worth_saying(after.unanswered):
+        return (WarnUnanswered(kind_of(need), after.unanswered, state.seen is not None, now_asked),)
+    return ()
 
 
 def await_deadline(state: AgentState, now: float) -> AgentState:
@@ -116,7 +150,7 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
     wanted = {assignment.model.digest: assignment.model}
     if assignment.task.digest not in state.tasks:
         wanted[assignment.task.digest] = assignment.task
-    begun = {digest: Receiving.begin(content, now, state.name, state.pace) for digest, content in wanted.items()}
+    begun = {digest: Receiving.begin(content, now, state.name, state.link) for digest, content in wanted.items()}
     state = replace(
         state,
         phase=Phase.FETCHING,
@@ -175,5 +209,16 @@ def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> s
     return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; raise rounds.deadline_s"
 
 
+def _why_too_slow(state: AgentState, receiving: Receiving, now: float) -> str:
+    """Empty also while too little has come to tell, or once half of it has: the deadline may be put off."""
+    pace, came = receiving.link.pace, len(receiving.parts)
+    if pace is None or came < FIRST_WINDOW or 2 * came >= receiving.count:
+        return ""
+    takes, left = (receiving.count - came) * pace, max(0.0, state.deadline - now)
+    if takes <= _HOPELESS * left:
+        return ""
+    return f"cannot finish: what is missing takes {takes:.0f} s more to fetch, {left:.0f} s are left"
+
+
 def _failed(assignment: Assignment, why: str) -> Failed:
-    return Failed(run=assignment.run, round=assignment.round, why=why[:1000])
+    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000])

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from edge_agent.agent_fetching import ask_again, ask_overdue, await_deadline, fail, receive, retake, take
+from edge_agent.agent_fetching import ask_anew, ask_overdue, await_deadline, fail, receive, retake, take
 from edge_agent.agent_offering import check_in, leave_round, lose_round, wait_for_work
 from edge_agent.agent_state import (
     Action,
@@ -38,9 +38,11 @@ from edge_agent.agent_state import (
     Ticked,
     TrainingDone,
     TrainingFailed,
+    Warn,
 )
 from edge_agent.agent_submitting import (
     accepted,
+    offered,
     refused,
     say_submit,
     serve_missing,
@@ -49,12 +51,15 @@ from edge_agent.agent_submitting import (
     submit_again,
 )
 from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Chunk, Manifest, Need, Rejected
-from fedprune.wire.serving import Serving
 from fedprune.wire.transitions import Table, check_complete, row, transition
+
+_ANSWERS = (Assignment, Need, Accepted, Rejected)
 
 
 def step(state: AgentState, event: Event, now: float) -> Step:
     """One transition. `now` is monotonic seconds."""
+    if isinstance(event, _ANSWERS):
+        state = replace(state, heard_at=now, unanswered=0)
     return transition(TABLE, state, type(event), event, now)
 
 
@@ -76,9 +81,10 @@ def _connect_training(state: AgentState, _: Connected, now: float) -> Step:
 
 
 def _connect_submitting(state: AgentState, _: Connected, now: float) -> Step:
-    state = replace(state, connected=True, attempt=0, serving=state.serving.drained())
+    serving, trouble = state.serving.reconnected()
+    state = replace(state, connected=True, attempt=0, serving=serving, link=state.link.cut(serving.chunk_bytes))
     state, said = say_submit(state, now)
-    return state, (Send(state.offer), *said)
+    return state, (Send(state.offer), *said, *((Warn(trouble),) if trouble else ()))
 
 
 def _disconnect(state: AgentState, _: Disconnected, __: float) -> Step:
@@ -133,7 +139,7 @@ def _see_when_submitting(state: AgentState, manifest: Manifest, now: float) -> S
     assert state.pending is not None
     is_news = state.seen not in (None, _seen_in(manifest))
     if _is_restarted(state, manifest):
-        state = replace(state, serving=Serving().offer(state.pending.update))
+        state = replace(state, serving=offered(state, state.pending.update))
     state = _note(state, manifest)
     return say_submit(replace(state, attempt=0), now) if is_news else (state, ())
 
@@ -141,8 +147,8 @@ def _see_when_submitting(state: AgentState, manifest: Manifest, now: float) -> S
 def _ask_for_all(state: AgentState, now: float) -> Step:
     """A gateway or a broker that may have forgotten the agent is told again what it lacks."""
     offer = Send(state.offer)
-    state, asks = ask_again(state, state.receiving, now)
-    return state, (offer, *(ask for ask in asks if ask != offer))
+    state, asks = ask_anew(state, now)
+    return state, (offer, *asks)
 
 
 def _move_on(state: AgentState, manifest: Manifest, now: float) -> Step:

@@ -17,14 +17,20 @@ from edge_agent.agent_state import (
     StopTraining,
     Unfollow,
     Warn,
+    WarnUnanswered,
 )
-from fedprune.wire.messages import Reason, Rejected
+from fedprune.wire.messages import Reason, Rejected, kind_of
+from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import backoff
 
 
 def check_in(state: AgentState, now: float) -> Step:
     """Offer the idle agent, and do so again after a while."""
-    return wait(state, IDLE_CHECK_IN_S, now), (Send(state.offer),)
+    offer, times = Send(state.offer), state.unanswered
+    state = wait(replace(state, unanswered=times + 1), IDLE_CHECK_IN_S, now)
+    return state, (offer, WarnUnanswered(kind_of(offer.message), times, state.seen is not None)) if is_worth_saying(
+        times
+    ) else (offer,)
 
 
 def wait(state: AgentState, seconds: float, now: float) -> AgentState:

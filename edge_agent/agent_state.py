@@ -17,7 +17,7 @@ from fedprune.wire.messages import (
     Submit,
 )
 from fedprune.wire.serving import Serving
-from fedprune.wire.transfer import Receiving
+from fedprune.wire.transfer import LinkTraits, Receiving
 
 RETRY_S = 2.0
 """First interval at which an unanswered message is sent again; it doubles up to 64 s."""
@@ -27,9 +27,6 @@ LONGEST_WAIT_S = 3600.0
 
 IDLE_CHECK_IN_S = 30.0
 """Interval at which an agent that waits for work offers itself again."""
-
-CHECK_IN_AFTER_ATTEMPTS = 3
-"""Unanswered asks for content after which the agent asks whether it is still assigned."""
 
 MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
@@ -104,9 +101,10 @@ class Send:
 
 @dataclass(frozen=True)
 class SendUpdate:
-    """Publish these chunks of the pending update; `LinkDrained` will follow."""
+    """Publish these chunks of the pending update, cut into chunks of that size; `LinkDrained` will follow."""
 
     indexes: tuple[int, ...]
+    chunk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,20 @@ class Warn:
     text: str
 
 
-Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn
+@dataclass(frozen=True)
+class WarnUnanswered:
+    """Tell the people that what was said so many times, messages of one kind, stays unanswered.
+
+    `is_seen`: a manifest came. `chunk_bytes`: the size of the chunks that were asked for, if it is a need.
+    """
+
+    kind: str
+    times: int
+    is_seen: bool
+    chunk_bytes: int = 0
+
+
+Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn | WarnUnanswered
 Step = tuple["AgentState", tuple[Action, ...]]
 
 
@@ -198,8 +209,9 @@ class AgentState:
     `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and round of the
     model that it fetched last. `ticket`: what the gateway gave it, at `ticket_at`.
 
-    `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `pace`: the seconds that a chunk
-    took lately. `training`: the number of the last training, begun at `trained_since`; `durations`: of those before.
+    `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
+    link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
+    since. `training`: the number of the last training, begun at `trained_since`; `durations`: of those before.
     `pending`: the update whose answer is outstanding, which is offered in `serving`; `refusals`: of the updates of the
     round in which one was refused last.
 
@@ -222,7 +234,9 @@ class AgentState:
     assignment: Assignment | None = None
     deadline: float = 0.0
     receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
-    pace: float | None = None
+    link: LinkTraits = field(default_factory=LinkTraits)
+    heard_at: float = float("-inf")
+    unanswered: int = 0
     training: int = 0
     trained_since: float = 0.0
     pending: Submit | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 from edge_agent.agent_offering import check_in, keep_ticket, wait, wait_as_told, warn_unreadable
 from edge_agent.agent_state import (
@@ -21,14 +22,24 @@ from edge_agent.agent_state import (
     Ticked,
     TrainingDone,
     Warn,
+    WarnUnanswered,
 )
-from fedprune.wire.messages import Accepted, Need, Reason, Rejected
+from fedprune.wire.messages import Accepted, Content, Need, Reason, Rejected, kind_of
 from fedprune.wire.serving import STALLED_S, Serving
-from fedprune.wire.transfer import FIRST_WINDOW, chunk_count, pack_bitmap
+from fedprune.wire.silence import is_worth_saying
+from fedprune.wire.transfer import CHUNK_SIZES, FIRST_WINDOW, chunk_count, need_of
 from fedprune.wire.transitions import backoff
 
 _GATEWAY = "gateway"
 """The only peer that asks for chunks of an update."""
+
+_SUBMITS_BEFORE_WORD = 6
+"""Unanswered submits before people are told, two minutes: a gateway may be merging meanwhile."""
+
+
+def offered(state: AgentState, update: Content) -> Serving:
+    """Serving of an update, in chunks no larger than the broker is known to take."""
+    return Serving(chunk_bytes=state.link.chunk_bytes).offer(update)
 
 
 def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
@@ -36,10 +47,10 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
     if not state.awaits_training(event.number):
         return state, ()
     update = event.submit.update
-    serving, count = Serving().offer(update), chunk_count(update.size)
+    serving = offered(state, update)
     if state.connected:
-        first = Need(digest=update.digest, missing=pack_bitmap(range(min(FIRST_WINDOW, count)), count))
-        serving = serving.ask(_GATEWAY, first, now, expected=1)
+        window = range(min(FIRST_WINDOW, chunk_count(update.size, CHUNK_SIZES[0])))
+        serving = serving.ask(_GATEWAY, need_of(update, window, CHUNK_SIZES[0]), now, expected=1)
     state = replace(
         state,
         phase=Phase.SUBMITTING,
@@ -58,7 +69,11 @@ def say_submit(state: AgentState, now: float) -> Step:
     """Ask the gateway's book about the pending update, and do so again after a while."""
     assert state.pending is not None
     again_at = now + backoff(RETRY_S, state.attempt, state.name)
-    return replace(state, again_at=again_at), (Send(state.pending),)
+    pending, times = state.pending, state.unanswered
+    state = replace(state, again_at=again_at, unanswered=times + 1)
+    if times < _SUBMITS_BEFORE_WORD or not is_worth_saying(times):
+        return state, (Send(pending),)
+    return state, (Send(pending), WarnUnanswered(kind_of(pending), times, state.seen is not None))
 
 
 def serve_missing(state: AgentState, need: Need, now: float) -> Step:
@@ -66,7 +81,8 @@ def serve_missing(state: AgentState, need: Need, now: float) -> Step:
     assert state.pending is not None
     if need.digest != state.pending.update.digest:
         return state, ()
-    state = replace(state, serving=state.serving.ask(_GATEWAY, need, now, expected=1))
+    serving = state.serving.ask(_GATEWAY, need, now, expected=1)
+    state = replace(state, serving=serving, link=state.link.cut(need.chunk_bytes))
     return _serve(replace(state, attempt=0) if any(need.missing) else state, now)
 
 
@@ -140,7 +156,8 @@ def _serve(state: AgentState, now: float) -> Step:
     if not chunks:
         return replace(state, serving=serving), ()
     state = replace(state, serving=serving, again_at=now + STALLED_S)
-    return state, (SendUpdate(tuple(chunk.index for chunk in chunks)),)
+    sizes = groupby(chunks, key=lambda chunk: chunk.chunk_bytes)
+    return state, tuple(SendUpdate(tuple(chunk.index for chunk in of_size), size) for size, of_size in sizes)
 
 
 def _settle(state: AgentState, outcome: Outcome) -> Step:

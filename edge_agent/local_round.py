@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_agent.trainers import Slots, Trainer, Work, never
+from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import PreparedUpdate, prepare_update
 from fedprune.codecs import Values, decode_model
 from fedprune.data import Dataset
-from fedprune.errors import ProtocolError
+from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights, weights_digest
 from fedprune.system.usage import peak_memory_mb
@@ -46,18 +47,26 @@ def train_locally(
 
     Raises:
       ProtocolError: the model is not the one the gateway described.
+      TaskError: the bundle's frozen tensors do not fit its table.
       TrainingStopped: it was stopped between two steps.
-      TrainingError: the trainer could not train.
+      TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
     values = _values(assignment.update_values)
-    weights, mask = decode_model(local.model, table)
+    decoded, mask = decode_model(local.model, table)
+    weights = table.with_frozen(decoded, bundle.frozen_weights())
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
-    trained = trainer.train(Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop), data)
+    work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
-    update = prepare_update(weights, trained, local.residual, table, values, known_mask)
+    try:
+        trained = trainer.train(work, data)
+        update = prepare_update(weights, trained, local.residual, table, values, known_mask)
+    except TrainingDiverged as error:
+        raise TrainingError(
+            f"{error}, or scale this device's examples as the others': their largest |x| is {_largest(data):.3g}"
+        ) from error
     submit = Submit(
         run=assignment.run,
         round=assignment.round,
@@ -70,6 +79,11 @@ def train_locally(
     )
     keeps_slots = bundle.task.training.optimizer_state == "keep"
     return LocalResult(submit, update, trained.slots if keeps_slots else None)
+
+
+def _largest(data: Dataset) -> float:
+    """The largest |x|, without a copy of x."""
+    return float(max(data.x.max(), -data.x.min()))
 
 
 def _values(name: str) -> Values:

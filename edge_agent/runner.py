@@ -25,8 +25,10 @@ from edge_agent.agent_state import (
     TrainingFailed,
     Unfollow,
     Warn,
+    WarnUnanswered,
 )
 from edge_agent.local_round import LocalResult
+from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
@@ -131,8 +133,8 @@ class AgentRunner:
         match action:
             case Send(message):
                 self._link.publish(self._topics.up(self.state.name, kind_of(message)), encode(message))
-            case SendUpdate(indexes):
-                self._send_update(indexes)
+            case SendUpdate(indexes, chunk_bytes):
+                self._send_update(indexes, chunk_bytes)
             case Follow(digest):
                 self._link.subscribe(self._topics.content(digest))
             case Unfollow(digest):
@@ -147,14 +149,17 @@ class AgentRunner:
                 self._store.settle(outcome)
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
+            case WarnUnanswered():
+                text = describe(action, self._topics, self.state.name, self._link.broker)
+                self._warnings.log(logging.WARNING, "%s", text)
             case _:
                 assert_never(action)
 
-    def _send_update(self, indexes: tuple[int, ...]) -> None:
+    def _send_update(self, indexes: tuple[int, ...], chunk_bytes: int) -> None:
         submit, blob = self.state.pending, self._store.update()
         assert submit is not None
         for index in indexes:
-            chunk = chunk_of(blob, submit.update.digest, index)
+            chunk = chunk_of(blob, submit.update.digest, index, chunk_bytes)
             self._link.publish(self._topics.up(self.state.name, "chunk"), encode(chunk))
 
     def _decode(self, delivery: Delivery) -> Event | None:

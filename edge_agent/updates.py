@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.trainers import Trained
+from edge_agent.trainers.divergence import TrainingDiverged
 from fedprune.codecs import ErrorFeedback, Update, Values, check_magnitudes, decode_update, encode_update
-from fedprune.errors import ProtocolError, TrainingError
+from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import apply_mask
 
@@ -51,7 +52,7 @@ def prepare_update(
         known_mask: the gateway's mask; None where the agent chose its own, which then travels along.
 
     Raises:
-        TrainingError: a number is not finite, or beyond what a gateway takes (`check_magnitudes`).
+        TrainingDiverged: a number is not finite, or beyond what a gateway takes (`check_magnitudes`).
     """
     trainable = [spec.name for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)]
     statistics = {spec.name: trained.weights[spec.name] for spec in table.of(TensorClass.STATISTICS)}
@@ -76,7 +77,7 @@ def _check(update: Update, table: TensorTable) -> None:
     try:
         check_magnitudes(update, table)
     except ProtocolError as error:
-        raise TrainingError(f"training diverged: its update's {error}; lower the task's learning rate") from error
+        raise TrainingDiverged(f"its update's {error}") from error
 
 
 def _norm(tensors: dict[str, Array]) -> float:

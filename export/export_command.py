@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,15 +16,21 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from export.report import FILE, Exported, Format, Report
+from export.report import FILE, Exported, Failure, Format, Report
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.system.output import droppable
 
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
-_STEPS_BESIDE_FORMATS = 3
+_STEPS_BESIDE_FORMATS = 2
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""
+
+
+class FormatsFailed(ExportError):
+    """Some formats could not be made. The files of the others are there, and the report."""
+
+    exit_code = 1
 
 
 @click.command()
@@ -54,6 +60,8 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     Keras model, and which TFLite runtimes of this machine run it. They are verified on RUN/held-out.npz, but for the
     examples that calibrate int8.
 
+    A format that cannot be made is told, and the others are made. The exit code is 1 then, or 10 if none could be made.
+
     \b
     Example:
       fedprune export runs/demo/run --formats fp32,int8 --out models
@@ -61,15 +69,15 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     formats = _parse_formats(formats_text)
     _check_installed()
     out = run / "export" if out is None else out
-    with _progress(len(formats)) as on_step:
-        on_step("Loading TensorFlow")
-        from export.exporting import export_run
+    from export.exporting import export_run  # needs what was just looked for
 
+    with _progress(len(formats)) as on_step:
         report = export_run(run, data, out, formats, on_step)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
         _show(report, out)
+    _raise_failures(report.failures, made=bool(report.exports))
 
 
 def _parse_formats(text: str) -> list[Format]:
@@ -110,11 +118,22 @@ def _show(report: Report, out: Path) -> None:
                 console.print(
                     f"{row.path}: {tried.runtime} {tried.version}: {tried.error}", style="yellow", markup=False
                 )
+    for failure in report.failures:
+        console.print(f"{failure.format.file}: {failure.error}", style="yellow", markup=False, highlight=False)
     for line in report.warnings:
         console.print(f"Warning: {line}", style="yellow", markup=False, highlight=False)
-    console.print(
-        f"{', '.join(row.path for row in report.exports)} and {FILE} are in {out}", markup=False, highlight=False
-    )
+    written = " and ".join(filter(None, (", ".join(row.path for row in report.exports), FILE)))
+    console.print(f"{written} {'are' if report.exports else 'is'} in {out}", markup=False, highlight=False)
+
+
+def _raise_failures(failures: Sequence[Failure], *, made: bool) -> None:
+    """Raise one error for all formats that could not be made."""
+    if not failures:
+        return
+    reasons = " | ".join(f"{failure.format}: {failure.error}" for failure in failures)
+    if made:
+        raise FormatsFailed(f"some formats could not be made, the others are there: {reasons}")
+    raise ExportError(f"no format could be made: {reasons}")
 
 
 def _table(report: Report) -> Table:
@@ -133,6 +152,8 @@ def _table(report: Report) -> Table:
     table.add_column("runs on")
     for row in report.exports:
         table.add_row(*_cells(row, report))
+    for failure in report.failures:
+        table.add_row(failure.format.file, *"–––––", Text("could not be made", "yellow"))
     return table
 
 
@@ -144,7 +165,7 @@ def _cells(row: Exported, report: Report) -> list[str | Text]:
     quality = _number(row.loss, ".4g") if report.keras_accuracy is None else _number(row.accuracy, ".4f")
     return [
         row.path,
-        f"{row.bytes / 1000:,.1f}",
+        Text(f"{row.bytes / 1000:,.1f}{' !' if row.no_smaller else ''}", "yellow" if row.no_smaller else ""),
         f"{row.bytes_compressed / 1000:,.1f}",
         _number(row.sparsity.overall, ".3f"),
         Text(f"{quality} !" if row.degraded else quality, "yellow" if row.degraded or row.loss is None else ""),

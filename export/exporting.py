@@ -1,4 +1,4 @@
-"""From a run's newest checkpoint to verified .tflite files. Importing this module imports TensorFlow.
+"""From a run's newest checkpoint to verified .tflite files. TensorFlow does its part in a process of its own.
 
 Stripping needs no step of its own: a checkpoint holds the weights alone, and the model that is built around them
 was never wrapped.
@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import zstandard
 
-from export.convert import convert
+from export.converter import Converter, ConverterProcess, Job
 from export.examples import choose_examples, complaints_of
-from export.report import FILE, Exported, Format, Report
-from export.verify import Verdict, verify
+from export.report import FILE, Exported, Failure, Format, Report
+from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import ExportError, ProtocolError
-from fedprune.keras.model import build_model
 from fedprune.model.tensors import Array, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
@@ -33,7 +32,6 @@ from fedprune.task.checkpoints import Checkpoint, load_latest
 from fedprune.task.evaluation import Evaluation, score
 from fedprune.task.run_directory import HELD_OUT, TASK
 
-_KERAS_BATCH = 256
 _ZSTD_LEVEL = 19
 _TOLERANCE = 1e-3
 """The most that fp32 may be off Keras, relative to the largest output: rounding is far below, a mistake far above."""
@@ -43,6 +41,9 @@ _ACCURACY_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
 
 OnStep = Callable[[str], None]
 """Told of each step as it begins."""
+
+Opener = Callable[[Job], AbstractContextManager[Converter]]
+"""Makes what converts, for as long as it takes."""
 
 
 def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format], on_step: OnStep) -> Report:
@@ -69,15 +70,16 @@ def export_model(
     formats: Sequence[Format],
     on_step: OnStep,
     calibration: Dataset | None = None,
+    open_converter: Opener = ConverterProcess,
 ) -> Report:
-    """Convert, verify, and write the files and `exports.json` into `out`. Nothing is written unless every format could
-    be converted.
+    """Convert, verify, and write the files and `exports.json` into `out`.
 
-    `choose_examples` says which of `held_out` and `calibration` are used. There are `2 + 2 * len(formats)` steps.
+    A format that cannot be made is one of the report's `failures`; the others are made. `choose_examples` says which of
+    `held_out` and `calibration` are used. There are at most `2 + 2 * len(formats)` steps.
 
     Raises:
-        ExportError: a format cannot express the model, fp32 answers differently from Keras, there is no runtime, or
-            the checkpoint is not of this task.
+        ExportError: fp32 answers differently from Keras, or runs nowhere; there is no runtime; the checkpoint is not of
+            this task; or TensorFlow does not even evaluate the model. Nothing is written then.
         TaskError: the bundle's model cannot be built.
         DataError: examples do not fit the task.
         StorageError: `out` cannot be written.
@@ -87,20 +89,30 @@ def export_model(
     task = bundle.task
     examples = choose_examples(_fit(held_out, task), None if calibration is None else _fit(calibration, task))
     data = examples.verification
-    on_step("Evaluating the Keras model")
-    model = _load(bundle, checkpoint)
-    expected = model.predict(data.x, batch_size=_KERAS_BATCH, verbose=0)
-    files: dict[str, bytes] = {}
+    _check_checkpoint(checkpoint, task)
+    files: dict[Format, bytes] = {}
+    verdicts: dict[Format, Verdict] = {}
+    failures = []
+    with open_converter(
+        Job(bundle.network, task.tensors, checkpoint.weights, data.x, examples.calibration.x)
+    ) as converter:
+        on_step("Evaluating the Keras model")
+        expected = converter.evaluate()
+        for form in formats:
+            try:
+                on_step(f"Converting to {form}")
+                content = converter.convert(form)
+                on_step(f"Verifying {form}")
+                trial = converter.run()
+            except ExportError as error:
+                failures.append(Failure(form, str(error)))
+                continue
+            files[form] = content
+            verdicts[form] = judge(trial, data, task.objective, expected)
+            if form is Format.FP32:
+                _check_fp32(verdicts[form], expected)
     in_keras = score(expected, data, task.objective)
-    exports = []
-    for form in formats:
-        on_step(f"Converting to {form}")
-        files[form.file] = content = convert(model, form, examples.calibration.x)
-        on_step(f"Verifying {form}")
-        verdict = verify(content, data, task.objective, expected)
-        if form is Format.FP32:
-            _check_fp32(verdict, expected)
-        exports.append(_describe(form, content, verdict, in_keras, bundle, checkpoint))
+    exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint) for form in files]
     report = Report(
         task=task.name,
         run=checkpoint.run,
@@ -113,10 +125,12 @@ def export_model(
         keras_accuracy=in_keras.accuracy,
         keras_loss=in_keras.loss,
         exports=tuple(exports),
+        failures=tuple(failures),
         warnings=(
             *_missed_target(task, checkpoint),
             *complaints_of(examples, calibrates=Format.INT8 in formats),
             *(_worse(row, in_keras) for row in exports if row.degraded),
+            *(_no_smaller(row, files[Format.FP32]) for row in exports if row.no_smaller),
         ),
     )
     on_step("Writing")
@@ -128,18 +142,14 @@ def _fit(data: Dataset, task: Task) -> Dataset:
     return fit_to(data, task.input_shape, task.outputs, task.training.loss)
 
 
-def _load(bundle: Bundle, checkpoint: Checkpoint) -> Any:
+def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
     try:
-        bundle.task.table.check(checkpoint.weights)
+        task.table.check(checkpoint.weights)
     except ProtocolError as error:
         raise ExportError(
-            f"checkpoint {checkpoint.version} is not of task {bundle.task.name!r} ({error}); "
+            f"checkpoint {checkpoint.version} is not of task {task.name!r} ({error}); "
             "restore the task that the aggregator put beside its checkpoints"
         ) from error
-    model, variables = build_model(bundle.network, bundle.task.table)
-    for name, variable in variables.items():
-        variable.assign(checkpoint.weights[name])
-    return model
 
 
 def _check_fp32(verdict: Verdict, expected: Array) -> None:
@@ -155,19 +165,26 @@ def _check_fp32(verdict: Verdict, expected: Array) -> None:
 
 
 def _describe(
-    form: Format, content: bytes, verdict: Verdict, in_keras: Evaluation, bundle: Bundle, checkpoint: Checkpoint
+    form: Format,
+    files: dict[Format, bytes],
+    verdict: Verdict,
+    in_keras: Evaluation,
+    task: Task,
+    checkpoint: Checkpoint,
 ) -> Exported:
+    content, fp32 = files[form], files.get(Format.FP32)
     return Exported(
         path=form.file,
         format=form,
         bytes=len(content),
         bytes_compressed=len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content)),
         sha256=hashlib.sha256(content).hexdigest(),
-        sparsity=count_zeros(content, checkpoint.weights, bundle.task.table),
+        sparsity=count_zeros(content, checkpoint.weights, task.table),
         accuracy=verdict.evaluation.accuracy if verdict.evaluation else None,
         loss=verdict.evaluation.loss if verdict.evaluation else None,
         max_difference=verdict.max_difference,
         degraded=verdict.evaluation is not None and _is_degraded(verdict.evaluation, in_keras),
+        no_smaller=None if fp32 is None else form is not Format.FP32 and len(content) >= len(fp32),
         runs_on=verdict.runs_on,
     )
 
@@ -187,6 +204,11 @@ def _worse(row: Exported, in_keras: Evaluation) -> str:
     return f"{row.path} is worse than the Keras model: {figures}{advice}"
 
 
+def _no_smaller(row: Exported, fp32: bytes) -> str:
+    reason = ": TFLite leaves tensors of fewer than 1,024 numbers as they are" if row.format is Format.DYNAMIC else ""
+    return f"{row.path} is no smaller than {Format.FP32.file} ({row.bytes:,} bytes, not {len(fp32):,}){reason}"
+
+
 def _missed_target(task: Task, checkpoint: Checkpoint) -> Iterator[str]:
     """A line if the model is less sparse than its schedule wants it, and the reason where that is the schedule."""
     schedule, found = task.pruning.schedule, sparsity(checkpoint.weights, task.table)
@@ -202,9 +224,14 @@ def _missed_target(task: Task, checkpoint: Checkpoint) -> Iterator[str]:
     yield f"the model's sparsity is {found:.2f}, the task's target {schedule.target_sparsity:g}: {reason}"
 
 
-def _write(directory: Directory, files: dict[str, bytes], report: Report) -> None:
-    """The report comes last and the former one goes first: there is never one that describes other files."""
+def _write(directory: Directory, files: dict[Format, bytes], report: Report) -> None:
+    """The report comes last and the former one goes first: there is never one that describes other files.
+
+    Nor does a former file stay that could be taken for the one that could not be made.
+    """
     directory.delete(FILE)
-    for name, content in files.items():
-        directory.write(name, content)
+    for failure in report.failures:
+        directory.delete(failure.format.file)
+    for form, content in files.items():
+        directory.write(form.file, content)
     directory.write(FILE, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

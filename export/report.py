@@ -50,7 +50,8 @@ class Exported(msgspec.Struct, frozen=True):
     `accuracy` is a fraction of the report's `examples`, None where the task's loss has none (mean squared error),
     `loss` the task's, `max_difference` the largest to the Keras model in any output of any example. All are None where
     no runtime here runs the file. `degraded`: it is worse than the Keras model by more than a point of accuracy, or,
-    where there is none, by more than a twentieth of the loss.
+    where there is none, by more than a twentieth of the loss. `no_smaller`: it takes as many bytes as the fp32 file, or
+    more, and so gains nothing on the disk; None where fp32 was not made.
     """
 
     path: str
@@ -63,11 +64,21 @@ class Exported(msgspec.Struct, frozen=True):
     loss: float | None
     max_difference: float | None
     degraded: bool
+    no_smaller: bool | None
     runs_on: tuple[RunsOn, ...]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A format that was asked for and could not be made: the converter, or what ran the file, refused it or crashed."""
+
+    format: Format
+    error: str
 
 
 class Report(msgspec.Struct, frozen=True):
     """An export: the model that was exported, how the Keras model does on `examples` examples, and each file.
+
+    `failures` are the formats of which there is no file.
 
     `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights, `sparsity` that
     of their prunable part, and `target_sparsity` the schedule's. int8's scales come from `calibration_examples` others.
@@ -85,4 +96,5 @@ class Report(msgspec.Struct, frozen=True):
     keras_accuracy: float | None
     keras_loss: float
     exports: tuple[Exported, ...]
+    failures: tuple[Failure, ...]
     warnings: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Running a converted model on held-out examples, beside what Keras answered to them."""
+"""Judging a converted model by its answers to held-out examples, beside what Keras answered to them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.converter import Trial
 from export.report import RunsOn
 from fedprune.data import Dataset
-from fedprune.errors import ExportError
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array
-from fedprune.runtime.tflite import Runtime, available_runtimes, predict
 from fedprune.task.evaluation import Evaluation, score
 
 
@@ -24,20 +23,9 @@ class Verdict:
     runs_on: tuple[RunsOn, ...]
 
 
-def verify(content: bytes, data: Dataset, objective: Objective, expected: Array) -> Verdict:
-    """Try the model on every runtime, and compare the first that runs it with `expected`, Keras' answers to `data`."""
-    tried = {runtime: _try(runtime, content, data.x[:1]) for runtime in available_runtimes()}
-    runs_on = tuple(tried.values())
-    working = next((runtime for runtime, attempt in tried.items() if attempt.ok), None)
-    if working is None:
-        return Verdict(None, None, runs_on)
-    answers = predict(working.interpreter(content), data.x)
-    return Verdict(score(answers, data, objective), float(np.abs(answers - expected).max()), runs_on)
-
-
-def _try(runtime: Runtime, content: bytes, x: Array) -> RunsOn:
-    try:
-        predict(runtime.interpreter(content), x)
-    except ExportError as error:
-        return RunsOn(runtime.name, runtime.version, ok=False, error=str(error))
-    return RunsOn(runtime.name, runtime.version, ok=True, error="")
+def judge(trial: Trial, data: Dataset, objective: Objective, expected: Array) -> Verdict:
+    """Compare the answers of a file with `expected`, Keras' answers to `data`."""
+    if trial.answers is None:
+        return Verdict(None, None, trial.runs_on)
+    difference = float(np.abs(trial.answers - expected).max())
+    return Verdict(score(trial.answers, data, objective), difference, trial.runs_on)

@@ -31,11 +31,28 @@ def read_table(path: Path) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigurationError(f"{path}: larger than {MAX_BYTES} bytes, not a configuration file")
-        return tomllib.loads(text.decode())
+        return tomllib.loads(text_of(text))
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; name a .toml file that can be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+
+
+def text_of(blob: bytes) -> str:
+    """The text of a file that a person wrote: UTF-8, with or without the byte order mark that Notepad puts first.
+
+    Raises `UnicodeError`, whose message says what to do, for another encoding.
+
+    Example:
+        >>> text_of(b"\\xef\\xbb\\xbfname")
+        'name'
+    """
+    try:
+        return blob.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnicodeError("not text in UTF-8; save it in UTF-8") from error
 
 
 def override(table: dict[str, Any], section: str, key: str, value: Any) -> None:

@@ -8,13 +8,16 @@
     ├── TaskError             5  a task bundle or model that cannot be used, or does not fit the data
     │   ├── NoTrainingGraph      (export) a model that only the keras trainer trains
     │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs
-    ├── BrokerError           6  the broker is unreachable, refuses us or our password
+    ├── BrokerError           6  the broker refuses us or our password, or lacks what we need
+    │   └── BrokerUnreachable    (wire.refusals) no connection can be opened, for a reason that may pass by itself
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
     │   └── OutputLost           (system.output) standard output is closed or full, or its reader has gone
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
     ├── TrainingError         9  a trainer that could not train
-    │   └── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
+    │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
+    │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
     └── ExportError          10  a model that could not be exported or benchmarked
+        └── FormatsFailed     1  (export.export_command) some formats could not be made, the others were
 
 The number is the exit code. 2 is click's for a wrong command line, 130 means Ctrl-C. Anything outside the tree
 is our own bug and keeps its traceback.

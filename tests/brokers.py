@@ -26,10 +26,14 @@ OPEN = ("allow_anonymous true",)
 
 
 class Mosquitto:
-    """A broker. It may be killed and started again: the port stays, what it knew is lost."""
+    """A broker. It may be killed and started again: the port stays, what it knew is lost.
 
-    def __init__(self, directory: Path, *settings: str) -> None:
+    Without `has_listener` its configuration has no listener line, as that which comes with a distribution.
+    """
+
+    def __init__(self, directory: Path, *settings: str, has_listener: bool = True) -> None:
         self.port = free_port()
+        self._listener = (f"listener {self.port} 127.0.0.1",) if has_listener else ()
         self._settings = settings or OPEN
         self._config = directory / "mosquitto.conf"
         self._process: subprocess.Popen[str] | None = None
@@ -50,10 +54,13 @@ class Mosquitto:
         assert _EXECUTABLE is not None
         assert self._process is None
         # Without a user of its own, Mosquitto started by root could not read the tests' files.
-        head = (f"user {getpass.getuser()}", f"listener {self.port} 127.0.0.1", "persistence false")
+        head = (f"user {getpass.getuser()}", *self._listener, "persistence false")
         self._config.write_text("\n".join((*head, *(settings or self._settings))) + "\n")
         self._process = subprocess.Popen(
-            [_EXECUTABLE, "-c", str(self._config)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [_EXECUTABLE, "-c", str(self._config), "-p", str(self.port)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stderr is not None
         said = []

@@ -61,6 +61,10 @@ class Child:
         with self._changed:
             return "".join(self._lines["stderr"])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def mapped(self) -> str:
         """The files that its memory maps, its libraries among them, as the kernel reports them."""
         return Path(f"/proc/{self._process.pid}/maps").read_text()

@@ -15,6 +15,7 @@ class Recorder:
     published: list[Delivery] = field(default_factory=list)
     filters: list[str] = field(default_factory=list)
     on_publish: Callable[[str], None] = lambda _: None
+    broker: str = "mqtt://recorder"
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         self.on_publish(topic)

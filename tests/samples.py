@@ -18,7 +18,7 @@ from fedprune.wire.messages import (
     Rejected,
     Submit,
 )
-from fedprune.wire.transfer import CHUNK_BYTES, chunk_of, content_of
+from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of
 
 RUN = "0123456789abcdef"
 TASK_BLOB = b"task" * 10
@@ -64,10 +64,10 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
     )
 
 
-def chunks(blob: bytes) -> list[Chunk]:
-    """All of a blob's chunks, in order."""
-    content = content_of(blob)
-    return [chunk_of(blob, content.digest, index) for index in range(-(-len(blob) // CHUNK_BYTES))]
+def chunks(blob: bytes, chunk_bytes: int = CHUNK_SIZES[0]) -> list[Chunk]:
+    """All of a blob's chunks of that size, in order."""
+    content, count = content_of(blob), chunk_count(len(blob), chunk_bytes)
+    return [chunk_of(blob, content.digest, index, chunk_bytes) for index in range(count)]
 
 
 MESSAGES: dict[str, Message] = {

@@ -23,6 +23,7 @@ from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
 from fedprune.errors import ConfigurationError
 from fedprune.system.disk import Directory
+from fedprune.system.paths import path_text
 from fedprune.task.bundle import load_bundle
 from fedprune.task.run_directory import BOOK
 
@@ -152,12 +153,14 @@ def _exported(out: Path) -> list[Path]:
 
 
 def _as_json(settings: DemoSettings) -> dict[str, object]:
-    return {name: str(value) if name == "out" else value for name, value in vars(settings).items()}
+    return {name: path_text(value) if name in ("out", "data") else value for name, value in vars(settings).items()}
 
 
 def _clear(out: Path, settings: DemoSettings) -> None:
     """Clear what an earlier demo left in `out`. Raises `ConfigurationError` if somebody else's files are there."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).exists())):
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"{out}: a file is where this directory should be; name another --out")
+    if out.exists() and any(out.iterdir()) and not (out / _MARKER).exists():
         raise ConfigurationError(f"{out}: not empty, and not from a demo; name another --out")
     for name in (*_OWN, *_OWN_FILES):
         shutil.rmtree(out / name, ignore_errors=True)

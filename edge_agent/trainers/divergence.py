@@ -9,8 +9,15 @@ from fedprune.errors import TrainingError
 from fedprune.model.tensors import Weights
 
 
+class TrainingDiverged(TrainingError):
+    """What came of the training is not finite, or larger than a gateway takes. `where` says which number."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"training diverged: {where}; lower the task's learning rate")
+
+
 def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:
-    """Raise `TrainingError`, naming the step, unless the steps' losses and the weights that came of them are finite.
+    """Raise `TrainingDiverged`, naming the step, unless the steps' losses and the weights that came of them are finite.
 
     `steps_done` counts the global steps before these.
     """
@@ -21,4 +28,4 @@ def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int)
         where = f"{unfit} is not finite after step {steps_done + losses.size}"
     else:
         return
-    raise TrainingError(f"training diverged: {where}; lower the task's learning rate")
+    raise TrainingDiverged(where)

@@ -10,7 +10,8 @@ rest        the tensors in the order of the tensor table, without gaps, each by 
 - *prunable*: positions unless they are known (`Smallest`), then the values at kept positions in the value scheme;
 - *dense*: all values in the value scheme;
 - *statistics*: all values in fp32, whatever the scheme;
-- *integer*: in a model the array itself, row by row; in an update nothing.
+- *integer*: in a model the array itself, row by row; in an update nothing;
+- *frozen*: nothing. Whoever has the task has them, among its initial weights.
 
 Nothing in a blob says how long it is: only the tensor table does, and every byte must be accounted for. An update, and
 a model, has exactly one form as bytes: readers refuse what writers would not have written.
@@ -36,7 +37,8 @@ from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorT
 _UPDATE_MAGIC = b"FPU1"
 _MODEL_MAGIC = b"FPM1"
 _SCHEMES = tuple(Values)
-_FLOATS = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
+_IN_UPDATES = (TensorClass.PRUNABLE, TensorClass.DENSE, TensorClass.STATISTICS)
+_IN_MODELS = (*_IN_UPDATES, TensorClass.INTEGER)
 
 
 def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
@@ -62,7 +64,7 @@ def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is
     header = _UPDATE_MAGIC + bytes([_SCHEMES.index(values), not mask_is_known])
     known_mask = update.mask if mask_is_known else None
     tensors = {**update.delta, **update.statistics}
-    return header + _encode_tensors(table.of(*_FLOATS), tensors, update.mask, values, known_mask)
+    return header + _encode_tensors(table.of(*_IN_UPDATES), tensors, update.mask, values, known_mask)
 
 
 def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, values: Values) -> Update:
@@ -87,17 +89,17 @@ def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, valu
     (carries_mask,) = reader.unpack("B")
     if carries_mask != (known_mask is None):
         raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known_mask is None)}")
-    tensors, mask = _decode_tensors(table.of(*_FLOATS), reader, values, known_mask)
+    tensors, mask = _decode_tensors(table.of(*_IN_UPDATES), reader, values, known_mask)
     reader.finish()
     statistics = {spec.name: tensors.pop(spec.name) for spec in table.of(TensorClass.STATISTICS)}
     return Update(delta=tensors, statistics=statistics, mask=mask)
 
 
 def encode_model(weights: Weights, mask: Mask, table: TensorTable, values: Values) -> bytes:
-    """Write a model, its mask included; weights that the mask prunes are left out.
+    """Write a model, its mask included; weights that the mask prunes are left out, and frozen tensors.
 
     Args:
-        weights: all tensors by name, with the shapes and dtypes in `table`.
+        weights: tensors by name, with the shapes and dtypes in `table`.
         mask: True where a prunable weight is kept.
         table: the task's tensor table.
         values: the value scheme of prunable and dense tensors.
@@ -106,7 +108,7 @@ def encode_model(weights: Weights, mask: Mask, table: TensorTable, values: Value
         ValueError: an array does not fit `table` or is not finite.
     """
     header = _MODEL_MAGIC + bytes([_SCHEMES.index(values)])
-    return header + _encode_tensors(table, weights, mask, values, known_mask=None)
+    return header + _encode_tensors(table.of(*_IN_MODELS), weights, mask, values, known_mask=None)
 
 
 def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mask]:
@@ -117,14 +119,23 @@ def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mas
         table: the task's tensor table.
 
     Returns:
-        All tensors in table order, 0 where pruned, and the mask. Encoding them again gives `blob`.
+        The tensors in table order, 0 where pruned, and the mask. Encoding them again gives `blob`. The frozen ones are
+        not among them: `TensorTable.with_frozen` puts them back.
 
     Raises:
         ProtocolError: the bytes are not those of any model of this table.
+
+    Example:
+        >>> base = TensorSpec("base", (1000,), "float32", TensorClass.FROZEN, "base")
+        >>> table = TensorTable((base, TensorSpec("bias", (2,), "float32", TensorClass.DENSE, "dense")))
+        >>> weights = {"base": np.ones(1000, np.float32), "bias": np.float32([1, 2])}
+        >>> blob = encode_model(weights, {}, table, Values.FP32)
+        >>> len(blob), list(decode_model(blob, table)[0])
+        (13, ['bias'])
     """
     reader = Reader(blob)
     values = _read_header(reader, _MODEL_MAGIC)
-    weights, mask = _decode_tensors(table, reader, values, known_mask=None)
+    weights, mask = _decode_tensors(table.of(*_IN_MODELS), reader, values, known_mask=None)
     reader.finish()
     return weights, mask
 
@@ -188,7 +199,7 @@ def _read_integers(reader: Reader, spec: TensorSpec) -> NDArray[Any]:
 
 
 def _coder(spec: TensorSpec, values: Values, known_mask: Mask | None) -> Stage:
-    if spec.kind in (TensorClass.STATISTICS, TensorClass.FROZEN):
+    if spec.kind is TensorClass.STATISTICS:
         return Values.FP32.stage
     if spec.kind is TensorClass.DENSE:
         return values.stage

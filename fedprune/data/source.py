@@ -11,6 +11,7 @@ from fedprune.data.digits import digits
 from fedprune.data.fashion_mnist import fashion_mnist
 from fedprune.data.npz import load_npz
 from fedprune.errors import DataError
+from fedprune.system.paths import path_text
 
 
 def open_source(name: str) -> Source:
@@ -26,7 +27,7 @@ def open_source(name: str) -> Source:
         case "digits":
             return digits()
         case _:
-            return Source(name, train=load_npz(Path(name)), test=None)
+            return Source(path_text(name), train=load_npz(Path(name)), test=None)
 
 
 def fashion_mnist_or_digits(preferred: Callable[[], Source] = fashion_mnist) -> Source:

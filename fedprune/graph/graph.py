@@ -120,9 +120,10 @@ class Graph:
         kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
         outer, inner = math.prod(x.shape[: min(axes)]), math.prod(x.shape[max(axes) + 1 :])
         while terms > _TERMS:
-            groups = -(-terms // _TERMS)
-            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * _TERMS - terms)
-            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, _TERMS, inner)), (2,)), groups
+            size = _group_size(terms)
+            groups = -(-terms // size)
+            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * size - terms)
+            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
         return self.reshape(self._reduce(Code.SUM, self.reshape(x, (outer, terms, inner)), (1,)), kept)
 
     def reduce_max(self, x: Tensor, *axes: int) -> Tensor:
@@ -275,3 +276,9 @@ class Graph:
 
     def _integers(self, values: Sequence[int]) -> Tensor:
         return self.constant(np.array(values, np.int32))
+
+
+def _group_size(terms: int) -> int:
+    """The number of terms that one stage of a sum adds up: one that divides them, so that nothing must be padded."""
+    sizes = (size for size in range(_TERMS // 4, 2 * _TERMS + 1) if terms % size == 0)
+    return min(sizes, key=lambda size: abs(size - _TERMS), default=_TERMS)

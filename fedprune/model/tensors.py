@@ -35,7 +35,7 @@ class TensorClass(StrEnum):
     INTEGER = "integer"
     """Counters and look-up tables: they keep their initial value and are never sent in an update."""
     FROZEN = "frozen"
-    """Tensors of layers that were trained elsewhere: neither trained nor pruned, and treated as integer ones are."""
+    """Tensors of layers that were trained elsewhere: neither trained nor pruned; only the task bundle has them."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +85,18 @@ class TensorTable:
     def prunable(self) -> int:
         """Number of scalars in the prunable tensors."""
         return sum(spec.size for spec in self.of(TensorClass.PRUNABLE))
+
+    def with_frozen(self, tensors: Weights, frozen: Weights) -> dict[str, Array]:
+        """A whole model: the frozen tensors from `frozen`, all others from `tensors`, in table order.
+
+        Example:
+            >>> base = TensorSpec("base", (), "float32", TensorClass.FROZEN, "base")
+            >>> table = TensorTable((base, TensorSpec("bias", (), "float32", TensorClass.DENSE, "dense")))
+            >>> table.with_frozen({"bias": np.float32(2)}, {"base": np.float32(1)}) == {"base": 1, "bias": 2}
+            True
+        """
+        sources = {spec.name: frozen if spec.kind is TensorClass.FROZEN else tensors for spec in self._specs}
+        return {name: source[name] for name, source in sources.items()}
 
     def check(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Raise `ProtocolError` unless `weights` has exactly this table's names, shapes and dtypes, all finite."""

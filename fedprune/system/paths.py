@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def path_text(path: Path) -> str:
-    """`path` as text that can be written anywhere; what is not text in it looks like \\xff.
+def path_text(path: Path | str) -> str:
+    """`path`, or a line with paths in it, as text that can be written anywhere; what is not text looks like \\xff.
 
     Example:
         >>> path_text(Path("caf\\udce9.tflite"))

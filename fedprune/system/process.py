@@ -28,6 +28,10 @@ class Terminated(BaseException):
     """SIGTERM: whoever started the process wants it to end, and that is no failure."""
 
 
+class _Unwinding(BaseException):
+    """SIGTERM, on its way through what has to be left in order."""
+
+
 @contextmanager
 def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
     """Turn SIGINT into a `KeyboardInterrupt` on `events` and SIGTERM into `Terminated`: they strike between
@@ -41,30 +45,35 @@ def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise `KeyboardInterrupt` in the main thread at once, also in one that is about to block.
 
+    SIGTERM likewise unwinds what is within, so that it can end its children; then the process ends by the signal.
+    One of the two that whoever started us has ignored, or handles, is left to them.
+
     Python notices a signal between two instructions, or as it ends a blocking call. One that arrives in the moment
     before the call blocks would be noticed when the call returns: here the call is ended again and again until it is.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # whoever started us has Ctrl-C ignored, or handles it
-        return
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = tuple(number for number, default in defaults.items() if signal.getsignal(number) is default)
     noticed = threading.Event()
     main_thread = threading.main_thread().ident
     assert main_thread is not None
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         noticed.set()
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else _Unwinding
 
     def insist(_: signal.Signals) -> None:
         while not noticed.wait(_INSIST_S):
             signal.pthread_kill(main_thread, _NUDGE)
 
-    with (
-        _handled_by(lambda *_: None, (_NUDGE,)),
-        _handled_by(interrupt, (signal.SIGINT,)),
-        _told_of((signal.SIGINT,), insist),  # ends first: the handler stays while somebody insists on it
-    ):
-        yield
+    try:
+        with (
+            _handled_by(lambda *_: None, (_NUDGE,)),
+            _handled_by(interrupt, ours),
+            _told_of(ours, insist),  # ends first: the handler stays while somebody insists on it
+        ):
+            yield
+    except _Unwinding:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``network.json``            the description of the network: see `fedprune.network.description`
 ``graphs.json``             if it is there, devices can train without TensorFlow: the digests of the training graphs
                             that they write, and what finds wrong kernels, see `fedprune.runtime.self_check`
-``weights.safetensors``     the initial weights, unless the task draws them from a seed
+``weights.safetensors``     the initial weights, unless the task draws them from a seed; what gateways give to devices
+                            has the frozen ones alone
 ==========================  =========================================================================
 
 Nothing in a bundle is ever executed: neither code nor graph of its sender's.
@@ -164,9 +165,24 @@ class Bundle:
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
         """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""
-        table = self.task.table
+        return self._initial(self.task.table)
+
+    def frozen_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors that no round changes and no model brings, by name. Raises what `initial_weights` does."""
+        frozen = self.task.table.of(TensorClass.FROZEN)
+        return self._initial(TensorTable(frozen)) if frozen else {}
+
+    def for_devices(self) -> bytes:
+        """The bundle's bytes without the initial weights that models bring: pretrained ones, too, travel once."""
+        if self._weights is None:
+            return self.blob
+        return write_bundle(self.task, network=self.network, weights=self.frozen_weights(), graphs=self.graphs)
+
+    def _initial(self, table: TensorTable) -> dict[str, NDArray[np.float32]]:
+        """The initial weights of `table`, which is the task's or a part of it."""
         if self.task.initial is not None:
-            weights = _draw(self.task.initial, table)
+            drawn = _draw(self.task.initial, self.task.table)
+            weights = {spec.name: drawn[spec.name] for spec in table}
         else:
             weights = _load_snapshot(self._weights or b"", table)
         try:
@@ -183,7 +199,10 @@ def write_bundle(
     weights: dict[str, NDArray[np.float32]] | None,
     graphs: tuple[ProvenGraph, ...] = (),
 ) -> bytes:
-    """The bundle's bytes; `task.members` is filled in here. `weights` is None exactly if `task.initial` is given."""
+    """The bundle's bytes; `task.members` is filled in here.
+
+    `weights` is None exactly if `task.initial` is given; a bundle for devices has those of frozen tensors alone.
+    """
     members = {_NETWORK: pack_network(network)}
     if graphs:
         members[_GRAPHS] = msgspec.json.encode(graphs)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fedprune.config import text_of
 from fedprune.errors import ConfigurationError
 
 PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"
@@ -81,9 +82,9 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.password_file is None:
             return os.environ.get(PASSWORD_VARIABLE)
         try:
-            return Path(self.password_file).read_text("utf-8").partition("\n")[0]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            return text_of(Path(self.password_file).read_bytes()).replace("\r", "\n").partition("\n")[0]
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(
                 f"broker.password_file {self.password_file}: {reason}; name a file whose first line is the password"
             ) from error

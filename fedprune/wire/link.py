@@ -45,6 +45,11 @@ LinkEvent = LinkUp | LinkDown | Delivery | Drained | BrokerError
 class Link(Protocol):
     """A network, as agents and the aggregator need it."""
 
+    @property
+    def broker(self) -> str:
+        """The broker's address, for people."""
+        ...
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send if the link is up and has room for it; the number of payload bytes that will be sent, else 0."""
         ...

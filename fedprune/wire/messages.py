@@ -17,6 +17,9 @@ SCHEMA_VERSION = 2
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
+CHUNK_BYTES = MAX_MESSAGE_BYTES - 256
+"""Payload of a chunk of the largest size; what is left of a message holds the envelope."""
+
 MAX_CONTENT_BYTES = 2**31 - 1
 
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -90,18 +93,23 @@ class Assignment(Message, frozen=True, kw_only=True):
 
 
 class Need(Message, frozen=True, kw_only=True):
-    """The chunks of a content that the sender lacks and asks for now: bit i (least significant first) is chunk i."""
+    """The chunks that the sender lacks and asks for now, of a content that is cut into chunks of `chunk_bytes`: bit i
+    (least significant first) is chunk i. `even_if_sent`: also
+    those that were broadcast just now, since they are not on their way to the sender."""
 
     digest: Sha256
     missing: bytes
+    chunk_bytes: Count = CHUNK_BYTES
+    even_if_sent: bool = False
 
 
 class Chunk(Message, frozen=True, kw_only=True):
-    """Chunk `index` of a content."""
+    """Chunk `index` of a content that is cut into chunks of `chunk_bytes`."""
 
     digest: Sha256
     index: Count
     data: bytes
+    chunk_bytes: Count = CHUNK_BYTES
 
 
 class Submit(Message, frozen=True, kw_only=True):

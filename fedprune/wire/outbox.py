@@ -45,7 +45,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._is_open = False
         self._commands: deque[Command] = deque()
-        self._sent: dict[int, int] = {}
+        self._sent: dict[int, Publication] = {}
         self._outstanding = 0
 
     def open(self) -> None:
@@ -66,6 +66,12 @@ class Outbox:
         with self._changed:
             return self._is_open
 
+    @property
+    def unacknowledged(self) -> Publication | None:
+        """The largest publication that was sent and that the broker has not acknowledged."""
+        with self._changed:
+            return max(self._sent.values(), key=lambda publication: publication.cost, default=None)
+
     def put(self, command: Command) -> bool:
         """Put a command in, unless the outbox is closed, or it is a publication that does not fit."""
         cost = command.cost if isinstance(command, Publication) else 0
@@ -85,12 +91,13 @@ class Outbox:
         """The broker will acknowledge this publication by that identifier."""
         with self._changed:
             if self._is_open:
-                self._sent[identifier] = publication.cost
+                self._sent[identifier] = publication
 
     def acknowledged(self, identifier: int) -> bool:
         """Count one publication off; True if now the broker has all of them."""
         with self._changed:
-            cost = self._sent.pop(identifier, 0)
+            publication = self._sent.pop(identifier, None)
+            cost = 0 if publication is None else publication.cost
             self._outstanding -= cost
             is_drained = cost > 0 and self._outstanding == 0
             if is_drained:

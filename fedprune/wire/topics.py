@@ -46,6 +46,10 @@ class Topics:
     def content(self, digest: bytes) -> str:
         return f"fedprune/{self.federation}/content/{digest.hex()}"
 
+    @property
+    def all_content(self) -> str:
+        return f"fedprune/{self.federation}/content/#"
+
     def up(self, agent: str, kind: str) -> str:
         return f"fedprune/{self.federation}/up/{shard_of(agent)}/{agent}/{kind}"
 
@@ -55,6 +59,10 @@ class Topics:
 
     def down(self, agent: str, kind: str) -> str:
         return f"fedprune/{self.federation}/down/{agent}/{kind}"
+
+    @property
+    def all_down(self) -> str:
+        return f"fedprune/{self.federation}/down/#"
 
     def status(self, agent: str) -> str:
         return f"fedprune/{self.federation}/status/{agent}"

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from fedprune.errors import BrokerError, ConfigurationError, FedpruneError
 from fedprune.system.disk import why_unreadable
 from fedprune.system.log import LimitedLog
+from fedprune.wire import refusals
 from fedprune.wire.broker import Broker, Tls
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
+from fedprune.wire.refusals import BrokerUnreachable
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class MqttLink:
     def __init__(
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
-        self._broker = broker
+        self._settings = broker
         self._client_id = client_id
         self._will = will
         self._tls = _tls_context(broker.tls) if broker.uses_tls else None
@@ -69,6 +72,7 @@ class MqttLink:
         self._waker = _Waker()
         self._closing = threading.Event()
         self._refusal: str | None = None
+        self._ending = ""
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
@@ -80,14 +84,18 @@ class MqttLink:
         self._thread = threading.Thread(target=self._run, args=(client,), name="mqtt", daemon=True)
         self._thread.start()
         if not self._answered.wait(_CONNECT_TIMEOUT_S):
-            self._refuse("no answer; is this an MQTT broker?")
+            self._refuse("no answer; is this an MQTT 3.1.1 broker?")
         if self._refusal is not None:
             self.close()
-            raise BrokerError(f"broker {self._broker.url}: {self._refusal}")
+            raise BrokerError(f"broker {self._settings.url}: {self._refusal}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def broker(self) -> str:
+        return self._settings.url
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         if self._outbox.put(Publication(topic, payload, retain)):
@@ -123,9 +131,9 @@ class MqttLink:
         while True:
             try:
                 return self._connect()
-            except _UnreachableError as error:
+            except BrokerUnreachable as error:
                 if not attempt:
-                    _log.warning("%s Trying again until it is there", error)
+                    _log.warning("%s (trying again until that changes)", error)
             time.sleep(self._delay(attempt))
             attempt += 1
 
@@ -133,30 +141,17 @@ class MqttLink:
         """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
         client = self._new_client()
         try:
-            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
-        except UnicodeError as error:
-            raise BrokerError(f"broker {self._broker.url}: no host can be called so; check the address") from error
-        except socket.gaierror as error:
-            raise _UnreachableError(f"broker {self._broker.url}: no such host; check the address.") from error
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise BrokerError(f"broker {self._broker.url}: TLS: {reason}; check broker.tls and the port") from error
-        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
-            raise BrokerError(
-                f"broker {self._broker.url}: it hung up while TLS began; does it want mqtt://, and is the port right?"
-            ) from error
-        except OSError as error:
-            raise _UnreachableError(
-                f"broker {self._broker.url}: {error.strerror or error}; is it running there, and the port right?"
-            ) from error
+            client.connect(self._settings.host, self._settings.port, _KEEPALIVE_S)
+        except (OSError, UnicodeError) as error:
+            raise refusals.no_connection(self._settings, error, datetime.now(UTC)) from error
         return client
 
     def _new_client(self) -> _Client:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = _Client(self._client_id, self._inbox)
         client.connect_timeout = _CONNECT_TIMEOUT_S
-        if self._broker.username is not None:
-            client.username_pw_set(self._broker.username, self._broker.password())  # it may have been changed
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if self._will is not None:
@@ -177,20 +172,22 @@ class MqttLink:
 
     def _stay_connected(self, client: _Client) -> None:
         """Serve a connection until it ends, then connect again with jitter."""
-        attempt = 0
+        short_lived = 0
         while True:
             began = time.monotonic()
             self._serve(client)
+            if self._closing.is_set():
+                return
             # A connection that does not last counts as a failed attempt: two clients with one id end each other's.
-            attempt = 0 if time.monotonic() - began >= _LASTING_S else attempt + 1
-            if attempt and attempt % _SHORT_LIVED == 0:
+            short_lived = 0 if time.monotonic() - began >= _LASTING_S else short_lived + 1
+            if short_lived and short_lived % _SHORT_LIVED == 0:
                 self._cut_off.log(
                     logging.WARNING,
-                    "broker %s ends the connection again and again: does another client take the id %s? Two agents "
-                    "of one name would, and two aggregators of one federation",
-                    self._broker.url,
-                    self._client_id,
+                    "broker %s ends the connection again and again: %s",
+                    self._settings.url,
+                    self._ending,
                 )
+            attempt = short_lived
             while not self._closing.wait(self._delay(attempt)):
                 attempt += 1
                 try:
@@ -250,32 +247,38 @@ class MqttLink:
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
-            self._refuse(f"{str(reason).lower()}; check broker.username, the password and the broker's access list")
+            self._refuse(refusals.refused_connect(self._settings, self._client_id, str(reason).lower()))
         else:
             self._outbox.open()
             self._events.put(LinkUp())
             self._answered.set()
 
-    def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+    def _on_disconnect(self, client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         was_up = self._outbox.is_open
+        unacknowledged = self._outbox.unacknowledged
         self._outbox.close()
+        if was_up:
+            self._ending = refusals.cut_off(self._client_id, unacknowledged)
+        else:
+            self._ending = refusals.no_answer(self._settings, client.tls_error)
         if not self._answered.is_set():
-            self._refuse(f"closed the connection ({reason}); is this an MQTT broker, and does it want mqtts://?")
+            self._refuse(self._ending)
         elif was_up and not self._closing.is_set():
             self._events.put(LinkDown(str(reason).lower()))
 
     def _refuse(self, why: str) -> None:
         """The first connection fails for this reason; a later one is tried again."""
         if self._answered.is_set():
-            _log.warning("broker %s: %s", self._broker.url, why)
+            _log.warning("broker %s: %s", self._settings.url, why)
         else:
             self._refusal = why
             self._answered.set()
 
     def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            who = self._broker.username or "clients without a user name"
-            self._events.put(BrokerError(f"broker {self._broker.url}: {who} may not subscribe; check its access list"))
+            self._events.put(refusals.refused_subscription(self._settings))
+        elif any(reason.value < _QOS for reason in reasons):
+            self._events.put(refusals.no_qos_1(self._settings))
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):
@@ -292,10 +295,6 @@ class MqttLink:
             )
             return
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
-
-
-class _UnreachableError(BrokerError):
-    """No connection can be opened: that may change by itself."""
 
 
 class _Client(paho.Client):
@@ -315,6 +314,8 @@ class _Client(paho.Client):
         )
         self._inbox = inbox
         self._packets = BoundedPackets(super()._sock_recv, inbox.is_full)
+        self.tls_error: ssl.SSLError | None = None
+        """What ended the connection, if TLS did: paho tells nobody."""
 
     @property
     def has_cut(self) -> bool:
@@ -332,7 +333,21 @@ class _Client(paho.Client):
         self.loop_misc()
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        return self._packets.recv(bufsize)
+        try:
+            return self._packets.recv(bufsize)
+        except ssl.SSLError as error:
+            self.tls_error = error
+            raise
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError:  # the broker hung up: what it said before can still be read
+            with contextlib.suppress(OSError):
+                self._sock_recv(1)
+            raise
 
 
 class _Waker:
@@ -363,7 +378,9 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
+            context.load_cert_chain(tls.certificate, tls.key, password="")  # else OpenSSL asks whom it takes for a user
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"broker.tls: {error.strerror or error}; are these PEM files?") from error
+        raise ConfigurationError(
+            f"broker.tls: {error.strerror or error}; are these PEM files, and is the key without a password?"
+        ) from error
     return context

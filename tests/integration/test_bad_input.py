@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -71,7 +72,9 @@ def test_a_broker_that_does_not_run_is_waited_for_and_that_is_said_once(tmp_path
     with Mosquitto(tmp_path) as mosquitto:
         site = Site(tmp_path, mosquitto.url, tiny_task)
         mosquitto.stop()
-        expected = f"broker {site.url}: Connection refused; is it running there, and the port right? Trying again until"
+        expected = (
+            f"broker {site.url}: Connection refused; is it running there, and the port right? (trying again until"
+        )
         with (
             Child("agent", "--config", site.agent("pi-1")) as agent,
             Child("aggregator", site.federation("run")) as aggregator,
@@ -81,12 +84,12 @@ def test_a_broker_that_does_not_run_is_waited_for_and_that_is_said_once(tmp_path
             mosquitto.start()
             agent.says("connected")
             aggregator.says("waiting for 2 agents")
-            assert [process.stderr.count("Trying again") for process in (agent, aggregator)] == [1, 1]
+            assert [process.stderr.count("(trying again") for process in (agent, aggregator)] == [1, 1]
 
 
 def test_nobody_has_to_wait_for_a_broker_that_does_not_run(nowhere: Site) -> None:
     with Child("agent", "--config", nowhere.agent("pi-1")) as agent:
-        agent.says("Trying again")
+        agent.says("(trying again")
         agent.interrupt()
         assert agent.ends() == 130
 
@@ -124,7 +127,7 @@ def web_server() -> Iterator[str]:
 def test_something_else_where_the_broker_should_be(nowhere: Site) -> None:
     with web_server() as url:
         said = refusal(BROKER, "agent", "--config", nowhere.agent("pi-1"), "--broker", url)
-    assert "is this an MQTT broker" in said
+    assert "is this an MQTT 3.1.1 broker" in said
 
 
 @needs_mosquitto
@@ -227,6 +230,39 @@ def test_an_agents_data_that_do_not_fit_the_model(site: Site, arrays: dict[str, 
         assert "Traceback" not in agent.stderr
 
 
+@needs_mosquitto
+def test_an_agent_fails_with_the_name_of_a_file_whatever_bytes_are_in_it(site: Site) -> None:
+    """Messages hold text. A file's name need not be text."""
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
+    data = site.path / os.fsdecode(b"caf\xe9.npz")
+    config = site.agent("pi-1")
+    (site.path / "pi-1.npz").rename(data)
+    with Child("agent", "--config", config, "--data", data) as agent:
+        agent.says("connected")
+        data.write_bytes(b"noise")
+        with Child("aggregator", federation) as aggregator:
+            assert r"xe9.npz: not a readable .npz" in aggregator.says("pi-1 cannot do round 1: ")
+        agent.interrupt()
+        assert agent.ends() == 130
+        assert "Traceback" not in agent.stderr
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("scale", [1e6, 1e30])
+def test_training_that_diverges_on_one_device_tells_the_scale_of_its_data_on_both_sides(
+    site: Site, scale: float
+) -> None:
+    config = site.agent("pi-1")
+    good = examples(24, 1)
+    _npz(site.path / "pi-1.npz", x=good.x / np.abs(good.x).max() * np.float32(-scale), y=good.y)
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1, "deadline_s": 1.0})
+    with Child("aggregator", federation) as aggregator, Child("agent", "--config", config) as agent:
+        for said in (agent.says("cannot train: "), aggregator.says("pi-1 cannot do round 1: ")):
+            assert "training diverged: " in said
+            assert "lower the task's learning rate, or scale this device's examples as the others': their" in said
+            assert f"largest |x| is {scale:.3g}" in said
+
+
 # Configuration
 
 
@@ -287,6 +323,16 @@ def test_files_that_are_no_toml(tmp_path: Path, text: str | None) -> None:
 
     for command in (["aggregator"], ["agent", "--config"], ["task", "build", "--out", str(tmp_path / "x")]):
         assert str(path) in refusal(CONFIGURATION, *command, path)
+
+
+def test_files_that_notepad_has_saved_are_read(tmp_path: Path) -> None:
+    """With a byte order mark and Windows' ends of lines. In UTF-16 they are refused with what to do."""
+    path = tmp_path / "settings.toml"
+    for command in (["aggregator"], ["agent", "--config"], ["task", "build", "--out", str(tmp_path / "x")]):
+        path.write_bytes(b"\xef\xbb\xbfnmae = 'x'\r\n")
+        assert re.search("'nmae' unknown|name is missing", run(*command, path)[1])
+        path.write_text("name = 'x'", "utf-16")
+        assert refusal(CONFIGURATION, *command, path) == f"{path}: not text in UTF-8; save it in UTF-8"
 
 
 # Folders where files should be, and the other way round

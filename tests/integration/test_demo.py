@@ -46,8 +46,8 @@ def _result(out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A small demo's directory, and what it printed."""
-    out = tmp_path_factory.mktemp("demo") / "small"
+    """A small demo's directory, whose name is not text, and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / os.fsdecode(b"sm\xe5ll")
     options = ("--agents", "2", "--rounds", "3", "--examples-per-agent", "128", "--sparsity", "0.6")
     return out, _demo(out, *options, "--broker", "embedded").stdout
 
@@ -70,6 +70,10 @@ def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
     for export in result["exports"]:
         assert (small[0] / export["path"]).stat().st_size == export["bytes"] > export["bytes_compressed"]
         assert export["p50_ms"] > 0
+
+
+def test_a_demos_directory_may_have_any_name(small: tuple[Path, str]) -> None:
+    assert _result(small[0])["settings"]["out"].endswith(r"sm\xe5ll")
 
 
 def test_uplink_bytes_are_those_of_the_updates_and_little_more(small: tuple[Path, str]) -> None:
@@ -106,6 +110,8 @@ def test_bad_requests_are_one_line_and_leave_nothing_behind(tmp_path: Path) -> N
     done = _demo(tmp_path / "mine", expect=ConfigurationError.exit_code)
     assert "name another --out" in done.stderr
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    done = _demo(tmp_path / "mine" / "thesis.txt", expect=ConfigurationError.exit_code)
+    assert "thesis.txt: a file is where this directory should be; name another --out" in done.stderr
     np.savez(tmp_path / "no-labels.npz", x=np.zeros((9, 8, 8)))
     done = _demo(tmp_path / "out", "--data", str(tmp_path / "no-labels.npz"), expect=DataError.exit_code)
     assert "no-labels.npz" in done.stderr
@@ -163,12 +169,13 @@ def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) 
     assert not _processes_of(out)
 
 
-def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_who_ends_a_demo_ends_every_process_of_it(tmp_path: Path, how: signal.Signals, code: int) -> None:
     out = tmp_path / "out"
     with _long_demo(out, "--agents", "1") as demo:
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(how)
         _, errors = demo.communicate(timeout=_PATIENCE_S)
-    assert demo.returncode == 130
+    assert demo.returncode == code
     assert "Traceback" not in errors
     assert not _processes_of(out)
 

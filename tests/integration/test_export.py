@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,21 @@ from keras_bundles import (
 )
 
 from export import exporting
+from export.architecture import tensor_table
 from export.convert import convert
+from export.converter import Job
 from export.examples import choose_examples, complaints_of
 from export.export_command import export
 from export.exporting import export_model, export_run
 from export.report import Format, Report
+from export.workbench import Workbench
 from export.zeros import count_zeros
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import ConfigurationError, DataError, ExportError, FedpruneError, StorageError
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, sparsity, weights_digest
+from fedprune.model.tensors import Array, TensorClass, TensorTable, sparsity, weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.runtime.tflite import default_runtime, predict
@@ -180,8 +184,8 @@ def test_kernels_are_found_whatever_the_converter_makes_of_their_layers() -> Non
     y = keras.layers.Conv1D(6, 3)(keras.layers.Reshape((-1, 6))(keras.layers.Conv2D(6, 1)(y)))
     y = keras.layers.Dense(6, activation="relu")(keras.layers.GlobalAveragePooling1D()(y))
     model = seeded(keras.Model(x, keras.layers.Dense(CLASSES)(keras.layers.Dense(6)(y))))
-    table = bundle_of(model, SCHEDULE, mask=MaskPolicy.SHARED).task.table
-    weights = weights_of(model)
+    table = TensorTable(tensor_table(model))  # not all of these layers can be described
+    weights = {spec.name: variable.numpy() for spec, variable in zip(table, model.weights, strict=True)}
     for density, spec in zip((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), table.of(TensorClass.PRUNABLE), strict=True):
         kept = Keyed(0, "keep", spec.name).uniform(spec.size, 0.0, 1.0) < density
         weights[spec.name] *= kept.reshape(spec.shape)
@@ -346,32 +350,39 @@ def test_of_many_examples_a_fair_sample_is_taken(run: Run, tmp_path: Path) -> No
     assert report.exports[0].accuracy == report.keras_accuracy
 
 
-def test_a_converter_that_makes_mistakes_is_found_out(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def convert_without_biases(model: Any, form: Format, representative: Array) -> bytes:
-        wrong = keras.models.clone_model(model)
-        wrong.set_weights([0 * array if array.ndim == 1 else array for array in model.get_weights()])
-        return convert(wrong, form, representative)
+def test_a_converter_that_makes_mistakes_is_found_out(run: Run, tmp_path: Path) -> None:
+    class WithoutBiases(Workbench):
+        def convert(self, form: Format) -> bytes:
+            self._model.set_weights([0 * array if array.ndim == 1 else array for array in self._model.get_weights()])
+            return super().convert(form)
 
-    monkeypatch.setattr(exporting, "convert", convert_without_biases)
     with pytest.raises(ExportError, match="fp32 answers differently from the Keras model"):
-        export_model(run.bundle, run.checkpoint, DATA, tmp_path, ALL, lambda _: None)
+        export_model(
+            run.bundle, run.checkpoint, DATA, tmp_path, ALL, lambda _: None, open_converter=here(WithoutBiases)
+        )
     assert files_in(tmp_path) == []
+
+
+def here(workbench: type[Workbench]) -> Callable[[Job], AbstractContextManager[Workbench]]:
+    """A converter in this process."""
+    return lambda job: nullcontext(workbench(job))
 
 
 def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def convert_for_the_future(*arguments: Any) -> bytes:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(convert(*arguments)))
-        for code in model.operatorCodes:
-            code.version = 99
-        builder = Builder()
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+    class FromTheFuture(Workbench):
+        def convert(self, form: Format) -> bytes:
+            model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(super().convert(form)))
+            for code in model.operatorCodes:
+                code.version = 99
+            builder = Builder()
+            builder.Finish(model.Pack(builder), b"TFL3")
+            self._made = bytes(builder.Output())
+            return self._made
 
-    monkeypatch.setattr(exporting, "convert", convert_for_the_future)
+    export_from_the_future = partial(export_model, open_converter=here(FromTheFuture))
+    monkeypatch.setattr(exporting, "export_model", export_from_the_future)
     arguments = [str(run.path), "--formats", "int8", "--out", str(tmp_path)]
     shown = CliRunner().invoke(export, arguments, catch_exceptions=False)
     assert "nothing here" in shown.output
@@ -380,7 +391,7 @@ def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
     assert (row.accuracy, row.max_difference) == (None, None)
     assert [tried.ok for tried in row.runs_on] == [False]
     with pytest.raises(ExportError, match=r"fp32 was converted, but runs nowhere here: .* version 99"):
-        export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+        export_from_the_future(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
 
 
 @pytest.mark.parametrize("form", [Format.FP32, Format.INT8])

@@ -15,6 +15,7 @@ from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
 from fedprune.task.run_directory import BOOK
 from fedprune.wire.link import Delivery
+from fedprune.wire.messages import Rejected, decode
 from fedprune.wire.topics import Topics
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, ROUNDS, Site, build_task
@@ -127,6 +128,41 @@ def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
         assert aggregator.ends() == 130
         assert aggregator.stderr.endswith("fedprune: interrupted\n")
         assert "Traceback" not in aggregator.stderr
+
+
+def test_an_aggregator_that_is_started_again_still_knows_the_tickets_that_it_gave(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """So that a fleet checks in once."""
+    again = Site(tmp_path_factory.mktemp("tickets"), site.url, site.task)
+    federation, topics = again.federation("run", name="tickets"), Topics("tickets")
+    answers = [topics.down("pi-1", kind) for kind in ("rejected", "assignment")]
+    with start_agent(again, "pi-1", federation="tickets"), connected(site.url, "watcher", *answers) as watcher:
+        with Child("aggregator", federation) as aggregator:
+            while not decode(Rejected, watcher.until_topic(answers[0]).payload).ticket:
+                pass
+            aggregator.says("waiting for agents: 1 of 2 are here")
+            aggregator.kill()
+        with Child("aggregator", federation), start_agent(again, "pi-2", federation="tickets"):
+            while (answer := watcher.until(Delivery)).topic != answers[1]:
+                assert not decode(Rejected, answer.payload).ticket
+
+
+def test_a_run_that_is_done_says_so_when_it_is_started_again_also_without_a_broker(
+    tmp_path: Path, mosquitto: Mosquitto, tiny_task: Path
+) -> None:
+    site = Site(tmp_path, mosquitto.url, tiny_task)
+    federation = site.federation("run", rounds={"cohort": 1, "count": 1})
+    said = "nothing to do: all 1 rounds are done; `fedprune export` takes the result"
+    with start_agent(site, "pi-1"), Child("aggregator", federation) as aggregator:
+        assert aggregator.ends() == 0
+    with Child("aggregator", federation) as aggregator:
+        aggregator.says(said)
+        assert aggregator.ends() == 0
+    mosquitto.stop()
+    with Child("aggregator", federation) as aggregator:
+        aggregator.says(said)
+        aggregator.interrupt()
 
 
 def test_whoever_is_killed_the_federation_learns_what_it_would_have(

@@ -31,7 +31,7 @@ from tests.processes import run, toml
 
 layers = keras.layers
 
-ROUNDS = 2
+ROUNDS, EXAMPLES = 2, 40
 
 
 def backbone() -> Any:
@@ -85,7 +85,7 @@ def test_frozen_layers_have_a_class_of_their_own(tmp_path: Path) -> None:
 def test_it_does_not_matter_how_they_were_frozen(tmp_path: Path) -> None:
     x = layers.Input((5, 2))
     inner = keras.Sequential([layers.Input((5, 4)), layers.Dense(4), layers.BatchNormalization()], name="inner")
-    y = inner(layers.Bidirectional(layers.LSTM(2, return_sequences=True), name="memory")(x))
+    y = inner(layers.SeparableConv1D(4, 3, padding="same", name="windows")(x))
     model = keras.Model(x, layers.Dense(3)(layers.Flatten()(y)))
     for layer in model.layers[:-1]:
         layer.trainable = False
@@ -94,7 +94,11 @@ def test_it_does_not_matter_how_they_were_frozen(tmp_path: Path) -> None:
     assert TensorClass.PRUNABLE in found.values()
 
 
-@pytest.mark.parametrize("make", [KerasTrainer, LiteRTTrainer])
+def litert_trainer(bundle: Bundle, *, threads: int) -> LiteRTTrainer:
+    return LiteRTTrainer(bundle, examples=EXAMPLES, threads=threads)
+
+
+@pytest.mark.parametrize("make", [KerasTrainer, litert_trainer])
 @pytest.mark.parametrize("policy", MaskPolicy)
 def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
     tmp_path: Path, make: Callable[..., Trainer], policy: MaskPolicy
@@ -105,7 +109,7 @@ def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
     task, table = bundle.task, bundle.task.table
     start = bundle.initial_weights()
     keyed = Keyed(1)
-    data = Dataset(keyed.uniform(40 * 128, 0.0, 1.0).reshape(40, 8, 8, 2), np.arange(40) % 3)
+    data = Dataset(keyed.uniform(EXAMPLES * 128, 0.0, 1.0).reshape(EXAMPLES, 8, 8, 2), np.arange(EXAMPLES) % 3)
     trainer = make(bundle, threads=1)
     version = new_model(start, task, "run", 0, Values.FP16, full_mask(table)).checkpoint
     for round_ in range(ROUNDS):
@@ -113,7 +117,7 @@ def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
         work = Work(version.weights, version.mask, round_ * task.training.steps_per_round, None, Keyed(round_))
         sent = prepare_update(version.weights, trainer.train(work, data), None, table, Values.INT8, known)
         aggregate = Aggregate(table, version.weights, known)
-        aggregate.add(decode_update(sent.blob, table, known, Values.INT8), examples=40)
+        aggregate.add(decode_update(sent.blob, table, known, Values.INT8), examples=EXAMPLES)
         merged = aggregate.result(version.exact)
         version = new_model(merged.weights, task, "run", round_ + 1, Values.FP16, merged.mask).checkpoint
 
@@ -130,7 +134,6 @@ def test_the_task_may_have_them_trained_and_pruned(tmp_path: Path) -> None:
     bundle = built(tmp_path, transfer(), frozen="train")
     assert TensorClass.FROZEN not in kinds(bundle).values()
     assert kinds(bundle)["edges/kernel"] is TensorClass.PRUNABLE
-    assert '"trainable": false' not in bundle.model_json
 
 
 def _entirely_frozen() -> Any:

@@ -28,6 +28,7 @@ from fedprune.wire.packets import MAX_PACKET_BYTES
 from fedprune.wire.transport import MqttLink
 from tests.brokers import (
     MISSING,
+    OPEN,
     Mosquitto,
     free_port,
     make_password_file,
@@ -270,8 +271,8 @@ def test_an_address_that_can_be_no_host_is_refused(host: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("mqtt://no-such-host.invalid", "no such host; check the address. Trying again until it is there"),
-        ("mqtt://127.0.0.1:{port}", "Connection refused; is it running there, and the port right? Trying again until"),
+        ("mqtt://no-such-host.invalid", "no such host; check the address (trying again until that changes)"),
+        ("mqtt://127.0.0.1:{port}", "Connection refused; is it running there, and the port right? (trying again until"),
     ],
 )
 def test_a_broker_that_cannot_be_reached_is_waited_for(
@@ -304,6 +305,32 @@ def test_two_clients_with_one_id_are_told_what_ends_their_connections(
             second.until(LinkUp)
 
     assert any("does another client take the id pi-1?" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "retain", "said"),
+    [
+        ("max_packet_size 20000", 30_000, False, "such as a message of 30000 bytes"),
+        ("retain_available false", 10, True, "such as a retained message of 10 bytes"),
+    ],
+)
+def test_a_broker_that_hangs_up_on_a_message_is_told_what_was_under_way(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    size: int,
+    retain: bool,
+    said: str,
+) -> None:
+    monkeypatch.setattr(MqttLink, "_delay", staticmethod(lambda _: 0.0))
+    with Mosquitto(tmp_path, *OPEN, limit) as mosquitto, connected(mosquitto.url, "pi-1") as wire:
+        for _ in range(4):
+            wire.link.publish("status", bytes(size), retain=retain)
+            wire.until(LinkDown)
+            wire.until(LinkUp)
+
+    assert any(said in message for message in caplog.messages)
 
 
 def test_a_password_that_is_changed_is_read_again(tmp_path: Path) -> None:
@@ -357,7 +384,7 @@ def test_what_is_no_broker_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setattr(transport, "_CONNECT_TIMEOUT_S", 0.3)
 
     with server(reply, hangs_up=hangs_up) as url:
-        assert "is this an MQTT broker" in refusal(url)
+        assert "is this an MQTT 3.1.1 broker" in refusal(url)
 
 
 def test_a_broker_that_refuses_everybody_is_said_to(tmp_path: Path) -> None:
@@ -426,7 +453,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path, authorities: tuple[Au
             assert "TLS: " in refusal(wrong)
             assert "check broker.tls" in refusal(wrong)
         assert "Hostname mismatch" in refusal(secure(mosquitto, host="localhost", ca=ours.ca))
-        assert "does it want mqtts://?" in refusal(mosquitto.url)
+        assert "does it want mqtts://" in refusal(mosquitto.url)
 
 
 def test_tls_where_the_broker_speaks_none(mosquitto: Mosquitto) -> None:
@@ -454,7 +481,8 @@ def test_pem_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     ):
         broker = Broker(url="mqtts://127.0.0.1", tls=tls).relative_to(tmp_path)
         with pytest.raises(
-            ConfigurationError, match=r"broker\.tls: .*(missing\.pem: there is no such file|PEM files\?)"
+            ConfigurationError,
+            match=r"broker\.tls: .*(missing\.pem: there is no such file|are these PEM files, and is the key without)",
         ):
             MqttLink(broker, "test", queue.SimpleQueue())
 

@@ -130,6 +130,7 @@ class SimulatedLink:
     filters: set[str] = field(default_factory=set)
     is_up: bool = True
     is_draining: bool = False
+    broker: str = "mqtt://simulated"
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         self.process.may_crash()

@@ -7,15 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from aggregator import round_uploads
 from aggregator.book import Book
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
+from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
 from fedprune.codecs import Values, decode_update
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
-from fedprune.wire import transfer
+from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.world import COHORT, ROUNDS, World
 
@@ -27,7 +29,8 @@ _BATCH = 20
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
-    monkeypatch.setattr(transfer, "CHUNK_BYTES", 600)
+    for module in (transfer, serving, round_uploads, agent_submitting):
+        monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable

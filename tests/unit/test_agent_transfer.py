@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.agent_state import (
@@ -21,11 +22,11 @@ from edge_agent.agent_state import (
     Unfollow,
     Warn,
 )
-from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Content, Failed, Need
+from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Assignment, Content, Failed, Need
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
 from fedprune.wire.transfer import CHUNK_BYTES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
-from tests.drivers import Agent, started
+from tests.drivers import Agent, need, started
 from tests.samples import MODEL, RUN, TASK, TASK_BLOB, assignment, chunks, digest, manifest, submit
 
 COUNT = 40
@@ -44,10 +45,14 @@ def sent(actions: tuple[Any, ...]) -> list[int]:
     return [index for action in actions if isinstance(action, SendUpdate) for index in action.indexes]
 
 
+def large_assignment() -> Assignment:
+    return msgspec.structs.replace(assignment(model=LARGE), seconds_left=10_000.0)
+
+
 def fetching_large() -> Agent:
     agent = Agent(started(limits=Limits(10**9, 10**9), tasks=frozenset({TASK.digest})))
     agent.gets(Connected(), manifest())
-    assert asked(agent.gets(assignment(model=LARGE))) == list(range(FIRST_WINDOW))
+    assert asked(agent.gets(large_assignment())) == list(range(FIRST_WINDOW))
     return agent
 
 
@@ -74,7 +79,7 @@ def test_a_large_model_is_fetched_in_windows_and_no_chunk_is_asked_for_twice() -
     for chunk in chunks(BLOB):
         agent.now += 0.1
         wanted += asked(agent.gets(chunk))
-        agent.gets(manifest(), assignment(model=LARGE), Ticked())
+        agent.gets(manifest(), large_assignment(), Ticked())
 
     assert wanted == list(range(COUNT))
     assert agent.state.phase is Phase.TRAINING
@@ -110,7 +115,7 @@ def test_a_slow_link_is_waited_for_whatever_the_agents_name() -> None:
             agent.now += 15.0  # 64 kbit/s
             actions = agent.gets(Ticked(), chunk)
             assert len(asked(actions)) == len(set(asked(actions)))
-        assert agent.state.pace == 15.0
+        assert agent.state.link.pace == 15.0
         assert agent.state.wake_at is not None
         assert agent.state.wake_at - agent.now >= 60.0
 
@@ -166,7 +171,7 @@ def test_the_first_window_of_an_update_follows_its_submit_unasked() -> None:
     said, pushed = agent.gets(TrainingDone(1, submit(update=LARGE)))
 
     assert said == Send(submit(update=LARGE))
-    assert pushed == SendUpdate(tuple(range(FIRST_WINDOW)))
+    assert pushed == SendUpdate(tuple(range(FIRST_WINDOW)), CHUNK_BYTES)
 
 
 def test_bursts_wait_for_the_link() -> None:
@@ -223,4 +228,4 @@ def test_a_task_that_came_before_a_reconnection_is_not_asked_for_again() -> None
     agent.gets(*chunks(TASK_BLOB), Disconnected())
 
     needs = [action for action in agent.gets(Connected()) if isinstance(action, Send)]
-    assert needs == [Send(agent.state.offer), Send(Need(digest=MODEL.digest, missing=b"\1"))]
+    assert needs == [Send(agent.state.offer), Send(need(MODEL))]

@@ -61,6 +61,16 @@ def test_a_run_keeps_its_name_and_counts_its_starts(path: Path) -> None:
         book.close()
 
 
+def test_a_run_keeps_the_key_of_its_tickets(path: Path) -> None:
+    keys = set()
+    for _ in range(2):
+        book = Book.open(path)
+        book.start("run", TASK.digest, "fp16")
+        keys.add(book.ticket_key)
+        book.close()
+    assert [len(key) for key in keys] == [16]
+
+
 def test_another_task_is_refused(book: Book) -> None:
     with pytest.raises(StorageError, match="a run of another task; name an empty one"):
         book.start("run", UPDATE.digest, "fp16")
@@ -148,7 +158,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 2; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 3; go on with the version that began the run"
     ):
         Book.open(path)
 

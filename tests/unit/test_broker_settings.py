@@ -87,9 +87,17 @@ def test_a_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch: p
     assert Broker().password() == "from the environment"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r"])
+def test_a_password_may_be_written_with_notepad(tmp_path: Path, end: str) -> None:
+    """Which puts a byte order mark first, and ends lines in its own way."""
+    (tmp_path / "password").write_bytes(f"\ufeffpässword{end}".encode())
+
+    assert Broker(username="pi-1", password_file=str(tmp_path / "password")).password() == "pässword"
+
+
 def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"\xff\xfe\xfd")
-    for name, reason in (("missing", "No such file"), ("noise", "not a text file"), (".", "Is a directory")):
+    for name, reason in (("missing", "No such file"), ("noise", "not text in UTF-8"), (".", "Is a directory")):
         with pytest.raises(ConfigurationError, match=rf"broker\.password_file .*: {reason}"):
             Broker(username="pi-1", password_file=str(tmp_path / name)).password()
 

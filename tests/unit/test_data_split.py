@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def test_the_command_splits_a_file(tmp_path: Path) -> None:
     as_json = CliRunner().invoke(data, [*arguments, "--json", "--out", str(tmp_path / "b")], catch_exceptions=False)
     assert json.loads(as_json.output) == json.loads((tmp_path / "b" / "split.json").read_text())
     assert (tmp_path / "a" / "agent-1.npz").read_bytes() == (tmp_path / "b" / "agent-1.npz").read_bytes()
+
+
+def test_a_file_to_split_may_have_any_name(tmp_path: Path) -> None:
+    source, out = tmp_path / os.fsdecode(b"caf\xe9.npz"), tmp_path / os.fsdecode(b"\xff")
+    np.savez(source, x=np.zeros((40, 4)), y=np.arange(40) % 2)
+    options = ("--source", str(source), "--agents", "2", "--examples-per-agent", "4", "--out", str(out), "--json")
+
+    done = CliRunner().invoke(data, ["split", *options], catch_exceptions=False)
+
+    assert json.loads(done.output)["source"].endswith(r"caf\xe9.npz")
+    assert json.loads((out / "split.json").read_bytes()) == json.loads(done.output)
 
 
 def test_the_table_shows_data_without_classes(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ def test_the_largest_messages_fit() -> None:
         Chunk(digest=digest("x"), index=2**31 - 1, data=b"x" * CHUNK_BYTES),
         Need(
             digest=digest("x"),
-            missing=pack_bitmap(range(chunk_count(MAX_CONTENT_BYTES)), chunk_count(MAX_CONTENT_BYTES)),
+            missing=pack_bitmap(
+                range(chunk_count(MAX_CONTENT_BYTES, CHUNK_BYTES)), chunk_count(MAX_CONTENT_BYTES, CHUNK_BYTES)
+            ),
         ),
         Failed(run="r" * 64, round=2**31 - 1, why="\U0001f600" * 1000),
     ]

@@ -48,6 +48,21 @@ def test_a_publication_counts_until_it_is_acknowledged() -> None:
     assert not outbox.acknowledged(2)
 
 
+def test_the_largest_that_the_broker_has_not_acknowledged_is_known_until_the_link_is_closed() -> None:
+    outbox = opened(10**6)
+    assert outbox.unacknowledged is None
+    for identifier, size in enumerate((10, 30, 20)):
+        outbox.put(publication(size))
+        taken = outbox.take()
+        assert isinstance(taken, Publication)
+        outbox.sent(taken, identifier)
+    assert outbox.unacknowledged == publication(30)
+    outbox.acknowledged(1)
+    assert outbox.unacknowledged == publication(20)
+    outbox.close()
+    assert outbox.unacknowledged is None
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.randoms())
 def test_it_is_drained_once_when_the_last_is_acknowledged_in_any_order(sizes: list[int], chance: Any) -> None:
     outbox = opened(10**6)

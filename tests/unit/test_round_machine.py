@@ -30,6 +30,7 @@ from aggregator.round_state import (
 )
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
+    CHUNK_BYTES,
     Accepted,
     Assignment,
     CheckIn,
@@ -170,7 +171,7 @@ def test_what_one_agent_lacks_is_sent_to_it_and_what_several_lack_is_broadcast_o
     gateway.hears("pi-0", need(MODEL), need(TASK))
     gateway.hears("pi-1", need(MODEL))
 
-    assert set(gateway.waits()) == {SendChunk(MODEL, 0, None), SendChunk(TASK, 0, "pi-0")}
+    assert set(gateway.waits()) == {SendChunk(MODEL, 0, CHUNK_BYTES, None), SendChunk(TASK, 0, CHUNK_BYTES, "pi-0")}
     assert gateway.gets(LinkDrained()) == ()
 
 

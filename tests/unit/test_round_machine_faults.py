@@ -264,7 +264,7 @@ def test_invented_names_are_given_a_ticket_and_forgotten() -> None:
         (answer,) = gateway.gets(Said(f"invented-{index}", CHECK_IN))
         assert answer.message.ticket == ticket(PLAN.ticket_key, f"invented-{index}")
 
-    given = {"tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
+    given = {"strangers": TICKETS_PER_S, "tickets_since": gateway.now, "tickets_given": TICKETS_PER_S}
     assert gateway.state == replace(before, **given)
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, CHECK_IN)
@@ -343,7 +343,7 @@ def test_updates_on_their_way_in_are_bounded_together(monkeypatch: pytest.Monkey
 
     gateway.hears("pi-0", Failed(run=RUN, round=0, why="gone"))
     (answer,) = gateway.hears("pi-1", big["pi-1"])
-    assert answer.message == Need(digest=digest("pi-1"), missing=b"\1"), "what it sent unasked was in vain"
+    assert answer.message == need(big["pi-1"].update), "what it sent unasked was in vain"
     assert gateway.state.uploads_bytes == 600
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from aggregator.cohort import Standing
 from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored
-from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, Need, Reason, Rejected, Submit
-from fedprune.wire.transfer import CHUNK_BYTES, content_of
-from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, sent_to, submission, training, update_of
+from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, Reason, Rejected, Submit
+from fedprune.wire.transfer import CHUNK_BYTES, content_of, need_of
+from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, need, sent_to, submission, training, update_of
 from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
 
 
@@ -47,7 +47,7 @@ def test_chunks_that_did_not_arrive_are_asked_for() -> None:
     parts = chunks(UPDATE_BLOB)
 
     gateway.hears("pi-0", submit(), parts[0], parts[2], parts[0])
-    assert gateway.hears("pi-0", submit()) == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x02")),)
+    assert gateway.hears("pi-0", submit()) == (Send("pi-0", need_of(UPDATE, [1], CHUNK_BYTES, even_if_sent=True)),)
     assert gateway.hears("pi-0", parts[1]) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 
 
@@ -57,7 +57,7 @@ def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
     parts = chunks(UPDATE_BLOB)
 
     again = gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
-    assert again == (Send("pi-0", Need(digest=UPDATE.digest, missing=b"\x07")),)
+    assert again == (Send("pi-0", need(UPDATE)),)
     assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}
     assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 

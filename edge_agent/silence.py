@@ -1,0 +1,26 @@
+"""What people are told when the gateway stays silent: where it was asked, and what may be wrong."""
+
+from __future__ import annotations
+
+from edge_agent.agent_state import WarnUnanswered
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import ENVELOPE_BYTES
+
+
+def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -> str:
+    """One line for people."""
+    where = f"federation {topics.federation!r} at {broker}"
+    down = topics.down(agent, "#")
+    if silence.kind == "need":
+        return (
+            f"{where}: nothing came of a content that was asked for {silence.times} times on "
+            f"{topics.up(agent, 'need')}; the broker must take messages of "
+            f"{silence.chunk_bytes + ENVELOPE_BYTES} bytes, and let this agent read {topics.all_content} and {down}"
+        )
+    said = f"{where}: {silence.times} messages on {topics.up(agent, silence.kind)} have no answer"
+    if silence.is_seen:
+        return f"{said}: does the aggregator run, and may this agent publish there and read {down}?"
+    return (
+        f"{said}, and no manifest on {topics.round}: is the federation's name right, does its aggregator run, and may "
+        f"this agent read {topics.round} and {down}?"
+    )

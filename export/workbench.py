@@ -1,0 +1,49 @@
+"""The Keras model of an export, and what is made of it. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from export.convert import convert
+from export.converter import Job, Trial
+from export.report import Format, RunsOn
+from fedprune.errors import ExportError
+from fedprune.keras.model import build_model
+from fedprune.model.tensors import Array, TensorTable
+from fedprune.runtime.tflite import Runtime, available_runtimes, predict
+
+_KERAS_BATCH = 256
+
+
+class Workbench:
+    """A `Converter` in this process."""
+
+    def __init__(self, job: Job) -> None:
+        """Raises `TaskError` if Keras cannot build the network."""
+        self._job = job
+        self._made = b""
+        self._model, variables = build_model(job.network, TensorTable(job.tensors))
+        for name, variable in variables.items():
+            variable.assign(job.weights[name])
+
+    def evaluate(self) -> Array:
+        answers: Array = self._model.predict(self._job.x, batch_size=_KERAS_BATCH, verbose=0)
+        return answers
+
+    def convert(self, form: Format) -> bytes:
+        self._made = convert(self._model, form, self._job.calibration)
+        return self._made
+
+    def run(self) -> Trial:
+        """Try every runtime on one example, and the first that runs it on all."""
+        x = self._job.x
+        tried = {runtime: _try(runtime, self._made, x[:1]) for runtime in available_runtimes()}
+        working = next((runtime for runtime, attempt in tried.items() if attempt.ok), None)
+        answers = None if working is None else predict(working.interpreter(self._made), x)
+        return Trial(answers, tuple(tried.values()))
+
+
+def _try(runtime: Runtime, content: bytes, x: Array) -> RunsOn:
+    try:
+        predict(runtime.interpreter(content), x)
+    except ExportError as error:
+        return RunsOn(runtime.name, runtime.version, ok=False, error=str(error))
+    return RunsOn(runtime.name, runtime.version, ok=True, error="")
