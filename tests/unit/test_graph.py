@@ -6,6 +6,7 @@ Files are read back with the schema that LiteRT itself is built from.
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -298,8 +299,6 @@ ABSURD: dict[str, tuple[Network, TensorTable, str]] = {
 def test_an_absurd_network_takes_little_memory_to_write_or_to_refuse(
     network: Network, table: TensorTable, reason: str
 ) -> None:
-    import tracemalloc
-
     tracemalloc.start()
     try:
         network.check(table)
