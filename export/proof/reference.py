@@ -189,7 +189,11 @@ def _unbiased_variances(model: Any) -> dict[int, tuple[str, float]]:
 
 def _rounded(call: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     def rounded(*args: Any, **kwargs: Any) -> tf.Tensor:
-        return tf.nest.map_structure(_round, call(*args, **kwargs))
+        y = call(*args, **kwargs)
+        z = tf.nest.map_structure(_round, y)
+        if hasattr(y, "_keras_logits"):  # what Keras' losses take instead of probabilities, which they would cut off
+            z._keras_logits = _round(y._keras_logits)
+        return z
 
     return rounded
 
