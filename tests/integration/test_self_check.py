@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -76,10 +77,12 @@ def test_every_mistake_in_a_layer_is_found(name: str) -> None:
     graph = training_graph(model, objective.loss, BATCH)
     self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
 
+    missed = []
     for what, mutant in mutants(graph, tensors):
-        with pytest.raises(RuntimeUnfit):
+        with suppress(RuntimeUnfit):
             run_self_check(TrainingGraph(mutant, tensors, threads=1), tensors, self_check)
-            pytest.fail(f"missed: {what}")
+            missed.append(what)
+    assert not missed
 
 
 def of(build: Any) -> Bundle:

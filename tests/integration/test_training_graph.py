@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain, repeat
 from typing import Any
 
@@ -31,11 +32,12 @@ from training_networks import (
 from export.architecture import tensor_table
 from export.describing.model import describe
 from export.proof.errors import NotProven
-from export.proof.reference import Truth
+from export.proof.reference import Reference, Truth
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import Array
+from fedprune.runtime.self_check import draw_case
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
 L = keras.layers
@@ -228,13 +230,14 @@ def test_a_mistake_in_any_layer_is_refused(name: str) -> None:
     model = NETWORKS[name]()
     judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
     judge.check(graph)
-    seen: set[str] = set()
+    seen, missed = set[str](), []
     for what, mutant in mutants(graph, tensor_table(model)):
         if what.endswith("constant") or what not in seen:
             seen.add(what)
-            with pytest.raises(NotProven, match="times as far off as rounding"):
+            with suppress(NotProven):
                 judge.check(mutant)
-                pytest.fail(f"missed: {what}")
+                missed.append(what)
+    assert not missed
 
 
 def test_a_graph_that_lacks_what_it_should_return_is_refused() -> None:
@@ -245,6 +248,23 @@ def test_a_graph_that_lacks_what_it_should_return_is_refused() -> None:
         judge.check(without_output(graph, "g0"))
     with pytest.raises(NotProven, match=r"the training graph differs from tf_keras: batch_normalization.*/moving_mean"):
         judge.check(without_output(graph, "s3"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "end"),
+    [(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, "softmax"), (Loss.BINARY_CROSSENTROPY, "sigmoid")],
+)
+@pytest.mark.parametrize("scale", [1.0, 8.0, 1e3])
+def test_probabilities_are_judged_as_strictly_as_logits(loss: Loss, end: str, scale: float) -> None:
+    """Keras takes the logits below them, where the probabilities themselves would be cut off at 1e-7."""
+    model = keras.Sequential([L.Input((5,)), L.Dense(8, "relu"), L.Dense(CLASSES, end)])
+    tensors = tensor_table(model)
+    graph = TrainingGraph(training_graph(model, loss, BATCH), tensors, threads=1)
+
+    truth = Reference(model, Objective(loss, from_logits=False)).run(draw_case(graph, tensors, 0, BATCH, scale))
+
+    for name, gradient in truth.step.gradients.items():
+        assert truth.noise[name] < 1e-4 * np.linalg.norm(gradient), name
 
 
 def test_a_step_that_differs_is_tried_with_other_examples(monkeypatch: pytest.MonkeyPatch) -> None:
