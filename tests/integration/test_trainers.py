@@ -104,6 +104,18 @@ def test_random_layers_follow_the_key(make: MakeTrainer) -> None:
     assert losses[0] != losses[2]
 
 
+def test_what_a_round_gave_is_kept_while_the_next_is_trained(make: MakeTrainer) -> None:
+    model, data = seeded(convolutional()), learnable(50)
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN)
+    trainer = make(bundle)
+    first = trainer.train(work_of(bundle, weights_of(model)), data)
+    kept = {name: array.copy() for name, array in first.weights.items()}
+
+    trainer.train(work_of(bundle, first.weights, mask=first.mask, slots=first.slots), data)
+
+    assert_same(first.weights, kept)
+
+
 @pytest.mark.parametrize("policy", MaskPolicy)
 @pytest.mark.parametrize(
     ("build", "optimizer"), [(perceptron, Sgd(0.1, 0.9)), (convolutional, Adam(0.01))], ids=["sgd", "adam, batch norm"]
