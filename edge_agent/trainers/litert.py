@@ -79,7 +79,7 @@ class LiteRTTrainer:
         weights = self._graph.held().weights
         check_finite(losses, weights, work.schedule_step)
         return Trained(
-            weights=apply_mask(weights, mask),
+            weights=_released(apply_mask(weights, mask), weights),
             mask=mask,
             slots=self._slots(weights, mask) if training.optimizer_state == "keep" else {},
             loss=float(losses.mean(dtype=np.float64)),
@@ -135,3 +135,8 @@ class LiteRTTrainer:
         """The state with which the next round can go on exactly."""
         slots: dict[str, NDArray[np.generic]] = optimizer_slots(self._optimizer.variables())
         return slots if self._schedule is None else slots | residue_slots(weights, mask)
+
+
+def _released(results: dict[str, Array], held: Weights) -> dict[str, Array]:
+    """The results, with copies of those that are the graph's own memory: it could not run again while they are kept."""
+    return {name: array.copy() if array is held[name] else array for name, array in results.items()}

@@ -26,8 +26,8 @@ _MARGIN = 64.0
 instruction sets round and add in other orders."""
 _ROOM = 0.25
 """The part of its tolerance that a runtime here may use up."""
-_LARGE = 8.0
-"""A probe's scale at which ReLU6 is cut off above in every layer."""
+_LARGE = (1e3, 8.0)
+"""Scales of probes: at which exponentials of logits overflow, and at which ReLU6 is cut off above in every layer."""
 _TIGHT = 4e-3
 """Tolerances within so much of the tensors' norms are good enough."""
 _SEEDS, _EXAMPLES = 8, 16
@@ -38,7 +38,7 @@ _SMALL = 1e-3
 
 
 def make_self_check(reference: Reference, tensors: Sequence[TensorSpec], graph: bytes, *, briefly: bool) -> SelfCheck:
-    """The self-check of `graph`, which was proven: a full batch of large numbers, and of moderate ones a full batch,
+    """The self-check of `graph`, which was proven: full batches of large numbers, and of moderate ones a full batch,
     two examples, and a single one; `briefly` the full batch of moderate ones alone.
 
     Raises `NotProven` unless every runtime that is installed passes with room to spare.
@@ -47,7 +47,7 @@ def make_self_check(reference: Reference, tensors: Sequence[TensorSpec], graph: 
     full = graphs[0].batch_shape[0]
     moderate = [(count, 1.0) for count in sorted({full, min(2, full), 1}, reverse=True)]
     probes = []
-    for examples, scale in moderate[:1] if briefly else [(full, _LARGE), *moderate]:
+    for examples, scale in moderate[:1] if briefly else [*((full, large) for large in _LARGE), *moderate]:
         probe = _tightest(reference, graphs, tensors, examples, scale)
         if probe is None:
             raise NotProven(f"with {examples} examples no runtime is sure to pass the self-check")

@@ -32,8 +32,9 @@ MARGIN = 8.0
 """The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs are within 3, mistakes
 beyond 21 (`python -m benchmarks.zoo`)."""
 _TRIES = 8
-_SCALES = (8.0, 1e-3)
-"""Beside moderate numbers, large ones reach 6 in ReLU6, and small ones where functions cancel."""
+_SCALES = (8.0, 1e3, 1e-3)
+"""Beside the trajectory's moderate numbers, large ones reach 6 in ReLU6, larger ones the end of the exponential in
+float32, and small ones where functions cancel."""
 _LEARNING_RATE = 0.01
 
 

@@ -162,7 +162,13 @@ class _Model:
 
     def _rounded(self, call: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         def rounded(*args: Any, **kwargs: Any) -> tf.Tensor:
-            return tf.nest.map_structure(self._round, call(*args, **kwargs))
+            y = call(*args, **kwargs)
+            z = tf.nest.map_structure(self._round, y)
+            if hasattr(
+                y, "_keras_logits"
+            ):  # what losses take instead of probabilities
+                z._keras_logits = self._round(y._keras_logits)
+            return z
 
         return rounded
 
@@ -176,7 +182,9 @@ class _Model:
         return tf.custom_gradient(lambda y: (nearest(y), nearest))(y)
 
     def _dropout(self, rate: float) -> Callable[..., tf.Tensor]:
-        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:  # noqa: ARG001 - always in training here
+        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+            if training is False:  # within a base that is called so
+                return x
             kept = tf.cast(next(self._noise) > tf.cast(rate, x.dtype), x.dtype)
             return x * kept / (1.0 - rate)
 

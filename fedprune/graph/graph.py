@@ -22,6 +22,8 @@ MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
 MAX_CONSTANT_BYTES = 2**28
 """Bytes of all constants of a graph."""
+MAX_TENSOR_BYTES = 2**31 - 1
+"""Bytes of one tensor: runtimes count them in 32 bits."""
 _TERMS = 32
 """A sum of more terms is made in stages: one float32 accumulator over 10^5 terms loses three digits."""
 _SAME, _VALID = 0, 1
@@ -265,6 +267,8 @@ class Graph:
         self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
     ) -> Tensor:
         tensor = Tensor(len(self._tensors), tuple(map(int, shape)))
+        if tensor.size * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
+            raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")
         self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))
         return tensor
 

@@ -53,11 +53,9 @@ class Window:
     @property
     def counts(self) -> NDArray[np.float32]:
         """The number of true entries, float32 `[out]`, that the window sees at each place."""
-        starts = np.arange(self.out)[:, np.newaxis] * self.stride - self.before
-        entries = starts + np.arange(self.size)
-        inside = (entries >= 0) & (entries < self.length)
-        counts: NDArray[np.float32] = inside.sum(axis=1, dtype=np.float32)
-        return counts
+        starts = np.arange(self.out) * self.stride - self.before
+        counts = np.minimum(starts + self.size, self.length) - np.maximum(starts, 0)
+        return counts.astype(np.float32)
 
 
 def _window(size: int, stride: int, length: int, padding: Padding) -> Window:

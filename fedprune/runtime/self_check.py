@@ -76,7 +76,7 @@ class ProvenGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
     self_check: SelfCheck
 

@@ -26,6 +26,9 @@ from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import TrainingError
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
+from fedprune.network import description
+from fedprune.network.description import Call
+from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation, apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
@@ -51,13 +54,33 @@ from tests.simulation.faults import Crash, Network, Physics, Process, Rates, Sim
 ROUNDS, AGENTS, COHORT = 4, 5, 3
 STEPS_PER_ROUND = 10
 LIMITS = Limits(max_task_bytes=1_000_000, max_model_bytes=1_000_000)
-DATA = Dataset(np.zeros((7, 1), np.float32), np.zeros(7, np.int64))
+DATA = Dataset(np.zeros((7, 40), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 _HUGE, _SANE = np.float32(1e4), 20.0
 
+NETWORK = description.Network(
+    name="simulated",
+    inputs=((40,),),
+    layers=(
+        Dense(name="a", units=20, kernel="a/kernel", bias="a/bias"),
+        BatchNormalization(
+            name="b",
+            epsilon=1e-3,
+            momentum=0.99,
+            unbiased=False,
+            gamma=None,
+            beta=None,
+            mean="b/moving_mean",
+            variance="b/moving_variance",
+        ),
+    ),
+    calls=(Call(0, (0,)), Call(1, (1,))),
+    outputs=(2,),
+)
+
 
 def make_bundle(policy: MaskPolicy) -> Bundle:
-    """A small task with every class of tensor; its graphs are never run here."""
+    """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
         TensorSpec("a/kernel", (40, 20), "float32", TensorClass.PRUNABLE, "a"),
         TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
@@ -70,8 +93,8 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     )
     task = Task(
         name="simulated",
-        input_shape=(1,),
-        outputs=2,
+        input_shape=(40,),
+        outputs=20,
         from_logits=True,
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
@@ -79,7 +102,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
-    return read_bundle(write_bundle(task, model_json="{}", inference_graph=b"none", weights=None))
+    return read_bundle(write_bundle(task, network=NETWORK, weights=None))
 
 
 class NoisyTrainer:
