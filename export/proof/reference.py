@@ -164,9 +164,7 @@ class _Model:
         def rounded(*args: Any, **kwargs: Any) -> tf.Tensor:
             y = call(*args, **kwargs)
             z = tf.nest.map_structure(self._round, y)
-            if hasattr(
-                y, "_keras_logits"
-            ):  # what losses take instead of probabilities
+            if hasattr(y, "_keras_logits"):  # what losses take instead of probabilities
                 z._keras_logits = self._round(y._keras_logits)
             return z
 
