@@ -236,7 +236,7 @@ FORGED: dict[str, tuple[Network, str]] = {
         changed(layers=(*NETWORK.layers[:3], dense(3, bias="d/bias"))),
         r"tensor 'd/bias' is \[4\] in the table, and \[3\] in the layers",
     ),
-    "a penalty of nothing": (changed(penalties=(Penalty("x"),)), "a penalty of 'x', which is no tensor"),
+    "a penalty of nothing": (changed(penalties=(Penalty("x"),)), "a penalty of 'x', which has another or is no weight"),
     "a value that is too large": (
         Network("large", ((2**12, 2**12),), (ZeroPadding(name="z", padding=((0, 1),)),), (Call(0, (0,)),), (1,)),
         rf"layer 'z' makes the shape \[4097, 4096\], larger than {MAX_SIZE} scalars or {MAX_RANK} axes",
