@@ -9,7 +9,6 @@ ends the process.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import resource
 from collections import Counter
@@ -21,7 +20,7 @@ import msgspec
 import numpy as np
 
 from fedprune.errors import FedpruneError, TaskError
-from fedprune.graph.inference import write_inference_graph
+from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
@@ -33,12 +32,12 @@ from fedprune.task.bundle import MAX_PARAMETERS
 
 MEMORY_BYTES = 3 * 2**30
 """Address space of the process, of which the runtime reserves a part that it does not use."""
-BATCH = 4
+_BATCHES = (1, 4, 64, 2**16)
+"""Batch sizes that training graphs are written for: the last is the largest that a bundle may ask for."""
 _LINE = 1000
 """Characters of a refusal."""
-_WRITTEN = 2**20
-"""Parameters of networks that are written as graphs, and scalars of an example of those that are run: a bundle may
-have more, and then merely takes longer."""
+_RUN = 2**20
+"""Scalars of a batch, in all values, of graphs that are run: a bundle may have more, and then merely takes longer."""
 _ODD = (0, 1, -1, 2, 3, 7, 255, 2**16, 2**24, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e31, float("1e308"), True)
 _ODDER: tuple[Any, ...] = (None, "", "x", "same", "relu", [], [1], [[1]], {}, {"kind": "add", "name": "a"}, "\x1b[2J\n")
 
@@ -71,11 +70,10 @@ def judge(blob: bytes) -> Verdict:
         network.check(table)
         if len(network.shapes()[network.outputs[0]]) != 1:
             raise TaskError("the output is no row of numbers, which a bundle's must be")
-        if table.parameters > _WRITTEN:
-            return Verdict(None)
-        write_inference_graph(network, _ones(table), BATCH)
-        graph = write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, BATCH)
-        small = sum(map(math.prod, network.shapes())) <= _WRITTEN
+        batch = _BATCHES[len(blob) % len(_BATCHES)]
+        write_inference_graph(network, _ones(table), inference_batch(network))
+        graph = write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, batch)
+        small = graph.memory_bytes <= _RUN * np.dtype(np.float32).itemsize
         if small:
             _run(graph.blob, table)
         return Verdict(None, ran=small)

@@ -13,7 +13,7 @@ def test_two_thousand_forged_descriptions_are_refused_in_a_line_or_make_graphs_t
 
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
     ran, refused = (int(re.search(rf"{what}: (\d+)", done.stdout)[1]) for what in ("ran", "refused"))
-    assert ran > 100
+    assert ran > 50
     assert refused > 500
     (peak,) = map(int, re.findall(r"peak (\d+) MiB", done.stdout))
     assert peak < 1024
