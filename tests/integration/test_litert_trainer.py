@@ -36,15 +36,28 @@ from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, Sgd
 
 ROUNDS, STEPS = 3, 6
-TOLERANCE = 1e-5
-NORMALISED_TOLERANCE = 1e-4
-"""Of networks with BatchNormalization, whose rounding errors grow from step to step: after 18 steps of Adam a slot was
-1.5e-5 off in some runs, and within 1e-5 in others."""
+TOLERANCE = 2e-5
+"""Adam moves a weight by 2e-3 however small its gradient is: this is a hundredth of a step, where rounding decides."""
+NORMALISED_TOLERANCE = 5e-4
+"""Of networks with BatchNormalization, whose rounding errors grow from step to step. TensorFlow adds up in no certain
+order on several threads: after 18 steps of Adam, each of 2e-3, a weight was 1.5e-5 off in some runs, 1e-4 in one."""
 
 # Masks are updated at steps 1, 4, 7, …: on the first step of each round, inside rounds, and not at their last steps.
 PRUNING = PolynomialDecay(begin_step=1, end_step=16, frequency=3, initial_sparsity=0.2, target_sparsity=0.8)
 
-MODELS: dict[str, Callable[[], Any]] = {"CNN-108k": lambda: cnn_108k((28, 28, 1), 10), "mobile": mobile}
+
+def branches() -> Any:
+    """Logits; two branches that meet in a sum, so that their biases have one and the same gradient."""
+    x = keras.layers.Input((8, 8, 1))
+    parts = [keras.layers.Conv2D(4, size, padding="same", bias_initializer="ones")(x) for size in (1, 3)]
+    return keras.Model(x, keras.layers.Dense(4)(keras.layers.Flatten()(keras.layers.Add()(parts))))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "CNN-108k": lambda: cnn_108k((28, 28, 1), 10),
+    "mobile": mobile,
+    "branches": branches,
+}
 CASES = {
     "momentum, shared mask": (Sgd(0.02, 0.9), MaskPolicy.SHARED, "keep"),
     "momentum, own mask": (Sgd(0.02, 0.9), MaskPolicy.OWN, "keep"),
@@ -63,7 +76,7 @@ def test_rounds_equal_the_keras_trainers(
     bundle = bundle_of(model, PRUNING, mask=policy, optimizer=optimizer, steps_per_round=STEPS)
     data = learnable(70, shape=bundle.task.input_shape, classes=bundle.task.outputs)
 
-    tolerance = TOLERANCE if build is MODELS["CNN-108k"] else NORMALISED_TOLERANCE
+    tolerance = NORMALISED_TOLERANCE if build is mobile else TOLERANCE
     theirs, ours = rounds_of_both(bundle, weights_of(model), data, state, tolerance)
 
     for expected, found in zip(theirs, ours, strict=True):
