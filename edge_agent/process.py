@@ -22,6 +22,7 @@ from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
 from fedprune.data import count_examples, load_npz
 from fedprune.errors import StorageError
+from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
@@ -91,8 +92,12 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
 def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
     """Read from the disk what the training takes, on the training's thread."""
     assignment = action.assignment
-    residual, slots = store.residual(assignment.run, assignment.round), store.slots(assignment.run)
-    local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
+
+    def read_residual() -> Weights | None:
+        return store.residual(assignment.run, assignment.round)
+
+    slots = store.slots(assignment.run)
+    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb)
     return local, store.task(assignment.task.digest)
 
 

@@ -7,7 +7,8 @@ passed its self-check, are remembered on disk, so that each is made once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -33,19 +34,22 @@ class _Checked(msgspec.Struct, frozen=True):
     version: str
 
 
-def load_device_graph(bundle: Bundle, examples: int, disk: Disk | None, *, threads: int) -> TrainingGraph:
-    """The training graph for this device and its number of examples, written, loaded and checked.
+def prepare_device_graph(
+    bundle: Bundle, examples: int, disk: Disk | None, *, threads: int
+) -> Callable[[], TrainingGraph]:
+    """Write and check the training graph for this device and its number of examples; the result loads it.
 
-    Without a disk nothing is remembered. Raises `TaskError` if the task has none, or another comes out here; what
+    A loaded graph takes two or three times the model's memory, so that it is loaded for each round anew. Without a disk
+    nothing is remembered. Raises `TaskError` if the task has none, or another comes out here; what
     `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
     """
     if not bundle.graphs:
         raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
     room = int(device_memory_mb() * 1e6 * _SHARE_OF_MEMORY)
     proven = choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
-    graph = TrainingGraph(_written(bundle, proven, disk), bundle.task.tensors, threads=threads)
-    _check_runtime(bundle, proven, graph, disk)
-    return graph
+    load = partial(TrainingGraph, _written(bundle, proven, disk), bundle.task.tensors, threads=threads)
+    _check_runtime(bundle, proven, load(), disk)
+    return load
 
 
 def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, room: int) -> ProvenGraph:

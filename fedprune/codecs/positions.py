@@ -38,8 +38,9 @@ class Positions:
         self._coding = coding
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        kept = ~np.isnan(vector)
-        return self._coding.encode(kept), vector[kept]
+        absent = np.isnan(vector)
+        kept = np.logical_not(absent, out=absent)
+        return self._coding.encode(kept), vector if kept.all() else vector[kept]
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         kept = self._coding.read(reader, count)

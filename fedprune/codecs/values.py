@@ -12,7 +12,7 @@ from fedprune.codecs.stages import Restore, Stage, Vector
 from fedprune.errors import ProtocolError
 
 _NOTHING = np.empty(0, np.float32)
-_FLOAT16_MAX = np.float32(np.finfo(np.float16).max)
+_FLOAT16_MAX = np.finfo(np.float16).max
 _INT8_MAX = 127
 _SCALE_BITS = 17
 _SMALLEST_SCALE = float(np.finfo(np.float32).smallest_normal)
@@ -52,7 +52,9 @@ class Fp16:
     """Values rounded to the nearest IEEE half, ties to even, 2 bytes each; those beyond +-65504 become +-65504."""
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        return np.clip(vector, -_FLOAT16_MAX, _FLOAT16_MAX).astype("<f2").tobytes(), _NOTHING
+        with np.errstate(over="ignore"):
+            halves = vector.astype("<f2")  # what lies beyond is infinite now
+        return np.clip(halves, -_FLOAT16_MAX, _FLOAT16_MAX, out=halves).tobytes(), _NOTHING
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         return _restore_to(reader.array(np.dtype(np.float16), count).astype(np.float32)), 0
@@ -67,9 +69,10 @@ class Int8:
     """
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        scale = np.float32(_int8_scale(float(np.abs(vector).max(initial=np.float32(0.0)))))
-        codes = np.rint(vector / scale) if scale else np.zeros(vector.size)
-        return scale.astype("<f4").tobytes() + codes.astype(np.int8).tobytes(), _NOTHING
+        largest = max(float(vector.max(initial=0.0)), -float(vector.min(initial=0.0)))
+        scale = np.float32(_int8_scale(largest))
+        codes = vector / scale if scale else np.zeros(vector.size)
+        return scale.astype("<f4").tobytes() + np.rint(codes, out=codes).astype(np.int8).tobytes(), _NOTHING
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         (scale,) = reader.array(np.dtype(np.float32), 1)

@@ -90,6 +90,24 @@ def apply_mask(weights: Weights, mask: Mask) -> dict[str, Array]:
     }
 
 
+def zero_pruned(tensors: Weights, mask: Mask) -> None:
+    """Set pruned weights to zero in place, which takes no memory for another copy of them.
+
+    Args:
+        tensors: float32 arrays that are the caller's own, by tensor name.
+        mask: of some of them, with their shapes; what it names beside them is left out.
+
+    Example:
+        >>> tensors = {"kernel": np.float32([1, -2])}
+        >>> zero_pruned(tensors, {"kernel": np.array([True, False])})
+        >>> tensors["kernel"].tolist()
+        [1.0, 0.0]
+    """
+    for name, kept in mask.items():
+        if name in tensors:
+            np.copyto(tensors[name], np.float32(0.0), where=~kept)
+
+
 def mask_sparsity(mask: Mask) -> float:
     """The fraction of scalars that `mask` prunes, in [0, 1]; 0.0 for one without tensors.
 

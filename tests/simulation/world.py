@@ -293,7 +293,7 @@ class World:
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
         residual = store.residual(assignment.run, assignment.round)
-        local = LocalRound(name, assignment, action.model, residual, None, 0.0)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0)
         return train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
 
 

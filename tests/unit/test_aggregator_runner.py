@@ -123,7 +123,7 @@ def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
 
 def trained(site: Site, runner: AggregatorRunner, agent: str) -> LocalResult:
     model = fetch(site, runner, runner.state.model.content)
-    local = LocalRound(agent, site.assignment_of(agent), model, None, None, 0.0)
+    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
     return train_locally(local, BUNDLE, NoisyTrainer(MaskPolicy.SHARED), DATA)
 
 

@@ -49,7 +49,7 @@ def asked(**changes: object) -> Assignment:
 def do_round(
     trainer: WatchedTrainer, bundle: Bundle = BUNDLE, *, model: bytes = MODEL, agent: str = "pi-1", **changes: object
 ) -> LocalResult:
-    return train_locally(LocalRound(agent, asked(**changes), model, None, None, 40.0), bundle, trainer, DATA)
+    return train_locally(LocalRound(agent, asked(**changes), model, lambda: None, None, 40.0), bundle, trainer, DATA)
 
 
 def test_what_is_submitted_is_what_was_learned() -> None:
