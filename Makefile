@@ -1,6 +1,6 @@
 # `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all bench lint lock clean setup emulators
+.PHONY: help demo check test test-all bench lint lock clean setup test-tools
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
@@ -18,10 +18,10 @@ demo: setup ## Run a whole federation on this machine, on real data; its results
 check: lint ## Check style, types and import rules, and run the quick tests: of units, and simulated federations
 	$(PYTEST) tests/unit tests/simulation
 
-test: lint emulators ## The same, with real federations, also on emulated devices
+test: lint test-tools ## The same, with real federations, also on emulated devices and through power cuts
 	$(PYTEST) -m "not slow"
 
-test-all: lint emulators ## The same, with the tests that take long
+test-all: lint test-tools ## The same, with the tests that take long
 	$(PYTEST)
 
 bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (30 minutes; 7 GB of memory, 6 of disk)
@@ -52,5 +52,5 @@ clean: ## Remove .venv and what the tools cache; runs/ stays
 setup:
 	@deploy/setup.sh
 
-emulators: setup
-	@deploy/setup.sh emulators
+test-tools: setup
+	@deploy/setup.sh test-tools

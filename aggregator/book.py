@@ -235,7 +235,10 @@ class Book:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """All that is executed meanwhile happens, or nothing does. It is begun here: Python's module begins one by
+        itself only before rows are changed, so that each table would be made in a transaction of its own."""
         with _mapping_errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
 
 

@@ -212,7 +212,8 @@ class AgentState:
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
     since. `training`: the number of the last training, begun at `trained_since`; `durations`: of those before.
-    `pending`: the update whose answer is outstanding, which is offered in `serving`; `refusals`: of the updates of the
+    `pending`: the update whose answer is outstanding, which is offered in `serving`; `submitted_to`: run and
+    incarnation of the gateway that awaited it, None if another process made it; `refusals`: of the updates of the
     round in which one was refused last.
 
     `again_at`: when what this phase says is said again, `attempt`: how often it was already.
@@ -240,6 +241,7 @@ class AgentState:
     training: int = 0
     trained_since: float = 0.0
     pending: Submit | None = None
+    submitted_to: tuple[str, int] | None = None
     refusals: Refusals | None = None
     attempt: int = 0
     again_at: float | None = None

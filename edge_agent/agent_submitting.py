@@ -57,6 +57,7 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
         assignment=None,
         durations=state.durations_at(now),
         pending=event.submit,
+        submitted_to=_gateway_seen(state),
         serving=serving,
         attempt=0,
     )
@@ -110,8 +111,13 @@ def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
 def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
     if not _is_about_pending(state, answer.digest):
         return state, ()
+    is_known = _gateway_seen(state) == state.submitted_to
     state, actions = _settle(state, Outcome.ACCEPTED)
-    return wait(state, IDLE_CHECK_IN_S, now), actions
+    if is_known:
+        return wait(state, IDLE_CHECK_IN_S, now), actions
+    # Only its book told it of the update: it has not heard yet that the agent waits for work.
+    state, offer = check_in(state, now)
+    return state, actions + offer
 
 
 def refused(state: AgentState, rejected: Rejected, now: float) -> Step:
@@ -166,6 +172,10 @@ def _settle(state: AgentState, outcome: Outcome) -> Step:
     done = state.done.with_round(pending.run, pending.round)
     state = replace(state, phase=Phase.IDLE, done=done, pending=None, serving=Serving(), attempt=0)
     return state, (Settle(outcome),)
+
+
+def _gateway_seen(state: AgentState) -> tuple[str, int] | None:
+    return None if state.seen is None else (state.seen.run, state.seen.incarnation)
 
 
 def _pending_digest(state: AgentState) -> bytes | None:

@@ -1,4 +1,4 @@
-"""A Keras model as a task describes it: its form and its tensor table. Importing this module imports TensorFlow."""
+"""A Keras model's tensor table, and the form of its description. Importing this module imports TensorFlow."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from export.architecture import Form, form_of
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.initial import recipe, redrawn
-from export.model_files import load_model_file
+from export.model_code import load_model
 from export.models import cnn_108k
 from export.proof.errors import NotProven
 from export.proof.inference import verify_inference_graph
@@ -24,6 +24,7 @@ from export.proof.probes import make_self_check
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
+from export.unpruned import unpruned
 from fedprune.errors import TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
@@ -56,6 +57,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     _check_form(form, settings.model)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
+    for line in unpruned(network, TensorTable(table)):
+        _log.warning("kernels that stay dense: %s", line)
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,
@@ -77,7 +80,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
 
 def _load(settings: ModelSettings, base: Path) -> Any:
     if settings.file is not None:
-        model = load_model_file(base / settings.file)
+        model = load_model(settings.file, base)
         if settings.frozen == "train":
             model.trainable = True
         return model

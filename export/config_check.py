@@ -40,20 +40,32 @@ _PARTS = {
     "keras.regularizers": frozenset({"L1", "L1L2", "L2", "OrthogonalRegularizer"}),
     "keras.constraints": frozenset({"MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"}),
 }
+_PRUNING = "tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper"
+_PARTS |= {_PRUNING: frozenset({"PruneLowMagnitude"}), "keras.mixed_precision": frozenset({"Policy"})}
+_WRAPPERS = frozenset({"ConstantSparsity", "PolynomialDecay"})
+"""The schedules of pruning wrappers, which go by their names alone."""
+_OPERATORS = """
+    __operators__.add __operators__.getitem cast clip_by_value compat.v1.math.scalar_mul compat.v1.pad compat.v1.shape
+    compat.v1.squeeze concat expand_dims identity math.add math.add_n math.divide math.maximum math.multiply
+    math.negative math.reduce_max math.reduce_mean math.sigmoid math.subtract math.tanh math.truediv nn.bias_add
+    nn.leaky_relu nn.relu nn.relu6 nn.softmax reshape shape
+"""
+OPERATORS = frozenset(_OPERATORS.split())
+"""The operators that `export.describing.operators` reads: Keras would call any function of TensorFlow's."""
+_OPERATOR_LAYERS = ("SlicingOpLambda", "TFOpLambda")
+_OPERATOR_MODULES = ("keras.layers", "tf_keras.src.layers.core.tf_op_layer")
 _QUANTISED = "is made by TF-MOT's quantize_model; save the model from before, the export quantises it"
 _KNOWN = {
-    "PruneLowMagnitude": "is wrapped by TF-MOT; save tfmot.sparsity.keras.strip_pruning(model)",
     "ClusterWeights": "is wrapped by TF-MOT; save tfmot.clustering.keras.strip_clustering(model)",
     "QuantizeLayer": _QUANTISED,
     "QuantizeWrapper": _QUANTISED,
     "QuantizeWrapperV2": _QUANTISED,
-    "Policy": "computes in mixed precision; build it with the policy float32, load its weights, save it again",
 }
 """Classes that are refused as others are, with what to do about them."""
-_ANYWHERE = _MODELS.union(*_PARTS.values())
+_ANYWHERE = _MODELS.union(*_PARTS.values(), _WRAPPERS)
 
 
-def check_model_config(model_json: str, origin: str = "task bundle: model.json") -> None:
+def check_model_config(model_json: str, origin: str = "model") -> None:
     """Raise `TaskError`, naming the layer, if `model_json` could run code of its author's when Keras builds it.
 
     `origin` is what to call the configuration in messages.
@@ -87,10 +99,23 @@ def _check_class(described: dict[str, Any], layer: str, origin: str) -> None:
     name, registered = described["class_name"], described.get("registered_name")
     if known := _KNOWN.get(name) if isinstance(name, str) else None:
         raise TaskError(f"{origin}: layer {layer[:60]!r} {known}")
+    if name in _OPERATOR_LAYERS:
+        _check_operator(described, layer, origin)
+        return
     if registered not in (None, name) or not _is_keras_own(name, described):
         raise TaskError(
             f"{origin}: layer {layer[:60]!r} is, or uses, custom code ({str(name)[:60]!r}), which is never taken from "
             "a file; build the model from Keras' own layers"
+        )
+
+
+def _check_operator(described: dict[str, Any], layer: str, origin: str) -> None:
+    settings = described.get("config")
+    function = settings.get("function") if isinstance(settings, dict) else None
+    if described.get("module", "keras.layers") not in _OPERATOR_MODULES or function not in OPERATORS:
+        raise TaskError(
+            f"{origin}: layer {layer[:60]!r} is the operator tf.{str(function)[:60]}, which is not supported; use "
+            "Keras' own layers"
         )
 
 

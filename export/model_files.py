@@ -10,28 +10,32 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 
 from export.config_check import check_model_config
+from export.keras3.model import make_model
+from export.keras3.weights import load_weights
+from export.plain_models import in_float32, parameters, stripped
 from fedprune.errors import TaskError
-from fedprune.keras.stack import keras, tf
+from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.system.disk import why_unreadable
 from fedprune.task.bundle import MAX_PARAMETERS
 
 MAX_FILE_BYTES = 2**30
 _MAX_CONFIG_BYTES = 2**22
-_SAVE = "save the whole model with tf_keras (Keras 2)"
+_SAVE = "save the whole model as a .keras file"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 def load_model_file(path: Path) -> Any:
-    """The Keras model in a ``.keras`` or ``.h5`` file, with the file's weights.
+    """The Keras model in a ``.keras`` or ``.h5`` file, with the file's weights, as a tf_keras model.
 
-    Raises `TaskError` if the file cannot be read, is damaged, was written by Keras 3, holds custom code (naming the
-    layer), or is too large.
+    A ``.keras`` file may be of Keras 3. Pruning wrappers are taken off, and mixed precision is read as float32.
+    Raises `TaskError` if the file cannot be read, is damaged, holds custom code (naming the layer), or is too large.
     """
     readers = {".keras": _config_of_archive, ".h5": _config_of_hdf5}
     if path.suffix not in readers:
@@ -44,10 +48,23 @@ def load_model_file(path: Path) -> Any:
         version, config = readers[path.suffix](path)
     except _DAMAGED as error:
         raise TaskError(f"{path}: not a readable model ({_brief(error)}); {_SAVE}") from error
-    if not version.startswith("2."):
-        raise TaskError(f"{path}: written by Keras {version[:20]}, which TF-MOT cannot prune; {_SAVE}")
-    check_model_config(config, str(path))
-    return _build(config, path)
+    if version.startswith("2."):
+        check_model_config(config, str(path))
+        config = in_float32(config)
+        return _build(path, lambda: _of_keras_2(config), lambda model: model.load_weights(str(path)))
+    if version.startswith("3.") and path.suffix == ".keras":
+        return _build(path, lambda: make_model(json.loads(config)), lambda model: _load_keras_3(model, config, path))
+    raise TaskError(f"{path}: written by Keras {version[:20]} in this format; save it with Keras 3 as a .keras file")
+
+
+def _of_keras_2(config: str) -> Any:
+    with tfmot.sparsity.keras.prune_scope():
+        return keras.models.model_from_json(config)
+
+
+def _load_keras_3(model: Any, config: str, path: Path) -> None:
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
+        load_weights(model, json.loads(config), weights)
 
 
 def _config_of_archive(path: Path) -> tuple[str, str]:
@@ -102,17 +119,19 @@ def _check_hdf5(file: h5py.File) -> None:
         raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
 
 
-def _build(config: str, path: Path) -> Any:
+def _build(path: Path, make: Callable[[], Any], load: Callable[[Any], None]) -> Any:
     try:
         with tf.Graph().as_default():  # where variables have shapes, but no memory yet
-            parameters = keras.models.model_from_json(config).count_params()
-        if parameters <= MAX_PARAMETERS:
-            model = keras.models.model_from_json(config)
-            model.load_weights(str(path))
-            return model
+            count = parameters(make())
+        if count <= MAX_PARAMETERS:
+            model = make()
+            load(model)
+            return stripped(model)
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from error
     except Exception as error:  # whatever Keras raises on a configuration or weights that make no sense
         raise TaskError(f"{path}: Keras cannot build it ({_brief(error)}); {_SAVE}") from error
-    raise TaskError(f"{path}: {parameters} parameters are more than a task may have ({MAX_PARAMETERS})")
+    raise TaskError(f"{path}: {count} parameters are more than a task may have ({MAX_PARAMETERS})")
 
 
 def _brief(error: Exception) -> str:

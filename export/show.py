@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from export.unpruned import unpruned
 from fedprune.model.tensors import TensorClass
 from fedprune.network.description import pack_network
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
@@ -73,6 +74,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
+    for line in unpruned(bundle.network, task.table):
+        yield "dense kernels", one_line(line)
     yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"
     sizes = ", ".join(str(graph.batch_size) for graph in bundle.graphs)
     yield "trainers", f"keras, litert (batches of {sizes})" if sizes else "keras only: no training graph was proven"

@@ -164,7 +164,7 @@ def _global_pooling(statistic: Statistic) -> Reader:
     return read
 
 
-def reshape(draft: Draft, layer: Any, inputs: list[int]) -> int:
+def _reshape(draft: Draft, layer: Any, inputs: list[int]) -> int:
     """The shape that Keras says the layer makes."""
     (x,) = inputs
     shape = tuple(layer.compute_output_shape((None, *draft.shape(x))))[1:]
@@ -298,7 +298,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.Dropout: _dropout,
-    keras.layers.Flatten: reshape,
+    keras.layers.Flatten: _reshape,
     keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
@@ -310,7 +310,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Normalization: _normalization,
     keras.layers.ReLU: _relu,
     keras.layers.Rescaling: _rescaling,
-    keras.layers.Reshape: reshape,
+    keras.layers.Reshape: _reshape,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
     keras.layers.Softmax: _softmax,

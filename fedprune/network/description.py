@@ -131,7 +131,8 @@ def parse_network(blob: bytes) -> Network:
             raise TaskError(f"network.json: larger than {MAX_BYTES} bytes; build the task again")
         network = msgspec.json.decode(blob, type=Network)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise TaskError(f"network.json: {error}; build the task with this version of fedprune") from error
+        reason = "".join(sign if sign.isprintable() else "?" for sign in str(error))[:200]  # which cites the text
+        raise TaskError(f"network.json: {reason}; build the task with this version of fedprune") from error
     if network.version != VERSION:
         raise TaskError(f"network.json: version {network.version}, this fedprune reads {VERSION}; upgrade it")
     return network

@@ -80,6 +80,13 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self.refuse(f"takes {count} inputs, not {len(inputs)}")
         return inputs
 
+    def named(self, *tensors: tuple[str | None, Shape]) -> dict[str, Shape]:
+        """The tensors that the layer has, each under a name of its own: an optional one may be None."""
+        there = [(name, shape) for name, shape in tensors if name is not None]
+        if len(dict(there)) != len(there):
+            self.refuse("holds one tensor twice")
+        return dict(there)
+
     def refuse(self, what: str) -> None:
         """Raise `LayerError`: the layer `what`."""
         raise LayerError(f"layer {self.name[:60]!r} {what}")
@@ -99,7 +106,7 @@ class Dense(Layer, frozen=True, kw_only=True, tag="dense"):
         return (*x[:-1], self.units)
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
-        return _named({self.kernel: (inputs[0][-1], self.units), self.bias: (self.units,)})
+        return self.named((self.kernel, (inputs[0][-1], self.units)), (self.bias, (self.units,)))
 
 
 class Windowed(Layer, frozen=True, kw_only=True):
@@ -137,7 +144,7 @@ class Convolution(Windowed, frozen=True, kw_only=True, tag="convolution"):
         return (*self.windows_over(inputs), self.filters)
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
-        return _named({self.kernel: (*self.size, inputs[0][-1], self.filters), self.bias: (self.filters,)})
+        return self.named((self.kernel, (*self.size, inputs[0][-1], self.filters)), (self.bias, (self.filters,)))
 
 
 class DepthwiseConvolution(Windowed, frozen=True, kw_only=True, tag="depthwise-convolution"):
@@ -153,7 +160,7 @@ class DepthwiseConvolution(Windowed, frozen=True, kw_only=True, tag="depthwise-c
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
         channels = inputs[0][-1]
         kernel = (*self.size, channels, self.multiplier)
-        return _named({self.kernel: kernel, self.bias: (channels * self.multiplier,)})
+        return self.named((self.kernel, kernel), (self.bias, (channels * self.multiplier,)))
 
 
 class Pooling(Windowed, frozen=True, kw_only=True, tag="pooling"):
@@ -197,7 +204,7 @@ class BatchNormalization(Layer, frozen=True, kw_only=True, tag="batch-normalizat
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
         channels = inputs[0][-1:]
-        return _named(dict.fromkeys((self.gamma, self.beta, self.mean, self.variance), channels))
+        return self.named(*((name, channels) for name in (self.gamma, self.beta, self.mean, self.variance)))
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)
@@ -301,8 +308,3 @@ AnyLayer = (
     | Reshape
     | ZeroPadding
 )
-
-
-def _named(tensors: dict[str | None, Shape]) -> dict[str, Shape]:
-    """The tensors that the layer has: an optional one may be None."""
-    return {name: shape for name, shape in tensors.items() if name is not None}

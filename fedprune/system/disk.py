@@ -32,12 +32,16 @@ class Disk(Protocol):
 
 
 class Directory:
-    """A `Disk` in a directory. Every method raises `StorageError` where the operating system refuses."""
+    """A `Disk` in a directory, which is made if there is none, and durably.
+
+    Every method raises `StorageError` where the operating system refuses.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                _make(path)
         except (FileExistsError, NotADirectoryError) as error:
             raise StorageError(f"{path}: a file is where this directory should be; name another one") from error
         except OSError as error:
@@ -83,6 +87,18 @@ class Directory:
         except OSError as error:
             raise storage_error(self.path, error) from error
 
+    def sync(self) -> None:
+        """Make all names in it durable, and its own.
+
+        After a power cut a name may be gone that was not synced. A process that was killed before it synced leaves such
+        names, and who finds them believes them: who owns the directory syncs it first.
+        """
+        try:
+            _sync_names(self.path)
+            _sync_name(self.path)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
     def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         """Fill a draft, make it durable, and put it in the place of `name`."""
         target = self.path / name
@@ -93,19 +109,36 @@ class Directory:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(target)
-            self._sync()
+            _sync_names(self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise storage_error(target, error) from error
 
-    def _sync(self) -> None:
-        """Make the rename itself durable."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+def _make(path: Path) -> None:
+    """Make a directory, and those above it that are missing. Each has a durable name before anything is put into it."""
+    if path.parent.is_dir():
+        _sync_name(path.parent)  # who made it may have been killed before it synced
+    else:
+        _make(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_name(path)
+
+
+def _sync_name(directory: Path) -> None:
+    """Make a directory's own name durable. Where its parent may not be read, somebody else made it, and saw to that."""
+    with contextlib.suppress(PermissionError):
+        _sync_names(directory.parent)
+
+
+def _sync_names(directory: Path) -> None:
+    """Make durable what was created, renamed and deleted in a directory: syncing the files does not."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _draft_of(name: str) -> str:

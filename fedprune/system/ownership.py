@@ -21,14 +21,16 @@ _LONGEST_PID = 20
 def owned(path: Path, *below: str) -> Iterator[Directory]:
     """The directory `path`, which nobody else owns meanwhile. It is made if there is none.
 
-    Whatever drafts a power cut left in it, and in its subdirectories `below`, are deleted. The kernel ends the
-    ownership with the process, however that ends. Who only reads needs no ownership and makes a `Directory`.
+    Whatever drafts a power cut left in it, and in its subdirectories `below`, are deleted, and what else is found is
+    made durable. The kernel ends the ownership with the process, however that ends. Who only reads needs no ownership
+    and makes a `Directory`.
     Raises `StorageError` if another process owns it.
     """
     directory = Directory(path)
     with _lock(path):
         for part in (directory, *(Directory(path / name) for name in below)):
             part.discard_drafts()
+            part.sync()
         yield directory
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
-from export.training_graph.build import make_training_graph
-from export.training_graph.network import NoTrainingGraph
+from export.architecture import tensor_table
+from export.describing.model import describe
 from fedprune.data import Dataset
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, TensorSpec
+from fedprune.model.tensors import Array, TensorSpec
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
-from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, outputs_of, sums_of
+from fedprune.runtime.self_check import Probe, ProvenGraph, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.task.bundle import (
     Adam,
@@ -111,42 +113,23 @@ def bundle_of(
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
     proximal_mu: float = 0.0,
 ) -> Bundle:
-    """A bundle as an agent receives it, less the inference graph, which a trainer does not look at.
-
-    There is a training graph where the model has one; it is taken without proof.
-    """
+    """A bundle as an agent receives it. Its training graph is taken without proof."""
+    network, table = describe(model)
     task = Task(
         name="test",
         input_shape=tuple(model.input_shape[1:]),
         outputs=model.output_shape[1],
         from_logits=from_logits,
-        tensors=tuple(
-            TensorSpec(
-                variable.name, tuple(variable.shape), "float32", _kind(variable.name), variable.name.split("/")[0]
-            )
-            for variable in model.weights
-        ),
+        tensors=table,
         training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )
-    graph = _training_graph(model, task.training)
-    blob = write_bundle(
-        task,
-        model_json=model.to_json(),
-        inference_graph=b"not looked at",
-        training_graph=graph,
-        self_check=None if graph is None else self_check_of(graph, task.tensors),
-        weights=weights_of(model),
+    graph = write_training_graph(network, task.table, loss, batch_size)
+    proven = ProvenGraph(
+        batch_size, sha256(graph.blob).hexdigest(), graph.memory_bytes, self_check_of(graph.blob, task.tensors)
     )
-    return read_bundle(blob)
-
-
-def _training_graph(model: Any, training: Training) -> bytes | None:
-    try:
-        return make_training_graph(model, training.loss, training.batch_size)
-    except NoTrainingGraph:
-        return None
+    return read_bundle(write_bundle(task, network=network, weights=weights_of(model), graphs=(proven,)))
 
 
 def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
@@ -158,17 +141,17 @@ def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
 
 
 def weights_of(model: Any) -> dict[str, Array]:
-    """A model's weights by the names that `bundle_of` gives them."""
-    return {variable.name: variable.numpy() for variable in model.weights}
+    """A model's weights by their names in the tensor table."""
+    return {spec.name: array for spec, array in zip(tensor_table(model), model.get_weights(), strict=True)}
 
 
 def seeded(model: Any) -> Any:
     """The model with kernels that are the same in every run."""
     keyed = Keyed(0, "test model")
-    for variable in model.weights:
-        if _kind(variable.name) is TensorClass.PRUNABLE:
-            limit = float(np.sqrt(6.0 / sum(variable.shape[-2:])))
-            variable.assign(keyed.uniform(int(np.prod(variable.shape)), -limit, limit).reshape(variable.shape))
+    for spec, variable in zip(tensor_table(model), model.weights, strict=True):
+        if spec.name.endswith("/kernel"):
+            limit = float(np.sqrt(6.0 / sum(spec.shape[-2:])))
+            variable.assign(keyed.uniform(spec.size, -limit, limit).reshape(spec.shape))
     return model
 
 
@@ -207,9 +190,3 @@ def keras_optimizer(settings: Sgd | Adam) -> Any:
     return keras.optimizers.SGD(
         learning_rate=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
     )
-
-
-def _kind(name: str) -> TensorClass:
-    if name.endswith("/kernel:0"):
-        return TensorClass.PRUNABLE
-    return TensorClass.STATISTICS if "/moving_" in name else TensorClass.DENSE

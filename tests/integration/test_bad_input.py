@@ -373,6 +373,37 @@ def test_a_folder_is_not_called_a_missing_file(
     assert said in lines.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("", "net.py has no function 'make'; model.file names one as file.py:function"),
+        ("def make():\n    return 1 / 0", "net.py:make: ZeroDivisionError: division by zero (net.py, line 2); correct"),
+        (
+            "import tf_keras as k\nL = k.layers\ndef make():\n"
+            "    return k.Sequential([L.Input((5, 2)), L.LSTM(3, name='memory'), L.Dense(2)])",
+            "layer 'memory' (LSTM): a layer of this kind is not supported; use layers of these: Activation, Add",
+        ),
+    ],
+    ids=["no function", "raises", "LSTM"],
+)
+def test_a_model_of_ones_own_that_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    (tmp_path / "net.py").write_text(code)
+    (tmp_path / "task.toml").write_text(
+        task_toml(4)
+        .replace('builtin = "cnn-108k"', 'file = "net.py:make"')
+        .replace("input_shape = [12, 12, 1]", "")
+        .replace("outputs = 3", "")
+    )
+    monkeypatch.chdir(tmp_path)
+    ended_with, lines = run("task", "build", "task.toml", "--out", "task.fedtask")
+
+    assert ended_with == TASK, lines
+    assert said in lines.splitlines()[-1]
+    assert not (tmp_path / "task.fedtask").exists()
+
+
 @pytest.mark.parametrize("key", ["task", "held_out"])
 def test_a_federations_files_that_are_folders(nowhere: Site, key: str) -> None:
     (nowhere.path / "folder").mkdir()
@@ -424,9 +455,9 @@ def _renamed(task: Path, directory: Path) -> Path:
     other.write_bytes(
         write_bundle(
             msgspec.structs.replace(bundle.task, name="other"),
-            model_json=bundle.model_json,
-            inference_graph=bundle.inference_graph,
+            network=bundle.network,
             weights=weights,
+            graphs=bundle.graphs,
         )
     )
     return other

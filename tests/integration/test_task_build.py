@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +16,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.architecture import form_of, tensor_table
+from export.architecture import form_of
 from export.build import build_task
-from export.graphs import make_inference_graph, verify_inference_graph
+from export.describing.model import describe
 from export.model_files import MAX_FILE_BYTES, load_model_file
 from export.models import cnn_108k
+from export.proof.inference import verify_inference_graph
+from export.proof.proof import Proof
+from export.proof.reference import Reference
 from export.settings import ModelSettings, PolynomialSettings, PruningSettings, TaskSettings
-from export.training_graph.build import make_training_graph
-from export.training_graph.proof import Proof
 from fedprune.command import main
 from fedprune.errors import ConfigurationError, TaskError
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.model.losses import Loss, Objective
-from fedprune.model.tensors import TensorClass
-from fedprune.task.bundle import Bundle, Fill, Training, Uniform, read_bundle, write_bundle
+from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.description import Network
+from fedprune.network.layers import Activation, Function
+from fedprune.task.bundle import Bundle, Fill, Training, Uniform, read_bundle
 
 layers = keras.layers
 
@@ -73,8 +77,8 @@ def ordinary() -> Any:
     y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
     y = layers.DepthwiseConv2D(3, padding="same", activation="relu")(y)
     y = layers.Conv2D(8, 1, activation="relu", kernel_initializer="he_normal")(y)
-    y = layers.GlobalAveragePooling2D()(layers.Conv2DTranspose(4, 3)(y))
-    y = keras.Sequential([layers.Dense(5, activation="gelu"), layers.Dropout(0.2)], name="inner")(y)
+    y = layers.GlobalAveragePooling2D()(y + layers.SeparableConv2D(8, 3, padding="same")(y))
+    y = keras.Sequential([layers.Dense(5, activation="tanh"), layers.Dropout(0.2)], name="inner")(y)
     model = keras.Model(x, layers.Dense(3, activation="softmax")(y))
     for variable in model.weights:
         variable.assign(variable + tf.random.stateless_uniform(variable.shape, (1, 2)))
@@ -120,31 +124,47 @@ def test_equal_tasks_have_equal_bytes_and_another_seed_other_weights(cnn: Bundle
     assert not np.array_equal(other.initial_weights()["dense/kernel"], cnn.initial_weights()["dense/kernel"])
 
 
-def test_a_training_graph_that_is_proven_comes_along(cnn: Bundle) -> None:
-    assert cnn.training_graph is not None
-    assert len(cnn.training_graph) < 40_000
+def test_training_graphs_that_are_proven_come_along(cnn: Bundle) -> None:
+    assert [graph.batch_size for graph in cnn.graphs] == [8, 16, 32, 64]
 
 
-def test_a_model_without_a_training_graph_is_built_and_says_why(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_layer_that_cannot_be_described_is_refused_in_a_line_that_lists_those_that_can(tmp_path: Path) -> None:
     save(sequence(layers.LSTM(4, name="memory"), layers.Dense(3), shape=(5, 2)), tmp_path / "model.keras")
 
-    bundle = built(ModelSettings(file="model.keras"), tmp_path)
+    with pytest.raises(TaskError, match=r"layer 'memory' \(LSTM\): a layer of this kind .*: Activation, Add") as caught:
+        built(ModelSettings(file="model.keras"), tmp_path)
+    assert "\n" not in str(caught.value)
 
-    assert bundle.training_graph is None
-    (said,) = caplog.messages
-    assert said.startswith("devices without TensorFlow cannot train task 'pictures': layer 'memory' (LSTM)")
+
+def with_other_activations(network: Network) -> Network:
+    """As a writer would make of it that mistakes one for another."""
+    return msgspec.structs.replace(
+        network,
+        layers=tuple(
+            msgspec.structs.replace(layer, function=Function.TANH) if isinstance(layer, Activation) else layer
+            for layer in network.layers
+        ),
+    )
 
 
 def test_a_graph_that_fails_the_proof_is_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = keras.Sequential(
-        [layers.Input((20, 20, 1)), *cnn_108k((20, 20, 1), 3).layers[:-1], layers.Dense(3, "tanh")]
-    )
     monkeypatch.setattr(
-        "export.build.make_training_graph", lambda _, loss, batch_size: make_training_graph(wrong, loss, batch_size)
+        "export.build.write_training_graph",
+        lambda network, *others: write_training_graph(with_other_activations(network), *others),
     )
-    assert built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), outputs=3)).training_graph is None
+    assert not built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), outputs=3)).graphs
+
+
+def test_what_stays_dense_is_told_with_the_reason(
+    saved: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "task.fedtask"
+    bundle.write_bytes(build_task(task_of(ModelSettings(file=saved.name)), saved.parent))
+    told = r"depthwise_conv2d\S*, separable_conv2d\S*depthwise \(TF-MOT does not prune depthwise kernels\)"
+
+    assert any(re.search(f"kernels that stay dense: {told}", said) for said in caplog.messages)
+    assert run("task", "show", str(bundle)) == 0
+    assert re.search(rf"dense kernels +{told}", capsys.readouterr().out)
 
 
 def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
@@ -157,7 +177,9 @@ def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
 
 def test_the_table_has_the_order_of_strip_pruning_and_tfmots_classes(saved: Path, from_file: Bundle) -> None:
     model = keras.models.load_model(str(saved))
-    prunable = {w.name.removesuffix(":0") for w in model.weights if w.name.endswith("/kernel:0")}
+    prunable = {
+        w.name.removesuffix(":0") for w in model.weights if w.name.endswith(("/kernel:0", "/pointwise_kernel:0"))
+    }
     stripped = tfmot.sparsity.keras.strip_pruning(model)
     table = from_file.task.table
 
@@ -215,7 +237,7 @@ def test_a_file_with_custom_code_is_refused_by_layer(tmp_path: Path, suffix: str
 
 def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     save(sequence(layers.Dense(3, activation="relu", name="last")), tmp_path / "unfit.keras")
-    with pytest.raises(TaskError, match="layer 'last'"):
+    with pytest.raises(TaskError, match=r"layer 'last\.relu'"):
         built(ModelSettings(file="unfit.keras"), tmp_path)
 
 
@@ -227,43 +249,40 @@ IMAGE = (4, 4, 2)
     ("shape", "end", "from_logits"),
     [
         ((6,), [layers.Dense(3), layers.Activation("linear")], True),
-        ((6,), [layers.Dense(3, "relu"), layers.Activation("linear")], True),
         ((6,), [layers.Dense(3, "softmax"), layers.Activation("linear")], False),
         ((6,), [layers.Dense(3), layers.Softmax(), layers.Activation("linear")], False),
         (IMAGE, [layers.Conv2D(3, 3), layers.GlobalAveragePooling2D()], True),
         (IMAGE, [layers.Conv2D(3, 4), layers.Flatten()], True),
+        ((6,), [layers.Dense(3), layers.Rescaling(0.5)], True),
         (IMAGE, [layers.Conv2D(3, 3), layers.GlobalAveragePooling2D(keepdims=True), layers.Reshape((3,))], True),
     ],
 )
 def test_how_a_model_ends_says_what_it_returns(shape: tuple[int, ...], end: list[Any], from_logits: bool) -> None:
     """What is told of an untrained model, tf_keras' loss and ours agree on, and its training graph is proven."""
     model = sequence(*end, shape=shape)
-    objective = Objective(SPARSE, form_of(model, SPARSE).from_logits)
+    network, table = describe(model)
+    objective = Objective(SPARSE, form_of(network, SPARSE).from_logits)
     x, y = np.random.default_rng(0).normal(size=(9, *shape)).astype(np.float32), np.arange(9) % 3
 
     assert objective.from_logits is from_logits
     in_keras = tf.function(lambda: keras_loss(objective)(y, model(x, training=True)))()
     assert objective.mean_loss(model(x).numpy(), y) == pytest.approx(float(in_keras), rel=1e-5)
-    Proof(model, tensor_table(model), objective).check(make_training_graph(model, SPARSE, 4))
+    graph = write_training_graph(network, TensorTable(table), SPARSE, 4)
+    Proof(model, table, objective, Reference(model, objective)).check(graph.blob)
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        [layers.Dense(3, "sigmoid"), layers.Activation("linear", name="last")],
+        [layers.Dense(3, "sigmoid"), layers.Reshape((3, 1)), layers.Reshape((3,), name="last")],
         [layers.Reshape((2, 3)), layers.Dense(3, "softmax"), layers.GlobalAveragePooling1D(name="last")],
-        [layers.Dense(3, "relu"), layers.Reshape((3,), name="last")],
+        [layers.Dense(3, "relu", name="last"), layers.Activation("linear")],
+        [layers.BatchNormalization(name="last")],
     ],
 )
 def test_an_ending_that_tf_keras_may_take_otherwise_is_refused(end: list[Any]) -> None:
-    with pytest.raises(TaskError, match="layer 'last', which for sparse_categorical_crossentropy is neither softmax"):
-        form_of(sequence(*end), SPARSE)
-
-
-def test_of_several_outputs_of_a_nested_model_the_one_that_is_used_counts() -> None:
-    x, y = layers.Input((6,)), layers.Input((6,))
-    inner = keras.Model(x, [layers.Dense(3, "softmax")(x), layers.Dense(3)(x)])
-    assert [form_of(keras.Model(y, output), SPARSE).from_logits for output in inner(y)] == [False, True]
+    with pytest.raises(TaskError, match=r"layer 'last\S*', which for sparse_categorical_crossentropy is neither soft"):
+        form_of(describe(sequence(*end))[0], SPARSE)
 
 
 @pytest.mark.parametrize("wrong", [{"outputs": 4}, {"input_shape": (12, 12, 1)}])
@@ -272,16 +291,13 @@ def test_a_file_must_be_what_the_settings_say(saved: Path, wrong: dict[str, Any]
         built(ModelSettings(file=saved.name, **wrong), saved.parent)
 
 
-def test_a_graph_that_answers_otherwise_is_refused(cnn: Bundle) -> None:
-    """What a converter that drops an activation would make."""
-    model = keras.models.model_from_json(cnn.model_json)
-    without = json.loads(cnn.model_json.replace('"activation": "relu"', '"activation": "linear"'))
-    graph = make_inference_graph(keras.models.model_from_json(json.dumps(without)))
-    tampered = write_bundle(cnn.task, model_json=cnn.model_json, inference_graph=graph, weights=None)
+def test_an_inference_graph_that_answers_otherwise_is_refused() -> None:
+    model = cnn_108k((20, 20, 1), 3)
+    network, table = describe(model)
 
-    verify_inference_graph(cnn, model)
+    verify_inference_graph(network, table, model)
     with pytest.raises(TaskError, match="differs from Keras"):
-        verify_inference_graph(read_bundle(tampered), model)
+        verify_inference_graph(with_other_activations(network), table, model)
 
 
 def rewritten(path: Path, target: Path, member: str, edit: Callable[[str], str]) -> Path:
@@ -293,10 +309,10 @@ def rewritten(path: Path, target: Path, member: str, edit: Callable[[str], str])
     return target
 
 
-def test_a_file_of_keras_3_is_refused(saved: Path, tmp_path: Path) -> None:
-    path = rewritten(saved, tmp_path / "new.keras", "metadata.json", lambda text: text.replace('": "2.', '": "3.'))
+def test_a_file_of_a_keras_to_come_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(saved, tmp_path / "new.keras", "metadata.json", lambda text: text.replace('": "2.', '": "4.'))
 
-    with pytest.raises(TaskError, match=r"written by Keras 3\..*tf_keras"):
+    with pytest.raises(TaskError, match=r"written by Keras 4\."):
         load_model_file(path)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, perceptron, seeded, weights_of
+from keras_bundles import bundle_of, convolutional, keras_optimizer, learnable, mobile, perceptron, seeded, weights_of
 
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate, AggregateResult
@@ -57,6 +58,7 @@ CASES = {
     "polynomial, momentum, on first step": Case(perceptron, Sgd(0.1, 0.9), polynomial(ON_FIRST_STEP)),
     "polynomial, adam, on first step": Case(convolutional, Adam(0.01), polynomial(ON_FIRST_STEP)),
     "constant, nesterov, on first step": Case(convolutional, Sgd(0.05, 0.9, True), constant(ON_FIRST_STEP)),
+    "constant, momentum, depthwise-separable": Case(mobile, Sgd(0.05, 0.9), constant(INSIDE)),
     "constant, adam, inside": Case(convolutional, Adam(0.01), constant(INSIDE)),
 }
 
@@ -70,7 +72,8 @@ def test_rounds_equal_uninterrupted_training(case: Case, kind: Callable[..., Tra
     )
     initial = weights_of(model)
 
-    federated = federate(kind(bundle, threads=1), bundle, initial, data)
+    make = kind if kind is KerasTrainer else partial(kind, examples=EXAMPLES)
+    federated = federate(make(bundle, threads=1), bundle, initial, data)
     weights, mask = train_uninterrupted(model, case, data)
 
     assert list(federated.weights) == list(weights)
@@ -118,7 +121,9 @@ def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights,
             wrapped.train_on_batch(data.x[batch], data.y[batch])
     callback.on_epoch_end(0)
     mask = {
-        weight.name: kept.numpy() != 0.0 for layer in callback.prunable_layers for weight, kept, _ in layer.pruning_vars
+        weight.name.removesuffix(":0"): kept.numpy() != 0.0
+        for layer in callback.prunable_layers
+        for weight, kept, _ in layer.pruning_vars
     }
     return weights_of(tfmot.sparsity.keras.strip_pruning(wrapped)), mask
 

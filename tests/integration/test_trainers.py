@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from keras_bundles import (
     convolutional,
     keras_optimizer,
     learnable,
+    mobile,
     perceptron,
     seeded,
     weights_of,
@@ -32,12 +32,13 @@ from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.stack import keras, tf
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, Weights
+from fedprune.network.description import Call
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, Sgd
 
-STEPS, BATCH = 6, 16
+STEPS, BATCH, EXAMPLES = 6, 16, 50
 DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
 EAGER_TO_PRUNE = PolynomialDecay(begin_step=1, end_step=100, frequency=1, initial_sparsity=0.5, target_sparsity=0.9)
 
@@ -47,7 +48,7 @@ MakeTrainer = Callable[[Bundle], Trainer]
 
 @pytest.fixture(params=[KerasTrainer, LiteRTTrainer])
 def make(request: pytest.FixtureRequest) -> MakeTrainer:
-    return partial(request.param, threads=1)
+    return partial(request.param, threads=1, **({} if request.param is KerasTrainer else {"examples": EXAMPLES}))
 
 
 def work_of(bundle: Bundle, weights: Weights, *key: int, **changes: Any) -> Work:
@@ -243,32 +244,27 @@ def test_foreign_slots_are_refused(make: MakeTrainer, slots: dict[str, np.ndarra
         make(bundle).train(work_of(bundle, weights_of(model), slots=slots), learnable(50))
 
 
-def with_extra_prunable(bundle: Bundle) -> Bundle:
-    """A bias marked prunable, which TF-MOT leaves alone."""
-    tensors = tuple(msgspec.structs.replace(spec, kind=TensorClass.PRUNABLE) for spec in bundle.task.tensors)
-    return replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=tensors))
-
-
 def without_last_tensor(bundle: Bundle) -> Bundle:
     return replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=bundle.task.tensors[:-1]))
 
 
-def with_foreign_input(bundle: Bundle) -> Bundle:
-    return replace(bundle, task=msgspec.structs.replace(bundle.task, input_shape=(9, 9, 1)))
+def with_another_shape(bundle: Bundle) -> Bundle:
+    return replace(bundle, network=msgspec.structs.replace(bundle.network, inputs=((9, 9, 1),)))
 
 
-def with_code(bundle: Bundle) -> Bundle:
-    return replace(bundle, model_json=bundle.model_json.replace('"Flatten"', '"Lambda"'))
+def with_a_call_of_nothing(bundle: Bundle) -> Bundle:
+    return replace(
+        bundle, network=msgspec.structs.replace(bundle.network, calls=(*bundle.network.calls, Call(9, (0,))))
+    )
 
 
-def with_nonsense(bundle: Bundle) -> Bundle:
-    config = json.loads(bundle.model_json)
-    config["config"]["layers"][2]["config"]["units"] = "many"
-    return replace(bundle, model_json=json.dumps(config))
+def with_a_statistic_that_is_pruned(bundle: Bundle) -> Bundle:
+    tensors = tuple(msgspec.structs.replace(spec, kind=TensorClass.STATISTICS) for spec in bundle.task.tensors)
+    return replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=tensors))
 
 
 @pytest.mark.parametrize(
-    "spoil", [with_extra_prunable, without_last_tensor, with_foreign_input, with_code, with_nonsense]
+    "spoil", [without_last_tensor, with_another_shape, with_a_call_of_nothing, with_a_statistic_that_is_pruned]
 )
 def test_a_bundle_that_does_not_fit_is_refused_in_one_line(spoil: Callable[[Bundle], Bundle]) -> None:
     bundle = bundle_of(perceptron(), DENSE, mask=MaskPolicy.SHARED)
@@ -277,3 +273,21 @@ def test_a_bundle_that_does_not_fit_is_refused_in_one_line(spoil: Callable[[Bund
         KerasTrainer(spoil(bundle), threads=1)
 
     assert "\n" not in str(caught.value)
+
+
+def test_all_that_the_table_marks_is_pruned_and_nothing_else(make: MakeTrainer) -> None:
+    """A depthwise kernel and a bias, which TF-MOT would leave alone, and a kernel that it would prune."""
+    model = seeded(mobile())
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN)
+    first, *_, bias = (spec.name for spec in bundle.task.tensors if spec.name.endswith(("/kernel", "/bias")))
+    (depthwise, *_) = (spec.name for spec in bundle.task.tensors if spec.name.endswith("/depthwise_kernel"))
+    kinds = {first: TensorClass.DENSE, bias: TensorClass.PRUNABLE, depthwise: TensorClass.PRUNABLE}
+    tensors = tuple(msgspec.structs.replace(spec, kind=kinds.get(spec.name, spec.kind)) for spec in bundle.task.tensors)
+    bundle = replace(bundle, task=msgspec.structs.replace(bundle.task, tensors=tensors))
+
+    trained = make(bundle).train(work_of(bundle, weights_of(model), schedule_step=30), learnable(50))
+
+    assert {depthwise, bias} <= trained.mask.keys()
+    assert first not in trained.mask
+    assert not trained.weights[depthwise][~trained.mask[depthwise]].any()
+    assert not trained.mask[depthwise].all()

@@ -2,156 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.architecture import tensor_table
-from export.training_graph.build import make_training_graph
-from export.training_graph.proof import Proof
-from fedprune.keras.stack import keras
+from export.describing.model import describe
+from export.proof.proof import Proof
+from export.proof.reference import Reference
+from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss, Objective
-
-L = keras.layers
-Block = Callable[[Any], Any]
-"""From a Keras tensor to another; its layers are made when it is called."""
-
-paddings = st.sampled_from(["valid", "same"])
-activations = st.sampled_from(["linear", "relu", "relu6", "leaky_relu", "tanh", "sigmoid", "softmax"])
-regularizers = st.sampled_from([None, "l1", "l2", "l1_l2"])
-sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
-strides = st.integers(1, 2)
-
-
-def has_room(x: Any) -> bool:
-    return bool(min(x.shape[1:-1]) >= 3)
-
-
-def convolution(kind: Any, filters: int, size: Any, strides: int, padding: str, activation: str, bias: bool) -> Block:
-    made = partial(kind, filters, size, strides=strides, padding=padding, activation=activation, use_bias=bias)
-    return lambda x: made()(x) if has_room(x) else x
-
-
-def depthwise(kind: Any, size: Any, strides: int, multiplier: int, regularizer: str | None) -> Block:
-    made = partial(kind, size, strides=strides, padding="same", depth_multiplier=multiplier)
-    return lambda x: made(depthwise_regularizer=regularizer)(x)
-
-
-def pool(kind: Any, size: Any, strides: Any, padding: str) -> Block:
-    return lambda x: kind(size, strides=strides, padding=padding)(x) if has_room(x) else x
-
-
-def normalization(momentum: float, epsilon: float, scale: bool, center: bool, trainable: bool) -> Block:
-    made = partial(L.BatchNormalization, momentum=momentum, epsilon=epsilon, scale=scale, center=center)
-    return lambda x: made(trainable=trainable)(x)
-
-
-def residual(kind: Any, size: Any, join: Any, activation: str) -> Block:
-    return lambda x: join()([x, kind(x.shape[-1], size, padding="same", activation=activation)(x)])
-
-
-normalizations = st.builds(
-    normalization,
-    st.sampled_from([0.5, 0.99]),
-    st.sampled_from([1e-3, 1e-2]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([True, True, True, False]),
-)
-everywhere: list[Block] = [
-    lambda x: L.ReLU(6.0)(x),
-    lambda x: L.LeakyReLU(0.1)(x),
-    lambda x: L.Dropout(0.4)(x),
-    lambda x: L.Dense(5)(x),
-]
-joins = st.sampled_from([L.Add, L.Concatenate])
-filters = st.integers(1, 7)
-
-image_blocks = st.one_of(
-    st.builds(
-        convolution,
-        st.sampled_from([L.Conv2D, L.SeparableConv2D]),
-        filters,
-        sizes,
-        strides,
-        paddings,
-        activations,
-        st.booleans(),
-    ),
-    st.builds(depthwise, st.just(L.DepthwiseConv2D), sizes, strides, st.integers(1, 2), regularizers),
-    st.builds(pool, st.sampled_from([L.MaxPooling2D, L.AveragePooling2D]), sizes, sizes, paddings),
-    st.builds(residual, st.just(L.Conv2D), sizes, joins, activations),
-    normalizations,
-    st.sampled_from(everywhere),
-)
-series_blocks = st.one_of(
-    st.builds(
-        convolution, st.just(L.Conv1D), filters, st.integers(1, 3), strides,
-        st.sampled_from(["valid", "same", "causal"]), activations, st.booleans(),
-    ),
-    st.builds(
-        convolution, st.just(L.SeparableConv1D), filters, st.integers(1, 3), strides, paddings, activations,
-        st.booleans(),
-    ),
-    st.builds(depthwise, st.just(L.DepthwiseConv1D), st.integers(1, 3), strides, st.integers(1, 2), regularizers),
-    st.builds(pool, st.sampled_from([L.MaxPooling1D, L.AveragePooling1D]), st.integers(1, 3), strides, paddings),
-    st.builds(residual, st.just(L.Conv1D), st.integers(1, 3), joins, activations),
-    normalizations,
-    st.sampled_from(everywhere),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Network:
-    shape: tuple[int, ...]
-    blocks: list[Block]
-    flatten: Any
-    outputs: int
-    activation: str
-    regularizer: str | None
-
-    def build(self, loss: Loss) -> Any:
-        outputs = max(self.outputs, loss.rule.fewest_outputs)
-        x = y = L.Input(self.shape)
-        for block in self.blocks:
-            y = block(y)
-        last = L.Dense(outputs, self.activation, kernel_regularizer=self.regularizer)
-        return keras.Model(x, last(self.flatten()(y)))
-
-
-def networks(shape: Any, blocks: Any, flatten: Any) -> Any:
-    return st.builds(
-        Network,
-        shape=shape,
-        blocks=st.lists(blocks, max_size=5),
-        flatten=st.sampled_from(flatten),
-        outputs=st.integers(1, 4),
-        activation=activations,
-        regularizer=regularizers,
-    )
-
-
-over_images = networks(
-    st.tuples(st.integers(3, 8), st.integers(3, 8), st.integers(1, 6)),
-    image_blocks,
-    [L.Flatten, L.GlobalAveragePooling2D, L.GlobalMaxPooling2D],
-)
-over_series = networks(
-    st.tuples(st.integers(3, 12), st.integers(1, 6)),
-    series_blocks,
-    [L.Flatten, L.GlobalAveragePooling1D, L.GlobalMaxPooling1D],
-)
+from fedprune.model.tensors import TensorTable
+from tests.integration.random_networks import Network, any_network
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(over_images | over_series, st.sampled_from(Loss), st.integers(1, 5))
-def test_random_networks(network: Network, loss: Loss, batch: int) -> None:
-    model = network.build(loss)
+@given(any_network, st.sampled_from(Loss), st.integers(1, 5))
+def test_random_networks(random: Network, loss: Loss, batch: int) -> None:
+    model = random.build(loss)
+    network, table = describe(model)
     # Judged by the loss as tf_keras has it: of probabilities, where the network ends in them.
     ends_in = "sigmoid" if loss is Loss.BINARY_CROSSENTROPY else "softmax"
-    objective = Objective(loss, from_logits=network.activation != ends_in)
-    Proof(model, tensor_table(model), objective).check(make_training_graph(model, loss, batch))
+    objective = Objective(loss, from_logits=random.activation != ends_in)
+    graph = write_training_graph(network, TensorTable(table), loss, batch)
+    Proof(model, table, objective, Reference(model, objective)).check(graph.blob)

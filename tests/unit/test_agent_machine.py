@@ -116,6 +116,21 @@ def test_a_new_agent_fetches_trains_and_submits() -> None:
     assert (agent.state.phase, agent.state.done.of(RUN), agent.state.pending) == (Phase.IDLE, 0, None)
 
 
+def test_an_agent_offers_itself_at_once_to_a_gateway_that_knows_its_update_from_the_book_alone() -> None:
+    """The gateway counts among those that wait for work who delivered to it, or checked in."""
+    restarted = Agent(started(pending=submit()))
+    restarted.gets(Connected(), manifest())
+    assert restarted.gets(accepted()) == (Settle(Outcome.ACCEPTED), OFFER)
+
+    agent = Agent()
+    agent.gets(Connected(), manifest(), assignment(), *chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+    agent.gets(TrainingDone(1, submit()), manifest(incarnation=2))
+    assert agent.gets(accepted()) == (Settle(Outcome.ACCEPTED), Send(agent.state.offer))
+
+    agent.gets(assignment(1), *chunks(MODEL_BLOB), TrainingDone(2, submit(1)))
+    assert agent.gets(accepted()) == (Settle(Outcome.ACCEPTED),), "it delivered to this one"
+
+
 def test_the_task_is_fetched_once() -> None:
     agent = agent_in(Phase.SUBMITTING)
 

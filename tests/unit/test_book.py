@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,25 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
         StorageError, match="format 1, this fedprune reads 3; go on with the version that began the run"
     ):
         Book.open(path)
+
+
+def test_a_book_can_be_opened_wherever_its_making_was_interrupted(path: Path, tmp_path: Path) -> None:
+    copies: list[Path] = []
+
+    def copy(_: str) -> None:
+        copies.append(tmp_path / f"copy-{len(copies)}")
+        shutil.copytree(path.parent, copies[-1], ignore=shutil.ignore_patterns("copy-*", "*-shm"))
+
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.set_trace_callback(copy)
+    Book(connection).close()
+
+    assert len(copies) > 8
+    for left in copies:
+        book = Book.open(left / path.name)
+        assert book.start("run", TASK.digest, "fp16") == ("run", 1)
+        book.close()
 
 
 def test_a_loss_that_is_not_a_number_does_not_make_the_book_unreadable(book: Book) -> None:

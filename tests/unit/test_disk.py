@@ -14,8 +14,10 @@ import pytest
 
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory, why_unreadable
+from fedprune.system.ownership import owned
 
 LIMIT = 64 * 1024
+NOBODY = 65534
 
 
 @contextmanager
@@ -131,6 +133,70 @@ def test_whatever_the_operating_system_refuses_is_a_storage_error(
 
     with pytest.raises(StorageError, match="free space or mend the directory"):
         use(disk)
+
+
+@pytest.fixture
+def made_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Which directories were made and which synced, in order, below the directory above the test's own."""
+    noted: list[tuple[str, str]] = []
+    mkdir, fsync = os.mkdir, os.fsync
+
+    def note(what: str, path: Path) -> None:
+        noted.append((what, str(path.relative_to(tmp_path.parent)).replace(tmp_path.name, "here")))
+
+    def noting_mkdir(path: Path, *arguments: int) -> None:
+        mkdir(path, *arguments)
+        note("made", Path(path))
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        note("synced", Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "mkdir", noting_mkdir)
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    return noted
+
+
+def test_each_directory_has_a_durable_name_before_the_next_is_made_in_it(
+    tmp_path: Path, made_and_synced: list[tuple[str, str]]
+) -> None:
+    Directory(tmp_path / "a" / "b")
+
+    assert made_and_synced == [
+        ("synced", "."),
+        ("made", "here/a"),
+        ("synced", "here"),
+        ("made", "here/a/b"),
+        ("synced", "here/a"),
+    ]
+
+
+def test_what_is_found_is_made_durable_by_who_owns_it(tmp_path: Path, made_and_synced: list[tuple[str, str]]) -> None:
+    """Whoever left it may have been killed before it could."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    made_and_synced.clear()
+
+    with owned(tmp_path / "a", "b"):
+        assert {("synced", "here"), ("synced", "here/a"), ("synced", "here/a/b")} <= set(made_and_synced)
+
+
+def test_a_directory_above_that_may_not_be_read_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    disk = Directory(Path("state"))
+    disk.path.chmod(0o777)
+    tmp_path.chmod(0o311)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(NOBODY)
+        disk.sync()
+        disk.write("a", b"whole")
+    finally:
+        if is_root:
+            os.seteuid(0)
+        tmp_path.chmod(0o700)
+
+    assert disk.read("a") == b"whole"
 
 
 def test_a_file_in_the_directorys_place_is_named(tmp_path: Path) -> None:

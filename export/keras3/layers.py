@@ -1,0 +1,161 @@
+"""Keras 3's layers, made anew in tf_keras of the settings that both have. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from fedprune.errors import TaskError
+from fedprune.keras.stack import keras
+
+Config = Mapping[str, Any]
+"""A serialized object of Keras 3: its ``module``, ``class_name``, ``config``, and for layers ``inbound_nodes``."""
+
+_LISTED = 16
+"""Entries that a list among a layer's settings may have, but for numbers for each channel."""
+_CHANNELS = 2**16
+
+
+def make_layer(described: Config) -> Any:
+    """The tf_keras layer of a serialized one. Raises `TaskError`, naming the layer, for what is not listed."""
+    kind, config = str(described.get("class_name")), described.get("config")
+    if described.get("module") != "keras.layers" or described.get("registered_name") not in (None, kind):
+        refuse(described, f"is, or uses, custom code ({kind[:60]!r}); build the model from Keras' own layers")
+    if kind not in _SETTINGS or not isinstance(config, dict):
+        refuse(described, f"is of the kind {kind[:60]!r}; use one of these: {', '.join(sorted(_SETTINGS))}")
+    settings = {"name": config["name"], "trainable": bool(config.get("trainable", True))}
+    renamed = _RENAMED.get(kind, {})
+    for name, value in config.items():
+        if name in _SETTINGS[kind]:
+            settings[renamed.get(name) or name] = _setting(described, name, value)
+        elif name not in _WITHOUT_EFFECT and value not in (None, False):
+            refuse(described, f"has {name[:60]!r}, which tf_keras does not; leave it as Keras sets it")
+    return getattr(keras.layers, kind)(**settings, **_ADDED.get(kind, {}))
+
+
+def refuse(described: Config, what: str) -> NoReturn:
+    """Raise `TaskError`: the serialized layer or operator `what`."""
+    config = described.get("config")
+    name = config.get("name") if isinstance(config, dict) else described.get("name")
+    raise TaskError(f"layer {str(name)[:60]!r} {what}")
+
+
+def plain(described: Config, value: Any) -> Any:
+    """`value`, which is a number, text, or a short list of them: nothing that could be code."""
+    if isinstance(value, dict) and value.get("class_name") == "__numpy__":
+        value = value["config"]["value"]
+    if isinstance(value, list):
+        if len(value) > (_CHANNELS if all(isinstance(entry, int | float) for entry in value) else _LISTED):
+            refuse(described, "has a list that is too long")
+        return [plain(described, entry) for entry in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return refuse(described, "has a setting that is neither a number nor text; build the model from Keras' own parts")
+
+
+def _setting(described: Config, name: str, value: Any) -> Any:
+    if name.endswith("_initializer"):
+        return _part(described, value, keras.initializers, _INITIALIZERS)
+    if name.endswith("_constraint") or name == "activity_regularizer":
+        return None if value is None else refuse(described, f"has {name}; leave it out")
+    if name.endswith("_regularizer"):
+        return _part(described, value, keras.regularizers, _REGULARIZERS)
+    if name == "activation" and isinstance(value, dict):
+        value = value.get("config") if value.get("module") == "builtins" else value
+    if name == "activation" and value not in _ACTIVATIONS:
+        refuse(described, f"has the activation {str(value)[:60]!r}; use one of {', '.join(sorted(_ACTIVATIONS))}")
+    return plain(described, value)
+
+
+def _part(described: Config, value: Any, module: Any, known: Mapping[str, frozenset[str]]) -> Any:
+    """An initialiser or regularizer, of the settings that tf_keras has too."""
+    if not isinstance(value, dict):
+        return plain(described, value)
+    kind = str(value.get("class_name"))
+    if kind not in known or value.get("registered_name") not in (None, kind):
+        refuse(described, f"has {kind[:60]!r}; use one of {', '.join(sorted(known))}")
+    config = {name: plain(described, found) for name, found in value["config"].items() if name in known[kind]}
+    return getattr(module, kind)(**config)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config data_format")
+"""Settings without a meaning for a layer that does not list them. Precision is always float32."""
+
+_WINDOWS = "strides padding data_format"
+_CONVOLUTION = f"{_WINDOWS} kernel_size dilation_rate"
+_WEIGHTS = """
+    activation use_bias bias_initializer bias_regularizer activity_regularizer bias_constraint
+"""
+_KERNEL = "kernel_initializer kernel_regularizer kernel_constraint"
+_DEPTHWISE = "depth_multiplier depthwise_initializer depthwise_regularizer depthwise_constraint"
+_POINTWISE = "pointwise_initializer pointwise_regularizer pointwise_constraint"
+_ORDINARY = _names(f"filters groups {_CONVOLUTION} {_WEIGHTS} {_KERNEL}")
+_EACH_CHANNEL = _names(f"{_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE}")
+_SEPARABLE = _names(f"filters {_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE} {_POINTWISE}")
+_POOLING = _names(f"pool_size {_WINDOWS}")
+_GLOBAL_POOLING = _names("data_format keepdims")
+_NORMALIZATION = """
+    axis momentum epsilon center scale synchronized renorm beta_initializer gamma_initializer moving_mean_initializer
+    moving_variance_initializer beta_regularizer gamma_regularizer beta_constraint gamma_constraint
+"""
+
+_SETTINGS: dict[str, frozenset[str]] = {
+    "Activation": _names("activation"),
+    "Add": frozenset(),
+    "Average": frozenset(),
+    "AveragePooling1D": _POOLING,
+    "AveragePooling2D": _POOLING,
+    "BatchNormalization": _names(_NORMALIZATION),
+    "Concatenate": _names("axis"),
+    "Conv1D": _ORDINARY,
+    "Conv2D": _ORDINARY,
+    "Dense": _names(f"units {_WEIGHTS} {_KERNEL}"),
+    "DepthwiseConv1D": _EACH_CHANNEL,
+    "DepthwiseConv2D": _EACH_CHANNEL,
+    "Dropout": _names("rate noise_shape"),
+    "Flatten": _names("data_format"),
+    "GlobalAveragePooling1D": _GLOBAL_POOLING,
+    "GlobalAveragePooling2D": _GLOBAL_POOLING,
+    "GlobalMaxPooling1D": _GLOBAL_POOLING,
+    "GlobalMaxPooling2D": _GLOBAL_POOLING,
+    "Identity": frozenset(),
+    "LeakyReLU": _names("negative_slope"),
+    "MaxPooling1D": _POOLING,
+    "MaxPooling2D": _POOLING,
+    "Normalization": _names("axis mean variance invert"),
+    "ReLU": _names("max_value negative_slope threshold"),
+    "Rescaling": _names("scale offset"),
+    "Reshape": _names("target_shape"),
+    "SeparableConv1D": _SEPARABLE,
+    "SeparableConv2D": _SEPARABLE,
+    "Softmax": _names("axis"),
+    "Subtract": frozenset(),
+    "ZeroPadding1D": _names("padding"),
+    "ZeroPadding2D": _names("padding data_format"),
+}
+"""The layers, with the settings that are taken over."""
+
+_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
+_ADDED = {"BatchNormalization": {"fused": False}}
+"""Keras 3 moves the variance as it is computed, tf_keras' fused kernel the unbiased one."""
+
+_ACTIVATIONS = _names("leaky_relu linear relu relu6 sigmoid softmax tanh")
+_VARIANCE_SCALING = _names("scale mode distribution seed")
+_DISTRIBUTION = _names("mean stddev seed")
+_INITIALIZERS: dict[str, frozenset[str]] = {
+    "Constant": _names("value"),
+    **dict.fromkeys(("GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "LecunNormal"), _names("seed")),
+    "LecunUniform": _names("seed"),
+    "Ones": frozenset(),
+    "Orthogonal": _names("gain seed"),
+    "RandomNormal": _DISTRIBUTION,
+    "RandomUniform": _names("minval maxval seed"),
+    "TruncatedNormal": _DISTRIBUTION,
+    "VarianceScaling": _VARIANCE_SCALING,
+    "Zeros": frozenset(),
+}
+_REGULARIZERS = {"L1": _names("l1"), "L2": _names("l2"), "L1L2": _names("l1 l2")}

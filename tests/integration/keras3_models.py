@@ -1,0 +1,123 @@
+"""Run with Keras 3, in a process of its own: saves models with what they answer. `python keras3_models.py FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "0"}
+
+import keras
+import numpy as np
+
+L = keras.layers
+
+
+def mobile() -> Any:
+    """Convolutions of all kinds, normalised, residual with an operator, with a nested model that is called twice."""
+    x = L.Input((12, 12, 3))
+    y = L.Rescaling(1 / 127.5, offset=-1.0)(x)
+    y = L.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(y)
+    y = L.ReLU(6.0)(L.BatchNormalization(momentum=0.8)(y))
+    z = L.LeakyReLU(0.1)(L.DepthwiseConv2D(3, padding="same", depthwise_regularizer="l2")(y))
+    y = keras.ops.relu6(y + L.BatchNormalization(scale=False)(z))
+    y = L.SeparableConv2D(4, 3, activation="tanh")(L.ZeroPadding2D(1)(y))
+    inner = keras.Sequential([L.Input((6, 6, 4)), L.Conv2D(4, 1, activation="sigmoid"), L.BatchNormalization()])
+    y = L.Concatenate()([inner(inner(y)), L.MaxPooling2D(3, strides=1, padding="same")(y)])
+    y = L.Dropout(0.0)(L.GlobalAveragePooling2D()(L.AveragePooling2D(2)(y)))
+    return keras.Model(x, L.Dense(3, activation="softmax", kernel_regularizer=keras.regularizers.L1(0.01))(y))
+
+
+def series() -> Any:
+    """Layers over time, in a Sequential model."""
+    return keras.Sequential(
+        [
+            L.Input((20, 4)),
+            L.Conv1D(6, 3, padding="causal", activation="relu", kernel_initializer="he_normal"),
+            L.BatchNormalization(),
+            L.MaxPooling1D(2),
+            L.DepthwiseConv1D(3, depth_multiplier=2),
+            L.SeparableConv1D(5, 3, padding="same", activation=keras.activations.leaky_relu),
+            L.ZeroPadding1D(1),
+            L.Reshape((5, 10)),
+            L.Flatten(),
+            L.Dense(8, activation="relu6"),
+            L.Activation("linear"),
+            L.Dense(2),
+        ]
+    )
+
+
+def arithmetic() -> Any:
+    """Operators, and layers that join."""
+    x = L.Input((6, 6, 3))
+    y = L.Conv2D(3, 1)(x)
+    y = keras.ops.clip(2.0 * y / 1.5 - 0.25, 0.0, 6.0)
+    y = L.Subtract()([L.Average()([x, y]), -x])
+    y = keras.ops.concatenate([y, keras.ops.sigmoid(y)], axis=-1)
+    y = keras.ops.reshape(keras.ops.mean(y, axis=[1, 2]), (-1, 6))
+    y = keras.ops.leaky_relu(L.Normalization(mean=[0.5] * 6, variance=[2.0] * 6)(y), 0.3)
+    return keras.Model(x, L.Dense(2)(y + np.linspace(0, 1, 6, dtype="float32")))
+
+
+def transfer() -> Any:
+    """A frozen base, called as in inference, under a head of its own; in mixed precision."""
+    keras.config.set_dtype_policy("mixed_float16")
+    x = L.Input((8, 8, 2))
+    base = keras.Sequential([L.Input((8, 8, 2)), L.Conv2D(4, 3), L.BatchNormalization(), L.Flatten()], name="base")
+    base.trainable = False
+    model = keras.Model(x, L.Dense(2, dtype="float32", name="head")(base(x, training=False)))
+    keras.config.set_dtype_policy("float32")
+    return model
+
+
+def lambda_layer() -> Any:
+    return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
+
+
+def recurrent() -> Any:
+    return keras.Sequential([L.Input((5, 3)), L.LSTM(4, name="memory"), L.Dense(2)])
+
+
+def other_operator() -> Any:
+    x = L.Input((3,))
+    return keras.Model(x, L.Dense(2)(keras.ops.exp(x)))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "mobile": mobile,
+    "series": series,
+    "arithmetic": arithmetic,
+    "transfer": transfer,
+}
+REFUSED: dict[str, Callable[[], Any]] = {
+    "lambda": lambda_layer,
+    "recurrent": recurrent,
+    "operator": other_operator,
+}
+
+
+def main(folder: Path) -> None:
+    """For each model its file and, as .npz, a batch and what the model makes of it, in inference and in training."""
+    keras.utils.set_random_seed(1)
+    for name, make in MODELS.items():
+        model = make()
+        for variable in model.weights:
+            noise = keras.random.uniform(variable.shape, 0.0, 0.3, seed=len(variable.path))
+            variable.assign(keras.ops.convert_to_tensor(variable) + keras.ops.cast(noise, variable.dtype))
+        x = np.asarray(keras.random.uniform((5, *model.input_shape[1:]), -2.0, 2.0, seed=2))
+        answers = {"x": x, "inference": np.asarray(model(x, training=False))}
+        model.save(folder / f"{name}.keras")
+        answers["training"] = np.asarray(model(x, training=True))  # which moves statistics
+        answers["penalties"] = np.asarray(sum(model.losses))
+        moved = {f"moved/{number}": np.asarray(v) for number, v in enumerate(model.non_trainable_variables)}
+        np.savez(folder / f"{name}.npz", **answers, **moved)
+    for name, make in REFUSED.items():
+        make().save(folder / f"{name}.keras")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
