@@ -113,28 +113,37 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[
 def _handle_events(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
     while True:
         alarm = runner.state.wake_at
-        try:
-            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
-        except queue.Empty:
-            event = None
-        now = time.monotonic()
-        match event:
-            case LinkUp():
-                greet()
-                runner.connect(now)
-            case LinkDown(reason):
-                _log.warning("connection to the broker lost (%s); trying again", reason)
-                runner.handle(Disconnected(), now)
-            case Delivery():
-                runner.deliver(event, now)
-            case Drained():
-                runner.drained(now)
-            case TrainingEnded(number, result):
-                runner.end_training(number, result, now)
-            case BaseException():
-                raise event
+        _handle_event(runner, _next_event(events, alarm), greet)
         # After every event, so that a flood of messages puts no alarm off.
         runner.handle(Ticked(), time.monotonic())
+
+
+def _next_event(events: queue.SimpleQueue[Any], alarm: float | None) -> Any:
+    """The next event; None once it is time for the alarm."""
+    try:
+        return events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+    except queue.Empty:
+        return None
+
+
+def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) -> None:
+    """Nothing holds an event once this returns: what comes of a training holds two copies of the model."""
+    now = time.monotonic()
+    match event:
+        case LinkUp():
+            greet()
+            runner.connect(now)
+        case LinkDown(reason):
+            _log.warning("connection to the broker lost (%s); trying again", reason)
+            runner.handle(Disconnected(), now)
+        case Delivery():
+            runner.deliver(event, now)
+        case Drained():
+            runner.drained(now)
+        case TrainingEnded(number, result):
+            runner.end_training(number, result, now)
+        case BaseException():
+            raise event
 
 
 def _presence(agent: str, state: str) -> bytes:
