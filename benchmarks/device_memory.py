@@ -1,4 +1,4 @@
-"""The memory that a large model takes on a device, and the time beside its training: `python -m benchmarks.device_memory`
+"""What a large model takes on a device, in memory and beside its training: `python -m benchmarks.device_memory`
 
 The model is a perceptron of 25 million parameters. A process of its own does what an agent does with it, disk included:
 a round from a dense model, as federations begin, and one from a pruned model with a residual of the first.
@@ -7,6 +7,7 @@ a round from a dense model, as federations begin, and one from a pruned model wi
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import queue
 import tempfile
@@ -32,7 +33,7 @@ from fedprune.errors import FedpruneError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Call, Network
-from fedprune.network.layers import Activation, Dense
+from fedprune.network.layers import Activation, Dense, Function
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
@@ -166,7 +167,10 @@ def _probe(graph: bytes, table: TensorTable) -> Any:
     tensors, seed = tuple(table), 0
     loaded = TrainingGraph(graph, tensors, threads=1)
     outputs = outputs_of(draw_case(loaded, tensors, seed, _BATCH, 1.0).run(loaded), tensors)
-    sketches = {name: Sketch(1.0, sums_of(array, seed, name)) for name, array in outputs.items()}
+    sketches = {}
+    for name, array in outputs.items():
+        first, second, third = sums_of(array, seed, name)
+        sketches[name] = Sketch(1.0, (first, second, third))
     return Probe(seed=seed, examples=_BATCH, scale=1.0, answers=sketches)
 
 
@@ -174,7 +178,7 @@ def _network() -> Network:
     layers: list[Dense | Activation] = []
     for number, units in enumerate(_SIZES[1:]):
         if number:
-            layers.append(Activation(name=f"relu{number}", function="relu"))
+            layers.append(Activation(name=f"relu{number}", function=Function.RELU))
         layers.append(Dense(name=f"dense{number}", units=units, kernel=f"{number}/kernel", bias=f"{number}/bias"))
     calls = tuple(Call(number, (number,)) for number in range(len(layers)))
     return Network(name="large", inputs=(_SIZES[:1],), layers=tuple(layers), calls=calls, outputs=(len(layers),))
@@ -182,7 +186,7 @@ def _network() -> Network:
 
 def _tensors() -> tuple[TensorSpec, ...]:
     specs = []
-    for number, shape in enumerate(zip(_SIZES, _SIZES[1:], strict=False)):
+    for number, shape in enumerate(itertools.pairwise(_SIZES)):
         layer = f"dense{number}"
         specs.append(TensorSpec(f"{number}/kernel", shape, "float32", TensorClass.PRUNABLE, layer))
         specs.append(TensorSpec(f"{number}/bias", shape[1:], "float32", TensorClass.DENSE, layer))

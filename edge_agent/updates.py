@@ -6,6 +6,7 @@ tensor's in one dimension, and whole tensors come and go one after another.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from edge_agent.trainers.divergence import TrainingDiverged
 from fedprune.codecs import ErrorFeedback, Update, Values, check_magnitudes, decode_update, encode_update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights, euclidean_norm
+from fedprune.pruning.masks import put_kept, take_kept
 
 _NORM_CAP_DELTAS = 2.0
 """A residual's norm is capped at this many norms of the round's own delta."""
@@ -95,11 +97,11 @@ def prepare_update(
         for name, array in if_late.items():
             array += sent.residual[name]
         feedback.cap(if_late)
-    return PreparedUpdate(sent.payload, _spread(sent.residual, mask, table), _spread(if_late, mask, table))
+    return PreparedUpdate(sent.payload, _Whole(sent.residual, mask, table), _Whole(if_late, mask, table))
 
 
 def _encode(wanted: Weights, learned: Learned, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
-    update = Update(_spread(wanted, learned.mask, table), learned.statistics, learned.mask)
+    update = Update(dict(_Whole(wanted, learned.mask, table)), learned.statistics, learned.mask)
     _check(update, table)
     return encode_update(update, table, values, mask_is_known=mask_is_known)
 
@@ -113,18 +115,25 @@ def _check(update: Update, table: TensorTable) -> None:
 
 def _kept(array: Array, mask: Mask, name: str) -> Array:
     """The values of a tensor that `mask` keeps, in one dimension: of a tensor that is kept whole, a view."""
-    if name not in mask or mask[name].all():
-        return array.reshape(-1)
-    return array[mask[name]]
+    return take_kept(array, mask[name]) if name in mask else array.reshape(-1)
 
 
-def _spread(kept: Weights, mask: Mask, table: TensorTable) -> dict[str, Array]:
-    """Whole tensors again, zero where `mask` prunes."""
-    whole = {}
-    for spec in table:
-        if spec.name in kept and spec.name in mask and not mask[spec.name].all():
-            whole[spec.name] = np.zeros(spec.shape, np.float32)
-            whole[spec.name][mask[spec.name]] = kept[spec.name]
-        elif spec.name in kept:
-            whole[spec.name] = kept[spec.name].reshape(spec.shape)
-    return whole
+class _Whole(Mapping[str, Array]):
+    """Whole tensors by name, zero where `mask` prunes. Only the values in `kept` are held: each is made when it is
+    asked for."""
+
+    def __init__(self, kept: Weights, mask: Mask, table: TensorTable) -> None:
+        self._kept = kept
+        self._mask = mask
+        self._shapes = {spec.name: spec.shape for spec in table if spec.name in kept}
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._mask:
+            return put_kept(self._kept[name], self._mask[name])
+        return self._kept[name].reshape(self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)

@@ -181,7 +181,7 @@ def _decode_tensors(
                 vector = decode(_coder(spec, values, known_mask), reader, spec.size)
         if spec.kind is TensorClass.PRUNABLE:
             absent = np.isnan(vector)
-            vector[absent] = 0.0
+            np.copyto(vector, np.float32(0.0), where=absent)
             mask[spec.name] = np.logical_not(absent, out=absent).reshape(spec.shape)
         tensors[spec.name] = vector.reshape(spec.shape)
     return tensors, mask
