@@ -37,6 +37,7 @@ from fedprune.network.layers import Activation, Dense, Function
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
+from fedprune.system.memory import return_large_arrays
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Adam, Fill, Pruning, SeededWeights, Sgd, Task, Training, Uniform, read_bundle
 from fedprune.wire.messages import Assignment
@@ -195,6 +196,7 @@ def _tensors() -> tuple[TensorSpec, ...]:
 
 def _measure(optimizer: str, folder: str) -> DeviceMemory:
     """Do the rounds as an agent does."""
+    return_large_arrays()
     idle_mb = peak_memory_mb()
     ended: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
     thread = TrainingThread(_examples, "litert", 1, None, ended.put)

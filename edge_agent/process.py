@@ -24,6 +24,7 @@ from fedprune.data import count_examples, load_npz
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
+from fedprune.system.memory import return_large_arrays
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.usage import device_memory_mb, peak_memory_mb
@@ -47,6 +48,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     Raises `FedpruneError`s for what is wrong with the settings, data, broker or disk, `KeyboardInterrupt` when
     it is stopped; what it owes the gateway is remembered.
     """
+    return_large_arrays()
     check_id(settings.name, "agent name")
     topics = Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
