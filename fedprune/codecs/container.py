@@ -181,8 +181,10 @@ def _decode_tensors(
                 vector = decode(_coder(spec, values, known_mask), reader, spec.size)
         if spec.kind is TensorClass.PRUNABLE:
             absent = np.isnan(vector)
-            np.copyto(vector, np.float32(0.0), where=absent)
-            mask[spec.name] = np.logical_not(absent, out=absent).reshape(spec.shape)
+            kept = np.logical_not(absent, out=absent)
+            bits = vector.view(np.uint32)
+            bits *= kept  # +0.0 where nothing was sent; as bits, for NaN times zero is NaN
+            mask[spec.name] = kept.reshape(spec.shape)
         tensors[spec.name] = vector.reshape(spec.shape)
     return tensors, mask
 
