@@ -24,7 +24,7 @@ test: lint test-tools ## The same, with real federations, also on emulated devic
 test-all: lint test-tools ## The same, with the tests that take long
 	$(PYTEST)
 
-bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (30 minutes; 7 GB of memory, 6 of disk)
+bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (50 minutes; 7 GB of memory, 6 of disk)
 	@failed=0; \
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
@@ -32,8 +32,10 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
+	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.transfers || failed=1; \
+	$(BIN)/python -m benchmarks.outliers || failed=1; \
 	$(BIN)/python -m benchmarks.trainer_parity || failed=1; \
 	exit $$failed
 

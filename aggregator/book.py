@@ -7,11 +7,13 @@ are the book's own: a change of the messages does not change what a state direct
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -26,8 +28,9 @@ _TICKET_KEY_BYTES = 16
 _SCHEMA = """
 CREATE TABLE federation (
     only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
-    starts INTEGER NOT NULL, ticket_key BLOB NOT NULL
+    starts INTEGER NOT NULL, ticket_key BLOB NOT NULL, began INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE former_runs (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE rounds (round INTEGER PRIMARY KEY, cap INTEGER NOT NULL, record TEXT) STRICT;
 CREATE TABLE cohort (
     round INTEGER NOT NULL, agent TEXT NOT NULL, examples INTEGER NOT NULL, PRIMARY KEY (round, agent)
@@ -36,14 +39,25 @@ CREATE TABLE refused (agent TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT, WITH
 CREATE TABLE updates (
     round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
-    PRIMARY KEY (round, agent)
+    x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
+    left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
 CREATE INDEX updates_of_agent ON updates (agent, round);
 """
 
 
+MOST_NAMES = 20
+"""Agents that a record names."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 class AcceptedUpdate(msgspec.Struct, frozen=True):
-    """An update that counts, as `weight` examples. The rest is what the agent said of its training, for reports."""
+    """An update that counts, as `weight` examples, unless it is left out of the merge.
+
+    Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
+    (`aggregator.outliers`).
+    """
 
     digest: bytes
     size: int
@@ -52,6 +66,10 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     train_seconds: float
     idle_memory_mb: float
     peak_memory_mb: float
+    x_mean: float
+    x_largest: float
+    delta_norm: float
+    statistics_norm: float
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -64,6 +82,11 @@ class RoundRecord(msgspec.Struct, frozen=True):
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
     those that weigh fewer examples than they claim. `peak_memory_mb` is the
     aggregator's high-water mark.
+
+    `left_out` counts accepted updates that the merge does without: outliers, or all where the merge made the loss
+    explode and so was not `kept`; `outliers` names their agents, the largest first. `suspects` names the agents whose
+    loss or inputs stand apart from the others' for some rounds now. Both name `MOST_NAMES` at most. The norms are those
+    that were typical of the updates that were merged, 0 if none was.
     """
 
     round: int
@@ -80,6 +103,12 @@ class RoundRecord(msgspec.Struct, frozen=True):
     refused: int
     capped: int
     peak_memory_mb: float
+    kept: bool
+    left_out: int
+    outliers: tuple[str, ...]
+    suspects: tuple[str, ...]
+    delta_norm: float
+    statistics_norm: float
 
 
 def best_version(records: Sequence[RoundRecord]) -> int | None:
@@ -120,7 +149,7 @@ class Book:
         """
         with self._transaction():
             self._connection.execute(
-                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?)",
+                "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?, 0)",
                 (run, task, model_values, secrets.token_bytes(_TICKET_KEY_BYTES)),
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
@@ -157,7 +186,7 @@ class Book:
         """
         with self._transaction():
             taken = self._connection.execute(
-                "INSERT INTO updates SELECT ?1, ?, ?, ?, ?, ?, ?, ?, ? "
+                f"INSERT INTO updates (round, agent, {_UPDATE}) SELECT ?1, {', '.join('?' * (1 + len(_FIELDS)))} "
                 "WHERE EXISTS (SELECT 1 FROM rounds WHERE round = ?1 AND record IS NULL)",
                 (round_, agent, *msgspec.structs.astuple(update)),
             )
@@ -176,11 +205,31 @@ class Book:
         """The digest of each agent's last malformed update."""
         return dict(self._fetch("SELECT agent, digest FROM refused"))
 
-    def finish(self, record: RoundRecord) -> None:
+    def finish(
+        self, record: RoundRecord, left_out: Mapping[str, str] = NOTHING, apart: Mapping[str, str] = NOTHING
+    ) -> None:
+        """A round is merged. `left_out` and `apart` give the reasons for what the record says of agents, by agent."""
         with self._transaction():
+            for column, reasons in (("left_out", left_out), ("apart", apart)):
+                self._connection.executemany(
+                    f"UPDATE updates SET {column} = ? WHERE round = ? AND agent = ?",
+                    [(why, record.round, agent) for agent, why in reasons.items()],
+                )
             self._connection.execute(
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
+
+    def roll_back(self, round_: int, run: str) -> None:
+        """Undo `round_` and all rounds after it. The run goes on under a new id, of which agents have done no round."""
+        with self._transaction():
+            for table in ("rounds", "cohort", "updates"):
+                self._connection.execute(f"DELETE FROM {table} WHERE round >= ?", (round_,))
+            self._connection.execute("INSERT INTO former_runs SELECT run FROM federation")
+            self._connection.execute("UPDATE federation SET run = ?, began = ?", (run, round_))
+
+    def runs(self) -> set[str]:
+        """The run's id, and those that it had before it was rolled back."""
+        return {row[0] for row in self._fetch("SELECT run FROM federation UNION SELECT run FROM former_runs")}
 
     def next_round(self) -> int:
         """The round that is open, or the next to begin."""
@@ -201,6 +250,21 @@ class Book:
         """The digest of each agent's last accepted update of the rounds before `before`."""
         rows = self._fetch("SELECT agent, digest, max(round) FROM updates WHERE round < ? GROUP BY agent", before)
         return {agent: digest for agent, digest, _ in rows}
+
+    def left_out(self) -> dict[str, tuple[int, str]]:
+        """The round and the reason of each agent's last update that a merge did without, under the run's present id."""
+        rows = self._fetch(
+            "SELECT agent, max(round), left_out FROM updates, federation WHERE left_out NOT NULL AND round >= began "
+            "GROUP BY agent"
+        )
+        return {agent: (round_, why) for agent, round_, why in rows}
+
+    def rounds_apart(self, agent: str, before: int, most: int) -> int:
+        """How many of an agent's last `most` updates of the rounds before `before`, without a gap, stood apart."""
+        rows = self._fetch(
+            "SELECT apart FROM updates WHERE agent = ? AND round < ? ORDER BY round DESC LIMIT ?", agent, before, most
+        )
+        return len(list(itertools.takewhile(lambda row: row[0] is not None, rows)))
 
     def records(self) -> list[RoundRecord]:
         rows = self._fetch("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY round")
@@ -229,7 +293,7 @@ class Book:
                 "or name an empty state directory"
             )
 
-    def _fetch(self, query: str, *parameters: int) -> list[Any]:
+    def _fetch(self, query: str, *parameters: int | str) -> list[Any]:
         with _mapping_errors():
             return self._connection.execute(query, parameters).fetchall()
 
@@ -242,7 +306,8 @@ class Book:
             yield
 
 
-_UPDATE = ", ".join(field.name for field in msgspec.structs.fields(AcceptedUpdate))
+_FIELDS = AcceptedUpdate.__struct_fields__
+_UPDATE = ", ".join(_FIELDS)
 
 
 @contextmanager

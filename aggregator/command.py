@@ -9,6 +9,7 @@ import msgspec
 
 from aggregator.book import RoundRecord
 from aggregator.process import run_aggregator
+from aggregator.round_places import named
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
 from fedprune.system.output import say
@@ -64,4 +65,15 @@ def _line(record: RoundRecord, rounds: int) -> str:
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
         f"{accuracy}loss {loss}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
+        f"{_remarks(record)}"
     )
+
+
+def _remarks(record: RoundRecord) -> str:
+    """What a person should look at; mostly nothing."""
+    remarks = [] if record.kept else ["; NOT KEPT: the loss exploded"]
+    if record.left_out:
+        remarks.append(f"; left out {named(record.outliers, record.left_out)}")
+    if record.suspects:
+        remarks.append(f"; standing apart: {named(record.suspects)}")
+    return "".join(remarks)

@@ -66,6 +66,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 link,
                 store,
                 evaluate=evaluator.evaluate,
+                scale=evaluator.loss_scale,
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,

@@ -30,7 +30,7 @@ def manifest(state: RoundState) -> Manifest:
     )
 
 
-def assignment(state: RoundState, now: float) -> Assignment:
+def assignment(state: RoundState, agent: str, now: float) -> Assignment:
     plan = state.plan
     return Assignment(
         run=plan.run,
@@ -42,6 +42,7 @@ def assignment(state: RoundState, now: float) -> Assignment:
         seed=plan.seed,
         update_values=plan.update_values,
         seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
+        left_out=state.left_out.get(agent),
     )
 
 

@@ -62,7 +62,7 @@ from aggregator.round_uploads import (
     take_chunk,
     take_submit,
 )
-from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, Need, Submit
+from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, LeftOut, Need, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
@@ -185,7 +185,7 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        return state, (Send(agent, assignment(state, now)),)  # it keeps its place by asking for its work, not so
+        return state, (Send(agent, assignment(state, agent, now)),)  # it keeps its place by asking for its work, not so
     if member is not None and member.standing is Standing.STORING:
         return state, ()
     state, refusal = _welcome(state, said, now)
@@ -328,6 +328,9 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
     last_accepted = state.last_accepted
     for agent in state.cohort.agents(Standing.ACCEPTED):
         last_accepted = last_accepted.insert(agent, state.cohort.members[agent].digest)
+    left_out = state.left_out
+    for agent, why in merged.left_out.items():
+        left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
     served = (*(content for content in state.served if content != merged.model.content), merged.model.content)
     serving = state.serving.offer(merged.model.content)
     for content in served[:-SERVED_MODELS]:
@@ -340,6 +343,7 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
         cohort=Cohort(),
         cap=0,
         last_accepted=last_accepted,
+        left_out=left_out,
         presence=state.presence.at(now),
         serving=serving,
         served=served[-SERVED_MODELS:],

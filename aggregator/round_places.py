@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from aggregator.cohort import Member, Standing
@@ -52,8 +52,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
-    message = assignment(state, now)
-    return state, (BookCohort(state.round, examples, state.cap), *(Send(agent, message) for agent in selected))
+    sent = (Send(agent, assignment(state, agent, now)) for agent in selected)
+    return state, (BookCohort(state.round, examples, state.cap), *sent)
 
 
 def replace_silent(state: RoundState, now: float) -> Step:
@@ -122,9 +122,10 @@ def nobody_left(state: RoundState, now: float) -> Warn:
     )
 
 
-def named(agents: list[str]) -> str:
-    """Some names for people, and how many more there are."""
-    more = f" and {len(agents) - MOST_NAMED} more" if len(agents) > MOST_NAMED else ""
+def named(agents: Sequence[str], count: int | None = None) -> str:
+    """Some names for people, and how many more there are of the `count` (all of `agents` if not said)."""
+    others = (len(agents) if count is None else count) - MOST_NAMED
+    more = f" and {others} more" if others > 0 else ""
     return ", ".join(agents[:MOST_NAMED]) + more
 
 

@@ -16,7 +16,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
-from fedprune.wire.messages import Content, Manifest, Message, Submit
+from fedprune.wire.messages import Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -61,9 +61,13 @@ class UpdateRefused:
 
 @dataclass(frozen=True)
 class Merged:
-    """The round's aggregate is applied and checkpointed; this is the next round's model."""
+    """The round's aggregate is applied and checkpointed; this is the next round's model.
+
+    `left_out` gives the reason for each accepted update that the aggregate does without, by agent.
+    """
 
     model: Model
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,7 @@ class Upload:
 
 
 _NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
+_NOTHING_LEFT_OUT: HashTrieMap[str, LeftOut] = HashTrieMap()
 _NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
 
 
@@ -200,10 +205,10 @@ class RoundState:
 
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
-    rounds before; `refused`: of its last malformed one. `uploads`: updates on their way in, `uploads_bytes` their sizes
-    together. `serving`: the task, the last models, and who lacks what of them; `served`: those models, oldest first.
-    `tickets_given`: in the second that began at `tickets_since`. `nobody`: how often in a row a round could not
-    open since nobody was there; `strangers`: tickets given meanwhile.
+    rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
+    updates on their way in, `uploads_bytes` their sizes together. `serving`: the task, the last models, and who lacks
+    what of them; `served`: those models, oldest first. `tickets_given`: in the second that began at `tickets_since`.
+    `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
 
@@ -216,6 +221,7 @@ class RoundState:
     cap: int = 0
     last_accepted: HashTrieMap[str, bytes] = _NO_DIGESTS
     refused: HashTrieMap[str, bytes] = _NO_DIGESTS
+    left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
     serving: Serving = field(default_factory=Serving)
@@ -243,6 +249,7 @@ def resume(
     accepted: Mapping[str, bytes],
     last_accepted: Mapping[str, bytes],
     refused: Mapping[str, bytes],
+    left_out: Mapping[str, LeftOut],
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -265,6 +272,7 @@ def resume(
         cap=cap,
         last_accepted=HashTrieMap(last_accepted),
         refused=HashTrieMap(refused),
+        left_out=HashTrieMap(left_out),
         serving=Serving().offer(plan.task).offer(model.content),
         served=(model.content,),
     )

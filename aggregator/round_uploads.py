@@ -49,7 +49,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         state, answer = answer_outside_round(state, said, now)
         # While its update was pending the agent took no assignment.
         owed = member is not None and member.has_work
-        return state, (*answer, Send(agent, assignment(state, now))) if owed else answer
+        return state, (*answer, Send(agent, assignment(state, agent, now))) if owed else answer
     if member.standing is Standing.STORING:
         return state, ()
     if member.standing is Standing.OUT:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
-from aggregator.book import AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.merging import Aggregate
+from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
+from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.round_remarks import say_left_out, suspects
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -38,23 +40,24 @@ from aggregator.round_state import (
     resume,
 )
 from aggregator.silence import manifests_unheard, nobody
-from fedprune.codecs import Update, Values, check_update, decode_update
+from aggregator.standing_apart import Signals, standing_apart
+from fedprune.codecs import Values
 from fedprune.errors import ProtocolError, StorageError, TrainingError
-from fedprune.model.tensors import Mask, Weights, sparsity
+from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
-from fedprune.task.evaluation import Evaluation
+from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Content, Failed, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import chunk_of, content_of
+from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +90,8 @@ class RunStore:
 class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
-    `evaluate` scores weights on the held-out examples; `report` is told of each finished round. Of the checkpoints
-    the best and the last `keep_checkpoints` stay.
+    `evaluate` scores weights on the held-out examples, whose losses lie on `scale`; `report` is told of each finished
+    round. Of the checkpoints the best and the last `keep_checkpoints` stay.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class AggregatorRunner:
         store: RunStore,
         *,
         evaluate: Callable[[Weights], Evaluation],
+        scale: LossScale,
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keep_checkpoints: int,
@@ -108,15 +112,17 @@ class AggregatorRunner:
         self._task = bundle.task
         self._run = plan.run
         self._values = values
-        self._update_values = Values(plan.update_values)
+        self._merger = Merger(bundle.task, plan.run, values, Values(plan.update_values), store.updates, evaluate, scale)
+        self._scale = scale
         self._cohort = plan.cohort
         self._topics, self._link, self._store = topics, link, store
-        self._evaluate, self._report, self._clock = evaluate, report, clock
+        self._report, self._clock = report, clock
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
+        self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
         self._manifests_unheard = 0
         round_ = store.book.next_round()
@@ -130,6 +136,7 @@ class AggregatorRunner:
             accepted={agent: update.digest for agent, update in store.book.accepted(round_).items()},
             last_accepted=store.book.last_accepted(round_),
             refused=store.book.refused(),
+            left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in store.book.left_out().items()},
         )
 
     @property
@@ -246,7 +253,7 @@ class AggregatorRunner:
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
         try:
-            check_update(self._decode(action.blob), self._task.table)
+            norms = self._merger.check(action.blob, self._model)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
@@ -261,44 +268,36 @@ class AggregatorRunner:
                 submit.examples,
                 action.weight,
             )
-        self._store.updates.write(_update_name(submit.round, agent), action.blob)
-        self._store.book.accept(submit.round, agent, _accepted_update(submit, action.weight))
+        self._store.updates.write(update_name(submit.round, agent), action.blob)
+        self._store.book.accept(submit.round, agent, _accepted_update(submit, action.weight, norms))
         return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:
-        updates = self._store.book.accepted(round_)
-        aggregate = self._aggregate()
-        for agent, update in updates.items():
-            self._fold(aggregate, round_, agent, update)
-        merged = aggregate.result(self._model.checkpoint.exact)
-        self._model = new_model(merged.weights, self._task, self._run, round_ + 1, self._values, merged.mask)
+        book = self._store.book
+        updates = book.accepted(round_)
+        merged = self._merger.merge(self._model, updates, book.records())
+        apart = standing_apart(
+            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()},
+            self._scale.constant,
+        )
+        self._model = merged.model
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         self._contents[self._model.model.content.digest] = self._model.blob
-        record = self._record(round_, updates)
-        self._store.book.finish(record)
+        record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
+        book.finish(record, merged.left_out, apart)
         for name in self._store.updates.names():
             self._store.updates.delete(name)
-        forget_checkpoints(self._store.checkpoints, self._keep, best_version(self._store.book.records()))
+        forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
+        say_left_out(self._merge_log, round_, merged)
         self._report(record)
-        return Merged(self._model.model)
+        return Merged(self._model.model, merged.left_out)
 
-    def _fold(self, aggregate: Aggregate, round_: int, agent: str, update: AcceptedUpdate) -> None:
-        """Add an accepted update. Raises `StorageError` if the disk no longer holds what it was given."""
-        name = _update_name(round_, agent)
-        blob = self._store.updates.read(name)
-        if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
-            raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
-        try:
-            aggregate.add(self._decode(blob), update.weight)
-        except ProtocolError as error:
-            raise StorageError(
-                f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
-            ) from error
-
-    def _record(self, round_: int, updates: dict[str, AcceptedUpdate]) -> RoundRecord:
-        weights = self._model.checkpoint.weights
-        evaluation = self._evaluate(weights)
-        weight = sum(update.weight for update in updates.values())
+    def _record(
+        self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
+    ) -> RoundRecord:
+        weights, evaluation = self._model.checkpoint.weights, merged.evaluation
+        taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
+        weight = sum(update.weight for update in taken)
         now, counts = self._clock(), self._counts
         began = now if self._began is None else self._began
         self._began, self._counts = now, Counter()
@@ -312,11 +311,17 @@ class AggregatorRunner:
             bytes_down=counts["bytes_down"],
             seconds=now - began,
             train_seconds=max(update.train_seconds for update in updates.values()),
-            train_loss=sum(update.loss * update.weight for update in updates.values()) / weight,
+            train_loss=sum(update.loss * update.weight for update in taken) / weight,
             ignored=counts["ignored"],
             refused=counts["refused"],
             capped=counts["capped"],
             peak_memory_mb=peak_memory_mb(),
+            kept=merged.kept,
+            left_out=len(merged.left_out),
+            outliers=tuple(merged.left_out)[:MOST_NAMES],
+            suspects=tuple(named[:MOST_NAMES]),
+            delta_norm=merged.norms.delta,
+            statistics_norm=merged.norms.statistics,
         )
 
     def _tenths_waiting(self) -> int | None:
@@ -335,7 +340,7 @@ class AggregatorRunner:
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
-        if checkpoint.run != self._run:
+        if checkpoint.run not in self._store.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )
@@ -345,21 +350,8 @@ class AggregatorRunner:
             raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
         return restored_model(checkpoint, self._task, self._values)
 
-    def _aggregate(self) -> Aggregate:
-        return Aggregate(self._task.table, self._model.checkpoint.weights, self._known_mask())
 
-    def _decode(self, blob: bytes) -> Update:
-        return decode_update(blob, self._task.table, self._known_mask(), self._update_values)
-
-    def _known_mask(self) -> Mask | None:
-        return self._task.pruning.mask.rules.known_mask(self._model.checkpoint.mask)
-
-
-def _update_name(round_: int, agent: str) -> str:
-    return f"{round_:06d}-{agent}.update"
-
-
-def _accepted_update(submit: Submit, weight: int) -> AcceptedUpdate:
+def _accepted_update(submit: Submit, weight: int, norms: Norms) -> AcceptedUpdate:
     return AcceptedUpdate(
         digest=submit.update.digest,
         size=submit.update.size,
@@ -368,4 +360,8 @@ def _accepted_update(submit: Submit, weight: int) -> AcceptedUpdate:
         train_seconds=submit.train_seconds,
         idle_memory_mb=submit.idle_memory_mb,
         peak_memory_mb=submit.peak_memory_mb,
+        x_mean=submit.x_mean,
+        x_largest=submit.x_largest,
+        delta_norm=norms.delta,
+        statistics_norm=norms.statistics,
     )

@@ -68,7 +68,7 @@ class _Gateway:
     def __init__(self, agents: int) -> None:
         self._plan = _plan(agents)
         self.state: RoundState = resume(
-            self._plan, _model(0), 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}
+            self._plan, _model(0), 0, assigned={}, cap=0, accepted={}, last_accepted={}, left_out={}, refused={}
         )
         self._now, self.events, self.seconds = 0.0, 0, 0.0
 

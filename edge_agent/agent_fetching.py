@@ -41,7 +41,10 @@ def take(state: AgentState, assignment: Assignment, now: float) -> Step:
     if assignment.round <= state.done.of(assignment.run):
         return state, (Send(_failed(assignment, "this agent is done with that round")),)
     why_not = _why_sit_out(state, assignment) or _why_too_large(state, assignment)
-    return decline(state, assignment, why_not, now) if why_not else _fetch(state, assignment, now)
+    if why_not:
+        return decline(state, assignment, why_not, now)
+    state, actions = _fetch(state, assignment, now)
+    return state, (*_tell_left_out(state, assignment), *actions)
 
 
 def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
@@ -182,6 +185,15 @@ def _train(state: AgentState, now: float) -> Step:
     number = state.training + 1
     state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)
     return await_deadline(state, now), (*actions, Train(number, assignment, blobs[assignment.model.digest]))
+
+
+def _tell_left_out(state: AgentState, assignment: Assignment) -> tuple[Action, ...]:
+    """Tell people, after the last update, that it was left out. What it left is not read any more (`AgentStore`)."""
+    left_out = assignment.left_out
+    if left_out is None or left_out.round < state.done.of(assignment.run):
+        return ()
+    what = f"round {left_out.round + 1}: the update was accepted, but left out of the merge: {left_out.why}"
+    return (Warn(f"{what}; what it left behind is dropped"),)
 
 
 def _why_sit_out(state: AgentState, assignment: Assignment) -> str:

@@ -71,7 +71,7 @@ def train_locally(
         update = prepare_update(learned, local.read_residual(), table, values, known_mask)
     except TrainingDiverged as error:
         raise TrainingError(
-            f"{error}, or scale this device's examples as the others': their largest |x| is {_largest(data):.3g}"
+            f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
         ) from error
     submit = Submit(
         run=assignment.run,
@@ -82,13 +82,15 @@ def train_locally(
         train_seconds=seconds,
         idle_memory_mb=local.idle_memory_mb,
         peak_memory_mb=peak_memory_mb(),
+        x_mean=data.x_mean,
+        x_largest=data.x_largest,
     )
     return LocalResult(submit, update, slots)
 
 
-def _largest(data: Dataset) -> float:
-    """The largest |x|, without a copy of x."""
-    return float(max(data.x.max(), -data.x.min()))
+def owed_since(assignment: Assignment) -> int:
+    """The first round whose residual and slots count: not those of an update that was left out, or before it."""
+    return 0 if assignment.left_out is None else assignment.left_out.round + 1
 
 
 def _values(name: str) -> Values:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.agent_state import Disconnected, Limits, Ticked, Train
-from edge_agent.local_round import LocalRound
+from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
 from edge_agent.store import AgentStore
@@ -94,11 +94,12 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
 def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
     """Read from the disk what the training takes, on the training's thread."""
     assignment = action.assignment
+    since = owed_since(assignment)
 
     def read_residual() -> Weights | None:
-        return store.residual(assignment.run, assignment.round)
+        return store.residual(assignment.run, assignment.round, since)
 
-    slots = store.slots(assignment.run)
+    slots = store.slots(assignment.run, since)
     local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb)
     return local, store.task(assignment.task.digest)
 

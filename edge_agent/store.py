@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 2
+_FORMAT = 3
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
@@ -48,6 +48,8 @@ class _Pending(msgspec.Struct, frozen=True):
     train_seconds: float
     idle_memory_mb: float
     peak_memory_mb: float
+    x_mean: float
+    x_largest: float
     update: str
     residual_if_accepted: str
     residual_if_late: str
@@ -63,6 +65,8 @@ class _Pending(msgspec.Struct, frozen=True):
             train_seconds=self.train_seconds,
             idle_memory_mb=self.idle_memory_mb,
             peak_memory_mb=self.peak_memory_mb,
+            x_mean=self.x_mean,
+            x_largest=self.x_largest,
         )
 
 
@@ -151,18 +155,24 @@ class AgentStore:
             raise TaskError("the task bundle on this device's disk is damaged; it is fetched again")
         return blob
 
-    def residual(self, run: str, round_: int) -> Weights | None:
-        """The residual that earlier rounds of `run` left; None if there is none, or it is too old or damaged."""
-        owed = self._record.owed
-        if owed is None or owed.run != run or round_ - owed.round > RESIDUAL_AGE_LIMIT:
+    def residual(self, run: str, round_: int, since: int = 0) -> Weights | None:
+        """The residual that earlier rounds of `run` left, but none before round `since`.
+
+        None if there is none, or it is too old or damaged.
+        """
+        owed = self._owed(run, since)
+        if owed is None or round_ - owed.round > RESIDUAL_AGE_LIMIT:
             return None
         blob = self._read(owed.residual)
         return None if blob is None else unpack_residual(blob)
 
-    def slots(self, run: str) -> Slots | None:
-        """The optimizer state that the last round of `run` left; None if there is none, or it is damaged."""
-        owed = self._record.owed
-        blob = None if owed is None or owed.run != run or owed.slots is None else self._read(owed.slots)
+    def slots(self, run: str, since: int = 0) -> Slots | None:
+        """The optimizer state that the last round of `run` left, but none before round `since`.
+
+        None if there is none, or it is damaged.
+        """
+        owed = self._owed(run, since)
+        blob = None if owed is None or owed.slots is None else self._read(owed.slots)
         return None if blob is None else unpack_tensors(blob)
 
     def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None, durations: Durations) -> None:
@@ -177,6 +187,8 @@ class AgentStore:
             train_seconds=submit.train_seconds,
             idle_memory_mb=submit.idle_memory_mb,
             peak_memory_mb=submit.peak_memory_mb,
+            x_mean=submit.x_mean,
+            x_largest=submit.x_largest,
             update=self._write(update.blob, _UPDATE_SUFFIX),
             residual_if_accepted=self._write(pack_residual(update.residual_if_accepted), _TENSORS_SUFFIX),
             residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),
@@ -222,6 +234,10 @@ class AgentStore:
                 pending=None,
             )
         )
+
+    def _owed(self, run: str, since: int) -> _Owed | None:
+        owed = self._record.owed
+        return owed if owed is not None and owed.run == run and owed.round >= since else None
 
     def _load(self, agent: str, federation: str) -> _Record:
         blob = self._disk.read(_RECORD)

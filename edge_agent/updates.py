@@ -68,7 +68,8 @@ def prepare_update(
     """Encode delta + residual, where the trained mask keeps weights.
 
     Statistics travel as they are, without residual: moments are pooled, never added up. The cap of the residual is
-    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it.
+    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it. It holds
+    for the residual that is sent as for the one that is left: what a bad round left behind does not drown this one.
 
     Args:
         learned: what came of the training.
@@ -90,7 +91,7 @@ def prepare_update(
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by the check
         feedback = ErrorFeedback(norm_cap=_NORM_CAP_DELTAS * euclidean_norm(delta))
-        owed = {name: _kept(residual[name], mask, name) for name in delta} if residual else feedback.initial(delta)
+        owed = feedback.initial(delta) if residual is None else _owed(residual, learned, feedback)
         del residual  # the caller does not hold it either
         sent = feedback.send(compress, delta, owed, mask={})
         if_late = sent.decoded
@@ -98,6 +99,13 @@ def prepare_update(
             array += sent.residual[name]
         feedback.cap(if_late)
     return PreparedUpdate(sent.payload, _Whole(sent.residual, mask, table), _Whole(if_late, mask, table))
+
+
+def _owed(residual: Weights, learned: Learned, feedback: ErrorFeedback) -> dict[str, Array]:
+    """What the mask still keeps of the residual, up to the cap."""
+    owed = {name: np.array(_kept(residual[name], learned.mask, name)) for name in learned.delta}
+    feedback.cap(owed)
+    return owed
 
 
 def _encode(wanted: Weights, learned: Learned, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:

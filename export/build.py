@@ -18,14 +18,13 @@ from export.describing.parity import check_parity
 from export.initial import recipe, redrawn
 from export.model_code import load_model
 from export.models import cnn_108k
-from export.proof.errors import NotProven
 from export.proof.inference import verify_inference_graph
 from export.proof.probes import make_self_check
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
-from fedprune.errors import TaskError
+from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
@@ -151,14 +150,14 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
     proof = Proof(model, task.tensors, task.objective, reference)
     own = task.training.batch_size
     proven: list[ProvenGraph] = []
-    problems: dict[int, NotProven] = {}
+    problems: dict[int, FedpruneError] = {}
     for batch_size in sorted({own, *_BATCH_SIZES}, key=lambda size: (size != own, size)):
         briefly = bool(proven)
         try:
             graph = write_training_graph(network, task.table, task.training.loss, batch_size)
             proof.check(graph.blob, briefly=briefly)
             check = make_self_check(reference, task.tensors, graph.blob, briefly=briefly)
-        except NotProven as error:
+        except FedpruneError as error:
             problems[batch_size] = error
         else:
             digest = hashlib.sha256(graph.blob).hexdigest()

@@ -116,8 +116,12 @@ class ConverterProcess:
 
     def _loaded(self) -> _Child:
         if self._child is None:
-            self._child = _Child()
-            self._exchange(self._child, self._job, "loading TensorFlow and building the model")
+            self._child = child = _Child()
+            try:
+                self._exchange(child, self._job, "loading TensorFlow and building the model")
+            except FedpruneError:
+                self._end()  # it has no model, and could answer nothing
+                raise
         return self._child
 
     def _exchange(

@@ -58,6 +58,7 @@ def _module(place: str, base: Path, source: str) -> ModuleType:
         if spec is None or spec.loader is None:
             raise ImportError("not a Python file")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses and pickles look for it
         spec.loader.exec_module(module)
         return module
     except TaskError:
@@ -70,7 +71,10 @@ def _plain(model: Any, source: str) -> Any:
     if isinstance(model, keras.Model):
         if not model.built:
             raise TaskError(f"{source}: the model knows no input shape; begin it with an Input layer")
-        return full_precision(stripped(model))
+        try:
+            return full_precision(stripped(model))
+        except (ValueError, TypeError) as error:  # Keras', on parts that it cannot make again
+            raise TaskError(f"{source}: {_brief(error)}; build the model from Keras' own parts") from error
     if type(model).__module__.startswith("keras.src.models"):  # Keras 3, which the function brought along
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "model.keras"

@@ -17,6 +17,7 @@ _SUBCOMMANDS = {
     "task": ("export.command:task", "Build or show a task bundle: what a federation learns."),
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
+    "rollback": ("aggregator.rollback_command:rollback", "Take a run back to an earlier model."),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),

@@ -150,7 +150,7 @@ class Gateway:
 
 
 def fresh(plan: Plan) -> RoundState:
-    return resume(plan, FIRST, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={})
+    return resume(plan, FIRST, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={})
 
 
 def need(content: Content) -> Need:

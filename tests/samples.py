@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
+
 from fedprune.wire.messages import (
     Accepted,
     Assignment,
@@ -11,6 +13,7 @@ from fedprune.wire.messages import (
     Chunk,
     Content,
     Failed,
+    LeftOut,
     Manifest,
     Message,
     Need,
@@ -61,6 +64,8 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
         train_seconds=1.5,
         idle_memory_mb=40.0,
         peak_memory_mb=600.0,
+        x_mean=0.5,
+        x_largest=1.0,
     )
 
 
@@ -74,6 +79,9 @@ MESSAGES: dict[str, Message] = {
     "manifest": manifest(round_=3),
     "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2),
     "assignment": assignment(round_=3),
+    "assignment after an update was left out": msgspec.structs.replace(
+        assignment(round_=3), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
+    ),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),

@@ -169,6 +169,10 @@ class _RichDisplay:
     def round(self, record: RoundRecord) -> None:
         news = f"accuracy {record.accuracy:.3f}, sparsity {record.sparsity:.2f}"
         self._progress.update(self._current, completed=record.round + 1, news=news)
+        if record.left_out:
+            self.note(f"round {record.round + 1}: updates were left out, of {', '.join(record.outliers)}")
+        if record.suspects:
+            self.note(f"round {record.round + 1}: standing apart are {', '.join(record.suspects)}")
 
     def _complete(self) -> None:
         if self._current is not None:

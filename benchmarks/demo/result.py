@@ -17,6 +17,7 @@ class RoundResult(msgspec.Struct, frozen=True):
 
     The demo's model is a classifier, which always has an `accuracy`; `loss` is None where its outputs are not finite.
     `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead, evaluation included.
+    `left_out` counts updates that the merge did without, `suspects` are agents that stand apart (see `RoundRecord`).
     """
 
     round: int
@@ -28,6 +29,9 @@ class RoundResult(msgspec.Struct, frozen=True):
     bytes_down: int
     seconds: float
     train_seconds: float
+    kept: bool
+    left_out: int
+    suspects: tuple[str, ...]
 
 
 class ModelResult(msgspec.Struct, frozen=True):

@@ -67,7 +67,7 @@ class _Gateway:
         model = Model(self._content, b"w" * 32)
         self.published_bytes = 0
         self.state = round_state.resume(
-            _plan(agents), model, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}
+            _plan(agents), model, 0, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={}
         )
 
     def handle(self, event: Any) -> None:

@@ -40,13 +40,20 @@ def prepare_device_graph(
     """Write and check the training graph for this device and its number of examples; the result loads it.
 
     A loaded graph takes two or three times the model's memory, so that it is loaded for each round anew. Without a disk
-    nothing is remembered. Raises `TaskError` if the task has none, or another comes out here; what
+    nothing is remembered. Raises `TaskError` if the task has none, another comes out here, or none has room; what
     `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
     """
     if not bundle.graphs:
         raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
-    room = int(device_memory_mb() * 1e6 * _SHARE_OF_MEMORY)
+    memory_mb = device_memory_mb()
+    room = int(memory_mb * 1e6 * _SHARE_OF_MEMORY)
     proven = choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
+    if proven.memory_bytes > memory_mb * 1e6:
+        needed_mb = proven.memory_bytes / 1e6
+        raise TaskError(
+            f"task {bundle.task.name!r}: batches of {proven.batch_size} take {needed_mb:.0f} MB, and this device has "
+            f"{memory_mb:.0f}; build the task with a smaller batch size or model"
+        )
     load = partial(TrainingGraph, _written(bundle, proven, disk), bundle.task.tensors, threads=threads)
     _check_runtime(bundle, proven, load(), disk)
     return load
@@ -68,15 +75,15 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     if kept is not None and _digest(kept) == proven.sha256:
         return kept
     task = bundle.task
-    graph = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size).blob
-    if _digest(graph) != proven.sha256:
+    written = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size)
+    if (_digest(written.blob), written.memory_bytes) != (proven.sha256, proven.memory_bytes):
         raise TaskError(
             f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "
             "task; install that version, or build the task again"
         )
     if disk is not None:
-        disk.write(_GRAPH, graph)
-    return graph
+        disk.write(_GRAPH, written.blob)
+    return written.blob
 
 
 def _check_runtime(bundle: Bundle, proven: ProvenGraph, graph: TrainingGraph, disk: Disk | None) -> None:

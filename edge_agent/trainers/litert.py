@@ -62,7 +62,10 @@ class LiteRTTrainer:
         training = self._task.training
         if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
-        graph = self._load_graph()
+        try:
+            graph = self._load_graph()
+        except ExportError as error:
+            raise TrainingError(f"task {self._task.name!r}: {error}") from error
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_shape[0])
         optimizer = self._start(graph, work)
         mask = work.mask
@@ -131,7 +134,7 @@ class LiteRTTrainer:
         """The gradient mu (w - w_t) of FedProx's term over the weights that are kept; pruned ones are zero already."""
         if mu := np.float32(self._task.training.proximal_mu):
             for name, gradient in gradients.items():
-                gradient += mu * (weights[name] - start[name] * mask.get(name, np.True_))
+                gradients[name] = gradient + mu * (weights[name] - start[name] * mask.get(name, np.True_))
 
     def _slots(self, optimizer: Optimizer, weights: Weights, mask: Mask) -> Slots:
         """The state with which the next round can go on exactly."""

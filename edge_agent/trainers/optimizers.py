@@ -28,7 +28,7 @@ class Optimizer(Protocol):
     """An optimizer of some named tensors."""
 
     def step(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
-        """Move `weights` in place; `gradients` are used up."""
+        """Move `weights` in place. Gradients stay as they are: two tensors may have one and the same."""
         ...
 
     def variables(self) -> list[NDArray[np.generic]]:
@@ -77,10 +77,10 @@ class _SgdOptimizer(_State):
         self.steps += 1
         for name in gradients:
             for weight, gradient, velocity in _pieces(weights[name], gradients[name], *self.of[name]):
-                gradient *= self._rate
+                step = gradient * self._rate
                 velocity *= self._momentum
-                velocity -= gradient
-                weight += velocity * self._momentum - gradient if self._nesterov else velocity
+                velocity -= step
+                weight += velocity * self._momentum - step if self._nesterov else velocity
 
 
 class _AdamOptimizer(_State):

@@ -28,7 +28,7 @@ def make_layer(described: Config) -> Any:
     for name, value in config.items():
         if name in _SETTINGS[kind]:
             settings[renamed.get(name) or name] = _setting(described, name, value)
-        elif name not in _WITHOUT_EFFECT and value not in (None, False):
+        elif name not in _WITHOUT_EFFECT and value not in (None, False) and (name, value) != _AS_IN_TF_KERAS:
             refuse(described, f"has {name[:60]!r}, which tf_keras does not; leave it as Keras sets it")
     return getattr(keras.layers, kind)(**settings, **_ADDED.get(kind, {}))
 
@@ -82,8 +82,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config data_format")
+_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config")
 """Settings without a meaning for a layer that does not list them. Precision is always float32."""
+
+_AS_IN_TF_KERAS = ("data_format", "channels_last")
+"""A setting that tf_keras' layer does not have, and its only value."""
 
 _WINDOWS = "strides padding data_format"
 _CONVOLUTION = f"{_WINDOWS} kernel_size dilation_rate"

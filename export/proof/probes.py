@@ -14,7 +14,7 @@ from dataclasses import replace
 from export.proof.errors import NotProven
 from export.proof.reference import Reference, norm_of
 from fedprune.model.tensors import TensorSpec
-from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, draw_case, furthest, outputs_of, sums_of
+from fedprune.runtime.self_check import Probe, SelfCheck, Sketch, furthest, outputs_of, sums_of
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import TrainingGraph
 
@@ -26,9 +26,9 @@ _MARGIN = 64.0
 instruction sets round and add in other orders."""
 _ROOM = 0.25
 """The part of its tolerance that a runtime here may use up."""
-_LARGE = 8.0
-"""A probe's scale at which ReLU6 is cut off above in every layer."""
-_TIGHT = 1e-3
+_LARGE = (1e3, 8.0)
+"""Scales of probes: at which exponentials of logits overflow, and at which ReLU6 is cut off above in every layer."""
+_TIGHT = 4e-3
 """Tolerances within so much of the tensors' norms are good enough."""
 _SEEDS, _EXAMPLES = 8, 16
 """Until then so many seeds are tried, and no more examples than these once a probe will do: they take time, and among
@@ -38,7 +38,7 @@ _SMALL = 1e-3
 
 
 def make_self_check(reference: Reference, tensors: Sequence[TensorSpec], graph: bytes, *, briefly: bool) -> SelfCheck:
-    """The self-check of `graph`, which was proven: a full batch of large numbers, and of moderate ones a full batch,
+    """The self-check of `graph`, which was proven: full batches of large numbers, and of moderate ones a full batch,
     two examples, and a single one; `briefly` the full batch of moderate ones alone.
 
     Raises `NotProven` unless every runtime that is installed passes with room to spare.
@@ -47,7 +47,7 @@ def make_self_check(reference: Reference, tensors: Sequence[TensorSpec], graph: 
     full = graphs[0].batch_shape[0]
     moderate = [(count, 1.0) for count in sorted({full, min(2, full), 1}, reverse=True)]
     probes = []
-    for examples, scale in moderate[:1] if briefly else [(full, _LARGE), *moderate]:
+    for examples, scale in moderate[:1] if briefly else [*((full, large) for large in _LARGE), *moderate]:
         probe = _tightest(reference, graphs, tensors, examples, scale)
         if probe is None:
             raise NotProven(f"with {examples} examples no runtime is sure to pass the self-check")
@@ -78,8 +78,7 @@ def _probe(
     scale: float,
 ) -> tuple[float, Probe]:
     """A probe, and its looseness: its largest tolerance relative to its tensor."""
-    case = draw_case(graph, tensors, seed, examples, scale)
-    truth = reference.run(case)
+    _, truth = reference.run_drawn(graph, tensors, seed, examples, scale)
     returned = replace(truth.step, statistics={name: truth.step.statistics[name] for name in graph.moved})
     noises = {"loss": truth.loss_noise} | _by_output(truth.noise, tensors)
     looseness, answers = 0.0, {}

@@ -1,9 +1,9 @@
 """The reference that a training graph is judged by: a batch in tf_keras in float64, and how sure its answer is.
 
 How sure is measured by *rounding noise*: the same batch is computed again in float32, and in float64 while every
-layer's output, and every gradient on its way back, is off by a rounding error of float32. No honest float32 program can
-be expected to be much nearer than these. So a tensor whose gradient cancels, as that of a beta before another batch
-normalisation does, needs no rule of its own: what moves it is what was cancelled.
+layer's output, and every gradient on its way back, is rounded to float32. No honest float32 program can be expected to
+be much nearer than these, nor than a part of a rounding of the whole gradient. So a tensor whose gradient cancels, as
+that of a beta before another batch normalisation does, needs no rule of its own: what moves it is what was cancelled.
 Importing this module imports TensorFlow.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,16 @@ from numpy.typing import NDArray
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
-from fedprune.model.tensors import Weights
-from fedprune.runtime.self_check import Case
-from fedprune.runtime.training_graph import Step
+from fedprune.model.tensors import TensorSpec, Weights
+from fedprune.runtime.self_check import Case, draw_case
+from fedprune.runtime.training_graph import Step, TrainingGraph
 
 _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
+_LEAST = _ROUNDING / 10
+"""The noise of a gradient is at least this part of the norm of all gradients."""
+_KEPT = 4
+"""The truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
 _TINY = 1e-20
 """Noise is at least so much: below, float32 is denormal, which kernels may take for zero."""
 
@@ -55,80 +59,130 @@ class Reference:
     """A model in tf_keras, in float64, with its dropout's noise given."""
 
     def __init__(self, model: Any, objective: Objective) -> None:
-        self._exact = _Model(model, objective, "float64", rounds=False)
-        self._noisy = (
-            _Model(model, objective, "float32", rounds=False),
-            _Model(model, objective, "float64", rounds=True),
-        )
+        self._wide = _Model(model, objective, "float64")
+        self._narrow = _Model(model, objective, "float32")
+        self._kept: dict[tuple[int, int, float], Truth] = {}
 
     def run(self, case: Case) -> Truth:
         """The truth of a case: loss, gradients, and what becomes of all tensors that are not trained."""
-        step = self._exact.run(case)
-        others = [noisy.run(case) for noisy in self._noisy]
+        step = self._wide.run(case)
+        others = (self._narrow.run(case), self._wide.run(case, rounds=True))
         noise = {
             name: max(_ROUNDING * norm_of(array), *(norm_of(_tensors(other)[name] - array) for other in others))
             for name, array in _tensors(step).items()
         }
+        least = _LEAST * math.sqrt(sum(norm_of(gradient) ** 2 for gradient in step.gradients.values()))
+        noise |= {name: max(noise[name], least) for name in step.gradients}
         loss_noise = max(_ROUNDING * abs(step.loss), *(abs(other.loss - step.loss) for other in others))
         return Truth(step, loss_noise, noise)
 
+    def run_narrow(self, case: Case) -> Step:
+        """A case in tf_keras' own float32."""
+        return self._narrow.run(case)
+
+    def run_drawn(
+        self, graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float
+    ) -> tuple[Case, Truth]:
+        """The case that `draw_case` draws, and its truth, which graphs of all batch sizes share."""
+        case, key = draw_case(graph, tensors, seed, examples, scale), (seed, examples, scale)
+        truth = self._kept.pop(key, None) or self.run(case)
+        self._kept[key] = truth
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return case, truth
+
 
 class _Model:
-    """A copy of a model in some precision. If it `rounds`, each layer's output and gradient is a little off."""
+    """A copy of a model in some precision. A run that `rounds` rounds each layer's output and gradient to float32."""
 
-    def __init__(self, model: Any, objective: Objective, dtype: str, *, rounds: bool) -> None:
+    def __init__(self, model: Any, objective: Objective, dtype: str) -> None:
         self._dtype = dtype
         self._model = _copy(model, dtype)
         self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
-        self._counts: dict[str, list[int]] = {}
+        self._counts: dict[str, list[tf.Tensor]] = {}
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._trained = [variable.ref() in trainable for variable in self._model.weights]
+        self._variables = [
+            variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained
+        ]
         self._unbiased = _unbiased_variances(model) if dtype == "float64" else {}
+        self._rounding: Any = None
         for layer in _leaves(self._model):
-            self._hook(layer, rounds=rounds)
+            self._hook(layer)
+        self._traced: Any = None
 
-    def run(self, case: Case) -> Step:
+    def run(self, case: Case, *, rounds: bool = False) -> Step:
         before = list(case.weights.values())
         self._model.set_weights(before)
-        self._counts.clear()
         count = len(case.x)
-        x, y, *noise = (
-            tf.constant(array, self._dtype) for array in (case.x, case.y, *(noise[:count] for noise in case.noise))
-        )
-        self._noise = iter(noise)
-        variables = [variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained]
-        with tf.GradientTape() as tape:
-            loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        gradients = tape.gradient(loss, variables)
+        arrays = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
+        if self._traced is None:
+            any_count = [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in arrays]
+            signature = [tf.TensorSpec((), self._dtype), *any_count]
+            self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
+        loss, gradients, counts = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
         names = list(case.weights)
         after = dict(zip(names, self._model.get_weights(), strict=True))
         trained = [name for name, is_trained in zip(names, self._trained, strict=True) if is_trained]
         statistics = {name: after[name] for name in names if name not in trained}
         for row, (layer, momentum) in self._unbiased.items():
-            statistics[names[row]] = self._unbias(before[row], after[names[row]], self._counts.get(layer, []), momentum)
+            seen = [int(number) for number in counts.get(layer, [])]
+            statistics[names[row]] = _unbias(before[row], after[names[row]], seen, momentum)
         return Step(
             loss=float(loss),
             gradients={name: gradient.numpy() for name, gradient in zip(trained, gradients, strict=True)},
             statistics=statistics,
         )
 
-    def _hook(self, layer: Any, *, rounds: bool) -> None:
+    def _differentiate(
+        self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor
+    ) -> tuple[Any, Any, Any]:
+        """The loss, its gradients, and how many numbers each batch normalisation took the moments of, call by call."""
+        self._rounding = rounding
+        self._noise = iter(noise)
+        self._counts = {}
+        with tf.GradientTape() as tape:
+            loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
+        return loss, tape.gradient(loss, self._variables), self._counts
+
+    def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""
         own = layer.call
         if isinstance(layer, keras.layers.Dropout) and 0.0 < layer.rate < 1.0:
             own = self._dropout(layer.rate)
         elif isinstance(layer, keras.layers.BatchNormalization):
             own = self._counted(layer.name, own)
-        if rounds:
-            own = _rounded(own)
+        if self._dtype == "float64":
+            own = self._rounded(own)
             if isinstance(layer, keras.layers.BatchNormalization):
-                vars(layer)["_calculate_mean_and_var"] = _rounded(layer._calculate_mean_and_var)
+                vars(layer)["_calculate_mean_and_var"] = self._rounded(layer._calculate_mean_and_var)
         if own is not layer.call:
             vars(layer)["call"] = own
 
+    def _rounded(self, call: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+        def rounded(*args: Any, **kwargs: Any) -> tf.Tensor:
+            y = call(*args, **kwargs)
+            z = tf.nest.map_structure(self._round, y)
+            if hasattr(y, "_keras_logits"):  # what losses take instead of probabilities
+                z._keras_logits = self._round(y._keras_logits)
+            return z
+
+        return rounded
+
+    def _round(self, y: tf.Tensor) -> tf.Tensor:
+        """`y`, and its gradient; each the nearest float32 in a run that rounds."""
+        rounding = self._rounding
+
+        def nearest(array: tf.Tensor) -> tf.Tensor:
+            return array + rounding * (tf.cast(tf.cast(array, tf.float32), array.dtype) - array)
+
+        return tf.custom_gradient(lambda y: (nearest(y), nearest))(y)
+
     def _dropout(self, rate: float) -> Callable[..., tf.Tensor]:
-        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:  # noqa: ARG001 - always in training here
+        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+            if training is False:  # within a base that is called so
+                return x
             kept = tf.cast(next(self._noise) > tf.cast(rate, x.dtype), x.dtype)
             return x * kept / (1.0 - rate)
 
@@ -136,20 +190,10 @@ class _Model:
 
     def _counted(self, name: str, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
-            self._counts.setdefault(name, []).append(int(np.prod(x.shape[:-1])))
+            self._counts.setdefault(name, []).append(tf.size(x) // x.shape[-1])
             return own(x, training=training)
 
         return call
-
-    def _unbias(
-        self, before: NDArray[Any], after: NDArray[Any], counts: list[int], momentum: float
-    ) -> NDArray[np.floating[Any]]:
-        """A moving variance as TensorFlow's fused kernel moves it, which float64 does not have: towards the batch's
-        unbiased variance, n / (n - 1) times the other one, and n times for n = 1."""
-        stays = before.astype(np.float64) * momentum ** len(counts)
-        factor = counts[0] / max(counts[0] - 1, 1) if counts else 1.0
-        unbiased: NDArray[np.floating[Any]] = stays + (after - stays) * factor
-        return unbiased
 
 
 def norm_of(array: NDArray[np.floating[Any]]) -> float:
@@ -187,21 +231,13 @@ def _unbiased_variances(model: Any) -> dict[int, tuple[str, float]]:
     }
 
 
-def _rounded(call: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    def rounded(*args: Any, **kwargs: Any) -> tf.Tensor:
-        return tf.nest.map_structure(_round, call(*args, **kwargs))
-
-    return rounded
-
-
-@tf.custom_gradient  # type: ignore[untyped-decorator]
-def _round(y: tf.Tensor) -> Any:
-    """`y`, and its gradient, each off by a rounding error of float32 at most."""
-
-    def off(array: tf.Tensor) -> tf.Tensor:
-        return array * (1.0 + tf.random.uniform(tf.shape(array), -_ROUNDING, _ROUNDING, array.dtype))
-
-    return off(y), off
+def _unbias(before: NDArray[Any], after: NDArray[Any], counts: list[int], momentum: float) -> NDArray[np.floating[Any]]:
+    """A moving variance as TensorFlow's fused kernel moves it, which float64 does not have: towards the batch's
+    unbiased variance, n / (n - 1) times the other one, and n times for n = 1."""
+    stays = before.astype(np.float64) * momentum ** len(counts)
+    factor = counts[0] / max(counts[0] - 1, 1) if counts else 1.0
+    unbiased: NDArray[np.floating[Any]] = stays + (after - stays) * factor
+    return unbiased
 
 
 def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -41,6 +42,16 @@ class Dataset:
     def classes(self) -> int:
         """The smallest number of classes that holds every class number, the largest + 1; 0 where `y` is others."""
         return 0 if self.class_numbers is None else int(self.class_numbers.max()) + 1
+
+    @cached_property
+    def x_mean(self) -> float:
+        """The mean of all inputs."""
+        return float(self.x.mean(dtype=np.float64))
+
+    @cached_property
+    def x_largest(self) -> float:
+        """The largest magnitude of an input."""
+        return max(float(self.x.max()), -float(self.x.min()))
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """The examples at `indices`, copied, in that order (a batch, an agent's share)."""

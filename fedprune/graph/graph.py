@@ -6,6 +6,7 @@ in ai-edge-litert and that tflite-runtime 2.14 has. Equal operations on equal te
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
 MAX_CONSTANT_BYTES = 2**28
 """Bytes of all constants of a graph."""
+MAX_TENSOR_BYTES = 2**31 - 1
+"""Bytes of one tensor: runtimes count them in 32 bits."""
 _TERMS = 32
 """A sum of more terms is made in stages: one float32 accumulator over 10^5 terms loses three digits."""
 _SAME, _VALID = 0, 1
@@ -58,7 +61,7 @@ class Graph:
 
     def constant(self, array: NDArray[Any]) -> Tensor:
         """A tensor of given values, float32 or int32."""
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
         if key not in self._made:
             self._constant_bytes += array.nbytes
             if self._constant_bytes > MAX_CONSTANT_BYTES:
@@ -264,6 +267,8 @@ class Graph:
         self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
     ) -> Tensor:
         tensor = Tensor(len(self._tensors), tuple(map(int, shape)))
+        if tensor.size * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
+            raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")
         self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))
         return tensor
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedprune.graph.autodiff import Backward, Tape, Value
 from fedprune.graph.graph import Graph, Tensor
@@ -181,10 +180,10 @@ def repeat_channels(tape: Tape, x: Value, times: int) -> Value:
     """Each entry of the last axis `times` in a row."""
     if times == 1:
         return x
-    channels = x.shape[-1]
-    copies: NDArray[np.float32] = np.repeat(np.eye(channels, dtype=np.float32), times, axis=1)
-    rows = reshape(tape, x, (x.tensor.size // channels, channels))
-    repeated = matmul(tape, rows, tape.leaf(tape.graph.constant(copies), differentiable=False))
+    graph, channels = tape.graph, x.shape[-1]
+    column = reshape(tape, x, (x.tensor.size // channels, channels, 1))
+    copies = graph.constant(np.ones((1, 1, times), np.float32))
+    repeated = tape.record(graph.multiply(column.tensor, copies), (column, lambda d: graph.sum(d, 2)))
     return reshape(tape, repeated, (*x.shape[:-1], channels * times))
 
 

@@ -53,21 +53,17 @@ class Window:
     @property
     def counts(self) -> NDArray[np.float32]:
         """The number of true entries, float32 `[out]`, that the window sees at each place."""
-        starts = np.arange(self.out)[:, np.newaxis] * self.stride - self.before
-        entries = starts + np.arange(self.size)
-        inside = (entries >= 0) & (entries < self.length)
-        counts: NDArray[np.float32] = inside.sum(axis=1, dtype=np.float32)
-        return counts
+        starts = np.arange(self.out) * self.stride - self.before
+        counts = np.minimum(starts + self.size, self.length) - np.maximum(starts, 0)
+        return counts.astype(np.float32)
 
 
 def _window(size: int, stride: int, length: int, padding: Padding) -> Window:
-    if padding is Padding.VALID:
-        return Window(size, stride, length, 0, (length - size) // stride + 1)
-    out = -(-length // stride)
-    if padding is Padding.CAUSAL:
-        return Window(size, stride, length, size - 1, (length - 1) // stride + 1)
+    out = (length - size) // stride + 1 if padding is Padding.VALID else -(-length // stride)
     missing = max((out - 1) * stride + size - length, 0)
-    return Window(size, stride, length, missing // 2, out)
+    before = {Padding.VALID: 0, Padding.SAME: missing // 2, Padding.CAUSAL: size - 1}[padding]
+    # A window with one place moves nowhere, and a stride beyond its size would only be padded.
+    return Window(size, stride if out > 1 else size, length, before, out)
 
 
 @dataclass(frozen=True)

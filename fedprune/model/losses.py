@@ -7,6 +7,7 @@ Outputs are float32 `[examples, outputs]`; what labels are, a loss says by its `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -90,6 +91,31 @@ class Objective:
         """
         accuracy = self.loss.rule.accuracy
         return None if accuracy is None else accuracy(outputs, labels, self.from_logits)
+
+    def constant_loss(self, labels: Labels, outputs: int) -> float:
+        """The loss of the best answer that is the same for all examples: what a model comes to that knows nothing.
+
+        Args:
+            labels: as `mean_loss` takes them.
+            outputs: how many the model has.
+
+        Example:
+            >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+            >>> round(objective.constant_loss(np.array([0, 1, 1, 0]), 2), 4)
+            0.6931
+        """
+        answer = self.targets(labels, outputs).astype(np.float64).mean(axis=0)
+        activation = self.loss.rule.activation
+        if self.from_logits and activation is not None:
+            p = np.clip(answer, _EPSILON, 1.0 - _EPSILON)
+            answer = np.log(p) - (np.log1p(-p) if activation == "sigmoid" else 0.0)
+        return self.mean_loss(np.broadcast_to(answer.astype(np.float32), (len(labels), outputs)), labels)
+
+    @property
+    def ceiling(self) -> float:
+        """The loss of an answer that is certain and wrong, in nats: no loss is larger. Infinite where nothing clips."""
+        clips = self.loss.rule.activation is not None and not self.from_logits
+        return -math.log(_EPSILON) if clips else math.inf
 
     def targets(self, labels: Labels, outputs: int) -> Array:
         """Labels as a training graph takes them, float32 `[examples, outputs]`: class numbers become one-hot rows."""

@@ -21,6 +21,8 @@ MAX_BYTES = 2**22
 """Bytes of a description."""
 MAX_CALLS = 2**12
 """Layers, and calls of them."""
+MAX_INPUTS = 2 * MAX_CALLS
+"""Inputs of all calls together."""
 MAX_VALUES = 2**28
 """Scalars of one example in all values together."""
 MAX_RANK = 5
@@ -60,6 +62,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def shapes(self) -> tuple[Shape, ...]:
         """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
+        if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
+            raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
         shapes: list[Shape] = list(self.inputs)
         for layer, call in self.steps():
             if any(value >= len(shapes) for value in call.inputs):
@@ -106,9 +110,12 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise TaskError(
                     f"network {self.name[:60]!r}: tensor {spec.name[:80]!r} is a statistic, not {spec.kind}"
                 )
-        for penalty in self.penalties:
-            if penalty.tensor not in expected:
-                raise TaskError(f"network {self.name[:60]!r}: a penalty of {penalty.tensor[:80]!r}, which is no tensor")
+        penalised = [penalty.tensor for penalty in self.penalties]
+        learned = {spec.name for spec in table if not _moves(owners[spec.name][1], spec.name)}
+        if foreign := [name for name in penalised if name not in learned or penalised.count(name) > 1]:
+            raise TaskError(
+                f"network {self.name[:60]!r}: a penalty of {foreign[0][:80]!r}, which has another or is no weight"
+            )
 
     def _owners(self, shapes: tuple[Shape, ...]) -> dict[str, tuple[Shape, AnyLayer]]:
         """Each tensor that a layer must have, with its shape."""

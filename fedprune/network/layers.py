@@ -155,6 +155,8 @@ class DepthwiseConvolution(Windowed, frozen=True, kw_only=True, tag="depthwise-c
     bias: _Name | None = None
 
     def output(self, *inputs: Shape) -> Shape:
+        if self.padding is Padding.CAUSAL:
+            self.refuse("is a depthwise convolution, which has no causal padding in Keras; pad before it")
         return (*self.windows_over(inputs), inputs[0][-1] * self.multiplier)
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
@@ -268,6 +270,8 @@ class Activation(Layer, frozen=True, kw_only=True, tag="activation"):
         (x,) = self.take(inputs, 1)
         if self.function is Function.SOFTMAX and not x:
             self.refuse("takes rows, not single numbers")
+        if self.slope and self.function is not Function.LEAKY_RELU:
+            self.refuse(f"is {self.function} with a slope, which only leaky_relu has")
         return x
 
 

@@ -76,7 +76,7 @@ class ProvenGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
     self_check: SelfCheck
 
@@ -104,7 +104,7 @@ def parse_proven_graphs(blob: bytes) -> tuple[ProvenGraph, ...]:
             raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
         graphs = msgspec.json.decode(blob, type=_ProvenGraphs)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise TaskError(f"the digests of the training graphs: {error}; build the task again") from error
+        raise TaskError(f"the digests of the training graphs: {one_line(str(error))}; build the task again") from error
     if len({graph.batch_size for graph in graphs}) != len(graphs):
         raise TaskError("the digests of the training graphs: two for one batch size; build the task again")
     return graphs
@@ -134,14 +134,26 @@ def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) 
 
 
 def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float) -> Case:
-    """Weights, and the first `examples` of a full batch."""
+    """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
     keyed = Keyed(seed, "self-check")
-    weights = {spec.name: some_weights(spec, keyed, scale) for spec in tensors}
-    x = _uniform(keyed, graph.batch_shape, -1.0) * np.float32(scale)
-    rows, outputs = graph.target_shape
-    y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
-    noise = [_uniform(keyed, shape, 0.0) for shape in graph.noise_shapes]
-    return Case(weights, x[:examples], y[:examples], noise)
+    weights = draw_weights(tensors, keyed, scale)
+    x = _uniform(keyed, (examples, *graph.batch_shape[1:]), -1.0) * np.float32(scale)
+    y = one_hot(keyed.integers(examples) % np.uint64(graph.target_shape[1]), graph.target_shape[1])
+    noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
+    for array in noise:
+        array[:examples] = _uniform(keyed, (examples, *array.shape[1:]), 0.0)
+    return Case(weights, x, y, noise)
+
+
+def draw_weights(tensors: Sequence[TensorSpec], keyed: Keyed, scale: float = 1.0) -> dict[str, Array]:
+    """Weights to train from. Moving statistics are of either sign: training moves them without asking which are
+    variances, and of a mean that is never negative a ReLU would not be seen."""
+    return {
+        spec.name: _uniform(keyed, spec.shape, -1.0)
+        if spec.kind is TensorClass.STATISTICS
+        else some_weights(spec, keyed, scale)
+        for spec in tensors
+    }
 
 
 def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:

@@ -39,6 +39,7 @@ from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
+from fedprune.runtime.tflite import one_line
 from fedprune.system.disk import why_unreadable
 
 FORMAT_VERSION = 2
@@ -273,7 +274,9 @@ def _parse_task(manifest: bytes) -> Task:
     try:
         task = msgspec.json.decode(manifest, type=Task)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise TaskError(f"task bundle: {_TASK}: {error}; build it with this version of fedprune") from error
+        raise TaskError(
+            f"task bundle: {_TASK}: {one_line(str(error))}; build it with this version of fedprune"
+        ) from error
     if task.format_version != FORMAT_VERSION:
         raise TaskError(f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it")
     problem = _problem(task)

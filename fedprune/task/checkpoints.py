@@ -22,6 +22,7 @@ from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
 
 _SUFFIX = ".safetensors"
+_WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a new run in an empty directory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
     name = _name(version)
     blob = disk.read(name)
     if blob is None:
-        raise StorageError(f"checkpoint {name} is missing; restore it, or start a new run in an empty directory")
+        raise StorageError(f"checkpoint {name} is missing; {_WAYS_OUT}")
     try:
         tensors = unpack_tensors(blob)
         metadata = _metadata(blob)
@@ -62,17 +63,21 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
             mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise StorageError(
-            f"checkpoint {name} is damaged ({error}); restore it, or start a new run in an empty directory"
-        ) from error
+        raise StorageError(f"checkpoint {name} is damaged ({error}); {_WAYS_OUT}") from error
 
 
 def forget_checkpoints(disk: Disk, keep: int, best: int | None) -> None:
     """Delete all but the last `keep` checkpoints (1 or more) and the best one. Raises `StorageError`."""
-    versions = _versions(disk)
-    for version in versions[:-keep]:
+    for version in checkpoint_versions(disk)[:-keep]:
         if version != best:
             disk.delete(_name(version))
+
+
+def forget_newer(disk: Disk, version: int) -> None:
+    """Delete the checkpoints after `version`, the newest first. Raises `StorageError`."""
+    for newer in reversed(checkpoint_versions(disk)):
+        if newer > version:
+            disk.delete(_name(newer))
 
 
 def load_latest(run: Path) -> Checkpoint:
@@ -84,13 +89,13 @@ def load_latest(run: Path) -> Checkpoint:
     if not directory.is_dir():
         raise StorageError(f"{run}: no {CHECKPOINTS}/ in it; name the state directory of an aggregator")
     disk = Directory(directory)
-    versions = _versions(disk)
+    versions = checkpoint_versions(disk)
     if not versions:
         raise StorageError(f"{directory}: no checkpoint yet; let the aggregator finish a round")
     return load_checkpoint(disk, max(versions))
 
 
-def _versions(disk: Disk) -> list[int]:
+def checkpoint_versions(disk: Disk) -> list[int]:
     """The versions that are there, rising."""
     stems = (name.removesuffix(_SUFFIX) for name in disk.names())
     return sorted(int(stem) for stem in stems if stem.isdecimal())

@@ -27,6 +27,15 @@ class Evaluation:
     loss: float
 
 
+@dataclass(frozen=True)
+class LossScale:
+    """What losses on some examples can be: `constant` is that of the best answer that is the same for all examples,
+    `ceiling` the largest there can be. See `Objective`."""
+
+    constant: float
+    ceiling: float
+
+
 class InferenceGraph:
     """A network's inference graph, written anew for each model's weights."""
 
@@ -70,7 +79,14 @@ class Evaluator:
         task = bundle.task
         self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs, task.training.loss)
         self._objective = task.objective
+        self._outputs = task.outputs
         self._graph = InferenceGraph(bundle.network, threads=threads)
+        self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
+
+    @property
+    def loss_scale(self) -> LossScale:
+        constant = self._objective.constant_loss(self._data.y, self._outputs)
+        return LossScale(constant, self._objective.ceiling)
 
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""

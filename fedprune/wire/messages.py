@@ -13,7 +13,7 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
@@ -26,6 +26,7 @@ Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Loss = Annotated[float, msgspec.Meta(ge=-3.5e38, le=3.5e38)]  # any float32, but no NaN or infinity
+Magnitude = Annotated[float, msgspec.Meta(ge=0, le=3.5e38)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
@@ -74,11 +75,19 @@ class CheckIn(Message, frozen=True, kw_only=True):
     version: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """An agent's update of `round` that was accepted, and then left out of the merge."""
+
+    round: Count
+    why: Text
+
+
 class Assignment(Message, frozen=True, kw_only=True):
     """One round's work for one agent.
 
     `weights_digest` is that of the decoded model (`fedprune.model.tensors.weights_digest`). `schedule_step` is the
     number of global steps before this round. `seed` keys the agent's randomness. `seconds_left` until the deadline.
+    `left_out`: the agent's last update in `run` that was left out, if any; what that round left is to be dropped.
     """
 
     run: Id
@@ -90,6 +99,7 @@ class Assignment(Message, frozen=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     update_values: Text
     seconds_left: Seconds
+    left_out: LeftOut | None = None
 
 
 class Need(Message, frozen=True, kw_only=True):
@@ -117,6 +127,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
     `examples` weighs the update. `loss` is the mean training loss, `train_seconds` wall time spent training,
     `idle_memory_mb` and `peak_memory_mb` the process's high-water marks before its first assignment and now.
+    `x_mean` and `x_largest` are the mean and the largest magnitude of the examples' inputs, as they are trained on.
     """
 
     run: Id
@@ -127,10 +138,12 @@ class Submit(Message, frozen=True, kw_only=True):
     train_seconds: Seconds = 0.0
     idle_memory_mb: Seconds = 0.0
     peak_memory_mb: Seconds = 0.0
+    x_mean: Loss = 0.0
+    x_largest: Magnitude = 0.0
 
 
 class Accepted(Message, frozen=True, kw_only=True):
-    """The update is durable on the gateway and counts, once."""
+    """The update is durable on the gateway and counts, once, unless the merge does without it (`LeftOut`)."""
 
     run: Id
     round: Count

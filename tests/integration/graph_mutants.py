@@ -1,76 +1,27 @@
-"""Training graphs with one mistake: what a slip in the builder, or a kernel that computes something else, would do."""
+"""Training graphs that are not what they should be, for tests; those with one mistake come from the zoo."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from flatbuffers import Builder
 
-from fedprune.errors import ExportError
-from fedprune.model.losses import one_hot
-from fedprune.model.tensors import Array, TensorClass, TensorSpec
-from fedprune.runtime.self_check import Case, outputs_of
-from fedprune.runtime.training_graph import TrainingGraph
+from benchmarks.zoo.mutants import mutants, opened, packed
 
-_OP, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
-
-_CONFUSED = {
-    _OP.ADD: (_OP.SUB, _OPTIONS.SubOptions, schema.SubOptionsT),
-    _OP.SUB: (_OP.ADD, _OPTIONS.AddOptions, schema.AddOptionsT),
-    _OP.MUL: (_OP.ADD, _OPTIONS.AddOptions, schema.AddOptionsT),
-    _OP.DIV: (_OP.MUL, _OPTIONS.MulOptions, schema.MulOptionsT),
-    _OP.MAXIMUM: (_OP.MINIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
-    _OP.MINIMUM: (_OP.MAXIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
-    _OP.RELU: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
-    _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
-    _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
-    _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),
-    _OP.SOFTMAX: (_OP.LOGISTIC, _OPTIONS.NONE, None),
-    _OP.SUM: (_OP.MEAN, _OPTIONS.ReducerOptions, None),
-    _OP.REDUCE_MAX: (_OP.SUM, _OPTIONS.ReducerOptions, None),
-}
-"""An operator that takes the same, for one that is mistaken; None keeps the options."""
-
-
-_EXEMPT = frozenset({"REDUCE_MAX for SUM"})
-"""Here it is what crossentropy takes off its logits: any number will do until exponentials overflow."""
-_LARGEST = float(np.finfo(np.float32).max)
-_SIZES = (0.1, 1.0, 5.0)
-"""Of the numbers that tell a mutant from the graph."""
-_MOST = 6
-"""Of each mistake, so many are made at different places."""
-
-
-def mutants(graph: bytes, tensors: Sequence[TensorSpec]) -> Iterator[tuple[str, bytes]]:
-    """What was done, and the graph with it: where it runs, and computes something else with numbers of some size. (A
-    ReLU of what is never negative does not, nor does softmax less another number.)"""
-    right = _answers(graph, tensors)
-    for what, mutant in _all_mutants(graph):
-        try:
-            wrong = _answers(mutant, tensors)
-        except ExportError:
-            continue
-        if what not in _EXEMPT and any(_differ(a, b) for a, b in zip(wrong, right, strict=True)):
-            yield what, mutant
+__all__ = ["mutants", "with_newer_operators", "with_scalar", "without_output"]
 
 
 def without_output(graph: bytes, name: str) -> bytes:
     """The graph, which does not return the output called `name`."""
-    model = _opened(graph)
+    model = opened(graph)
     (signature,) = model.signatureDefs
     (lost,) = (output for output in signature.outputs if output.name in (name, name.encode()))
     signature.outputs.remove(lost)
     model.subgraphs[0].outputs = [index for index in model.subgraphs[0].outputs if index != lost.tensorIndex]
-    return _packed(model)
+    return packed(model)
 
 
 def with_scalar(graph: bytes, name: str) -> bytes:
     """The graph whose input called `name` has no axes."""
-    model = _opened(graph)
+    model = opened(graph)
     (signature,) = model.signatureDefs
     (changed,) = (entry for entry in signature.inputs if entry.name in (name, name.encode()))
     tensors = model.subgraphs[0].tensors
@@ -78,130 +29,12 @@ def with_scalar(graph: bytes, name: str) -> bytes:
     place, inputs = len(tensors) - 1, model.subgraphs[0].inputs
     model.subgraphs[0].inputs = [place if index == changed.tensorIndex else index for index in inputs]
     changed.tensorIndex = place
-    return _packed(model)
+    return packed(model)
 
 
 def with_newer_operators(graph: bytes) -> bytes:
     """The graph, whose operators have a version that no runtime has."""
-    model = _opened(graph)
+    model = opened(graph)
     for code in model.operatorCodes:
         code.version = 99
-    return _packed(model)
-
-
-def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
-    """All outputs for normal weights and examples of different sizes, which neither the proof nor the self-check draw:
-    between them they take every branch."""
-    loaded = TrainingGraph(graph, tensors, threads=1)
-    rows, outputs = loaded.target_shape
-    answers: list[Array] = []
-    for size in _SIZES:
-        random = np.random.default_rng(1234)
-        drawn = {spec.name: np.float32(size) * random.normal(size=spec.shape).astype(spec.dtype) for spec in tensors}
-        weights = {
-            spec.name: abs(drawn[spec.name]) if spec.kind is TensorClass.STATISTICS else drawn[spec.name]
-            for spec in tensors
-        }
-        x = np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
-        y = one_hot(random.integers(outputs, size=rows), outputs)
-        noise = [random.uniform(size=shape).astype(np.float32) for shape in loaded.noise_shapes]
-        answers += outputs_of(Case(weights, x, y, noise).run(loaded), tensors).values()
-    return answers
-
-
-def _differ(wrong: Array, right: Array) -> bool:
-    error = wrong.astype(np.float64) - right
-    return not np.linalg.norm(error) <= 1e-3 * np.linalg.norm(right) + 1e-5
-
-
-def _all_mutants(graph: bytes) -> Iterator[tuple[str, bytes]]:
-    made: Counter[str] = Counter()
-    for change, what, place in _mistakes(_opened(graph)):
-        made[what] += 1
-        if made[what] <= _MOST or change in (_change_constant, _enlarge_constant):
-            model = _opened(graph)
-            change(model, place)
-            yield what, _packed(model)
-
-
-Change = Callable[[Any, int], None]
-
-
-def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
-    """All that can be changed, what that is, and where."""
-    for place, tensor in enumerate(model.subgraphs[0].tensors):
-        if tensor.buffer and tensor.type == schema.TensorType.FLOAT32:
-            yield _change_constant, "a constant", place
-            yield _enlarge_constant, "a larger constant", place
-    for place, operator in enumerate(model.subgraphs[0].operators):
-        code = _code(model, operator)
-        if code in _CONFUSED:
-            yield _confuse, f"{_name(code)} for {_name(_CONFUSED[code][0])}", place
-        if hasattr(operator.builtinOptions, "fusedActivationFunction"):
-            yield _add_relu, f"{_name(code)} with a ReLU", place
-        if code in (_OP.SLICE, _OP.PAD, _OP.PADV2):
-            yield _shift, f"{_name(code)} shifted", place
-
-
-def _change_constant(model: Any, place: int) -> None:
-    """Its first number is another one."""
-    _put_constant(model, place, lambda value: -value - 0.25)
-
-
-def _enlarge_constant(model: Any, place: int) -> None:
-    _put_constant(model, place, lambda value: float(np.clip(8.0 * value, -_LARGEST, _LARGEST)))
-
-
-def _put_constant(model: Any, place: int, change: Callable[[float], float]) -> None:
-    buffer = model.buffers[model.subgraphs[0].tensors[place].buffer]
-    values = np.array(buffer.data, np.uint8).view(np.float32)
-    values[0] = change(float(values[0]))
-    buffer.data = values.view(np.uint8)
-
-
-def _confuse(model: Any, place: int) -> None:
-    operator = model.subgraphs[0].operators[place]
-    other, kind, options = _CONFUSED[_code(model, operator)]
-    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=other, builtinCode=other, version=1))
-    operator.opcodeIndex, operator.builtinOptionsType = len(model.operatorCodes) - 1, kind
-    if options is not None:
-        operator.builtinOptions = options()
-    elif kind == _OPTIONS.NONE:
-        operator.builtinOptions = None
-
-
-def _add_relu(model: Any, place: int) -> None:
-    model.subgraphs[0].operators[place].builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
-
-
-def _shift(model: Any, place: int) -> None:
-    """A slice begins one entry earlier, padding goes to the other side."""
-    subgraph = model.subgraphs[0]
-    operator = subgraph.operators[place]
-    old = subgraph.tensors[operator.inputs[1]]
-    numbers = np.array(model.buffers[old.buffer].data, np.uint8).view(np.int32)
-    is_slice = _code(model, operator) == _OP.SLICE
-    shifted = np.maximum(numbers - 1, 0) if is_slice else numbers.reshape(-1, 2)[:, ::-1].ravel()
-    model.buffers.append(schema.BufferT(data=np.ascontiguousarray(shifted).view(np.uint8)))
-    buffer = len(model.buffers) - 1
-    subgraph.tensors.append(schema.TensorT(shape=old.shape, type=old.type, buffer=buffer, name="shifted", hasRank=True))
-    operator.inputs = [operator.inputs[0], len(subgraph.tensors) - 1, *operator.inputs[2:]]
-
-
-def _code(model: Any, operator: Any) -> int:
-    code: int = model.operatorCodes[operator.opcodeIndex].builtinCode
-    return code
-
-
-def _opened(graph: bytes) -> Any:
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(graph))
-
-
-def _packed(model: Any) -> bytes:
-    builder = Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _name(code: int) -> str:
-    return next(name for name, value in vars(_OP).items() if value == code)
+    return packed(model)

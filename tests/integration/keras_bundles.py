@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorSpec
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.network.description import Network
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
@@ -125,11 +126,22 @@ def bundle_of(
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )
-    graph = write_training_graph(network, task.table, loss, batch_size)
-    proven = ProvenGraph(
-        batch_size, sha256(graph.blob).hexdigest(), graph.memory_bytes, self_check_of(graph.blob, task.tensors)
-    )
-    return read_bundle(write_bundle(task, network=network, weights=weights_of(model), graphs=(proven,)))
+    graph = proven(network, table, loss, batch_size)
+    return read_bundle(write_bundle(task, network=network, weights=weights_of(model), graphs=(graph,)))
+
+
+def graph_of(bundle: Bundle) -> bytes:
+    """The training graph that every device writes for the bundle, if it has one alone."""
+    (proven_graph,) = bundle.graphs
+    task = bundle.task
+    return write_training_graph(bundle.network, task.table, task.training.loss, proven_graph.batch_size).blob
+
+
+def proven(network: Network, tensors: tuple[TensorSpec, ...], loss: Loss, batch_size: int) -> ProvenGraph:
+    """The training graph for some batch size, as if it had been compared with tf_keras."""
+    graph = write_training_graph(network, TensorTable(tensors), loss, batch_size)
+    digest = hashlib.sha256(graph.blob).hexdigest()
+    return ProvenGraph(batch_size, digest, graph.memory_bytes, self_check_of(graph.blob, tensors))
 
 
 def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
@@ -141,17 +153,18 @@ def self_check_of(graph: bytes, tensors: Sequence[TensorSpec]) -> SelfCheck:
 
 
 def weights_of(model: Any) -> dict[str, Array]:
-    """A model's weights by their names in the tensor table."""
-    return {spec.name: array for spec, array in zip(tensor_table(model), model.get_weights(), strict=True)}
+    """A model's weights by the names that `bundle_of` gives them."""
+    table = tensor_table(model)
+    return {spec.name: array for spec, array in zip(table, model.get_weights(), strict=True)}
 
 
 def seeded(model: Any) -> Any:
     """The model with kernels that are the same in every run."""
     keyed = Keyed(0, "test model")
     for spec, variable in zip(tensor_table(model), model.weights, strict=True):
-        if spec.name.endswith("/kernel"):
-            limit = float(np.sqrt(6.0 / sum(spec.shape[-2:])))
-            variable.assign(keyed.uniform(spec.size, -limit, limit).reshape(spec.shape))
+        if spec.kind is TensorClass.PRUNABLE:
+            limit = float(np.sqrt(6.0 / sum(variable.shape[-2:])))
+            variable.assign(keyed.uniform(int(np.prod(variable.shape)), -limit, limit).reshape(variable.shape))
     return model
 
 

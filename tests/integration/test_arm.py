@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 from keras_bundles import varied
+from training_networks import training_graph
 
 from aggregator.book import Book
 from export.architecture import tensor_table
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
+from export.proof.probes import make_self_check
+from export.proof.reference import Reference
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.model.losses import Loss, Objective
 from fedprune.task.run_directory import BOOK
@@ -39,6 +40,7 @@ _TIMEOUT_S = 180.0
 _SAME_EVERYWHERE = (
     "unit/test_bundle.py::test_a_seed_gives_the_same_weights_everywhere",
     "unit/test_codecs_golden.py",
+    "unit/test_graph_golden.py",
     "unit/test_masks.py::test_masks_are_the_same_on_every_machine",
     "unit/test_messages.py::test_bytes_have_not_drifted",
     "unit/test_randomness.py::test_golden_values",
@@ -122,10 +124,10 @@ def self_checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the training graph of a network that has most kinds of layers, and what TensorFlow answers."""
     directory, model = tmp_path_factory.mktemp("graph"), varied()
     objective, tensors = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True), tensor_table(model)
-    graph = make_training_graph(model, objective.loss, 4)
+    graph = training_graph(model, objective.loss, 4)
     (directory / "training.tflite").write_bytes(graph)
     (directory / "tensors.json").write_bytes(msgspec.json.encode(tensors))
-    self_check = make_self_check(model, tensors, objective, graph)
+    self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
     (directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     return directory
 
@@ -135,12 +137,12 @@ def test_it_computes_what_tensorflow_does(device: Device, self_checked: Path) ->
 import sys
 from pathlib import Path
 import msgspec
-from fedprune.runtime.self_check import parse_self_check, run_self_check
+from fedprune.runtime.self_check import SelfCheck, run_self_check
 from fedprune.model.tensors import TensorSpec
 from fedprune.runtime.training_graph import TrainingGraph
 graph, tensors, self_check = (Path(sys.argv[1], name).read_bytes() for name in sys.argv[2:])
 table = msgspec.json.decode(tensors, type=tuple[TensorSpec, ...])
-run_self_check(TrainingGraph(graph, table, threads=1), table, parse_self_check(self_check))
+run_self_check(TrainingGraph(graph, table, threads=1), table, msgspec.json.decode(self_check, type=SelfCheck))
 """
     directory = shutil.copytree(self_checked, device.home / "graph")
     files = ("training.tflite", "tensors.json", "self-check.json")

@@ -14,6 +14,8 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,9 @@ from benchmarks.agent_memory.environments import make_environment
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import BrokerError, ConfigurationError
-from fedprune.task.bundle import Bundle, Training, read_bundle
-from tests.brokers import Mosquitto
+from fedprune.graph.inference import write_inference_graph
+from fedprune.task.bundle import Bundle, Training, load_bundle, read_bundle
+from tests.brokers import MISSING, Mosquitto
 from tests.federations import Site
 from tests.processes import Child
 
@@ -162,7 +165,8 @@ print(Evaluator(bundle, Path("held-out.npz"), threads=1).evaluate(bundle.initial
 
 
 def test_models_are_benchmarked(on_device: Run, bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "model.tflite").write_bytes(bundle.inference_graph)
+    graph = write_inference_graph(bundle.network, bundle.initial_weights(), 1)
+    (tmp_path / "model.tflite").write_bytes(graph)
     done = on_device("fedprune", "benchmark", "model.tflite", "--num_runs", "2", "--warmup_runs", "0")
     assert done.returncode == 0, done.stderr
     assert "model.tflite" in done.stdout
@@ -190,7 +194,8 @@ from fedprune.pruning.masks import full_mask
 from fedprune.model.randomness import Keyed
 bundle = load_bundle(Path("light.fedtask"))
 work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
-trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
+data = load_npz(Path("data.npz"))
+trained = make_trainer("auto", bundle, examples=len(data), threads=1).train(work, data)
 print(0.1 < trained.loss < 10)
 """
     done = on_device("python", "-c", program)
@@ -205,26 +210,83 @@ def test_the_keras_trainer_asks_for_its_extra(on_device: Run, bundle: Bundle, tm
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("installation", ["light", "full"])
-def test_an_agent_imports_no_tensorflow_while_it_trains_on_litert(
-    installation: str, device: Path, mosquitto: Mosquitto, tiny_task: Path, tmp_path: Path
-) -> None:
-    """From its start to its stop, with a round in between, as `python -X importtime` sees it."""
-    scripts = device if installation == "light" else Path(sys.executable).parent
-    program = (str(scripts / "python"), "-X", "importtime", str(scripts / "fedprune"))
-    site = Site(tmp_path, mosquitto.url, tiny_task)
-    federation = site.federation("run", rounds={"count": 1, "cohort": 1})
-    with (
-        Child("agent", "--config", site.agent("pi-1", trainer="litert"), by=program) as agent,
-        Child("aggregator", federation) as aggregator,
-    ):
-        assert aggregator.ends() == 0
-        agent.interrupt()
-        agent.ends()
-    lines = [line.split("|") for line in agent.stderr.splitlines() if line.startswith("import time:")]
-    imported = {line[2].strip().partition(".")[0] for line in lines}
-    assert {"edge_agent", "numpy", "ai_edge_litert"} <= imported
-    assert not _TENSORFLOW & imported
+WATCHED = """
+import os, sys
+log = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT)
+def watch(event, arguments):
+    if event in ("open", "import"):
+        os.write(log, f"{event} {arguments[0]}\\n".encode(errors="surrogateescape"))
+sys.addaudithook(watch)
+from fedprune.command import main
+main()
+"""
+"""The program, which writes down what Python code opens and imports."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An agent's life, from its start to its stop with a round in between, as Python saw it."""
+
+    imported: set[str]
+    """Top-level modules."""
+    opened: set[Path]
+    mapped: str
+    """The files that its memory mapped in the end."""
+    state: Path
+    task: Bundle
+
+
+@pytest.fixture(scope="module", params=["light", "full"])
+def watched(
+    request: pytest.FixtureRequest, device: Path, tiny_task: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Watched:
+    """It trains with litert: where TensorFlow is not installed, and where it is."""
+    home = tmp_path_factory.mktemp(request.param)
+    scripts = device if request.param == "light" else Path(sys.executable).parent
+    program = (str(scripts / "python"), "-c", WATCHED, str(home / "log"))
+    if MISSING:
+        pytest.skip(MISSING)
+    with Mosquitto(tmp_path_factory.mktemp("broker")) as broker:
+        site = Site(home, broker.url, tiny_task)
+        federation = site.federation("run", rounds={"count": 1, "cohort": 1})
+        with (
+            Child("agent", "--config", site.agent("pi-1", trainer="litert"), by=program) as agent,
+            Child("aggregator", federation) as aggregator,
+        ):
+            assert aggregator.ends() == 0
+            mapped = agent.mapped()
+            agent.interrupt()
+            agent.ends()
+    events = [line.partition(" ") for line in (home / "log").read_text(errors="surrogateescape").splitlines()]
+    return Watched(
+        imported={what.partition(".")[0] for event, _, what in events if event == "import"},
+        opened={Path(what) for event, _, what in events if event == "open"},
+        mapped=mapped,
+        state=home / "state-of-pi-1",
+        task=load_bundle(tiny_task),
+    )
+
+
+def test_an_agent_that_trains_on_litert_has_nothing_of_tensorflow(watched: Watched) -> None:
+    assert {"edge_agent", "numpy", "ai_edge_litert"} <= watched.imported
+    assert not _TENSORFLOW & watched.imported
+    assert "ai_edge_litert" in watched.mapped
+    for files in (*map(str, watched.opened), watched.mapped):
+        assert not [module for module in _TENSORFLOW if f"/{module}/" in files]
+
+
+def test_an_agent_runs_the_graph_that_it_wrote_and_none_that_it_was_sent(watched: Watched) -> None:
+    """Nothing that was sent holds a graph, and the only one that is opened is the device's own."""
+    written = watched.state / "training-graph.tflite"
+    digests = {graph.sha256 for graph in watched.task.graphs}
+
+    assert sha256(written.read_bytes()).hexdigest() in digests
+    inside = [path for path in watched.opened if path.is_relative_to(watched.state)]
+    assert {path for path in inside if path.is_file()}, "what it was sent, and its own"
+    for path in (*watched.opened, *watched.state.rglob("*")):
+        if path.suffix == ".tflite" or (path in inside and path.is_file() and b"TFL3" in path.read_bytes()):
+            assert path == written
+    assert b"TFL3" not in watched.task.blob
 
 
 @pytest.mark.parametrize("module", ["aggregator.process", "fedprune.task.evaluation"])

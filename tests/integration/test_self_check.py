@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from graph_mutants import mutants, with_newer_operators
-from keras_bundles import bundle_of, convolutional, perceptron, seeded, varied
+from keras_bundles import bundle_of, graph_of, perceptron, seeded, varied
+from training_networks import NETWORKS, ONE_OF_EACH, training_graph
 
-from edge_agent.trainers import choice, runtime_checks
+from edge_agent.trainers import choice, device_graph
 from edge_agent.trainers.choice import make_trainer
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
-from edge_agent.trainers.runtime_checks import check_runtime
 from export.architecture import tensor_table
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
+from export.proof.probes import make_self_check
+from export.proof.reference import Reference
 from fedprune.errors import TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorSpec
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
+from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, Sketch, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 
 BATCH = 6
@@ -41,8 +40,8 @@ Made = tuple[bytes, Tensors, SelfCheck]
 def made() -> Made:
     model = varied()
     objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True)
-    graph = make_training_graph(model, objective.loss, BATCH)
-    return graph, tensor_table(model), make_self_check(model, tensor_table(model), objective, graph)
+    graph, tensors = training_graph(model, objective.loss, BATCH), tensor_table(model)
+    return graph, tensors, make_self_check(Reference(model, objective), tensors, graph, briefly=False)
 
 
 def test_the_graph_passes(made: Made) -> None:
@@ -51,7 +50,7 @@ def test_the_graph_passes(made: Made) -> None:
 
     run_self_check(loaded, tensors, self_check)
 
-    assert [probe.examples for probe in self_check.probes] == [BATCH, BATCH, 2, 1]
+    assert [probe.examples for probe in self_check.probes] == [BATCH, BATCH, BATCH, 2, 1]
     for probe in self_check.probes:
         assert len(probe.answers) == 1 + len(loaded.trained) + len(loaded.moved)
 
@@ -71,76 +70,43 @@ def test_every_mistake_is_found(made: Made) -> None:
     assert len(set(found)) >= 20, "kinds of mistakes"
 
 
-def of(build: Any, **changes: Any) -> Bundle:
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_mistake_in_a_layer_is_found(name: str) -> None:
+    model = NETWORKS[name]()
+    objective, tensors = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True), tensor_table(model)
+    graph = training_graph(model, objective.loss, BATCH)
+    self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
+
+    missed = []
+    for what, mutant in mutants(graph, tensors):
+        with suppress(RuntimeUnfit):
+            run_self_check(TrainingGraph(mutant, tensors, threads=1), tensors, self_check)
+            missed.append(what)
+    assert not missed
+
+
+def of(build: Any) -> Bundle:
     schedule = ConstantSparsity(begin_step=0, frequency=1, target_sparsity=0.5)
-    return replace(bundle_of(seeded(build()), schedule, mask=MaskPolicy.SHARED), **changes)
+    return bundle_of(seeded(build()), schedule, mask=MaskPolicy.SHARED)
 
 
 def wrong() -> Bundle:
     """A bundle of whose training graph the runtime here cannot compute what the self-check says."""
     right = of(perceptron)
-    graph = right.training_graph or b""
-    return replace(right, training_graph=next(mutant for _, mutant in mutants(graph, right.task.tensors)))
+    (graph,) = right.graphs
+    (probe,) = graph.self_check.probes
+    answers = probe.answers | {"g0": Sketch(1e-5, (1.0, 2.0, 3.0))}
+    other = SelfCheck((msgspec.structs.replace(probe, answers=answers),))
+    return with_self_check(right, other)
 
 
-class Device:
-    """A device with a state directory, which counts its checks, and whose runtime may be changed."""
-
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.disk = Directory(path)
-        self.made = 0
-        self.version = "1.0"
-        monkeypatch.setattr(runtime_checks, "run_self_check", self._check)
-
-    def start(self, bundle: Bundle) -> int:
-        """How many checks it takes to start a new process that trains `bundle`."""
-        before = self.made
-        graph = TrainingGraph(bundle.training_graph or b"", bundle.task.tensors, threads=1)
-        graph.runtime = replace(graph.runtime, version=self.version)
-        check_runtime(bundle, graph, self.disk)
-        check_runtime(bundle, graph, self.disk)
-        return self.made - before
-
-    def _check(self, *arguments: Any) -> None:
-        self.made += 1
-        run_self_check(*arguments)
-
-
-@pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
-    return Device(tmp_path, monkeypatch)
-
-
-def test_a_graph_is_checked_once_for_each_version_of_the_runtime(device: Device) -> None:
-    first, second = of(perceptron), of(convolutional)
-
-    assert [device.start(first), device.start(first)] == [1, 0]
-    assert [device.start(second), device.start(second)] == [1, 0]
-    device.version = "1.1"
-    assert [device.start(second), device.start(second)] == [1, 0]
-
-
-@pytest.mark.parametrize("record", [b"", b"{", b"\xff", b"[]", b'{"graph": "", "runtime": "", "version": ""}'])
-def test_what_is_not_remembered_is_checked_again(device: Device, record: bytes) -> None:
-    bundle = of(perceptron)
-    device.start(bundle)
-    (name,) = device.disk.names()
-    device.disk.write(name, record)
-
-    assert [device.start(bundle), device.start(bundle)] == [1, 0]
-
-
-def test_a_failure_is_found_again_and_again(device: Device) -> None:
-    for _ in range(2):
-        with pytest.raises(RuntimeUnfit):
-            device.start(wrong())
-    assert device.made == 2
-    assert device.disk.names() == []
+def with_self_check(bundle: Bundle, self_check: SelfCheck) -> Bundle:
+    return replace(bundle, graphs=(msgspec.structs.replace(bundle.graphs[0], self_check=self_check),))
 
 
 def test_a_trainer_whose_runtime_differs_is_refused_in_one_line() -> None:
     with pytest.raises(RuntimeUnfit) as caught:
-        LiteRTTrainer(wrong(), threads=1)
+        LiteRTTrainer(wrong(), examples=50, threads=1)
 
     said = str(caught.value)
     assert said.startswith("ai-edge-litert ")
@@ -153,19 +119,19 @@ def test_auto_takes_keras_where_litert_is_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choice, "device_memory_mb", lambda: 900.0)
-    assert isinstance(make_trainer("auto", of(perceptron), threads=1), LiteRTTrainer)
+    assert isinstance(make_trainer("auto", of(perceptron), examples=50, threads=1), LiteRTTrainer)
     assert not caplog.records
 
     with caplog.at_level(logging.WARNING):
-        assert isinstance(make_trainer("auto", wrong(), threads=1), KerasTrainer)
+        assert isinstance(make_trainer("auto", wrong(), examples=50, threads=1), KerasTrainer)
 
     (record,) = caplog.records
     assert "taking the keras trainer: ai-edge-litert " in record.getMessage()
     with pytest.raises(RuntimeUnfit):
-        make_trainer("litert", wrong(), threads=1)
+        make_trainer("litert", wrong(), examples=50, threads=1)
     monkeypatch.setattr(choice, "_is_installed", lambda name: name == "litert")
     with pytest.raises(RuntimeUnfit):
-        make_trainer("auto", wrong(), threads=1)
+        make_trainer("auto", wrong(), examples=50, threads=1)
 
 
 def test_auto_takes_keras_where_litert_lacks_an_operator(
@@ -173,15 +139,17 @@ def test_auto_takes_keras_where_litert_lacks_an_operator(
 ) -> None:
     monkeypatch.setattr(choice, "device_memory_mb", lambda: 900.0)
     right = of(perceptron)
-    newer = replace(right, training_graph=with_newer_operators(right.training_graph or b""))
+    blob = with_newer_operators(graph_of(right))
+    # Where the device keeps what it wrote: as if its own writer wrote what its runtime has not.
+    monkeypatch.setattr(device_graph, "_written", lambda *_: blob)
 
     with caplog.at_level(logging.WARNING):
-        assert isinstance(make_trainer("auto", newer, threads=1), KerasTrainer)
+        assert isinstance(make_trainer("auto", right, examples=50, threads=1), KerasTrainer)
 
     (record,) = caplog.records
     assert "this runtime has no " in record.getMessage()
     with pytest.raises(RuntimeUnfit, match=r"no \w+ version 99; train with the keras trainer, or another version"):
-        make_trainer("litert", newer, threads=1)
+        make_trainer("litert", right, examples=50, threads=1)
 
 
 def foreign(self_check: SelfCheck) -> list[SelfCheck]:
@@ -198,7 +166,6 @@ def foreign(self_check: SelfCheck) -> list[SelfCheck]:
 
 def test_the_self_check_of_another_graph_is_refused() -> None:
     bundle = of(perceptron)
-    assert bundle.self_check is not None
-    for self_check in foreign(bundle.self_check):
+    for self_check in foreign(bundle.graphs[0].self_check):
         with pytest.raises(TaskError, match=r"does not fit .*; build the task again"):
-            LiteRTTrainer(replace(bundle, self_check=self_check), threads=1)
+            LiteRTTrainer(with_self_check(bundle, self_check), examples=50, threads=1)

@@ -27,6 +27,7 @@ from training_networks import (
     one_hot,
     randomised,
     residual,
+    training_graph,
 )
 
 from edge_agent.trainers import Work
@@ -34,9 +35,9 @@ from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.architecture import tensor_table
 from export.build import build_task
+from export.proof.probes import make_self_check
+from export.proof.reference import Reference
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
-from export.training_graph.build import make_training_graph
-from export.training_graph.probes import make_self_check
 from fedprune.data import save_npz
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
@@ -134,7 +135,7 @@ def write(folder: Path, model: Any) -> None:
     """All that a step takes."""
     folder.mkdir()
     x, y = batch_for(model)
-    (folder / "graph.tflite").write_bytes(make_training_graph(model, Loss.CATEGORICAL_CROSSENTROPY, BATCH))
+    (folder / "graph.tflite").write_bytes(training_graph(model, Loss.CATEGORICAL_CROSSENTROPY, BATCH))
     (folder / "tensors.json").write_bytes(msgspec.json.encode(tensor_table(model)))
     (folder / "counts.json").write_bytes(msgspec.json.encode(COUNTS))
     np.savez(folder / "given.npz", x=x, y=y, **{f"w{row}": array for row, array in enumerate(model.get_weights())})
@@ -166,7 +167,8 @@ from fedprune.pruning.masks import full_mask
 from fedprune.model.randomness import Keyed
 bundle = load_bundle(Path("task.fedtask"))
 work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
-trained = make_trainer("auto", bundle, threads=1).train(work, load_npz(Path("data.npz")))
+data = load_npz(Path("data.npz"))
+trained = make_trainer("auto", bundle, examples=len(data), threads=1).train(work, data)
 np.savez("trained.npz", *trained.weights.values())
 """
 
@@ -183,7 +185,7 @@ def test_a_round_is_trained_as_everywhere_else(elsewhere: Elsewhere) -> None:
     elsewhere(TRAIN)
 
     trained = np.load(elsewhere.directory / "trained.npz")
-    for trainer in (LiteRTTrainer(bundle, threads=1), KerasTrainer(bundle, threads=1)):
+    for trainer in (LiteRTTrainer(bundle, examples=len(data), threads=1), KerasTrainer(bundle, threads=1)):
         work = Work(bundle.initial_weights(), full_mask(bundle.task.table), 0, None, Keyed(1))
         for row, (name, expected) in enumerate(trainer.train(work, data).weights.items()):
             np.testing.assert_allclose(trained[f"arr_{row}"], expected, rtol=0, atol=1e-5, err_msg=name)
@@ -209,8 +211,8 @@ for path in sorted(Path().glob("*.tflite")):
 def test_the_self_check_tells_right_from_wrong(elsewhere: Elsewhere) -> None:
     model = residual()
     objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True)
-    graph = make_training_graph(model, objective.loss, BATCH)
-    self_check = make_self_check(model, tensor_table(model), objective, graph)
+    graph = training_graph(model, objective.loss, BATCH)
+    self_check = make_self_check(Reference(model, objective), tensor_table(model), graph, briefly=False)
     (elsewhere.directory / "tensors.json").write_bytes(msgspec.json.encode(tensor_table(model)))
     (elsewhere.directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     (elsewhere.directory / "right.tflite").write_bytes(graph)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from aggregator.global_model import new_model
 from aggregator.merging import Aggregate, AggregateResult
 from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
-from edge_agent.trainers.keras import KerasTrainer
-from edge_agent.trainers.litert import LiteRTTrainer
+from edge_agent.trainers.choice import TrainerName, make_trainer
 from edge_agent.updates import prepare_update, take_delta
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
@@ -30,7 +28,7 @@ from fedprune.task.bundle import Adam, Bundle, Sgd
 from fedprune.task.checkpoints import Checkpoint
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70
-TOLERANCE = {KerasTrainer: 1e-6, LiteRTTrainer: 1e-5}
+TOLERANCE: dict[TrainerName, float] = {"keras": 1e-6, "litert": 1e-5}
 
 # Rounds are 6 steps long: masks are updated at steps 2, 6, 10, … (inside rounds and at their last steps) or at
 # 1, 4, 7, … (on the first step of each round as well).
@@ -65,15 +63,14 @@ CASES = {
 
 @pytest.mark.parametrize("kind", TOLERANCE)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_rounds_equal_uninterrupted_training(case: Case, kind: Callable[..., Trainer]) -> None:
+def test_rounds_equal_uninterrupted_training(case: Case, kind: TrainerName) -> None:
     data, model = learnable(EXAMPLES), seeded(case.model())
     bundle = bundle_of(
         model, case.schedule, mask=MaskPolicy.OWN, optimizer=case.optimizer, steps_per_round=STEPS, batch_size=BATCH
     )
     initial = weights_of(model)
 
-    make = kind if kind is KerasTrainer else partial(kind, examples=EXAMPLES)
-    federated = federate(make(bundle, threads=1), bundle, initial, data)
+    federated = federate(make_trainer(kind, bundle, examples=len(data), threads=1), bundle, initial, data)
     weights, mask = train_uninterrupted(model, case, data)
 
     assert list(federated.weights) == list(weights)
@@ -121,7 +118,7 @@ def train_uninterrupted(model: Any, case: Case, data: Dataset) -> tuple[Weights,
             wrapped.train_on_batch(data.x[batch], data.y[batch])
     callback.on_epoch_end(0)
     mask = {
-        weight.name.removesuffix(":0"): kept.numpy() != 0.0
+        weight.name.partition(":")[0]: kept.numpy() != 0.0
         for layer in callback.prunable_layers
         for weight, kept, _ in layer.pruning_vars
     }

@@ -25,8 +25,8 @@ from keras_bundles import (
 
 from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.choice import make_trainer
 from edge_agent.trainers.keras import KerasTrainer
-from edge_agent.trainers.litert import LiteRTTrainer
 from fedprune.data import Dataset
 from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.stack import keras, tf
@@ -46,9 +46,9 @@ EAGER_TO_PRUNE = PolynomialDecay(begin_step=1, end_step=100, frequency=1, initia
 MakeTrainer = Callable[[Bundle], Trainer]
 
 
-@pytest.fixture(params=[KerasTrainer, LiteRTTrainer])
+@pytest.fixture(params=["keras", "litert"])
 def make(request: pytest.FixtureRequest) -> MakeTrainer:
-    return partial(request.param, threads=1, **({} if request.param is KerasTrainer else {"examples": EXAMPLES}))
+    return partial(make_trainer, request.param, examples=50, threads=1)
 
 
 def work_of(bundle: Bundle, weights: Weights, *key: int, **changes: Any) -> Work:
@@ -104,6 +104,18 @@ def test_random_layers_follow_the_key(make: MakeTrainer) -> None:
 
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+def test_what_a_round_gave_is_kept_while_the_next_is_trained(make: MakeTrainer) -> None:
+    model, data = seeded(convolutional()), learnable(50)
+    bundle = bundle_of(model, EAGER_TO_PRUNE, mask=MaskPolicy.OWN)
+    trainer = make(bundle)
+    first = trainer.train(work_of(bundle, weights_of(model)), data)
+    kept = {name: array.copy() for name, array in first.weights.items()}
+
+    trainer.train(work_of(bundle, first.weights, mask=first.mask, slots=first.slots), data)
+
+    assert_same(first.weights, kept)
 
 
 @pytest.mark.parametrize("policy", MaskPolicy)

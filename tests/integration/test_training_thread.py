@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from keras_bundles import bundle_of, convolutional, learnable, perceptron, seeded, weights_of
+from keras_bundles import bundle_of, learnable, perceptron, seeded, varied
 
 from aggregator.global_model import new_model
 from edge_agent import process
@@ -133,7 +133,7 @@ def test_a_training_is_stopped_between_two_steps(trainer: TrainerChoice) -> None
 
     local, data = _first_round(task), learnable(32)
     with pytest.raises(TrainingStopped):
-        train_locally(local, task, make_trainer(trainer, task, threads=1), data, should_stop)
+        train_locally(local, task, make_trainer(trainer, task, examples=32, threads=1), data, should_stop)
 
     assert 3 < asked < steps
 
@@ -141,13 +141,13 @@ def test_a_training_is_stopped_between_two_steps(trainer: TrainerChoice) -> None
 @pytest.mark.parametrize("trainer", ["keras", "litert"])
 def test_a_trainer_that_was_stopped_trains_the_next_round_as_if_nothing_had_been(trainer: TrainerChoice) -> None:
     task, data = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED), learnable(32)
-    local, used = _first_round(task), make_trainer(trainer, task, threads=1)
+    local, used = _first_round(task), make_trainer(trainer, task, examples=32, threads=1)
     answers = iter([False, True, True])
     with pytest.raises(TrainingStopped):
         train_locally(local, task, used, data, lambda: next(answers))
 
     after = train_locally(local, task, used, data)
-    fresh = train_locally(local, task, make_trainer(trainer, task, threads=1), data)
+    fresh = train_locally(local, task, make_trainer(trainer, task, examples=32, threads=1), data)
     assert after.update.blob == fresh.update.blob
 
 
@@ -273,24 +273,17 @@ def _no_space(_: int) -> None:
 
 def _with_other_answers(bundle: Bundle) -> bytes:
     """A bundle that says that TensorFlow answered something else."""
-    assert bundle.self_check is not None
-    (probe,) = bundle.self_check.probes
+    (graph,) = bundle.graphs
+    (probe,) = graph.self_check.probes
     answers = {name: msgspec.structs.replace(sketch, sums=(5.0, 5.0, 5.0)) for name, sketch in probe.answers.items()}
-    return write_bundle(
-        bundle.task,
-        model_json=bundle.model_json,
-        inference_graph=bundle.inference_graph,
-        training_graph=bundle.training_graph,
-        self_check=SelfCheck((msgspec.structs.replace(probe, answers=answers),)),
-        weights=bundle.initial_weights(),
-    )
+    other = SelfCheck((msgspec.structs.replace(probe, answers=answers),))
+    graphs = (msgspec.structs.replace(graph, self_check=other),)
+    return write_bundle(bundle.task, network=bundle.network, weights=bundle.initial_weights(), graphs=graphs)
 
 
 def _task_for_other_data() -> bytes:
-    """Larger images than the data's, and other tensors than the test's own task."""
-    model = convolutional()
-    task = msgspec.structs.replace(bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED).task, input_shape=(9, 9, 1))
-    return write_bundle(task, model_json=model.to_json(), inference_graph=b"not looked at", weights=weights_of(model))
+    """Images of another size than the data's, and other tensors than the test's own task."""
+    return bundle_of(varied(), _SCHEDULE, mask=MaskPolicy.SHARED).blob
 
 
 def _first_round(bundle: Bundle) -> LocalRound:

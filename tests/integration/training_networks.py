@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from export.architecture import tensor_table
+from export.describing.model import describe
+from export.proof.proof import Proof
+from export.proof.reference import Reference
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Array, TensorTable
 from fedprune.runtime.training_graph import Step
 
 L = keras.layers
@@ -58,6 +63,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "Reshape": (Image, lambda: L.Reshape((9, -1))),
     "ZeroPadding1D": ((9, 5), lambda: L.ZeroPadding1D((2, 1))),
     "ZeroPadding2D": (Image, lambda: L.ZeroPadding2D(((0, 1), (2, 0)))),
+    "Average": (Image, lambda: lambda x: L.Average()([x, L.Conv2D(2, 3, padding="same")(x), L.ReLU()(x)])),
+    "Subtract": (Image, lambda: lambda x: L.Subtract()([x, L.Conv2D(2, 1)(x)])),
+    "Normalization": (Image, lambda: L.Normalization(mean=[0.2, -0.1], variance=[0.5, 2.0])),
+    "Identity": ((5,), lambda: L.Identity()),
     "Rescaling": (Image, lambda: L.Rescaling(1 / 3, offset=-0.5)),
     "Rescaling of each channel": (Image, lambda: L.Rescaling([0.5, 2.0], offset=[-1.0, 0.25])),
     "relu": ((5,), lambda: L.Activation("relu")),
@@ -134,6 +143,44 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "windows of a sensor": windows_of_a_sensor,
 }
 """Each layer between others, and two networks with many."""
+
+ONE_OF_EACH = (
+    "Dense",
+    "Conv1D, causal",
+    "Conv2D, 5x2, stride 1x3, same",
+    "DepthwiseConv2D, multiplier 3",
+    "BatchNormalization of images",
+    "BatchNormalization of rows",
+    "MaxPooling2D, overlapping, same",
+    "AveragePooling2D, overlapping, same",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "Average",
+    "Subtract",
+    "Normalization",
+    "ZeroPadding2D",
+    "Rescaling of each channel",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "softmax",
+    "L1",
+    "L2 of a bias",
+)
+"""Of `NETWORKS`, one for each kind of layer, activation and penalty."""
+
+
+def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
+    """What a device writes for itself of the model's description."""
+    network, table = describe(model)
+    return write_training_graph(network, TensorTable(table), loss, batch_size).blob
+
+
+def proof_of(model: Any, objective: Objective) -> Proof:
+    """The judge of the model's training graphs."""
+    return Proof(model, tensor_table(model), objective, Reference(model, objective))
 
 
 def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) -> Step:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord
+from aggregator.book import NOTHING, AcceptedUpdate, Book, RoundRecord
 from fedprune.wire.link import Delivery
 
 _LONGEST_CUT_S = 100.0
@@ -22,7 +22,8 @@ class Crash(BaseException):
 @dataclass(frozen=True)
 class Rates:
     """Probabilities: of a message to be lost or doubled, of a process to crash at one operation, of a link to be cut
-    when a message arrives, of training to fail, of an update to be malformed."""
+    when a message arrives, of training to fail, of an update to be malformed or huge, of somebody to roll the run back
+    when the aggregator has crashed."""
 
     lost: float = 0.08
     doubled: float = 0.08
@@ -30,9 +31,11 @@ class Rates:
     cut: float = 0.01
     failed: float = 0.05
     spoiled: float = 0.03
+    huge: float = 0.1
+    rolled_back: float = 0.1
 
 
-CALM = Rates(lost=0.0, doubled=0.0, crash=0.0, cut=0.0, failed=0.0, spoiled=0.0)
+CALM = Rates(lost=0.0, doubled=0.0, crash=0.0, cut=0.0, failed=0.0, spoiled=0.0, huge=0.0, rolled_back=0.0)
 
 
 class Physics:
@@ -229,7 +232,14 @@ class SimulatedBook(Book):
         super().refuse(agent, digest)
         self._process.may_crash()
 
-    def finish(self, record: RoundRecord) -> None:
+    def finish(
+        self, record: RoundRecord, left_out: Mapping[str, str] = NOTHING, apart: Mapping[str, str] = NOTHING
+    ) -> None:
         self._process.may_crash()
-        super().finish(record)
+        super().finish(record, left_out, apart)
+        self._process.may_crash()
+
+    def roll_back(self, round_: int, run: str) -> None:
+        self._process.may_crash()
+        super().roll_back(round_, run)
         self._process.may_crash()

@@ -55,25 +55,43 @@ def _check(world: World) -> None:
     for round_ in range(ROUNDS):
         before, after = load_checkpoint(disk, round_), load_checkpoint(disk, round_ + 1)
         digests[round_] = weights_digest(before.weights)
-        accepted = book.accepted(round_)
-        assert book.records()[round_].agents == len(accepted)
+        accepted, record = book.accepted(round_), book.records()[round_]
+        assert record.agents == len(accepted)
+        huge = {agent for agent, update in accepted.items() if update.digest in world.huge}
+        left_out = _left_out(world, round_)
+        if record.kept:
+            assert left_out == huge, f"round {round_}: others were left out than those whose training went wrong"
+        else:
+            assert left_out == set(accepted)
+            assert huge, f"round {round_}: nothing was wrong with the merge that was not kept"
         known = world.bundle.task.pruning.mask.rules.known_mask(before.mask)
         aggregate = Aggregate(world.bundle.task.table, before.weights, known)
-        for update in accepted.values():
-            blob = world.accepted_blobs[update.digest]
-            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), update.weight)
-        merged = aggregate.result(before.exact)
-        expected = new_model(
-            merged.weights, world.bundle.task, before.run, round_ + 1, Values.FP16, merged.mask
-        ).checkpoint
+        for agent in accepted.keys() - left_out:
+            blob = world.accepted_blobs[accepted[agent].digest]
+            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), accepted[agent].weight)
+        weights, mask = before.exact, before.mask
+        if record.kept:
+            merged = aggregate.result(before.exact)
+            weights, mask = merged.weights, merged.mask
+        expected = new_model(weights, world.bundle.task, before.run, round_ + 1, Values.FP16, mask).checkpoint
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
-    for round_, digest in world.trained_from:
-        assert digest == digests[round_], f"round {round_}: an agent trained from another model"
+    for run, round_, digest in world.trained_from:
+        if world.run_of[round_] == run:
+            assert digest == digests[round_], f"round {round_}: an agent trained from another model"
     for event in world.settled:
+        if event.run != world.run_of[event.round] or (
+            event.run != world.run_of[ROUNDS - 1] and event.outcome is Outcome.INVALID
+        ):
+            continue  # the round was undone, or the run has another id since
         update = book.accepted(event.round).get(event.agent)
         was_taken = update is not None and update.digest == event.digest
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
+
+
+def _left_out(world: World, round_: int) -> set[str]:
+    rows = world.connection.execute("SELECT agent FROM updates WHERE round = ? AND left_out NOT NULL", (round_,))
+    return {row[0] for row in rows}
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, _BATCH))
@@ -106,5 +124,8 @@ def test_the_faults_really_happen() -> None:
     assert any(what == "aggregator crashes" for what in traces)
     assert any(what == "aggregator is cut off" for what in traces)
     assert any("out of reach" in what for seed in range(20) for _, what in _whole_fleet(seed).physics.trace)
-    outcomes = {event.outcome for seed in range(30) for event in _run(seed).settled}
-    assert outcomes == set(Outcome)
+    worlds = [_run(seed) for seed in range(80)]
+    assert {event.outcome for world in worlds for event in world.settled} == set(Outcome)
+    assert any(_left_out(world, round_) for world in worlds for round_ in range(ROUNDS))
+    assert any(not record.kept for world in worlds for record in Book(world.connection).records())
+    assert any("rolls back" in what for world in worlds for _, what in world.physics.trace)

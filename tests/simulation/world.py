@@ -5,6 +5,7 @@ Only the trainer (it moves the weights by keyed noise) and the evaluation are st
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,18 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aggregator.cohort import Standing
+from aggregator.rollback import roll_back
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import TrainingError
-from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
+from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
+from fedprune.network import description
+from fedprune.network.description import Call
+from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation, apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
@@ -39,9 +44,9 @@ from fedprune.task.bundle import (
     read_bundle,
     write_bundle,
 )
-from fedprune.task.evaluation import Evaluation
+from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import CheckIn
+from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
@@ -49,12 +54,33 @@ from tests.simulation.faults import Crash, Network, Physics, Process, Rates, Sim
 ROUNDS, AGENTS, COHORT = 4, 5, 3
 STEPS_PER_ROUND = 10
 LIMITS = Limits(max_task_bytes=1_000_000, max_model_bytes=1_000_000)
-DATA = Dataset(np.zeros((7, 1), np.float32), np.zeros(7, np.int64))
+DATA = Dataset(np.zeros((7, 40), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
+_HUGE, _SANE = np.float32(1e4), 20.0
+
+NETWORK = description.Network(
+    name="simulated",
+    inputs=((40,),),
+    layers=(
+        Dense(name="a", units=20, kernel="a/kernel", bias="a/bias"),
+        BatchNormalization(
+            name="b",
+            epsilon=1e-3,
+            momentum=0.99,
+            unbiased=False,
+            gamma=None,
+            beta=None,
+            mean="b/moving_mean",
+            variance="b/moving_variance",
+        ),
+    ),
+    calls=(Call(0, (0,)), Call(1, (1,))),
+    outputs=(2,),
+)
 
 
 def make_bundle(policy: MaskPolicy) -> Bundle:
-    """A small task with every class of tensor; its graphs are never run here."""
+    """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
         TensorSpec("a/kernel", (40, 20), "float32", TensorClass.PRUNABLE, "a"),
         TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
@@ -67,8 +93,8 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     )
     task = Task(
         name="simulated",
-        input_shape=(1,),
-        outputs=2,
+        input_shape=(40,),
+        outputs=20,
         from_logits=True,
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
@@ -76,7 +102,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
-    return read_bundle(write_bundle(task, model_json="{}", inference_graph=b"none", weights=None))
+    return read_bundle(write_bundle(task, network=NETWORK, weights=None))
 
 
 class NoisyTrainer:
@@ -101,18 +127,28 @@ class NoisyTrainer:
         return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0)
 
 
+def evaluate(weights: Weights) -> Evaluation:
+    """A stand-in whose loss explodes with the weights."""
+    largest = max(float(np.abs(array).max()) for array in weights.values())
+    return Evaluation(examples=1, accuracy=0.5, loss=1.0 if largest < _SANE else largest)
+
+
 @dataclass(frozen=True)
 class Settled:
     """An agent learned what became of its update."""
 
     agent: str
+    run: str
     round: int
     digest: bytes
     outcome: Outcome
 
 
 class World:
-    """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent."""
+    """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent.
+
+    `huge`: digests of updates of a training that went wrong. `run_of`: the run's id for each round that is not undone.
+    """
 
     def __init__(
         self,
@@ -134,7 +170,9 @@ class World:
         self.updates: dict[str, bytes] = {}
         self.accepted_blobs: dict[bytes, bytes] = {}
         self.settled: list[Settled] = []
-        self.trained_from: list[tuple[int, str]] = []
+        self.trained_from: list[tuple[str, int, str]] = []
+        self.huge: set[bytes] = set()
+        self.run_of: dict[int, str] = {}
         self.done = False
         self._quorum = quorum
         self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(agents)}
@@ -165,7 +203,32 @@ class World:
             action()
         except (Crash, TrainingError):  # the latter: a round was given up, and somebody starts the gateway again
             process.alive = False
+            if process.name == "aggregator" and self.physics.happens(self.physics.rates.rolled_back):
+                self._roll_back()
             self.physics.after(self.physics.chance.uniform(0.1, _RESTART_S), again)
+
+    def _roll_back(self) -> None:
+        """Somebody takes the run back to any version, and does so again until nothing interrupts it."""
+        run = f"run-{len(self.physics.trace)}"
+        to = None
+        while True:
+            process = Process("somebody", self.physics)
+            book = SimulatedBook(self.connection, process)
+            store = RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process))
+            try:
+                if to is None:
+                    to = self.physics.chance.randint(0, max(0, book.next_round() - 1))
+                if book.next_round() or book.cohort(0)[0]:
+                    done = roll_back(store, to, run)
+                    self.physics.note(f"somebody rolls back to {done.rounds}")
+                    for round_ in range(to, ROUNDS):
+                        self.run_of[round_] = run
+                return
+            except Crash:
+                if run in book.runs():
+                    for round_ in range(to or 0, ROUNDS):
+                        self.run_of[round_] = run
+                    return
 
     def _aggregator_life(self, process: Process) -> None:
         def guarded(action: Callable[[], None]) -> None:
@@ -193,6 +256,7 @@ class World:
 
         book = SimulatedBook(self.connection, process)
         run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
+        self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
         link = SimulatedLink(
             process,
             self.network,
@@ -209,7 +273,8 @@ class World:
             self.topics,
             link,
             RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
-            evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
+            evaluate=evaluate,
+            scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
@@ -292,22 +357,33 @@ class World:
 
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
-        residual = store.residual(assignment.run, assignment.round)
+        residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
         local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0)
-        return train_locally(local, self.bundle, WitnessedTrainer(self, assignment.round), DATA)
+        trainer = WitnessedTrainer(self, assignment)
+        result = train_locally(local, self.bundle, trainer, DATA)
+        if trainer.went_wrong:
+            self.huge.add(result.submit.update.digest)
+        return result
 
 
 class WitnessedTrainer(NoisyTrainer):
-    """Notes the digest of what training starts from; now and then its statistics make no sense."""
+    """Notes the digest of what training starts from; now and then it moves the weights 10,000 times too far, or its
+    statistics make no sense."""
 
-    def __init__(self, world: World, round_: int) -> None:
+    def __init__(self, world: World, assignment: Assignment) -> None:
         super().__init__(world.bundle.task.pruning.mask)
-        self._world, self._round = world, round_
+        self._world, self._assignment = world, assignment
+        self.went_wrong = False
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        self._world.trained_from.append((self._round, weights_digest(work.weights)))
+        assignment, physics = self._assignment, self._world.physics
+        self._world.trained_from.append((assignment.run, assignment.round, weights_digest(work.weights)))
         trained = super().train(work, data)
-        if not self._world.physics.happens(self._world.physics.rates.spoiled):
+        self.went_wrong = physics.happens(physics.rates.huge)
+        if self.went_wrong:
+            moved = {name: base + _HUGE * (trained.weights[name] - base) for name, base in work.weights.items()}
+            trained = replace(trained, weights=apply_mask(moved, trained.mask))
+        if not physics.happens(physics.rates.spoiled):
             return trained
         variance = "b/moving_variance"
         return replace(trained, weights={**trained.weights, variance: -trained.weights[variance]})
@@ -322,7 +398,8 @@ class WitnessedStore(AgentStore):
 
     def settle(self, outcome: Outcome) -> None:
         assert self.pending is not None
-        self._settled.append(Settled(self._agent, self.pending.round, self.pending.update.digest, outcome))
+        pending = self.pending
+        self._settled.append(Settled(self._agent, pending.run, pending.round, pending.update.digest, outcome))
         super().settle(outcome)
 
 

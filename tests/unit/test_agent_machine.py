@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import get_args
 
+import msgspec
 import pytest
 
 import edge_agent.agent_machine
@@ -34,7 +35,18 @@ from edge_agent.agent_state import (
 )
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import CHUNK_BYTES, DOWNLINK, Accepted, Chunk, Failed, Manifest, Need, Reason, Rejected
+from fedprune.wire.messages import (
+    CHUNK_BYTES,
+    DOWNLINK,
+    Accepted,
+    Chunk,
+    Failed,
+    LeftOut,
+    Manifest,
+    Need,
+    Reason,
+    Rejected,
+)
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
 from tests.agents import accepted, agent_in, no_work, refused
@@ -380,3 +392,14 @@ def test_a_task_that_is_not_kept_any_more_is_fetched_again() -> None:
     agent.gets(assignment(1, model=content_of(b"next")))
 
     assert set(agent.state.receiving) == {TASK.digest, content_of(b"next").digest}
+
+
+def test_people_are_told_once_that_the_last_update_was_left_out() -> None:
+    agent = Agent(started(done=RoundsDone(((RUN, 2),))))
+    left_out = LeftOut(round=2, why="it is huge")
+    what = "round 3: the update was accepted, but left out of the merge: it is huge; what it left behind is dropped"
+
+    assert Warn(what) in agent.gets(Connected(), msgspec.structs.replace(assignment(3), left_out=left_out))
+    agent = Agent(started(done=RoundsDone(((RUN, 3),))))
+    said = agent.gets(Connected(), msgspec.structs.replace(assignment(4), left_out=left_out))
+    assert not [action for action in said if isinstance(action, Warn)], "it was told with the round before"

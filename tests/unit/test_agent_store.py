@@ -129,6 +129,15 @@ def test_a_residual_ends_with_its_age(disk: Directory) -> None:
     assert store.residual(RUN, 4 + RESIDUAL_AGE_LIMIT) is None
 
 
+def test_what_a_round_left_whose_update_was_left_out_is_not_used(disk: Directory, is_restarted: bool) -> None:
+    store = settled(disk, Outcome.ACCEPTED, is_restarted=is_restarted)
+
+    assert_equal(store.residual(RUN, 4, since=3), tensors(OWED_IF_ACCEPTED))
+    assert_equal(store.slots(RUN, since=3), SLOTS)  # type: ignore[arg-type]
+    assert store.residual(RUN, 4, since=4) is None
+    assert store.slots(RUN, since=4) is None
+
+
 def test_a_residual_ends_with_its_run(disk: Directory) -> None:
     store = settled(disk, Outcome.LATE)
     assert store.residual("another-run", 4) is None
@@ -194,7 +203,7 @@ def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, fede
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 3, "agent": {}}'), ("memory.json", b"{}")],
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 4, "agent": {}}'), ("memory.json", b"{}")],
 )
 def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
     disk.write(name, record)
@@ -214,7 +223,7 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
     record = msgspec.json.decode(disk.read("agent.json") or b"")
 
     submitted = {"run", "round", "digest", "size", "examples", "loss"}
-    measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb"}
+    measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb", "x_mean", "x_largest"}
     blobs = {"update", "residual_if_accepted", "residual_if_late", "slots"}
     assert record.keys() == {
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",

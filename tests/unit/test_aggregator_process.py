@@ -20,7 +20,7 @@ def test_a_run_whose_steps_cannot_be_counted_is_refused_before_any_agent_is_told
     bundle = make_bundle(MaskPolicy.SHARED)
     training = msgspec.structs.replace(bundle.task.training, steps_per_round=3000)
     task = msgspec.structs.replace(bundle.task, training=training)
-    (tmp_path / "long.fedtask").write_bytes(write_bundle(task, model_json="{}", inference_graph=b"none", weights=None))
+    (tmp_path / "long.fedtask").write_bytes(write_bundle(task, network=bundle.network, weights=None))
     settings = FederationSettings("long.fedtask", "held-out.npz", "run", rounds=Rounds(count=1_000_000))
 
     with pytest.raises(ConfigurationError, match=r"3000000000 steps; at most 2147483647 can be counted: lower rounds"):

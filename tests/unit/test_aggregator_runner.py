@@ -4,148 +4,33 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from aggregator import process
-from aggregator.book import Book, RoundRecord
-from aggregator.cohort import Standing
 from aggregator.round_answers import ticket
-from aggregator.round_state import Phase, Plan
+from aggregator.round_state import Phase
 from aggregator.runner import AggregatorRunner, RunStore
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
-from fedprune.codecs import Values
-from fedprune.errors import ProtocolError, StorageError
-from fedprune.pruning.policy import MaskPolicy
-from fedprune.system.disk import Directory
+from fedprune.errors import StorageError
 from fedprune.system.log import LINES_PER_MINUTE
-from fedprune.task.evaluation import Evaluation
 from fedprune.wire.link import Delivery, LinkUp
 from fedprune.wire.messages import (
-    Assignment,
     CheckIn,
-    Chunk,
-    Content,
     Failed,
-    Message,
-    Submit,
-    decode,
     encode,
-    kind_of,
 )
-from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import Receiving, content_of
-from tests.drivers import PLAN
-from tests.recorder import Recorder
-from tests.samples import chunks
-from tests.simulation.world import DATA, NoisyTrainer, make_bundle
-
-TOPICS = Topics("tests")
-BUNDLE = make_bundle(MaskPolicy.SHARED)
-AGENTS = ("pi-0", "pi-1")
-TASK_PLAN = replace(
-    PLAN,
-    rounds=2,
-    cohort=2,
-    quorum=2,
-    task=content_of(BUNDLE.blob),
-    steps_per_round=BUNDLE.task.training.steps_per_round,
-)
-
-
-class Site:
-    """A gateway's directory, and one aggregator after another in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: list[RoundRecord] = []
-        self.link = Recorder()
-
-    def start(
-        self,
-        plan: Plan = TASK_PLAN,
-        *,
-        loss: float = 1.0,
-        accuracy: Callable[[], float] = lambda: 0.5,
-        clock: Callable[[], float] = lambda: 0.0,
-        keep: int = 5,
-    ) -> AggregatorRunner:
-        directory = Directory(self.path)
-        book = self.book = Book.open(self.path / "book.sqlite")
-        book.start(plan.run, plan.task.digest, Values.FP16)
-        self.updates = Directory(directory.path / "updates")
-        self.checkpoints = Directory(directory.path / "checkpoints")
-        self.link = Recorder()
-        return AggregatorRunner(
-            plan,
-            BUNDLE,
-            Values.FP16,
-            TOPICS,
-            self.link,
-            RunStore(book, self.checkpoints, self.updates),
-            evaluate=lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss),
-            report=self.records.append,
-            clock=clock,
-            keep_checkpoints=keep,
-        )
-
-    def assignment_of(self, agent: str) -> Assignment:
-        return decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
-
-
-def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
-    for message in messages:
-        if isinstance(message, CheckIn):
-            message = msgspec.structs.replace(message, ticket=ticket(TASK_PLAN.ticket_key, agent))
-        runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
-
-
-def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
-    """What is broadcast when all agents ask for a content."""
-    incoming, need = Receiving.begin(content, 0.0)
-    for agent in list(runner.state.cohort.agents(Standing.ASSIGNED)):
-        tell(runner, agent, need)
-    runner.drained()
-    for sent in site.link.published:
-        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
-            with suppress(ProtocolError):
-                incoming, _ = incoming.add(decode(Chunk, sent.payload), 0.0)
-    return incoming.assemble()
-
-
-def trained(site: Site, runner: AggregatorRunner, agent: str) -> LocalResult:
-    model = fetch(site, runner, runner.state.model.content)
-    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
-    return train_locally(local, BUNDLE, NoisyTrainer(MaskPolicy.SHARED), DATA)
-
-
-def submit_update(site: Site, runner: AggregatorRunner, agent: str) -> Submit:
-    result = trained(site, runner, agent)
-    tell(runner, agent, result.submit, *chunks(result.update.blob))
-    return result.submit
+from fedprune.wire.transfer import content_of
+from tests.gateways import AGENTS, BUNDLE, TASK_PLAN, TOPICS, Site, begin, fetch, submit_update, tell
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "run")
-
-
-def begin(site: Site, **settings: Any) -> AggregatorRunner:
-    """A round in which both agents train."""
-    runner = site.start(**settings)
-    runner.connect()
-    for agent in AGENTS:
-        tell(runner, agent, CheckIn(examples=7))
-    assert runner.state.phase is Phase.TRAINING
-    return runner
 
 
 def test_a_round_is_merged_recorded_and_tidied_up(site: Site) -> None:

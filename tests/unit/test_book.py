@@ -20,7 +20,7 @@ CAP = 200
 
 def update(name: str = "update", weight: int = 10) -> AcceptedUpdate:
     content = content_of(name.encode())
-    return AcceptedUpdate(content.digest, content.size, weight, 0.25, 1.5, 40.0, 60.0)
+    return AcceptedUpdate(content.digest, content.size, weight, 0.25, 1.5, 40.0, 60.0, 0.5, 1.0, 2.0, 3.0)
 
 
 def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
@@ -39,6 +39,12 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
         refused=1,
         capped=1,
         peak_memory_mb=90.5,
+        kept=True,
+        left_out=1,
+        outliers=("pi-1",),
+        suspects=(),
+        delta_norm=2.0,
+        statistics_norm=3.0,
     )
 
 

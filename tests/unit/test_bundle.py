@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 from fedprune.errors import StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
+from fedprune.network.description import Call, Network, Penalty, pack_network
+from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.runtime.self_check import MAX_BYTES, Probe, SelfCheck, Sketch
+from fedprune.runtime.self_check import MAX_BATCH, MAX_BYTES, Probe, ProvenGraph, SelfCheck, Sketch
 from fedprune.task.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
@@ -38,21 +40,41 @@ from fedprune.task.bundle import (
     write_bundle,
 )
 
-MODEL_JSON = '{"class_name": "Sequential"}'
+NETWORK = Network(
+    name="digits",
+    inputs=((2,),),
+    layers=(
+        Dense(name="z", units=3, kernel="z/kernel", bias="a/bias"),
+        BatchNormalization(
+            name="norm",
+            epsilon=1e-3,
+            momentum=0.9,
+            unbiased=False,
+            gamma=None,
+            beta=None,
+            mean="norm/moving_mean",
+            variance="norm/moving_variance",
+        ),
+        Dense(name="base", units=3, kernel="base/kernel"),
+    ),
+    calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2,))),
+    outputs=(3,),
+)
 WEIGHTS: dict[str, Any] = {
     "z/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a/bias": np.zeros(3, np.float32),
     "norm/moving_mean": np.zeros(3, np.float32),
     "norm/moving_variance": np.ones(3, np.float32),
-    "seen": np.zeros((), np.int64),
+    "base/kernel": np.full((3, 3), 0.5, np.float32),
 }
 SELF_CHECK = SelfCheck((Probe(3, 2, 8.0, {"loss": Sketch(1e-5, (0.5, -0.5, 0.5))}),))
+GRAPHS = (ProvenGraph(8, "0" * 64, 1000, SELF_CHECK), ProvenGraph(16, "f" * 64, 2000, SELF_CHECK))
 KINDS = (
     TensorClass.PRUNABLE,
     TensorClass.DENSE,
     TensorClass.STATISTICS,
     TensorClass.STATISTICS,
-    TensorClass.INTEGER,
+    TensorClass.FROZEN,
 )
 
 
@@ -69,7 +91,7 @@ def make_task(*, seeded: bool = False) -> Task:
         training=Training(steps_per_round=5),
         pruning=Pruning(ConstantSparsity(target_sparsity=0.5, begin_step=0, frequency=1)),
         members={},
-        initial=SeededWeights(7, (Uniform(0.5), *(Fill(float(value)) for value in (0, 0, 1, 0)))) if seeded else None,
+        initial=SeededWeights(7, (Uniform(0.5), *(Fill(float(value)) for value in (0, 0, 1, 0.5)))) if seeded else None,
     )
 
 
@@ -77,11 +99,9 @@ def make_blob(*, seeded: bool = False) -> bytes:
     """A bundle with all optional members, or with none."""
     return write_bundle(
         make_task(seeded=seeded),
-        model_json=MODEL_JSON,
-        inference_graph=b"TFL3",
-        training_graph=None if seeded else b"TFL3 to train",
-        self_check=None if seeded else SELF_CHECK,
+        network=NETWORK,
         weights=None if seeded else WEIGHTS,
+        graphs=() if seeded else GRAPHS,
     )
 
 
@@ -113,9 +133,8 @@ def with_task(change: Callable[[dict[str, Any]], object], *, seeded: bool = True
 def test_what_was_written_is_read(seeded: bool) -> None:
     bundle = read_bundle(make_blob(seeded=seeded))
 
-    assert (bundle.model_json, bundle.inference_graph) == (MODEL_JSON, b"TFL3")
-    assert bundle.training_graph == (None if seeded else b"TFL3 to train")
-    assert bundle.self_check == (None if seeded else SELF_CHECK)
+    assert bundle.network == NETWORK
+    assert bundle.graphs == (() if seeded else GRAPHS)
     assert msgspec.structs.replace(bundle.task, members={}) == make_task(seeded=seeded)
     initial = bundle.initial_weights()
     assert list(initial) == list(WEIGHTS), "in the order of the tensor table"
@@ -137,18 +156,27 @@ def test_equal_tasks_are_equal_bytes(seeded: bool, monkeypatch: pytest.MonkeyPat
 def test_a_seed_gives_the_same_weights_everywhere() -> None:
     digest = weights_digest(read_bundle(make_blob(seeded=True)).initial_weights())
 
-    assert digest == "20a141be884737c458ab6b2c1f910c711e998d746f9c0f666a095bba4f2dbd31"
+    assert digest == "735862009aad8fe2de8010f599496d8f82fc75666c33ceb3a66b797b20e3f264"
 
 
 def test_its_members_are_stored_as_they_are() -> None:
-    least = {"task.json", "model.json", "inference.tflite"}
+    least = {"task.json", "network.json"}
     assert set(members_of(make_blob(seeded=True))) == least
-    assert set(members_of(make_blob())) == least | {"training.tflite", "self-check.json", "weights.safetensors"}
+    assert set(members_of(make_blob())) == least | {"graphs.json", "weights.safetensors"}
 
 
 @pytest.mark.parametrize("loss", [Loss.BINARY_CROSSENTROPY, Loss.MEAN_SQUARED_ERROR])
 def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
-    blob = with_task(lambda task: (task.update(outputs=1), task["training"].update(loss=loss)))
+    task = msgspec.structs.replace(make_task(seeded=True), outputs=1, training=Training(5, loss=loss))
+    first = Dense(name="z", units=1, kernel="z/kernel")
+    network = Network("numbers", ((2,),), (first,), (Call(0, (0,)),), (1,))
+    task = msgspec.structs.replace(
+        task,
+        tensors=(TensorSpec("z/kernel", (2, 1), "float32", TensorClass.PRUNABLE, "z"),),
+        initial=SeededWeights(7, (Uniform(0.5),)),
+    )
+
+    blob = write_bundle(task, network=network, weights=None)
 
     assert read_bundle(blob).task.objective == Objective(loss, from_logits=True)
 
@@ -156,9 +184,7 @@ def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
 # What is refused
 
 
-@pytest.mark.parametrize(
-    "name", ["model.json", "inference.tflite", "training.tflite", "self-check.json", "weights.safetensors"]
-)
+@pytest.mark.parametrize("name", ["network.json", "graphs.json", "weights.safetensors"])
 def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
     members = members_of(make_blob())
     for changed in (members | {name: members[name] + b" "}, {key: members[key] for key in members if key != name}):
@@ -166,41 +192,58 @@ def test_a_member_that_was_tampered_with_or_lost_is_named(name: str) -> None:
             read_bundle(archive_of(changed))
 
 
-@pytest.mark.parametrize("name", ["model.json", "inference.tflite"])
-def test_a_bundle_that_lists_too_little_is_refused(name: str) -> None:
-    with pytest.raises(TaskError, match=r"it must list model\.json and inference\.tflite"):
-        read_bundle(with_task(lambda task: task["members"].pop(name)))
+def test_a_bundle_without_a_network_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"it must list network\.json"):
+        read_bundle(with_task(lambda task: task["members"].pop("network.json")))
 
 
 def test_a_member_without_a_digest_is_not_taken() -> None:
-    def unlist(task: dict[str, Any]) -> None:
-        del task["members"]["training.tflite"], task["members"]["self-check.json"]
-
-    bundle = read_bundle(with_task(unlist, seeded=False))
-    assert bundle.training_graph is None
-    assert bundle.self_check is None
+    bundle = read_bundle(with_task(lambda task: task["members"].pop("graphs.json"), seeded=False))
+    assert bundle.graphs == ()
 
 
-@pytest.mark.parametrize("name", ["training.tflite", "self-check.json"])
-def test_a_training_graph_comes_with_its_self_check(name: str) -> None:
-    with pytest.raises(TaskError, match="belong together"):
-        read_bundle(with_task(lambda task: task["members"].pop(name), seeded=False))
-
-
-def with_self_check(text: bytes) -> bytes:
-    """A bundle with these bytes as self-check, and their digest."""
-    members = members_of(make_blob()) | {"self-check.json": text}
+def with_member(name: str, text: bytes) -> bytes:
+    """A bundle with these bytes as a member, and their digest."""
+    members = members_of(make_blob()) | {name: text}
     task = msgspec.json.decode(members["task.json"])
-    task["members"]["self-check.json"] = hashlib.sha256(text).hexdigest()
+    task["members"][name] = hashlib.sha256(text).hexdigest()
     return archive_of(members | {"task.json": msgspec.json.encode(task)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": ((3,),)},
+        {"outputs": (2,), "calls": NETWORK.calls[:2]},
+        {"layers": (*NETWORK.layers[:2], msgspec.structs.replace(NETWORK.layers[2], units=4))},
+        {"version": 2},
+        {"penalties": (Penalty("seen"),)},
+    ],
+    ids=lambda change: ", ".join(change),
+)
+def test_a_network_that_does_not_fit_the_task_is_refused(change: dict[str, Any]) -> None:
+    network = msgspec.structs.replace(NETWORK, **change)
+    with pytest.raises(TaskError, match=r"\Anetwork('digits'|\.json)? ?"):
+        read_bundle(with_member("network.json", pack_network(network)))
+
+
+@pytest.mark.parametrize("change", [{"input_shape": (1, 2)}, {"outputs": 4}], ids=str)
+def test_a_network_of_another_form_than_the_tasks_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=r"network\.json has another form than the task; build it again"):
+        read_bundle(with_task(lambda task: task.update(change)))
+
+
+def proven(**changes: Any) -> dict[str, Any]:
+    return {"batch_size": 8, "sha256": "0" * 64, "memory_bytes": 1000, "self_check": {"probes": [probe()]}} | changes
 
 
 def probe(**changes: Any) -> dict[str, Any]:
     return {"seed": 3, "examples": 2, "scale": 8.0, "answers": {"loss": [1e-5, [0.5, -0.5, 0.5]]}} | changes
 
 
-def test_this_is_a_self_check() -> None:
-    assert read_bundle(with_self_check(msgspec.json.encode({"probes": [probe()]}))).self_check == SELF_CHECK
+def test_these_are_proven_graphs() -> None:
+    text = msgspec.json.encode([proven(), proven(batch_size=16, sha256="f" * 64, memory_bytes=2000)])
+    assert read_bundle(with_member("graphs.json", text)).graphs == GRAPHS
 
 
 @pytest.mark.parametrize(
@@ -208,13 +251,29 @@ def test_this_is_a_self_check() -> None:
     [
         b"",
         b"[]",
+        b"{}",
         b"[" * 100_000,
         b"\xff",
-        b'{"probes": []}',
-        b'{"probes": [{"seed": 3, "examples": 2, "scale": 8.0, "answers": {"loss": [1e999, [0, 0, 0]]}}]}',
-        b" " * MAX_BYTES + msgspec.json.encode({"probes": [probe()]}),
+        msgspec.json.encode([proven()]).replace(b"0.00001", b"1e999"),
+        b" " * MAX_BYTES + msgspec.json.encode([proven()]),
         *(
-            msgspec.json.encode({"probes": probes})
+            msgspec.json.encode(graphs)
+            for graphs in (
+                [proven(batch_size=size) for size in range(1, 18)],
+                [proven(), proven(sha256="f" * 64)],
+                [proven(batch_size=0)],
+                [proven(batch_size=MAX_BATCH + 1)],
+                [proven(sha256="0" * 63)],
+                [proven(sha256="0" * 64 + "\n")],
+                [proven(sha256="F" * 64)],
+                [proven(memory_bytes=-1)],
+                [proven(memory_bytes=2**63)],
+                [proven(colour="red")],
+                [proven(self_check={"probes": []})],
+            )
+        ),
+        *(
+            msgspec.json.encode([proven(self_check={"probes": probes})])
             for probes in (
                 [probe()] * 9,
                 [probe(seed=-1)],
@@ -235,9 +294,9 @@ def test_this_is_a_self_check() -> None:
         ),
     ],
 )
-def test_a_self_check_that_makes_no_sense_is_refused(text: bytes) -> None:
-    with pytest.raises(TaskError, match=r"the self-check of the training graph: .*; build the task again"):
-        read_bundle(with_self_check(text))
+def test_graphs_that_make_no_sense_are_refused(text: bytes) -> None:
+    with pytest.raises(TaskError, match=r"the digests of the training graphs: .*; build the task again"):
+        read_bundle(with_member("graphs.json", text))
 
 
 def test_initial_weights_and_their_seed_exclude_each_other() -> None:
@@ -257,7 +316,7 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda task: task.update(format_version=2),
+        lambda task: task.update(format_version=1),
         lambda task: task.update(colour="red"),
         lambda task: task.update(outputs=1),
         lambda task: task.update(input_shape=[0]),
@@ -279,7 +338,7 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
         lambda task: task["tensors"][0].update(dtype="object"),
         lambda task: task["tensors"][0].update(dtype="float64"),
         lambda task: task["tensors"][0].update(dtype="int32"),
-        lambda task: task["tensors"][4].update(dtype="float32"),
+        lambda task: task["tensors"][4].update(kind="integer"),
         lambda task: task["tensors"][0].update(name="a/bias"),
         lambda task: task["tensors"][3].update(layer="another"),
         lambda task: task["tensors"][1].update(kind="statistics", layer="norm"),
@@ -294,18 +353,15 @@ def test_a_task_that_makes_no_sense_is_refused(change: Callable[[dict[str, Any]]
         read_bundle(with_task(change))
 
 
-def test_a_recipe_that_does_not_fit_the_table_is_refused() -> None:
-    def use_uniform_for_integers(task: dict[str, Any]) -> None:
-        task["initial"]["initializers"][4] = {"kind": "uniform", "limit": 1.0}
-
-    with pytest.raises(TaskError, match="tensor seen is float32"):
-        read_bundle(with_task(use_uniform_for_integers)).initial_weights()
+def test_integers_are_in_no_network() -> None:
+    with pytest.raises(TaskError, match=r"tensor 'base/kernel' cannot be integer"):
+        read_bundle(with_task(lambda task: task["tensors"][4].update(kind="integer", dtype="int32")))
 
 
 @pytest.mark.parametrize(
     "weights",
     [
-        {name: array for name, array in WEIGHTS.items() if name != "seen"},
+        {name: array for name, array in WEIGHTS.items() if name != "base/kernel"},
         WEIGHTS | {"a/bias": np.zeros(4, np.float32)},
         WEIGHTS | {"a/bias": np.zeros(3, np.float64)},
         WEIGHTS | {"a/bias": np.full(3, np.nan, np.float32)},
@@ -313,7 +369,7 @@ def test_a_recipe_that_does_not_fit_the_table_is_refused() -> None:
     ids=["lost", "shape", "dtype", "NaN"],
 )
 def test_a_snapshot_that_does_not_fit_the_table_is_refused(weights: dict[str, Any]) -> None:
-    blob = write_bundle(make_task(), model_json=MODEL_JSON, inference_graph=b"TFL3", weights=weights)
+    blob = write_bundle(make_task(), network=NETWORK, weights=weights)
 
     with pytest.raises(TaskError, match=r"task 'digits': initial weights: .*; build the task again"):
         read_bundle(blob).initial_weights()

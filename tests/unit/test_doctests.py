@@ -15,7 +15,7 @@ import fedprune.pruning
 _ROOMS = (fedprune.codecs, fedprune.model, fedprune.pruning)
 _MODULES = sorted(
     {f"{room.__name__}.{module.name}" for room in _ROOMS for module in pkgutil.iter_modules(room.__path__)}
-    | {"aggregator.fixed_point", "aggregator.merging"}
+    | {f"aggregator.{module}" for module in ("explosion", "fixed_point", "merging", "outliers", "standing_apart")}
 )
 _WITHOUT_EXAMPLES = {"fedprune.codecs.reader", "fedprune.codecs.rice", "fedprune.model.tensor_files"}
 

@@ -34,6 +34,9 @@ _BREACHES = {
     "fedprune.model.breach_5": "fedprune.data.dataset",
     "fedprune.wire.breach_6": "fedprune.codecs.rice",
     "fedprune.task.breach_7": "fedprune.wire.topics",
+    "fedprune.graph.breach_8": "fedprune.task.bundle",
+    "fedprune.network.breach_9": "fedprune.graph.graph",
+    "edge_agent.breach_6": "fedprune.keras.layers",
 }
 """Which module imports what it may not."""
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values, decode_update, encode_model
 from fedprune.data import Dataset
@@ -19,7 +19,7 @@ from fedprune.model.tensors import Array, TensorClass, weights_digest
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.bundle import Bundle
-from fedprune.wire.messages import Assignment, decode, encode
+from fedprune.wire.messages import Assignment, LeftOut, decode, encode
 from fedprune.wire.transfer import content_of
 from tests.samples import assignment, digest
 from tests.simulation.world import DATA, make_bundle
@@ -128,3 +128,16 @@ def test_optimizer_slots_are_kept_only_if_the_task_says_so() -> None:
     kept = do_round(WatchedTrainer(), keeping).slots
     assert kept is not None
     assert list(kept) == ["momentum"]
+
+
+def test_a_submit_says_what_range_the_inputs_have() -> None:
+    data = Dataset(np.array([[-150.0], [100.0], [20.0]], np.float32), np.zeros(3, np.int64))
+
+    local = LocalRound("pi-1", asked(), MODEL, lambda: None, None, 40.0)
+    submit = train_locally(local, BUNDLE, WatchedTrainer(), data).submit
+    assert (submit.x_mean, submit.x_largest) == (-10.0, 150.0)
+
+
+def test_what_a_left_out_round_owes_does_not_count_any_more() -> None:
+    assert owed_since(asked()) == 0
+    assert owed_since(asked(left_out=LeftOut(round=2, why="it is huge"))) == 3

@@ -363,6 +363,7 @@ def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
         accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
         last_accepted={"pi-1": digest("of round 0")},
         refused={},
+        left_out={},
     )
     gateway = Gateway()
     gateway.state = state
@@ -379,13 +380,21 @@ def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
     accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
     gateway = Gateway()
     gateway.state = resume(
-        PLAN, FIRST, 0, assigned=dict.fromkeys(accepted, 10), cap=100, accepted=accepted, last_accepted={}, refused={}
+        PLAN,
+        FIRST,
+        0,
+        assigned=dict.fromkeys(accepted, 10),
+        cap=100,
+        accepted=accepted,
+        last_accepted={},
+        refused={},
+        left_out={},
     )
 
     assert gateway.gets(Connected())[-1] == Merge(0)
 
 
 def test_a_federation_that_is_done_stays_done() -> None:
-    state = resume(PLAN, FIRST, PLAN.rounds, assigned={}, cap=0, accepted={}, last_accepted={}, refused={})
+    state = resume(PLAN, FIRST, PLAN.rounds, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={})
 
     assert state.phase is Phase.DONE

@@ -32,7 +32,7 @@ from aggregator.round_state import (
     resume,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, Need, Submit
+from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, LeftOut, Need, Submit
 from fedprune.wire.transfer import content_of
 from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, said, sent_to, submission, update_of
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
@@ -67,6 +67,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.caps: dict[int, int] = {}
         self.book: dict[tuple[int, str], bytes] = {}
         self.merged: list[int] = []
+        self.left_out: dict[str, LeftOut] = {}
         self.storing: dict[str, Submit] = {}
         self.is_merging = False
         self.moves = 0
@@ -103,8 +104,9 @@ class AnyOrder(RuleBasedStateMachine):
         match action:
             case Send(agent, Accepted(digest=taken)):
                 assert taken in dict(self.booked(agent)).values(), "accepted what is not in the book"
-            case Send(agent, Assignment(round=round_)):
+            case Send(agent, Assignment(round=round_, left_out=left_out)):
                 assert agent in self.cohorts[round_], "assigned before it was written down"
+                assert left_out == self.left_out.get(agent), "not told what the book says"
             case BookCohort(round_, examples, cap):
                 self.cohorts.setdefault(round_, {}).update(examples)
                 assert self.caps.setdefault(round_, cap) == cap, "the cap depends on who comes when"
@@ -153,19 +155,25 @@ class AnyOrder(RuleBasedStateMachine):
             self.take(UpdateStored(agent))
 
     @precondition(lambda self: self.is_merging)
-    @rule()
-    def merge(self) -> None:
-        self.finish_round()
-        self.take(Merged(model_of(self.state.round + 1)))
+    @rule(outlier=_AGENTS)
+    def merge(self, outlier: str) -> None:
+        left_out = self.finish_round(outlier)
+        self.take(Merged(model_of(self.state.round + 1), left_out))
 
-    def finish_round(self) -> None:
+    def finish_round(self, outlier: str) -> dict[str, str]:
+        """The reason for the update that the merge does without, by agent."""
         self.is_merging = False
-        self.merged.append(self.state.round)
+        round_ = self.state.round
+        self.merged.append(round_)
+        if (round_, outlier) not in self.book:
+            return {}
+        self.left_out[outlier] = LeftOut(round=round_, why="it is huge")
+        return {outlier: "it is huge"}
 
     @rule(kills_before_booking=st.booleans())
     def restart(self, kills_before_booking: bool) -> None:
         if self.is_merging and not kills_before_booking:
-            self.finish_round()
+            self.finish_round(AGENTS[0])
         self.storing.clear()
         self.is_merging = False
         round_ = len(self.merged)
@@ -178,6 +186,7 @@ class AnyOrder(RuleBasedStateMachine):
             accepted={agent: taken for (booked, agent), taken in self.book.items() if booked == round_},
             last_accepted={agent: taken for (booked, agent), taken in sorted(self.book.items()) if booked < round_},
             refused={},
+            left_out=self.left_out,
         )
         self.take(Connected())
 
@@ -210,7 +219,7 @@ class AnyOrder(RuleBasedStateMachine):
             while self.storing:
                 self.disk(malformed=False)
             if self.is_merging:
-                self.merge()
+                self.merge(AGENTS[0])
             for agent in AGENTS:
                 self.take(said(agent, CHECK_IN))
                 for message in (submission(agent, self.state.round), *chunks(update_of(agent, self.state.round))) * 2:

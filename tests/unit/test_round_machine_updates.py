@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aggregator.cohort import Standing
-from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored
-from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, Reason, Rejected, Submit
+from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored, resume
+from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, LeftOut, Reason, Rejected, Submit
 from fedprune.wire.transfer import CHUNK_BYTES, content_of, need_of
 from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, need, sent_to, submission, training, update_of
 from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
@@ -156,3 +156,47 @@ def test_an_agent_that_asks_about_an_earlier_round_is_given_its_work_in_this_one
         assert isinstance(answer.message, Accepted | Rejected)
         assert isinstance(work, Send)
         assert isinstance(work.message, Assignment)
+
+
+def test_who_was_left_out_is_told_with_every_assignment_from_then_on() -> None:
+    gateway = merging()
+    why = "the norm of its delta is 1e+04; up to 10 is usual here"
+
+    opened = gateway.gets(Merged(model_of(1), {"pi-1": why}))
+    said = {agent: sent_to(agent, opened, Assignment) for agent in ("pi-0", "pi-1", "pi-2")}
+    assert {agent: assigned.left_out for agent, (assigned,) in said.items()} == {
+        "pi-0": None,
+        "pi-1": LeftOut(round=0, why=why),
+        "pi-2": None,
+    }
+    (again,) = sent_to("pi-1", gateway.hears("pi-1", CHECK_IN), Assignment)
+    assert again.left_out == LeftOut(round=0, why=why)
+
+
+def test_an_update_that_was_left_out_is_accepted_all_the_same() -> None:
+    """It is durable, and counted where it is judged: an agent that asks again must not send it again."""
+    gateway = merging()
+    gateway.gets(Merged(model_of(1), {"pi-1": "it is huge"}))
+
+    (answer,) = sent_to("pi-1", gateway.hears("pi-1", submission("pi-1")), Accepted)
+    assert answer.digest == content_of(update_of("pi-1")).digest
+
+
+def test_a_restarted_aggregator_still_tells_who_was_left_out() -> None:
+    gateway = training()
+    gateway.state = resume(
+        replace(PLAN, incarnation=2),
+        model_of(1),
+        1,
+        assigned=dict.fromkeys(("pi-0", "pi-1"), 10),
+        cap=100,
+        accepted={},
+        last_accepted={},
+        refused={},
+        left_out={"pi-1": LeftOut(round=0, why="it is huge")},
+    )
+
+    assert [sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)[0].left_out for agent in ("pi-0", "pi-1")] == [
+        None,
+        LeftOut(round=0, why="it is huge"),
+    ]

@@ -81,10 +81,10 @@ def test_where_no_runtime_exists_none_is_recommended(
 
 def test_a_task_without_a_training_graph_cannot_be_trained_by_litert(device: Device) -> None:
     bundle = make_bundle(MaskPolicy.SHARED)
-    assert bundle.training_graph is None
+    assert not bundle.graphs
     device("litert", 8000)
     with pytest.raises(TaskError, match="no training graph; train it with the keras trainer"):
-        make_trainer("auto", bundle, threads=1)
+        make_trainer("auto", bundle, examples=50, threads=1)
 
 
 def test_agents_choose_by_themselves_unless_told() -> None:

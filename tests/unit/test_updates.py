@@ -137,6 +137,16 @@ def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
         assert norm(residual) <= 2.0 * norm(learned) * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_what_a_bad_round_left_behind_does_not_drown_the_next_one(own: bool) -> None:
+    """A huge update that came late is owed: no more than two rounds of learning are sent with the next one."""
+    bad = prepare(Values.FP32, by=1e4, own=own).residual_if_late
+
+    update = sent(prepare(Values.FP32, bad, own=own), Values.FP32, own=own)
+    learned = sent(prepare(Values.FP32, own=own), Values.FP32, own=own)
+    assert norm(update) <= 3.0 * norm(learned) * (1 + 1e-5)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", Values)
 @pytest.mark.parametrize(

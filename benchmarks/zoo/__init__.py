@@ -1,0 +1,1 @@
+"""The zoo: ordinary networks that nobody tuned for, and what becomes of each."""

@@ -1,0 +1,97 @@
+"""Ordinary networks, from tf_keras to both trainers and all exports: `python -m benchmarks.zoo`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.claims import settle
+from benchmarks.command_line import Script, json_option, write_json
+from benchmarks.latency.this_machine import read_machine
+from benchmarks.zoo.measure import measure, measure_criterion
+from benchmarks.zoo.networks import NETWORKS, SMALL
+from benchmarks.zoo.records import Criterion, Measured, Zoo
+from benchmarks.zoo.tables import markdown, rich_table
+
+_BATCH_SIZES = (8, 16, 32, 64)
+_MOST_BUILD_S = 45.0
+_MEDIAN, _P95 = 1.0, 2.0
+"""The most that gradients of a training graph may be less exact than tf_keras' own."""
+_PARITY = 3.0
+_MOST_MUTANTS_QUICK = 40
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(filter(None, value.split(",")))
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(NETWORKS)}")
+    return names
+
+
+@click.command(cls=Script)
+@click.option("--only", "names", callback=_names, metavar="N,N,…", help="These networks alone, and no mutants.")
+@click.option("--quick", is_flag=True, help="Small networks, fewer mutants; no speed, parity or exports.")
+@click.option(
+    "--markdown",
+    "page",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write the table of docs/ZOO.md there.",
+)
+@json_option("Write the results there.")
+def main(names: tuple[str, ...] | None, quick: bool, page: Path | None, target: Path | None) -> None:
+    """Build ordinary networks, compare their training graphs with tf_keras, and measure both trainers and the exports.
+
+    Each network is built, trained and converted in processes of its own, one thread, batch 32. Mutants of small
+    networks, with one mistake each, show whether the criterion of the proof finds them. Takes 20 minutes; 2 with
+    --quick. Exits with 1 if a claim does not hold.
+    """
+    chosen = names or (SMALL if quick else tuple(NETWORKS))
+    rows = []
+    for name in chosen:
+        click.echo(f"{name} ...", err=True)
+        rows.append(measure(name, quick=quick))
+        write_json(Zoo(_machine(), tuple(rows), None), target)  # what there is, should this be interrupted
+    criterion = None if names else measure_criterion(rows, most=_MOST_MUTANTS_QUICK if quick else None)
+    zoo = Zoo(_machine(), tuple(rows), criterion)
+    write_json(zoo, target)
+    if page is not None:
+        page.write_text(markdown(zoo))
+    Console().print(rich_table(zoo))
+    settle(_claims(rows, criterion))
+
+
+def _machine() -> str:
+    machine = read_machine()
+    return f"{machine.cpu or machine.architecture}, {machine.cores} cores"
+
+
+def _claims(rows: list[Measured], criterion: Criterion | None) -> dict[str, bool | None]:
+    claims: dict[str, bool | None] = {}
+    for row in rows:
+        claims[f"{row.name}: a graph at batch 8, 16, 32 and 64"] = set(_BATCH_SIZES) <= set(row.graph)
+        claims[f"{row.name}: built in {row.build_seconds:.0f} s, at most {_MOST_BUILD_S:.0f}"] = (
+            row.build_seconds <= _MOST_BUILD_S
+        )
+        if found := row.exactness:
+            claims[
+                f"{row.name}: gradients are {found.median:.2f}x as far from float64 as tf_keras' in the median, "
+                f"{found.p95:.2f}x at the 95th percentile; at most {_MEDIAN:g}x and {_P95:g}x"
+            ] = found.median <= _MEDIAN and found.p95 <= _P95
+        if row.parity is not None:
+            claims[
+                f"{row.name}: after 20 steps the trainers are {row.parity:.2f} roundings apart, at most {_PARITY:g}"
+            ] = row.parity <= _PARITY
+    if criterion is not None:
+        claims[f"{criterion.false_refusals} of {criterion.honest} honest graphs refused"] = (
+            criterion.false_refusals == 0
+        )
+        claims[f"{criterion.missed_mutants} of {criterion.mutants} mutants missed by the proof"] = (
+            criterion.missed_mutants == 0
+        )
+        claims[f"{criterion.missed_by_self_check} missed by the self-check"] = criterion.missed_by_self_check == 0
+    return claims

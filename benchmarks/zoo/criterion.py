@@ -1,0 +1,161 @@
+"""How well proof and self-check tell honest training graphs from those with one mistake. Importing this module imports
+TensorFlow.
+
+The mutants are of small networks, which between them have every kind of layer, function, penalty and loss that a
+training graph has a rule for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from benchmarks.zoo.mutants import mutants
+from export.architecture import form_of
+from export.describing.model import describe
+from export.proof.probes import make_self_check
+from export.proof.proof import Proof
+from export.proof.reference import Reference
+from fedprune.graph.training import write_training_graph
+from fedprune.keras.stack import keras
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.tensors import TensorSpec, TensorTable
+from fedprune.network.description import Network
+from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
+from fedprune.runtime.training_graph import TrainingGraph
+
+L = keras.layers
+
+_BATCH, _CLASSES = 6, 3
+_AT_ONCE = 200
+"""Graphs that are loaded at a time."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A graph: its network, what its mistake is (nothing for an honest one), the largest ratio to rounding noise that
+    the proof cannot be rid of, and whether a device's self-check passes."""
+
+    network: str
+    what: str
+    ratio: float
+    passes_self_check: bool
+
+
+def judge(name: str, most: int | None = None) -> tuple[Verdict, ...]:
+    """The honest graph of one of `MUTATED`, then its mutants; of these about `most`, of all kinds."""
+    model, loss = _model(name)
+    network, tensors = describe(model)
+    objective = Objective(loss, form_of(network, loss).from_logits)
+    reference = Reference(model, objective)
+    proof = Proof(model, tensors, objective, reference)
+    honest = write_training_graph(network, TensorTable(tensors), loss, _BATCH).blob
+    self_check = make_self_check(reference, tensors, honest, briefly=False)
+    made = list(mutants(honest, tensors))
+    graphs = iter([("", honest), *made[:: max(1, len(made) // most) if most else 1]])
+    verdicts: list[Verdict] = []
+    while some := list(islice(graphs, _AT_ONCE)):
+        candidates = [TrainingGraph(graph, tensors, threads=1) for _, graph in some]
+        trials = list(proof.trials(candidates, briefly=False))
+        for number, (what, _) in enumerate(some):
+            ratio = max(trial.best(number)[0] for trial in trials)
+            verdicts.append(Verdict(name, what, ratio, _passes(candidates[number], tensors, self_check)))
+    return tuple(verdicts)
+
+
+def kinds(name: str) -> Iterator[str]:
+    """The kinds of layers, and the functions, in one of `MUTATED`."""
+    network: Network = describe(_model(name)[0])[0]
+    for layer, _ in network.steps():
+        yield type(layer).__name__
+        if function := getattr(layer, "function", None):
+            yield str(function)
+
+
+def _model(name: str) -> tuple[Any, Loss]:
+    keras.backend.clear_session()
+    build, loss = MUTATED[name]
+    return build(), loss
+
+
+def _passes(graph: TrainingGraph, tensors: tuple[TensorSpec, ...], self_check: SelfCheck) -> bool:
+    try:
+        run_self_check(graph, tensors, self_check)
+    except RuntimeUnfit:
+        return False
+    return True
+
+
+def _classifier(*layers: Any, shape: tuple[int, ...], end: str | None = None, **options: Any) -> Any:
+    return keras.Sequential([L.Input(shape), *layers, L.Flatten(), L.Dense(_CLASSES, end, **options)])
+
+
+def _images() -> Any:
+    """Every constant of batch normalisation, ReLU6, dropout, average pooling and L2."""
+    return _classifier(
+        L.Conv2D(5, 3, strides=2, padding="same", use_bias=False),
+        L.BatchNormalization(),
+        L.ReLU(6.0),
+        L.AveragePooling2D(2, padding="same"),
+        L.Dropout(0.3),
+        L.Conv2D(5, 2, activation="tanh"),
+        shape=(8, 8, 2),
+        kernel_regularizer="l2",
+    )
+
+
+def _separable() -> Any:
+    return _classifier(
+        L.ZeroPadding2D(((0, 1), (2, 0))),
+        L.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
+        L.BatchNormalization(scale=False),
+        L.LeakyReLU(),
+        L.MaxPooling2D(3, strides=2, padding="same"),
+        L.SeparableConv2D(4, 3, padding="same", depthwise_regularizer="l1_l2"),
+        L.Activation("sigmoid"),
+        shape=(9, 7, 2),
+        end="softmax",
+    )
+
+
+def _series() -> Any:
+    return _classifier(
+        L.Conv1D(4, 3, strides=2, padding="causal"),
+        L.ReLU(),
+        L.BatchNormalization(momentum=0.7),
+        L.MaxPooling1D(2),
+        L.DepthwiseConv1D(3, padding="same"),
+        L.AveragePooling1D(2, padding="same"),
+        L.Reshape((2, 4)),
+        L.Dense(4, "softmax"),
+        L.GlobalMaxPooling1D(),
+        shape=(15, 3),
+        end="sigmoid",
+    )
+
+
+def _joined() -> Any:
+    x = L.Input((6, 6, 3))
+    y = L.Conv2D(5, 3, padding="same", use_bias=False)(L.Rescaling(1 / 3, offset=-0.5)(x))
+    frozen = L.BatchNormalization(trainable=False)
+    z = L.ReLU()(frozen(y))
+    joined = L.Concatenate()([L.Add()([y, z]), L.MaxPooling2D(2, strides=1, padding="same")(z)])
+    return keras.Model(x, L.Dense(_CLASSES)(L.GlobalAveragePooling2D()(joined)))
+
+
+def _rows() -> Any:
+    return _classifier(
+        L.Dense(6), L.BatchNormalization(), L.ReLU(), L.Dense(5, "tanh", kernel_regularizer="l1"), shape=(5,)
+    )
+
+
+MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
+    "images": (_images, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "separable": (_separable, Loss.CATEGORICAL_CROSSENTROPY),
+    "series": (_series, Loss.BINARY_CROSSENTROPY),
+    "joined": (_joined, Loss.MEAN_SQUARED_ERROR),
+    "rows": (_rows, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+}
+"""Small networks, and what they are trained with."""

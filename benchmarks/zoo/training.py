@@ -1,0 +1,99 @@
+"""The part of the zoo that trains: speed, memory and parity of the two trainers. A process that calls
+`litert_speed` imports no TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmarks.zoo.records import Speed
+from edge_agent.trainers import Work
+from fedprune.data import Dataset
+from fedprune.model.losses import LabelForm
+from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.pruning.masks import apply_mask, full_mask, score_mask
+from fedprune.system.usage import peak_memory_mb
+from fedprune.task.bundle import Bundle, Task, read_bundle
+
+_EXAMPLES = 256
+_PERTURBATIONS = 8
+"""Some of so many take an activation across a kink, as the other trainer may."""
+_ROUNDING = 2.0**-24
+
+
+def litert_speed(blob: bytes) -> Speed:
+    """A round of the agent's own trainer from a pruned model, one thread, after one to warm up."""
+    from edge_agent.trainers.litert import LiteRTTrainer
+
+    bundle = read_bundle(blob)
+    return _speed(bundle, LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1))
+
+
+def keras_speed(blob: bytes) -> Speed:
+    """The same of the keras trainer."""
+    from edge_agent.trainers.keras import KerasTrainer
+
+    bundle = read_bundle(blob)
+    return _speed(bundle, KerasTrainer(bundle, threads=1))
+
+
+def parity(blob: bytes) -> float:
+    """How far the trainers' weights are apart after a round, over how far the keras trainer's are from its own when the
+    first weights are off by one rounding; that is the furthest of some trials."""
+    from edge_agent.trainers.keras import KerasTrainer
+    from edge_agent.trainers.litert import LiteRTTrainer
+
+    bundle = read_bundle(blob)
+    data, first = examples(bundle.task, _EXAMPLES), bundle.initial_weights()
+    keras = KerasTrainer(bundle, threads=1)
+
+    def trained(trainer: Any, weights: Weights) -> Weights:
+        result: Weights = trainer.train(_work(weights, full_mask(bundle.task.table)), data).weights
+        return result
+
+    expected = trained(keras, first)
+    moved = [_distance(trained(keras, perturbed(first, number)), expected) for number in range(_PERTURBATIONS)]
+    apart = _distance(trained(LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1), first), expected)
+    return apart / max(moved)
+
+
+def examples(task: Task, count: int) -> Dataset:
+    """Noise, with labels of the loss's form."""
+    keyed = Keyed(0, "zoo")
+    x = keyed.uniform(count * math.prod(task.input_shape), -1.0, 1.0).reshape(count, *task.input_shape)
+    if task.training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
+        return Dataset(x, (keyed.integers(count) % np.uint64(task.outputs)).astype(np.int64))
+    return Dataset(x, keyed.uniform(count * task.outputs, -1.0, 1.0).reshape(count, task.outputs))
+
+
+def perturbed(weights: Weights, number: int) -> Weights:
+    """Each weight off by a rounding error at most."""
+    keyed = Keyed(number, "one rounding")
+
+    def off(array: Array) -> Array:
+        noise = keyed.uniform(array.size, -1.0, 1.0).reshape(array.shape).astype(np.float64)
+        return (array * (1.0 + 2.0 * _ROUNDING * noise)).astype(array.dtype)
+
+    return {name: off(array) for name, array in weights.items()}
+
+
+def _speed(bundle: Bundle, trainer: Any) -> Speed:
+    task = bundle.task
+    data, weights = examples(task, _EXAMPLES), bundle.initial_weights()
+    sparsity = task.pruning.schedule.target_sparsity
+    mask = score_mask(weights, task.table, sparsity, task.pruning.allocation, full_mask(task.table))
+    work = _work(apply_mask(weights, mask), mask)
+    trainer.train(work, data)
+    seconds = trainer.train(work, data).seconds
+    return Speed(task.training.steps_per_round * task.training.batch_size / seconds, peak_memory_mb())
+
+
+def _work(weights: Weights, mask: Mask) -> Work:
+    return Work(weights, mask, 0, None, Keyed(0, "zoo"))
+
+
+def _distance(a: Weights, b: Weights) -> float:
+    return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in a))

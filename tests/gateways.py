@@ -1,0 +1,148 @@
+"""A gateway for tests: real runner, book, disk and codecs, one aggregator after another in a directory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from aggregator.book import Book, RoundRecord
+from aggregator.cohort import Standing
+from aggregator.round_answers import ticket
+from aggregator.round_state import Phase, Plan
+from aggregator.runner import AggregatorRunner, RunStore
+from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.trainers import Trained, Work
+from fedprune.codecs import Values
+from fedprune.data import Dataset
+from fedprune.errors import ProtocolError
+from fedprune.model.tensors import Weights
+from fedprune.pruning.masks import apply_mask
+from fedprune.pruning.policy import MaskPolicy
+from fedprune.system.disk import Directory
+from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.wire.link import Delivery
+from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import Receiving, content_of
+from tests.drivers import PLAN
+from tests.recorder import Recorder
+from tests.samples import chunks
+from tests.simulation.world import DATA, NoisyTrainer, make_bundle
+
+TOPICS = Topics("tests")
+BUNDLE = make_bundle(MaskPolicy.SHARED)
+AGENTS = ("pi-0", "pi-1")
+TASK_PLAN = replace(
+    PLAN,
+    rounds=2,
+    cohort=2,
+    quorum=2,
+    task=content_of(BUNDLE.blob),
+    steps_per_round=BUNDLE.task.training.steps_per_round,
+)
+
+
+class Site:
+    """A gateway's directory, and one aggregator after another in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[RoundRecord] = []
+        self.link = Recorder()
+
+    def start(
+        self,
+        plan: Plan = TASK_PLAN,
+        *,
+        loss: float = 1.0,
+        accuracy: Callable[[], float] = lambda: 0.5,
+        evaluate: Callable[[Weights], Evaluation] | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        keep: int = 5,
+    ) -> AggregatorRunner:
+        directory = Directory(self.path)
+        book = self.book = Book.open(self.path / "book.sqlite")
+        book.start(plan.run, plan.task.digest, Values.FP16)
+        self.updates = Directory(directory.path / "updates")
+        self.checkpoints = Directory(directory.path / "checkpoints")
+        self.link = Recorder()
+        return AggregatorRunner(
+            plan,
+            BUNDLE,
+            Values.FP16,
+            TOPICS,
+            self.link,
+            RunStore(book, self.checkpoints, self.updates),
+            evaluate=evaluate or (lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss)),
+            scale=LossScale(constant=1.0, ceiling=math.inf),
+            report=self.records.append,
+            clock=clock,
+            keep_checkpoints=keep,
+        )
+
+    def assignment_of(self, agent: str) -> Assignment:
+        return decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
+
+
+def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
+    for message in messages:
+        if isinstance(message, CheckIn):
+            message = msgspec.structs.replace(message, ticket=ticket(TASK_PLAN.ticket_key, agent))
+        runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
+
+
+def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
+    """What is broadcast when all agents ask for a content."""
+    incoming, need = Receiving.begin(content, 0.0)
+    for agent in list(runner.state.cohort.agents(Standing.ASSIGNED)):
+        tell(runner, agent, need)
+    runner.drained()
+    for sent in site.link.published:
+        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
+            with suppress(ProtocolError):
+                incoming, _ = incoming.add(decode(Chunk, sent.payload), 0.0)
+    return incoming.assemble()
+
+
+class FarTrainer(NoisyTrainer):
+    """Moves the weights `factor` times as far."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(MaskPolicy.SHARED)
+        self._factor = np.float32(factor)
+
+    def train(self, work: Work, data: Dataset) -> Trained:
+        trained = super().train(work, data)
+        moved = {name: base + self._factor * (trained.weights[name] - base) for name, base in work.weights.items()}
+        return replace(trained, weights=apply_mask(moved, trained.mask))
+
+
+def trained(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0) -> LocalResult:
+    model = fetch(site, runner, runner.state.model.content)
+    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
+    return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
+
+
+def submit_update(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, **claims: float) -> Submit:
+    """An agent trains and submits; `claims` are what it says in the submit instead of the truth."""
+    result = trained(site, runner, agent, factor)
+    submit = msgspec.structs.replace(result.submit, **claims)
+    tell(runner, agent, submit, *chunks(result.update.blob))
+    return submit
+
+
+def begin(site: Site, agents: Sequence[str] = AGENTS, **settings: Any) -> AggregatorRunner:
+    """A round in which all agents train."""
+    runner = site.start(**settings)
+    runner.connect()
+    for agent in agents:
+        tell(runner, agent, CheckIn(examples=7))
+    assert runner.state.phase is Phase.TRAINING
+    return runner
