@@ -229,7 +229,7 @@ class _Federation:
             update_values=Values.INT8,
             seconds_left=1e9,
         )
-        local = LocalRound(agent, assignment, model.blob, self._residuals.get(agent), None, 0.0)
+        local = LocalRound(agent, assignment, model.blob, lambda: self._residuals.get(agent), None, 0.0)
         return train_locally(local, self._bundle, self._trainer, self._data[agent])
 
     def _judge(self, updates: Mapping[str, AcceptedUpdate]) -> None:

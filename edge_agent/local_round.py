@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_agent.trainers import Slots, Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
-from edge_agent.updates import PreparedUpdate, prepare_update
+from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
 from fedprune.codecs import Values, decode_model
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
@@ -21,12 +21,15 @@ from fedprune.wire.transfer import content_of
 
 @dataclass(frozen=True, eq=False)
 class LocalRound:
-    """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds."""
+    """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds.
+
+    The residual of a large model is large, and wanted only after the training: `read_residual` is called then.
+    """
 
     agent: str
     assignment: Assignment
     model: bytes
-    residual: Weights | None
+    read_residual: Callable[[], Weights | None]
     slots: Slots | None
     idle_memory_mb: float
 
@@ -62,7 +65,10 @@ def train_locally(
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     try:
         trained = trainer.train(work, data)
-        update = prepare_update(weights, trained, local.residual, table, values, known_mask)
+        learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
+        slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
+        del decoded, weights, work, trained  # a device has no room for them beside what follows
+        update = prepare_update(learned, local.read_residual(), table, values, known_mask)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
@@ -72,15 +78,14 @@ def train_locally(
         round=assignment.round,
         update=content_of(update.blob),
         examples=len(data),
-        loss=trained.loss,
-        train_seconds=trained.seconds,
+        loss=loss,
+        train_seconds=seconds,
         idle_memory_mb=local.idle_memory_mb,
         peak_memory_mb=peak_memory_mb(),
         x_mean=data.x_mean,
         x_largest=data.x_largest,
     )
-    keeps_slots = bundle.task.training.optimizer_state == "keep"
-    return LocalResult(submit, update, trained.slots if keeps_slots else None)
+    return LocalResult(submit, update, slots)
 
 
 def owed_since(assignment: Assignment) -> int:

@@ -22,7 +22,9 @@ from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
 from fedprune.data import count_examples, load_npz
 from fedprune.errors import StorageError
+from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
+from fedprune.system.memory import return_large_arrays
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.usage import device_memory_mb, peak_memory_mb
@@ -46,6 +48,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     Raises `FedpruneError`s for what is wrong with the settings, data, broker or disk, `KeyboardInterrupt` when
     it is stopped; what it owes the gateway is remembered.
     """
+    return_large_arrays()
     check_id(settings.name, "agent name")
     topics = Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
@@ -92,9 +95,12 @@ def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: flo
     """Read from the disk what the training takes, on the training's thread."""
     assignment = action.assignment
     since = owed_since(assignment)
-    residual = store.residual(assignment.run, assignment.round, since)
+
+    def read_residual() -> Weights | None:
+        return store.residual(assignment.run, assignment.round, since)
+
     slots = store.slots(assignment.run, since)
-    local = LocalRound(name, assignment, action.model, residual, slots, idle_memory_mb)
+    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb)
     return local, store.task(assignment.task.digest)
 
 
@@ -110,28 +116,37 @@ def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[
 def _handle_events(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
     while True:
         alarm = runner.state.wake_at
-        try:
-            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
-        except queue.Empty:
-            event = None
-        now = time.monotonic()
-        match event:
-            case LinkUp():
-                greet()
-                runner.connect(now)
-            case LinkDown(reason):
-                _log.warning("connection to the broker lost (%s); trying again", reason)
-                runner.handle(Disconnected(), now)
-            case Delivery():
-                runner.deliver(event, now)
-            case Drained():
-                runner.drained(now)
-            case TrainingEnded(number, result):
-                runner.end_training(number, result, now)
-            case BaseException():
-                raise event
+        _handle_event(runner, _next_event(events, alarm), greet)
         # After every event, so that a flood of messages puts no alarm off.
         runner.handle(Ticked(), time.monotonic())
+
+
+def _next_event(events: queue.SimpleQueue[Any], alarm: float | None) -> Any:
+    """The next event; None once it is time for the alarm."""
+    try:
+        return events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+    except queue.Empty:
+        return None
+
+
+def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) -> None:
+    """Nothing holds an event once this returns: what comes of a training holds two copies of the model."""
+    now = time.monotonic()
+    match event:
+        case LinkUp():
+            greet()
+            runner.connect(now)
+        case LinkDown(reason):
+            _log.warning("connection to the broker lost (%s); trying again", reason)
+            runner.handle(Disconnected(), now)
+        case Delivery():
+            runner.deliver(event, now)
+        case Drained():
+            runner.drained(now)
+        case TrainingEnded(number, result):
+            runner.end_training(number, result, now)
+        case BaseException():
+            raise event
 
 
 def _presence(agent: str, state: str) -> bytes:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations, RoundsDone
+from edge_agent.residual_files import pack_residual, unpack_residual
 from edge_agent.trainers import Slots
 from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError, TaskError
@@ -163,7 +161,10 @@ class AgentStore:
         None if there is none, or it is too old or damaged.
         """
         owed = self._owed(run, since)
-        return None if owed is None or round_ - owed.round > RESIDUAL_AGE_LIMIT else self._tensors(owed.residual)
+        if owed is None or round_ - owed.round > RESIDUAL_AGE_LIMIT:
+            return None
+        blob = self._read(owed.residual)
+        return None if blob is None else unpack_residual(blob)
 
     def slots(self, run: str, since: int = 0) -> Slots | None:
         """The optimizer state that the last round of `run` left, but none before round `since`.
@@ -171,7 +172,8 @@ class AgentStore:
         None if there is none, or it is damaged.
         """
         owed = self._owed(run, since)
-        return None if owed is None or owed.slots is None else self._tensors(owed.slots)
+        blob = None if owed is None or owed.slots is None else self._read(owed.slots)
+        return None if blob is None else unpack_tensors(blob)
 
     def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None, durations: Durations) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
@@ -188,9 +190,9 @@ class AgentStore:
             x_mean=submit.x_mean,
             x_largest=submit.x_largest,
             update=self._write(update.blob, _UPDATE_SUFFIX),
-            residual_if_accepted=self._write_tensors(update.residual_if_accepted),
-            residual_if_late=self._write_tensors(update.residual_if_late),
-            slots=None if slots is None else self._write_tensors(slots),
+            residual_if_accepted=self._write(pack_residual(update.residual_if_accepted), _TENSORS_SUFFIX),
+            residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),
+            slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
         )
         owed = self._record.owed
         self._commit(
@@ -273,15 +275,12 @@ class AgentStore:
         self._disk.write(name, blob)
         return name
 
-    def _write_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> str:
-        return self._write(pack_tensors(tensors), _TENSORS_SUFFIX)
-
-    def _tensors(self, name: str) -> dict[str, NDArray[np.float32]] | None:
+    def _read(self, name: str) -> bytes | None:
+        """Tensors' bytes; None if they are damaged, which is said."""
         blob = self._intact(name)
         if blob is None:
             _log.warning("%s is damaged, which costs what earlier rounds left; check the disk", name)
-            return None
-        return unpack_tensors(blob)
+        return blob
 
     def _give_up_damaged_update(self) -> None:
         pending = self._record.pending

@@ -91,12 +91,16 @@ class TrainingThread:
         """Train, and go on with what was started meanwhile."""
         following: _Training | None = training
         while following is not None:
-            result = self._train(following)
-            with self._lock:
-                ended, self._current, self._next = following, self._next, None
-                following = self._current
-                if not ended.stop.is_set():
-                    self._deliver(TrainingEnded(ended.number, result))
+            following = self._work_on(following)
+
+    def _work_on(self, training: _Training) -> _Training | None:
+        """Train and deliver; what is to be trained next. The result is held no longer: it is as large as two models."""
+        result = self._train(training)
+        with self._lock:
+            self._current, self._next = self._next, None
+            if not training.stop.is_set():
+                self._deliver(TrainingEnded(training.number, result))
+            return self._current
 
     def _train(self, training: _Training) -> LocalResult | Exception:
         """The result or the error, whatever it is: a round that cannot be trained must not end the agent."""

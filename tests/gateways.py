@@ -126,7 +126,7 @@ class FarTrainer(NoisyTrainer):
 
 def trained(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0) -> LocalResult:
     model = fetch(site, runner, runner.state.model.content)
-    local = LocalRound(agent, site.assignment_of(agent), model, None, None, 0.0)
+    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
     return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
 
 

@@ -7,7 +7,8 @@ passed its self-check, are remembered on disk, so that each is made once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -33,11 +34,14 @@ class _Checked(msgspec.Struct, frozen=True):
     version: str
 
 
-def load_device_graph(bundle: Bundle, examples: int, disk: Disk | None, *, threads: int) -> TrainingGraph:
-    """The training graph for this device and its number of examples, written, loaded and checked.
+def prepare_device_graph(
+    bundle: Bundle, examples: int, disk: Disk | None, *, threads: int
+) -> Callable[[], TrainingGraph]:
+    """Write and check the training graph for this device and its number of examples; the result loads it.
 
-    Without a disk nothing is remembered. Raises `TaskError` if the task has none, another comes out here, or none has
-    room; what `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
+    A loaded graph takes two or three times the model's memory, so that it is loaded for each round anew. Without a disk
+    nothing is remembered. Raises `TaskError` if the task has none, another comes out here, or none has room; what
+    `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
     """
     if not bundle.graphs:
         raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
@@ -50,9 +54,9 @@ def load_device_graph(bundle: Bundle, examples: int, disk: Disk | None, *, threa
             f"task {bundle.task.name!r}: batches of {proven.batch_size} take {needed_mb:.0f} MB, and this device has "
             f"{memory_mb:.0f}; build the task with a smaller batch size or model"
         )
-    graph = TrainingGraph(_written(bundle, proven, disk), bundle.task.tensors, threads=threads)
-    _check_runtime(bundle, proven, graph, disk)
-    return graph
+    load = partial(TrainingGraph, _written(bundle, proven, disk), bundle.task.tensors, threads=threads)
+    _check_runtime(bundle, proven, load(), disk)
+    return load
 
 
 def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, room: int) -> ProvenGraph:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import TrainingError
-from fedprune.model.tensors import Weights
+from fedprune.model.tensors import Array, Weights
 
 
 class TrainingDiverged(TrainingError):
@@ -24,8 +24,13 @@ def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int)
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
         where = f"the loss is {losses[bad[0]]} at step {steps_done + bad[0] + 1}"
-    elif unfit := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
+    elif unfit := next((name for name, array in weights.items() if not _is_finite(array)), None):
         where = f"{unfit} is not finite after step {steps_done + losses.size}"
     else:
         return
     raise TrainingDiverged(where)
+
+
+def _is_finite(array: Array) -> bool:
+    """True if all of it is; no array of verdicts is made of a large one."""
+    return bool(np.isfinite(array.max(initial=0)) and np.isfinite(array.min(initial=0)))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import draw_batches
-from edge_agent.trainers.device_graph import load_device_graph
+from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
-from edge_agent.trainers.optimizers import make_optimizer
+from edge_agent.trainers.optimizers import Optimizer, make_optimizer
 from edge_agent.trainers.slots import (
     check_form,
     form_of,
@@ -24,8 +24,9 @@ from fedprune.data import Dataset
 from fedprune.errors import ExportError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
-from fedprune.pruning.masks import apply_mask, full_mask, score_mask
+from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
+from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Bundle
 
@@ -46,13 +47,9 @@ class LiteRTTrainer:
         self._task = task = bundle.task
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
         try:
-            self._graph = load_device_graph(bundle, examples, disk, threads=threads)
+            self._load_graph = prepare_device_graph(bundle, examples, disk, threads=threads)
         except ExportError as error:
             raise RuntimeUnfit(f"task {task.name!r}: {error}; {KERAS_INSTEAD}") from error
-        shapes = {spec.name: spec.shape for spec in task.tensors}
-        self._optimizer = make_optimizer(task.training.optimizer, {name: shapes[name] for name in self._graph.trained})
-        zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in task.tensors}
-        self._slots_form = form_of(self._slots(zeros, full_mask(task.table)))
 
     def train(self, work: Work, data: Dataset) -> Trained:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
@@ -65,42 +62,50 @@ class LiteRTTrainer:
         training = self._task.training
         if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
-        batches = draw_batches(work.keyed, len(data), training.steps_per_round, self._graph.batch_shape[0])
-        self._load(work)
+        try:
+            graph = self._load_graph()
+        except ExportError as error:
+            raise TrainingError(f"task {self._task.name!r}: {error}") from error
+        batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_shape[0])
+        optimizer = self._start(graph, work)
         mask = work.mask
         losses = np.empty(len(batches), np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
                 if work.should_stop():
                     raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
-                mask = self._prune(work.schedule_step + index + 1, mask)
-                losses[index] = self._differentiate(data.take(batch), work.keyed)
-                self._move(mask, work.weights)
-        weights = self._graph.held().weights
+                mask = self._prune(graph, work.schedule_step + index + 1, mask)
+                losses[index] = self._differentiate(graph, data.take(batch), work.keyed)
+                self._move(graph, optimizer, mask, work.weights)
+        weights = graph.held().weights
         check_finite(losses, weights, work.schedule_step)
+        slots = self._slots(optimizer, weights, mask) if training.optimizer_state == "keep" else {}
+        del optimizer  # a device has no room for its state beside another copy of the weights
+        zero_pruned(weights, mask)
         return Trained(
-            weights=_released(apply_mask(weights, mask), weights),
+            weights={name: array.copy() for name, array in weights.items()},  # the graph's own memory goes with it
             mask=mask,
-            slots=self._slots(weights, mask) if training.optimizer_state == "keep" else {},
+            slots=slots,
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
         )
 
-    def _load(self, work: Work) -> None:
-        """Set the optimizer's state, and the weights to start from."""
+    def _start(self, graph: TrainingGraph, work: Work) -> Optimizer:
+        """Set the weights to start from, and return the optimizer in its state."""
         weights = work.weights
-        if work.slots is None:
-            self._optimizer.reset()
-        else:
-            check_form(work.slots, self._slots_form, self._task.name)
-            self._optimizer.load(optimizer_variables(work.slots))
+        shapes = {name: weights[name].shape for name in graph.trained}
+        optimizer = make_optimizer(self._task.training.optimizer, shapes)
+        if work.slots is not None:
+            check_form(work.slots, form_of(self._slots(optimizer, weights, work.mask)), self._task.name)
+            optimizer.load(optimizer_variables(work.slots))
             weights = with_residue(weights, work.mask, work.slots)
-        self._graph.hold(weights)
+        graph.hold(weights)
+        return optimizer
 
-    def _prune(self, step: int, mask: Mask) -> Mask:
+    def _prune(self, graph: TrainingGraph, step: int, mask: Mask) -> Mask:
         """Zero what the mask prunes that `step`, counted from 1, trains with, and return it. As with TF-MOT, pruned
         weights that have drifted off zero compete with the others for a place."""
-        weights = self._graph.held().weights
+        weights = graph.held().weights
         if self._schedule is not None and self._schedule.is_due(step):
             pruning, table = self._task.pruning, self._task.table
             mask = score_mask(weights, table, self._schedule.sparsity_at(step), pruning.allocation, full_mask(table))
@@ -108,20 +113,20 @@ class LiteRTTrainer:
             weights[name] *= kept
         return mask
 
-    def _move(self, mask: Mask, start: Weights) -> None:
+    def _move(self, graph: TrainingGraph, optimizer: Optimizer, mask: Mask, start: Weights) -> None:
         """Move the weights by the gradients that the graph holds."""
-        held = self._graph.held()
+        held = graph.held()
         self._add_proximal(held.gradients, held.weights, mask, start)
-        self._optimizer.step(held.weights, held.gradients)
+        optimizer.step(held.weights, held.gradients)
         for name, moved in held.statistics.items():
             held.weights[name][...] = moved
 
-    def _differentiate(self, batch: Dataset, keyed: Keyed) -> float:
+    def _differentiate(self, graph: TrainingGraph, batch: Dataset, keyed: Keyed) -> float:
         """The batch's loss, without the proximal term."""
         targets = self._task.objective.targets(batch.y, self._task.outputs)
-        noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in self._graph.noise_shapes]
+        noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
         try:
-            return self._graph.step(batch.x, targets, noise)
+            return graph.step(batch.x, targets, noise)
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
 
@@ -131,12 +136,7 @@ class LiteRTTrainer:
             for name, gradient in gradients.items():
                 gradients[name] = gradient + mu * (weights[name] - start[name] * mask.get(name, np.True_))
 
-    def _slots(self, weights: dict[str, Array], mask: Mask) -> Slots:
+    def _slots(self, optimizer: Optimizer, weights: Weights, mask: Mask) -> Slots:
         """The state with which the next round can go on exactly."""
-        slots: dict[str, NDArray[np.generic]] = optimizer_slots(self._optimizer.variables())
+        slots: dict[str, NDArray[np.generic]] = optimizer_slots(optimizer.variables())
         return slots if self._schedule is None else slots | residue_slots(weights, mask)
-
-
-def _released(results: dict[str, Array], held: Weights) -> dict[str, Array]:
-    """The results, with copies of those that are the graph's own memory: it could not run again while they are kept."""
-    return {name: array.copy() if array is held[name] else array for name, array in results.items()}

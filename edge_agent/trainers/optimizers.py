@@ -32,15 +32,11 @@ class Optimizer(Protocol):
         ...
 
     def variables(self) -> list[NDArray[np.generic]]:
-        """The number of steps (int64), then each tensor's variables, in Keras' order; copies."""
+        """The number of steps (int64), then each tensor's own variables, in Keras' order: no copies."""
         ...
 
     def load(self, variables: Sequence[NDArray[np.generic]]) -> None:
-        """Go on from what `variables` returned."""
-        ...
-
-    def reset(self) -> None:
-        """Start anew."""
+        """Go on from what `variables` of another optimizer returned; it is copied."""
         ...
 
 
@@ -57,18 +53,13 @@ class _State:
         self.of = {name: tuple(np.zeros(shape, np.float32) for _ in range(arrays)) for name, shape in shapes.items()}
 
     def variables(self) -> list[NDArray[np.generic]]:
-        return [np.array(self.steps, np.int64), *(array.copy() for array in self._arrays())]
+        return [np.array(self.steps, np.int64), *self._arrays()]
 
     def load(self, variables: Sequence[NDArray[np.generic]]) -> None:
         steps, *arrays = variables
         self.steps = int(steps)
         for own, kept in zip(self._arrays(), arrays, strict=True):
             own[...] = kept
-
-    def reset(self) -> None:
-        self.steps = 0
-        for array in self._arrays():
-            array.fill(0.0)
 
     def _arrays(self) -> Iterator[Array]:
         return (array for arrays in self.of.values() for array in arrays)

@@ -64,7 +64,7 @@ def encode_update(update: Update, table: TensorTable, values: Values, *, mask_is
     header = _UPDATE_MAGIC + bytes([_SCHEMES.index(values), not mask_is_known])
     known_mask = update.mask if mask_is_known else None
     tensors = {**update.delta, **update.statistics}
-    return header + _encode_tensors(table.of(*_IN_UPDATES), tensors, update.mask, values, known_mask)
+    return b"".join([header, *_encode_tensors(table.of(*_IN_UPDATES), tensors, update.mask, values, known_mask)])
 
 
 def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, values: Values) -> Update:
@@ -108,7 +108,7 @@ def encode_model(weights: Weights, mask: Mask, table: TensorTable, values: Value
         ValueError: an array does not fit `table` or is not finite.
     """
     header = _MODEL_MAGIC + bytes([_SCHEMES.index(values)])
-    return header + _encode_tensors(table.of(*_IN_MODELS), weights, mask, values, known_mask=None)
+    return b"".join([header, *_encode_tensors(table.of(*_IN_MODELS), weights, mask, values, known_mask=None)])
 
 
 def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mask]:
@@ -152,22 +152,21 @@ def _read_header(reader: Reader, magic: bytes) -> Values:
 
 def _encode_tensors(
     specs: Iterable[TensorSpec], tensors: Weights, mask: Mask, values: Values, known_mask: Mask | None
-) -> bytes:
-    parts = []
+) -> Iterator[bytes]:
     for spec in specs:
         array = tensors[spec.name]
         if array.shape != spec.shape:
             raise ValueError(f"tensor {spec.name} is of shape {list(array.shape)}, not {list(spec.shape)}")
         if spec.kind is TensorClass.INTEGER:
-            parts.append(array.astype(np.dtype(spec.dtype).newbyteorder("<")).tobytes())
+            yield array.astype(np.dtype(spec.dtype).newbyteorder("<")).tobytes()
             continue
-        vector = array.astype(np.float32).ravel()
+        vector = array.astype(np.float32, copy=False).ravel()
         if not np.isfinite(vector).all():
             raise ValueError(f"tensor {spec.name} holds NaN or infinity")
         if spec.kind is TensorClass.PRUNABLE:
-            vector = np.where(mask[spec.name].ravel(), vector, ABSENT)
-        parts.append(encode(_coder(spec, values, known_mask), vector))
-    return b"".join(parts)
+            kept = mask[spec.name].ravel()
+            vector = vector if kept.all() else np.where(kept, vector, ABSENT)
+        yield encode(_coder(spec, values, known_mask), vector)
 
 
 def _decode_tensors(
@@ -181,9 +180,11 @@ def _decode_tensors(
             else:
                 vector = decode(_coder(spec, values, known_mask), reader, spec.size)
         if spec.kind is TensorClass.PRUNABLE:
-            kept = ~np.isnan(vector)
+            absent = np.isnan(vector)
+            kept = np.logical_not(absent, out=absent)
+            bits = vector.view(np.uint32)
+            bits *= kept  # +0.0 where nothing was sent; as bits, for NaN times zero is NaN
             mask[spec.name] = kept.reshape(spec.shape)
-            vector = np.where(kept, vector, np.float32(0.0))
         tensors[spec.name] = vector.reshape(spec.shape)
     return tensors, mask
 

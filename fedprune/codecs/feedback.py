@@ -6,17 +6,16 @@ algorithm 1, arXiv 1901.09847).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedprune.model.tensors import Array, Mask, Weights
-from fedprune.pruning.masks import apply_mask
+from fedprune.model.tensors import Array, Mask, Weights, euclidean_norm
+from fedprune.pruning.masks import zero_pruned
 
-Compressor = Callable[[Weights], tuple[bytes, Weights]]
-"""Encodes tensors, perhaps with a loss: the payload, and what a receiver decodes from it."""
+Compressor = Callable[[Weights], tuple[bytes, dict[str, Array]]]
+"""Encodes tensors, perhaps with a loss: the payload, and what a receiver decodes from it, in arrays of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +23,7 @@ class Sent:
     """A payload, what the receiver makes of it (`decoded`), and what is still owed (`residual`)."""
 
     payload: bytes
-    decoded: Weights
+    decoded: dict[str, Array]
     residual: dict[str, Array]
 
 
@@ -36,7 +35,7 @@ class ErrorFeedback:
     what one bad round leaves behind cannot drown later ones.
 
     Example:
-        >>> def whole_numbers(wanted: Weights) -> tuple[bytes, Weights]:
+        >>> def whole_numbers(wanted: Weights) -> tuple[bytes, dict[str, Array]]:
         ...     return b"", {name: np.rint(array) for name, array in wanted.items()}
         >>> feedback, values = ErrorFeedback(norm_cap=1.0), {"bias": np.array([0.4], np.float32)}
         >>> first = feedback.send(whole_numbers, values, feedback.initial(values), mask={})
@@ -48,8 +47,8 @@ class ErrorFeedback:
     norm_cap: float
 
     def initial(self, values: Weights) -> dict[str, Array]:
-        """The residual of a sender that owes nothing yet: zeros of the shapes of `values`."""
-        return {name: np.zeros_like(array) for name, array in values.items()}
+        """The residual of a sender that owes nothing yet: zeros of the shapes of `values`, which take no memory."""
+        return {name: np.broadcast_to(np.float32(0.0), array.shape) for name, array in values.items()}
 
     def send(self, compress: Compressor, values: Weights, residual: Weights, mask: Mask) -> Sent:
         """Encode `values` + `residual`, dropping both where `mask` prunes.
@@ -63,14 +62,18 @@ class ErrorFeedback:
         Returns:
             The payload, what arrives, and the new residual, capped.
         """
-        wanted = apply_mask({name: array + residual[name] for name, array in values.items()}, mask)
+        wanted = {name: np.asarray(array + residual[name]) for name, array in values.items()}
+        zero_pruned(wanted, mask)
         payload, decoded = compress(wanted)
-        owed = {name: array - decoded[name] for name, array in wanted.items()}
-        return Sent(payload, decoded, self.capped(owed))
+        owed = wanted
+        for name, array in owed.items():
+            array -= decoded[name]
+        self.cap(owed)
+        return Sent(payload, decoded, owed)
 
-    def capped(self, residual: dict[str, Array]) -> dict[str, Array]:
-        """`residual`, or where its norm over all tensors exceeds `norm_cap`, as much of it."""
-        norm = math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in residual.values()))
-        if norm <= self.norm_cap:
-            return residual
-        return {name: array * np.float32(self.norm_cap / norm) for name, array in residual.items()}
+    def cap(self, residual: Weights) -> None:
+        """Scale `residual` down to `norm_cap` in place, if its norm over all tensors exceeds it."""
+        norm = euclidean_norm(residual)
+        if not norm <= self.norm_cap:
+            for array in residual.values():
+                array *= np.float32(self.norm_cap / norm)

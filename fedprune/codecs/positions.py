@@ -11,6 +11,7 @@ from fedprune.codecs.reader import Reader, pack_bits
 from fedprune.codecs.rice import Rice
 from fedprune.codecs.stages import ABSENT, Restore, Vector
 from fedprune.errors import ProtocolError
+from fedprune.pruning.masks import put_kept, take_kept
 
 Kept = NDArray[np.bool_]
 """For each coordinate of a vector, whether it is sent; one dimension."""
@@ -38,18 +39,13 @@ class Positions:
         self._coding = coding
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        kept = ~np.isnan(vector)
-        return self._coding.encode(kept), vector[kept]
+        absent = np.isnan(vector)
+        kept = np.logical_not(absent, out=absent)
+        return self._coding.encode(kept), take_kept(vector, kept)
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         kept = self._coding.read(reader, count)
-
-        def restore(values: Vector) -> Vector:
-            vector = np.full(count, ABSENT)
-            vector[kept] = values
-            return vector
-
-        return restore, int(np.count_nonzero(kept))
+        return lambda values: put_kept(values, kept, fill=float(ABSENT)), int(np.count_nonzero(kept))
 
 
 class Known:

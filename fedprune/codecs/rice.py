@@ -76,8 +76,10 @@ def _shortest_width(gaps: _Integers) -> int:
 
 
 def _pack_lower(gaps: _Integers, width: int) -> bytes:
-    bits = (gaps[:, np.newaxis] >> np.arange(width)) & 1
-    return pack_bits(bits.astype(np.uint8).ravel())
+    bits = np.empty((gaps.size, width), np.uint8)
+    for place in range(width):
+        bits[:, place] = (gaps >> place) & 1
+    return pack_bits(bits.ravel())
 
 
 def _read_lower(reader: Reader, count: int, width: int) -> _Integers:

@@ -6,6 +6,7 @@ import math
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedprune.codecs.reader import Reader
 from fedprune.codecs.stages import Restore, Stage, Vector
@@ -13,6 +14,10 @@ from fedprune.errors import ProtocolError
 
 _NOTHING = np.empty(0, np.float32)
 _FLOAT16_MAX = np.float32(np.finfo(np.float16).max)
+_SMALLEST_NORMAL, _SUBNORMAL_STEP = np.float32(2.0**-14), np.float32(2.0**-24)
+"""Of IEEE halves."""
+_PIECE = 2**16
+"""Values that are rounded at once."""
 _INT8_MAX = 127
 _SCALE_BITS = 17
 _SMALLEST_SCALE = float(np.finfo(np.float32).smallest_normal)
@@ -52,7 +57,8 @@ class Fp16:
     """Values rounded to the nearest IEEE half, ties to even, 2 bytes each; those beyond +-65504 become +-65504."""
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        return np.clip(vector, -_FLOAT16_MAX, _FLOAT16_MAX).astype("<f2").tobytes(), _NOTHING
+        pieces = (vector[start : start + _PIECE] for start in range(0, vector.size, _PIECE))
+        return b"".join(_halves(piece).astype("<f2").tobytes() for piece in pieces), _NOTHING
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         return _restore_to(reader.array(np.dtype(np.float16), count).astype(np.float32)), 0
@@ -67,9 +73,10 @@ class Int8:
     """
 
     def encode(self, vector: Vector) -> tuple[bytes, Vector]:
-        scale = np.float32(_int8_scale(float(np.abs(vector).max(initial=np.float32(0.0)))))
-        codes = np.rint(vector / scale) if scale else np.zeros(vector.size)
-        return scale.astype("<f4").tobytes() + codes.astype(np.int8).tobytes(), _NOTHING
+        largest = max(float(vector.max(initial=0.0)), -float(vector.min(initial=0.0)))
+        scale = np.float32(_int8_scale(largest))
+        codes = vector / scale if scale else np.zeros(vector.size)
+        return scale.astype("<f4").tobytes() + np.rint(codes, out=codes).astype(np.int8).tobytes(), _NOTHING
 
     def read(self, reader: Reader, count: int) -> tuple[Restore, int]:
         (scale,) = reader.array(np.dtype(np.float32), 1)
@@ -83,6 +90,15 @@ class Int8:
         if scale.tobytes() != wanted.tobytes() or (largest and not scale):
             raise ProtocolError(f"the int8 scale is {scale}, a writer takes {wanted} for these values")
         return _restore_to(scale * codes.astype(np.float32)), 0
+
+
+def _halves(vector: Vector) -> NDArray[np.float16]:
+    """The nearest halves. Below the normal ones numpy's own cast is 25 times slower, and there lie small updates."""
+    small = np.abs(vector) < _SMALLEST_NORMAL
+    halves = np.clip(np.where(small, np.float32(0.0), vector), -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
+    steps = np.rint(np.abs(vector[small]) / _SUBNORMAL_STEP).astype(np.uint16)  # these are the half's own bits
+    halves.view(np.uint16)[small] = steps | np.signbit(vector[small]) * np.uint16(0x8000)
+    return halves
 
 
 def _int8_scale(largest: float) -> float:

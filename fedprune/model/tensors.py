@@ -19,6 +19,9 @@ Array = NDArray[np.float32]
 Weights = Mapping[str, Array]
 """A model's tensors by name, in the order of its tensor table."""
 
+_PIECE = 2**16
+"""Numbers whose squares are summed at once."""
+
 Mask = Mapping[str, NDArray[np.bool_]]
 """For each *prunable* tensor, True where a weight is kept; same shapes as the tensors."""
 
@@ -126,8 +129,23 @@ def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
     digest = hashlib.sha256()
     for name, array in weights.items():
         digest.update(f"{name}\0{array.dtype.str.lstrip('<>=|')}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+        little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(little_endian.reshape(-1).view(np.uint8).data)  # as bytes, without a copy of them
     return digest.hexdigest()
+
+
+def euclidean_norm(tensors: Weights) -> float:
+    """The root of the sum of all squares, which are taken and added up in float64.
+
+    It goes through each tensor in pieces: squares of a whole one would take twice its own memory.
+
+    Example:
+        >>> euclidean_norm({"kernel": np.float32([[3, 0]]), "bias": np.float32([4])})
+        5.0
+    """
+    flat = [array.reshape(-1) for array in tensors.values()]
+    pieces = (array[start : start + _PIECE] for array in flat for start in range(0, array.size, _PIECE))
+    return math.sqrt(sum(float(np.sum(np.square(piece, dtype=np.float64))) for piece in pieces))
 
 
 def sparsity(weights: Weights, table: TensorTable) -> float:

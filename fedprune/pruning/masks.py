@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 
+_PIECE = 2**16
+"""Places of a tensor that are gone through at once."""
+
 _PRUNED = -1.0
 """Scores below those of all kept weights, of zeros too."""
 
@@ -88,6 +91,78 @@ def apply_mask(weights: Weights, mask: Mask) -> dict[str, Array]:
     return {
         name: np.where(mask[name], array, np.float32(0.0)) if name in mask else array for name, array in weights.items()
     }
+
+
+def zero_pruned(tensors: Weights, mask: Mask) -> None:
+    """Set pruned weights to zero in place, which takes no memory for another copy of them.
+
+    Args:
+        tensors: float32 arrays that are the caller's own, by tensor name.
+        mask: of some of them, with their shapes; what it names beside them is left out.
+
+    Example:
+        >>> tensors = {"kernel": np.float32([1, -2])}
+        >>> zero_pruned(tensors, {"kernel": np.array([True, False])})
+        >>> tensors["kernel"].tolist()
+        [1.0, 0.0]
+    """
+    for name, kept in mask.items():
+        if name in tensors:
+            np.copyto(tensors[name], np.float32(0.0), where=~kept)
+
+
+def take_kept(array: Array, kept: NDArray[np.bool_]) -> Array:
+    """Gather the values that are kept.
+
+    Several times faster than `array[kept]`; it goes in pieces, as indices of all would take twice the array's memory.
+
+    Args:
+        array: float32, any shape.
+        kept: of its shape.
+
+    Returns:
+        The values row by row, in one dimension; a view if all are kept.
+
+    Example:
+        >>> take_kept(np.float32([1, 2, 3]), np.array([True, False, True])).tolist()
+        [1.0, 3.0]
+    """
+    flat, places = array.reshape(-1), kept.reshape(-1)
+    if places.all():
+        return flat
+    taken = np.empty(np.count_nonzero(places), flat.dtype)
+    end = 0
+    for start in range(0, flat.size, _PIECE):
+        found = flat[start : start + _PIECE].compress(places[start : start + _PIECE])
+        taken[end : end + found.size] = found
+        end += found.size
+    return taken
+
+
+def put_kept(values: Array, kept: NDArray[np.bool_], fill: float = 0.0) -> Array:
+    """Undo `take_kept`.
+
+    Args:
+        values: float32, one dimension, as many as are kept.
+        kept: where they go.
+        fill: what the other places get.
+
+    Returns:
+        float32, of the shape of `kept`; a view of `values` if all are kept.
+
+    Example:
+        >>> put_kept(np.float32([1, 3]), np.array([True, False, True])).tolist()
+        [1.0, 0.0, 3.0]
+    """
+    if kept.all():
+        return values.reshape(kept.shape)
+    whole, places = np.full(kept.size, fill, np.float32), kept.reshape(-1)
+    end = 0
+    for start in range(0, whole.size, _PIECE):
+        found = start + np.flatnonzero(places[start : start + _PIECE])
+        whole[found] = values[end : end + found.size]
+        end += found.size
+    return whole.reshape(kept.shape)
 
 
 def mask_sparsity(mask: Mask) -> float:

@@ -12,7 +12,7 @@ import pytest
 from keras_bundles import bundle_of, convolutional, graph_of, perceptron, proven, seeded
 
 from edge_agent.trainers import device_graph
-from edge_agent.trainers.device_graph import choose_graph, load_device_graph
+from edge_agent.trainers.device_graph import choose_graph, prepare_device_graph
 from fedprune.errors import TaskError
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
@@ -76,7 +76,7 @@ def test_a_device_takes_what_suits_it(room: str, examples: int, size: int, monke
     memory_mb = 4000.0 if room == "all" else bundle.graphs[0].memory_bytes / 1e6
     monkeypatch.setattr(device_graph, "device_memory_mb", lambda: memory_mb)
 
-    graph = load_device_graph(bundle, examples, None, threads=1)
+    graph = prepare_device_graph(bundle, examples, None, threads=1)()
 
     assert graph.batch_shape == (size, 8, 8, 1)
 
@@ -87,7 +87,7 @@ def test_what_no_device_of_this_size_can_train_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(device_graph, "device_memory_mb", lambda: 0.9 * memory_mb)
 
     with pytest.raises(TaskError, match=r"batches of 16 take \d+ MB, and this device has \d+; build the"):
-        load_device_graph(bundle, 50, None, threads=1)
+        prepare_device_graph(bundle, 50, None, threads=1)
 
 
 def test_a_sender_that_understates_the_memory_is_refused(device: Device) -> None:
@@ -115,7 +115,7 @@ class Device:
     def start(self, bundle: Bundle) -> tuple[int, int]:
         """How many graphs a new process writes, and how many self-checks it runs, that trains `bundle`."""
         before = self.written, self.checked
-        load_device_graph(bundle, 50, self.disk, threads=1)
+        prepare_device_graph(bundle, 50, self.disk, threads=1)
         return self.written - before[0], self.checked - before[1]
 
     def upgrade(self, version: str) -> None:
@@ -221,7 +221,7 @@ def test_a_graph_that_was_put_on_the_disk_is_not_run(device: Device) -> None:
     first, second = of(perceptron), of(convolutional)
     device.disk.write(KEPT, graph_of(second))
 
-    graph = load_device_graph(first, 50, device.disk, threads=1)
+    graph = prepare_device_graph(first, 50, device.disk, threads=1)()
 
     assert graph.trained == TrainingGraph(graph_of(first), first.task.tensors, threads=1).trained
     assert hashlib.sha256(device.disk.read(KEPT) or b"").hexdigest() == first.graphs[0].sha256
@@ -229,4 +229,4 @@ def test_a_graph_that_was_put_on_the_disk_is_not_run(device: Device) -> None:
 
 def test_a_task_without_graphs_is_for_the_keras_trainer() -> None:
     with pytest.raises(TaskError, match=r"has no training graph; train it with the keras trainer"):
-        load_device_graph(replace(of(perceptron), graphs=()), 50, None, threads=1)
+        prepare_device_graph(replace(of(perceptron), graphs=()), 50, None, threads=1)

@@ -15,7 +15,7 @@ from aggregator.merging import Aggregate
 from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
-from edge_agent.updates import prepare_update
+from edge_agent.updates import prepare_update, take_delta
 from export.build import build_task
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.codecs import Values, decode_update
@@ -115,7 +115,8 @@ def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
     for round_ in range(ROUNDS):
         known = task.pruning.mask.rules.known_mask(version.mask)
         work = Work(version.weights, version.mask, round_ * task.training.steps_per_round, None, Keyed(round_))
-        sent = prepare_update(version.weights, trainer.train(work, data), None, table, Values.INT8, known)
+        learned = take_delta(version.weights, trainer.train(work, data), table)
+        sent = prepare_update(learned, None, table, Values.INT8, known)
         aggregate = Aggregate(table, version.weights, known)
         aggregate.add(decode_update(sent.blob, table, known, Values.INT8), examples=EXAMPLES)
         merged = aggregate.result(version.exact)

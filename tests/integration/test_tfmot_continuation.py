@@ -15,7 +15,7 @@ from aggregator.merging import Aggregate, AggregateResult
 from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.choice import TrainerName, make_trainer
-from edge_agent.updates import prepare_update
+from edge_agent.updates import prepare_update, take_delta
 from fedprune.codecs import Values, decode_model, decode_update
 from fedprune.data import Dataset
 from fedprune.keras.stack import keras, tfmot
@@ -91,7 +91,8 @@ def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) 
     for number in range(ROUNDS):
         base, mask = decode_model(model.blob, task.table)
         trained = trainer.train(Work(base, mask, number * STEPS, slots, round_key(number)), data)
-        sent = prepare_update(base, trained, residual, task.table, Values.FP32, known_mask=None)
+        learned = take_delta(base, trained, task.table)
+        sent = prepare_update(learned, residual, task.table, Values.FP32, known_mask=None)
         slots, residual = trained.slots, sent.residual_if_accepted
         merged = merge(sent.blob, model.checkpoint, bundle, examples=len(data))
         model = new_model(merged.weights, task, "run", number + 1, Values.FP32, merged.mask)

@@ -300,4 +300,4 @@ def _first_round(bundle: Bundle) -> LocalRound:
         update_values="fp32",
         seconds_left=60.0,
     )
-    return LocalRound("pi-1", assignment, first.blob, None, None, 0.0)
+    return LocalRound("pi-1", assignment, first.blob, lambda: None, None, 0.0)

@@ -177,7 +177,7 @@ def test_whatever_fails_while_training_is_reported_and_the_agent_lives_on(
 
 
 def test_an_update_that_cannot_be_packed_is_reported(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "pack_tensors", _no_memory)
+    monkeypatch.setattr(store, "pack_residual", _no_memory)
     training(device).ends_training()
 
     assert device.said(Failed) == [Failed(run=RUN, round=0, why="MemoryError: ")]

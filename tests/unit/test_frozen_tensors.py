@@ -109,7 +109,7 @@ def do_round(bundle: Bundle, made: GlobalModel, trainer: Mover) -> LocalResult:
         assignment(0), weights_digest=made.model.weights_digest, update_values=str(Values.FP32)
     )
     data = Dataset(np.zeros((7, *NETWORK_INPUT), np.float32), np.zeros(7, np.int64))
-    return train_locally(LocalRound("pi-1", asked, made.blob, None, None, 40.0), bundle, trainer, data)
+    return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
 
 
 @pytest.mark.parametrize("values", Values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values, decode_update, encode_model
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
-from fedprune.model.tensors import weights_digest
+from fedprune.model.tensors import Array, TensorClass, weights_digest
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.bundle import Bundle
@@ -49,7 +50,7 @@ def asked(**changes: object) -> Assignment:
 def do_round(
     trainer: WatchedTrainer, bundle: Bundle = BUNDLE, *, model: bytes = MODEL, agent: str = "pi-1", **changes: object
 ) -> LocalResult:
-    return train_locally(LocalRound(agent, asked(**changes), model, None, None, 40.0), bundle, trainer, DATA)
+    return train_locally(LocalRound(agent, asked(**changes), model, lambda: None, None, 40.0), bundle, trainer, DATA)
 
 
 def test_what_is_submitted_is_what_was_learned() -> None:
@@ -67,6 +68,27 @@ def test_what_is_submitted_is_what_was_learned() -> None:
     assert work.schedule_step == asked().schedule_step
     for name, array in WEIGHTS.items():
         np.testing.assert_array_equal(work.weights[name], array)
+
+
+def test_neither_base_nor_trained_model_is_held_once_the_residual_is_read() -> None:
+    class Forgetful(WatchedTrainer):
+        def train(self, work: Work, data: Dataset) -> Trained:
+            trained = super().train(work, data)
+            self.works.clear()
+            held.extend(weakref.ref(array) for array in (*work.weights.values(), *trained.weights.values()))
+            return trained
+
+    def read_residual() -> None:
+        trainable = [spec.name for spec in BUNDLE.task.table.of(TensorClass.PRUNABLE, TensorClass.DENSE)]
+        rows = [spec.name in trainable for spec in BUNDLE.task.table]
+        assert len(held) == 2 * len(rows)
+        assert all(array() is None for array, is_trainable in zip(held, rows * 2, strict=True) if is_trainable)
+        read.append(True)
+
+    held: list[weakref.ref[Array]] = []
+    read: list[bool] = []
+    train_locally(LocalRound("pi-1", asked(), MODEL, read_residual, None, 40.0), BUNDLE, Forgetful(), DATA)
+    assert read == [True]
 
 
 def test_what_is_drawn_depends_on_seed_round_and_agent() -> None:
@@ -111,7 +133,7 @@ def test_optimizer_slots_are_kept_only_if_the_task_says_so() -> None:
 def test_a_submit_says_what_range_the_inputs_have() -> None:
     data = Dataset(np.array([[-150.0], [100.0], [20.0]], np.float32), np.zeros(3, np.int64))
 
-    local = LocalRound("pi-1", asked(), MODEL, None, None, 40.0)
+    local = LocalRound("pi-1", asked(), MODEL, lambda: None, None, 40.0)
     submit = train_locally(local, BUNDLE, WatchedTrainer(), data).submit
     assert (submit.x_mean, submit.x_largest) == (-10.0, 150.0)
 

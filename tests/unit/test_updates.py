@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.trainers import Trained
-from edge_agent.updates import PreparedUpdate, prepare_update
+from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
 from fedprune.codecs import Values, decode_update
 from fedprune.codecs.update import LARGEST_VALUE
 from fedprune.errors import TrainingError
@@ -49,7 +49,7 @@ def prepare(
     values: Values, residual: Weights | None = None, *, own: bool = False, by: float = 0.01, seed: int = 1
 ) -> PreparedUpdate:
     what = trained(OWN if own else MASK, by=by, seed=seed)
-    return prepare_update(base(own), what, residual, TABLE, values, None if own else MASK)
+    return prepare_update(take_delta(base(own), what, TABLE), residual, TABLE, values, None if own else MASK)
 
 
 def base(own: bool) -> Weights:
@@ -167,13 +167,13 @@ def test_what_cannot_be_sent_is_training_that_diverged(
     moved = Trained({**BASE, tensor: np.full_like(BASE[tensor], after)}, {"kernel": MASK["kernel"]}, {}, 1.0, 1.0)
 
     with pytest.raises(TrainingError, match=f"training diverged: its update's tensor {tensor}: .*learning rate"):
-        prepare_update(base, moved, None, TABLE, values, MASK)
+        prepare_update(take_delta(base, moved, TABLE), None, TABLE, values, MASK)
 
 
 def test_a_value_that_int8_rounds_beyond_what_a_gateway_takes_is_not_sent() -> None:
     base = {**BASE, "bias": np.zeros(10, np.float32)}
     moved = Trained({**base, "bias": np.full(10, LARGEST_VALUE, np.float32)}, MASK, {}, 1.0, 1.0)
-    prepare_update(base, moved, None, TABLE, Values.FP32, MASK)
+    prepare_update(take_delta(base, moved, TABLE), None, TABLE, Values.FP32, MASK)
 
     with pytest.raises(TrainingError, match="tensor bias"):
-        prepare_update(base, moved, None, TABLE, Values.INT8, MASK)
+        prepare_update(take_delta(base, moved, TABLE), None, TABLE, Values.INT8, MASK)

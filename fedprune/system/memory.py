@@ -1,0 +1,21 @@
+"""Memory goes back to the system when a large array ends.
+
+glibc learns from arrays that ended to keep those of up to 32 MB on its heaps, one for each thread, where the next ones
+do not always fit: a process that trained a model of 100 MB grew by 20 to 50 MB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_MMAP_THRESHOLD = -3
+"""The parameter's number in glibc's malloc.h."""
+_LARGE_BYTES = 4 * 2**20
+"""Larger than what a training step makes and drops again: new pages cost time."""
+
+
+def return_large_arrays() -> None:
+    """Have this process's large arrays mapped one by one, from now on. Without glibc nothing is changed."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
