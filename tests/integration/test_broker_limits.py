@@ -17,7 +17,11 @@ from tests.processes import Child
 LIMIT = 20_000
 """Bytes that the small brokers take; a full chunk has more, the next smaller size less."""
 
-ALONE = {"rounds": {"count": 2, "cohort": 1, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 5.0}}
+ALONE = {
+    "rounds": {"count": 2, "cohort": 1, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 5.0},
+    "codec": {"model_values": "fp32", "update_values": "int8"},
+}
+"""Models of 37 kB: more than `LIMIT`."""
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
