@@ -125,7 +125,7 @@ def _layers(model: Any) -> Iterator[Any]:
 
 
 def _prunable_variables(model: Any) -> Iterator[Any]:
-    # Here and not above: whoever loads TF-MOT before `tensorflow_stack` also gets Keras 3 and a page of messages.
+    # Here and not above: whoever loads TF-MOT before `fedprune.keras.stack` also gets Keras 3 and a page of messages.
     from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
     for layer in _layers(model):

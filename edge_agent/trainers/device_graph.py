@@ -14,7 +14,7 @@ import msgspec
 
 from fedprune.errors import TaskError
 from fedprune.graph.training import write_training_graph
-from fedprune.runtime.self_check import ProvenGraph, run_self_check
+from fedprune.runtime.self_check import ProvenGraph, RuntimeUnfit, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Disk
 from fedprune.system.usage import device_memory_mb
@@ -40,8 +40,8 @@ def prepare_device_graph(
     """Write and check the training graph for this device and its number of examples; the result loads it.
 
     A loaded graph takes two or three times the model's memory, so that it is loaded for each round anew. Without a disk
-    nothing is remembered. Raises `TaskError` if the task has none, another comes out here, or none has room; what
-    `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
+    nothing is remembered. Raises `TaskError` if the task has none; `RuntimeUnfit` if another comes out here, or none
+    has room; what `run_self_check` does; `ExportError` if nothing here can run it; `StorageError` if the disk refuses.
     """
     if not bundle.graphs:
         raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
@@ -50,7 +50,7 @@ def prepare_device_graph(
     proven = choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
     if proven.memory_bytes > memory_mb * 1e6:
         needed_mb = proven.memory_bytes / 1e6
-        raise TaskError(
+        raise RuntimeUnfit(
             f"task {bundle.task.name!r}: batches of {proven.batch_size} take {needed_mb:.0f} MB, and this device has "
             f"{memory_mb:.0f}; build the task with a smaller batch size or model"
         )
@@ -77,7 +77,7 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     task = bundle.task
     written = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size)
     if (_digest(written.blob), written.memory_bytes) != (proven.sha256, proven.memory_bytes):
-        raise TaskError(
+        raise RuntimeUnfit(
             f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "
             "task; install that version, or build the task again"
         )

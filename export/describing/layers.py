@@ -319,4 +319,4 @@ LAYERS: dict[type, Reader] = {
     keras.layers.ZeroPadding2D: _zero_padding,
 }
 """The readers. To add a layer: its kind in `fedprune.network.layers`, a reader here, a builder in
-`fedprune.keras.model`, and a rule of the graph writer."""
+`fedprune.keras.layers`, and a rule of the graph writer."""

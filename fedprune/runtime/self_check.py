@@ -38,8 +38,8 @@ _Tolerance = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 
 
 class RuntimeUnfit(TaskError):
-    """The runtime cannot run a training graph on this machine, or not be trusted with it; the keras trainer may be able
-    to train."""
+    """This machine cannot run the task's training graph, or not be trusted with it; the keras trainer may be able to
+    train."""
 
 
 class Sketch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
