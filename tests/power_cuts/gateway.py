@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from aggregator.runner import AggregatorRunner, RunStore
 from fedprune.codecs import Values
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
-from fedprune.task.evaluation import Evaluation
+from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import CHECKPOINTS, UPDATES
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Accepted, Assignment, Content, Manifest, Submit, decode, encode
@@ -148,6 +149,7 @@ class GatewayCheck:
             link,
             store,
             evaluate=lambda _: Evaluation(examples=1, accuracy=0.5, loss=1.0),
+            scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda _: None,
             clock=lambda: 0.0,
             keep_checkpoints=KEPT_CHECKPOINTS,

@@ -69,7 +69,10 @@ def test_a_description_travels_and_fits_its_table() -> None:
         (with_layer(3, kernel="c/k"), "layer 'end' holds tensor 'c/k', which has another shape or another layer"),
         (with_layer(3, kernel="other"), "tensor 'e/k' is .* in the table.* not there"),
         (with_layer(1, unbiased=True), "layer 'norm' has an unbiased variance, which is of images"),
-        (msgspec.structs.replace(NETWORK, penalties=(Penalty("x"),)), "a penalty of 'x', which is no tensor"),
+        (
+            msgspec.structs.replace(NETWORK, penalties=(Penalty("x"),)),
+            "a penalty of 'x', which",
+        ),
         (msgspec.structs.replace(NETWORK, outputs=(9,)), "an output is a value that nothing makes"),
         (msgspec.structs.replace(NETWORK, inputs=((2**24, 2**24),)), "larger than"),
     ],
