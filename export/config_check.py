@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from export.describing.operators import OPERATORS
 from fedprune.errors import TaskError
 
 _MODELS = frozenset({"Sequential", "Functional", "Model"})
@@ -44,14 +45,6 @@ _PRUNING = "tensorflow_model_optimization.python.core.sparsity.keras.pruning_wra
 _PARTS |= {_PRUNING: frozenset({"PruneLowMagnitude"}), "keras.mixed_precision": frozenset({"Policy"})}
 _WRAPPERS = frozenset({"ConstantSparsity", "PolynomialDecay"})
 """The schedules of pruning wrappers, which go by their names alone."""
-_OPERATORS = """
-    __operators__.add __operators__.getitem cast clip_by_value compat.v1.math.scalar_mul compat.v1.pad compat.v1.shape
-    compat.v1.squeeze concat expand_dims identity math.add math.add_n math.divide math.maximum math.multiply
-    math.negative math.reduce_max math.reduce_mean math.sigmoid math.subtract math.tanh math.truediv nn.bias_add
-    nn.leaky_relu nn.relu nn.relu6 nn.softmax reshape shape
-"""
-OPERATORS = frozenset(_OPERATORS.split())
-"""The operators that `export.describing.operators` reads: Keras would call any function of TensorFlow's."""
 _OPERATOR_LAYERS = ("SlicingOpLambda", "TFOpLambda")
 _OPERATOR_MODULES = ("keras.layers", "tf_keras.src.layers.core.tf_op_layer")
 _QUANTISED = "is made by TF-MOT's quantize_model; save the model from before, the export quantises it"

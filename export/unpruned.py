@@ -8,11 +8,8 @@ from fedprune.network.layers import Convolution, Dense, DepthwiseConvolution
 
 _SHOWN = 8
 """Layers that are named; of more there is the number."""
-_REASONS = {
-    DepthwiseConvolution: "TF-MOT does not prune depthwise kernels",
-    Convolution: "TF-MOT does not prune the layers that they are of",
-    Dense: "TF-MOT does not prune the layers that they are of",
-}
+_DEPTHWISE = "TF-MOT does not prune depthwise kernels"
+_OTHERS = "TF-MOT does not prune the layers that they are of"
 
 
 def unpruned(network: Network, table: TensorTable) -> list[str]:
@@ -30,7 +27,8 @@ def unpruned(network: Network, table: TensorTable) -> list[str]:
     layers: dict[str, list[str]] = {}
     for layer in network.layers:
         if isinstance(layer, Convolution | Dense | DepthwiseConvolution) and layer.kernel in dense:
-            layers.setdefault(_REASONS[type(layer)], []).append(layer.name)
+            reason = _DEPTHWISE if isinstance(layer, DepthwiseConvolution) else _OTHERS
+            layers.setdefault(reason, []).append(layer.name)
     return [f"{_listed(names)} ({reason})" for reason, names in layers.items()]
 
 

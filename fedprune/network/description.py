@@ -14,7 +14,7 @@ import msgspec
 
 from fedprune.errors import TaskError
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, LayerError, Shape
+from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Shape
 
 VERSION = 1
 MAX_BYTES = 2**22
@@ -156,6 +156,3 @@ def _moves(layer: AnyLayer, tensor: str) -> bool:
 
 def _shown(shape: Shape | None) -> str:
     return "not there" if shape is None else str(list(shape))
-
-
-__all__ = ["Call", "LayerError", "Network", "Penalty", "pack_network", "parse_network"]

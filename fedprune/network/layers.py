@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 
@@ -87,7 +87,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self.refuse("holds one tensor twice")
         return dict(there)
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         """Raise `LayerError`: the layer `what`."""
         raise LayerError(f"layer {self.name[:60]!r} {what}")
 

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from export.architecture import form_of
-from export.config_check import OPERATORS as FILE_OPERATORS
 from export.describing.model import describe
-from export.describing.operators import OPERATORS
 from export.describing.parity import check_parity
 from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
@@ -89,10 +87,6 @@ def test_each_layer_is_described_and_built_alike(make: Callable[[], Any]) -> Non
 )
 def test_operators_of_plain_arithmetic_are_described(middle: Callable[[Any, Any], Any]) -> None:
     described(after_convolution(middle))
-
-
-def test_files_may_hold_the_operators_that_are_described() -> None:
-    assert OPERATORS.keys() == FILE_OPERATORS
 
 
 @pytest.mark.parametrize(
