@@ -26,9 +26,10 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.task.bundle import Adam, Bundle, Sgd
 from fedprune.task.checkpoints import Checkpoint
+from tests.closeness import assert_close
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70
-TOLERANCE: dict[TrainerName, float] = {"keras": 1e-6, "litert": 1e-5}
+TOLERANCE: dict[TrainerName, float] = {"keras": 5e-6, "litert": 2e-5}
 
 # Rounds are 6 steps long: masks are updated at steps 2, 6, 10, … (inside rounds and at their last steps) or at
 # 1, 4, 7, … (on the first step of each round as well).
@@ -73,9 +74,7 @@ def test_rounds_equal_uninterrupted_training(case: Case, kind: TrainerName) -> N
     federated = federate(make_trainer(kind, bundle, examples=len(data), threads=1), bundle, initial, data)
     weights, mask = train_uninterrupted(model, case, data)
 
-    assert list(federated.weights) == list(weights)
-    for name, expected in weights.items():
-        np.testing.assert_allclose(federated.weights[name], expected, rtol=0, atol=TOLERANCE[kind], err_msg=name)
+    assert_close(federated.weights, weights, TOLERANCE[kind])
     for name, kept in mask.items():
         np.testing.assert_array_equal(federated.mask[name], kept, err_msg=name)
     reached = case.schedule.sparsity_in_force(ROUNDS * STEPS)

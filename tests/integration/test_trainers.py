@@ -37,6 +37,7 @@ from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, Sgd
+from tests.closeness import assert_close
 
 STEPS, BATCH, EXAMPLES = 6, 16, 50
 DENSE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
@@ -132,8 +133,7 @@ def test_without_sparsity_it_is_plain_keras(
     trained = make(bundle).train(work_of(bundle, start), data)
     plain, losses = train_plainly(model, optimizer, data, draw_batches(Keyed(5), len(data), 3 * STEPS, BATCH))
 
-    for name, expected in plain.items():
-        np.testing.assert_allclose(trained.weights[name], expected, rtol=0, atol=5e-6, err_msg=name)
+    assert_close(trained.weights, plain, 1e-5)
     assert trained.loss == pytest.approx(np.mean(losses), abs=5e-6)
 
 
@@ -160,8 +160,7 @@ def test_the_proximal_term_is_that_of_fedprox(make: MakeTrainer, optimizer: Sgd 
     trained = make(bundle).train(work_of(bundle, start), data)
     expected, losses = train_near(model, optimizer, data, draw_batches(Keyed(5), len(data), 3 * STEPS, BATCH), mu)
 
-    for name, array in expected.items():
-        np.testing.assert_allclose(trained.weights[name], array, rtol=0, atol=1e-5, err_msg=name)
+    assert_close(trained.weights, expected, 1e-5)
     assert trained.loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
