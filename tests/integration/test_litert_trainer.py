@@ -38,7 +38,7 @@ from tests.closeness import assert_close
 
 ROUNDS, STEPS = 3, 6
 TOLERANCE = 1e-4
-"""Adam moves a weight by 2e-3 however small its gradient is: this is a hundredth of a step, where rounding decides."""
+"""Adam moves a weight by 2e-3 however small its gradient is: this is a twentieth of a step, where rounding decides."""
 NORMALISED_TOLERANCE = 5e-4
 """Of networks with BatchNormalization, whose rounding errors grow from step to step. TensorFlow adds up in no certain
 order on several threads: after 18 steps of Adam, each of 2e-3, a weight was 1.5e-5 off in some runs, 1e-4 in one."""
