@@ -100,59 +100,52 @@ class _Model:
         self._model = _copy(model, dtype)
         self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
-        self._counts: dict[str, list[tf.Tensor]] = {}
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._trained = [variable.ref() in trainable for variable in self._model.weights]
         self._variables = [
             variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained
         ]
-        self._unbiased = _unbiased_variances(model) if dtype == "float64" else {}
+        unbiased = _unbiased_variances(model) if dtype == "float64" else []
+        self._unbiased = {self._model.weights[row].ref() for row in unbiased}
         self._rounding: Any = None
         for layer in _leaves(self._model):
             self._hook(layer)
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        before = list(case.weights.values())
-        self._model.set_weights(before)
+        self._model.set_weights(list(case.weights.values()))
         count = len(case.x)
         arrays = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
         if self._traced is None:
             any_count = [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in arrays]
             signature = [tf.TensorSpec((), self._dtype), *any_count]
             self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
-        loss, gradients, counts = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
+        loss, gradients = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
         names = list(case.weights)
         after = dict(zip(names, self._model.get_weights(), strict=True))
         trained = [name for name, is_trained in zip(names, self._trained, strict=True) if is_trained]
         statistics = {name: after[name] for name in names if name not in trained}
-        for row, (layer, momentum) in self._unbiased.items():
-            seen = [int(number) for number in counts.get(layer, [])]
-            statistics[names[row]] = _unbias(before[row], after[names[row]], seen, momentum)
         return Step(
             loss=float(loss),
             gradients={name: gradient.numpy() for name, gradient in zip(trained, gradients, strict=True)},
             statistics=statistics,
         )
 
-    def _differentiate(
-        self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor
-    ) -> tuple[Any, Any, Any]:
-        """The loss, its gradients, and how many numbers each batch normalisation took the moments of, call by call."""
+    def _differentiate(self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor) -> tuple[Any, Any]:
+        """The loss and its gradients."""
         self._rounding = rounding
         self._noise = iter(noise)
-        self._counts = {}
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, self._variables), self._counts
+        return loss, tape.gradient(loss, self._variables)
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""
         own = layer.call
         if isinstance(layer, keras.layers.Dropout) and 0.0 < layer.rate < 1.0:
             own = self._dropout(layer.rate)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            own = self._counted(layer.name, own)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
+            own = _with_unbiased_variance(layer, own)
         if self._dtype == "float64":
             own = self._rounded(own)
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -188,13 +181,6 @@ class _Model:
 
         return call
 
-    def _counted(self, name: str, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
-            self._counts.setdefault(name, []).append(tf.size(x) // x.shape[-1])
-            return own(x, training=training)
-
-        return call
-
 
 def norm_of(array: NDArray[np.floating[Any]]) -> float:
     """The Euclidean norm of a tensor of any shape."""
@@ -221,23 +207,29 @@ def _is_model(layer: Any) -> bool:
     return isinstance(layer, (keras.Model, keras.layers.InputLayer))
 
 
-def _unbiased_variances(model: Any) -> dict[int, tuple[str, float]]:
-    """The rows of moving variances that follow the unbiased one, with their layers' names and momenta."""
+def _unbiased_variances(model: Any) -> list[int]:
+    """The rows of moving variances that follow the unbiased one."""
     rows = {variable.ref(): row for row, variable in enumerate(model.weights)}
-    return {
-        rows[layer.moving_variance.ref()]: (layer.name, layer.momentum)
+    return [
+        rows[layer.moving_variance.ref()]
         for layer in model.submodules
         if isinstance(layer, keras.layers.BatchNormalization) and layer.fused and layer.trainable
-    }
+    ]
 
 
-def _unbias(before: NDArray[Any], after: NDArray[Any], counts: list[int], momentum: float) -> NDArray[np.floating[Any]]:
-    """A moving variance as TensorFlow's fused kernel moves it, which float64 does not have: towards the batch's
-    unbiased variance, n / (n - 1) times the other one, and n times for n = 1."""
-    stays = before.astype(np.float64) * momentum ** len(counts)
-    factor = counts[0] / max(counts[0] - 1, 1) if counts else 1.0
-    unbiased: NDArray[np.floating[Any]] = stays + (after - stays) * factor
-    return unbiased
+def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A call that moves the variance as TensorFlow's fused kernel does, which float64 does not have: towards the
+    unbiased variance of this call's numbers, n / (n - 1) times the other one, and n times for n = 1."""
+
+    def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+        stays = layer.momentum * layer.moving_variance.read_value()
+        y = own(x, training=training)
+        count = tf.cast(tf.size(x) // x.shape[-1], stays.dtype)
+        moved = layer.moving_variance.read_value() - stays
+        layer.moving_variance.assign(stays + moved * count / tf.maximum(count - 1.0, 1.0))
+        return y
+
+    return call
 
 
 def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
