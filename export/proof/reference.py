@@ -9,9 +9,10 @@ Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,10 +102,9 @@ class _Model:
         self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
-        self._trained = [variable.ref() in trainable for variable in self._model.weights]
-        self._variables = [
-            variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained
-        ]
+        self._variables = self._model.weights
+        self._trained = [variable.ref() in trainable for variable in self._variables]
+        self._held: Weights = {}
         unbiased = _unbiased_variances(model) if dtype == "float64" else []
         self._unbiased = {self._model.weights[row].ref() for row in unbiased}
         self._rounding: Any = None
@@ -113,7 +113,7 @@ class _Model:
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        self._model.set_weights(list(case.weights.values()))
+        self._hold(case.weights)
         count = len(case.x)
         arrays = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
         if self._traced is None:
@@ -121,15 +121,27 @@ class _Model:
             signature = [tf.TensorSpec((), self._dtype), *any_count]
             self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
         loss, gradients = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
-        names = list(case.weights)
-        after = dict(zip(names, self._model.get_weights(), strict=True))
-        trained = [name for name, is_trained in zip(names, self._trained, strict=True) if is_trained]
-        statistics = {name: after[name] for name in names if name not in trained}
+        trained = itertools.compress(case.weights, self._trained)
         return Step(
             loss=float(loss),
             gradients={name: gradient.numpy() for name, gradient in zip(trained, gradients, strict=True)},
-            statistics=statistics,
+            statistics={name: variable.numpy() for name, variable in self._others(case.weights)},
         )
+
+    def _hold(self, weights: Weights) -> None:
+        """Run with `weights` from now on; of those of the last run only what that moved is written anew."""
+        if self._held is weights:
+            for name, variable in self._others(weights):
+                variable.assign(weights[name])
+            return
+        for variable, array in zip(self._variables, weights.values(), strict=True):
+            variable.assign(array)
+        self._held = weights
+
+    def _others(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """The variables that are not trained, by their names in the tensor table."""
+        rows = zip(names, self._variables, self._trained, strict=True)
+        return ((name, variable) for name, variable, trained in rows if not trained)
 
     def _differentiate(self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor) -> tuple[Any, Any]:
         """The loss and its gradients."""
@@ -137,7 +149,7 @@ class _Model:
         self._noise = iter(noise)
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, self._variables)
+        return loss, tape.gradient(loss, list(itertools.compress(self._variables, self._trained)))
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""
