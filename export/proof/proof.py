@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from export.proof.errors import NotProven
-from export.proof.reference import Reference, Truth
+from export.proof.reference import GRADIENT_OF, Reference, Truth
 from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
@@ -73,10 +73,12 @@ class Proof:
                     if not ratio <= MARGIN:
                         raise NotProven(
                             f"{runtime.name} {runtime.version}: {trial.where}, the training graph differs from "
-                            f"tf_keras: {what} is {ratio:.2g} times as far off as rounding explains"
+                            f"tf_keras: {what} is {ratio:.2g} times as far off as rounding explains",
+                            what.removeprefix(GRADIENT_OF),
                         )
         except FedpruneError as error:
-            raise NotProven(f"model {self._name!r}: {error}") from error
+            tensor = error.tensor if isinstance(error, NotProven) else None
+            raise NotProven(f"model {self._name!r}: {error}", tensor) from error
 
     def trials(self, candidates: Sequence[TrainingGraph], *, briefly: bool) -> Iterator[Trial]:
         """Ask graphs of one batch size: from drawn weights a full batch and a partial one, and unless `briefly` large

@@ -26,6 +26,8 @@ from fedprune.model.tensors import TensorSpec, Weights
 from fedprune.runtime.self_check import Case, draw_case
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
+GRADIENT_OF = "the gradient of "
+"""What comes before a tensor's name where its gradient is meant."""
 _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
 _LEAST = _ROUNDING / 10
@@ -49,7 +51,7 @@ class Truth:
         not returned stay those of `weights`. NaN counts as furthest."""
         ratios = {"the loss": _ratio(abs(found.loss - self.step.loss), self.loss_noise)}
         for name, gradient in self.step.gradients.items():
-            ratios[f"the gradient of {name}"] = _ratio(norm_of(found.gradients[name] - gradient), self.noise[name])
+            ratios[f"{GRADIENT_OF}{name}"] = _ratio(norm_of(found.gradients[name] - gradient), self.noise[name])
         for name, moved in self.step.statistics.items():
             error = norm_of(found.statistics.get(name, weights[name]) - moved)
             ratios[name] = _ratio(error, self.noise[name])
