@@ -30,7 +30,7 @@ from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
-from fedprune.graph.training import write_training_graph
+from fedprune.graph.training import WrittenGraph, write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
@@ -43,6 +43,9 @@ _IMAGE, _OUTPUTS = (28, 28, 1), 10
 """The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
 _BATCH_SIZES = (8, 16, 32, 64)
 """A training graph is proven for each, and for the task's own: a device takes what suits its memory and examples."""
+_MOST_GRAPH_BYTES = 2**30
+"""The values of a batch in a graph. Of the batch sizes that a task did not ask for, those that take more are left out:
+the proof takes four times as much, and a device that chose one would need 4 GB."""
 _LAYERS_SHOWN = 8
 """Frozen layers that are named; of more there is the number."""
 
@@ -172,6 +175,8 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
         briefly = bool(proven)
         try:
             graph = write_training_graph(network, task.table, task.training.loss, batch_size)
+            if batch_size != own and _is_too_large(graph, batch_size, task):
+                continue
             proof.check(graph.blob, briefly=briefly)
             check = make_self_check(reference, task.tensors, graph.blob, briefly=briefly)
         except FedpruneError as error:
@@ -192,6 +197,20 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
             _changes_told(model, task, batch_size, problem) if batch_size == first else "",
         )
     return tuple(sorted(proven, key=lambda graph: graph.batch_size))
+
+
+def _is_too_large(graph: WrittenGraph, batch_size: int, task: Task) -> bool:
+    """True, and a warning, if a batch size that the task did not ask for is to be left out."""
+    if graph.memory_bytes <= _MOST_GRAPH_BYTES:
+        return False
+    _log.warning(
+        "task %r: batches of %d are left out: their graph takes %.0f MB, more than the %.0f that one is proven with",
+        task.name,
+        batch_size,
+        graph.memory_bytes / 1e6,
+        _MOST_GRAPH_BYTES / 1e6,
+    )
+    return True
 
 
 def _changes_told(model: Any, task: Task, batch_size: int, problem: FedpruneError) -> str:

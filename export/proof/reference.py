@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
 _LEAST = _ROUNDING / 10
 """The noise of a gradient is at least this part of the norm of all gradients."""
-_KEPT = 4
-"""The truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
+_MOST_KEPT = 2**29
+"""Bytes of the truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
+_PIECE = 2**16
+"""Numbers of a tensor whose norm is taken at once: they fit into a processor's cache."""
 _TINY = 1e-20
 """Noise is at least so much: below, float32 is denormal, which kernels may take for zero."""
 
@@ -46,14 +49,19 @@ class Truth:
     loss_noise: float
     noise: dict[str, float]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the step's tensors take."""
+        return sum(array.nbytes for array in _tensors(self.step).values())
+
     def furthest(self, found: Step, weights: Weights) -> tuple[str, float]:
         """What `found` is furthest off in, and by how many times its noise: the loss, or a tensor. Statistics that are
         not returned stay those of `weights`. NaN counts as furthest."""
         ratios = {"the loss": _ratio(abs(found.loss - self.step.loss), self.loss_noise)}
         for name, gradient in self.step.gradients.items():
-            ratios[f"{GRADIENT_OF}{name}"] = _ratio(norm_of(found.gradients[name] - gradient), self.noise[name])
+            ratios[f"{GRADIENT_OF}{name}"] = _ratio(distance(found.gradients[name], gradient), self.noise[name])
         for name, moved in self.step.statistics.items():
-            error = norm_of(found.statistics.get(name, weights[name]) - moved)
+            error = distance(found.statistics.get(name, weights[name]), moved)
             ratios[name] = _ratio(error, self.noise[name])
         return max(ratios.items(), key=lambda item: (math.isnan(item[1]), item[1]))
 
@@ -69,14 +77,18 @@ class Reference:
     def run(self, case: Case) -> Truth:
         """The truth of a case: loss, gradients, and what becomes of all tensors that are not trained."""
         step = self._wide.run(case)
-        others = (self._narrow.run(case), self._wide.run(case, rounds=True))
-        noise = {
-            name: max(_ROUNDING * norm_of(array), *(norm_of(_tensors(other)[name] - array) for other in others))
-            for name, array in _tensors(step).items()
-        }
-        least = _LEAST * math.sqrt(sum(norm_of(gradient) ** 2 for gradient in step.gradients.values()))
+        exact = _tensors(step)
+        norms = {name: norm_of(array) for name, array in exact.items()}
+        noise = {name: _ROUNDING * norm for name, norm in norms.items()}
+        loss_noise = _ROUNDING * abs(step.loss)
+        for run in (self._narrow.run, partial(self._wide.run, rounds=True)):
+            other = run(case)
+            loss_noise = max(loss_noise, abs(other.loss - step.loss))
+            for name, array in _tensors(other).items():
+                noise[name] = max(noise[name], distance(array, exact[name]))
+            del other  # as large as the model, twice over
+        least = _LEAST * math.sqrt(sum(norms[name] ** 2 for name in step.gradients))
         noise |= {name: max(noise[name], least) for name in step.gradients}
-        loss_noise = max(_ROUNDING * abs(step.loss), *(abs(other.loss - step.loss) for other in others))
         return Truth(step, loss_noise, noise)
 
     def run_narrow(self, case: Case) -> Step:
@@ -90,7 +102,7 @@ class Reference:
         case, key = draw_case(graph, tensors, seed, examples, scale), (seed, examples, scale)
         truth = self._kept.pop(key, None) or self.run(case)
         self._kept[key] = truth
-        if len(self._kept) > _KEPT:
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         return case, truth
 
@@ -197,8 +209,22 @@ class _Model:
 
 
 def norm_of(array: NDArray[np.floating[Any]]) -> float:
-    """The Euclidean norm of a tensor of any shape."""
-    return float(np.linalg.norm(array.astype(np.float64).ravel()))
+    """The Euclidean norm of a tensor of any shape, in float64."""
+    return distance(array, np.zeros(()))
+
+
+def distance(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
+    """The Euclidean norm of the difference of two tensors of any one shape, in float64; `second` may be a number.
+
+    It is taken piece by piece: of 25M parameters a copy in float64 takes 0.2 GB, and longer than the arithmetic.
+    """
+    firsts, seconds = first.ravel(), second.ravel()
+    total = 0.0
+    for start in range(0, firsts.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        difference = np.subtract(firsts[part], seconds[part] if second.shape else seconds, dtype=np.float64)
+        total += float(difference.dot(difference))
+    return math.sqrt(total)
 
 
 def _ratio(error: float, noise: float) -> float:

@@ -1,4 +1,4 @@
-"""What a build refuses it tells with the ways out that it tried, and that work."""
+"""What a build refuses it tells with the ways out that it tried, and that work; what it leaves out it tells too."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from typing import Any
 import pytest
 
 from export.build import build_task
+from export.describing.model import describe
 from export.proof.reference import Truth
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.errors import TaskError
+from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.task.bundle import Training
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import TensorTable
+from fedprune.task.bundle import Bundle, Training, read_bundle
 
 L = keras.layers
 SERIES, ROW = (9, 5), (5,)
 
 
-def build(model: Any, base: Path) -> None:
+def build(model: Any, base: Path) -> Bundle:
     model.save(str(base / "model.keras"))
     schedule = ConstantSettings(target_sparsity=0.0, begin_step=0, frequency=1)
-    build_task(TaskSettings("t", ModelSettings(file="model.keras"), Training(4, 16), PruningSettings(schedule)), base)
+    settings = TaskSettings("t", ModelSettings(file="model.keras"), Training(4, 16), PruningSettings(schedule))
+    return read_bundle(build_task(settings, base))
 
 
 def between(shape: tuple[int, ...], layer: Any) -> Any:
@@ -107,3 +112,19 @@ def test_batches_that_cannot_be_proven_are_told_once_with_the_changes_that_work(
     assert "; use the keras trainer; " in first
     assert re.search(f"{told}$", first)
     assert not any("layer '" in line for line in others)
+
+
+@pytest.mark.parametrize(("room", "proven"), [(32, [8, 16, 32]), (8, [8, 16])])
+def test_batch_sizes_that_take_too_much_are_left_out_but_for_the_tasks_own(
+    room: int, proven: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task's own is 16."""
+    model = keras.Sequential([L.Input(ROW), L.Dense(3)])
+    network, table = describe(model)
+    graph = write_training_graph(network, TensorTable(table), Loss.SPARSE_CATEGORICAL_CROSSENTROPY, room)
+    monkeypatch.setattr("export.build._MOST_GRAPH_BYTES", graph.memory_bytes)
+
+    assert [graph.batch_size for graph in build(model, tmp_path).graphs] == proven
+    left_out = [size for size in (8, 16, 32, 64) if size not in proven]
+    told = [line for line in caplog.messages if "left out: their graph takes" in line]
+    assert [line.partition(" are")[0] for line in told] == [f"task 't': batches of {size}" for size in left_out]
