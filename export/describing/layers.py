@@ -13,6 +13,7 @@ import numpy as np
 
 from export.describing.draft import Draft
 from export.describing.refusal import plain, refuse, require
+from fedprune.keras import activations
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
 from fedprune.network.layers import Function, Padding, Statistic
@@ -21,6 +22,8 @@ Reader = Callable[[Draft, Any, list[int]], int]
 
 DEFAULT_SLOPE = 0.2
 """The slope of TensorFlow's leaky_relu below 0."""
+_HARDER = 1.2
+"""The slope of tf_keras' hard_sigmoid is 0.2, that of Keras 3's and ours 1/6."""
 
 
 def check_common(layer: Any) -> None:
@@ -42,9 +45,11 @@ def activate(draft: Draft, layer: Any, x: int, function: Any) -> int:
         return x
     if known is None:
         name = getattr(function, "__name__", type(function).__name__)
-        refuse(layer, f"activation {name[:40]}", "linear, relu, relu6, leaky_relu, tanh, sigmoid or softmax")
+        refuse(layer, f"activation {name[:40]}", f"one of these: linear, {', '.join(Function)}")
+    if function is keras.activations.hard_sigmoid:
+        x = rescale(draft, layer, x, _HARDER, 0.0, part="steeper")
     part = "" if isinstance(layer, keras.layers.Activation) else known.value
-    slope = DEFAULT_SLOPE if known is Function.LEAKY_RELU else 0.0
+    slope = {Function.LEAKY_RELU: DEFAULT_SLOPE, Function.ELU: 1.0}.get(known, 0.0)
     return draft.add(layer, network.Activation, x, part=part, function=known, slope=slope)
 
 
@@ -247,6 +252,11 @@ def _relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
     return draft.add(layer, network.Activation, x, function=Function.RELU6)
 
 
+def _elu(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    return draft.add(layer, network.Activation, x, function=Function.ELU, slope=float(layer.alpha))
+
+
 def _leaky_relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
     (x,) = inputs
     return leaky(draft, layer, x, float(layer.alpha))
@@ -272,15 +282,31 @@ def _windows(layer: Any, size: Any) -> dict[str, Any]:
 
 
 _ACTIVATIONS: dict[Any, Function] = {
+    activations.gelu_tanh: Function.GELU_TANH,
+    activations.hard_sigmoid: Function.HARD_SIGMOID,
+    activations.hard_swish: Function.HARD_SWISH,
+    keras.activations.elu: Function.ELU,
+    keras.activations.gelu: Function.GELU,
+    keras.activations.hard_sigmoid: Function.HARD_SIGMOID,
     keras.activations.relu: Function.RELU,
+    keras.activations.selu: Function.SELU,
     keras.activations.sigmoid: Function.SIGMOID,
     keras.activations.softmax: Function.SOFTMAX,
+    keras.activations.softplus: Function.SOFTPLUS,
+    keras.activations.softsign: Function.SOFTSIGN,
+    keras.activations.swish: Function.SWISH,
     keras.activations.tanh: Function.TANH,
+    tf.nn.elu: Function.ELU,
+    tf.nn.gelu: Function.GELU,
     tf.nn.leaky_relu: Function.LEAKY_RELU,
     tf.nn.relu: Function.RELU,
     tf.nn.relu6: Function.RELU6,
+    tf.nn.selu: Function.SELU,
     tf.nn.sigmoid: Function.SIGMOID,
+    tf.nn.silu: Function.SWISH,
     tf.nn.softmax: Function.SOFTMAX,
+    tf.nn.softplus: Function.SOFTPLUS,
+    tf.nn.softsign: Function.SOFTSIGN,
     tf.nn.tanh: Function.TANH,
 }
 
@@ -298,6 +324,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.Dropout: _dropout,
+    keras.layers.ELU: _elu,
     keras.layers.Flatten: _reshape,
     keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),

@@ -123,6 +123,22 @@ def _leaky_relu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     return Value(leaky(draft, layer, _value(layer, arguments["features"]), slope))
 
 
+def _elu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    x = _value(layer, arguments["features"])
+    return Value(draft.add(layer, network.Activation, x, function=Function.ELU, slope=1.0))
+
+
+def _gelu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    function = Function.GELU_TANH if arguments.get("approximate") else Function.GELU
+    return Value(draft.add(layer, network.Activation, _value(layer, arguments["features"]), function=function))
+
+
+def _swish(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    if arguments.get("beta", 1.0) != 1.0:
+        refuse(layer, f"beta = {plain(arguments['beta'])}", "1")
+    return Value(draft.add(layer, network.Activation, _value(layer, arguments["features"]), function=Function.SWISH))
+
+
 def _softmax(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     x = _value(layer, arguments["logits"])
     if arguments.get("axis") not in (None, -1, len(draft.shape(x))):
@@ -277,14 +293,20 @@ OPERATORS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "math.reduce_max": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MAX)),
     "math.reduce_mean": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MEAN)),
     "math.sigmoid": (("x",), _function(Function.SIGMOID)),
+    "math.softplus": (("features",), _function(Function.SOFTPLUS)),
     "math.subtract": (("x", "y"), _subtract),
     "math.tanh": (("x",), _function(Function.TANH)),
     "math.truediv": (("x", "y"), _divide),
     "nn.bias_add": (("value", "bias", "data_format"), _add_bias),
+    "nn.elu": (("features",), _elu),
+    "nn.gelu": (("features", "approximate"), _gelu),
     "nn.leaky_relu": (("features", "alpha"), _leaky_relu),
     "nn.relu": (("features",), _function(Function.RELU)),
     "nn.relu6": (("features",), _function(Function.RELU6)),
+    "nn.selu": (("features",), _function(Function.SELU)),
+    "nn.silu": (("features", "beta"), _swish),
     "nn.softmax": (("logits", "axis"), _softmax),
+    "nn.softsign": (("features",), _function(Function.SOFTSIGN)),
     "reshape": (("tensor", "shape"), _reshape),
     "shape": (("input", "out_type"), _shape),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fedprune.errors import TaskError
+from fedprune.keras import activations
 from fedprune.keras.stack import keras
 
 Config = Mapping[str, Any]
@@ -64,7 +65,7 @@ def _setting(described: Config, name: str, value: Any) -> Any:
         value = value.get("config") if value.get("module") == "builtins" else value
     if name == "activation" and value not in _ACTIVATIONS:
         refuse(described, f"has the activation {str(value)[:60]!r}; use one of {', '.join(sorted(_ACTIVATIONS))}")
-    return plain(described, value)
+    return _ACTIVATIONS[value] if name == "activation" else plain(described, value)
 
 
 def _part(described: Config, value: Any, module: Any, known: Mapping[str, frozenset[str]]) -> Any:
@@ -120,6 +121,7 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "DepthwiseConv1D": _EACH_CHANNEL,
     "DepthwiseConv2D": _EACH_CHANNEL,
     "Dropout": _names("rate noise_shape"),
+    "ELU": _names("alpha"),
     "Flatten": _names("data_format"),
     "GlobalAveragePooling1D": _GLOBAL_POOLING,
     "GlobalAveragePooling2D": _GLOBAL_POOLING,
@@ -146,7 +148,13 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ADDED = {"BatchNormalization": {"fused": False}}
 """Keras 3 moves the variance as it is computed, tf_keras' fused kernel the unbiased one."""
 
-_ACTIVATIONS = _names("leaky_relu linear relu relu6 sigmoid softmax tanh")
+_AS_NAMED = _names("elu gelu leaky_relu linear relu relu6 selu sigmoid softmax softplus softsign tanh")
+_ACTIVATIONS: dict[Any, Any] = {name: name for name in _AS_NAMED} | {
+    "hard_sigmoid": activations.hard_sigmoid,
+    "hard_silu": activations.hard_swish,
+    "silu": "swish",
+}
+"""tf_keras' by Keras 3's names."""
 _VARIANCE_SCALING = _names("scale mode distribution seed")
 _DISTRIBUTION = _names("mean stddev seed")
 _INITIALIZERS: dict[str, frozenset[str]] = {

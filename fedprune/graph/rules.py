@@ -1,4 +1,4 @@
-"""Layer rules: each layer of a description, as it trains, in differentiable operations.
+"""Layer rules: each layer of a description, as it trains and as it infers, in differentiable operations.
 
 A rule takes the context, the layer and its inputs, and returns its output. Layers over one axis are layers over images
 of one row.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fedprune.graph import operations as ops
+from fedprune.graph.activations import KEEP_ORDER, activate
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.normalization import batch_normalization
@@ -28,7 +29,7 @@ from fedprune.graph.windows import (
     windows_of,
 )
 from fedprune.network import layers as kinds
-from fedprune.network.layers import Function, Statistic
+from fedprune.network.layers import Statistic
 
 
 class Pending:
@@ -59,7 +60,7 @@ def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Pending]) 
     match layer:
         case kinds.Pooling(statistic=Statistic.MAX):
             return inputs[0].below(lambda x: _pooling(context, layer, [x]))
-        case kinds.Activation(function=function) if function in _KEEP_ORDER:
+        case kinds.Activation(function=function) if function in KEEP_ORDER:
             return inputs[0].then(lambda x: _activation(context, layer, [x]))
         case kinds.Convolution(bias=bias):
             y = Pending(_convolution(context, layer, [inputs[0].get()]))
@@ -99,7 +100,7 @@ def _batch_normalization(context: Context, layer: kinds.BatchNormalization, inpu
     gamma = context.weight(layer.gamma) if layer.gamma else _constant(context.tape, 1.0, x.shape[-1])
     beta = context.weight(layer.beta) if layer.beta else _constant(context.tape, 0.0, x.shape[-1])
     mean, variance = context.weight(layer.mean), context.weight(layer.variance)
-    if context.is_frozen(layer.mean):
+    if context.examples is None or context.is_frozen(layer.mean):
         return _normalize_as_moved(context.tape, x, (gamma, beta, mean, variance), layer.epsilon)
     y, moments = batch_normalization(
         context.tape, x, gamma, beta, context.examples, epsilon=layer.epsilon, unbiased=layer.unbiased
@@ -155,7 +156,7 @@ def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) ->
 
 def _dropout(context: Context, layer: kinds.Dropout, inputs: list[Value]) -> Value:
     (x,) = inputs
-    if layer.rate == 0.0:
+    if context.examples is None or layer.rate == 0.0:
         return x
     graph = context.tape.graph
     kept = ops.is_positive(graph, graph.add(context.noise(x.shape), -layer.rate))
@@ -175,9 +176,7 @@ def _concatenate(context: Context, layer: kinds.Concatenate, inputs: list[Value]
 
 def _activation(context: Context, layer: kinds.Activation, inputs: list[Value]) -> Value:
     (x,) = inputs
-    if layer.function is Function.LEAKY_RELU:
-        return ops.leaky_relu(context.tape, x, layer.slope)
-    return _FUNCTIONS[layer.function](context.tape, x)
+    return activate(context.tape, layer, x)
 
 
 def _with_bias(context: Context, layer: Any, y: Value) -> Value:
@@ -198,17 +197,6 @@ def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
 def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
     return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
 
-
-_KEEP_ORDER = frozenset(Function) - {Function.SOFTMAX}
-"""Functions of single numbers, the larger of which never becomes the smaller."""
-
-_FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
-    Function.RELU: ops.relu,
-    Function.RELU6: ops.relu6,
-    Function.SIGMOID: ops.sigmoid,
-    Function.SOFTMAX: ops.softmax,
-    Function.TANH: ops.tanh,
-}
 
 _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Activation: _activation,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedprune.keras import activations
 from fedprune.keras.stack import keras
 from fedprune.network import layers as described
 from fedprune.network.description import Penalty
@@ -115,8 +116,10 @@ def _activation(layer: described.Activation, _shape: Shape, _penalties: Penaltie
             return _with(keras.layers.ReLU, max_value=6.0)
         case Function.LEAKY_RELU:
             return _with(keras.layers.LeakyReLU, alpha=layer.slope)
+        case Function.ELU:
+            return _with(keras.layers.ELU, alpha=layer.slope)
         case function:
-            return _with(keras.layers.Activation, activation=function.value)
+            return _with(keras.layers.Activation, activation=_UNNAMED.get(function, function.value))
 
 
 def _add(_layer: described.Add, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
@@ -146,6 +149,13 @@ def _weights(
 def _regularizer(penalty: Penalty | None) -> Any:
     return None if penalty is None else keras.regularizers.L1L2(penalty.l1, penalty.l2)
 
+
+_UNNAMED = {
+    Function.GELU_TANH: activations.gelu_tanh,
+    Function.HARD_SIGMOID: activations.hard_sigmoid,
+    Function.HARD_SWISH: activations.hard_swish,
+}
+"""Functions that tf_keras has no name for, or another function under that name."""
 
 _POOLINGS = {
     Statistic.MAX: (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D),

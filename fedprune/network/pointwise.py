@@ -11,7 +11,7 @@ from fedprune.network.layer import Layer, Numbers, Shape
 
 
 class Function(StrEnum):
-    """An activation function, by its Keras name."""
+    """An activation function, by its name in Keras 3. `GELU_TANH` is GELU as tanh approximates it."""
 
     RELU = "relu"
     RELU6 = "relu6"
@@ -19,20 +19,36 @@ class Function(StrEnum):
     TANH = "tanh"
     SIGMOID = "sigmoid"
     SOFTMAX = "softmax"
+    ELU = "elu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    HARD_SIGMOID = "hard_sigmoid"
+    HARD_SWISH = "hard_swish"
+    SELU = "selu"
+    SOFTPLUS = "softplus"
+    SOFTSIGN = "softsign"
+    SWISH = "swish"
+
+
+SLOPED = (Function.ELU, Function.LEAKY_RELU)
+"""Functions that have a slope of their own."""
 
 
 class Activation(Layer, frozen=True, kw_only=True, tag="activation"):
-    """A function of each number, or for softmax of the last axis. `slope` is leaky ReLU's, below 0."""
+    """A function of each number, or for softmax of the last axis.
+
+    `slope` is that of leaky ReLU below 0, and of ELU just below 0: Keras' `alpha` of both.
+    """
 
     function: Function
-    slope: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    slope: Annotated[float, msgspec.Meta(ge=0, le=16)] = 0.0
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)
         if self.function is Function.SOFTMAX and not x:
             self.refuse("takes rows, not single numbers")
-        if self.slope and self.function is not Function.LEAKY_RELU:
-            self.refuse(f"is {self.function} with a slope, which only leaky_relu has")
+        if self.slope and self.function not in SLOPED:
+            self.refuse(f"is {self.function} with a slope, which only {', '.join(SLOPED)} have")
         return x
 
 

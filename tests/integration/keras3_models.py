@@ -74,6 +74,15 @@ def transfer() -> Any:
     return model
 
 
+def activations() -> Any:
+    """Functions of numbers, of which hard_sigmoid and hard_swish are others than tf_keras' or unknown there."""
+    x = y = L.Input((5,))
+    for name in ("silu", "gelu", "hard_sigmoid", "hard_swish", "elu", "selu", "softplus", "softsign"):
+        y = L.Dense(6, activation=name)(4.0 * y)
+    y = keras.ops.gelu(keras.ops.silu(L.ELU(0.3)(y)), approximate=True)
+    return keras.Model(x, L.Dense(2)(keras.ops.selu(keras.ops.softplus(keras.ops.softsign(y)))))
+
+
 def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
@@ -91,6 +100,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mobile": mobile,
     "series": series,
     "arithmetic": arithmetic,
+    "activations": activations,
     "transfer": transfer,
 }
 REFUSED: dict[str, Callable[[], Any]] = {

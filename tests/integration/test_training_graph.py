@@ -148,7 +148,7 @@ UNSUPPORTED = {
     "constraint": ((5,), lambda: L.Dense(4, kernel_constraint="non_neg"), "kernel_constraint"),
     "activity": ((5,), lambda: L.Dense(4, activity_regularizer="l2"), "activity_regularizer"),
     "regularizer": ((5,), lambda: L.Dense(5, kernel_regularizer="orthogonal_regularizer"), "OrthogonalRegularizer"),
-    "activation": ((5,), lambda: L.Dense(4, "gelu"), "activation gelu .* use linear, relu"),
+    "activation": ((5,), lambda: L.Dense(4, "mish"), "activation mish .* use one of these: linear, relu"),
     "threshold": ((5,), lambda: L.ReLU(threshold=0.1), r"threshold = 0\.1 is .* use 0"),
     "noise shape": (Image, lambda: L.Dropout(0.5, noise_shape=(None, 1, 1, 2)), "noise_shape"),
     "axis": ((6, 5), lambda: L.BatchNormalization(axis=1), r"axis = \[1\] is .* use \[2\]"),

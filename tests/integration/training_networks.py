@@ -13,6 +13,7 @@ from export.describing.model import describe
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from fedprune.graph.training import write_training_graph
+from fedprune.keras.activations import hard_sigmoid, hard_swish
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
@@ -74,6 +75,17 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "leaky_relu": ((5,), lambda: L.Activation("leaky_relu")),
     "tanh": ((5,), lambda: L.Activation("tanh")),
     "sigmoid": ((5,), lambda: L.Activation("sigmoid")),
+    "swish": ((5,), lambda: L.Activation("swish")),
+    "gelu": ((5,), lambda: L.Activation("gelu")),
+    "gelu, by tanh": ((5,), lambda: lambda x: tf.nn.gelu(x, approximate=True)),
+    "hard_swish": ((5,), lambda: L.Activation(hard_swish)),
+    "hard_sigmoid": ((5,), lambda: L.Activation("hard_sigmoid")),
+    "hard_sigmoid of Keras 3": ((5,), lambda: L.Activation(hard_sigmoid)),
+    "elu": ((5,), lambda: L.Activation("elu")),
+    "ELU": ((5,), lambda: L.ELU(0.3)),
+    "selu": ((5,), lambda: L.Activation("selu")),
+    "softplus": ((5,), lambda: L.Activation("softplus")),
+    "softsign": ((5,), lambda: L.Activation("softsign")),
     "softmax": ((6, 5), lambda: L.Activation("softmax")),
     "ReLU": ((5,), lambda: L.ReLU()),
     "ReLU, slope": ((5,), lambda: L.ReLU(negative_slope=0.1)),
@@ -166,6 +178,15 @@ ONE_OF_EACH = (
     "tanh",
     "sigmoid",
     "softmax",
+    "swish",
+    "gelu",
+    "gelu, by tanh",
+    "hard_swish",
+    "hard_sigmoid",
+    "ELU",
+    "selu",
+    "softplus",
+    "softsign",
     "L1",
     "L2 of a bias",
 )
