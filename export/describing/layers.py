@@ -16,7 +16,7 @@ from export.describing.refusal import plain, refuse, require
 from fedprune.keras import activations
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
-from fedprune.network.layers import Function, Padding, Statistic
+from fedprune.network.layers import Function, Operation, Padding, Statistic
 
 Reader = Callable[[Draft, Any, list[int]], int]
 
@@ -24,6 +24,10 @@ DEFAULT_SLOPE = 0.2
 """The slope of TensorFlow's leaky_relu below 0."""
 _HARDER = 1.2
 """The slope of tf_keras' hard_sigmoid is 0.2, that of Keras 3's and ours 1/6."""
+
+
+NOISY = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
+"""Layers that draw noise in training, and do nothing otherwise."""
 
 
 def check_common(layer: Any) -> None:
@@ -85,10 +89,25 @@ def _dense(draft: Draft, layer: Any, inputs: list[int]) -> int:
 
 def _convolution(draft: Draft, layer: Any, inputs: list[int]) -> int:
     (x,) = inputs
-    require(layer, groups=1)
     y = draft.add(
         layer,
         network.Convolution,
+        x,
+        filters=layer.filters,
+        groups=layer.groups,
+        kernel=draft.tensor(layer, "kernel"),
+        bias=_bias(draft, layer),
+        **_windows(layer, layer.kernel_size),
+    )
+    return activate(draft, layer, y, layer.activation)
+
+
+def _transposed(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    require(layer, output_padding=None, dilation_rate=(1,) * len(layer.kernel_size))
+    y = draft.add(
+        layer,
+        network.TransposedConvolution,
         x,
         filters=layer.filters,
         kernel=draft.tensor(layer, "kernel"),
@@ -144,14 +163,45 @@ def _batch_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
         layer,
         network.BatchNormalization,
         x,
-        epsilon=float(layer.epsilon),
         momentum=float(layer.momentum),
         unbiased=bool(layer.fused),
-        gamma=draft.tensor(layer, "gamma") if layer.scale else None,
-        beta=draft.tensor(layer, "beta") if layer.center else None,
+        **_scale_and_shift(draft, layer),
         mean=draft.tensor(layer, "moving_mean"),
         variance=draft.tensor(layer, "moving_variance"),
     )
+
+
+def _layer_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    rank = len(draft.shape(x)) + 1
+    axes = sorted(axis % rank for axis in np.atleast_1d(layer.axis).tolist())
+    if axes != list(range(rank - len(axes), rank)) or axes[0] == 0:
+        refuse(layer, f"axis = {plain(axes)}", "the last axis, or several last ones")
+    return draft.add(layer, network.LayerNormalization, x, axes=len(axes), **_scale_and_shift(draft, layer))
+
+
+def _group_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    channels = draft.shape(x)[-1]
+    if layer.axis not in (-1, len(draft.shape(x))):
+        refuse(layer, f"axis = {plain(layer.axis)}", "-1")
+    groups = channels if layer.groups == -1 else layer.groups
+    return draft.add(layer, network.GroupNormalization, x, groups=groups, **_scale_and_shift(draft, layer))
+
+
+def _scale_and_shift(draft: Draft, layer: Any) -> dict[str, Any]:
+    return {
+        "epsilon": float(layer.epsilon),
+        "gamma": draft.tensor(layer, "gamma") if layer.scale else None,
+        "beta": draft.tensor(layer, "beta") if layer.center else None,
+    }
+
+
+def _unit_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    if list(np.atleast_1d(layer.axis)) not in ([-1], [len(draft.shape(x))]):
+        refuse(layer, f"axis = {plain(layer.axis)}", "-1")
+    return draft.add(layer, network.UnitNormalization, x)
 
 
 def _pooling(statistic: Statistic) -> Reader:
@@ -181,16 +231,41 @@ def _zero_padding(draft: Draft, layer: Any, inputs: list[int]) -> int:
     return draft.add(layer, network.ZeroPadding, *inputs, padding=tuple(map(tuple, padding)))
 
 
+def _cropping(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    cropping = np.reshape(layer.cropping, (-1, 2)).tolist()
+    return draft.add(layer, network.Cropping, *inputs, cropping=tuple(map(tuple, cropping)))
+
+
+def _upsampling(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    if getattr(layer, "interpolation", "nearest") != "nearest":
+        refuse(layer, f"interpolation = {plain(layer.interpolation)}", "'nearest'")
+    return draft.add(layer, network.Upsampling, *inputs, size=tuple(np.atleast_1d(layer.size).tolist()))
+
+
+def _repeat_vector(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    (x,) = inputs
+    row = draft.add(layer, network.Reshape, x, part="row", shape=(1, *draft.shape(x)))
+    return draft.add(layer, network.Upsampling, row, size=(layer.n,))
+
+
+def _permute(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return draft.add(layer, network.Permute, *inputs, axes=tuple(axis - 1 for axis in layer.dims))
+
+
 def _rescaling(draft: Draft, layer: Any, inputs: list[int]) -> int:
     (x,) = inputs
     return rescale(draft, layer, x, layer.scale, layer.offset)
 
 
 def _normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    """With a given mean and variance: (x - mean) / the standard deviation, which is no less than Keras' epsilon."""
+    """With a given mean and variance: (x - mean) / the standard deviation, which is no less than Keras' epsilon.
+
+    Or inverted: x times the standard deviation, plus the mean.
+    """
     (x,) = inputs
-    require(layer, invert=False)
     deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.backend.epsilon())
+    if layer.invert:
+        return rescale(draft, layer, x, deviation, layer.mean)
     centered = rescale(draft, layer, x, 1.0, -np.asarray(layer.mean), part="center")
     return rescale(draft, layer, centered, 1.0 / deviation, 0.0, part="scale")
 
@@ -200,7 +275,19 @@ def _dropout(draft: Draft, layer: Any, inputs: list[int]) -> int:
     require(layer, noise_shape=None)
     if not 0.0 <= layer.rate < 1.0:
         refuse(layer, f"rate = {plain(layer.rate)}", "one from 0 to below 1")
-    return draft.add(layer, network.Dropout, x, rate=float(layer.rate)) if layer.rate else x
+    whole = isinstance(layer, keras.layers.SpatialDropout1D | keras.layers.SpatialDropout2D)
+    return draft.add(layer, network.Dropout, x, rate=float(layer.rate), whole_channels=whole) if layer.rate else x
+
+
+def _gaussian_noise(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return draft.add(layer, network.GaussianNoise, *inputs, deviation=float(layer.stddev))
+
+
+def _gaussian_dropout(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    if not 0.0 <= layer.rate < 1.0:
+        refuse(layer, f"rate = {plain(layer.rate)}", "one from 0 to below 1")
+    deviation = float(np.sqrt(layer.rate / (1.0 - layer.rate)))
+    return draft.add(layer, network.GaussianNoise, *inputs, deviation=deviation, relative=True)
 
 
 def _identity(_draft: Draft, _layer: Any, inputs: list[int]) -> int:
@@ -219,6 +306,26 @@ def _subtract(draft: Draft, layer: Any, inputs: list[int]) -> int:
 def subtract(draft: Draft, layer: Any, x: int, y: int) -> int:
     """`x` less `y`, two values."""
     return draft.add(layer, network.Add, x, rescale(draft, layer, y, -1.0, 0.0, part="negative"))
+
+
+def _merge(operation: Operation) -> Reader:
+    def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
+        return draft.add(layer, network.Merge, *inputs, operation=operation) if len(inputs) > 1 else inputs[0]
+
+    return read
+
+
+def _dot(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    given = layer.axes if isinstance(layer.axes, list | tuple) else [layer.axes] * len(inputs)
+    ranks = [len(draft.shape(x)) + 1 for x in inputs]
+    axes = [axis % rank for axis, rank in zip(given, ranks, strict=True)]
+    if 0 in axes:
+        refuse(layer, "a product over examples", "other axes")
+    if layer.normalize:
+        if any(axis != rank - 1 for axis, rank in zip(axes, ranks, strict=True)):
+            refuse(layer, "normalize = True over other axes than the last", "UnitNormalization before it")
+        inputs = [draft.add(layer, network.UnitNormalization, x, part=f"unit{i}") for i, x in enumerate(inputs)]
+    return draft.add(layer, network.Dot, *inputs, axes=tuple(axis - 1 for axis in axes))
 
 
 def _average(draft: Draft, layer: Any, inputs: list[int]) -> int:
@@ -276,9 +383,9 @@ def _bias(draft: Draft, layer: Any) -> str | None:
 def _windows(layer: Any, size: Any) -> dict[str, Any]:
     """A layer's windows: along one axis Keras has numbers or tuples of one."""
     size, strides = (tuple(map(int, np.atleast_1d(values))) for values in (size, layer.strides))
-    if hasattr(layer, "dilation_rate"):
-        require(layer, dilation_rate=(1,) * len(size))
-    return {"size": size, "strides": strides, "padding": Padding(layer.padding)}
+    windows = {"size": size, "strides": strides, "padding": Padding(layer.padding)}
+    dilation = tuple(map(int, np.atleast_1d(getattr(layer, "dilation_rate", 1))))
+    return windows | {"dilation": dilation} if max(dilation) > 1 else windows
 
 
 _ACTIVATIONS: dict[Any, Function] = {
@@ -319,29 +426,48 @@ LAYERS: dict[type, Reader] = {
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.Concatenate: _concatenate,
     keras.layers.Conv1D: _convolution,
+    keras.layers.Conv1DTranspose: _transposed,
     keras.layers.Conv2D: _convolution,
+    keras.layers.Conv2DTranspose: _transposed,
+    keras.layers.Cropping1D: _cropping,
+    keras.layers.Cropping2D: _cropping,
     keras.layers.Dense: _dense,
     keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.Dot: _dot,
     keras.layers.Dropout: _dropout,
     keras.layers.ELU: _elu,
     keras.layers.Flatten: _reshape,
+    keras.layers.GaussianDropout: _gaussian_dropout,
+    keras.layers.GaussianNoise: _gaussian_noise,
     keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
     keras.layers.GlobalMaxPooling2D: _global_pooling(Statistic.MAX),
+    keras.layers.GroupNormalization: _group_normalization,
     keras.layers.Identity: _identity,
+    keras.layers.LayerNormalization: _layer_normalization,
     keras.layers.LeakyReLU: _leaky_relu,
     keras.layers.MaxPooling1D: _pooling(Statistic.MAX),
     keras.layers.MaxPooling2D: _pooling(Statistic.MAX),
+    keras.layers.Maximum: _merge(Operation.MAXIMUM),
+    keras.layers.Minimum: _merge(Operation.MINIMUM),
+    keras.layers.Multiply: _merge(Operation.MULTIPLY),
     keras.layers.Normalization: _normalization,
+    keras.layers.Permute: _permute,
     keras.layers.ReLU: _relu,
+    keras.layers.RepeatVector: _repeat_vector,
     keras.layers.Rescaling: _rescaling,
     keras.layers.Reshape: _reshape,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
     keras.layers.Softmax: _softmax,
+    keras.layers.SpatialDropout1D: _dropout,
+    keras.layers.SpatialDropout2D: _dropout,
     keras.layers.Subtract: _subtract,
+    keras.layers.UnitNormalization: _unit_normalization,
+    keras.layers.UpSampling1D: _upsampling,
+    keras.layers.UpSampling2D: _upsampling,
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }

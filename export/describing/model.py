@@ -7,7 +7,7 @@ from typing import Any
 
 from export.architecture import tensor_table, variables_of
 from export.describing.draft import Draft
-from export.describing.layers import LAYERS, check_common
+from export.describing.layers import LAYERS, NOISY, check_common
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
 from fedprune.errors import TaskError
@@ -81,7 +81,7 @@ class _Walk:
         check_common(layer)
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
-        if training is False and isinstance(layer, keras.layers.Dropout):
+        if training is False and isinstance(layer, NOISY):
             return Value(inputs[0])
         value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
         self._check_shape(layer, node.outputs, value)

@@ -17,7 +17,7 @@ from export.describing.layers import DEFAULT_SLOPE, concatenate, leaky, rescale,
 from export.describing.refusal import plain, refuse
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
-from fedprune.network.layers import Function, Statistic
+from fedprune.network.layers import Function, Operation, Statistic
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,19 @@ def _subtract(draft: Draft, layer: Any, arguments: Arguments) -> Made:
 
 
 def _multiply(draft: Draft, layer: Any, arguments: Arguments) -> Made:
-    value, constant = _with_constant(layer, arguments["x"], arguments["y"])
+    x, y = arguments["x"], arguments["y"]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _merge(Operation.MULTIPLY)(draft, layer, arguments)
+    value, constant = _with_constant(layer, x, y)
     return Value(rescale(draft, layer, value, constant, 0.0))
+
+
+def _merge(operation: Operation) -> _Reader:
+    def read(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+        x, y = (_value(layer, arguments[name]) for name in ("x", "y"))
+        return Value(draft.add(layer, network.Merge, x, y, operation=operation))
+
+    return read
 
 
 def _scale(draft: Draft, layer: Any, arguments: Arguments) -> Made:
@@ -147,7 +158,10 @@ def _softmax(draft: Draft, layer: Any, arguments: Arguments) -> Made:
 
 
 def _maximum(draft: Draft, layer: Any, arguments: Arguments) -> Made:
-    value, constant = _with_constant(layer, arguments["x"], arguments["y"])
+    x, y = arguments["x"], arguments["y"]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _merge(Operation.MAXIMUM)(draft, layer, arguments)
+    value, constant = _with_constant(layer, x, y)
     if np.any(constant):
         refuse(layer, "a maximum with other numbers than 0", "0, or tf.nn.relu")
     return Value(draft.add(layer, network.Activation, value, function=Function.RELU))
@@ -288,6 +302,7 @@ OPERATORS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "math.add_n": (("inputs",), _add_all),
     "math.divide": (("x", "y"), _divide),
     "math.maximum": (("x", "y"), _maximum),
+    "math.minimum": (("x", "y"), _merge(Operation.MINIMUM)),
     "math.multiply": (("x", "y"), _multiply),
     "math.negative": (("x",), _negative),
     "math.reduce_max": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MAX)),

@@ -148,17 +148,15 @@ class Graph:
         shape = (*a.shape[:-2], rows, columns)
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
-    def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor:
-        """`x` with its axes in another order."""
-        if list(axes) == list(range(len(x.shape))):
-            return x
-        return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
-
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         shape = tuple(shape)
         return (
             x if shape == x.shape else self._operate(Code.RESHAPE, [x, self._integers(shape)], shape, new_shape=shape)
         )
+
+    def transpose(self, x: Tensor, *axes: int) -> Tensor:
+        """`x` with its axes in another order."""
+        return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
 
     def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
         """`x` with `before` and `after` more entries of `value` along one axis."""

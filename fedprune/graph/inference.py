@@ -82,6 +82,8 @@ def _dense(writer: _Writer, layer: kinds.Dense, inputs: list[Tensor]) -> Tensor:
 
 
 def _convolution(writer: _Writer, layer: kinds.Convolution, inputs: list[Tensor]) -> Tensor:
+    if layer.is_dilated or layer.groups > 1:
+        return _as_trained(writer, layer, inputs)
     kernel = _with_rows(writer.weights[layer.kernel])
     filters, bias = writer.constant(np.moveaxis(kernel, -1, 0)), writer.bias(layer.bias, layer.filters)
     y = writer.graph.convolve(_image(writer, layer, inputs[0]), filters, bias, **_windows(layer))
@@ -89,6 +91,8 @@ def _convolution(writer: _Writer, layer: kinds.Convolution, inputs: list[Tensor]
 
 
 def _depthwise(writer: _Writer, layer: kinds.DepthwiseConvolution, inputs: list[Tensor]) -> Tensor:
+    if layer.is_dilated:
+        return _as_trained(writer, layer, inputs)
     kernel = _with_rows(writer.weights[layer.kernel])
     filters = writer.constant(kernel.reshape(1, *kernel.shape[:2], -1))
     bias = writer.bias(layer.bias, filters.shape[-1])

@@ -19,12 +19,16 @@ from fedprune.graph import operations as ops
 from fedprune.graph.activations import KEEP_ORDER, activate
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
+from fedprune.graph.convolutions import as_image, convolution, depthwise, transposed_convolution, with_bias
+from fedprune.graph.joins import merge
+from fedprune.graph.noise import dropout, gaussian_noise
 from fedprune.graph.normalization import batch_normalization
+from fedprune.graph.products import dot
+from fedprune.graph.rearranging import cropping, permute, upsampling
+from fedprune.graph.standardization import group_normalization, layer_normalization, unit_normalization
 from fedprune.graph.windows import (
     Windows,
     average_pool,
-    convolution_patches,
-    depthwise_convolution,
     max_pool,
     windows_of,
 )
@@ -63,7 +67,7 @@ def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Pending]) 
         case kinds.Activation(function=function) if function in KEEP_ORDER:
             return inputs[0].then(lambda x: _activation(context, layer, [x]))
         case kinds.Convolution(bias=bias):
-            y = Pending(_convolution(context, layer, [inputs[0].get()]))
+            y = Pending(convolution(context, layer, [inputs[0].get()]))
             return y.then(lambda x: ops.add(context.tape, x, context.weight(bias))) if bias else y
     return Pending(_RULES[type(layer)](context, layer, [x.get() for x in inputs]))
 
@@ -72,27 +76,7 @@ def _dense(context: Context, layer: kinds.Dense, inputs: list[Value]) -> Value:
     (x,) = inputs
     rows = ops.reshape(context.tape, x, (x.tensor.size // x.shape[-1], x.shape[-1]))
     y = ops.matmul(context.tape, rows, context.weight(layer.kernel))
-    return _with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
-
-
-def _convolution(context: Context, layer: kinds.Convolution, inputs: list[Value]) -> Value:
-    x = _as_image(context.tape, inputs[0])
-    windows = windows_of(layer, x.shape)
-    kernel = context.weight(layer.kernel)
-    matrix = ops.reshape(context.tape, kernel, (math.prod(kernel.shape[:-1]), layer.filters))
-    y = ops.matmul(context.tape, convolution_patches(context.tape, x, windows), matrix)
-    return ops.reshape(context.tape, y, _places(inputs[0], windows, layer.filters))
-
-
-def _depthwise(context: Context, layer: kinds.DepthwiseConvolution, inputs: list[Value]) -> Value:
-    """With a multiplier, channels are repeated."""
-    kernel = context.weight(layer.kernel)
-    channels = kernel.shape[-2] * layer.multiplier
-    image = ops.repeat_channels(context.tape, _as_image(context.tape, inputs[0]), layer.multiplier)
-    windows = windows_of(layer, image.shape)
-    filters = ops.reshape(context.tape, kernel, (windows.taps, channels))
-    y = depthwise_convolution(context.tape, image, filters, windows)
-    return _with_bias(context, layer, ops.reshape(context.tape, y, _places(inputs[0], windows, channels)))
+    return with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
 
 
 def _batch_normalization(context: Context, layer: kinds.BatchNormalization, inputs: list[Value]) -> Value:
@@ -120,7 +104,7 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
 
 
 def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Value:
-    x = _as_image(context.tape, inputs[0])
+    x = as_image(context.tape, inputs[0])
     windows = windows_of(layer, x.shape)
     pool = max_pool if layer.statistic is Statistic.MAX else average_pool
     return ops.reshape(context.tape, pool(context.tape, x, windows), _places(inputs[0], windows, x.shape[-1]))
@@ -154,15 +138,6 @@ def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) ->
     return ops.add(context.tape, y, _constant(context.tape, layer.offset, x.shape[-1]))
 
 
-def _dropout(context: Context, layer: kinds.Dropout, inputs: list[Value]) -> Value:
-    (x,) = inputs
-    if context.examples is None or layer.rate == 0.0:
-        return x
-    graph = context.tape.graph
-    kept = ops.is_positive(graph, graph.add(context.noise(x.shape), -layer.rate))
-    return ops.scale(context.tape, x, graph.multiply(kept, 1.0 / (1.0 - layer.rate)))
-
-
 def _add(context: Context, _: kinds.Add, inputs: list[Value]) -> Value:
     total, *others = inputs
     for other in others:
@@ -177,15 +152,6 @@ def _concatenate(context: Context, layer: kinds.Concatenate, inputs: list[Value]
 def _activation(context: Context, layer: kinds.Activation, inputs: list[Value]) -> Value:
     (x,) = inputs
     return activate(context.tape, layer, x)
-
-
-def _with_bias(context: Context, layer: Any, y: Value) -> Value:
-    return ops.add(context.tape, y, context.weight(layer.bias)) if layer.bias else y
-
-
-def _as_image(tape: Tape, x: Value) -> Value:
-    """The image that windows move over: a series is one row."""
-    return ops.reshape(tape, x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
 
 
 def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
@@ -203,13 +169,23 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
     kinds.Concatenate: _concatenate,
-    kinds.Convolution: _convolution,
+    kinds.Convolution: convolution,
+    kinds.Cropping: cropping,
     kinds.Dense: _dense,
-    kinds.DepthwiseConvolution: _depthwise,
-    kinds.Dropout: _dropout,
+    kinds.DepthwiseConvolution: depthwise,
+    kinds.Dot: dot,
+    kinds.Dropout: dropout,
+    kinds.GaussianNoise: gaussian_noise,
     kinds.GlobalPooling: _global_pooling,
+    kinds.GroupNormalization: group_normalization,
+    kinds.LayerNormalization: layer_normalization,
+    kinds.Merge: merge,
+    kinds.Permute: permute,
     kinds.Pooling: _pooling,
     kinds.Rescaling: _rescaling,
     kinds.Reshape: _reshape,
+    kinds.TransposedConvolution: transposed_convolution,
+    kinds.UnitNormalization: unit_normalization,
+    kinds.Upsampling: upsampling,
     kinds.ZeroPadding: _zero_padding,
 }

@@ -6,20 +6,22 @@ kind has one thing to do.
 
 from __future__ import annotations
 
-from fedprune.network.joins import Add
+from fedprune.network.joins import Add, Merge, Operation
 from fedprune.network.layer import MAX_SIZE, Layer, LayerError, Shape
-from fedprune.network.normalization import BatchNormalization
-from fedprune.network.pointwise import Activation, Dropout, Function, Rescaling
-from fedprune.network.products import Dense
-from fedprune.network.shapes import Concatenate, Reshape, ZeroPadding
+from fedprune.network.normalization import BatchNormalization, GroupNormalization, LayerNormalization, UnitNormalization
+from fedprune.network.pointwise import Activation, Dropout, Function, GaussianNoise, Rescaling
+from fedprune.network.products import Dense, Dot
+from fedprune.network.shapes import Concatenate, Cropping, Permute, Reshape, Upsampling, ZeroPadding
 from fedprune.network.windows import (
     MAX_WINDOW,
     Convolution,
     DepthwiseConvolution,
+    Dilated,
     GlobalPooling,
     Padding,
     Pooling,
     Statistic,
+    TransposedConvolution,
     Windowed,
 )
 
@@ -32,19 +34,31 @@ __all__ = [
     "BatchNormalization",
     "Concatenate",
     "Convolution",
+    "Cropping",
     "Dense",
     "DepthwiseConvolution",
+    "Dilated",
+    "Dot",
     "Dropout",
     "Function",
+    "GaussianNoise",
     "GlobalPooling",
+    "GroupNormalization",
     "Layer",
     "LayerError",
+    "LayerNormalization",
+    "Merge",
+    "Operation",
     "Padding",
+    "Permute",
     "Pooling",
     "Rescaling",
     "Reshape",
     "Shape",
     "Statistic",
+    "TransposedConvolution",
+    "UnitNormalization",
+    "Upsampling",
     "Windowed",
     "ZeroPadding",
 ]
@@ -55,13 +69,23 @@ AnyLayer = (
     | BatchNormalization
     | Concatenate
     | Convolution
+    | Cropping
     | Dense
     | DepthwiseConvolution
+    | Dot
     | Dropout
+    | GaussianNoise
     | GlobalPooling
+    | GroupNormalization
+    | LayerNormalization
+    | Merge
+    | Permute
     | Pooling
     | Rescaling
     | Reshape
+    | TransposedConvolution
+    | UnitNormalization
+    | Upsampling
     | ZeroPadding
 )
 """A layer of any kind: a description has no others."""

@@ -66,6 +66,23 @@ class Rescaling(Layer, frozen=True, kw_only=True, tag="rescaling"):
 
 
 class Dropout(Layer, frozen=True, kw_only=True, tag="dropout"):
-    """In training, zero each number with the probability `rate` and divide the others by 1 - `rate`."""
+    """In training, zero each number with the probability `rate` and divide the others by 1 - `rate`.
+
+    With `whole_channels` all places of a channel go together.
+    """
 
     rate: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    whole_channels: bool = False
+
+    def output(self, *inputs: Shape) -> Shape:
+        (x,) = self.take(inputs, 1)
+        if self.whole_channels and len(x) < 2:
+            self.refuse(f"takes places and channels, not the shape {list(x)}")
+        return x
+
+
+class GaussianNoise(Layer, frozen=True, kw_only=True, tag="gaussian-noise"):
+    """In training, add normal noise of a standard deviation, or with `relative` that times the number itself."""
+
+    deviation: Annotated[float, msgspec.Meta(ge=0, le=1e3)]
+    relative: bool = False

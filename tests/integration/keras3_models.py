@@ -83,6 +83,21 @@ def activations() -> Any:
     return keras.Model(x, L.Dense(2)(keras.ops.selu(keras.ops.softplus(keras.ops.softsign(y)))))
 
 
+def decoder() -> Any:
+    """Layers that normalise, join, rearrange and enlarge."""
+    x = L.Input((6, 5, 4))
+    y = L.GroupNormalization(2)(L.Conv2D(4, 3, padding="same", dilation_rate=2)(x))
+    y = L.Multiply()([y, L.Dense(4, activation="sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))])
+    y = L.Maximum()([L.LayerNormalization(axis=-1)(y), keras.ops.minimum(x, y)])
+    y = L.Conv2DTranspose(3, 3, strides=2, padding="same")(L.UpSampling2D(2)(L.Cropping2D(1)(y)))
+    y = L.GaussianNoise(0.0)(L.SpatialDropout2D(0.0)(y))
+    z = L.Reshape((16, 36))(L.Permute((1, 3, 2))(y))
+    z = L.Cropping1D((2, 1))(L.UpSampling1D(2)(L.Conv1D(6, 3, groups=2)(z)))
+    row = L.UnitNormalization()(L.GlobalMaxPooling1D()(L.Conv1DTranspose(6, 2)(z)))
+    z = L.GlobalAveragePooling1D()(L.Dot((2, 2))([z, L.RepeatVector(3)(row)]))
+    return keras.Model(x, L.Dense(2)(L.Concatenate()([z, row])))
+
+
 def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
@@ -101,6 +116,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "series": series,
     "arithmetic": arithmetic,
     "activations": activations,
+    "decoder": decoder,
     "transfer": transfer,
 }
 REFUSED: dict[str, Callable[[], Any]] = {

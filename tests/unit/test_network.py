@@ -31,18 +31,29 @@ from fedprune.network.layers import (
     BatchNormalization,
     Concatenate,
     Convolution,
+    Cropping,
     Dense,
     DepthwiseConvolution,
+    Dot,
     Dropout,
     Function,
+    GaussianNoise,
     GlobalPooling,
+    GroupNormalization,
     LayerError,
+    LayerNormalization,
+    Merge,
+    Operation,
     Padding,
+    Permute,
     Pooling,
     Rescaling,
     Reshape,
     Shape,
     Statistic,
+    TransposedConvolution,
+    UnitNormalization,
+    Upsampling,
     ZeroPadding,
 )
 
@@ -69,6 +80,18 @@ def pooling(size: Shape, strides: Shape, **changes: Any) -> Pooling:
 def normalization(**changes: Any) -> BatchNormalization:
     fields: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.9, "unbiased": False, "gamma": "g", "beta": None}
     return BatchNormalization(name="b", mean="m", variance="v", **fields | changes)
+
+
+def transposed(size: tuple[int, ...], strides: tuple[int, ...], **changes: Any) -> TransposedConvolution:
+    return TransposedConvolution(name="c", size=size, strides=strides, filters=5, kernel="c/kernel", **changes)
+
+
+def layer_normalization(axes: int) -> LayerNormalization:
+    return LayerNormalization(name="n", axes=axes, epsilon=1e-3, gamma="g", beta="b")
+
+
+def group_normalization(groups: int) -> GroupNormalization:
+    return GroupNormalization(name="n", groups=groups, epsilon=1e-3, gamma="g", beta=None)
 
 
 SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] = {
@@ -108,6 +131,31 @@ SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] =
     "softmax": (Activation(name="a", function=Function.SOFTMAX), ((3, 2),), (3, 2), {}),
     "elu": (Activation(name="a", function=Function.ELU, slope=1.5), ((3, 2),), (3, 2), {}),
     "add": (Add(name="a"), ((3, 2), (3, 2), (3, 2)), (3, 2), {}),
+    "product, repeated": (
+        Merge(name="m", operation=Operation.MULTIPLY),
+        ((1, 1, 2), (4, 3, 2), (4, 1, 1)),
+        (4, 3, 2),
+        {},
+    ),
+    "dot of rows": (Dot(name="d", axes=(0, 0)), ((3,), (3,)), (1,), {}),
+    "dot of matrices": (Dot(name="d", axes=(0, 1)), ((3, 4), (5, 3)), (4, 5), {}),
+    "layer normalization": (layer_normalization(2), ((6, 5),), (6, 5), {"g": (6, 5), "b": (6, 5)}),
+    "group normalization": (group_normalization(3), ((4, 6),), (4, 6), {"g": (6,)}),
+    "unit normalization": (UnitNormalization(name="u"), ((4, 6),), (4, 6), {}),
+    "gaussian noise": (GaussianNoise(name="n", deviation=0.1), ((4,),), (4,), {}),
+    "whole channels": (Dropout(name="o", rate=0.5, whole_channels=True), ((3, 2),), (3, 2), {}),
+    "cropping": (Cropping(name="c", cropping=((1, 0), (2, 1))), ((4, 4, 2),), (3, 1, 2), {}),
+    "upsampling": (Upsampling(name="u", size=(2, 3)), ((4, 5, 2),), (8, 15, 2), {}),
+    "permute": (Permute(name="p", axes=(2, 0, 1)), ((4, 5, 6),), (6, 4, 5), {}),
+    "dilated": (convolution((3, 2), (1, 1), dilation=(2, 1)), ((7, 9, 2),), (3, 8, 5), {"c/kernel": (3, 2, 2, 5)}),
+    "groups": (convolution((3,), (1,), groups=5), ((7, 10),), (5, 5), {"c/kernel": (3, 2, 5)}),
+    "transposed": (
+        transposed((3, 2), (2, 3), bias="c/bias"),
+        ((4, 5, 2),),
+        (9, 15, 5),
+        {"c/kernel": (3, 2, 5, 2), "c/bias": (5,)},
+    ),
+    "transposed, same": (transposed((3,), (2,), padding=SAME), ((4, 2),), (8, 5), {"c/kernel": (3, 5, 2)}),
     "concatenate": (Concatenate(name="j", axis=1), ((3, 2), (3, 5)), (3, 7), {}),
     "concatenate in front": (Concatenate(name="j", axis=0), ((3, 2), (1, 2)), (4, 2), {}),
 }
@@ -144,6 +192,35 @@ MISPLACED: dict[str, tuple[AnyLayer, tuple[Shape, ...], str]] = {
     "a slope of tanh": (Activation(name="a", function=Function.TANH, slope=0.1), ((3,),), "which only elu, leaky_relu"),
     "sum of one": (Add(name="a"), ((3,),), r"adds inputs of one shape, not \[\[3\]\]"),
     "sum of two shapes": (Add(name="a"), ((3,), (1,)), r"adds inputs of one shape"),
+    "product of one": (Merge(name="m", operation=Operation.MAXIMUM), ((3,),), "joins inputs of one shape"),
+    "product of other shapes": (Merge(name="m", operation=Operation.MINIMUM), ((3,), (2,)), "joins inputs of one"),
+    "product of other ranks": (Merge(name="m", operation=Operation.MINIMUM), ((3,), (2, 3)), "joins inputs of one"),
+    "product with too many axes": (
+        Merge(name="m", operation=Operation.MULTIPLY),
+        ((1, 2, 2, 2), (2, 2, 2, 2)),
+        "repeats axes of shapes that have more than 3",
+    ),
+    "dot of images": (Dot(name="d", axes=(0, 0)), ((3, 3, 3), (3,)), "takes rows or matrices"),
+    "dot along no axis": (Dot(name="d", axes=(1, 0)), ((3,), (3,)), "takes rows or matrices"),
+    "dot of other sizes": (Dot(name="d", axes=(0, 0)), ((3,), (4,)), "sums over axes of one size"),
+    "normalization over more axes": (layer_normalization(3), ((6, 5),), "normalises over 3 axes"),
+    "groups that do not divide": (group_normalization(4), ((6,),), "4 groups of channels, which do not divide"),
+    "norm of a number": (UnitNormalization(name="u"), ((),), "takes rows"),
+    "whole channels of rows": (Dropout(name="o", rate=0.5, whole_channels=True), ((3,),), "takes places and channels"),
+    "cropping of everything": (Cropping(name="c", cropping=((2, 1),)), ((3, 2),), "crops"),
+    "upsampling of rows": (Upsampling(name="u", size=(2,)), ((3,),), "takes 2 axes"),
+    "an order of other axes": (Permute(name="p", axes=(0, 0)), ((3, 2),), "puts axes"),
+    "strides and dilation": (convolution((3,), (2,), dilation=(2,)), ((9, 2),), "one of which must be 1"),
+    "a dilation of other axes": (convolution((3,), (1,), dilation=(2, 2)), ((9, 2),), "has a dilation"),
+    "absurd dilation": (convolution((9,), (1,), dilation=(2**16,), padding=SAME), ((9, 2),), "beyond 65536"),
+    "windows that reach too far": (convolution((3,), (1,), dilation=(5,)), ((9, 2),), r"windows of \[11\] in"),
+    "groups of odd channels": (
+        convolution((3,), (1,), groups=5),
+        ((9, 3),),
+        "5 groups, which do not divide 3",
+    ),
+    "causal transposed": (transposed((3,), (1,), padding=CAUSAL), ((9, 1),), "which has no causal padding"),
+    "transposed of rows": (transposed((3,), (1,)), ((9,),), "takes 2 axes"),
     "one side by side": (Concatenate(name="j", axis=0), ((3,),), "joins inputs that differ along axis 0 alone"),
     "side by side along no axis": (Concatenate(name="j", axis=1), ((3,), (3,)), "joins inputs"),
     "side by side of other shapes": (Concatenate(name="j", axis=0), ((3, 2), (3, 1)), "joins inputs"),
