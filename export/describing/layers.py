@@ -308,6 +308,29 @@ def subtract(draft: Draft, layer: Any, x: int, y: int) -> int:
     return draft.add(layer, network.Add, x, rescale(draft, layer, y, -1.0, 0.0, part="negative"))
 
 
+def attend(draft: Draft, layer: Any, inputs: list[int], *, causal: bool, training: bool | None) -> int:
+    """Attention of queries, values, and keys if there are others."""
+    if layer._attention_axes not in (None, (1,)):
+        refuse(layer, f"attention_axes = {plain(layer._attention_axes)}", "queries of two axes and None")
+    tensors: dict[str, Any] = {}
+    for role in ("query", "key", "value", "output"):
+        part = getattr(layer, f"_{role}_dense")
+        tensors[f"{role}_kernel"] = draft.tensor(part, "kernel")
+        tensors[f"{role}_bias"] = draft.tensor(part, "bias") if layer._use_bias else None
+    return draft.add(
+        layer,
+        network.MultiHeadAttention,
+        *inputs,
+        heads=layer._num_heads,
+        key_size=layer._key_dim,
+        value_size=layer._value_dim,
+        units=layer._output_dense.kernel.shape[-1],
+        causal=causal,
+        rate=0.0 if training is False else float(layer._dropout),
+        **tensors,
+    )
+
+
 def _merge(operation: Operation) -> Reader:
     def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
         return draft.add(layer, network.Merge, *inputs, operation=operation) if len(inputs) > 1 else inputs[0]

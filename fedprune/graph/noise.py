@@ -13,12 +13,17 @@ from fedprune.network.layers import Dropout, GaussianNoise
 
 def dropout(context: Context, layer: Dropout, inputs: list[Value]) -> Value:
     (x,) = inputs
-    if context.examples is None or layer.rate == 0.0:
+    drawn = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]) if layer.whole_channels else x.shape
+    return drop(context, x, layer.rate, drawn)
+
+
+def drop(context: Context, x: Value, rate: float, drawn: tuple[int, ...]) -> Value:
+    """In training, `x` with zeros at a rate, where one number is `drawn` for each."""
+    if context.examples is None or rate == 0.0:
         return x
     graph = context.tape.graph
-    drawn = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]) if layer.whole_channels else x.shape
-    kept = ops.is_positive(graph, graph.add(context.noise(drawn), -layer.rate))
-    return ops.scale(context.tape, x, graph.multiply(kept, 1.0 / (1.0 - layer.rate)))
+    kept = ops.is_positive(graph, graph.add(context.noise(drawn), -rate))
+    return ops.scale(context.tape, x, graph.multiply(kept, 1.0 / (1.0 - rate)))
 
 
 def gaussian_noise(context: Context, layer: GaussianNoise, inputs: list[Value]) -> Value:

@@ -17,6 +17,7 @@ import numpy as np
 
 from fedprune.graph import operations as ops
 from fedprune.graph.activations import KEEP_ORDER, activate
+from fedprune.graph.attention import multi_head_attention
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.convolutions import as_image, convolution, depthwise, transposed_convolution, with_bias
@@ -180,6 +181,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.GroupNormalization: group_normalization,
     kinds.LayerNormalization: layer_normalization,
     kinds.Merge: merge,
+    kinds.MultiHeadAttention: multi_head_attention,
     kinds.Permute: permute,
     kinds.Pooling: _pooling,
     kinds.Rescaling: _rescaling,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from fedprune.keras import activations
@@ -26,6 +27,11 @@ _ATTRIBUTES = {
     described.DepthwiseConvolution: {"kernel": "depthwise_kernel", "bias": "bias"},
     described.GroupNormalization: _GAMMA_BETA,
     described.LayerNormalization: _GAMMA_BETA,
+    described.MultiHeadAttention: {
+        f"{role}_{tensor}": f"_{role}_dense.{tensor}"
+        for role in ("query", "key", "value", "output")
+        for tensor in ("kernel", "bias")
+    },
     described.TransposedConvolution: {"kernel": "kernel", "bias": "bias"},
 }
 """The attributes of Keras layers that hold the tensors of described ones."""
@@ -37,11 +43,18 @@ def make_layer(layer: AnyLayer, number: int, shape: Shape, penalties: Penalties,
     return _MAKERS[type(layer)](layer, shape, penalties)(name=name, trainable=trainable)
 
 
+def call_layer(layer: AnyLayer, made: Any, inputs: Sequence[Any]) -> Any:
+    """What the Keras layer makes of Keras tensors."""
+    if isinstance(layer, described.MultiHeadAttention):
+        return made(*inputs, use_causal_mask=layer.causal)
+    return made(list(inputs) if len(inputs) > 1 else inputs[0])
+
+
 def variables_of(layer: AnyLayer, made: Any) -> dict[str, Any]:
     """The variables of the built Keras layer by the names of the tensors that they are."""
     attributes = _ATTRIBUTES.get(type(layer), {})
     names = {getattr(layer, name): attribute for name, attribute in attributes.items()}
-    return {tensor: getattr(made, attribute) for tensor, attribute in names.items() if tensor is not None}
+    return {tensor: attrgetter(attribute)(made) for tensor, attribute in names.items() if tensor is not None}
 
 
 _Maker = Callable[[Any, Shape, Penalties], Callable[..., Any]]
@@ -174,6 +187,29 @@ def _add(_layer: described.Add, _shape: Shape, _penalties: Penalties) -> Callabl
     return _with(keras.layers.Add)
 
 
+def _attention(layer: described.MultiHeadAttention, _shape: Shape, penalties: Penalties) -> Callable[..., Any]:
+    """Keras has one regularizer for all kernels, and one for all biases."""
+    kernels = (layer.query_kernel, layer.key_kernel, layer.value_kernel, layer.output_kernel)
+    biases = (layer.query_bias, layer.key_bias, layer.value_bias, layer.output_bias)
+    regularizers = []
+    for tensors in (kernels, biases):
+        own = [penalties.get(tensor) for tensor in tensors]
+        if len({penalty and (penalty.l1, penalty.l2) for penalty in own}) > 1:
+            layer.refuse("has penalties of some kernels or biases, and not the same of all")
+        regularizers.append(_regularizer(own[0]))
+    return _with(
+        keras.layers.MultiHeadAttention,
+        num_heads=layer.heads,
+        key_dim=layer.key_size,
+        value_dim=layer.value_size,
+        output_shape=layer.units,
+        dropout=layer.rate,
+        use_bias=layer.query_bias is not None,
+        kernel_regularizer=regularizers[0],
+        bias_regularizer=regularizers[1],
+    )
+
+
 def _merge(layer: described.Merge, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
     return _with(_MERGES[layer.operation])
 
@@ -259,6 +295,7 @@ _MAKERS: dict[type, _Maker] = {
     described.GroupNormalization: _group_normalization,
     described.LayerNormalization: _layer_normalization,
     described.Merge: _merge,
+    described.MultiHeadAttention: _attention,
     described.Permute: _permute,
     described.Pooling: _pooling,
     described.Rescaling: _rescaling,

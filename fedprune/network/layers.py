@@ -6,6 +6,7 @@ kind has one thing to do.
 
 from __future__ import annotations
 
+from fedprune.network.attention import MultiHeadAttention
 from fedprune.network.joins import Add, Merge, Operation
 from fedprune.network.layer import MAX_SIZE, Layer, LayerError, Shape
 from fedprune.network.normalization import BatchNormalization, GroupNormalization, LayerNormalization, UnitNormalization
@@ -48,6 +49,7 @@ __all__ = [
     "LayerError",
     "LayerNormalization",
     "Merge",
+    "MultiHeadAttention",
     "Operation",
     "Padding",
     "Permute",
@@ -79,6 +81,7 @@ AnyLayer = (
     | GroupNormalization
     | LayerNormalization
     | Merge
+    | MultiHeadAttention
     | Permute
     | Pooling
     | Rescaling

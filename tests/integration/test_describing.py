@@ -40,6 +40,12 @@ def after_convolution(end: Callable[[Any, Any], Any], shape: tuple[int, ...] = I
     return keras.Model(x, L.Dense(2)(L.Flatten()(y) if len(y.shape) > 2 else y))
 
 
+def attended(y: Any, **arguments: Any) -> Any:
+    """What attention makes of the pixels of an image."""
+    places = L.Reshape((16, 3))(y)
+    return L.MultiHeadAttention(2, 3)(places, places, **arguments)
+
+
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
 def test_each_layer_is_described_and_built_alike(make: Callable[[], Any]) -> None:
     described(make())
@@ -108,9 +114,12 @@ def test_operators_of_plain_arithmetic_are_described(middle: Callable[[Any, Any]
         (lambda _, y: tf.reshape(y, (-1, 24)), "other numbers"),
         (lambda _, y: y * tf.cast(tf.shape(y)[0], tf.float32), r"tf\.cast of these arguments"),
         (lambda _, y: L.Lambda(lambda z: z + 1)(y), r"layer 'lambda.*use layers of these: Activation, Add"),
-        (lambda x, y: x * tf.reshape(y, (-1, 16, 3)), "joins inputs of one shape but for axes of size 1"),
+        (lambda _, y: y * L.GlobalAveragePooling2D()(y), "joins inputs of one shape but for axes of size 1"),
+        (lambda _, y: L.MultiHeadAttention(2, 3)(y, y), r"attention_axes = \(1, 2\)"),
+        (lambda _, y: attended(y, attention_mask=tf.ones((1, 16, 16))), "a call with attention_mask"),
+        (lambda _, y: attended(y, training=True), "training = True"),
         (lambda x, y: L.Dot((1, 1))([x, y]), "takes rows or matrices"),
-        (lambda _, y: L.GroupNormalization(3, axis=1)(y), "axis = 1"),
+        (lambda _, y: L.GroupNormalization(2, axis=1)(y), "axis = 1"),
         (lambda _, y: L.UnitNormalization(1)(y), "axis = 1"),
         (lambda _, y: L.Conv2DTranspose(4, 3, strides=2, output_padding=1)(y), "output_padding"),
         (lambda _, y: L.Conv2D(3, 1, kernel_constraint="max_norm")(y), "kernel_constraint is not supported; use none"),

@@ -183,8 +183,8 @@ def test_layers_called_in_inference_mode_are_refused() -> None:
 
 def test_a_kind_is_refused_before_how_it_is_called() -> None:
     x = L.Input((4, 6))
-    model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.MultiHeadAttention(2, 3)(x, x))))
-    with pytest.raises(TaskError, match=r"\(MultiHeadAttention\): a layer of this kind is not supported"):
+    model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.Attention()([x, x], use_causal_mask=True))))
+    with pytest.raises(TaskError, match=r"\(Attention\): a layer of this kind is not supported"):
         describe(model)
 
 
@@ -216,7 +216,8 @@ def test_what_is_right_is_proven(name: str) -> None:
 def noisy() -> Any:
     """A network with every layer that draws noise but ordinary dropout."""
     x = L.Input(Image)
-    y = L.SpatialDropout2D(0.3)(L.GaussianNoise(0.4)(L.Conv2D(5, 3)(x)))
+    y = L.Reshape((35, 5))(L.SpatialDropout2D(0.3)(L.GaussianNoise(0.4)(L.Conv2D(5, 3)(x))))
+    y = L.MultiHeadAttention(1, 2, dropout=0.2)(y, y)
     return keras.Model(x, L.Dense(CLASSES)(L.GaussianDropout(0.2)(L.Flatten()(y))))
 
 

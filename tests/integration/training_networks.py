@@ -104,6 +104,15 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "Cropping2D": (Image, lambda: L.Cropping2D(((0, 1), (2, 0)))),
     "UpSampling1D": ((9, 5), lambda: lambda x: L.Conv1D(4, 3, strides=2)(L.UpSampling1D(2)(x))),
     "UpSampling2D": (Image, lambda: lambda x: L.Conv2D(4, 3, strides=2)(L.UpSampling2D((2, 3))(x))),
+    "MultiHeadAttention": ((6, 5), lambda: lambda x: L.MultiHeadAttention(2, 3)(x, x)),
+    "MultiHeadAttention, causal": (
+        (6, 5),
+        lambda: lambda x: L.MultiHeadAttention(2, 3, value_dim=4, use_bias=False)(x, x, use_causal_mask=True),
+    ),
+    "MultiHeadAttention of others": (
+        (6, 5),
+        lambda: lambda x: L.MultiHeadAttention(3, 2, output_shape=4)(L.Conv1D(4, 3)(x), x, key=L.Dense(3)(x)),
+    ),
     "Normalization, inverted": (Image, lambda: L.Normalization(mean=[0.2, -0.1], variance=[0.5, 2.0], invert=True)),
     "Normalization": (Image, lambda: L.Normalization(mean=[0.2, -0.1], variance=[0.5, 2.0])),
     "Identity": ((5,), lambda: L.Identity()),

@@ -43,6 +43,7 @@ from fedprune.network.layers import (
     LayerError,
     LayerNormalization,
     Merge,
+    MultiHeadAttention,
     Operation,
     Padding,
     Permute,
@@ -92,6 +93,12 @@ def layer_normalization(axes: int) -> LayerNormalization:
 
 def group_normalization(groups: int) -> GroupNormalization:
     return GroupNormalization(name="n", groups=groups, epsilon=1e-3, gamma="g", beta=None)
+
+
+def attention(**changes: Any) -> MultiHeadAttention:
+    sizes: dict[str, Any] = {"heads": 2, "key_size": 3, "value_size": 4, "units": 7}
+    kernels = {"query_kernel": "q", "key_kernel": "k", "value_kernel": "v", "output_kernel": "o"}
+    return MultiHeadAttention(name="a", **sizes, **kernels, **changes)
 
 
 SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] = {
@@ -156,6 +163,19 @@ SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] =
         {"c/kernel": (3, 2, 5, 2), "c/bias": (5,)},
     ),
     "transposed, same": (transposed((3,), (2,), padding=SAME), ((4, 2),), (8, 5), {"c/kernel": (3, 5, 2)}),
+    "attention": (
+        attention(),
+        ((6, 5), (4, 3)),
+        (6, 7),
+        {"q": (5, 2, 3), "k": (3, 2, 3), "v": (3, 2, 4), "o": (2, 4, 7)},
+    ),
+    "attention of keys": (
+        attention(query_bias="qb", key_bias="kb", value_bias="vb", output_bias="ob"),
+        ((6, 5), (4, 3), (4, 2)),
+        (6, 7),
+        {"q": (5, 2, 3), "k": (2, 2, 3), "v": (3, 2, 4), "o": (2, 4, 7)}
+        | {"qb": (2, 3), "kb": (2, 3), "vb": (2, 4), "ob": (7,)},
+    ),
     "concatenate": (Concatenate(name="j", axis=1), ((3, 2), (3, 5)), (3, 7), {}),
     "concatenate in front": (Concatenate(name="j", axis=0), ((3, 2), (1, 2)), (4, 2), {}),
 }
@@ -221,6 +241,10 @@ MISPLACED: dict[str, tuple[AnyLayer, tuple[Shape, ...], str]] = {
     ),
     "causal transposed": (transposed((3,), (1,), padding=CAUSAL), ((9, 1),), "which has no causal padding"),
     "transposed of rows": (transposed((3,), (1,)), ((9,),), "takes 2 axes"),
+    "attention of rows": (attention(), ((5,), (5,)), "takes places and channels"),
+    "attention of one": (attention(), ((6, 5),), "takes 3 inputs, not 1"),
+    "attention of fewer keys": (attention(), ((6, 5), (4, 5), (3, 5)), "keys for all values"),
+    "attention with a bias": (attention(key_bias="kb"), ((6, 5), (6, 5)), "has some biases, and not all"),
     "one side by side": (Concatenate(name="j", axis=0), ((3,),), "joins inputs that differ along axis 0 alone"),
     "side by side along no axis": (Concatenate(name="j", axis=1), ((3,), (3,)), "joins inputs"),
     "side by side of other shapes": (Concatenate(name="j", axis=0), ((3, 2), (3, 1)), "joins inputs"),
