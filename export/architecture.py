@@ -17,16 +17,20 @@ from fedprune.network.layers import (
     AnyLayer,
     Concatenate,
     Convolution,
+    Cropping,
     Dense,
     DepthwiseConvolution,
     GlobalPooling,
+    Permute,
     Rescaling,
     Reshape,
     Statistic,
+    TransposedConvolution,
+    Upsampling,
 )
 
-_LINEAR = (Convolution, Dense, DepthwiseConvolution)
-_REARRANGING = (Add, Concatenate, GlobalPooling, Rescaling, Reshape)
+_LINEAR = (Convolution, Dense, DepthwiseConvolution, TransposedConvolution)
+_REARRANGING = (Add, Concatenate, Cropping, GlobalPooling, Permute, Rescaling, Reshape, Upsampling)
 """Layers after which linear outputs, or means of them, are still linear."""
 
 

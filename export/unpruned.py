@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
-from fedprune.network.layers import Convolution, Dense, DepthwiseConvolution
+from fedprune.network.layers import Convolution, Dense, DepthwiseConvolution, TransposedConvolution
 
 _SHOWN = 8
 """Layers that are named; of more there is the number."""
 _DEPTHWISE = "TF-MOT does not prune depthwise kernels"
+_WITH_KERNEL = Convolution | Dense | DepthwiseConvolution | TransposedConvolution
 _OTHERS = "TF-MOT does not prune the layers that they are of"
 
 
@@ -26,7 +27,7 @@ def unpruned(network: Network, table: TensorTable) -> list[str]:
     dense = {spec.name for spec in table.of(TensorClass.DENSE)}
     layers: dict[str, list[str]] = {}
     for layer in network.layers:
-        if isinstance(layer, Convolution | Dense | DepthwiseConvolution) and layer.kernel in dense:
+        if isinstance(layer, _WITH_KERNEL) and layer.kernel in dense:
             reason = _DEPTHWISE if isinstance(layer, DepthwiseConvolution) else _OTHERS
             layers.setdefault(reason, []).append(layer.name)
     return [f"{_listed(names)} ({reason})" for reason, names in layers.items()]

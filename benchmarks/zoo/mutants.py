@@ -29,6 +29,8 @@ _CONFUSED = {
     _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
     _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
     _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),
+    _OP.SQRT: (_OP.RSQRT, _OPTIONS.NONE, None),
+    _OP.COS: (_OP.SIN, _OPTIONS.NONE, None),
     _OP.SOFTMAX: (_OP.LOGISTIC, _OPTIONS.NONE, None),
     _OP.SUM: (_OP.MEAN, _OPTIONS.ReducerOptions, None),
     _OP.REDUCE_MAX: (_OP.SUM, _OPTIONS.ReducerOptions, None),

@@ -7,7 +7,7 @@ from typing import Any
 
 from export.architecture import tensor_table, variables_of
 from export.describing.draft import Draft
-from export.describing.layers import LAYERS, check_common
+from export.describing.layers import LAYERS, NOISY, attend, check_common
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
 from fedprune.errors import TaskError
@@ -59,8 +59,10 @@ class _Walk:
         layer = node.layer
         if isinstance(layer, IS_OPERATOR):
             return [self._operator(node, made)]
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            return [self._attention(node, made, training)]
         if not isinstance(layer, keras.Model) and type(layer) not in LAYERS:
-            kinds = ", ".join(sorted(kind.__name__ for kind in LAYERS))
+            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, keras.layers.MultiHeadAttention]))
             refuse(layer, "a layer of this kind", f"layers of these: {kinds}")
         inputs = [made[tensor] for tensor in node.flat_input_ids]
         if not all(isinstance(value, Value) for value in inputs):
@@ -81,9 +83,27 @@ class _Walk:
         check_common(layer)
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
-        if training is False and isinstance(layer, keras.layers.Dropout):
+        if training is False and isinstance(layer, NOISY):
             return Value(inputs[0])
         value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
+        self._check_shape(layer, node.outputs, value)
+        return value
+
+    def _attention(self, node: Any, made: Mapping[str, Made], training: bool | None) -> Made:
+        """The one layer whose inputs are arguments of their own."""
+        layer = node.layer
+        check_common(layer)
+        given = dict(zip(("query", "value", "key"), node.call_args, strict=False)) | dict(node.call_kwargs)
+        causal = bool(given.pop("use_causal_mask", False))
+        training = _check_training(layer, given.pop("training", None), training)
+        tensors = [given.pop(name) for name in ("query", "value", "key") if given.get(name) is not None]
+        inputs = [made.get(str(id(tensor))) for tensor in tensors]
+        if any(argument is not None and argument is not False for argument in given.values()):
+            refuse(layer, f"a call with {', '.join(given)}", "a call with query, value, key and use_causal_mask")
+        if len(inputs) < 2 or not all(isinstance(value, Value) for value in inputs):
+            refuse(layer, "a call with constants", "a call with the outputs of layers alone")
+        numbers = [value.number for value in inputs if isinstance(value, Value)]
+        value = Value(attend(self._draft, layer, numbers, causal=causal, training=training))
         self._check_shape(layer, node.outputs, value)
         return value
 
@@ -140,6 +160,10 @@ def _check_arguments(node: Any, training: bool | None) -> bool | None:
     if any(argument is not None for argument in [*others, *arguments.values()]):
         named = ", ".join(name for name, argument in arguments.items() if argument is not None)
         refuse(layer, f"a call with {named or 'more arguments than its input'}", "a call without")
+    return _check_training(layer, given, training)
+
+
+def _check_training(layer: Any, given: Any, training: bool | None) -> bool | None:
     if given is None:
         return training
     if given is not False and given != 0:

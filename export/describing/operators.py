@@ -17,7 +17,7 @@ from export.describing.layers import DEFAULT_SLOPE, concatenate, leaky, rescale,
 from export.describing.refusal import plain, refuse
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
-from fedprune.network.layers import Function, Statistic
+from fedprune.network.layers import Function, Operation, Statistic
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,19 @@ def _subtract(draft: Draft, layer: Any, arguments: Arguments) -> Made:
 
 
 def _multiply(draft: Draft, layer: Any, arguments: Arguments) -> Made:
-    value, constant = _with_constant(layer, arguments["x"], arguments["y"])
+    x, y = arguments["x"], arguments["y"]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _merge(Operation.MULTIPLY)(draft, layer, arguments)
+    value, constant = _with_constant(layer, x, y)
     return Value(rescale(draft, layer, value, constant, 0.0))
+
+
+def _merge(operation: Operation) -> _Reader:
+    def read(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+        x, y = (_value(layer, arguments[name]) for name in ("x", "y"))
+        return Value(draft.add(layer, network.Merge, x, y, operation=operation))
+
+    return read
 
 
 def _scale(draft: Draft, layer: Any, arguments: Arguments) -> Made:
@@ -123,6 +134,22 @@ def _leaky_relu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     return Value(leaky(draft, layer, _value(layer, arguments["features"]), slope))
 
 
+def _elu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    x = _value(layer, arguments["features"])
+    return Value(draft.add(layer, network.Activation, x, function=Function.ELU, slope=1.0))
+
+
+def _gelu(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    function = Function.GELU_TANH if arguments.get("approximate") else Function.GELU
+    return Value(draft.add(layer, network.Activation, _value(layer, arguments["features"]), function=function))
+
+
+def _swish(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    if arguments.get("beta", 1.0) != 1.0:
+        refuse(layer, f"beta = {plain(arguments['beta'])}", "1")
+    return Value(draft.add(layer, network.Activation, _value(layer, arguments["features"]), function=Function.SWISH))
+
+
 def _softmax(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     x = _value(layer, arguments["logits"])
     if arguments.get("axis") not in (None, -1, len(draft.shape(x))):
@@ -131,7 +158,10 @@ def _softmax(draft: Draft, layer: Any, arguments: Arguments) -> Made:
 
 
 def _maximum(draft: Draft, layer: Any, arguments: Arguments) -> Made:
-    value, constant = _with_constant(layer, arguments["x"], arguments["y"])
+    x, y = arguments["x"], arguments["y"]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _merge(Operation.MAXIMUM)(draft, layer, arguments)
+    value, constant = _with_constant(layer, x, y)
     if np.any(constant):
         refuse(layer, "a maximum with other numbers than 0", "0, or tf.nn.relu")
     return Value(draft.add(layer, network.Activation, value, function=Function.RELU))
@@ -272,19 +302,26 @@ OPERATORS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "math.add_n": (("inputs",), _add_all),
     "math.divide": (("x", "y"), _divide),
     "math.maximum": (("x", "y"), _maximum),
+    "math.minimum": (("x", "y"), _merge(Operation.MINIMUM)),
     "math.multiply": (("x", "y"), _multiply),
     "math.negative": (("x",), _negative),
     "math.reduce_max": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MAX)),
     "math.reduce_mean": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MEAN)),
     "math.sigmoid": (("x",), _function(Function.SIGMOID)),
+    "math.softplus": (("features",), _function(Function.SOFTPLUS)),
     "math.subtract": (("x", "y"), _subtract),
     "math.tanh": (("x",), _function(Function.TANH)),
     "math.truediv": (("x", "y"), _divide),
     "nn.bias_add": (("value", "bias", "data_format"), _add_bias),
+    "nn.elu": (("features",), _elu),
+    "nn.gelu": (("features", "approximate"), _gelu),
     "nn.leaky_relu": (("features", "alpha"), _leaky_relu),
     "nn.relu": (("features",), _function(Function.RELU)),
     "nn.relu6": (("features",), _function(Function.RELU6)),
+    "nn.selu": (("features",), _function(Function.SELU)),
+    "nn.silu": (("features", "beta"), _swish),
     "nn.softmax": (("logits", "axis"), _softmax),
+    "nn.softsign": (("features",), _function(Function.SOFTSIGN)),
     "reshape": (("tensor", "shape"), _reshape),
     "shape": (("input", "out_type"), _shape),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.describing.layers import NOISY
 from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
 from fedprune.keras.stack import keras, tf
@@ -31,7 +32,7 @@ _SCALES = (1.0, 30.0)
 
 
 def check_parity(model: Any, network: Network, table: TensorTable) -> None:
-    """Raise `TaskError` unless the model built of `network` does what `model` does, dropout aside.
+    """Raise `TaskError` unless the model built of `network` does what `model` does, noise aside.
 
     `table` has a row for each of `model.weights`, which are left as they were.
     """
@@ -40,7 +41,7 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
     theirs = {spec.name: variable for spec, variable in zip(table, model.weights, strict=True)}
     kept = model.get_weights()
     try:
-        with _without_dropout(model), _without_dropout(built):
+        with _without_noise(model), _without_noise(built):
             for scale in _SCALES:
                 keyed = Keyed(0, "parity", f"{scale:g}")
                 weights = {spec.name: _drawn(spec, keyed) for spec in table}
@@ -98,15 +99,20 @@ def _drawn(spec: TensorSpec, keyed: Keyed) -> Array:
 
 
 @contextmanager
-def _without_dropout(model: Any) -> Iterator[None]:
-    rates = {layer: layer.rate for layer in model.submodules if isinstance(layer, keras.layers.Dropout)}
+def _without_noise(model: Any) -> Iterator[None]:
+    noisy = [
+        (layer, "stddev" if isinstance(layer, keras.layers.GaussianNoise) else "rate")
+        for layer in model.submodules
+        if isinstance(layer, NOISY)
+    ]
+    kept = [getattr(layer, setting) for layer, setting in noisy]
     try:
-        for layer in rates:
-            layer.rate = 0.0
+        for layer, setting in noisy:
+            setattr(layer, setting, 0.0)
         yield
     finally:
-        for layer, rate in rates.items():
-            layer.rate = rate
+        for (layer, setting), value in zip(noisy, kept, strict=True):
+            setattr(layer, setting, value)
 
 
 def _norm(array: NDArray[np.generic]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fedprune.errors import TaskError
+from fedprune.keras import activations
 from fedprune.keras.stack import keras
 
 Config = Mapping[str, Any]
@@ -64,7 +65,7 @@ def _setting(described: Config, name: str, value: Any) -> Any:
         value = value.get("config") if value.get("module") == "builtins" else value
     if name == "activation" and value not in _ACTIVATIONS:
         refuse(described, f"has the activation {str(value)[:60]!r}; use one of {', '.join(sorted(_ACTIVATIONS))}")
-    return plain(described, value)
+    return _ACTIVATIONS[value] if name == "activation" else plain(described, value)
 
 
 def _part(described: Config, value: Any, module: Any, known: Mapping[str, frozenset[str]]) -> Any:
@@ -97,14 +98,16 @@ _KERNEL = "kernel_initializer kernel_regularizer kernel_constraint"
 _DEPTHWISE = "depth_multiplier depthwise_initializer depthwise_regularizer depthwise_constraint"
 _POINTWISE = "pointwise_initializer pointwise_regularizer pointwise_constraint"
 _ORDINARY = _names(f"filters groups {_CONVOLUTION} {_WEIGHTS} {_KERNEL}")
+_TRANSPOSED = _names(f"filters output_padding {_CONVOLUTION} {_WEIGHTS} {_KERNEL}")
 _EACH_CHANNEL = _names(f"{_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE}")
 _SEPARABLE = _names(f"filters {_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE} {_POINTWISE}")
 _POOLING = _names(f"pool_size {_WINDOWS}")
 _GLOBAL_POOLING = _names("data_format keepdims")
-_NORMALIZATION = """
-    axis momentum epsilon center scale synchronized renorm beta_initializer gamma_initializer moving_mean_initializer
-    moving_variance_initializer beta_regularizer gamma_regularizer beta_constraint gamma_constraint
+_STATELESS = """
+    axis epsilon center scale beta_initializer gamma_initializer beta_regularizer gamma_regularizer beta_constraint
+    gamma_constraint
 """
+_NORMALIZATION = f"{_STATELESS} momentum synchronized renorm moving_mean_initializer moving_variance_initializer"
 
 _SETTINGS: dict[str, frozenset[str]] = {
     "Activation": _names("activation"),
@@ -115,28 +118,48 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "BatchNormalization": _names(_NORMALIZATION),
     "Concatenate": _names("axis"),
     "Conv1D": _ORDINARY,
+    "Conv1DTranspose": _TRANSPOSED,
     "Conv2D": _ORDINARY,
+    "Conv2DTranspose": _TRANSPOSED,
+    "Cropping1D": _names("cropping"),
+    "Cropping2D": _names("cropping data_format"),
     "Dense": _names(f"units {_WEIGHTS} {_KERNEL}"),
     "DepthwiseConv1D": _EACH_CHANNEL,
     "DepthwiseConv2D": _EACH_CHANNEL,
+    "Dot": _names("axes normalize"),
     "Dropout": _names("rate noise_shape"),
+    "ELU": _names("alpha"),
     "Flatten": _names("data_format"),
+    "GaussianDropout": _names("rate"),
+    "GaussianNoise": _names("stddev"),
     "GlobalAveragePooling1D": _GLOBAL_POOLING,
     "GlobalAveragePooling2D": _GLOBAL_POOLING,
     "GlobalMaxPooling1D": _GLOBAL_POOLING,
     "GlobalMaxPooling2D": _GLOBAL_POOLING,
+    "GroupNormalization": _names(f"groups {_STATELESS}"),
     "Identity": frozenset(),
+    "LayerNormalization": _names(_STATELESS),
     "LeakyReLU": _names("negative_slope"),
     "MaxPooling1D": _POOLING,
     "MaxPooling2D": _POOLING,
+    "Maximum": frozenset(),
+    "Minimum": frozenset(),
+    "Multiply": frozenset(),
     "Normalization": _names("axis mean variance invert"),
+    "Permute": _names("dims"),
     "ReLU": _names("max_value negative_slope threshold"),
+    "RepeatVector": _names("n"),
     "Rescaling": _names("scale offset"),
     "Reshape": _names("target_shape"),
     "SeparableConv1D": _SEPARABLE,
     "SeparableConv2D": _SEPARABLE,
     "Softmax": _names("axis"),
+    "SpatialDropout1D": _names("rate"),
+    "SpatialDropout2D": _names("rate data_format"),
     "Subtract": frozenset(),
+    "UnitNormalization": _names("axis"),
+    "UpSampling1D": _names("size"),
+    "UpSampling2D": _names("size interpolation data_format"),
     "ZeroPadding1D": _names("padding"),
     "ZeroPadding2D": _names("padding data_format"),
 }
@@ -146,7 +169,13 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ADDED = {"BatchNormalization": {"fused": False}}
 """Keras 3 moves the variance as it is computed, tf_keras' fused kernel the unbiased one."""
 
-_ACTIVATIONS = _names("leaky_relu linear relu relu6 sigmoid softmax tanh")
+_AS_NAMED = _names("elu gelu leaky_relu linear relu relu6 selu sigmoid softmax softplus softsign tanh")
+_ACTIVATIONS: dict[Any, Any] = {name: name for name in _AS_NAMED} | {
+    "hard_sigmoid": activations.hard_sigmoid,
+    "hard_silu": activations.hard_swish,
+    "silu": "swish",
+}
+"""tf_keras' by Keras 3's names."""
 _VARIANCE_SCALING = _names("scale mode distribution seed")
 _DISTRIBUTION = _names("mean stddev seed")
 _INITIALIZERS: dict[str, frozenset[str]] = {

@@ -67,7 +67,7 @@ class Truth:
 
 
 class Reference:
-    """A model in tf_keras, in float64, with its dropout's noise given."""
+    """A model in tf_keras, in float64, with its noise given."""
 
     def __init__(self, model: Any, objective: Objective) -> None:
         self._wide = _Model(model, objective, "float64")
@@ -170,6 +170,10 @@ class _Model:
         own = layer.call
         if isinstance(layer, keras.layers.Dropout) and 0.0 < layer.rate < 1.0:
             own = self._dropout(layer.rate)
+        elif isinstance(layer, keras.layers.GaussianDropout) and 0.0 < layer.rate < 1.0:
+            own = self._gaussian_noise(math.sqrt(layer.rate / (1.0 - layer.rate)), relative=True)
+        elif isinstance(layer, keras.layers.GaussianNoise) and layer.stddev:
+            own = self._gaussian_noise(layer.stddev, relative=False)
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
             own = _with_unbiased_variance(layer, own)
         if self._dtype == "float64":
@@ -204,6 +208,16 @@ class _Model:
                 return x
             kept = tf.cast(next(self._noise) > tf.cast(rate, x.dtype), x.dtype)
             return x * kept / (1.0 - rate)
+
+        return call
+
+    def _gaussian_noise(self, deviation: float, *, relative: bool) -> Callable[..., tf.Tensor]:
+        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+            if training is False:
+                return x
+            radius = tf.sqrt(-2.0 * tf.math.log(1.0 - next(self._noise)))
+            noise = radius * tf.cos(2.0 * math.pi * next(self._noise)) * deviation
+            return x + noise * (x if relative else 1.0)
 
         return call
 

@@ -42,6 +42,7 @@ class Code(IntEnum):
     SOFTMAX = 25
     TANH = 28
     PAD = 34
+    TRANSPOSE = 39
     SUB = 41
     DIV = 42
     EXP = 47
@@ -51,9 +52,11 @@ class Code(IntEnum):
     SLICE = 65
     LOG = 73
     SUM = 74
+    SQRT = 75
     RSQRT = 76
     REDUCE_MAX = 82
     LEAKY_RELU = 98
+    COS = 108
     BATCH_MATMUL = 126
 
 
@@ -99,6 +102,7 @@ _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.RESHAPE: (17, {"new_shape": _Field(0)}),
     Code.MUL: (21, {}),
     Code.PAD: (22, {}),
+    Code.TRANSPOSE: (26, {}),
     Code.SUM: (27, {"keep_axes": _Field(0, default=False)}),
     Code.REDUCE_MAX: (27, {"keep_axes": _Field(0, default=False)}),
     Code.SUB: (28, {}),

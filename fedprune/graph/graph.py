@@ -113,6 +113,12 @@ class Graph:
     def rsqrt(self, x: Tensor) -> Tensor:
         return self._operate(Code.RSQRT, [x], x.shape)
 
+    def sqrt(self, x: Tensor) -> Tensor:
+        return self._operate(Code.SQRT, [x], x.shape)
+
+    def cos(self, x: Tensor) -> Tensor:
+        return self._operate(Code.COS, [x], x.shape)
+
     def sum(self, x: Tensor, *axes: int) -> Tensor:
         """The sum over `axes`, which are adjacent, and stay in the shape with size 1."""
         terms = math.prod(x.shape[axis] for axis in axes)
@@ -136,11 +142,21 @@ class Graph:
         shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
+    def batch_matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        """The product of two matrices for each entry of the leading axes, which are equal."""
+        rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+        shape = (*a.shape[:-2], rows, columns)
+        return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
+
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         shape = tuple(shape)
         return (
             x if shape == x.shape else self._operate(Code.RESHAPE, [x, self._integers(shape)], shape, new_shape=shape)
         )
+
+    def transpose(self, x: Tensor, *axes: int) -> Tensor:
+        """`x` with its axes in another order."""
+        return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
 
     def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
         """`x` with `before` and `after` more entries of `value` along one axis."""

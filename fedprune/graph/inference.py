@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.rules import Pending, apply_layer
 from fedprune.model.tensors import Weights
 from fedprune.network import layers as kinds
 from fedprune.network.description import Network
@@ -42,7 +45,8 @@ def write_inference_graph(network: Network, weights: Weights, batch_size: int) -
     writer = _Writer(Graph(), weights)
     values = [writer.graph.input("x", (batch_size, *network.inputs[0]))]
     for layer, call in network.steps():
-        values.append(_RULES[type(layer)](writer, layer, [values[number] for number in call.inputs]))
+        rule = _RULES.get(type(layer), _as_trained)
+        values.append(rule(writer, layer, [values[number] for number in call.inputs]))
     return writer.graph.finish(SIGNATURE, {"y": values[network.outputs[0]]})
 
 
@@ -58,6 +62,17 @@ class _Writer:
         return self.constant(self.weights[name] if name else np.zeros(size))
 
 
+def _as_trained(writer: _Writer, layer: kinds.AnyLayer, inputs: list[Tensor]) -> Tensor:
+    """The layer by its training rule, with training turned off."""
+    tape = Tape(writer.graph)
+
+    def weight(name: str) -> Value:
+        return tape.leaf(writer.constant(writer.weights[name]), differentiable=False)
+
+    values = [Pending(tape.leaf(x, differentiable=False)) for x in inputs]
+    return apply_layer(Context(tape, weight), layer, values).get().tensor
+
+
 def _dense(writer: _Writer, layer: kinds.Dense, inputs: list[Tensor]) -> Tensor:
     (x,) = inputs
     rows = writer.graph.reshape(x, (x.size // x.shape[-1], x.shape[-1]))
@@ -67,6 +82,8 @@ def _dense(writer: _Writer, layer: kinds.Dense, inputs: list[Tensor]) -> Tensor:
 
 
 def _convolution(writer: _Writer, layer: kinds.Convolution, inputs: list[Tensor]) -> Tensor:
+    if layer.is_dilated or layer.groups > 1:
+        return _as_trained(writer, layer, inputs)
     kernel = _with_rows(writer.weights[layer.kernel])
     filters, bias = writer.constant(np.moveaxis(kernel, -1, 0)), writer.bias(layer.bias, layer.filters)
     y = writer.graph.convolve(_image(writer, layer, inputs[0]), filters, bias, **_windows(layer))
@@ -74,6 +91,8 @@ def _convolution(writer: _Writer, layer: kinds.Convolution, inputs: list[Tensor]
 
 
 def _depthwise(writer: _Writer, layer: kinds.DepthwiseConvolution, inputs: list[Tensor]) -> Tensor:
+    if layer.is_dilated:
+        return _as_trained(writer, layer, inputs)
     kernel = _with_rows(writer.weights[layer.kernel])
     filters = writer.constant(kernel.reshape(1, *kernel.shape[:2], -1))
     bias = writer.bias(layer.bias, filters.shape[-1])
@@ -87,17 +106,6 @@ def _pooling(writer: _Writer, layer: kinds.Pooling, inputs: list[Tensor]) -> Ten
     return _without_rows(writer, y, inputs[0])
 
 
-def _global_pooling(writer: _Writer, layer: kinds.GlobalPooling, inputs: list[Tensor]) -> Tensor:
-    (x,) = inputs
-    graph, places = writer.graph, math.prod(x.shape[1:-1])
-    flat = graph.reshape(x, (x.shape[0], places, x.shape[-1]))
-    if layer.statistic is Statistic.MAX:
-        y = graph.reduce_max(flat, 1)
-    else:
-        y = graph.multiply(graph.sum(flat, 1), 1.0 / places)
-    return graph.reshape(y, (x.shape[0], *layer.output(x.shape[1:])))
-
-
 def _batch_normalization(writer: _Writer, layer: kinds.BatchNormalization, inputs: list[Tensor]) -> Tensor:
     mean, variance = (writer.weights[name].astype(np.float64) for name in (layer.mean, layer.variance))
     gamma = writer.weights[layer.gamma] if layer.gamma else 1.0
@@ -107,38 +115,8 @@ def _batch_normalization(writer: _Writer, layer: kinds.BatchNormalization, input
     return writer.graph.add(scaled, writer.constant(beta - mean * factor))
 
 
-def _reshape(writer: _Writer, layer: kinds.Reshape, inputs: list[Tensor]) -> Tensor:
-    return writer.graph.reshape(inputs[0], (inputs[0].shape[0], *layer.shape))
-
-
-def _zero_padding(writer: _Writer, layer: kinds.ZeroPadding, inputs: list[Tensor]) -> Tensor:
-    (x,) = inputs
-    for axis, (before, after) in enumerate(layer.padding, start=1):
-        x = writer.graph.pad(x, axis, before, after)
-    return x
-
-
-def _rescaling(writer: _Writer, layer: kinds.Rescaling, inputs: list[Tensor]) -> Tensor:
-    scale, offset = (writer.constant(np.array(numbers)) for numbers in (layer.scale, layer.offset))
-    return writer.graph.add(writer.graph.multiply(inputs[0], scale), offset)
-
-
-def _dropout(_: _Writer, __: kinds.Dropout, inputs: list[Tensor]) -> Tensor:
-    return inputs[0]
-
-
-def _add(writer: _Writer, _: kinds.Add, inputs: list[Tensor]) -> Tensor:
-    total, *others = inputs
-    for other in others:
-        total = writer.graph.add(total, other)
-    return total
-
-
-def _concatenate(writer: _Writer, layer: kinds.Concatenate, inputs: list[Tensor]) -> Tensor:
-    return writer.graph.concatenate(inputs, layer.axis + 1)
-
-
 def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) -> Tensor:
+    """Where runtimes have no operator, or one that is less exact than it could be, the function as it trains."""
     (x,), graph = inputs, writer.graph
     if layer.function is Function.LEAKY_RELU:
         return graph.leaky_relu(x, layer.slope)
@@ -149,7 +127,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
         Function.SOFTMAX: graph.softmax,
         Function.TANH: graph.tanh,
     }
-    return functions[layer.function](x)
+    return functions[layer.function](x) if layer.function in functions else _as_trained(writer, layer, inputs)
 
 
 def _image(writer: _Writer, layer: kinds.Windowed, x: Tensor) -> Tensor:
@@ -178,16 +156,10 @@ def _windows(layer: kinds.Windowed) -> dict[str, Any]:
 
 _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {
     kinds.Activation: _activation,
-    kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
-    kinds.Concatenate: _concatenate,
     kinds.Convolution: _convolution,
     kinds.Dense: _dense,
     kinds.DepthwiseConvolution: _depthwise,
-    kinds.Dropout: _dropout,
-    kinds.GlobalPooling: _global_pooling,
     kinds.Pooling: _pooling,
-    kinds.Rescaling: _rescaling,
-    kinds.Reshape: _reshape,
-    kinds.ZeroPadding: _zero_padding,
 }
+"""The layers that runtimes have a fast operator for, or that are less work with constant weights."""

@@ -1,4 +1,4 @@
-"""Layer rules: each layer of a description, as it trains, in differentiable operations.
+"""Layer rules: each layer of a description, as it trains and as it infers, in differentiable operations.
 
 A rule takes the context, the layer and its inputs, and returns its output. Layers over one axis are layers over images
 of one row.
@@ -16,19 +16,25 @@ from typing import Any
 import numpy as np
 
 from fedprune.graph import operations as ops
+from fedprune.graph.activations import KEEP_ORDER, activate
+from fedprune.graph.attention import multi_head_attention
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
+from fedprune.graph.convolutions import as_image, convolution, depthwise, transposed_convolution, with_bias
+from fedprune.graph.joins import merge
+from fedprune.graph.noise import dropout, gaussian_noise
 from fedprune.graph.normalization import batch_normalization
+from fedprune.graph.products import dot
+from fedprune.graph.rearranging import cropping, permute, upsampling
+from fedprune.graph.standardization import group_normalization, layer_normalization, unit_normalization
 from fedprune.graph.windows import (
     Windows,
     average_pool,
-    convolution_patches,
-    depthwise_convolution,
     max_pool,
     windows_of,
 )
 from fedprune.network import layers as kinds
-from fedprune.network.layers import Function, Statistic
+from fedprune.network.layers import Statistic
 
 
 class Pending:
@@ -59,10 +65,10 @@ def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Pending]) 
     match layer:
         case kinds.Pooling(statistic=Statistic.MAX):
             return inputs[0].below(lambda x: _pooling(context, layer, [x]))
-        case kinds.Activation(function=function) if function in _KEEP_ORDER:
+        case kinds.Activation(function=function) if function in KEEP_ORDER:
             return inputs[0].then(lambda x: _activation(context, layer, [x]))
         case kinds.Convolution(bias=bias):
-            y = Pending(_convolution(context, layer, [inputs[0].get()]))
+            y = Pending(convolution(context, layer, [inputs[0].get()]))
             return y.then(lambda x: ops.add(context.tape, x, context.weight(bias))) if bias else y
     return Pending(_RULES[type(layer)](context, layer, [x.get() for x in inputs]))
 
@@ -71,27 +77,7 @@ def _dense(context: Context, layer: kinds.Dense, inputs: list[Value]) -> Value:
     (x,) = inputs
     rows = ops.reshape(context.tape, x, (x.tensor.size // x.shape[-1], x.shape[-1]))
     y = ops.matmul(context.tape, rows, context.weight(layer.kernel))
-    return _with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
-
-
-def _convolution(context: Context, layer: kinds.Convolution, inputs: list[Value]) -> Value:
-    x = _as_image(context.tape, inputs[0])
-    windows = windows_of(layer, x.shape)
-    kernel = context.weight(layer.kernel)
-    matrix = ops.reshape(context.tape, kernel, (math.prod(kernel.shape[:-1]), layer.filters))
-    y = ops.matmul(context.tape, convolution_patches(context.tape, x, windows), matrix)
-    return ops.reshape(context.tape, y, _places(inputs[0], windows, layer.filters))
-
-
-def _depthwise(context: Context, layer: kinds.DepthwiseConvolution, inputs: list[Value]) -> Value:
-    """With a multiplier, channels are repeated."""
-    kernel = context.weight(layer.kernel)
-    channels = kernel.shape[-2] * layer.multiplier
-    image = ops.repeat_channels(context.tape, _as_image(context.tape, inputs[0]), layer.multiplier)
-    windows = windows_of(layer, image.shape)
-    filters = ops.reshape(context.tape, kernel, (windows.taps, channels))
-    y = depthwise_convolution(context.tape, image, filters, windows)
-    return _with_bias(context, layer, ops.reshape(context.tape, y, _places(inputs[0], windows, channels)))
+    return with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
 
 
 def _batch_normalization(context: Context, layer: kinds.BatchNormalization, inputs: list[Value]) -> Value:
@@ -99,7 +85,7 @@ def _batch_normalization(context: Context, layer: kinds.BatchNormalization, inpu
     gamma = context.weight(layer.gamma) if layer.gamma else _constant(context.tape, 1.0, x.shape[-1])
     beta = context.weight(layer.beta) if layer.beta else _constant(context.tape, 0.0, x.shape[-1])
     mean, variance = context.weight(layer.mean), context.weight(layer.variance)
-    if context.is_frozen(layer.mean):
+    if context.examples is None or context.is_frozen(layer.mean):
         return _normalize_as_moved(context.tape, x, (gamma, beta, mean, variance), layer.epsilon)
     y, moments = batch_normalization(
         context.tape, x, gamma, beta, context.examples, epsilon=layer.epsilon, unbiased=layer.unbiased
@@ -119,7 +105,7 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
 
 
 def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Value:
-    x = _as_image(context.tape, inputs[0])
+    x = as_image(context.tape, inputs[0])
     windows = windows_of(layer, x.shape)
     pool = max_pool if layer.statistic is Statistic.MAX else average_pool
     return ops.reshape(context.tape, pool(context.tape, x, windows), _places(inputs[0], windows, x.shape[-1]))
@@ -153,15 +139,6 @@ def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) ->
     return ops.add(context.tape, y, _constant(context.tape, layer.offset, x.shape[-1]))
 
 
-def _dropout(context: Context, layer: kinds.Dropout, inputs: list[Value]) -> Value:
-    (x,) = inputs
-    if layer.rate == 0.0:
-        return x
-    graph = context.tape.graph
-    kept = ops.is_positive(graph, graph.add(context.noise(x.shape), -layer.rate))
-    return ops.scale(context.tape, x, graph.multiply(kept, 1.0 / (1.0 - layer.rate)))
-
-
 def _add(context: Context, _: kinds.Add, inputs: list[Value]) -> Value:
     total, *others = inputs
     for other in others:
@@ -175,18 +152,7 @@ def _concatenate(context: Context, layer: kinds.Concatenate, inputs: list[Value]
 
 def _activation(context: Context, layer: kinds.Activation, inputs: list[Value]) -> Value:
     (x,) = inputs
-    if layer.function is Function.LEAKY_RELU:
-        return ops.leaky_relu(context.tape, x, layer.slope)
-    return _FUNCTIONS[layer.function](context.tape, x)
-
-
-def _with_bias(context: Context, layer: Any, y: Value) -> Value:
-    return ops.add(context.tape, y, context.weight(layer.bias)) if layer.bias else y
-
-
-def _as_image(tape: Tape, x: Value) -> Value:
-    """The image that windows move over: a series is one row."""
-    return ops.reshape(tape, x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
+    return activate(context.tape, layer, x)
 
 
 def _places(x: Value, windows: Windows, channels: int) -> tuple[int, ...]:
@@ -199,29 +165,29 @@ def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
     return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
 
 
-_KEEP_ORDER = frozenset(Function) - {Function.SOFTMAX}
-"""Functions of single numbers, the larger of which never becomes the smaller."""
-
-_FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
-    Function.RELU: ops.relu,
-    Function.RELU6: ops.relu6,
-    Function.SIGMOID: ops.sigmoid,
-    Function.SOFTMAX: ops.softmax,
-    Function.TANH: ops.tanh,
-}
-
 _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Activation: _activation,
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
     kinds.Concatenate: _concatenate,
-    kinds.Convolution: _convolution,
+    kinds.Convolution: convolution,
+    kinds.Cropping: cropping,
     kinds.Dense: _dense,
-    kinds.DepthwiseConvolution: _depthwise,
-    kinds.Dropout: _dropout,
+    kinds.DepthwiseConvolution: depthwise,
+    kinds.Dot: dot,
+    kinds.Dropout: dropout,
+    kinds.GaussianNoise: gaussian_noise,
     kinds.GlobalPooling: _global_pooling,
+    kinds.GroupNormalization: group_normalization,
+    kinds.LayerNormalization: layer_normalization,
+    kinds.Merge: merge,
+    kinds.MultiHeadAttention: multi_head_attention,
+    kinds.Permute: permute,
     kinds.Pooling: _pooling,
     kinds.Rescaling: _rescaling,
     kinds.Reshape: _reshape,
+    kinds.TransposedConvolution: transposed_convolution,
+    kinds.UnitNormalization: unit_normalization,
+    kinds.Upsampling: upsampling,
     kinds.ZeroPadding: _zero_padding,
 }

@@ -48,7 +48,8 @@ def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch
         spec.name: tape.leaf(graph.input(f"w{row}", spec.shape), differentiable=spec.kind in _TRAINED)
         for row, spec in enumerate(table)
     }
-    context = Context(tape, table, weights, examples)
+    frozen = frozenset(spec.name for spec in table.of(TensorClass.FROZEN))
+    context = Context(tape, weights.__getitem__, examples, frozen)
     output = _run(context, network, tape.leaf(x, differentiable=False))
     losses = [LOSSES[loss](tape, output, y, examples.share)]
     for penalty in network.penalties:

@@ -105,6 +105,18 @@ def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
     return tape.record(graph.reshape(patches, (patches.size // width, width)), (x, back))
 
 
+def scatter_patches(tape: Tape, patches: Value, windows: Windows, image: tuple[int, ...]) -> Value:
+    """The adjoint of `convolution_patches`: each row is added to what its window sees, in an image of a shape."""
+    graph, channels = tape.graph, image[3]
+
+    def back(d: Tensor) -> Tensor:
+        rows = patches.shape[0]
+        return graph.concatenate([graph.reshape(part, (rows, channels)) for part in _cut(graph, d, windows)], 1)
+
+    parts = [graph.slice(patches.tensor, 1, tap * channels, channels) for tap in range(windows.taps)]
+    return tape.record(_paste(graph, parts, windows, image), (patches, back))
+
+
 def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows) -> Value:
     """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`.
 

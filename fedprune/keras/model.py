@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedprune.errors import TaskError
-from fedprune.keras.layers import Penalties, make_layer, variables_of
+from fedprune.keras.layers import Penalties, call_layer, make_layer, variables_of
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorTable
@@ -56,7 +56,6 @@ def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any
         if call.layer not in made:
             trainable = frozen.isdisjoint(layer.tensors(*inputs))
             made[call.layer] = make_layer(layer, call.layer, inputs[0], penalties, trainable)
-        first, *others = (values[value] for value in call.inputs)
-        values.append(made[call.layer]([first, *others] if others else first))
+        values.append(call_layer(layer, made[call.layer], [values[value] for value in call.inputs]))
         variables |= variables_of(layer, made[call.layer])
     return keras.Model(values[0], values[network.outputs[0]]), variables

@@ -74,6 +74,30 @@ def transfer() -> Any:
     return model
 
 
+def activations() -> Any:
+    """Functions of numbers, of which hard_sigmoid and hard_swish are others than tf_keras' or unknown there."""
+    x = y = L.Input((5,))
+    for name in ("silu", "gelu", "hard_sigmoid", "hard_swish", "elu", "selu", "softplus", "softsign"):
+        y = L.Dense(6, activation=name)(4.0 * y)
+    y = keras.ops.gelu(keras.ops.silu(L.ELU(0.3)(y)), approximate=True)
+    return keras.Model(x, L.Dense(2)(keras.ops.selu(keras.ops.softplus(keras.ops.softsign(y)))))
+
+
+def decoder() -> Any:
+    """Layers that normalise, join, rearrange and enlarge."""
+    x = L.Input((6, 5, 4))
+    y = L.GroupNormalization(2)(L.Conv2D(4, 3, padding="same", dilation_rate=2)(x))
+    y = L.Multiply()([y, L.Dense(4, activation="sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))])
+    y = L.Maximum()([L.LayerNormalization(axis=-1)(y), keras.ops.minimum(x, y)])
+    y = L.Conv2DTranspose(3, 3, strides=2, padding="same")(L.UpSampling2D(2)(L.Cropping2D(1)(y)))
+    y = L.GaussianNoise(0.0)(L.SpatialDropout2D(0.0)(y))
+    z = L.Reshape((16, 36))(L.Permute((1, 3, 2))(y))
+    z = L.Cropping1D((2, 1))(L.UpSampling1D(2)(L.Conv1D(6, 3, groups=2)(z)))
+    row = L.UnitNormalization()(L.GlobalMaxPooling1D()(L.Conv1DTranspose(6, 2)(z)))
+    z = L.GlobalAveragePooling1D()(L.Dot((2, 2))([z, L.RepeatVector(3)(row)]))
+    return keras.Model(x, L.Dense(2)(L.Concatenate()([z, row])))
+
+
 def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
@@ -91,6 +115,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mobile": mobile,
     "series": series,
     "arithmetic": arithmetic,
+    "activations": activations,
+    "decoder": decoder,
     "transfer": transfer,
 }
 REFUSED: dict[str, Callable[[], Any]] = {

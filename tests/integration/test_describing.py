@@ -40,6 +40,12 @@ def after_convolution(end: Callable[[Any, Any], Any], shape: tuple[int, ...] = I
     return keras.Model(x, L.Dense(2)(L.Flatten()(y) if len(y.shape) > 2 else y))
 
 
+def attended(y: Any, **arguments: Any) -> Any:
+    """What attention makes of the pixels of an image."""
+    places = L.Reshape((16, 3))(y)
+    return L.MultiHeadAttention(2, 3)(places, places, **arguments)
+
+
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
 def test_each_layer_is_described_and_built_alike(make: Callable[[], Any]) -> None:
     described(make())
@@ -69,9 +75,14 @@ def test_each_layer_is_described_and_built_alike(make: Callable[[], Any]) -> Non
         lambda _, y: tf.pad(y, [[0, 0], [1, 1], [0, 2], [0, 0]]),
         lambda _, y: tf.clip_by_value(y, 0, 6),
         lambda _, y: tf.maximum(y, 0.0),
+        lambda x, y: tf.maximum(tf.minimum(x * y, y), x),
+        lambda _, y: L.GaussianDropout(0.3)(L.GaussianNoise(0.2)(L.SpatialDropout2D(0.5)(y))),
         lambda _, y: tf.nn.relu(y),
         lambda _, y: tf.nn.relu6(y),
         lambda _, y: tf.nn.leaky_relu(y, 0.1),
+        lambda _, y: tf.nn.elu(tf.nn.silu(y)),
+        lambda _, y: tf.nn.gelu(tf.nn.gelu(y), approximate=True),
+        lambda _, y: tf.nn.selu(tf.math.softplus(tf.nn.softsign(y))),
         lambda _, y: tf.nn.softmax(y),
         lambda _, y: tf.tanh(tf.sigmoid(tf.identity(tf.cast(y, "float32")))),
         lambda _, y: keras.activations.relu(y, max_value=6),
@@ -94,7 +105,6 @@ def test_operators_of_plain_arithmetic_are_described(middle: Callable[[Any, Any]
     [
         (lambda _, y: y[..., ::-1], "a slice of a value"),
         (lambda _, y: tf.exp(y), r"operator tf\.math\.exp is not supported; use layers, \+ - \* / and"),
-        (lambda x, y: x * y, r"tf\.math\.multiply of these arguments"),
         (lambda x, y: x / y, r"tf\.math\.truediv of these arguments"),
         (lambda _, y: y / 0.0, "dividing by"),
         (lambda _, y: y + np.ones((4, 1), np.float32), r"offset of shape \[4, 1\].*one for each channel"),
@@ -104,12 +114,18 @@ def test_operators_of_plain_arithmetic_are_described(middle: Callable[[Any, Any]
         (lambda _, y: tf.reshape(y, (-1, 24)), "other numbers"),
         (lambda _, y: y * tf.cast(tf.shape(y)[0], tf.float32), r"tf\.cast of these arguments"),
         (lambda _, y: L.Lambda(lambda z: z + 1)(y), r"layer 'lambda.*use layers of these: Activation, Add"),
-        (lambda _, y: L.Conv2D(4, 2, dilation_rate=2, name="far")(y), r"'far' \(Conv2D\): dilation_rate = \(2, 2\)"),
-        (lambda _, y: L.Conv2D(3, 1, groups=3)(y), "groups = 3.*use 1"),
+        (lambda _, y: y * L.GlobalAveragePooling2D()(y), "joins inputs of one shape but for axes of size 1"),
+        (lambda _, y: L.MultiHeadAttention(2, 3)(y, y), r"attention_axes = \(1, 2\)"),
+        (lambda _, y: attended(y, attention_mask=tf.ones((1, 16, 16))), "a call with attention_mask"),
+        (lambda _, y: attended(y, training=True), "training = True"),
+        (lambda x, y: L.Dot((1, 1))([x, y]), "takes rows or matrices"),
+        (lambda _, y: L.GroupNormalization(2, axis=1)(y), "axis = 1"),
+        (lambda _, y: L.UnitNormalization(1)(y), "axis = 1"),
+        (lambda _, y: L.Conv2DTranspose(4, 3, strides=2, output_padding=1)(y), "output_padding"),
         (lambda _, y: L.Conv2D(3, 1, kernel_constraint="max_norm")(y), "kernel_constraint is not supported; use none"),
         (lambda _, y: L.Conv2D(3, 1, activity_regularizer="l2")(y), "activity_regularizer"),
         (lambda _, y: L.Conv2D(3, 1, kernel_regularizer=keras.regularizers.OrthogonalRegularizer())(y), "L1, L2 or"),
-        (lambda _, y: L.Conv2D(3, 1, activation="gelu")(y), "activation gelu.*linear, relu"),
+        (lambda _, y: L.Conv2D(3, 1, activation="mish")(y), "activation mish.*linear, relu"),
         (lambda _, y: L.Dense(3, dtype="float16")(y), "float16"),
         (lambda _, y: L.BatchNormalization(axis=1)(y), r"axis = \[1\].*use \[3\]"),
         (lambda _, y: L.BatchNormalization()(y, training=False), "training = False of a layer that is not frozen"),

@@ -143,12 +143,17 @@ UNSUPPORTED = {
         lambda: L.LSTM(4),
         r"layer 'it' \(LSTM\): a layer of this kind .* use .* Conv1D, ",
     ),
-    "dilation": (Image, lambda: L.Conv2D(4, 3, dilation_rate=2), r"\(Conv2D\): dilation_rate = \(2, 2\)"),
-    "groups": (Image, lambda: L.Conv2D(4, 3, groups=2), "groups = 2"),
+    "output padding": (
+        Image,
+        lambda: L.Conv2DTranspose(4, 3, strides=2, output_padding=1),
+        r"\(Conv2DTranspose\): output_padding = \(1, 1\)",
+    ),
+    "bilinear": (Image, lambda: L.UpSampling2D(interpolation="bilinear"), "interpolation = 'bilinear' .* 'nearest'"),
+    "rows of channels": (Image, lambda: L.LayerNormalization(1), r"axis = \[1\] is .* use the last axis"),
     "constraint": ((5,), lambda: L.Dense(4, kernel_constraint="non_neg"), "kernel_constraint"),
     "activity": ((5,), lambda: L.Dense(4, activity_regularizer="l2"), "activity_regularizer"),
     "regularizer": ((5,), lambda: L.Dense(5, kernel_regularizer="orthogonal_regularizer"), "OrthogonalRegularizer"),
-    "activation": ((5,), lambda: L.Dense(4, "gelu"), "activation gelu .* use linear, relu"),
+    "activation": ((5,), lambda: L.Dense(4, "mish"), "activation mish .* use one of these: linear, relu"),
     "threshold": ((5,), lambda: L.ReLU(threshold=0.1), r"threshold = 0\.1 is .* use 0"),
     "noise shape": (Image, lambda: L.Dropout(0.5, noise_shape=(None, 1, 1, 2)), "noise_shape"),
     "axis": ((6, 5), lambda: L.BatchNormalization(axis=1), r"axis = \[1\] is .* use \[2\]"),
@@ -178,8 +183,8 @@ def test_layers_called_in_inference_mode_are_refused() -> None:
 
 def test_a_kind_is_refused_before_how_it_is_called() -> None:
     x = L.Input((4, 6))
-    model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.MultiHeadAttention(2, 3)(x, x))))
-    with pytest.raises(TaskError, match=r"\(MultiHeadAttention\): a layer of this kind is not supported"):
+    model = keras.Model(x, L.Dense(CLASSES)(L.Flatten()(L.Attention()([x, x], use_causal_mask=True))))
+    with pytest.raises(TaskError, match=r"\(Attention\): a layer of this kind is not supported"):
         describe(model)
 
 
@@ -202,14 +207,24 @@ def small() -> Any:
     return keras.Model(x, L.Dense(CLASSES, kernel_regularizer="l2")(L.Flatten()(y)))
 
 
-def test_what_is_right_is_proven() -> None:
-    model = small()
+@pytest.mark.parametrize("name", ["small", "noisy"])
+def test_what_is_right_is_proven(name: str) -> None:
+    model = {"small": small, "noisy": noisy}[name]()
     proof_of(model, SPARSE).check(training_graph(model, SPARSE.loss, BATCH))
 
 
-def test_a_graph_with_any_mistake_is_refused() -> None:
+def noisy() -> Any:
+    """A network with every layer that draws noise but ordinary dropout."""
+    x = L.Input(Image)
+    y = L.Reshape((35, 5))(L.SpatialDropout2D(0.3)(L.GaussianNoise(0.4)(L.Conv2D(5, 3)(x))))
+    y = L.MultiHeadAttention(1, 2, dropout=0.2)(y, y)
+    return keras.Model(x, L.Dense(CLASSES)(L.GaussianDropout(0.2)(L.Flatten()(y))))
+
+
+@pytest.mark.parametrize("build", [small, noisy])
+def test_a_graph_with_any_mistake_is_refused(build: Callable[[], Any]) -> None:
     """In every constant, and in an operator of every kind."""
-    model = small()
+    model = build()
     tensors = tensor_table(model)
     judge, graph = proof_of(model, SPARSE), training_graph(model, SPARSE.loss, BATCH)
     refused: Counter[str] = Counter()
@@ -218,8 +233,8 @@ def test_a_graph_with_any_mistake_is_refused() -> None:
             refused[what] += 1
             with pytest.raises(NotProven, match=r"differs from tf_keras: .* times as far off as rounding"):
                 judge.check(mutant)
-    assert refused["a constant"] > 8
-    assert refused["a larger constant"] > 8
+    assert refused["a constant"] > 6
+    assert refused["a larger constant"] > 6
     assert len(refused) > 15
 
 

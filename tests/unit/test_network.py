@@ -31,18 +31,30 @@ from fedprune.network.layers import (
     BatchNormalization,
     Concatenate,
     Convolution,
+    Cropping,
     Dense,
     DepthwiseConvolution,
+    Dot,
     Dropout,
     Function,
+    GaussianNoise,
     GlobalPooling,
+    GroupNormalization,
     LayerError,
+    LayerNormalization,
+    Merge,
+    MultiHeadAttention,
+    Operation,
     Padding,
+    Permute,
     Pooling,
     Rescaling,
     Reshape,
     Shape,
     Statistic,
+    TransposedConvolution,
+    UnitNormalization,
+    Upsampling,
     ZeroPadding,
 )
 
@@ -69,6 +81,24 @@ def pooling(size: Shape, strides: Shape, **changes: Any) -> Pooling:
 def normalization(**changes: Any) -> BatchNormalization:
     fields: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.9, "unbiased": False, "gamma": "g", "beta": None}
     return BatchNormalization(name="b", mean="m", variance="v", **fields | changes)
+
+
+def transposed(size: tuple[int, ...], strides: tuple[int, ...], **changes: Any) -> TransposedConvolution:
+    return TransposedConvolution(name="c", size=size, strides=strides, filters=5, kernel="c/kernel", **changes)
+
+
+def layer_normalization(axes: int) -> LayerNormalization:
+    return LayerNormalization(name="n", axes=axes, epsilon=1e-3, gamma="g", beta="b")
+
+
+def group_normalization(groups: int) -> GroupNormalization:
+    return GroupNormalization(name="n", groups=groups, epsilon=1e-3, gamma="g", beta=None)
+
+
+def attention(**changes: Any) -> MultiHeadAttention:
+    sizes: dict[str, Any] = {"heads": 2, "key_size": 3, "value_size": 4, "units": 7}
+    kernels = {"query_kernel": "q", "key_kernel": "k", "value_kernel": "v", "output_kernel": "o"}
+    return MultiHeadAttention(name="a", **sizes, **kernels, **changes)
 
 
 SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] = {
@@ -106,7 +136,46 @@ SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] =
     "rescaling": (Rescaling(name="s", scale=(0.5,), offset=(1.0, 2.0)), ((3, 2),), (3, 2), {}),
     "dropout": (Dropout(name="o", rate=0.5), ((3, 2),), (3, 2), {}),
     "softmax": (Activation(name="a", function=Function.SOFTMAX), ((3, 2),), (3, 2), {}),
+    "elu": (Activation(name="a", function=Function.ELU, slope=1.5), ((3, 2),), (3, 2), {}),
     "add": (Add(name="a"), ((3, 2), (3, 2), (3, 2)), (3, 2), {}),
+    "product, repeated": (
+        Merge(name="m", operation=Operation.MULTIPLY),
+        ((1, 1, 2), (4, 3, 2), (4, 1, 1)),
+        (4, 3, 2),
+        {},
+    ),
+    "dot of rows": (Dot(name="d", axes=(0, 0)), ((3,), (3,)), (1,), {}),
+    "dot of matrices": (Dot(name="d", axes=(0, 1)), ((3, 4), (5, 3)), (4, 5), {}),
+    "layer normalization": (layer_normalization(2), ((6, 5),), (6, 5), {"g": (6, 5), "b": (6, 5)}),
+    "group normalization": (group_normalization(3), ((4, 6),), (4, 6), {"g": (6,)}),
+    "unit normalization": (UnitNormalization(name="u"), ((4, 6),), (4, 6), {}),
+    "gaussian noise": (GaussianNoise(name="n", deviation=0.1), ((4,),), (4,), {}),
+    "whole channels": (Dropout(name="o", rate=0.5, whole_channels=True), ((3, 2),), (3, 2), {}),
+    "cropping": (Cropping(name="c", cropping=((1, 0), (2, 1))), ((4, 4, 2),), (3, 1, 2), {}),
+    "upsampling": (Upsampling(name="u", size=(2, 3)), ((4, 5, 2),), (8, 15, 2), {}),
+    "permute": (Permute(name="p", axes=(2, 0, 1)), ((4, 5, 6),), (6, 4, 5), {}),
+    "dilated": (convolution((3, 2), (1, 1), dilation=(2, 1)), ((7, 9, 2),), (3, 8, 5), {"c/kernel": (3, 2, 2, 5)}),
+    "groups": (convolution((3,), (1,), groups=5), ((7, 10),), (5, 5), {"c/kernel": (3, 2, 5)}),
+    "transposed": (
+        transposed((3, 2), (2, 3), bias="c/bias"),
+        ((4, 5, 2),),
+        (9, 15, 5),
+        {"c/kernel": (3, 2, 5, 2), "c/bias": (5,)},
+    ),
+    "transposed, same": (transposed((3,), (2,), padding=SAME), ((4, 2),), (8, 5), {"c/kernel": (3, 5, 2)}),
+    "attention": (
+        attention(),
+        ((6, 5), (4, 3)),
+        (6, 7),
+        {"q": (5, 2, 3), "k": (3, 2, 3), "v": (3, 2, 4), "o": (2, 4, 7)},
+    ),
+    "attention of keys": (
+        attention(query_bias="qb", key_bias="kb", value_bias="vb", output_bias="ob"),
+        ((6, 5), (4, 3), (4, 2)),
+        (6, 7),
+        {"q": (5, 2, 3), "k": (2, 2, 3), "v": (3, 2, 4), "o": (2, 4, 7)}
+        | {"qb": (2, 3), "kb": (2, 3), "vb": (2, 4), "ob": (7,)},
+    ),
     "concatenate": (Concatenate(name="j", axis=1), ((3, 2), (3, 5)), (3, 7), {}),
     "concatenate in front": (Concatenate(name="j", axis=0), ((3, 2), (1, 2)), (4, 2), {}),
 }
@@ -140,8 +209,42 @@ MISPLACED: dict[str, tuple[AnyLayer, tuple[Shape, ...], str]] = {
     "padding of rows": (ZeroPadding(name="z", padding=((1, 1),)), ((9,),), r"pads 1 axes of the shape \[9\]"),
     "rescaling": (Rescaling(name="s", scale=(1.0, 2.0), offset=(0.0,)), ((3,),), "has numbers for other channels"),
     "softmax of a number": (Activation(name="a", function=Function.SOFTMAX), ((),), "takes rows, not single"),
+    "a slope of tanh": (Activation(name="a", function=Function.TANH, slope=0.1), ((3,),), "which only elu, leaky_relu"),
     "sum of one": (Add(name="a"), ((3,),), r"adds inputs of one shape, not \[\[3\]\]"),
     "sum of two shapes": (Add(name="a"), ((3,), (1,)), r"adds inputs of one shape"),
+    "product of one": (Merge(name="m", operation=Operation.MAXIMUM), ((3,),), "joins inputs of one shape"),
+    "product of other shapes": (Merge(name="m", operation=Operation.MINIMUM), ((3,), (2,)), "joins inputs of one"),
+    "product of other ranks": (Merge(name="m", operation=Operation.MINIMUM), ((3,), (2, 3)), "joins inputs of one"),
+    "product with too many axes": (
+        Merge(name="m", operation=Operation.MULTIPLY),
+        ((1, 2, 2, 2), (2, 2, 2, 2)),
+        "repeats axes of shapes that have more than 3",
+    ),
+    "dot of images": (Dot(name="d", axes=(0, 0)), ((3, 3, 3), (3,)), "takes rows or matrices"),
+    "dot along no axis": (Dot(name="d", axes=(1, 0)), ((3,), (3,)), "takes rows or matrices"),
+    "dot of other sizes": (Dot(name="d", axes=(0, 0)), ((3,), (4,)), "sums over axes of one size"),
+    "normalization over more axes": (layer_normalization(3), ((6, 5),), "normalises over 3 axes"),
+    "groups that do not divide": (group_normalization(4), ((6,),), "4 groups of channels, which do not divide"),
+    "norm of a number": (UnitNormalization(name="u"), ((),), "takes rows"),
+    "whole channels of rows": (Dropout(name="o", rate=0.5, whole_channels=True), ((3,),), "takes places and channels"),
+    "cropping of everything": (Cropping(name="c", cropping=((2, 1),)), ((3, 2),), "crops"),
+    "upsampling of rows": (Upsampling(name="u", size=(2,)), ((3,),), "takes 2 axes"),
+    "an order of other axes": (Permute(name="p", axes=(0, 0)), ((3, 2),), "puts axes"),
+    "strides and dilation": (convolution((3,), (2,), dilation=(2,)), ((9, 2),), "one of which must be 1"),
+    "a dilation of other axes": (convolution((3,), (1,), dilation=(2, 2)), ((9, 2),), "has a dilation"),
+    "absurd dilation": (convolution((9,), (1,), dilation=(2**16,), padding=SAME), ((9, 2),), "beyond 65536"),
+    "windows that reach too far": (convolution((3,), (1,), dilation=(5,)), ((9, 2),), r"windows of \[11\] in"),
+    "groups of odd channels": (
+        convolution((3,), (1,), groups=5),
+        ((9, 3),),
+        "5 groups, which do not divide 3",
+    ),
+    "causal transposed": (transposed((3,), (1,), padding=CAUSAL), ((9, 1),), "which has no causal padding"),
+    "transposed of rows": (transposed((3,), (1,)), ((9,),), "takes 2 axes"),
+    "attention of rows": (attention(), ((5,), (5,)), "takes places and channels"),
+    "attention of one": (attention(), ((6, 5),), "takes 3 inputs, not 1"),
+    "attention of fewer keys": (attention(), ((6, 5), (4, 5), (3, 5)), "keys for all values"),
+    "attention with a bias": (attention(key_bias="kb"), ((6, 5), (6, 5)), "has some biases, and not all"),
     "one side by side": (Concatenate(name="j", axis=0), ((3,),), "joins inputs that differ along axis 0 alone"),
     "side by side along no axis": (Concatenate(name="j", axis=1), ((3,), (3,)), "joins inputs"),
     "side by side of other shapes": (Concatenate(name="j", axis=0), ((3, 2), (3, 1)), "joins inputs"),

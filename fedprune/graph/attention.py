@@ -1,0 +1,56 @@
+"""The rule of multi-head attention: products of matrices, and a softmax over the places that are looked up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedprune.graph import operations as ops
+from fedprune.graph.autodiff import Value
+from fedprune.graph.context import Context
+from fedprune.graph.noise import drop
+from fedprune.graph.products import batch_matmul
+from fedprune.graph.rearranging import transpose
+from fedprune.network.layers import MultiHeadAttention
+
+_UNSEEN = -1e9
+"""What Keras adds to the score of a place that must not be seen: its exponential is 0."""
+
+
+def multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: list[Value]) -> Value:
+    query, value, key = inputs[0], inputs[1], inputs[-1]
+    tape, n, places = context.tape, query.shape[0], query.shape[1]
+    queries = ops.scale(tape, _heads(context, query, layer.query_kernel, layer.query_bias), layer.key_size**-0.5)
+    keys = _heads(context, key, layer.key_kernel, layer.key_bias)
+    scores = batch_matmul(tape, queries, keys, transpose_b=True)
+    if layer.causal:
+        seen = np.tril(np.ones((1, 1, places, key.shape[1]), np.float32))
+        unseen = tape.graph.constant((1.0 - seen) * np.float32(_UNSEEN))
+        scores = ops.add(tape, scores, tape.leaf(unseen, differentiable=False))
+    attention = drop(context, ops.softmax(tape, scores), layer.rate, scores.shape)
+    values = _heads(context, value, layer.value_kernel, layer.value_bias)
+    found = transpose(tape, batch_matmul(tape, attention, values), 0, 2, 1, 3)
+    rows = ops.reshape(tape, found, (n * places, layer.heads * layer.value_size))
+    y = _project(context, rows, layer.output_kernel, layer.output_bias)
+    return ops.reshape(tape, y, (n, places, layer.units))
+
+
+def _heads(context: Context, x: Value, kernel: str, bias: str | None) -> Value:
+    """`[n, places, channels]` as each head sees it, `[n, heads, places, size]`."""
+    tape, (n, places, channels) = context.tape, x.shape
+    _, heads, size = context.weight(kernel).shape
+    rows = _project(context, ops.reshape(tape, x, (n * places, channels)), kernel, bias)
+    return transpose(tape, ops.reshape(tape, rows, (n, places, heads, size)), 0, 2, 1, 3)
+
+
+def _project(context: Context, rows: Value, kernel: str, bias: str | None) -> Value:
+    """Rows times a kernel of any rank as a matrix, plus the bias."""
+    tape, weights = context.tape, context.weight(kernel)
+    inputs = rows.shape[1]
+    matrix = ops.reshape(tape, weights, (inputs, weights.tensor.size // inputs))
+    y = ops.matmul(tape, rows, matrix)
+    if bias is None:
+        return y
+    shift = context.weight(bias)
+    return ops.add(tape, y, ops.reshape(tape, shift, (math.prod(shift.shape),)))

@@ -1,0 +1,56 @@
+"""Rules of layers that move numbers, and compute none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedprune.graph import operations as ops
+from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.context import Context
+from fedprune.network.layers import Cropping, Permute, Upsampling
+
+
+def cropping(context: Context, layer: Cropping, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    for axis, (before, after) in enumerate(layer.cropping, start=1):
+        x = slice_along(context.tape, x, axis, before, x.shape[axis] - before - after)
+    return x
+
+
+def upsampling(context: Context, layer: Upsampling, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    for axis, times in enumerate(layer.size, start=1):
+        x = _repeat(context.tape, x, axis, times)
+    return x
+
+
+def permute(context: Context, layer: Permute, inputs: list[Value]) -> Value:
+    return transpose(context.tape, inputs[0], 0, *(axis + 1 for axis in layer.axes))
+
+
+def slice_along(tape: Tape, x: Value, axis: int, begin: int, size: int) -> Value:
+    """`size` entries from `begin` on along one axis."""
+    graph, after = tape.graph, x.shape[axis] - begin - size
+    y = graph.slice(x.tensor, axis, begin, size)
+    return x if y is x.tensor else tape.record(y, (x, lambda d: graph.pad(d, axis, begin, after)))
+
+
+def transpose(tape: Tape, x: Value, *axes: int) -> Value:
+    """`x` with its axes in another order, that of examples among them."""
+    if axes == tuple(range(len(axes))):
+        return x
+    graph, back = tape.graph, np.argsort(axes).tolist()
+    return tape.record(graph.transpose(x.tensor, *axes), (x, lambda d: graph.transpose(d, *back)))
+
+
+def _repeat(tape: Tape, x: Value, axis: int, times: int) -> Value:
+    """Each entry along an axis `times` in a row."""
+    if times == 1:
+        return x
+    graph, inner = tape.graph, math.prod(x.shape[axis + 1 :])
+    rows = ops.reshape(tape, x, (x.tensor.size // inner, 1, inner))
+    copies = graph.constant(np.ones((1, times, 1), np.float32))
+    repeated = tape.record(graph.multiply(rows.tensor, copies), (rows, lambda d: graph.sum(d, 1)))
+    return ops.reshape(tape, repeated, (*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :]))

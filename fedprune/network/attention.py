@@ -1,0 +1,54 @@
+"""Attention: places of one value look up places of another."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from fedprune.network.layer import Count, Layer, Name, Shape
+
+
+class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-attention"):
+    """Scaled dot-product attention of several heads (Vaswani et al. 2017, arXiv 1706.03762, section 3.2.2).
+
+    Takes queries `[places, channels]`, values, and keys if they are not the values. Kernels are `[channels, heads,
+    size]`, that of the output `[heads, value_size, units]`; biases, all or none, are `[heads, size]` and `[units]`.
+    `causal`: a place sees none that come after it. `rate` is that of dropout among what is looked up.
+    """
+
+    heads: Count
+    key_size: Count
+    value_size: Count
+    units: Count
+    query_kernel: Name
+    key_kernel: Name
+    value_kernel: Name
+    output_kernel: Name
+    query_bias: Name | None = None
+    key_bias: Name | None = None
+    value_bias: Name | None = None
+    output_bias: Name | None = None
+    causal: bool = False
+    rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+
+    def output(self, *inputs: Shape) -> Shape:
+        query, value, key = self.take((*inputs, *inputs[1:2]) if len(inputs) == 2 else inputs, 3)
+        if any(len(x) != 2 for x in (query, value, key)) or key[0] != value[0]:
+            self.refuse(f"takes places and channels, keys for all values, not {[list(x) for x in inputs]}")
+        if len({bias is None for bias in (self.query_bias, self.key_bias, self.value_bias, self.output_bias)}) > 1:
+            self.refuse("has some biases, and not all of them")
+        return (query[0], self.units)
+
+    def tensors(self, *inputs: Shape) -> dict[str, Shape]:
+        query, value, key = (x[1] for x in (*inputs[:2], inputs[-1]))
+        return self.named(
+            (self.query_kernel, (query, self.heads, self.key_size)),
+            (self.query_bias, (self.heads, self.key_size)),
+            (self.key_kernel, (key, self.heads, self.key_size)),
+            (self.key_bias, (self.heads, self.key_size)),
+            (self.value_kernel, (value, self.heads, self.value_size)),
+            (self.value_bias, (self.heads, self.value_size)),
+            (self.output_kernel, (self.heads, self.value_size, self.units)),
+            (self.output_bias, (self.units,)),
+        )
