@@ -87,7 +87,7 @@ def export_model(
     directory = Directory(out)
     default_runtime()
     task = bundle.task
-    examples = choose_examples(_fit(held_out, task), None if calibration is None else _fit(calibration, task))
+    examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
     _check_checkpoint(checkpoint, task)
     files: dict[Format, bytes] = {}
@@ -138,8 +138,9 @@ def export_model(
     return report
 
 
-def _fit(data: Dataset, task: Task) -> Dataset:
-    return fit_to(data, task.input_shape, task.outputs, task.training.loss)
+def _fit(data: Dataset, bundle: Bundle) -> Dataset:
+    task = bundle.task
+    return fit_to(data, task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary)
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:

@@ -144,7 +144,9 @@ class _Model:
         self._counts = {}
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, self._variables), self._counts
+        gradients = tape.gradient(loss, self._variables)
+        # That of an embedding comes as rows of it.
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients], self._counts
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""

@@ -19,6 +19,7 @@ from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.normalization import batch_normalization
+from fedprune.graph.sequence_rules import embedding, gru, lstm, reversal, simple_rnn
 from fedprune.graph.windows import (
     Windows,
     average_pool,
@@ -211,6 +212,8 @@ _FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
 }
 
 _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
+    kinds.GRU: gru,
+    kinds.LSTM: lstm,
     kinds.Activation: _activation,
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
@@ -219,9 +222,12 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Dense: _dense,
     kinds.DepthwiseConvolution: _depthwise,
     kinds.Dropout: _dropout,
+    kinds.Embedding: embedding,
     kinds.GlobalPooling: _global_pooling,
     kinds.Pooling: _pooling,
     kinds.Rescaling: _rescaling,
     kinds.Reshape: _reshape,
+    kinds.Reversal: reversal,
+    kinds.SimpleRNN: simple_rnn,
     kinds.ZeroPadding: _zero_padding,
 }

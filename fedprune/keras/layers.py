@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
-from fedprune.keras.stack import keras
+from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as described
 from fedprune.network.description import Penalty
 from fedprune.network.layers import AnyLayer, Function, Shape, Statistic
@@ -17,7 +18,8 @@ Penalties = Mapping[str | None, Penalty]
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 """The names that TensorFlow takes for scopes."""
 
-_ATTRIBUTES = {
+_CELL = {"kernel": "cell.kernel", "recurrent": "cell.recurrent_kernel", "bias": "cell.bias"}
+_ATTRIBUTES: dict[type, dict[str, str]] = {
     described.BatchNormalization: {
         "gamma": "gamma",
         "beta": "beta",
@@ -27,6 +29,10 @@ _ATTRIBUTES = {
     described.Convolution: {"kernel": "kernel", "bias": "bias"},
     described.Dense: {"kernel": "kernel", "bias": "bias"},
     described.DepthwiseConvolution: {"kernel": "depthwise_kernel", "bias": "bias"},
+    described.Embedding: {"table": "embeddings"},
+    described.GRU: _CELL,
+    described.LSTM: _CELL,
+    described.SimpleRNN: _CELL,
 }
 """The attributes of Keras layers that hold the tensors of described ones."""
 
@@ -41,7 +47,7 @@ def variables_of(layer: AnyLayer, made: Any) -> dict[str, Any]:
     """The variables of the built Keras layer by the names of the tensors that they are."""
     attributes = _ATTRIBUTES.get(type(layer), {})
     names = {getattr(layer, name): attribute for name, attribute in attributes.items()}
-    return {tensor: getattr(made, attribute) for tensor, attribute in names.items() if tensor is not None}
+    return {tensor: attrgetter(attribute)(made) for tensor, attribute in names.items() if tensor is not None}
 
 
 _Maker = Callable[[Any, Shape, Penalties], Callable[..., Any]]
@@ -127,13 +133,42 @@ def _concatenate(layer: described.Concatenate, _shape: Shape, _penalties: Penalt
     return _with(keras.layers.Concatenate, axis=layer.axis + 1)
 
 
+def _embedding(layer: described.Embedding, _shape: Shape, penalties: Penalties) -> Callable[..., Any]:
+    return _with(
+        keras.layers.Embedding,
+        input_dim=layer.vocabulary,
+        output_dim=layer.units,
+        embeddings_regularizer=_regularizer(penalties.get(layer.table)),
+    )
+
+
+def _recurrent(kind: Any) -> _Maker:
+    def make(layer: described.Recurrent, _shape: Shape, penalties: Penalties) -> Callable[..., Any]:
+        gru = {"reset_after": layer.reset_after} if isinstance(layer, described.GRU) else {}
+        return _with(
+            kind,
+            units=layer.units,
+            go_backwards=layer.backwards,
+            return_sequences=layer.sequences,
+            recurrent_regularizer=_regularizer(penalties.get(layer.recurrent)),
+            **_weights("kernel", layer, penalties),
+            **gru,
+        )
+
+    return make
+
+
+def _reversal(_layer: described.Reversal, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
+    return _with(keras.layers.Lambda, function=lambda x: tf.reverse(x, [1]))
+
+
 def _windows(layer: described.Convolution | described.DepthwiseConvolution) -> dict[str, Any]:
     return {"kernel_size": layer.size, "strides": layer.strides, "padding": layer.padding.value}
 
 
 def _weights(
     kernel: str,
-    layer: described.Convolution | described.Dense | described.DepthwiseConvolution,
+    layer: described.Convolution | described.Dense | described.DepthwiseConvolution | described.Recurrent,
     penalties: Penalties,
 ) -> dict[str, Any]:
     return {
@@ -157,6 +192,8 @@ _GLOBAL_POOLINGS = {
 }
 
 _MAKERS: dict[type, _Maker] = {
+    described.GRU: _recurrent(keras.layers.GRU),
+    described.LSTM: _recurrent(keras.layers.LSTM),
     described.Activation: _activation,
     described.Add: _add,
     described.BatchNormalization: _batch_normalization,
@@ -165,9 +202,12 @@ _MAKERS: dict[type, _Maker] = {
     described.Dense: _dense,
     described.DepthwiseConvolution: _depthwise,
     described.Dropout: _dropout,
+    described.Embedding: _embedding,
     described.GlobalPooling: _global_pooling,
     described.Pooling: _pooling,
     described.Rescaling: _rescaling,
     described.Reshape: _reshape,
+    described.Reversal: _reversal,
+    described.SimpleRNN: _recurrent(keras.layers.SimpleRNN),
     described.ZeroPadding: _zero_padding,
 }

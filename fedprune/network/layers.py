@@ -6,11 +6,13 @@ kind has one thing to do.
 
 from __future__ import annotations
 
+from fedprune.network.embedding import Embedding
 from fedprune.network.joins import Add
 from fedprune.network.layer import MAX_SIZE, Layer, LayerError, Shape
 from fedprune.network.normalization import BatchNormalization
 from fedprune.network.pointwise import Activation, Dropout, Function, Rescaling
 from fedprune.network.products import Dense
+from fedprune.network.recurrent import GRU, LSTM, Recurrent, Reversal, SimpleRNN
 from fedprune.network.shapes import Concatenate, Reshape, ZeroPadding
 from fedprune.network.windows import (
     MAX_WINDOW,
@@ -24,6 +26,8 @@ from fedprune.network.windows import (
 )
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MAX_SIZE",
     "MAX_WINDOW",
     "Activation",
@@ -35,22 +39,28 @@ __all__ = [
     "Dense",
     "DepthwiseConvolution",
     "Dropout",
+    "Embedding",
     "Function",
     "GlobalPooling",
     "Layer",
     "LayerError",
     "Padding",
     "Pooling",
+    "Recurrent",
     "Rescaling",
     "Reshape",
+    "Reversal",
     "Shape",
+    "SimpleRNN",
     "Statistic",
     "Windowed",
     "ZeroPadding",
 ]
 
 AnyLayer = (
-    Activation
+    GRU
+    | LSTM
+    | Activation
     | Add
     | BatchNormalization
     | Concatenate
@@ -58,10 +68,13 @@ AnyLayer = (
     | Dense
     | DepthwiseConvolution
     | Dropout
+    | Embedding
     | GlobalPooling
     | Pooling
     | Rescaling
     | Reshape
+    | Reversal
+    | SimpleRNN
     | ZeroPadding
 )
 """A layer of any kind: a description has no others."""
