@@ -24,7 +24,7 @@ from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import ExportError, ProtocolError
-from fedprune.model.tensors import Array, sparsity, weights_digest
+from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
 from fedprune.system.disk import Directory
@@ -88,7 +88,7 @@ def export_model(
     directory = Directory(out)
     default_runtime()
     task = bundle.task
-    examples = choose_examples(_fit(held_out, task), None if calibration is None else _fit(calibration, task))
+    examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
     _check_checkpoint(checkpoint, task)
     files: dict[Format, bytes] = {}
@@ -141,8 +141,9 @@ def export_model(
     return report
 
 
-def _fit(data: Dataset, task: Task) -> Dataset:
-    return fit_to(data, task.input_shape, task.outputs, task.training.loss)
+def _fit(data: Dataset, bundle: Bundle) -> Dataset:
+    task = bundle.task
+    return fit_to(data, task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary)
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
@@ -174,7 +175,7 @@ def _describe(
     in_keras: Evaluation,
     task: Task,
     checkpoint: Checkpoint,
-    x: Array,
+    x: Inputs,
 ) -> Exported:
     content, fp32 = files[form], files.get(Format.FP32)
     return Exported(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Inputs
 
 _CODES = 256
 """The numbers that int8 has."""
@@ -25,7 +25,7 @@ def whole_numbers_spanned(content: bytes) -> int:
     return round((_CODES - 1) * float(source.Quantization().Scale(0))) + 1
 
 
-def merges_integers(content: bytes, x: Array) -> bool:
+def merges_integers(content: bytes, x: Inputs) -> bool:
     """True if all of `x`, examples as the model takes them, are whole numbers, and the file's input has one code for
     several whole numbers of their range."""
     return whole_numbers_spanned(content) > _CODES and bool(np.all(np.rint(x) == x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from fedprune.errors import TaskError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorSpec
 from fedprune.network.description import Network
-from fedprune.runtime.self_check import some_weights
+from fedprune.runtime.self_check import draw_inputs, some_weights
 from fedprune.task.evaluation import InferenceGraph
 
 _EXAMPLES = 51
@@ -30,7 +29,7 @@ def verify_inference_graph(network: Network, tensors: tuple[TensorSpec, ...], mo
     graph = InferenceGraph(network, threads=1)
     graph.load(weights)
     shape = (_EXAMPLES, *network.inputs[0])
-    x = keyed.uniform(math.prod(shape), -1.0, 1.0).reshape(shape)
+    x = draw_inputs(keyed, shape, network.vocabulary)
     kept = model.get_weights()
     try:
         model.set_weights(list(weights.values()))

@@ -24,7 +24,7 @@ from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
-from fedprune.runtime.self_check import Case, draw_weights
+from fedprune.runtime.self_check import Case, draw_inputs, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -159,5 +159,5 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
             y = np.round(uniform((rows, outputs)))
         case LabelForm.NUMBERS:
             y = uniform((rows, outputs), -1.0)
-    x = uniform(candidate.batch_shape, -1.0)
+    x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])

@@ -163,7 +163,9 @@ class _Model:
         self._noise = iter(noise)
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, list(itertools.compress(self._variables, self._trained)))
+        gradients = tape.gradient(loss, list(itertools.compress(self._variables, self._trained)))
+        # That of an embedding comes as rows of it.
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedprune.errors import TaskError
 from fedprune.graph.file import Attribute, Code, OperatorRow, TensorRow, pack_file
+from fedprune.runtime.training_graph import IDS_BELOW
 
 MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
@@ -31,10 +32,11 @@ _SAME, _VALID = 0, 1
 
 @dataclass(frozen=True)
 class Tensor:
-    """A float32 (or constant int32) tensor of a `Graph`."""
+    """A float32 tensor of a `Graph`, or an int32 one of constants or ids."""
 
     index: int
     shape: tuple[int, ...]
+    dtype: type[np.generic] = np.float32
 
     @property
     def size(self) -> int:
@@ -55,8 +57,12 @@ class Graph:
         self._made: dict[Any, Tensor] = {}
         self._constant_bytes = 0
 
-    def input(self, name: str, shape: Sequence[int]) -> Tensor:
-        self._inputs[name] = self._tensor(shape, name=name)
+    def input(self, name: str, shape: Sequence[int], vocabulary: int | None = None) -> Tensor:
+        """An input of numbers or, with a `vocabulary`, of int32 ids below it, which the tensor's name then tells."""
+        if vocabulary is None:
+            self._inputs[name] = self._tensor(shape, name=name)
+        else:
+            self._inputs[name] = self._tensor(shape, name=f"{IDS_BELOW}{vocabulary}", dtype=np.int32)
         return self._inputs[name]
 
     def constant(self, array: NDArray[Any]) -> Tensor:
@@ -177,6 +183,21 @@ class Graph:
         begins[axis], sizes[axis] = begin, size
         return self._operate(Code.SLICE, [x, self._integers(begins), self._integers(sizes)], sizes)
 
+    def reverse(self, x: Tensor, axis: int) -> Tensor:
+        """`x` in reversed order along one axis. (tflite-runtime 2.14 fails with several.)"""
+        return self._operate(Code.REVERSE_V2, [x, self._integers([axis])], x.shape)
+
+    def gather(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """For each of `ids`, int32 of any shape, its entry of the first axis of `rows`. Each must be one of it:
+        runtimes do not check."""
+        return self._operate(Code.GATHER, [rows, ids], (*ids.shape, *rows.shape[1:]))
+
+    def scatter(self, ids: Tensor, rows: Tensor, count: int) -> Tensor:
+        """`count` rows: each the sum of those of `rows` `[n, ...]` whose entry of `ids`, int32 `[n]`, is its number."""
+        shape = (count, *rows.shape[1:])
+        column = self.reshape(ids, (ids.size, 1))
+        return self._operate(Code.SCATTER_ND, [column, rows, self._integers(shape)], shape)
+
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         if len(parts) == 1:
             return parts[0]
@@ -274,7 +295,8 @@ class Graph:
         if key not in self._made:
             if len(self._operators) == MAX_OPERATORS:
                 raise TaskError(f"the network's graph needs more than {MAX_OPERATORS} operators")
-            output = self._made[key] = self._tensor(shape)
+            dtype = inputs[0].dtype if code is Code.RESHAPE else np.float32  # of ids nothing else makes ids
+            output = self._made[key] = self._tensor(shape, dtype=dtype)
             numbers = tuple(tensor.index for tensor in inputs)
             self._operators.append(OperatorRow(code, numbers, output.index, attributes))
         return self._made[key]
@@ -282,7 +304,7 @@ class Graph:
     def _tensor(
         self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
     ) -> Tensor:
-        tensor = Tensor(len(self._tensors), tuple(map(int, shape)))
+        tensor = Tensor(len(self._tensors), tuple(map(int, shape)), dtype)
         if tensor.size * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
             raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")
         self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))

@@ -26,6 +26,7 @@ from fedprune.graph.noise import dropout, gaussian_noise
 from fedprune.graph.normalization import batch_normalization
 from fedprune.graph.products import dot
 from fedprune.graph.rearranging import cropping, permute, upsampling
+from fedprune.graph.sequence_rules import embedding, gru, lstm, reversal, simple_rnn
 from fedprune.graph.standardization import group_normalization, layer_normalization, unit_normalization
 from fedprune.graph.windows import (
     Windows,
@@ -166,6 +167,8 @@ def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
 
 
 _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
+    kinds.GRU: gru,
+    kinds.LSTM: lstm,
     kinds.Activation: _activation,
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
@@ -177,6 +180,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Dot: dot,
     kinds.Dropout: dropout,
     kinds.GaussianNoise: gaussian_noise,
+    kinds.Embedding: embedding,
     kinds.GlobalPooling: _global_pooling,
     kinds.GroupNormalization: group_normalization,
     kinds.LayerNormalization: layer_normalization,
@@ -189,5 +193,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.TransposedConvolution: transposed_convolution,
     kinds.UnitNormalization: unit_normalization,
     kinds.Upsampling: upsampling,
+    kinds.Reversal: reversal,
+    kinds.SimpleRNN: simple_rnn,
     kinds.ZeroPadding: _zero_padding,
 }
