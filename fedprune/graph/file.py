@@ -42,6 +42,7 @@ class Code(IntEnum):
     SOFTMAX = 25
     TANH = 28
     PAD = 34
+    TRANSPOSE = 39
     SUB = 41
     DIV = 42
     EXP = 47
@@ -89,7 +90,15 @@ class _Field:
 _WINDOW = {"padding": _Field(0, byte=True), "stride_width": _Field(1), "stride_height": _Field(2)}
 _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.CONV_2D: (1, _WINDOW),
-    Code.DEPTHWISE_CONV_2D: (2, _WINDOW | {"depth_multiplier": _Field(3)}),
+    Code.DEPTHWISE_CONV_2D: (
+        2,
+        _WINDOW
+        | {
+            "depth_multiplier": _Field(3),
+            "dilation_width": _Field(5, default=1),
+            "dilation_height": _Field(6, default=1),
+        },
+    ),
     Code.AVERAGE_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.MAX_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.FULLY_CONNECTED: (8, {"keep_axes": _Field(2, default=False)}),
@@ -99,6 +108,7 @@ _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.RESHAPE: (17, {"new_shape": _Field(0)}),
     Code.MUL: (21, {}),
     Code.PAD: (22, {}),
+    Code.TRANSPOSE: (26, {}),
     Code.SUM: (27, {"keep_axes": _Field(0, default=False)}),
     Code.REDUCE_MAX: (27, {"keep_axes": _Field(0, default=False)}),
     Code.SUB: (28, {}),

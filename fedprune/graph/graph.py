@@ -142,6 +142,10 @@ class Graph:
             x if shape == x.shape else self._operate(Code.RESHAPE, [x, self._integers(shape)], shape, new_shape=shape)
         )
 
+    def transpose(self, x: Tensor, *axes: int) -> Tensor:
+        """`x` with its axes in another order."""
+        return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
+
     def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
         """`x` with `before` and `after` more entries of `value` along one axis."""
         if before == after == 0:
@@ -176,19 +180,26 @@ class Graph:
         return self._slide(Code.CONV_2D, [x, filters, bias], (height, width), strides, out, same=same)
 
     def convolve_each(
-        self, x: Tensor, filters: Tensor, bias: Tensor, strides: tuple[int, int], *, same: bool = False
+        self,
+        x: Tensor,
+        filters: Tensor,
+        bias: Tensor,
+        strides: tuple[int, int] = (1, 1),
+        *,
+        dilations: tuple[int, int] = (1, 1),
+        same: bool = False,
     ) -> Tensor:
-        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`."""
-        _, height, width, out = filters.shape
-        multiplier = out // x.shape[3]
+        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`.
+
+        `dilations` are the distances between neighbouring entries of a filter.
+        """
+        out = filters.shape[3]
+        size = [(entries - 1) * apart + 1 for entries, apart in zip(filters.shape[1:3], dilations, strict=True)]
+        attributes: dict[str, Attribute] = {"depth_multiplier": out // x.shape[3]}
+        if dilations != (1, 1):
+            attributes |= {"dilation_height": dilations[0], "dilation_width": dilations[1]}
         return self._slide(
-            Code.DEPTHWISE_CONV_2D,
-            [x, filters, bias],
-            (height, width),
-            strides,
-            out,
-            same=same,
-            depth_multiplier=multiplier,
+            Code.DEPTHWISE_CONV_2D, [x, filters, bias], (size[0], size[1]), strides, out, same=same, **attributes
         )
 
     def fully_connect(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ once the axis is folded into (places, phases).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from fedprune.network.layers import Padding, Windowed
 
 _LOWEST = float(np.finfo(np.float32).min)
 """The value that padding has for a maximum. Not -infinity: the difference of two would not be a number."""
+_MOST_CHANNELS = 4096
+"""The runtimes' kernel for depthwise convolutions keeps the sums of all channels of a place in a buffer of 4832."""
 _FEW_CHANNELS = 4
 _WIDEST_PATCH = 512
 """Up to so many channels, patches up to so wide are cut faster by a convolution with constant filters than by
@@ -49,6 +52,17 @@ class Window:
     def after(self) -> int:
         """The number of entries that are put after those that are seen."""
         return self.places * self.stride - self.before - self.seen
+
+    @property
+    def span(self) -> int:
+        """The number of entries, padding included, from the first that the window sees to the last."""
+        return (self.out - 1) * self.stride + self.size
+
+    @property
+    def is_same(self) -> bool:
+        """True if padding is what TFLite's operators call SAME."""
+        missing = max(self.span - self.length, 0)
+        return self.out == -(-self.length // self.stride) and self.before == missing // 2
 
     @property
     def counts(self) -> NDArray[np.float32]:
@@ -108,61 +122,32 @@ def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
 def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows) -> Value:
     """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`.
 
-    Copying is what takes time, so columns are cut once for all rows of a window: each row of the kernel makes an image
-    of its own, and only these are moved against each other.
+    Its gradients are convolutions of that kind too: that of the images is the output's with the kernel turned round;
+    that of the kernel is the images with the output's for a kernel, where each image has channels of its own.
     """
-    graph, (n, _, width, channels) = tape.graph, x.shape
+    graph, (n, _, _, channels) = tape.graph, x.shape
     rows, columns = windows.rows, windows.columns
-    shape = (n, rows.out, columns.out, channels)
-    cut = [
-        _taps(graph, graph.reshape(phase, (n * rows.places, width, channels)), columns)
-        for phase in _phases(graph, graph.reshape(x.tensor, (n, x.shape[1], width * channels)), rows)
-    ]
-    taps = [
-        [graph.slice(kernel.tensor, 0, row * columns.size + column, 1) for column in range(columns.size)]
-        for row in range(rows.size)
-    ]
-
-    def sum_of(terms: list[Tensor]) -> Tensor:
-        total, *others = terms
-        for term in others:
-            total = graph.add(total, term)
-        return total
-
-    def placed(d: Tensor, row: int) -> Tensor:
-        """What goes back through a row of the kernel, where the row saw it."""
-        before = row // rows.stride
-        flat = graph.reshape(d, (n, rows.out, columns.out * channels))
-        whole = graph.pad(flat, 1, before, rows.places - rows.out - before)
-        return graph.reshape(whole, (n * rows.places, columns.out, channels))
+    size, strides = (rows.size, columns.size), (rows.stride, columns.stride)
 
     def to_x(d: Tensor) -> Tensor:
-        phases = []
-        for phase in range(len(cut)):
-            seen = [
-                sum_of(
-                    [graph.multiply(placed(d, row), taps[row][column]) for row in range(phase, rows.size, rows.stride)]
-                )
-                for column in range(columns.size)
-            ]
-            phases.append(graph.reshape(_untap(graph, seen, columns), (n, rows.places, width * channels)))
-        return graph.reshape(_join(graph, phases, rows), x.shape)
+        turned = graph.matmul(graph.constant(np.eye(windows.taps, dtype=np.float32)[::-1]), kernel.tensor)
+        for axis, along in ((2, columns), (1, rows)):
+            d = _spread(graph, d, axis, along)
+        return _convolve_each(graph, d, graph.reshape(turned, (1, *size, channels)))
 
     def to_kernel(d: Tensor) -> Tensor:
-        products = [
-            graph.multiply(cut[row % rows.stride][column], placed(d, row))
-            for row in range(rows.size)
-            for column in range(columns.size)
-        ]
-        flat = (n * rows.places * columns.out, channels)
-        return graph.concatenate([graph.sum(graph.reshape(product, flat), 0) for product in products], 0)
+        images, filters = (
+            graph.reshape(graph.transpose(images, 1, 2, 0, 3), (1, *images.shape[1:3], n * channels))
+            for images in (_pad_for(graph, x.tensor, windows), d)
+        )
+        of_each = _convolve_each(graph, images, filters, dilations=strides)
+        return graph.reshape(graph.sum(graph.reshape(of_each, (windows.taps, n, channels)), 1), kernel.shape)
 
-    moved = []
-    for row in range(rows.size):
-        seen = [graph.multiply(part, tap) for part, tap in zip(cut[row % rows.stride], taps[row], strict=True)]
-        image = graph.reshape(sum_of(seen), (n, rows.places, columns.out * channels))
-        moved.append(graph.slice(image, 1, row // rows.stride, rows.out))
-    return tape.record(graph.reshape(sum_of(moved), shape), (x, to_x), (kernel, to_kernel))
+    filters = graph.reshape(kernel.tensor, (1, *size, channels))
+    same = rows.is_same and columns.is_same
+    padded = x.tensor if same else _pad_for(graph, x.tensor, windows)
+    y = _convolve_each(graph, padded, filters, strides, same=same)
+    return tape.record(y, (x, to_x), (kernel, to_kernel))
 
 
 def max_pool(tape: Tape, x: Value, windows: Windows) -> Value:
@@ -210,6 +195,48 @@ def _sum_along(tape: Tape, x: Value, along: Window) -> Value:
     for tap in others:
         total = graph.add(total, tap)
     return tape.record(total, (x, lambda d: _untap(graph, [d] * along.size, along)))
+
+
+def _convolve_each(
+    graph: Graph,
+    x: Tensor,
+    filters: Tensor,
+    strides: tuple[int, int] = (1, 1),
+    *,
+    dilations: tuple[int, int] = (1, 1),
+    same: bool = False,
+) -> Tensor:
+    """`Graph.convolve_each` in parts of at most `_MOST_CHANNELS`, without a bias."""
+    parts = []
+    for first in range(0, x.shape[3], _MOST_CHANNELS):
+        size = min(_MOST_CHANNELS, x.shape[3] - first)
+        images, kernel = (graph.slice(whole, 3, first, size) for whole in (x, filters))
+        no_bias = graph.constant(np.zeros(size, np.float32))
+        parts.append(graph.convolve_each(images, kernel, no_bias, strides, dilations=dilations, same=same))
+    return graph.concatenate(parts, 3)
+
+
+def _pad_for(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
+    """What windows see of `[n, h, w, c]`: padded, and without what none of them sees."""
+    for axis, along in ((1, windows.rows), (2, windows.columns)):
+        seen = min(along.length, along.span - along.before)
+        x = graph.pad(graph.slice(x, axis, 0, seen), axis, along.before, along.span - along.before - seen)
+    return x
+
+
+def _spread(graph: Graph, d: Tensor, axis: int, along: Window) -> Tensor:
+    """The gradient of what a window made, as far apart as the window's places were, and padded: the kernel turned
+    round then has a place for each entry of the axis."""
+    if along.stride > 1:
+        outer, inner = d.shape[: axis + 1], d.shape[axis + 1 :]
+        apart = graph.pad(
+            graph.reshape(d, (math.prod(outer), math.prod(inner))), 1, 0, (along.stride - 1) * math.prod(inner)
+        )
+        d = graph.reshape(apart, (*outer[:-1], outer[-1] * along.stride, *inner))
+    before = along.size - 1 - along.before
+    after = along.length + along.size - 1 - before - d.shape[axis]
+    d = graph.slice(d, axis, 0, d.shape[axis] + min(after, 0))
+    return graph.pad(d, axis, before, max(after, 0))
 
 
 def _convolve_with_ones(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
