@@ -114,18 +114,12 @@ class Graph:
         return self._operate(Code.RSQRT, [x], x.shape)
 
     def sum(self, x: Tensor, *axes: int) -> Tensor:
-        """The sum over `axes`, which are adjacent, and stay in the shape with size 1."""
-        terms = math.prod(x.shape[axis] for axis in axes)
-        if terms <= _TERMS:
+        """The sum over `axes`, which stay in the shape with size 1."""
+        if math.prod(x.shape[axis] for axis in axes) <= _TERMS:
             return self._reduce(Code.SUM, x, axes)
-        kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-        outer, inner = math.prod(x.shape[: min(axes)]), math.prod(x.shape[max(axes) + 1 :])
-        while terms > _TERMS:
-            size = _group_size(terms)
-            groups = -(-terms // size)
-            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * size - terms)
-            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
-        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (outer, terms, inner)), (1,)), kept)
+        for axis in reversed(axes):
+            x = self._sum_along(x, axis)
+        return x
 
     def reduce_max(self, x: Tensor, *axes: int) -> Tensor:
         """The maximum over `axes`, which stay in the shape with size 1."""
@@ -240,6 +234,16 @@ class Graph:
             return x
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
         return self._operate(code, [x, self._integers(axes)], shape, keep_axes=True)
+
+    def _sum_along(self, x: Tensor, axis: int) -> Tensor:
+        before, terms, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+        shape, outer, inner = (*before, 1, *after), math.prod(before), math.prod(after)
+        while terms > 2 * _TERMS:
+            size = _group_size(terms)
+            groups = -(-terms // size)
+            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * size - terms)
+            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
+        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (*before, terms, *after)), (axis,)), shape)
 
     def _pool(self, code: Code, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
         return self._slide(code, [x], size, strides, x.shape[3], same=same, height=size[0], width=size[1])
