@@ -104,7 +104,7 @@ def max_over(tape: Tape, x: Value, *axes: int) -> Value:
 def relu(tape: Tape, x: Value) -> Value:
     graph = tape.graph
     y = graph.relu(x.tensor)
-    return tape.record(y, (x, lambda d: graph.multiply(d, is_positive(graph, y))))
+    return tape.record(y, (x, lambda d: graph.multiply(d, graph.minimum(graph.multiply(y, _HUGE), 1.0))))
 
 
 def relu6(tape: Tape, x: Value) -> Value:
@@ -112,8 +112,8 @@ def relu6(tape: Tape, x: Value) -> Value:
     y = graph.minimum(graph.relu(x.tensor), 6.0)
 
     def back(d: Tensor) -> Tensor:
-        inside = graph.multiply(is_positive(graph, y), is_positive(graph, graph.subtract(6.0, y)))
-        return graph.multiply(d, inside)
+        inside = graph.multiply(y, graph.subtract(6.0, y))
+        return graph.multiply(d, graph.minimum(graph.multiply(inside, _HUGE), 1.0))
 
     return tape.record(y, (x, back))
 

@@ -138,8 +138,9 @@ def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows)
     def to_kernel(d: Tensor) -> Tensor:
         images, filters = (
             graph.reshape(graph.transpose(images, 1, 2, 0, 3), (1, *images.shape[1:3], n * channels))
-            for images in (_pad_for(graph, x.tensor, windows), d)
+            for images in (x.tensor, d)
         )
+        images = _pad_for(graph, images, windows)
         of_each = _convolve_each(graph, images, filters, dilations=strides)
         return graph.reshape(graph.sum(graph.reshape(of_each, (windows.taps, n, channels)), 1), kernel.shape)
 
