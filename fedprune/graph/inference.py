@@ -113,9 +113,7 @@ def _reshape(writer: _Writer, layer: kinds.Reshape, inputs: list[Tensor]) -> Ten
 
 def _zero_padding(writer: _Writer, layer: kinds.ZeroPadding, inputs: list[Tensor]) -> Tensor:
     (x,) = inputs
-    for axis, (before, after) in enumerate(layer.padding, start=1):
-        x = writer.graph.pad(x, axis, before, after)
-    return x
+    return writer.graph.pad(x, dict(enumerate(layer.padding, start=1)))
 
 
 def _rescaling(writer: _Writer, layer: kinds.Rescaling, inputs: list[Tensor]) -> Tensor:
@@ -155,7 +153,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
 def _image(writer: _Writer, layer: kinds.Windowed, x: Tensor) -> Tensor:
     """The image that windows move over: a series is one row. TFLite knows no causal padding."""
     if layer.padding is Padding.CAUSAL:
-        x = writer.graph.pad(x, 1, layer.size[0] - 1, 0)
+        x = writer.graph.pad(x, {1: (layer.size[0] - 1, 0)})
     return writer.graph.reshape(x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
 
 

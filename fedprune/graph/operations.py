@@ -67,7 +67,7 @@ def pad(tape: Tape, x: Value, axis: int, before: int, after: int) -> Value:
     """`x` with zeros before and after along one axis."""
     graph = tape.graph
     return tape.record(
-        graph.pad(x.tensor, axis, before, after), (x, lambda d: graph.slice(d, axis, before, x.shape[axis]))
+        graph.pad(x.tensor, {axis: (before, after)}), (x, lambda d: graph.slice(d, axis, before, x.shape[axis]))
     )
 
 

@@ -7,7 +7,6 @@ once the axis is folded into (places, phases).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,9 +130,7 @@ def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows)
 
     def to_x(d: Tensor) -> Tensor:
         turned = graph.matmul(graph.constant(np.eye(windows.taps, dtype=np.float32)[::-1]), kernel.tensor)
-        for axis, along in ((2, columns), (1, rows)):
-            d = _spread(graph, d, axis, along)
-        return _convolve_each(graph, d, graph.reshape(turned, (1, *size, channels)))
+        return _convolve_each(graph, _spread(graph, d, windows), graph.reshape(turned, (1, *size, channels)))
 
     def to_kernel(d: Tensor) -> Tensor:
         images, filters = (
@@ -219,31 +216,32 @@ def _convolve_each(
 
 def _pad_for(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
     """What windows see of `[n, h, w, c]`: padded, and without what none of them sees."""
+    pads = {}
     for axis, along in ((1, windows.rows), (2, windows.columns)):
         seen = min(along.length, along.span - along.before)
-        x = graph.pad(graph.slice(x, axis, 0, seen), axis, along.before, along.span - along.before - seen)
-    return x
+        x = graph.slice(x, axis, 0, seen)
+        pads[axis] = along.before, along.span - along.before - seen
+    return graph.pad(x, pads)
 
 
-def _spread(graph: Graph, d: Tensor, axis: int, along: Window) -> Tensor:
-    """The gradient of what a window made, as far apart as the window's places were, and padded: the kernel turned
-    round then has a place for each entry of the axis."""
-    if along.stride > 1:
+def _spread(graph: Graph, d: Tensor, windows: Windows) -> Tensor:
+    """The gradient `[n, rows, columns, c]` of what windows made, as far apart as their places were, and padded: the
+    kernel turned round then has a place for each entry of the images."""
+    pads = {}
+    for axis, along in ((2, windows.columns), (1, windows.rows)):
         outer, inner = d.shape[: axis + 1], d.shape[axis + 1 :]
-        apart = graph.pad(
-            graph.reshape(d, (math.prod(outer), math.prod(inner))), 1, 0, (along.stride - 1) * math.prod(inner)
-        )
+        apart = graph.pad(graph.reshape(d, (*outer, 1, *inner)), {axis + 1: (0, along.stride - 1)})
         d = graph.reshape(apart, (*outer[:-1], outer[-1] * along.stride, *inner))
-    before = along.size - 1 - along.before
-    after = along.length + along.size - 1 - before - d.shape[axis]
-    d = graph.slice(d, axis, 0, d.shape[axis] + min(after, 0))
-    return graph.pad(d, axis, before, max(after, 0))
+        before = along.size - 1 - along.before
+        after = along.length + along.size - 1 - before - d.shape[axis]
+        d = graph.slice(d, axis, 0, d.shape[axis] + min(after, 0))
+        pads[axis] = before, max(after, 0)
+    return graph.pad(d, pads)
 
 
 def _convolve_with_ones(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
     """Patches by a convolution that has one filter, with a single 1, for each entry of a patch."""
-    for axis, along in ((1, windows.rows), (2, windows.columns)):
-        x = graph.pad(graph.slice(x, axis, 0, along.seen), axis, along.before, along.after)
+    x = _pad_for(graph, x, windows)
     channels = x.shape[3]
     ones = np.eye(windows.taps * channels, dtype=np.float32)
     filters = graph.constant(ones.reshape(-1, windows.rows.size, windows.columns.size, channels))
@@ -284,7 +282,7 @@ def _untap(graph: Graph, taps: list[Tensor], along: Window) -> Tensor:
     phases: dict[int, Tensor] = {}
     for index, tap in enumerate(taps):
         place, phase = divmod(index, along.stride)
-        placed = graph.pad(tap, 1, place, along.places - along.out - place)
+        placed = graph.pad(tap, {1: (place, along.places - along.out - place)})
         phases[phase] = graph.add(phases[phase], placed) if phase in phases else placed
     return _join(graph, list(phases.values()), along)
 
@@ -293,7 +291,7 @@ def _phases(graph: Graph, x: Tensor, along: Window, fill: float = 0.0) -> list[T
     """The middle axis of `[outer, length, inner]`, padded and dealt out in turn: `[outer, places, inner]` for each
     entry of a stride that a window sees."""
     outer, _, inner = x.shape
-    padded = graph.pad(graph.slice(x, 1, 0, along.seen), 1, along.before, along.after, fill)
+    padded = graph.pad(graph.slice(x, 1, 0, along.seen), {1: (along.before, along.after)}, fill)
     folded = graph.reshape(padded, (outer, along.places, along.stride * inner))
     return [graph.slice(folded, 2, phase * inner, inner) for phase in range(min(along.stride, along.size))]
 
@@ -302,7 +300,7 @@ def _join(graph: Graph, phases: list[Tensor], along: Window) -> Tensor:
     """The adjoint of `_phases`: `[outer, length, inner]`."""
     outer, _, inner = phases[0].shape
     folded = graph.concatenate(phases, 2)
-    folded = graph.pad(folded, 2, 0, (along.stride - len(phases)) * inner)
+    folded = graph.pad(folded, {2: (0, (along.stride - len(phases)) * inner)})
     padded = graph.reshape(folded, (outer, along.places * along.stride, inner))
     seen = graph.slice(padded, 1, along.before, along.seen)
-    return graph.pad(seen, 1, 0, along.length - along.seen)
+    return graph.pad(seen, {1: (0, along.length - along.seen)})
