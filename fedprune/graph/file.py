@@ -38,6 +38,7 @@ class Code(IntEnum):
     MAX_POOL_2D = 17
     MUL = 18
     RELU = 19
+    RELU6 = 21
     RESHAPE = 22
     SOFTMAX = 25
     TANH = 28

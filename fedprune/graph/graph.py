@@ -95,6 +95,9 @@ class Graph:
     def relu(self, x: Tensor) -> Tensor:
         return self._operate(Code.RELU, [x], x.shape)
 
+    def relu6(self, x: Tensor) -> Tensor:
+        return self._operate(Code.RELU6, [x], x.shape)
+
     def leaky_relu(self, x: Tensor, slope: float) -> Tensor:
         return self._operate(Code.LEAKY_RELU, [x], x.shape, slope=float(slope))
 

@@ -112,8 +112,7 @@ def _reshape(writer: _Writer, layer: kinds.Reshape, inputs: list[Tensor]) -> Ten
 
 
 def _zero_padding(writer: _Writer, layer: kinds.ZeroPadding, inputs: list[Tensor]) -> Tensor:
-    (x,) = inputs
-    return writer.graph.pad(x, dict(enumerate(layer.padding, start=1)))
+    return writer.graph.pad(inputs[0], dict(enumerate(layer.padding, start=1)))
 
 
 def _rescaling(writer: _Writer, layer: kinds.Rescaling, inputs: list[Tensor]) -> Tensor:
@@ -142,7 +141,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
         return graph.leaky_relu(x, layer.slope)
     functions: dict[Function, Callable[[Tensor], Tensor]] = {
         Function.RELU: graph.relu,
-        Function.RELU6: lambda x: graph.minimum(graph.relu(x), 6.0),
+        Function.RELU6: graph.relu6,
         Function.SIGMOID: graph.logistic,
         Function.SOFTMAX: graph.softmax,
         Function.TANH: graph.tanh,

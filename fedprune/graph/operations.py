@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,12 +63,16 @@ def reshape(tape: Tape, x: Value, shape: Sequence[int]) -> Value:
     return tape.record(graph.reshape(x.tensor, shape), (x, lambda d: graph.reshape(d, x.shape)))
 
 
-def pad(tape: Tape, x: Value, axis: int, before: int, after: int) -> Value:
-    """`x` with zeros before and after along one axis."""
+def pad(tape: Tape, x: Value, pads: Mapping[int, tuple[int, int]]) -> Value:
+    """`x` with so many zeros before and after, along each of some axes."""
     graph = tape.graph
-    return tape.record(
-        graph.pad(x.tensor, {axis: (before, after)}), (x, lambda d: graph.slice(d, axis, before, x.shape[axis]))
-    )
+
+    def back(d: Tensor) -> Tensor:
+        for axis, (before, _) in pads.items():
+            d = graph.slice(d, axis, before, x.shape[axis])
+        return d
+
+    return tape.record(graph.pad(x.tensor, pads), (x, back))
 
 
 def concatenate(tape: Tape, parts: Sequence[Value], axis: int) -> Value:
@@ -109,7 +113,7 @@ def relu(tape: Tape, x: Value) -> Value:
 
 def relu6(tape: Tape, x: Value) -> Value:
     graph = tape.graph
-    y = graph.minimum(graph.relu(x.tensor), 6.0)
+    y = graph.relu6(x.tensor)
 
     def back(d: Tensor) -> Tensor:
         inside = graph.multiply(y, graph.subtract(6.0, y))
