@@ -26,6 +26,7 @@ _CONFUSED = {
     _OP.MAXIMUM: (_OP.MINIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.MINIMUM: (_OP.MAXIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.RELU: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
+    _OP.RELU6: (_OP.RELU, _OPTIONS.NONE, None),
     _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
     _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
     _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),

@@ -38,6 +38,7 @@ class Code(IntEnum):
     MAX_POOL_2D = 17
     MUL = 18
     RELU = 19
+    RELU6 = 21
     RESHAPE = 22
     SOFTMAX = 25
     TANH = 28
@@ -95,7 +96,15 @@ class _Field:
 _WINDOW = {"padding": _Field(0, byte=True), "stride_width": _Field(1), "stride_height": _Field(2)}
 _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.CONV_2D: (1, _WINDOW),
-    Code.DEPTHWISE_CONV_2D: (2, _WINDOW | {"depth_multiplier": _Field(3)}),
+    Code.DEPTHWISE_CONV_2D: (
+        2,
+        _WINDOW
+        | {
+            "depth_multiplier": _Field(3),
+            "dilation_width": _Field(5, default=1),
+            "dilation_height": _Field(6, default=1),
+        },
+    ),
     Code.AVERAGE_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.MAX_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.FULLY_CONNECTED: (8, {"keep_axes": _Field(2, default=False)}),

@@ -27,6 +27,10 @@ MAX_TENSOR_BYTES = 2**31 - 1
 """Bytes of one tensor: runtimes count them in 32 bits."""
 _TERMS = 32
 """A sum of more terms is made in stages: one float32 accumulator over 10^5 terms loses three digits."""
+_NARROW = 64
+"""Rows shorter than this are worth being made longer."""
+_FEW = 8
+"""What is made for that is so many times smaller than what it is made for, at least."""
 _SAME, _VALID = 0, 1
 
 
@@ -97,6 +101,9 @@ class Graph:
     def relu(self, x: Tensor) -> Tensor:
         return self._operate(Code.RELU, [x], x.shape)
 
+    def relu6(self, x: Tensor) -> Tensor:
+        return self._operate(Code.RELU6, [x], x.shape)
+
     def leaky_relu(self, x: Tensor, slope: float) -> Tensor:
         return self._operate(Code.LEAKY_RELU, [x], x.shape, slope=float(slope))
 
@@ -126,18 +133,12 @@ class Graph:
         return self._operate(Code.COS, [x], x.shape)
 
     def sum(self, x: Tensor, *axes: int) -> Tensor:
-        """The sum over `axes`, which are adjacent, and stay in the shape with size 1."""
-        terms = math.prod(x.shape[axis] for axis in axes)
-        if terms <= _TERMS:
+        """The sum over `axes`, which stay in the shape with size 1."""
+        if math.prod(x.shape[axis] for axis in axes) <= _TERMS:
             return self._reduce(Code.SUM, x, axes)
-        kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-        outer, inner = math.prod(x.shape[: min(axes)]), math.prod(x.shape[max(axes) + 1 :])
-        while terms > _TERMS:
-            size = _group_size(terms)
-            groups = -(-terms // size)
-            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * size - terms)
-            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
-        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (outer, terms, inner)), (1,)), kept)
+        for axis in axes:
+            x = self._sum_along(x, axis)
+        return x
 
     def reduce_max(self, x: Tensor, *axes: int) -> Tensor:
         """The maximum over `axes`, which stay in the shape with size 1."""
@@ -145,6 +146,8 @@ class Graph:
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         """The product of two matrices."""
+        if transpose_a and not transpose_b and a.shape[1] > b.shape[1]:  # the narrow one is turned at less cost
+            return self.transpose(self.matmul(b, a, transpose_a=True), 1, 0)
         shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
@@ -164,16 +167,25 @@ class Graph:
         """`x` with its axes in another order."""
         return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
 
-    def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
-        """`x` with `before` and `after` more entries of `value` along one axis."""
-        if before == after == 0:
+    def pad(self, x: Tensor, pads: Mapping[int, tuple[int, int]], value: float = 0.0) -> Tensor:
+        """`x` with so many more entries of `value` before and after, along each of some axes."""
+        pads = {axis: pad for axis, pad in pads.items() if any(pad)}
+        if not pads:
             return x
-        pads = np.zeros((len(x.shape), 2), np.int32)
-        pads[axis] = before, after
-        inputs, shape = [x, self.constant(pads)], [size + sum(pad) for size, pad in zip(x.shape, pads, strict=True)]
+        last = max(pads)
+        inner = math.prod(x.shape[last + 1 :])  # XNNPACK copies row by row: let them be long
+        table = np.zeros((last + 1, 2), np.int32)
+        for axis, pad in pads.items():
+            table[axis] = pad
+        table[last] *= inner
+        folded = self.reshape(x, (*x.shape[:last], x.shape[last] * inner))
+        inputs = [folded, self.constant(table)]
+        shape = [size + sum(pad) for size, pad in zip(folded.shape, table, strict=True)]
         if value == 0.0:
-            return self._operate(Code.PAD, inputs, shape)
-        return self._operate(Code.PADV2, [*inputs, self._scalar(value)], shape)
+            padded = self._operate(Code.PAD, inputs, shape)
+        else:
+            padded = self._operate(Code.PADV2, [*inputs, self._scalar(value)], shape)
+        return self.reshape(padded, (*shape[:-1], shape[-1] // inner, *x.shape[last + 1 :]))
 
     def slice(self, x: Tensor, axis: int, begin: int, size: int) -> Tensor:
         """`size` entries from `begin` on along one axis."""
@@ -213,19 +225,26 @@ class Graph:
         return self._slide(Code.CONV_2D, [x, filters, bias], (height, width), strides, out, same=same)
 
     def convolve_each(
-        self, x: Tensor, filters: Tensor, bias: Tensor, strides: tuple[int, int], *, same: bool = False
+        self,
+        x: Tensor,
+        filters: Tensor,
+        bias: Tensor,
+        strides: tuple[int, int] = (1, 1),
+        *,
+        dilations: tuple[int, int] = (1, 1),
+        same: bool = False,
     ) -> Tensor:
-        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`."""
-        _, height, width, out = filters.shape
-        multiplier = out // x.shape[3]
+        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`.
+
+        `dilations` are the distances between neighbouring entries of a filter.
+        """
+        out = filters.shape[3]
+        size = [(entries - 1) * apart + 1 for entries, apart in zip(filters.shape[1:3], dilations, strict=True)]
+        attributes: dict[str, Attribute] = {"depth_multiplier": out // x.shape[3]}
+        if dilations != (1, 1):
+            attributes |= {"dilation_height": dilations[0], "dilation_width": dilations[1]}
         return self._slide(
-            Code.DEPTHWISE_CONV_2D,
-            [x, filters, bias],
-            (height, width),
-            strides,
-            out,
-            same=same,
-            depth_multiplier=multiplier,
+            Code.DEPTHWISE_CONV_2D, [x, filters, bias], (size[0], size[1]), strides, out, same=same, **attributes
         )
 
     def fully_connect(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
@@ -259,13 +278,35 @@ class Graph:
 
     def _binary(self, code: Code, a: Operand, b: Operand) -> Tensor:
         a, b = (operand if isinstance(operand, Tensor) else self._scalar(operand) for operand in (a, b))
+        a, b = self._widen(a, b.shape), self._widen(b, a.shape)
         return self._operate(code, [a, b], np.broadcast_shapes(a.shape, b.shape))
+
+    def _widen(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`x`, to be repeated to `shape`, repeated along the last axis but one: XNNPACK repeats row by row, and is slow
+        if they are short."""
+        width, channels = shape[-2] if len(shape) > 2 else 1, shape[-1]
+        is_narrow = 1 < x.shape[-1] == channels < _NARROW and x.shape[-2:-1] in ((), (1,))
+        if width == 1 or not is_narrow or x.size * width * _FEW > math.prod(shape):
+            return x
+        return self._operate(
+            Code.MUL, [x, self.constant(np.ones((width, 1), np.float32))], (*x.shape[:-2], width, channels)
+        )
 
     def _reduce(self, code: Code, x: Tensor, axes: Sequence[int]) -> Tensor:
         if all(x.shape[axis] == 1 for axis in axes):
             return x
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
         return self._operate(code, [x, self._integers(axes)], shape, keep_axes=True)
+
+    def _sum_along(self, x: Tensor, axis: int) -> Tensor:
+        before, terms, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+        shape, outer, inner = (*before, 1, *after), math.prod(before), math.prod(after)
+        while terms > 2 * _TERMS:
+            size = _group_size(terms)
+            groups = -(-terms // size)
+            rows = self.pad(self.reshape(x, (outer, terms, inner)), {1: (0, groups * size - terms)})
+            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
+        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (*before, terms, *after)), (axis,)), shape)
 
     def _pool(self, code: Code, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
         return self._slide(code, [x], size, strides, x.shape[3], same=same, height=size[0], width=size[1])

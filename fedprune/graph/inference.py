@@ -123,7 +123,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
         return graph.leaky_relu(x, layer.slope)
     functions: dict[Function, Callable[[Tensor], Tensor]] = {
         Function.RELU: graph.relu,
-        Function.RELU6: lambda x: graph.minimum(graph.relu(x), 6.0),
+        Function.RELU6: graph.relu6,
         Function.SIGMOID: graph.logistic,
         Function.SOFTMAX: graph.softmax,
         Function.TANH: graph.tanh,
@@ -134,7 +134,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
 def _image(writer: _Writer, layer: kinds.Windowed, x: Tensor) -> Tensor:
     """The image that windows move over: a series is one row. TFLite knows no causal padding."""
     if layer.padding is Padding.CAUSAL:
-        x = writer.graph.pad(x, 1, layer.size[0] - 1, 0)
+        x = writer.graph.pad(x, {1: (layer.size[0] - 1, 0)})
     return writer.graph.reshape(x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
 
 

@@ -100,9 +100,9 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
     """Normalise as a frozen layer does: it uses the moving statistics and leaves them."""
     gamma, beta, mean, variance = weights
     graph = tape.graph
-    precision = graph.rsqrt(graph.add(variance.tensor, epsilon))
-    centered = ops.add(tape, x, tape.leaf(graph.multiply(mean.tensor, -1.0), differentiable=False))
-    return ops.add(tape, ops.multiply(tape, ops.scale(tape, centered, precision), gamma), beta)
+    factor = ops.scale(tape, gamma, graph.rsqrt(graph.add(variance.tensor, epsilon)))
+    shift = ops.add(tape, beta, ops.scale(tape, factor, graph.multiply(mean.tensor, -1.0)))
+    return ops.add(tape, ops.multiply(tape, x, factor), shift)
 
 
 def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Value:
@@ -128,10 +128,7 @@ def _reshape(context: Context, layer: kinds.Reshape, inputs: list[Value]) -> Val
 
 
 def _zero_padding(context: Context, layer: kinds.ZeroPadding, inputs: list[Value]) -> Value:
-    (x,) = inputs
-    for axis, (before, after) in enumerate(layer.padding, start=1):
-        x = ops.pad(context.tape, x, axis, before, after)
-    return x
+    return ops.pad(context.tape, inputs[0], dict(enumerate(layer.padding, start=1)))
 
 
 def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) -> Value:

@@ -74,4 +74,6 @@ def _row(tape: Tape, matrix: Value, number: int) -> Value:
     """A row of a matrix, as a vector."""
     graph, (rows, width) = tape.graph, matrix.shape
     row = graph.reshape(graph.slice(matrix.tensor, 0, number, 1), (width,))
-    return tape.record(row, (matrix, lambda d: graph.pad(graph.reshape(d, (1, width)), 0, number, rows - number - 1)))
+    return tape.record(
+        row, (matrix, lambda d: graph.pad(graph.reshape(d, (1, width)), {0: (number, rows - number - 1)}))
+    )
