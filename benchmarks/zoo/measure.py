@@ -8,7 +8,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from benchmarks.latency.measure import Settings
 from benchmarks.latency.measure import measure as measure_latency
 from benchmarks.latency.results import Measured as Latency
 from benchmarks.zoo import training
+from benchmarks.zoo.exports import export
 from benchmarks.zoo.records import Criterion, Export, Measured, Speed
 from export.report import Format
 from fedprune.errors import FedpruneError
@@ -136,25 +136,10 @@ def _parity(name: str, bundle: Bundle) -> float:
     return round(_alone(training.parity, blob), 2)
 
 
-def _export_one(blob: bytes, form: Format, out: Path) -> tuple[Export, ...]:
-    """One format, since the conversion of some crashes."""
-    from benchmarks.zoo.exports import export
-
-    try:
-        return _alone(export, blob, (form,), out)
-    except BrokenProcessPool:
-        return (Export(form, False, "the conversion crashes"),)
-
-
 def _exports(blob: bytes) -> tuple[tuple[Export, ...], float | None]:
     """Every format, and the median latency of the fp32 file in ms."""
-    from benchmarks.zoo.exports import export
-
     with tempfile.TemporaryDirectory() as directory:
-        try:
-            found = _alone(export, blob, tuple(Format), Path(directory))
-        except BrokenProcessPool:
-            found = tuple(exported for form in Format for exported in _export_one(blob, form, Path(directory)))
+        found = export(blob, tuple(Format), Path(directory))
         file = Path(directory) / Format.FP32.file
         rows = measure_latency([file], Settings()).models if file.exists() else ()
         latencies = [row.latency_ms.p50 for row in rows if isinstance(row, Latency)]

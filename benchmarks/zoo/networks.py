@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.zoo.sequences import SEQUENCES
+from fedprune.keras import activations
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 
@@ -80,6 +82,40 @@ def _frozen_mobilenet_v2(drops: bool) -> Any:
     x = L.Input((96, 96, 3))
     y = L.Dropout(0.2 if drops else 0.0)(L.GlobalAveragePooling2D()(base(x)))
     return keras.Model(x, L.Dense(10, "softmax")(y))
+
+
+def _mobilenet_v3(drops: bool) -> Any:
+    """MobileNetV3-small's kinds of blocks, fewer and narrower: some squeeze and excite, the first have ReLU and the
+    others hard swish (Howard et al. 2019, "Searching for MobileNetV3", arXiv 1905.02244)."""
+    x = L.Input((64, 64, 3))
+    y = _activated(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x), activations.hard_swish)
+    blocks = (
+        (8, 8, 3, 2, True, "relu"),
+        (36, 12, 3, 2, False, "relu"),
+        (44, 12, 3, 1, False, "relu"),
+        (48, 16, 5, 2, True, activations.hard_swish),
+        (96, 16, 5, 1, True, activations.hard_swish),
+    )
+    for wide, filters, size, strides, squeezes, function in blocks:
+        z = _activated(L.Conv2D(wide, 1, use_bias=False)(y), function)
+        z = _activated(L.DepthwiseConv2D(size, strides=strides, padding="same", use_bias=False)(z), function)
+        z = _squeezed(z) if squeezes else z
+        z = L.BatchNormalization()(L.Conv2D(filters, 1, use_bias=False)(z))
+        y = L.Add()([y, z]) if y.shape == z.shape else z
+    y = L.GlobalAveragePooling2D()(_activated(L.Conv2D(96, 1, use_bias=False)(y), activations.hard_swish))
+    y = L.Dropout(0.2 if drops else 0.0)(L.Dense(128, activations.hard_swish)(y))
+    return keras.Model(x, L.Dense(10, "softmax")(y))
+
+
+def _squeezed(x: Any) -> Any:
+    """Channels weighed by what a small network makes of their means."""
+    y = L.GlobalAveragePooling2D(keepdims=True)(x)
+    y = L.Conv2D(max(x.shape[-1] // 4, 8), 1, activation="relu")(y)
+    return L.Multiply()([x, L.Conv2D(x.shape[-1], 1, activation=activations.hard_sigmoid)(y)])
+
+
+def _activated(x: Any, function: Any) -> Any:
+    return L.Activation(function)(L.BatchNormalization()(x))
 
 
 def _squeezenet(drops: bool) -> Any:
@@ -166,6 +202,8 @@ NETWORKS: dict[str, Entry] = {
     "residual-add": Entry(_residual(lambda a, b: L.Add()([a, b]))),
     "residual-plus": Entry(_residual(lambda a, b: a + b)),
     "nested": Entry(_nested),
+    "mobilenet-v3-small": Entry(_mobilenet_v3),
+    **{name: Entry(make) for name, make in SEQUENCES.items()},
 }
 """The zoo, by name."""
 

@@ -28,7 +28,7 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Export(msgspec.Struct, frozen=True):
-    """A format: whether it was made and runs, and if not, why."""
+    """A format: whether it was made and runs; `problem` is why it does not, or what it does not gain."""
 
     format: str
     works: bool

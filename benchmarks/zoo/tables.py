@@ -16,7 +16,8 @@ _SHOWN = ("network", "graph at batch", "build s", "exactness", "ratio", "litert 
 _PAGE = """# The zoo
 
 Ordinary networks, which nobody tuned for: MLPerf Tiny's four, MobileNetV2 whole and with a frozen base, a SqueezeNet,
-1-D CNNs, residual networks, nested models. `python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes
+1-D CNNs, residual networks, nested models; a small MobileNetV3; LSTM, GRU, TCN and Transformers over sensors and text.
+`python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes
 this page; `benchmarks/results/zoo.json` has the numbers. {machine}
 
 {table}
@@ -29,7 +30,7 @@ this page; `benchmarks/results/zoo.json` has the numbers. {machine}
 - **fp32 ms**: the median latency of one inference of the exported model, one thread.
 - **parity**: how far the weights of the two trainers are apart after 20 steps, over how far one rounding of the first
   weights takes the keras trainer.
-{refusals}{criterion}"""
+{formats}{refusals}{criterion}"""
 _CRITERION = """
 ## What the proof finds
 
@@ -55,9 +56,16 @@ def markdown(zoo: Zoo) -> str:
     """The page docs/ZOO.md."""
     rows = [_HEADINGS, ("---", *("---:" for _ in _HEADINGS[1:])), *(_cells(row) for row in zoo.networks)]
     refusals = [f"- **{row.name}**: {line}\n" for row in zoo.networks for line in row.refusals]
+    formats = [
+        f"- **{row.name}**, {export.format}: {export.problem}\n"
+        for row in zoo.networks
+        for export in row.exports
+        if export.problem
+    ]
     return _PAGE.format(
         machine=f"The machine is {zoo.machine}.",
         table="\n".join(f"| {' | '.join(cells)} |" for cells in rows),
+        formats="\n## Formats that do not work, or gain nothing\n\n" + "".join(formats) if formats else "",
         refusals="\n## What got no graph\n\n" + "".join(refusals) if refusals else "",
         criterion="" if zoo.criterion is None else _criterion(zoo.criterion),
     )

@@ -15,8 +15,9 @@ from fedprune.model.losses import LabelForm
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import apply_mask, full_mask, score_mask
+from fedprune.runtime.self_check import draw_inputs
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, Task, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
 
 _EXAMPLES = 256
 _PERTURBATIONS = 8
@@ -47,7 +48,7 @@ def parity(blob: bytes) -> float:
     from edge_agent.trainers.litert import LiteRTTrainer
 
     bundle = read_bundle(blob)
-    data, first = examples(bundle.task, _EXAMPLES), bundle.initial_weights()
+    data, first = examples(bundle, _EXAMPLES), bundle.initial_weights()
     keras = KerasTrainer(bundle, threads=1)
 
     def trained(trainer: Any, weights: Weights) -> Weights:
@@ -60,10 +61,10 @@ def parity(blob: bytes) -> float:
     return apart / max(moved)
 
 
-def examples(task: Task, count: int) -> Dataset:
-    """Noise, with labels of the loss's form."""
-    keyed = Keyed(0, "zoo")
-    x = keyed.uniform(count * math.prod(task.input_shape), -1.0, 1.0).reshape(count, *task.input_shape)
+def examples(bundle: Bundle, count: int) -> Dataset:
+    """Noise, or any ids of the vocabulary, with labels of the loss's form."""
+    keyed, task = Keyed(0, "zoo"), bundle.task
+    x = draw_inputs(keyed, (count, *task.input_shape), bundle.network.vocabulary)
     if task.training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
         return Dataset(x, (keyed.integers(count) % np.uint64(task.outputs)).astype(np.int64))
     return Dataset(x, keyed.uniform(count * task.outputs, -1.0, 1.0).reshape(count, task.outputs))
@@ -82,7 +83,7 @@ def perturbed(weights: Weights, number: int) -> Weights:
 
 def _speed(bundle: Bundle, trainer: Any) -> Speed:
     task = bundle.task
-    data, weights = examples(task, _EXAMPLES), bundle.initial_weights()
+    data, weights = examples(bundle, _EXAMPLES), bundle.initial_weights()
     sparsity = task.pruning.schedule.target_sparsity
     mask = score_mask(weights, task.table, sparsity, task.pruning.allocation, full_mask(task.table))
     work = _work(apply_mask(weights, mask), mask)
