@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from benchmarks.zoo.mutants import mutants
@@ -19,6 +19,7 @@ from export.proof.probes import make_self_check
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from fedprune.graph.training import write_training_graph
+from fedprune.keras import activations
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorSpec, TensorTable
@@ -53,8 +54,7 @@ def judge(name: str, most: int | None = None) -> tuple[Verdict, ...]:
     proof = Proof(model, tensors, objective, reference)
     honest = write_training_graph(network, TensorTable(tensors), loss, _BATCH).blob
     self_check = make_self_check(reference, tensors, honest, briefly=False)
-    made = list(mutants(honest, tensors))
-    graphs = iter([("", honest), *made[:: max(1, len(made) // most) if most else 1]])
+    graphs = chain([("", honest)], mutants(honest, tensors, most))
     verdicts: list[Verdict] = []
     while some := list(islice(graphs, _AT_ONCE)):
         candidates = [TrainingGraph(graph, tensors, threads=1) for _, graph in some]
@@ -151,11 +151,51 @@ def _rows() -> Any:
     )
 
 
+def _recurrent() -> Any:
+    """Token ids, and each cell: both ways, backwards and in order. Two steps have all that more would have."""
+    return keras.Sequential(
+        [
+            L.Input((2,), dtype="int32"),
+            L.Embedding(20, 4),
+            L.Bidirectional(L.LSTM(4, return_sequences=True, unroll=True)),
+            L.GRU(5, return_sequences=True, go_backwards=True, unroll=True),
+            L.SimpleRNN(5, unroll=True),
+            L.Dense(_CLASSES),
+        ]
+    )
+
+
+def _attentive() -> Any:
+    x = L.Input((4, 3))
+    y = L.LayerNormalization()(L.GaussianNoise(0.2)(x))
+    y = L.Add()([x, L.MultiHeadAttention(2, 2)(y, y, use_causal_mask=True)])
+    y = L.Dot((2, 2))([L.UnitNormalization()(y), L.Dense(3, "gelu")(y)])
+    y = L.Activation(activations.gelu_tanh)(L.Dense(3, "swish")(y))
+    return keras.Model(x, L.Dense(_CLASSES)(L.Flatten()(y)))
+
+
+def _enlarged() -> Any:
+    x = L.Input((5, 5, 2))
+    y = L.Conv2DTranspose(4, 3, strides=2, activation=activations.hard_swish)(L.Cropping2D(((0, 2), (1, 0)))(x))
+    y = L.GroupNormalization(2)(L.UpSampling2D((2, 1))(L.Permute((2, 1, 3))(y)))
+    z = L.Multiply()([y, L.Dense(4, activations.hard_sigmoid)(L.GlobalAveragePooling2D(keepdims=True)(y))])
+    z = L.Maximum()([z, L.Minimum()([L.Conv2D(4, 1, activation="elu")(y), y])])
+    return keras.Model(x, L.Dense(_CLASSES)(L.GlobalAveragePooling2D()(z)))
+
+
+def _curves() -> Any:
+    return _classifier(L.Dense(5, "softsign"), L.Dense(5, "softplus"), L.Dense(5, "selu"), shape=(5,))
+
+
 MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
     "images": (_images, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "separable": (_separable, Loss.CATEGORICAL_CROSSENTROPY),
     "series": (_series, Loss.BINARY_CROSSENTROPY),
     "joined": (_joined, Loss.MEAN_SQUARED_ERROR),
     "rows": (_rows, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "recurrent": (_recurrent, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "attentive": (_attentive, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "enlarged": (_enlarged, Loss.MEAN_SQUARED_ERROR),
+    "curves": (_curves, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
 }
 """Small networks, and what they are trained with."""

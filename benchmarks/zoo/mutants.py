@@ -50,11 +50,12 @@ _MOST = 6
 """Of each mistake, so many are made at different places."""
 
 
-def mutants(graph: bytes, tensors: Sequence[TensorSpec]) -> Iterator[tuple[str, bytes]]:
+def mutants(graph: bytes, tensors: Sequence[TensorSpec], most: int | None = None) -> Iterator[tuple[str, bytes]]:
     """What was done, and the graph with it: where it runs, and computes something else with numbers of some size. (A
-    ReLU of what is never negative does not, nor does softmax less another number.)"""
+    ReLU of what is never negative does not, nor does softmax less another number.) Of all kinds, twice `most` are tried
+    at most."""
     right = _answers(graph, tensors)
-    for what, mutant in _all_mutants(graph):
+    for what, mutant in _all_mutants(graph, most):
         try:
             wrong = _answers(mutant, tensors)
         except ExportError:
@@ -91,14 +92,17 @@ def _differ(wrong: Array, right: Array) -> bool:
     return not np.linalg.norm(error) <= 1e-3 * np.linalg.norm(right) + 1e-5
 
 
-def _all_mutants(graph: bytes) -> Iterator[tuple[str, bytes]]:
+def _all_mutants(graph: bytes, most: int | None) -> Iterator[tuple[str, bytes]]:
     made: Counter[str] = Counter()
+    chosen = []
     for change, what, place in _mistakes(opened(graph)):
         made[what] += 1
         if made[what] <= _MOST or change in (_change_constant, _enlarge_constant):
-            model = opened(graph)
-            change(model, place)
-            yield what, packed(model)
+            chosen.append((change, what, place))
+    for change, what, place in chosen[:: max(1, len(chosen) // most) if most else 1]:
+        model = opened(graph)
+        change(model, place)
+        yield what, packed(model)
 
 
 Change = Callable[[Any, int], None]

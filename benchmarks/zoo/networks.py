@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.zoo.sequences import SEQUENCES
-from fedprune.keras import activations
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 
@@ -88,22 +87,23 @@ def _mobilenet_v3(drops: bool) -> Any:
     """MobileNetV3-small's kinds of blocks, fewer and narrower: some squeeze and excite, the first have ReLU and the
     others hard swish (Howard et al. 2019, "Searching for MobileNetV3", arXiv 1905.02244)."""
     x = L.Input((64, 64, 3))
-    y = _activated(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x), activations.hard_swish)
+    y = _hard_swish(L.BatchNormalization()(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)))
     blocks = (
-        (8, 8, 3, 2, True, "relu"),
-        (36, 12, 3, 2, False, "relu"),
-        (44, 12, 3, 1, False, "relu"),
-        (48, 16, 5, 2, True, activations.hard_swish),
-        (96, 16, 5, 1, True, activations.hard_swish),
+        (8, 8, 3, 2, True, keras.activations.relu),
+        (36, 12, 3, 2, False, keras.activations.relu),
+        (44, 12, 3, 1, False, keras.activations.relu),
+        (48, 16, 5, 2, True, _hard_swish),
+        (96, 16, 5, 1, True, _hard_swish),
     )
     for wide, filters, size, strides, squeezes, function in blocks:
-        z = _activated(L.Conv2D(wide, 1, use_bias=False)(y), function)
-        z = _activated(L.DepthwiseConv2D(size, strides=strides, padding="same", use_bias=False)(z), function)
+        z = function(L.BatchNormalization()(L.Conv2D(wide, 1, use_bias=False)(y)))
+        z = L.DepthwiseConv2D(size, strides=strides, padding="same", use_bias=False)(z)
+        z = function(L.BatchNormalization()(z))
         z = _squeezed(z) if squeezes else z
         z = L.BatchNormalization()(L.Conv2D(filters, 1, use_bias=False)(z))
         y = L.Add()([y, z]) if y.shape == z.shape else z
-    y = L.GlobalAveragePooling2D()(_activated(L.Conv2D(96, 1, use_bias=False)(y), activations.hard_swish))
-    y = L.Dropout(0.2 if drops else 0.0)(L.Dense(128, activations.hard_swish)(y))
+    y = _hard_swish(L.BatchNormalization()(L.Conv2D(96, 1, use_bias=False)(y)))
+    y = L.Dropout(0.2 if drops else 0.0)(_hard_swish(L.Dense(128)(L.GlobalAveragePooling2D()(y))))
     return keras.Model(x, L.Dense(10, "softmax")(y))
 
 
@@ -111,11 +111,16 @@ def _squeezed(x: Any) -> Any:
     """Channels weighed by what a small network makes of their means."""
     y = L.GlobalAveragePooling2D(keepdims=True)(x)
     y = L.Conv2D(max(x.shape[-1] // 4, 8), 1, activation="relu")(y)
-    return L.Multiply()([x, L.Conv2D(x.shape[-1], 1, activation=activations.hard_sigmoid)(y)])
+    return L.Multiply()([x, _hard_sigmoid(L.Conv2D(x.shape[-1], 1)(y))])
 
 
-def _activated(x: Any, function: Any) -> Any:
-    return L.Activation(function)(L.BatchNormalization()(x))
+def _hard_swish(x: Any) -> Any:
+    return L.Multiply()([x, _hard_sigmoid(x)])
+
+
+def _hard_sigmoid(x: Any) -> Any:
+    """As Keras' own MobileNetV3 writes it: of slope 1/6, where tf_keras' activation of that name has 0.2."""
+    return L.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)
 
 
 def _squeezenet(drops: bool) -> Any:
