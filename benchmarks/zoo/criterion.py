@@ -29,7 +29,9 @@ from fedprune.runtime.training_graph import TrainingGraph
 
 L = keras.layers
 
-_BATCH, _CLASSES = 6, 3
+_BATCH, _CLASSES = 24, 3
+"""With fewer examples some batches have no large number for one tanh of a cell: a mistake there, which the proof forgives
+if one batch in eight does not show it, would be missed."""
 _AT_ONCE = 200
 """Graphs that are loaded at a time."""
 
@@ -152,17 +154,13 @@ def _rows() -> Any:
 
 
 def _recurrent() -> Any:
-    """Token ids, and each cell: both ways, backwards and in order. Two steps have all that more would have."""
-    return keras.Sequential(
-        [
-            L.Input((2,), dtype="int32"),
-            L.Embedding(20, 4),
-            L.Bidirectional(L.LSTM(4, return_sequences=True, unroll=True)),
-            L.GRU(5, return_sequences=True, go_backwards=True, unroll=True),
-            L.SimpleRNN(5, unroll=True),
-            L.Dense(_CLASSES),
-        ]
-    )
+    """Token ids, and each cell beside the others: one that saturates would hide what those before it do. Two steps have
+    all that more would have."""
+    x = L.Input((2,), dtype="int32")
+    y = L.Embedding(3, 6)(x)
+    both = L.Bidirectional(L.LSTM(4, return_sequences=True, unroll=True))(y)
+    ends = [L.GRU(4, go_backwards=True, unroll=True)(y), L.SimpleRNN(4, unroll=True)(y), L.Flatten()(both)]
+    return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()(ends)))
 
 
 def _attentive() -> Any:

@@ -212,5 +212,5 @@ NETWORKS: dict[str, Entry] = {
 }
 """The zoo, by name."""
 
-SMALL = ("mlp", "windows-relu-bn", "residual-plus", "nested")
+SMALL = ("mlp", "windows-relu-bn", "residual-plus", "nested", "embedding-gru", "transformer-text")
 """Those that are quick to build, and between them have most of what the others have."""
