@@ -57,9 +57,9 @@ def _person(random: np.random.Generator) -> _Person:
     return _Person(
         step_hz=random.uniform(1.5, 2.3),
         strength=0.3 * np.exp(random.normal(0.0, 0.3)),
-        gaits=_GAITS * np.exp(random.normal(0.0, 0.09, _GAITS.shape)),
-        tilts=_TILTS_DEG + random.normal(0.0, 7.0, len(_TILTS_DEG)),
-        worn=_rotation(random.normal(0.0, np.deg2rad(11.0), 3)),
+        gaits=_GAITS * np.exp(random.normal(0.0, 0.08, _GAITS.shape)),
+        tilts=_TILTS_DEG + random.normal(0.0, 6.0, len(_TILTS_DEG)),
+        worn=_rotation(random.normal(0.0, np.deg2rad(10.0), 3)),
         noise=random.uniform(0.02, 0.08),
     )
 
