@@ -15,9 +15,8 @@ from benchmarks.children import Children, default_broker
 from benchmarks.federation import Federation, run_federation
 from benchmarks.federations.scenarios import Scenario
 from benchmarks.task_file import BATCH_SIZE, task_file
-from fedprune.data import load_npz
+from fedprune.data.npz import count_examples
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import load_bundle
 
 _NAME = "benchmark"
 _MOST_EPOCHS = 30
@@ -64,9 +63,8 @@ class Site:
     def train_centrally(self) -> tuple[float, ...]:
         """The held-out accuracy after each epoch over all agents' examples together: as many epochs as an agent has,
         but at most `_MOST_EPOCHS`."""
-        own = len(load_npz(self.path / _DATA / "agent-0.npz"))
-        seen = self.scenario.rounds * load_bundle(self.path / _TASK).task.training.steps_per_round * BATCH_SIZE
-        epochs = min(_MOST_EPOCHS, seen // own)
+        seen = self.scenario.rounds * self.scenario.steps_per_round * BATCH_SIZE
+        epochs = min(_MOST_EPOCHS, seen // count_examples(self.path / _DATA / "agent-0.npz"))
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_train_centrally, self.path, epochs, self.seed).result()
 

@@ -19,9 +19,8 @@ from fedprune.data.partition import Dirichlet, Iid
 from fedprune.data.prepare import prepare
 from fedprune.data.source import open_source
 
-_WINDOWS = 300
-"""Of each person."""
-_NEW_PEOPLE = 6
+_NEW_PEOPLE, _NEW_WINDOWS = 6, 300
+"""People who are held out, and the windows of each."""
 _SPOKEN_HELD_OUT, _PICTURES_HELD_OUT = 2400, 800
 _IMAGES_HELD_OUT = 10_000
 
@@ -85,19 +84,21 @@ def _made(
     return share
 
 
-def _each_a_person(agents: int) -> Callable[[int, Path], Prepared]:
-    """The network for windows; every agent is a person, and people who are nobody's agent are held out."""
+def _people(agents: int, *, each: int, windows: int) -> Callable[[int, Path], Prepared]:
+    """The network for windows, and agents with `windows` of each of `each` people; people of no agent are held out."""
 
     def share(seed: int, path: Path) -> Prepared:
-        for index, data in enumerate(people(seed, 0, agents, _WINDOWS)):
-            save_npz(path / f"agent-{index}.npz", data)
-        new = people(seed, agents, _NEW_PEOPLE, _WINDOWS)
-        x, y = np.concatenate([each.x for each in new]), np.concatenate([each.y for each in new])
-        save_npz(path / "held-out.npz", Dataset(x, y))
-        source = f"accelerometer windows of {agents} people, tested on {_NEW_PEOPLE} others"
+        for index in range(agents):
+            save_npz(path / f"agent-{index}.npz", _joined(people(seed, index * each, each, windows)))
+        save_npz(path / "held-out.npz", _joined(people(seed, agents * each, _NEW_PEOPLE, _NEW_WINDOWS)))
+        source = f"accelerometer windows of {agents * each} people, tested on {_NEW_PEOPLE} others"
         return Prepared(source, _table("window_cnn", seed))
 
     return share
+
+
+def _joined(parts: list[Dataset]) -> Dataset:
+    return Dataset(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
 
 
 def _table(function: str, seed: int) -> str:
@@ -106,7 +107,7 @@ def _table(function: str, seed: int) -> str:
 
 PAIRED = {
     "cnn-108k": Scenario(_real_images(4, 600), agents=4, steps_per_round=19, rounds=15),
-    "window-cnn": Scenario(_each_a_person(4), agents=4, steps_per_round=20, rounds=20),
+    "window-cnn": Scenario(_people(4, each=6, windows=100), agents=4, steps_per_round=20, rounds=20),
     "ds-cnn": Scenario(
         _made("ds_cnn", spoken, agents=3, examples=640, held_out=_SPOKEN_HELD_OUT),
         agents=3,
@@ -117,7 +118,9 @@ PAIRED = {
 """Each runs on either trainer."""
 
 LEARNED = {
-    "window-cnn": Goal(Scenario(_each_a_person(24), agents=24, steps_per_round=10, rounds=40), least=0.85),
+    "window-cnn": Goal(
+        Scenario(_people(24, each=1, windows=300), agents=24, steps_per_round=10, rounds=40), least=0.85
+    ),
     "mobilenet": Goal(
         Scenario(
             _made("small_mobilenet", pictures, agents=4, examples=200, held_out=_PICTURES_HELD_OUT),

@@ -73,7 +73,7 @@ def test_those_held_out_are_people_who_took_no_part(tmp_path: Path) -> None:
     PAIRED["window-cnn"].prepare(7, tmp_path)
     held_out, agents = load_npz(tmp_path / "held-out.npz"), PAIRED["window-cnn"].agents
     seen = {window.tobytes() for index in range(agents) for window in load_npz(tmp_path / f"agent-{index}.npz").x}
-    assert len(seen) == agents * 300
+    assert len(seen) == agents * 600
     assert len(held_out) == 6 * 300
     assert not any(window.tobytes() in seen for window in held_out.x)
 
