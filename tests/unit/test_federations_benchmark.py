@@ -13,7 +13,7 @@ from benchmarks.demo.rerun import parse_seeds, settled_accuracy
 from benchmarks.federations import keywords, pictures, windows
 from benchmarks.federations.command import claims
 from benchmarks.federations.figures import Figures, Learned, Pair, compare
-from benchmarks.federations.scenarios import LEARNED, PAIRED
+from benchmarks.federations.scenarios import LEARNED, PAIRED, Scenario
 from fedprune.data import Dataset, load_npz
 
 _MAKERS: dict[str, tuple[Callable[[int, int], Dataset], tuple[int, ...], int]] = {
@@ -69,13 +69,20 @@ def test_pictures_stay_within_what_a_screen_shows() -> None:
     assert 0.5 < data.x.max() <= 1.0
 
 
-def test_those_held_out_are_people_who_took_no_part(tmp_path: Path) -> None:
-    PAIRED["window-cnn"].prepare(7, tmp_path)
-    held_out, agents = load_npz(tmp_path / "held-out.npz"), PAIRED["window-cnn"].agents
-    seen = {window.tobytes() for index in range(agents) for window in load_npz(tmp_path / f"agent-{index}.npz").x}
-    assert len(seen) == agents * 600
-    assert len(held_out) == 6 * 300
-    assert not any(window.tobytes() in seen for window in held_out.x)
+@pytest.mark.parametrize(
+    ("scenario", "shared", "held_out"),
+    [(PAIRED["window-cnn"], 4 * 600, 4 * 600), (LEARNED["window-cnn"].scenario, 24 * 300, 6 * 300)],
+    ids=["pairs", "learned"],
+)
+def test_no_window_that_is_held_out_is_an_agents(
+    tmp_path: Path, scenario: Scenario, shared: int, held_out: int
+) -> None:
+    scenario.prepare(7, tmp_path)
+    agents = [load_npz(tmp_path / f"agent-{index}.npz") for index in range(scenario.agents)]
+    seen = {window.tobytes() for data in agents for window in data.x}
+    others = {window.tobytes() for window in load_npz(tmp_path / "held-out.npz").x}
+    assert (len(seen), len(others)) == (shared, held_out)
+    assert seen.isdisjoint(others)
 
 
 def test_the_interval_is_the_paired_t_interval() -> None:
