@@ -125,7 +125,7 @@ def _table(function: str, seed: int) -> str:
 
 PAIRED = {
     "cnn-108k": Scenario(_real_images(4, 600), agents=4, steps_per_round=19, rounds=15),
-    "window-cnn": Scenario(_people(4, each=6, windows=100), agents=4, steps_per_round=20, rounds=20),
+    "window-cnn": Scenario(_people(4, each=6, windows=100), agents=4, steps_per_round=20, rounds=40),
     "ds-cnn": Scenario(
         _made("ds_cnn", spoken, agents=3, examples=640, held_out=_SPOKEN_HELD_OUT),
         agents=3,
