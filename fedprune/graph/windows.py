@@ -2,7 +2,7 @@
 
 A window over two axes is one over columns, then one over rows. A window over one axis is cut into *taps*: tap i holds
 what entry i of the window sees at each of its places. Taps are slices of contiguous memory whatever the stride is,
-once the axis is folded into (places, phases).
+once the axis is folded into (places, phases). Depthwise convolutions alone are left to an operator of the runtime.
 """
 
 from __future__ import annotations
