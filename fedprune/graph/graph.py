@@ -138,14 +138,8 @@ class Graph:
         return self._reduce(Code.REDUCE_MAX, x, axes)
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """The product of two matrices."""
-        shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
-        return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
-
-    def batch_matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """The product of two matrices for each entry of the leading axes, which are equal."""
-        rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
-        shape = (*a.shape[:-2], rows, columns)
+        """The products of two matrices, or of a batch of them, `[batch, rows, k]`, with one or as many."""
+        shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:

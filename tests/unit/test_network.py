@@ -244,6 +244,7 @@ MISPLACED: dict[str, tuple[AnyLayer, tuple[Shape, ...], str]] = {
     "attention of rows": (attention(), ((5,), (5,)), "takes places and channels"),
     "attention of one": (attention(), ((6, 5),), "takes 3 inputs, not 1"),
     "attention of fewer keys": (attention(), ((6, 5), (4, 5), (3, 5)), "keys for all values"),
+    "attention of too many places": (attention(), ((2**12, 5), (2**12, 5)), "takes more than 16777216"),
     "attention with a bias": (attention(key_bias="kb"), ((6, 5), (6, 5)), "has some biases, and not all"),
     "one side by side": (Concatenate(name="j", axis=0), ((3,),), "joins inputs that differ along axis 0 alone"),
     "side by side along no axis": (Concatenate(name="j", axis=1), ((3,), (3,)), "joins inputs"),
