@@ -117,7 +117,8 @@ class TrainingThread:
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
             task = bundle.task
-            data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss)
+            vocabulary = bundle.network.vocabulary
+            data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss, vocabulary)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)

@@ -125,7 +125,15 @@ def _layers(model: Any) -> Iterator[Any]:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)
         else:
-            yield layer
+            yield from _unwrapped(layer)
+
+
+def _unwrapped(layer: Any) -> Iterator[Any]:
+    """`layer`, or those that it applies: TF-MOT does not know their wrappers, and the described model has none."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        yield from (layer.forward_layer, layer.backward_layer)
+    else:
+        yield layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
 
 
 def _prunable_variables(model: Any) -> Iterator[Any]:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.architecture import Form, form_of
+from export.architecture import Form, form_of, variables_of
 from export.describing.model import describe
 from export.describing.parity import check_parity
+from export.describing.refusal import LayerRefused, label
 from export.initial import recipe, redrawn
 from export.model_code import load_model
 from export.models import cnn_108k
+from export.proof.errors import NotProven
 from export.proof.inference import verify_inference_graph
 from export.proof.probes import make_self_check
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
+from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
-from fedprune.graph.training import write_training_graph
+from fedprune.graph.training import WrittenGraph, write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
@@ -38,6 +43,9 @@ _IMAGE, _OUTPUTS = (28, 28, 1), 10
 """The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
 _BATCH_SIZES = (8, 16, 32, 64)
 """A training graph is proven for each, and for the task's own: a device takes what suits its memory and examples."""
+_MOST_GRAPH_BYTES = 2**30
+"""The values of a batch in a graph. Of the batch sizes that a task did not ask for, those that take more are left out:
+the proof takes four times as much, and a device that chose one would need 4 GB."""
 _LAYERS_SHOWN = 8
 """Frozen layers that are named; of more there is the number."""
 
@@ -51,7 +59,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     """
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
-    network, table = describe(model)
+    network, table = _described(model)
     form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
     _check_learnable(model, TensorTable(table), pruning)
@@ -84,6 +92,18 @@ def _load(settings: ModelSettings, base: Path) -> Any:
             model.trainable = True
         return model
     return cnn_108k(settings.input_shape or _IMAGE, settings.outputs or _OUTPUTS)
+
+
+def _described(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
+    """See `describe`. A refusal also tells which changes to the layer were tried and work."""
+    try:
+        return describe(model)
+    except LayerRefused as refusal:
+        raise TaskError(f"{refusal}{_tried(ways_to_describe(model, refusal))}") from refusal
+
+
+def _tried(ways: Sequence[str]) -> str:
+    return f"; what was tried and works: {', or '.join(ways)}" if ways else ""
 
 
 def _check_form(form: Form, settings: ModelSettings) -> None:
@@ -155,6 +175,8 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
         briefly = bool(proven)
         try:
             graph = write_training_graph(network, task.table, task.training.loss, batch_size)
+            if batch_size != own and _is_too_large(graph, batch_size, task):
+                continue
             proof.check(graph.blob, briefly=briefly)
             check = make_self_check(reference, task.tensors, graph.blob, briefly=briefly)
         except FedpruneError as error:
@@ -162,14 +184,50 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
         else:
             digest = hashlib.sha256(graph.blob).hexdigest()
             proven.append(ProvenGraph(batch_size, digest, graph.memory_bytes, check))
+    others = ", ".join(str(graph.batch_size) for graph in proven)
+    instead = f"batches of {others} can be" if others else "use the keras trainer"
+    first = next(iter(problems), None)
     for batch_size, problem in problems.items():
-        others = ", ".join(str(graph.batch_size) for graph in proven)
-        instead = f"batches of {others} can be" if others else "use the keras trainer"
         _log.warning(
-            "task %r: batches of %d cannot be trained without TensorFlow: %s; %s",
+            "task %r: batches of %d cannot be trained without TensorFlow: %s; %s%s",
             task.name,
             batch_size,
             problem,
             instead,
+            _changes_told(model, task, batch_size, problem) if batch_size == first else "",
         )
     return tuple(sorted(proven, key=lambda graph: graph.batch_size))
+
+
+def _is_too_large(graph: WrittenGraph, batch_size: int, task: Task) -> bool:
+    """True, and a warning, if a batch size that the task did not ask for is to be left out."""
+    if graph.memory_bytes <= _MOST_GRAPH_BYTES:
+        return False
+    _log.warning(
+        "task %r: batches of %d are left out: their graph takes %.0f MB, more than the %.0f that one is proven with",
+        task.name,
+        batch_size,
+        graph.memory_bytes / 1e6,
+        _MOST_GRAPH_BYTES / 1e6,
+    )
+    return True
+
+
+def _changes_told(model: Any, task: Task, batch_size: int, problem: FedpruneError) -> str:
+    """Which changes to the layer whose tensor could not be proven were tried, and work; nothing if it is none's."""
+    tensor = problem.tensor if isinstance(problem, NotProven) else None
+    variables = {spec.name: variable.ref() for spec, variable in zip(task.tensors, model.weights, strict=True)}
+    owners = {variable.ref(): owner for owner, _, variable in variables_of(model)}
+    layer = owners.get(variables.get(tensor or ""))
+    if layer is None:
+        return ""
+    ways = ways_to_prove(model, layer, partial(_prove_changed, task=task, batch_size=batch_size))
+    return f"; {label(layer)}{_tried(ways) or ': no change that was tried works'}"
+
+
+def _prove_changed(model: Any, *, task: Task, batch_size: int) -> None:
+    """Raise an error unless the model's training graph can be proven for batches of that size."""
+    network, tensors = describe(model)
+    graph = write_training_graph(network, TensorTable(tensors), task.training.loss, batch_size)
+    proof = Proof(model, tensors, task.objective, Reference(model, task.objective))
+    proof.check(graph.blob, briefly=True)

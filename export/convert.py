@@ -8,17 +8,17 @@ from typing import Any
 from export.report import Format
 from fedprune.errors import ExportError
 from fedprune.keras.stack import tf
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Inputs
 from fedprune.runtime.tflite import one_line
 from fedprune.system.quiet import without_lines
 
 
-def convert(model: Any, form: Format, representative: Array) -> bytes:
-    """`model` with a batch of 1. `representative` is float32 `[examples, ...]`, where int8's scales come from.
+def convert(model: Any, form: Format, representative: Inputs) -> bytes:
+    """`model` with a batch of 1. `representative` is `[examples, ...]`, float32 or ids, where int8's scales come from.
 
     Equal models give equal bytes. Raises `ExportError` where TFLite's builtin ops cannot express the model.
     """
-    batch_of_one = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="x")
+    batch_of_one = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype, name="x")
     with without_lines(lambda _: True):  # it tells of its work at any log level
         try:
             graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(batch_of_one)
@@ -33,7 +33,7 @@ def convert(model: Any, form: Format, representative: Array) -> bytes:
     return content
 
 
-def _configure(converter: Any, form: Format, representative: Array) -> None:
+def _configure(converter: Any, form: Format, representative: Inputs) -> None:
     if form is Format.FP32:
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from export.report import Format, RunsOn
 from fedprune.errors import ExportError, FedpruneError
-from fedprune.model.tensors import Array, TensorSpec, Weights
+from fedprune.model.tensors import Array, Inputs, TensorSpec, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import one_line
 
@@ -31,13 +31,13 @@ _LOOK_AROUND = "does TensorFlow work on this machine, and has it memory enough?"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is converted, and with what: `x` and `calibration` are float32 `[examples, ...]`."""
+    """What is converted, and with what: `x` and `calibration` are `[examples, ...]`, float32 or ids."""
 
     network: Network
     tensors: tuple[TensorSpec, ...]
     weights: Weights
-    x: Array
-    calibration: Array
+    x: Inputs
+    calibration: Inputs
 
 
 @dataclass(frozen=True)

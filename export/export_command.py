@@ -164,7 +164,7 @@ def _quality(accuracy: float | None, loss: float) -> str:
 def _cells(row: Exported, report: Report) -> list[str | Text]:
     quality = _number(row.loss, ".4g") if report.keras_accuracy is None else _number(row.accuracy, ".4f")
     return [
-        row.path,
+        Text(f"{row.path}{' !' if row.merges_integers else ''}", "yellow" if row.merges_integers else ""),
         Text(f"{row.bytes / 1000:,.1f}{' !' if row.no_smaller else ''}", "yellow" if row.no_smaller else ""),
         f"{row.bytes_compressed / 1000:,.1f}",
         _number(row.sparsity.overall, ".3f"),

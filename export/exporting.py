@@ -18,12 +18,13 @@ import zstandard
 
 from export.converter import Converter, ConverterProcess, Job
 from export.examples import choose_examples, complaints_of
+from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import ExportError, ProtocolError
-from fedprune.model.tensors import Array, sparsity, weights_digest
+from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
 from fedprune.system.disk import Directory
@@ -87,7 +88,7 @@ def export_model(
     directory = Directory(out)
     default_runtime()
     task = bundle.task
-    examples = choose_examples(_fit(held_out, task), None if calibration is None else _fit(calibration, task))
+    examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
     _check_checkpoint(checkpoint, task)
     files: dict[Format, bytes] = {}
@@ -112,7 +113,8 @@ def export_model(
             if form is Format.FP32:
                 _check_fp32(verdicts[form], expected)
     in_keras = score(expected, data, task.objective)
-    exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint) for form in files]
+    x = examples.calibration.x
+    exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
         task=task.name,
         run=checkpoint.run,
@@ -131,6 +133,7 @@ def export_model(
             *complaints_of(examples, calibrates=Format.INT8 in formats),
             *(_worse(row, in_keras) for row in exports if row.degraded),
             *(_no_smaller(row, files[Format.FP32]) for row in exports if row.no_smaller),
+            *(_merging(row, files[row.format]) for row in exports if row.merges_integers),
         ),
     )
     on_step("Writing")
@@ -138,8 +141,9 @@ def export_model(
     return report
 
 
-def _fit(data: Dataset, task: Task) -> Dataset:
-    return fit_to(data, task.input_shape, task.outputs, task.training.loss)
+def _fit(data: Dataset, bundle: Bundle) -> Dataset:
+    task = bundle.task
+    return fit_to(data, task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary)
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
@@ -171,6 +175,7 @@ def _describe(
     in_keras: Evaluation,
     task: Task,
     checkpoint: Checkpoint,
+    x: Inputs,
 ) -> Exported:
     content, fp32 = files[form], files.get(Format.FP32)
     return Exported(
@@ -185,6 +190,7 @@ def _describe(
         max_difference=verdict.max_difference,
         degraded=verdict.evaluation is not None and _is_degraded(verdict.evaluation, in_keras),
         no_smaller=None if fp32 is None else form is not Format.FP32 and len(content) >= len(fp32),
+        merges_integers=merges_integers(content, x),
         runs_on=verdict.runs_on,
     )
 
@@ -207,6 +213,13 @@ def _worse(row: Exported, in_keras: Evaluation) -> str:
 def _no_smaller(row: Exported, fp32: bytes) -> str:
     reason = ": TFLite leaves tensors of fewer than 1,024 numbers as they are" if row.format is Format.DYNAMIC else ""
     return f"{row.path} is no smaller than {Format.FP32.file} ({row.bytes:,} bytes, not {len(fp32):,}){reason}"
+
+
+def _merging(row: Exported, content: bytes) -> str:
+    return (
+        f"{row.path} rounds its inputs to 256 of the {whole_numbers_spanned(content):,} whole numbers in their range, "
+        "and the examples are whole numbers: if these are names (token ids, classes), take another format"
+    )
 
 
 def _missed_target(task: Task, checkpoint: Checkpoint) -> Iterator[str]:

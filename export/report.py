@@ -51,7 +51,8 @@ class Exported(msgspec.Struct, frozen=True):
     `loss` the task's, `max_difference` the largest to the Keras model in any output of any example. All are None where
     no runtime here runs the file. `degraded`: it is worse than the Keras model by more than a point of accuracy, or,
     where there is none, by more than a twentieth of the loss. `no_smaller`: it takes as many bytes as the fp32 file, or
-    more, and so gains nothing on the disk; None where fp32 was not made.
+    more, and so gains nothing on the disk; None where fp32 was not made. `merges_integers`: the examples are whole
+    numbers, as token ids are, and its int8 input has one code for several of them.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Exported(msgspec.Struct, frozen=True):
     max_difference: float | None
     degraded: bool
     no_smaller: bool | None
+    merges_integers: bool
     runs_on: tuple[RunsOn, ...]
 
 

@@ -7,7 +7,7 @@ from export.converter import Job, Trial
 from export.report import Format, RunsOn
 from fedprune.errors import ExportError
 from fedprune.keras.model import build_model
-from fedprune.model.tensors import Array, TensorTable
+from fedprune.model.tensors import Array, Inputs, TensorTable
 from fedprune.runtime.tflite import Runtime, available_runtimes, predict
 
 _KERAS_BATCH = 256
@@ -41,7 +41,7 @@ class Workbench:
         return Trial(answers, tuple(tried.values()))
 
 
-def _try(runtime: Runtime, content: bytes, x: Array) -> RunsOn:
+def _try(runtime: Runtime, content: bytes, x: Inputs) -> RunsOn:
     try:
         predict(runtime.interpreter(content), x)
     except ExportError as error:

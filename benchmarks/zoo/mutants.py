@@ -26,6 +26,7 @@ _CONFUSED = {
     _OP.MAXIMUM: (_OP.MINIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.MINIMUM: (_OP.MAXIMUM, _OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT),
     _OP.RELU: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
+    _OP.RELU6: (_OP.RELU, _OPTIONS.NONE, None),
     _OP.EXP: (_OP.ABS, _OPTIONS.AbsOptions, schema.AbsOptionsT),
     _OP.LOG: (_OP.SQRT, _OPTIONS.NONE, None),
     _OP.RSQRT: (_OP.SQRT, _OPTIONS.NONE, None),
@@ -74,7 +75,11 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
         weights = {
             spec.name: abs(drawn[spec.name]) if spec.kind in _VARIANCES else drawn[spec.name] for spec in tensors
         }
-        x = np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
+        x = (
+            np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
+            if loaded.vocabulary is None
+            else random.integers(loaded.vocabulary, size=loaded.batch_shape, dtype=np.int32)
+        )
         y = one_hot(random.integers(outputs, size=rows), outputs)
         noise = [random.uniform(size=shape).astype(np.float32) for shape in loaded.noise_shapes]
         answers += outputs_of(Case(weights, x, y, noise).run(loaded), tensors).values()

@@ -42,6 +42,7 @@ class KerasTrainer:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
         self._task = bundle.task
+        self._input_dtype = bundle.network.input_dtype
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
         self._model = PrunedModel(bundle.network, bundle.task.table, self._schedule)
@@ -103,6 +104,7 @@ class KerasTrainer:
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
         shape, training = self._task.input_shape, self._task.training
+        dtype = tf.as_dtype(self._input_dtype)
         if training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             labels = tf.TensorSpec((None,), tf.int64)
         else:
@@ -110,13 +112,13 @@ class KerasTrainer:
         run = tf.function(
             self._steps,
             input_signature=[
-                tf.TensorSpec((None, *shape), tf.float32),
+                tf.TensorSpec((None, *shape), dtype),
                 labels,
                 tf.TensorSpec((None, training.batch_size), tf.int64),
             ],
         )
         no_labels = tf.zeros((1, *labels.shape[1:]), labels.dtype)
-        run(tf.zeros((1, *shape)), no_labels, tf.zeros((0, training.batch_size), tf.int64))
+        run(tf.zeros((1, *shape), dtype), no_labels, tf.zeros((0, training.batch_size), tf.int64))
         return run
 
     def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:

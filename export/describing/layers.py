@@ -13,6 +13,7 @@ import numpy as np
 
 from export.describing.draft import Draft
 from export.describing.refusal import plain, refuse, require
+from export.describing.sequences import bidirectional, embedding, gru, lstm, simple_rnn, time_distributed
 from fedprune.keras import activations
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
@@ -35,7 +36,7 @@ def check_common(layer: Any) -> None:
     require(layer, compute_dtype="float32")
     if hasattr(layer, "data_format"):
         require(layer, data_format="channels_last")
-    for name, value in vars(layer).items():
+    for name, value in (vars(layer) | vars(getattr(layer, "cell", layer))).items():
         if name.endswith("_constraint") and value is not None:
             refuse(layer, name, "none")
     if getattr(layer, "activity_regularizer", None) is not None:
@@ -411,6 +412,24 @@ def _windows(layer: Any, size: Any) -> dict[str, Any]:
     return windows | {"dilation": dilation} if max(dilation) > 1 else windows
 
 
+def _read(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    """A layer within a wrapper, by its own reader."""
+    check_common(layer)
+    return LAYERS[type(layer)](draft, layer, inputs)
+
+
+_EACH_ROW = frozenset(
+    {
+        keras.layers.Activation,
+        keras.layers.Dense,
+        keras.layers.Dropout,
+        keras.layers.LeakyReLU,
+        keras.layers.ReLU,
+        keras.layers.Softmax,
+    }
+)
+"""Layers to which the steps of a sequence are so many more rows."""
+
 _ACTIVATIONS: dict[Any, Function] = {
     activations.gelu_tanh: Function.GELU_TANH,
     activations.hard_sigmoid: Function.HARD_SIGMOID,
@@ -447,6 +466,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.AveragePooling1D: _pooling(Statistic.MEAN),
     keras.layers.AveragePooling2D: _pooling(Statistic.MEAN),
     keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Bidirectional: bidirectional(_read),
     keras.layers.Concatenate: _concatenate,
     keras.layers.Conv1D: _convolution,
     keras.layers.Conv1DTranspose: _transposed,
@@ -463,6 +483,8 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Flatten: _reshape,
     keras.layers.GaussianDropout: _gaussian_dropout,
     keras.layers.GaussianNoise: _gaussian_noise,
+    keras.layers.Embedding: embedding,
+    keras.layers.GRU: gru,
     keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
@@ -470,6 +492,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.Identity: _identity,
     keras.layers.LayerNormalization: _layer_normalization,
+    keras.layers.LSTM: lstm,
     keras.layers.LeakyReLU: _leaky_relu,
     keras.layers.MaxPooling1D: _pooling(Statistic.MAX),
     keras.layers.MaxPooling2D: _pooling(Statistic.MAX),
@@ -484,6 +507,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Reshape: _reshape,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
+    keras.layers.SimpleRNN: simple_rnn,
     keras.layers.Softmax: _softmax,
     keras.layers.SpatialDropout1D: _dropout,
     keras.layers.SpatialDropout2D: _dropout,
@@ -491,6 +515,7 @@ LAYERS: dict[type, Reader] = {
     keras.layers.UnitNormalization: _unit_normalization,
     keras.layers.UpSampling1D: _upsampling,
     keras.layers.UpSampling2D: _upsampling,
+    keras.layers.TimeDistributed: time_distributed(_read, _reshape, _EACH_ROW),
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }

@@ -143,10 +143,11 @@ def _check_ends(model: Any) -> None:
         raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
     (x,) = model.inputs
     batch, *input_shape = x.shape
-    if batch is not None or None in input_shape or x.dtype != tf.float32:
+    ids = any(isinstance(layer, keras.layers.Embedding) for layer in model.submodules)
+    if batch is not None or None in input_shape or x.dtype not in (tf.float32, *((tf.int32, tf.int64) if ids else ())):
         raise TaskError(
             f"model {model.name!r} takes {x.dtype.name}{list(x.shape)}; "
-            "it must take float32 of a fixed shape, in batches of any size"
+            "it must take float32, or int32 for Embedding layers, of a fixed shape, in batches of any size"
         )
 
 

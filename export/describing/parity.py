@@ -19,8 +19,9 @@ from fedprune.errors import TaskError
 from fedprune.keras.model import build_model
 from fedprune.keras.stack import keras, tf
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorSpec, TensorTable
+from fedprune.model.tensors import Array, Inputs, TensorSpec, TensorTable
 from fedprune.network.description import Network
+from fedprune.runtime.self_check import draw_inputs
 
 _RELATIVE = 1e-4
 """The largest difference, relative to the norm of what is compared."""
@@ -45,8 +46,7 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
             for scale in _SCALES:
                 keyed = Keyed(0, "parity", f"{scale:g}")
                 weights = {spec.name: _drawn(spec, keyed) for spec in table}
-                x = keyed.uniform(_EXAMPLES * math.prod(network.inputs[0]), -scale, scale)
-                batch = x.reshape(_EXAMPLES, *network.inputs[0])
+                batch = draw_inputs(keyed, (_EXAMPLES, *network.inputs[0]), network.vocabulary, scale)
                 expected = _results(model, theirs, weights, batch)
                 _compare(network.name, _results(built, ours, weights, batch), expected)
     except (tf.errors.OpError, ValueError) as error:
@@ -56,7 +56,7 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
         model.set_weights(kept)
 
 
-def _results(model: Any, variables: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> dict[str, Any]:
+def _results(model: Any, variables: Mapping[str, Any], weights: Mapping[str, Array], x: Inputs) -> dict[str, Any]:
     """Outputs, the gradients of some loss, and all weights after a step that learns nothing."""
     for name, variable in variables.items():
         variable.assign(weights[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -9,19 +10,29 @@ import numpy as np
 from fedprune.errors import TaskError
 
 
-def refuse(layer: Any, what: str, instead: str) -> NoReturn:
-    """Raise `TaskError`: `layer` has or is `what`, which cannot be described; `instead` would work."""
-    raise TaskError(f"{label(layer)}: {what} is not supported; use {instead}")
+class LayerRefused(TaskError):
+    """A Keras layer that cannot be described, and the settings that it would have to have."""
+
+    def __init__(self, layer: Any, message: str, required: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.layer = layer
+        self.required = required
+
+
+def refuse(layer: Any, what: str, instead: str, **required: Any) -> NoReturn:
+    """Raise `LayerRefused`: `layer` has or is `what`, which cannot be described; `instead` would work, which is to have
+    the settings that are `required`."""
+    raise LayerRefused(layer, f"{label(layer)}: {what} is not supported; use {instead}", required)
 
 
 def require(layer: Any, **settings: Any) -> None:
-    """Raise `TaskError` unless the layer's attributes are so."""
+    """Raise `LayerRefused` unless the layer's attributes are so."""
     for name, expected in settings.items():
         found = getattr(layer, name)
         if isinstance(found, np.ndarray):
             found = found.item()
         if found != expected:
-            refuse(layer, f"{name} = {plain(found)}", plain(expected))
+            refuse(layer, f"{name} = {plain(found)}", plain(expected), **{name: expected})
 
 
 def label(layer: Any) -> str:

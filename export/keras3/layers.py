@@ -55,6 +55,8 @@ def plain(described: Config, value: Any) -> Any:
 
 
 def _setting(described: Config, name: str, value: Any) -> Any:
+    if name in ("layer", "backward_layer") and isinstance(value, dict):
+        return make_layer(value)
     if name.endswith("_initializer"):
         return _part(described, value, keras.initializers, _INITIALIZERS)
     if name.endswith("_constraint") or name == "activity_regularizer":
@@ -83,8 +85,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config")
-"""Settings without a meaning for a layer that does not list them. Precision is always float32."""
+_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config zero_output_for_mask")
+"""Settings without a meaning for a layer that does not list them. Precision is always float32; nothing is masked."""
 
 _AS_IN_TF_KERAS = ("data_format", "channels_last")
 """A setting that tf_keras' layer does not have, and its only value."""
@@ -103,6 +105,10 @@ _EACH_CHANNEL = _names(f"{_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE}")
 _SEPARABLE = _names(f"filters {_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE} {_POINTWISE}")
 _POOLING = _names(f"pool_size {_WINDOWS}")
 _GLOBAL_POOLING = _names("data_format keepdims")
+_RECURRENT = f"""
+    units recurrent_activation recurrent_initializer recurrent_regularizer recurrent_constraint dropout
+    recurrent_dropout return_sequences return_state go_backwards stateful unroll {_WEIGHTS} {_KERNEL}
+"""
 _STATELESS = """
     axis epsilon center scale beta_initializer gamma_initializer beta_regularizer gamma_regularizer beta_constraint
     gamma_constraint
@@ -116,6 +122,7 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "AveragePooling1D": _POOLING,
     "AveragePooling2D": _POOLING,
     "BatchNormalization": _names(_NORMALIZATION),
+    "Bidirectional": _names("layer backward_layer merge_mode"),
     "Concatenate": _names("axis"),
     "Conv1D": _ORDINARY,
     "Conv1DTranspose": _TRANSPOSED,
@@ -132,6 +139,10 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "Flatten": _names("data_format"),
     "GaussianDropout": _names("rate"),
     "GaussianNoise": _names("stddev"),
+    "Embedding": _names(
+        "input_dim output_dim embeddings_initializer embeddings_regularizer embeddings_constraint mask_zero"
+    ),
+    "GRU": _names(f"{_RECURRENT} reset_after"),
     "GlobalAveragePooling1D": _GLOBAL_POOLING,
     "GlobalAveragePooling2D": _GLOBAL_POOLING,
     "GlobalMaxPooling1D": _GLOBAL_POOLING,
@@ -139,6 +150,7 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "GroupNormalization": _names(f"groups {_STATELESS}"),
     "Identity": frozenset(),
     "LayerNormalization": _names(_STATELESS),
+    "LSTM": _names(f"{_RECURRENT} unit_forget_bias"),
     "LeakyReLU": _names("negative_slope"),
     "MaxPooling1D": _POOLING,
     "MaxPooling2D": _POOLING,
@@ -153,6 +165,7 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "Reshape": _names("target_shape"),
     "SeparableConv1D": _SEPARABLE,
     "SeparableConv2D": _SEPARABLE,
+    "SimpleRNN": _names(_RECURRENT),
     "Softmax": _names("axis"),
     "SpatialDropout1D": _names("rate"),
     "SpatialDropout2D": _names("rate data_format"),
@@ -160,6 +173,7 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "UnitNormalization": _names("axis"),
     "UpSampling1D": _names("size"),
     "UpSampling2D": _names("size interpolation data_format"),
+    "TimeDistributed": _names("layer"),
     "ZeroPadding1D": _names("padding"),
     "ZeroPadding2D": _names("padding data_format"),
 }

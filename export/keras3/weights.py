@@ -14,6 +14,7 @@ from export.keras3.layers import Config
 from export.keras3.model import is_model
 from export.keras3.operators import is_operator
 from fedprune.errors import TaskError
+from fedprune.keras.stack import keras
 
 
 def load_weights(model: Any, described: Config, file: h5py.File) -> None:
@@ -44,7 +45,18 @@ def _places(model: Any, described: Config, place: str) -> Iterator[tuple[Any, st
         if is_model(inner):
             yield from _places(layer, inner, f"{inside}/")
         else:
-            yield layer, inside
+            yield from _holders(layer, inside)
+
+
+def _holders(layer: Any, place: str) -> Iterator[tuple[Any, str]]:
+    """A layer, or those that it applies, with the places of their weights."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        yield from _holders(layer.forward_layer, f"{place}/forward_layer")
+        yield from _holders(layer.backward_layer, f"{place}/backward_layer")
+    elif isinstance(layer, keras.layers.TimeDistributed):
+        yield from _holders(layer.layer, f"{place}/layer")
+    else:
+        yield layer, f"{place}/cell" if isinstance(layer, keras.layers.RNN) else place
 
 
 def _snake_case(name: str) -> str:

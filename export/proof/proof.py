@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from export.proof.errors import NotProven
-from export.proof.reference import Reference, Truth
+from export.proof.reference import GRADIENT_OF, Reference, Truth
 from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective, one_hot
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
-from fedprune.runtime.self_check import Case, draw_weights
+from fedprune.runtime.self_check import Case, draw_inputs, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -73,10 +73,12 @@ class Proof:
                     if not ratio <= MARGIN:
                         raise NotProven(
                             f"{runtime.name} {runtime.version}: {trial.where}, the training graph differs from "
-                            f"tf_keras: {what} is {ratio:.2g} times as far off as rounding explains"
+                            f"tf_keras: {what} is {ratio:.2g} times as far off as rounding explains",
+                            what.removeprefix(GRADIENT_OF),
                         )
         except FedpruneError as error:
-            raise NotProven(f"model {self._name!r}: {error}") from error
+            tensor = error.tensor if isinstance(error, NotProven) else None
+            raise NotProven(f"model {self._name!r}: {error}", tensor) from error
 
     def trials(self, candidates: Sequence[TrainingGraph], *, briefly: bool) -> Iterator[Trial]:
         """Ask graphs of one batch size: from drawn weights a full batch and a partial one, and unless `briefly` large
@@ -157,5 +159,5 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
             y = np.round(uniform((rows, outputs)))
         case LabelForm.NUMBERS:
             y = uniform((rows, outputs), -1.0)
-    x = uniform(candidate.batch_shape, -1.0)
+    x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])

@@ -9,10 +9,12 @@ Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,16 @@ from fedprune.model.tensors import TensorSpec, Weights
 from fedprune.runtime.self_check import Case, draw_case
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
+GRADIENT_OF = "the gradient of "
+"""What comes before a tensor's name where its gradient is meant."""
 _ROUNDING = 2.0**-24
 """The largest relative error of a float32 that was rounded."""
 _LEAST = _ROUNDING / 10
 """The noise of a gradient is at least this part of the norm of all gradients."""
-_KEPT = 4
-"""The truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
+_MOST_KEPT = 2**29
+"""Bytes of the truths that are remembered: of a model with 25M parameters each takes 0.2 GB."""
+_PIECE = 2**16
+"""Numbers of a tensor whose norm is taken at once: they fit into a processor's cache."""
 _TINY = 1e-20
 """Noise is at least so much: below, float32 is denormal, which kernels may take for zero."""
 
@@ -43,14 +49,19 @@ class Truth:
     loss_noise: float
     noise: dict[str, float]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the step's tensors take."""
+        return sum(array.nbytes for array in _tensors(self.step).values())
+
     def furthest(self, found: Step, weights: Weights) -> tuple[str, float]:
         """What `found` is furthest off in, and by how many times its noise: the loss, or a tensor. Statistics that are
         not returned stay those of `weights`. NaN counts as furthest."""
         ratios = {"the loss": _ratio(abs(found.loss - self.step.loss), self.loss_noise)}
         for name, gradient in self.step.gradients.items():
-            ratios[f"the gradient of {name}"] = _ratio(norm_of(found.gradients[name] - gradient), self.noise[name])
+            ratios[f"{GRADIENT_OF}{name}"] = _ratio(distance(found.gradients[name], gradient), self.noise[name])
         for name, moved in self.step.statistics.items():
-            error = norm_of(found.statistics.get(name, weights[name]) - moved)
+            error = distance(found.statistics.get(name, weights[name]), moved)
             ratios[name] = _ratio(error, self.noise[name])
         return max(ratios.items(), key=lambda item: (math.isnan(item[1]), item[1]))
 
@@ -66,14 +77,18 @@ class Reference:
     def run(self, case: Case) -> Truth:
         """The truth of a case: loss, gradients, and what becomes of all tensors that are not trained."""
         step = self._wide.run(case)
-        others = (self._narrow.run(case), self._wide.run(case, rounds=True))
-        noise = {
-            name: max(_ROUNDING * norm_of(array), *(norm_of(_tensors(other)[name] - array) for other in others))
-            for name, array in _tensors(step).items()
-        }
-        least = _LEAST * math.sqrt(sum(norm_of(gradient) ** 2 for gradient in step.gradients.values()))
+        exact = _tensors(step)
+        norms = {name: norm_of(array) for name, array in exact.items()}
+        noise = {name: _ROUNDING * norm for name, norm in norms.items()}
+        loss_noise = _ROUNDING * abs(step.loss)
+        for run in (self._narrow.run, partial(self._wide.run, rounds=True)):
+            other = run(case)
+            loss_noise = max(loss_noise, abs(other.loss - step.loss))
+            for name, array in _tensors(other).items():
+                noise[name] = max(noise[name], distance(array, exact[name]))
+            del other  # as large as the model, twice over
+        least = _LEAST * math.sqrt(sum(norms[name] ** 2 for name in step.gradients))
         noise |= {name: max(noise[name], least) for name in step.gradients}
-        loss_noise = max(_ROUNDING * abs(step.loss), *(abs(other.loss - step.loss) for other in others))
         return Truth(step, loss_noise, noise)
 
     def run_narrow(self, case: Case) -> Step:
@@ -87,7 +102,7 @@ class Reference:
         case, key = draw_case(graph, tensors, seed, examples, scale), (seed, examples, scale)
         truth = self._kept.pop(key, None) or self.run(case)
         self._kept[key] = truth
-        if len(self._kept) > _KEPT:
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         return case, truth
 
@@ -100,51 +115,57 @@ class _Model:
         self._model = _copy(model, dtype)
         self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
-        self._counts: dict[str, list[tf.Tensor]] = {}
         trainable = {variable.ref() for variable in self._model.trainable_variables}
-        self._trained = [variable.ref() in trainable for variable in self._model.weights]
-        self._variables = [
-            variable for variable, trained in zip(self._model.weights, self._trained, strict=True) if trained
-        ]
-        self._unbiased = _unbiased_variances(model) if dtype == "float64" else {}
+        self._variables = self._model.weights
+        self._trained = [variable.ref() in trainable for variable in self._variables]
+        self._held: Weights = {}
+        unbiased = _unbiased_variances(model) if dtype == "float64" else []
+        self._unbiased = {self._model.weights[row].ref() for row in unbiased}
         self._rounding: Any = None
         for layer in _leaves(self._model):
             self._hook(layer)
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        before = list(case.weights.values())
-        self._model.set_weights(before)
+        self._hold(case.weights)
         count = len(case.x)
         arrays = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
         if self._traced is None:
             any_count = [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in arrays]
             signature = [tf.TensorSpec((), self._dtype), *any_count]
             self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
-        loss, gradients, counts = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
-        names = list(case.weights)
-        after = dict(zip(names, self._model.get_weights(), strict=True))
-        trained = [name for name, is_trained in zip(names, self._trained, strict=True) if is_trained]
-        statistics = {name: after[name] for name in names if name not in trained}
-        for row, (layer, momentum) in self._unbiased.items():
-            seen = [int(number) for number in counts.get(layer, [])]
-            statistics[names[row]] = _unbias(before[row], after[names[row]], seen, momentum)
+        loss, gradients = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
+        trained = itertools.compress(case.weights, self._trained)
         return Step(
             loss=float(loss),
             gradients={name: gradient.numpy() for name, gradient in zip(trained, gradients, strict=True)},
-            statistics=statistics,
+            statistics={name: variable.numpy() for name, variable in self._others(case.weights)},
         )
 
-    def _differentiate(
-        self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor
-    ) -> tuple[Any, Any, Any]:
-        """The loss, its gradients, and how many numbers each batch normalisation took the moments of, call by call."""
+    def _hold(self, weights: Weights) -> None:
+        """Run with `weights` from now on; of those of the last run only what that moved is written anew."""
+        if self._held is weights:
+            for name, variable in self._others(weights):
+                variable.assign(weights[name])
+            return
+        for variable, array in zip(self._variables, weights.values(), strict=True):
+            variable.assign(array)
+        self._held = weights
+
+    def _others(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """The variables that are not trained, by their names in the tensor table."""
+        rows = zip(names, self._variables, self._trained, strict=True)
+        return ((name, variable) for name, variable, trained in rows if not trained)
+
+    def _differentiate(self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor) -> tuple[Any, Any]:
+        """The loss and its gradients."""
         self._rounding = rounding
         self._noise = iter(noise)
-        self._counts = {}
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        return loss, tape.gradient(loss, self._variables), self._counts
+        gradients = tape.gradient(loss, list(itertools.compress(self._variables, self._trained)))
+        # That of an embedding comes as rows of it.
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""
@@ -155,8 +176,8 @@ class _Model:
             own = self._gaussian_noise(math.sqrt(layer.rate / (1.0 - layer.rate)), relative=True)
         elif isinstance(layer, keras.layers.GaussianNoise) and layer.stddev:
             own = self._gaussian_noise(layer.stddev, relative=False)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            own = self._counted(layer.name, own)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
+            own = _with_unbiased_variance(layer, own)
         if self._dtype == "float64":
             own = self._rounded(own)
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -202,17 +223,24 @@ class _Model:
 
         return call
 
-    def _counted(self, name: str, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-        def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
-            self._counts.setdefault(name, []).append(tf.size(x) // x.shape[-1])
-            return own(x, training=training)
-
-        return call
-
 
 def norm_of(array: NDArray[np.floating[Any]]) -> float:
-    """The Euclidean norm of a tensor of any shape."""
-    return float(np.linalg.norm(array.astype(np.float64).ravel()))
+    """The Euclidean norm of a tensor of any shape, in float64."""
+    return distance(array, np.zeros(()))
+
+
+def distance(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
+    """The Euclidean norm of the difference of two tensors of any one shape, in float64; `second` may be a number.
+
+    It is taken piece by piece: of 25M parameters a copy in float64 takes 0.2 GB, and longer than the arithmetic.
+    """
+    firsts, seconds = first.ravel(), second.ravel()
+    total = 0.0
+    for start in range(0, firsts.size, _PIECE):
+        part = slice(start, start + _PIECE)
+        difference = np.subtract(firsts[part], seconds[part] if second.shape else seconds, dtype=np.float64)
+        total += float(difference.dot(difference))
+    return math.sqrt(total)
 
 
 def _ratio(error: float, noise: float) -> float:
@@ -235,23 +263,29 @@ def _is_model(layer: Any) -> bool:
     return isinstance(layer, (keras.Model, keras.layers.InputLayer))
 
 
-def _unbiased_variances(model: Any) -> dict[int, tuple[str, float]]:
-    """The rows of moving variances that follow the unbiased one, with their layers' names and momenta."""
+def _unbiased_variances(model: Any) -> list[int]:
+    """The rows of moving variances that follow the unbiased one."""
     rows = {variable.ref(): row for row, variable in enumerate(model.weights)}
-    return {
-        rows[layer.moving_variance.ref()]: (layer.name, layer.momentum)
+    return [
+        rows[layer.moving_variance.ref()]
         for layer in model.submodules
         if isinstance(layer, keras.layers.BatchNormalization) and layer.fused and layer.trainable
-    }
+    ]
 
 
-def _unbias(before: NDArray[Any], after: NDArray[Any], counts: list[int], momentum: float) -> NDArray[np.floating[Any]]:
-    """A moving variance as TensorFlow's fused kernel moves it, which float64 does not have: towards the batch's
-    unbiased variance, n / (n - 1) times the other one, and n times for n = 1."""
-    stays = before.astype(np.float64) * momentum ** len(counts)
-    factor = counts[0] / max(counts[0] - 1, 1) if counts else 1.0
-    unbiased: NDArray[np.floating[Any]] = stays + (after - stays) * factor
-    return unbiased
+def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A call that moves the variance as TensorFlow's fused kernel does, which float64 does not have: towards the
+    unbiased variance of this call's numbers, n / (n - 1) times the other one, and n times for n = 1."""
+
+    def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+        stays = layer.momentum * layer.moving_variance.read_value()
+        y = own(x, training=training)
+        count = tf.cast(tf.size(x) // x.shape[-1], stays.dtype)
+        moved = layer.moving_variance.read_value() - stays
+        layer.moving_variance.assign(stays + moved * count / tf.maximum(count - 1.0, 1.0))
+        return y
+
+    return call
 
 
 def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.losses import Labels
+from fedprune.model.tensors import Inputs
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Examples with their labels. Loaders have checked it: nonempty, finite, class numbers >= 0.
 
-    `x` is float32 `[examples, ...]`. `y` is int64 `[examples]`, class numbers, or float32 `[examples, outputs]`, what
-    a model should answer (one-hot rows, zeros and ones, any numbers); either may be read-only. `origin` says where
-    they came from, for messages.
+    `x` is float32 `[examples, ...]`, or int32 where it holds token ids. `y` is int64 `[examples]`, class numbers, or
+    float32 `[examples, outputs]`, what a model should answer (one-hot rows, zeros and ones, any numbers); either may be
+    read-only. `origin` says where they came from, for messages.
     """
 
-    x: NDArray[np.float32]
+    x: Inputs
     y: Labels
     origin: str = "data"
 
@@ -52,6 +53,11 @@ class Dataset:
     def x_largest(self) -> float:
         """The largest magnitude of an input."""
         return max(float(self.x.max()), -float(self.x.min()))
+
+    @property
+    def holds_ids(self) -> bool:
+        """True if `x` holds token ids."""
+        return self.x.dtype == np.int32
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """The examples at `indices`, copied, in that order (a batch, an agent's share)."""

@@ -13,8 +13,12 @@ _SUM_TOLERANCE = 1e-3
 """The most that the sum of a row of probabilities may be off 1."""
 
 
-def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss) -> Dataset:
+def fit_to(
+    dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss, vocabulary: int | None = None
+) -> Dataset:
     """The data as a model with this input shape (without the batch axis) and number of outputs takes them.
+
+    With a `vocabulary` the model takes ids below it, and no runtime checks them: every one is looked at here.
 
     A last axis of length 1 (the channel of a grey image) is added to x or removed where that is all that differs; the
     examples are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where
@@ -26,10 +30,35 @@ def fit_to(dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: L
                 f"an example of x is {_shape(dataset.input_shape)}, the task's model takes {_shape(input_shape)}; "
                 "reshape x or build a task for it"
             )
+        _check_inputs(dataset, vocabulary)
         y = _labels(dataset, outputs, loss.rule.labels)
     except DataError as error:
         raise DataError(f"{dataset.origin}: {error}") from None
     return Dataset(dataset.x.reshape(len(dataset), *input_shape), y, dataset.origin)
+
+
+def _check_inputs(dataset: Dataset, vocabulary: int | None) -> None:
+    """Raise `DataError` unless x holds what the model takes: numbers, or ids of its vocabulary."""
+    if vocabulary is None:
+        if dataset.holds_ids:
+            raise DataError(
+                "x holds integers, as token ids are, and the task's model takes numbers; save x as uint8 (pixels, "
+                "0 to 255) or as float32"
+            )
+        return
+    if not dataset.holds_ids:
+        raise DataError(
+            f"x holds numbers, and the task's model takes token ids from 0 to {vocabulary - 1}; save x as int32"
+        )
+    known = ((dataset.x >= 0) & (dataset.x < vocabulary)).reshape(len(dataset), -1)
+    if not known.all():
+        example = int(known.all(axis=1).argmin())
+        wrong = dataset.x.reshape(len(dataset), -1)[example, known[example].argmin()]
+        raise DataError(
+            f"{np.count_nonzero(~known.all(axis=1))} examples of x hold ids that the task's model does not know, the "
+            f"first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; give others one id of these "
+            f"that stands for unknown ones, or build a task with a larger vocabulary"
+        )
 
 
 def _labels(dataset: Dataset, outputs: int, form: LabelForm) -> Labels:

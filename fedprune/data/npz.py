@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -22,12 +23,15 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
+from fedprune.model.tensors import Inputs
 from fedprune.system.disk import Directory, why_unreadable
 
 MAX_BYTES = 2**31
 """Bytes that x or y may take in memory, as stored and as loaded."""
 
 MAX_CLASSES = 2**16
+
+_LARGEST_ID = 2**31 - 1
 
 _HOW = "write it with numpy.savez(file, x=examples, y=labels)"
 _MAX_HEADER = 2**14
@@ -52,8 +56,8 @@ class _Member:
 def load_npz(path: Path) -> Dataset:
     """Load `x` `[examples, ...]` and `y` `[examples]` or `[examples, outputs]`.
 
-    x: uint8 is divided by 255, as image models expect; floats are kept, as float32. Other dtypes are refused, since
-    their scale cannot be known. y: one integer from 0 for each example is its class number, int64 `[examples]`; floats
+    x: uint8 is divided by 255, as image models expect; floats are kept, as float32; larger integers are token ids,
+    kept as int32. y: one integer from 0 for each example is its class number, int64 `[examples]`; floats
     and rows of several numbers become float32 `[examples, outputs]`.
 
     Raises `DataError` for a file that is missing or no .npz, lacks x or y, or holds arrays that cannot be examples
@@ -61,16 +65,18 @@ def load_npz(path: Path) -> Dataset:
     more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
     with _opened(path) as (archive, x, y):
-        examples = _joined(x, _examples(archive, x))
+        examples: Inputs = (
+            _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+        )
         if _are_class_numbers(y):
             return Dataset(examples, _class_numbers(archive, y), str(path))
-        return Dataset(examples, _joined(y, _floats(archive, y)).reshape(len(examples), -1), str(path))
+        return Dataset(examples, _joined(y, _floats(archive, y), np.float32).reshape(len(examples), -1), str(path))
 
 
 def count_examples(path: Path) -> int:
     """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of x."""
     with _opened(path) as (archive, x, y):
-        for _ in _examples(archive, x):
+        for _ in _ids(archive, x) if _are_ids(x) else _numbers(archive, x):
             pass
         if _are_class_numbers(y):
             _class_numbers(archive, y)
@@ -130,8 +136,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> _Member:
 
 
 def _check_shapes(x: _Member, y: _Member) -> None:
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise DataError(f"x is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255) or as float32")
+    if x.dtype.kind not in "iuf":
+        raise DataError(
+            f"x is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255), as float32, or token ids as int32"
+        )
     if y.dtype.kind not in "biuf":
         raise DataError(f"y is {_brief(y.dtype)}; save class numbers as int64, what else a model learns as float32")
     if len(x.shape) < 2:
@@ -149,12 +157,25 @@ def _check_shapes(x: _Member, y: _Member) -> None:
             )
 
 
-def _examples(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _numbers(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """x as a model takes it, part by part as `_floats` gives them."""
     for start, values in _floats(archive, x, "x"):
         if x.dtype == np.uint8:
             values /= np.float32(255)
         yield start, values
+
+
+def _ids(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Token ids, part by part. Whether a model knows them is for `fit_to` to say."""
+    for start, part in _parts(archive, x):
+        part = cast(NDArray[np.integer[Any]], part)
+        wrong = np.flatnonzero((part < 0) | (part > _LARGEST_ID))
+        if len(wrong):
+            raise DataError(
+                f"x holds the integer {part[wrong[0]]}; token ids are from 0 to {_LARGEST_ID}: save other numbers as "
+                "float32"
+            )
+        yield start, part.astype(np.int32)
 
 
 def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -174,11 +195,18 @@ def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Itera
         )
 
 
-def _joined(member: _Member, parts: Iterator[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
-    flat = np.empty(math.prod(member.shape), np.float32)
+_Scalar = TypeVar("_Scalar", np.float32, np.int32)
+
+
+def _joined(member: _Member, parts: Iterator[tuple[int, NDArray[_Scalar]]], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    flat = np.empty(math.prod(member.shape), dtype)
     for start, part in parts:
         flat[start : start + len(part)] = part
     return np.ascontiguousarray(flat.reshape(member.shape, order="F" if member.fortran_order else "C"))
+
+
+def _are_ids(x: _Member) -> bool:
+    return x.dtype.kind in "iu" and x.dtype != np.uint8
 
 
 def _are_class_numbers(y: _Member) -> bool:

@@ -89,13 +89,14 @@ def _over_phases(tape: Tape, layer: _Dilated, x: Value, convolve: Callable[[_Dil
         return convolve(layer, x)
     n = x.shape[0]
     size, (down, across) = ((1,) * (2 - len(each)) + each for each in (layer.size, layer.dilation))
-    out = []
+    out, pads = [], {}
     for axis, entries, apart in ((1, size[0], down), (2, size[1], across)):
         length, reach = x.shape[axis], (entries - 1) * apart
         before = {Padding.VALID: 0, Padding.SAME: reach // 2, Padding.CAUSAL: reach}[layer.padding]
         out.append(length - reach if layer.padding is Padding.VALID else length)
         whole = -(-(out[-1] + reach) // apart) * apart
-        x = ops.pad(tape, x, axis, before, whole - before - length)
+        pads[axis] = (before, whole - before - length)
+    x = ops.pad(tape, x, pads)
     _, height, width, channels = x.shape
     rows, columns = height // down, width // across
     x = ops.reshape(tape, x, (n, rows, down, width * channels))

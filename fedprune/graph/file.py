@@ -38,10 +38,12 @@ class Code(IntEnum):
     MAX_POOL_2D = 17
     MUL = 18
     RELU = 19
+    RELU6 = 21
     RESHAPE = 22
     SOFTMAX = 25
     TANH = 28
     PAD = 34
+    GATHER = 36
     TRANSPOSE = 39
     SUB = 41
     DIV = 42
@@ -57,6 +59,8 @@ class Code(IntEnum):
     REDUCE_MAX = 82
     LEAKY_RELU = 98
     COS = 108
+    REVERSE_V2 = 105
+    SCATTER_ND = 122
     BATCH_MATMUL = 126
 
 
@@ -92,7 +96,15 @@ class _Field:
 _WINDOW = {"padding": _Field(0, byte=True), "stride_width": _Field(1), "stride_height": _Field(2)}
 _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.CONV_2D: (1, _WINDOW),
-    Code.DEPTHWISE_CONV_2D: (2, _WINDOW | {"depth_multiplier": _Field(3)}),
+    Code.DEPTHWISE_CONV_2D: (
+        2,
+        _WINDOW
+        | {
+            "depth_multiplier": _Field(3),
+            "dilation_width": _Field(5, default=1),
+            "dilation_height": _Field(6, default=1),
+        },
+    ),
     Code.AVERAGE_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.MAX_POOL_2D: (5, _WINDOW | {"width": _Field(3), "height": _Field(4)}),
     Code.FULLY_CONNECTED: (8, {"keep_axes": _Field(2, default=False)}),
@@ -102,6 +114,7 @@ _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.RESHAPE: (17, {"new_shape": _Field(0)}),
     Code.MUL: (21, {}),
     Code.PAD: (22, {}),
+    Code.GATHER: (23, {}),
     Code.TRANSPOSE: (26, {}),
     Code.SUM: (27, {"keep_axes": _Field(0, default=False)}),
     Code.REDUCE_MAX: (27, {"keep_axes": _Field(0, default=False)}),
@@ -113,6 +126,8 @@ _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.PADV2: (43, {}),
     Code.SLICE: (48, {}),
     Code.LEAKY_RELU: (75, {"slope": _Field(0, default=0.0)}),
+    Code.REVERSE_V2: (81, {}),
+    Code.SCATTER_ND: (97, {}),
     Code.BATCH_MATMUL: (101, {"transpose_a": _Field(0, default=False), "transpose_b": _Field(1, default=False)}),
 }
 """The operators' options: their number in the schema's union, and their fields by names of ours. The others have

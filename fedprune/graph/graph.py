@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedprune.errors import TaskError
 from fedprune.graph.file import Attribute, Code, OperatorRow, TensorRow, pack_file
+from fedprune.runtime.training_graph import IDS_BELOW
 
 MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
@@ -26,15 +27,20 @@ MAX_TENSOR_BYTES = 2**31 - 1
 """Bytes of one tensor: runtimes count them in 32 bits."""
 _TERMS = 32
 """A sum of more terms is made in stages: one float32 accumulator over 10^5 terms loses three digits."""
+_NARROW = 64
+"""Rows shorter than this are worth being made longer."""
+_FEW = 8
+"""What is made for that is so many times smaller than what it is made for, at least."""
 _SAME, _VALID = 0, 1
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A float32 (or constant int32) tensor of a `Graph`."""
+    """A float32 tensor of a `Graph`, or an int32 one of constants or ids."""
 
     index: int
     shape: tuple[int, ...]
+    dtype: type[np.generic] = np.float32
 
     @property
     def size(self) -> int:
@@ -55,8 +61,12 @@ class Graph:
         self._made: dict[Any, Tensor] = {}
         self._constant_bytes = 0
 
-    def input(self, name: str, shape: Sequence[int]) -> Tensor:
-        self._inputs[name] = self._tensor(shape, name=name)
+    def input(self, name: str, shape: Sequence[int], vocabulary: int | None = None) -> Tensor:
+        """An input of numbers or, with a `vocabulary`, of int32 ids below it, which the tensor's name then tells."""
+        if vocabulary is None:
+            self._inputs[name] = self._tensor(shape, name=name)
+        else:
+            self._inputs[name] = self._tensor(shape, name=f"{IDS_BELOW}{vocabulary}", dtype=np.int32)
         return self._inputs[name]
 
     def constant(self, array: NDArray[Any]) -> Tensor:
@@ -91,6 +101,9 @@ class Graph:
     def relu(self, x: Tensor) -> Tensor:
         return self._operate(Code.RELU, [x], x.shape)
 
+    def relu6(self, x: Tensor) -> Tensor:
+        return self._operate(Code.RELU6, [x], x.shape)
+
     def leaky_relu(self, x: Tensor, slope: float) -> Tensor:
         return self._operate(Code.LEAKY_RELU, [x], x.shape, slope=float(slope))
 
@@ -120,18 +133,12 @@ class Graph:
         return self._operate(Code.COS, [x], x.shape)
 
     def sum(self, x: Tensor, *axes: int) -> Tensor:
-        """The sum over `axes`, which are adjacent, and stay in the shape with size 1."""
-        terms = math.prod(x.shape[axis] for axis in axes)
-        if terms <= _TERMS:
+        """The sum over `axes`, which stay in the shape with size 1."""
+        if math.prod(x.shape[axis] for axis in axes) <= _TERMS:
             return self._reduce(Code.SUM, x, axes)
-        kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-        outer, inner = math.prod(x.shape[: min(axes)]), math.prod(x.shape[max(axes) + 1 :])
-        while terms > _TERMS:
-            size = _group_size(terms)
-            groups = -(-terms // size)
-            rows = self.pad(self.reshape(x, (outer, terms, inner)), 1, 0, groups * size - terms)
-            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
-        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (outer, terms, inner)), (1,)), kept)
+        for axis in axes:
+            x = self._sum_along(x, axis)
+        return x
 
     def reduce_max(self, x: Tensor, *axes: int) -> Tensor:
         """The maximum over `axes`, which stay in the shape with size 1."""
@@ -139,6 +146,8 @@ class Graph:
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         """The products of two matrices, or of a batch of them, `[batch, rows, k]`, with one or as many."""
+        if transpose_a and not transpose_b and len(a.shape) == 2 and a.shape[1] > b.shape[1]:
+            return self.transpose(self.matmul(b, a, transpose_a=True), 1, 0)  # the narrow one is turned at less cost
         shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
@@ -152,16 +161,25 @@ class Graph:
         """`x` with its axes in another order."""
         return self._operate(Code.TRANSPOSE, [x, self._integers(axes)], [x.shape[axis] for axis in axes])
 
-    def pad(self, x: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
-        """`x` with `before` and `after` more entries of `value` along one axis."""
-        if before == after == 0:
+    def pad(self, x: Tensor, pads: Mapping[int, tuple[int, int]], value: float = 0.0) -> Tensor:
+        """`x` with so many more entries of `value` before and after, along each of some axes."""
+        pads = {axis: pad for axis, pad in pads.items() if any(pad)}
+        if not pads:
             return x
-        pads = np.zeros((len(x.shape), 2), np.int32)
-        pads[axis] = before, after
-        inputs, shape = [x, self.constant(pads)], [size + sum(pad) for size, pad in zip(x.shape, pads, strict=True)]
+        last = max(pads)
+        inner = math.prod(x.shape[last + 1 :])  # XNNPACK copies row by row: let them be long
+        table = np.zeros((last + 1, 2), np.int32)
+        for axis, pad in pads.items():
+            table[axis] = pad
+        table[last] *= inner
+        folded = self.reshape(x, (*x.shape[:last], x.shape[last] * inner))
+        inputs = [folded, self.constant(table)]
+        shape = [size + sum(pad) for size, pad in zip(folded.shape, table, strict=True)]
         if value == 0.0:
-            return self._operate(Code.PAD, inputs, shape)
-        return self._operate(Code.PADV2, [*inputs, self._scalar(value)], shape)
+            padded = self._operate(Code.PAD, inputs, shape)
+        else:
+            padded = self._operate(Code.PADV2, [*inputs, self._scalar(value)], shape)
+        return self.reshape(padded, (*shape[:-1], shape[-1] // inner, *x.shape[last + 1 :]))
 
     def slice(self, x: Tensor, axis: int, begin: int, size: int) -> Tensor:
         """`size` entries from `begin` on along one axis."""
@@ -170,6 +188,21 @@ class Graph:
         begins, sizes = [0] * len(x.shape), list(x.shape)
         begins[axis], sizes[axis] = begin, size
         return self._operate(Code.SLICE, [x, self._integers(begins), self._integers(sizes)], sizes)
+
+    def reverse(self, x: Tensor, axis: int) -> Tensor:
+        """`x` in reversed order along one axis. (tflite-runtime 2.14 fails with several.)"""
+        return self._operate(Code.REVERSE_V2, [x, self._integers([axis])], x.shape)
+
+    def gather(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """For each of `ids`, int32 of any shape, its entry of the first axis of `rows`. Each must be one of it:
+        runtimes do not check."""
+        return self._operate(Code.GATHER, [rows, ids], (*ids.shape, *rows.shape[1:]))
+
+    def scatter(self, ids: Tensor, rows: Tensor, count: int) -> Tensor:
+        """`count` rows: each the sum of those of `rows` `[n, ...]` whose entry of `ids`, int32 `[n]`, is its number."""
+        shape = (count, *rows.shape[1:])
+        column = self.reshape(ids, (ids.size, 1))
+        return self._operate(Code.SCATTER_ND, [column, rows, self._integers(shape)], shape)
 
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         if len(parts) == 1:
@@ -186,19 +219,26 @@ class Graph:
         return self._slide(Code.CONV_2D, [x, filters, bias], (height, width), strides, out, same=same)
 
     def convolve_each(
-        self, x: Tensor, filters: Tensor, bias: Tensor, strides: tuple[int, int], *, same: bool = False
+        self,
+        x: Tensor,
+        filters: Tensor,
+        bias: Tensor,
+        strides: tuple[int, int] = (1, 1),
+        *,
+        dilations: tuple[int, int] = (1, 1),
+        same: bool = False,
     ) -> Tensor:
-        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`."""
-        _, height, width, out = filters.shape
-        multiplier = out // x.shape[3]
+        """`x` `[n, h, w, c]`, each channel with filters of its own: `filters` `[1, height, width, c times some]`.
+
+        `dilations` are the distances between neighbouring entries of a filter.
+        """
+        out = filters.shape[3]
+        size = [(entries - 1) * apart + 1 for entries, apart in zip(filters.shape[1:3], dilations, strict=True)]
+        attributes: dict[str, Attribute] = {"depth_multiplier": out // x.shape[3]}
+        if dilations != (1, 1):
+            attributes |= {"dilation_height": dilations[0], "dilation_width": dilations[1]}
         return self._slide(
-            Code.DEPTHWISE_CONV_2D,
-            [x, filters, bias],
-            (height, width),
-            strides,
-            out,
-            same=same,
-            depth_multiplier=multiplier,
+            Code.DEPTHWISE_CONV_2D, [x, filters, bias], (size[0], size[1]), strides, out, same=same, **attributes
         )
 
     def fully_connect(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
@@ -232,13 +272,35 @@ class Graph:
 
     def _binary(self, code: Code, a: Operand, b: Operand) -> Tensor:
         a, b = (operand if isinstance(operand, Tensor) else self._scalar(operand) for operand in (a, b))
+        a, b = self._widen(a, b.shape), self._widen(b, a.shape)
         return self._operate(code, [a, b], np.broadcast_shapes(a.shape, b.shape))
+
+    def _widen(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`x`, to be repeated to `shape`, repeated along the last axis but one: XNNPACK repeats row by row, and is slow
+        if they are short."""
+        width, channels = shape[-2] if len(shape) > 2 else 1, shape[-1]
+        is_narrow = 1 < x.shape[-1] == channels < _NARROW and x.shape[-2:-1] in ((), (1,))
+        if width == 1 or not is_narrow or x.size * width * _FEW > math.prod(shape):
+            return x
+        return self._operate(
+            Code.MUL, [x, self.constant(np.ones((width, 1), np.float32))], (*x.shape[:-2], width, channels)
+        )
 
     def _reduce(self, code: Code, x: Tensor, axes: Sequence[int]) -> Tensor:
         if all(x.shape[axis] == 1 for axis in axes):
             return x
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
         return self._operate(code, [x, self._integers(axes)], shape, keep_axes=True)
+
+    def _sum_along(self, x: Tensor, axis: int) -> Tensor:
+        before, terms, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+        shape, outer, inner = (*before, 1, *after), math.prod(before), math.prod(after)
+        while terms > 2 * _TERMS:
+            size = _group_size(terms)
+            groups = -(-terms // size)
+            rows = self.pad(self.reshape(x, (outer, terms, inner)), {1: (0, groups * size - terms)})
+            x, terms = self._reduce(Code.SUM, self.reshape(rows, (outer, groups, size, inner)), (2,)), groups
+        return self.reshape(self._reduce(Code.SUM, self.reshape(x, (*before, terms, *after)), (axis,)), shape)
 
     def _pool(self, code: Code, x: Tensor, size: tuple[int, int], strides: tuple[int, int], *, same: bool) -> Tensor:
         return self._slide(code, [x], size, strides, x.shape[3], same=same, height=size[0], width=size[1])
@@ -268,7 +330,8 @@ class Graph:
         if key not in self._made:
             if len(self._operators) == MAX_OPERATORS:
                 raise TaskError(f"the network's graph needs more than {MAX_OPERATORS} operators")
-            output = self._made[key] = self._tensor(shape)
+            dtype = inputs[0].dtype if code is Code.RESHAPE else np.float32  # of ids nothing else makes ids
+            output = self._made[key] = self._tensor(shape, dtype=dtype)
             numbers = tuple(tensor.index for tensor in inputs)
             self._operators.append(OperatorRow(code, numbers, output.index, attributes))
         return self._made[key]
@@ -276,7 +339,7 @@ class Graph:
     def _tensor(
         self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
     ) -> Tensor:
-        tensor = Tensor(len(self._tensors), tuple(map(int, shape)))
+        tensor = Tensor(len(self._tensors), tuple(map(int, shape)), dtype)
         if tensor.size * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
             raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")
         self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.recurrent_inference import infer_recurrent
 from fedprune.graph.rules import Pending, apply_layer
 from fedprune.model.tensors import Weights
 from fedprune.network import layers as kinds
@@ -38,12 +39,12 @@ def inference_batch(network: Network) -> int:
 
 
 def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:
-    """`network`, which was checked, as a TFLite file: ``x`` `[batch_size, ...]` to ``y``, both float32.
+    """`network`, which was checked, as a TFLite file: ``x`` `[batch_size, ...]` to ``y``, both float32 (ids int32).
 
     Raises `TaskError` if the graph would be too large.
     """
     writer = _Writer(Graph(), weights)
-    values = [writer.graph.input("x", (batch_size, *network.inputs[0]))]
+    values = [writer.graph.input("x", (batch_size, *network.inputs[0]), network.vocabulary)]
     for layer, call in network.steps():
         rule = _RULES.get(type(layer), _as_trained)
         values.append(rule(writer, layer, [values[number] for number in call.inputs]))
@@ -122,7 +123,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
         return graph.leaky_relu(x, layer.slope)
     functions: dict[Function, Callable[[Tensor], Tensor]] = {
         Function.RELU: graph.relu,
-        Function.RELU6: lambda x: graph.minimum(graph.relu(x), 6.0),
+        Function.RELU6: graph.relu6,
         Function.SIGMOID: graph.logistic,
         Function.SOFTMAX: graph.softmax,
         Function.TANH: graph.tanh,
@@ -133,7 +134,7 @@ def _activation(writer: _Writer, layer: kinds.Activation, inputs: list[Tensor]) 
 def _image(writer: _Writer, layer: kinds.Windowed, x: Tensor) -> Tensor:
     """The image that windows move over: a series is one row. TFLite knows no causal padding."""
     if layer.padding is Padding.CAUSAL:
-        x = writer.graph.pad(x, 1, layer.size[0] - 1, 0)
+        x = writer.graph.pad(x, {1: (layer.size[0] - 1, 0)})
     return writer.graph.reshape(x, (x.shape[0], 1, *x.shape[1:])) if len(x.shape) == 3 else x
 
 
@@ -154,12 +155,29 @@ def _windows(layer: kinds.Windowed) -> dict[str, Any]:
     return {"strides": _over_rows(layer.strides), "same": layer.padding is Padding.SAME}
 
 
+def _recurrent(writer: _Writer, layer: kinds.Recurrent, inputs: list[Tensor]) -> Tensor:
+    return infer_recurrent(writer.graph, layer, writer.weights, inputs[0])
+
+
+def _reversal(writer: _Writer, _: kinds.Reversal, inputs: list[Tensor]) -> Tensor:
+    return writer.graph.reverse(inputs[0], 1)
+
+
+def _embedding(writer: _Writer, layer: kinds.Embedding, inputs: list[Tensor]) -> Tensor:
+    return writer.graph.gather(writer.constant(writer.weights[layer.table]), inputs[0])
+
+
 _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {
+    kinds.GRU: _recurrent,
+    kinds.LSTM: _recurrent,
     kinds.Activation: _activation,
     kinds.BatchNormalization: _batch_normalization,
     kinds.Convolution: _convolution,
     kinds.Dense: _dense,
     kinds.DepthwiseConvolution: _depthwise,
     kinds.Pooling: _pooling,
+    kinds.Embedding: _embedding,
+    kinds.Reversal: _reversal,
+    kinds.SimpleRNN: _recurrent,
 }
 """The layers that runtimes have a fast operator for, or that are less work with constant weights."""

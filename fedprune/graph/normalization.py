@@ -30,35 +30,33 @@ def batch_normalization(
     tape: Tape, x: Value, gamma: Value, beta: Value, examples: Examples, *, epsilon: float, unbiased: bool
 ) -> tuple[Value, Moments]:
     """`x` less its mean, over its standard deviation, times gamma plus beta, for each entry of the last axis."""
-    graph, channels, batch = tape.graph, x.shape[-1], x.shape[0]
-    places = math.prod(x.shape[1:-1])
-    flat, row = (batch, places, channels), (1, 1, channels)
-    share = graph.reshape(examples.share, (batch, 1, 1))
+    graph, channels = tape.graph, x.shape[-1]
+    places, single = x.shape[1:-1], (1,) * (len(x.shape) - 1)
+    axes, row = range(len(single)), (*single, channels)
+    share = graph.reshape(examples.share, (x.shape[0], *single))
 
     def mean_of(values: Tensor) -> Tensor:
-        weighted = graph.multiply(graph.sum(values, 1), share)
-        return graph.multiply(graph.sum(weighted, 0), 1.0 / places)
+        weighted = graph.multiply(graph.sum(values, *axes[1:]), share)
+        return graph.multiply(graph.sum(weighted, 0), 1.0 / math.prod(places))
 
-    flat_x = graph.reshape(x.tensor, flat)
-    mean = mean_of(flat_x)
-    centered = graph.subtract(flat_x, mean)
+    mean = mean_of(x.tensor)
+    centered = graph.subtract(x.tensor, mean)
     variance = mean_of(graph.multiply(centered, centered))
     precision = graph.rsqrt(graph.add(variance, epsilon))
     factor = graph.multiply(precision, graph.reshape(gamma.tensor, row))
     y = graph.add(graph.multiply(centered, factor), graph.reshape(beta.tensor, row))
 
     def sum_of(d: Tensor) -> Tensor:
-        return graph.sum(graph.reshape(d, flat), 0, 1)
+        return graph.sum(d, *axes)
 
     def product_of(d: Tensor) -> Tensor:
-        return graph.sum(graph.multiply(graph.reshape(d, flat), centered), 0, 1)
+        return graph.sum(graph.multiply(d, centered), *axes)
 
     def to_x(d: Tensor) -> Tensor:
-        part = graph.multiply(share, 1.0 / places)
+        part = graph.multiply(share, 1.0 / math.prod(places))
         slope = graph.multiply(product_of(d), graph.multiply(precision, precision))
         drift = graph.add(graph.multiply(centered, graph.multiply(slope, part)), graph.multiply(sum_of(d), part))
-        own = graph.subtract(graph.reshape(d, flat), drift)
-        return graph.reshape(graph.multiply(own, factor), x.shape)
+        return graph.multiply(graph.subtract(d, drift), factor)
 
     def to_gamma(d: Tensor) -> Tensor:
         return graph.reshape(graph.multiply(product_of(d), precision), gamma.shape)
@@ -66,9 +64,9 @@ def batch_normalization(
     def to_beta(d: Tensor) -> Tensor:
         return graph.reshape(sum_of(d), beta.shape)
 
-    value = tape.record(graph.reshape(y, x.shape), (x, to_x), (gamma, to_gamma), (beta, to_beta))
+    value = tape.record(y, (x, to_x), (gamma, to_gamma), (beta, to_beta))
     if unbiased:
-        variance = graph.multiply(variance, _bessel(graph, graph.multiply(examples.count, float(places))))
+        variance = graph.multiply(variance, _bessel(graph, graph.multiply(examples.count, float(math.prod(places)))))
     return value, Moments(graph.reshape(mean, (channels,)), graph.reshape(variance, (channels,)))
 
 

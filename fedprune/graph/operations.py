@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,12 +63,16 @@ def reshape(tape: Tape, x: Value, shape: Sequence[int]) -> Value:
     return tape.record(graph.reshape(x.tensor, shape), (x, lambda d: graph.reshape(d, x.shape)))
 
 
-def pad(tape: Tape, x: Value, axis: int, before: int, after: int) -> Value:
-    """`x` with zeros before and after along one axis."""
+def pad(tape: Tape, x: Value, pads: Mapping[int, tuple[int, int]]) -> Value:
+    """`x` with so many zeros before and after, along each of some axes."""
     graph = tape.graph
-    return tape.record(
-        graph.pad(x.tensor, axis, before, after), (x, lambda d: graph.slice(d, axis, before, x.shape[axis]))
-    )
+
+    def back(d: Tensor) -> Tensor:
+        for axis, (before, _) in pads.items():
+            d = graph.slice(d, axis, before, x.shape[axis])
+        return d
+
+    return tape.record(graph.pad(x.tensor, pads), (x, back))
 
 
 def concatenate(tape: Tape, parts: Sequence[Value], axis: int) -> Value:
@@ -104,16 +108,16 @@ def max_over(tape: Tape, x: Value, *axes: int) -> Value:
 def relu(tape: Tape, x: Value) -> Value:
     graph = tape.graph
     y = graph.relu(x.tensor)
-    return tape.record(y, (x, lambda d: graph.multiply(d, is_positive(graph, y))))
+    return tape.record(y, (x, lambda d: graph.multiply(d, graph.minimum(graph.multiply(y, _HUGE), 1.0))))
 
 
 def relu6(tape: Tape, x: Value) -> Value:
     graph = tape.graph
-    y = graph.minimum(graph.relu(x.tensor), 6.0)
+    y = graph.relu6(x.tensor)
 
     def back(d: Tensor) -> Tensor:
-        inside = graph.multiply(is_positive(graph, y), is_positive(graph, graph.subtract(6.0, y)))
-        return graph.multiply(d, inside)
+        inside = graph.multiply(y, graph.subtract(6.0, y))
+        return graph.multiply(d, graph.minimum(graph.multiply(inside, _HUGE), 1.0))
 
     return tape.record(y, (x, back))
 

@@ -34,7 +34,7 @@ def slice_along(tape: Tape, x: Value, axis: int, begin: int, size: int) -> Value
     """`size` entries from `begin` on along one axis."""
     graph, after = tape.graph, x.shape[axis] - begin - size
     y = graph.slice(x.tensor, axis, begin, size)
-    return x if y is x.tensor else tape.record(y, (x, lambda d: graph.pad(d, axis, begin, after)))
+    return x if y is x.tensor else tape.record(y, (x, lambda d: graph.pad(d, {axis: (begin, after)})))
 
 
 def transpose(tape: Tape, x: Value, *axes: int) -> Value:

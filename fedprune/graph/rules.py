@@ -26,6 +26,7 @@ from fedprune.graph.noise import dropout, gaussian_noise
 from fedprune.graph.normalization import batch_normalization
 from fedprune.graph.products import dot
 from fedprune.graph.rearranging import cropping, permute, upsampling
+from fedprune.graph.sequence_rules import embedding, gru, lstm, reversal, simple_rnn
 from fedprune.graph.standardization import group_normalization, layer_normalization, unit_normalization
 from fedprune.graph.windows import (
     Windows,
@@ -99,9 +100,9 @@ def _normalize_as_moved(tape: Tape, x: Value, weights: tuple[Value, Value, Value
     """Normalise as a frozen layer does: it uses the moving statistics and leaves them."""
     gamma, beta, mean, variance = weights
     graph = tape.graph
-    precision = graph.rsqrt(graph.add(variance.tensor, epsilon))
-    centered = ops.add(tape, x, tape.leaf(graph.multiply(mean.tensor, -1.0), differentiable=False))
-    return ops.add(tape, ops.multiply(tape, ops.scale(tape, centered, precision), gamma), beta)
+    factor = ops.scale(tape, gamma, graph.rsqrt(graph.add(variance.tensor, epsilon)))
+    shift = ops.add(tape, beta, ops.scale(tape, factor, graph.multiply(mean.tensor, -1.0)))
+    return ops.add(tape, ops.multiply(tape, x, factor), shift)
 
 
 def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Value:
@@ -127,10 +128,7 @@ def _reshape(context: Context, layer: kinds.Reshape, inputs: list[Value]) -> Val
 
 
 def _zero_padding(context: Context, layer: kinds.ZeroPadding, inputs: list[Value]) -> Value:
-    (x,) = inputs
-    for axis, (before, after) in enumerate(layer.padding, start=1):
-        x = ops.pad(context.tape, x, axis, before, after)
-    return x
+    return ops.pad(context.tape, inputs[0], dict(enumerate(layer.padding, start=1)))
 
 
 def _rescaling(context: Context, layer: kinds.Rescaling, inputs: list[Value]) -> Value:
@@ -166,6 +164,8 @@ def _constant(tape: Tape, value: float | Sequence[float], size: int) -> Value:
 
 
 _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
+    kinds.GRU: gru,
+    kinds.LSTM: lstm,
     kinds.Activation: _activation,
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
@@ -177,6 +177,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Dot: dot,
     kinds.Dropout: dropout,
     kinds.GaussianNoise: gaussian_noise,
+    kinds.Embedding: embedding,
     kinds.GlobalPooling: _global_pooling,
     kinds.GroupNormalization: group_normalization,
     kinds.LayerNormalization: layer_normalization,
@@ -189,5 +190,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.TransposedConvolution: transposed_convolution,
     kinds.UnitNormalization: unit_normalization,
     kinds.Upsampling: upsampling,
+    kinds.Reversal: reversal,
+    kinds.SimpleRNN: simple_rnn,
     kinds.ZeroPadding: _zero_padding,
 }

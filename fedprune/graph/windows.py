@@ -19,6 +19,8 @@ from fedprune.network.layers import Padding, Windowed
 
 _LOWEST = float(np.finfo(np.float32).min)
 """The value that padding has for a maximum. Not -infinity: the difference of two would not be a number."""
+_MOST_CHANNELS = 4096
+"""The runtimes' kernel for depthwise convolutions keeps the sums of all channels of a place in a buffer of 4832."""
 _FEW_CHANNELS = 4
 _WIDEST_PATCH = 512
 """Up to so many channels, patches up to so wide are cut faster by a convolution with constant filters than by
@@ -49,6 +51,17 @@ class Window:
     def after(self) -> int:
         """The number of entries that are put after those that are seen."""
         return self.places * self.stride - self.before - self.seen
+
+    @property
+    def span(self) -> int:
+        """The number of entries, padding included, from the first that the window sees to the last."""
+        return (self.out - 1) * self.stride + self.size
+
+    @property
+    def is_same(self) -> bool:
+        """True if padding is what TFLite's operators call SAME."""
+        missing = max(self.span - self.length, 0)
+        return self.out == -(-self.length // self.stride) and self.before == missing // 2
 
     @property
     def counts(self) -> NDArray[np.float32]:
@@ -120,61 +133,31 @@ def scatter_patches(tape: Tape, patches: Value, windows: Windows, image: tuple[i
 def depthwise_convolution(tape: Tape, x: Value, kernel: Value, windows: Windows) -> Value:
     """`[n, h, w, c]` with one filter a channel, `kernel` `[taps, c]`, to `[n, rows, columns, c]`.
 
-    Copying is what takes time, so columns are cut once for all rows of a window: each row of the kernel makes an image
-    of its own, and only these are moved against each other.
+    Its gradients are convolutions of that kind too: that of the images is the output's with the kernel turned round;
+    that of the kernel is the images with the output's for a kernel, where each image has channels of its own.
     """
-    graph, (n, _, width, channels) = tape.graph, x.shape
+    graph, (n, _, _, channels) = tape.graph, x.shape
     rows, columns = windows.rows, windows.columns
-    shape = (n, rows.out, columns.out, channels)
-    cut = [
-        _taps(graph, graph.reshape(phase, (n * rows.places, width, channels)), columns)
-        for phase in _phases(graph, graph.reshape(x.tensor, (n, x.shape[1], width * channels)), rows)
-    ]
-    taps = [
-        [graph.slice(kernel.tensor, 0, row * columns.size + column, 1) for column in range(columns.size)]
-        for row in range(rows.size)
-    ]
-
-    def sum_of(terms: list[Tensor]) -> Tensor:
-        total, *others = terms
-        for term in others:
-            total = graph.add(total, term)
-        return total
-
-    def placed(d: Tensor, row: int) -> Tensor:
-        """What goes back through a row of the kernel, where the row saw it."""
-        before = row // rows.stride
-        flat = graph.reshape(d, (n, rows.out, columns.out * channels))
-        whole = graph.pad(flat, 1, before, rows.places - rows.out - before)
-        return graph.reshape(whole, (n * rows.places, columns.out, channels))
+    size, strides = (rows.size, columns.size), (rows.stride, columns.stride)
 
     def to_x(d: Tensor) -> Tensor:
-        phases = []
-        for phase in range(len(cut)):
-            seen = [
-                sum_of(
-                    [graph.multiply(placed(d, row), taps[row][column]) for row in range(phase, rows.size, rows.stride)]
-                )
-                for column in range(columns.size)
-            ]
-            phases.append(graph.reshape(_untap(graph, seen, columns), (n, rows.places, width * channels)))
-        return graph.reshape(_join(graph, phases, rows), x.shape)
+        turned = graph.matmul(graph.constant(np.eye(windows.taps, dtype=np.float32)[::-1]), kernel.tensor)
+        return _convolve_each(graph, _spread(graph, d, windows), graph.reshape(turned, (1, *size, channels)))
 
     def to_kernel(d: Tensor) -> Tensor:
-        products = [
-            graph.multiply(cut[row % rows.stride][column], placed(d, row))
-            for row in range(rows.size)
-            for column in range(columns.size)
-        ]
-        flat = (n * rows.places * columns.out, channels)
-        return graph.concatenate([graph.sum(graph.reshape(product, flat), 0) for product in products], 0)
+        images, filters = (
+            graph.reshape(graph.transpose(images, 1, 2, 0, 3), (1, *images.shape[1:3], n * channels))
+            for images in (x.tensor, d)
+        )
+        images = _pad_for(graph, images, windows)
+        of_each = _convolve_each(graph, images, filters, dilations=strides)
+        return graph.reshape(graph.sum(graph.reshape(of_each, (windows.taps, n, channels)), 1), kernel.shape)
 
-    moved = []
-    for row in range(rows.size):
-        seen = [graph.multiply(part, tap) for part, tap in zip(cut[row % rows.stride], taps[row], strict=True)]
-        image = graph.reshape(sum_of(seen), (n, rows.places, columns.out * channels))
-        moved.append(graph.slice(image, 1, row // rows.stride, rows.out))
-    return tape.record(graph.reshape(sum_of(moved), shape), (x, to_x), (kernel, to_kernel))
+    filters = graph.reshape(kernel.tensor, (1, *size, channels))
+    same = rows.is_same and columns.is_same
+    padded = x.tensor if same else _pad_for(graph, x.tensor, windows)
+    y = _convolve_each(graph, padded, filters, strides, same=same)
+    return tape.record(y, (x, to_x), (kernel, to_kernel))
 
 
 def max_pool(tape: Tape, x: Value, windows: Windows) -> Value:
@@ -224,10 +207,53 @@ def _sum_along(tape: Tape, x: Value, along: Window) -> Value:
     return tape.record(total, (x, lambda d: _untap(graph, [d] * along.size, along)))
 
 
+def _convolve_each(
+    graph: Graph,
+    x: Tensor,
+    filters: Tensor,
+    strides: tuple[int, int] = (1, 1),
+    *,
+    dilations: tuple[int, int] = (1, 1),
+    same: bool = False,
+) -> Tensor:
+    """`Graph.convolve_each` in parts of at most `_MOST_CHANNELS`, without a bias."""
+    parts = []
+    for first in range(0, x.shape[3], _MOST_CHANNELS):
+        size = min(_MOST_CHANNELS, x.shape[3] - first)
+        images, kernel = (graph.slice(whole, 3, first, size) for whole in (x, filters))
+        no_bias = graph.constant(np.zeros(size, np.float32))
+        parts.append(graph.convolve_each(images, kernel, no_bias, strides, dilations=dilations, same=same))
+    return graph.concatenate(parts, 3)
+
+
+def _pad_for(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
+    """What windows see of `[n, h, w, c]`: padded, and without what none of them sees."""
+    pads = {}
+    for axis, along in ((1, windows.rows), (2, windows.columns)):
+        seen = min(along.length, along.span - along.before)
+        x = graph.slice(x, axis, 0, seen)
+        pads[axis] = along.before, along.span - along.before - seen
+    return graph.pad(x, pads)
+
+
+def _spread(graph: Graph, d: Tensor, windows: Windows) -> Tensor:
+    """The gradient `[n, rows, columns, c]` of what windows made, as far apart as their places were, and padded: the
+    kernel turned round then has a place for each entry of the images."""
+    pads = {}
+    for axis, along in ((2, windows.columns), (1, windows.rows)):
+        outer, inner = d.shape[: axis + 1], d.shape[axis + 1 :]
+        apart = graph.pad(graph.reshape(d, (*outer, 1, *inner)), {axis + 1: (0, along.stride - 1)})
+        d = graph.reshape(apart, (*outer[:-1], outer[-1] * along.stride, *inner))
+        before = along.size - 1 - along.before
+        after = along.length + along.size - 1 - before - d.shape[axis]
+        d = graph.slice(d, axis, 0, d.shape[axis] + min(after, 0))
+        pads[axis] = before, max(after, 0)
+    return graph.pad(d, pads)
+
+
 def _convolve_with_ones(graph: Graph, x: Tensor, windows: Windows) -> Tensor:
     """Patches by a convolution that has one filter, with a single 1, for each entry of a patch."""
-    for axis, along in ((1, windows.rows), (2, windows.columns)):
-        x = graph.pad(graph.slice(x, axis, 0, along.seen), axis, along.before, along.after)
+    x = _pad_for(graph, x, windows)
     channels = x.shape[3]
     ones = np.eye(windows.taps * channels, dtype=np.float32)
     filters = graph.constant(ones.reshape(-1, windows.rows.size, windows.columns.size, channels))
@@ -268,7 +294,7 @@ def _untap(graph: Graph, taps: list[Tensor], along: Window) -> Tensor:
     phases: dict[int, Tensor] = {}
     for index, tap in enumerate(taps):
         place, phase = divmod(index, along.stride)
-        placed = graph.pad(tap, 1, place, along.places - along.out - place)
+        placed = graph.pad(tap, {1: (place, along.places - along.out - place)})
         phases[phase] = graph.add(phases[phase], placed) if phase in phases else placed
     return _join(graph, list(phases.values()), along)
 
@@ -277,7 +303,7 @@ def _phases(graph: Graph, x: Tensor, along: Window, fill: float = 0.0) -> list[T
     """The middle axis of `[outer, length, inner]`, padded and dealt out in turn: `[outer, places, inner]` for each
     entry of a stride that a window sees."""
     outer, _, inner = x.shape
-    padded = graph.pad(graph.slice(x, 1, 0, along.seen), 1, along.before, along.after, fill)
+    padded = graph.pad(graph.slice(x, 1, 0, along.seen), {1: (along.before, along.after)}, fill)
     folded = graph.reshape(padded, (outer, along.places, along.stride * inner))
     return [graph.slice(folded, 2, phase * inner, inner) for phase in range(min(along.stride, along.size))]
 
@@ -286,7 +312,7 @@ def _join(graph: Graph, phases: list[Tensor], along: Window) -> Tensor:
     """The adjoint of `_phases`: `[outer, length, inner]`."""
     outer, _, inner = phases[0].shape
     folded = graph.concatenate(phases, 2)
-    folded = graph.pad(folded, 2, 0, (along.stride - len(phases)) * inner)
+    folded = graph.pad(folded, {2: (0, (along.stride - len(phases)) * inner)})
     padded = graph.reshape(folded, (outer, along.places * along.stride, inner))
     seen = graph.slice(padded, 1, along.before, along.seen)
-    return graph.pad(seen, 1, 0, along.length - along.seen)
+    return graph.pad(seen, {1: (0, along.length - along.seen)})

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from fedprune.keras import activations
-from fedprune.keras.stack import keras
+from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as described
 from fedprune.network.description import Penalty
 from fedprune.network.layers import AnyLayer, Function, Operation, Shape, Statistic
@@ -19,19 +19,24 @@ Penalties = Mapping[str | None, Penalty]
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 """The names that TensorFlow takes for scopes."""
 
+_CELL = {"kernel": "cell.kernel", "recurrent": "cell.recurrent_kernel", "bias": "cell.bias"}
 _GAMMA_BETA = {"gamma": "gamma", "beta": "beta"}
-_ATTRIBUTES = {
+_ATTRIBUTES: dict[type, dict[str, str]] = {
     described.BatchNormalization: _GAMMA_BETA | {"mean": "moving_mean", "variance": "moving_variance"},
     described.Convolution: {"kernel": "kernel", "bias": "bias"},
     described.Dense: {"kernel": "kernel", "bias": "bias"},
     described.DepthwiseConvolution: {"kernel": "depthwise_kernel", "bias": "bias"},
+    described.Embedding: {"table": "embeddings"},
+    described.GRU: _CELL,
     described.GroupNormalization: _GAMMA_BETA,
+    described.LSTM: _CELL,
     described.LayerNormalization: _GAMMA_BETA,
     described.MultiHeadAttention: {
         f"{role}_{tensor}": f"_{role}_dense.{tensor}"
         for role in ("query", "key", "value", "output")
         for tensor in ("kernel", "bias")
     },
+    described.SimpleRNN: _CELL,
     described.TransposedConvolution: {"kernel": "kernel", "bias": "bias"},
 }
 """The attributes of Keras layers that hold the tensors of described ones."""
@@ -222,6 +227,35 @@ def _concatenate(layer: described.Concatenate, _shape: Shape, _penalties: Penalt
     return _with(keras.layers.Concatenate, axis=layer.axis + 1)
 
 
+def _embedding(layer: described.Embedding, _shape: Shape, penalties: Penalties) -> Callable[..., Any]:
+    return _with(
+        keras.layers.Embedding,
+        input_dim=layer.vocabulary,
+        output_dim=layer.units,
+        embeddings_regularizer=_regularizer(penalties.get(layer.table)),
+    )
+
+
+def _recurrent(kind: Any) -> _Maker:
+    def make(layer: described.Recurrent, _shape: Shape, penalties: Penalties) -> Callable[..., Any]:
+        gru = {"reset_after": layer.reset_after} if isinstance(layer, described.GRU) else {}
+        return _with(
+            kind,
+            units=layer.units,
+            go_backwards=layer.backwards,
+            return_sequences=layer.sequences,
+            recurrent_regularizer=_regularizer(penalties.get(layer.recurrent)),
+            **_weights("kernel", layer, penalties),
+            **gru,
+        )
+
+    return make
+
+
+def _reversal(_layer: described.Reversal, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
+    return _with(keras.layers.Lambda, function=lambda x: tf.reverse(x, [1]))
+
+
 def _windows(layer: described.Windowed) -> dict[str, Any]:
     windows: dict[str, Any] = {"kernel_size": layer.size, "strides": layer.strides, "padding": layer.padding.value}
     if isinstance(layer, described.Dilated) and layer.is_dilated:
@@ -231,7 +265,11 @@ def _windows(layer: described.Windowed) -> dict[str, Any]:
 
 def _weights(
     kernel: str,
-    layer: described.Convolution | described.Dense | described.DepthwiseConvolution | described.TransposedConvolution,
+    layer: described.Convolution
+    | described.Dense
+    | described.DepthwiseConvolution
+    | described.Recurrent
+    | described.TransposedConvolution,
     penalties: Penalties,
 ) -> dict[str, Any]:
     return {
@@ -280,6 +318,8 @@ _MERGES = {
 }
 
 _MAKERS: dict[type, _Maker] = {
+    described.GRU: _recurrent(keras.layers.GRU),
+    described.LSTM: _recurrent(keras.layers.LSTM),
     described.Activation: _activation,
     described.Add: _add,
     described.BatchNormalization: _batch_normalization,
@@ -290,6 +330,7 @@ _MAKERS: dict[type, _Maker] = {
     described.DepthwiseConvolution: _depthwise,
     described.Dot: _dot,
     described.Dropout: _dropout,
+    described.Embedding: _embedding,
     described.GaussianNoise: _gaussian_noise,
     described.GlobalPooling: _global_pooling,
     described.GroupNormalization: _group_normalization,
@@ -300,6 +341,8 @@ _MAKERS: dict[type, _Maker] = {
     described.Pooling: _pooling,
     described.Rescaling: _rescaling,
     described.Reshape: _reshape,
+    described.Reversal: _reversal,
+    described.SimpleRNN: _recurrent(keras.layers.SimpleRNN),
     described.TransposedConvolution: _transposed,
     described.UnitNormalization: _unit_normalization,
     described.Upsampling: _upsampling,

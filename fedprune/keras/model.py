@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fedprune.errors import TaskError
 from fedprune.keras.layers import Penalties, call_layer, make_layer, variables_of
 from fedprune.keras.stack import keras
@@ -48,7 +50,7 @@ def keras_loss(objective: Objective) -> Any:
 def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any]]:
     penalties: Penalties = {penalty.tensor: penalty for penalty in network.penalties}
     shapes = network.shapes()
-    values = [keras.layers.Input(network.inputs[0])]
+    values = [keras.layers.Input(network.inputs[0], dtype=np.dtype(network.input_dtype).name)]
     made: dict[int, Any] = {}
     variables: dict[str, Any] = {}
     for layer, call in network.steps():

@@ -16,6 +16,9 @@ from fedprune.errors import ProtocolError
 Array = NDArray[np.float32]
 """A float32 array of any shape."""
 
+Inputs = NDArray[np.float32] | NDArray[np.int32]
+"""Examples `[examples, ...]`: numbers, or token ids."""
+
 Weights = Mapping[str, Array]
 """A model's tensors by name, in the order of its tensor table."""
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from fedprune.errors import TaskError
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Shape
+from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, Shape
 
 VERSION = 1
 MAX_BYTES = 2**22
@@ -60,17 +61,31 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
     version: int = VERSION
 
+    @property
+    def vocabulary(self) -> int | None:
+        """The number of ids, from 0, that the input may hold; None where it holds numbers."""
+        sizes = (layer.vocabulary for layer in self.layers if isinstance(layer, Embedding))
+        return min(sizes, default=None)
+
+    @property
+    def input_dtype(self) -> type[np.generic]:
+        """float32, or int32 for ids."""
+        return np.float32 if self.vocabulary is None else np.int32
+
     def shapes(self) -> tuple[Shape, ...]:
         """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
         if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
             raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
         shapes: list[Shape] = list(self.inputs)
+        ids = frozenset(range(len(self.inputs))) if self.vocabulary is not None else frozenset()
         for layer, call in self.steps():
             if any(value >= len(shapes) for value in call.inputs):
                 layer.refuse("takes what comes later")
             shape = layer.output(*(shapes[value] for value in call.inputs))
             if len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
                 layer.refuse(f"makes the shape {list(shape)}, larger than {MAX_SIZE} scalars or {MAX_RANK} axes")
+            if ids.isdisjoint(call.inputs) == isinstance(layer, Embedding):
+                layer.refuse("takes ids as numbers, or numbers as ids; give ids to Embedding layers alone")
             shapes.append(shape)
         if any(value >= len(shapes) for value in self.outputs):
             raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")

@@ -7,11 +7,13 @@ kind has one thing to do.
 from __future__ import annotations
 
 from fedprune.network.attention import MultiHeadAttention
+from fedprune.network.embedding import Embedding
 from fedprune.network.joins import Add, Merge, Operation
 from fedprune.network.layer import MAX_SIZE, Layer, LayerError, Shape
 from fedprune.network.normalization import BatchNormalization, GroupNormalization, LayerNormalization, UnitNormalization
 from fedprune.network.pointwise import Activation, Dropout, Function, GaussianNoise, Rescaling
 from fedprune.network.products import Dense, Dot
+from fedprune.network.recurrent import GRU, LSTM, Recurrent, Reversal, SimpleRNN
 from fedprune.network.shapes import Concatenate, Cropping, Permute, Reshape, Upsampling, ZeroPadding
 from fedprune.network.windows import (
     MAX_WINDOW,
@@ -27,6 +29,8 @@ from fedprune.network.windows import (
 )
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MAX_SIZE",
     "MAX_WINDOW",
     "Activation",
@@ -41,6 +45,7 @@ __all__ = [
     "Dilated",
     "Dot",
     "Dropout",
+    "Embedding",
     "Function",
     "GaussianNoise",
     "GlobalPooling",
@@ -54,9 +59,12 @@ __all__ = [
     "Padding",
     "Permute",
     "Pooling",
+    "Recurrent",
     "Rescaling",
     "Reshape",
+    "Reversal",
     "Shape",
+    "SimpleRNN",
     "Statistic",
     "TransposedConvolution",
     "UnitNormalization",
@@ -66,7 +74,9 @@ __all__ = [
 ]
 
 AnyLayer = (
-    Activation
+    GRU
+    | LSTM
+    | Activation
     | Add
     | BatchNormalization
     | Concatenate
@@ -76,6 +86,7 @@ AnyLayer = (
     | DepthwiseConvolution
     | Dot
     | Dropout
+    | Embedding
     | GaussianNoise
     | GlobalPooling
     | GroupNormalization
@@ -86,6 +97,8 @@ AnyLayer = (
     | Pooling
     | Rescaling
     | Reshape
+    | Reversal
+    | SimpleRNN
     | TransposedConvolution
     | UnitNormalization
     | Upsampling

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fedprune.errors import TaskError
 from fedprune.model.losses import one_hot
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, TensorSpec, Weights
+from fedprune.model.tensors import Array, Inputs, TensorClass, TensorSpec, Weights
 from fedprune.runtime.tflite import one_line
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -86,10 +86,11 @@ _ProvenGraphs = Annotated[tuple[ProvenGraph, ...], msgspec.Meta(min_length=1, ma
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The inputs of a training graph: weights, `[n, ...]` examples, one-hot targets, the noise of a full batch."""
+    """The inputs of a training graph: weights, `[n, ...]` examples (numbers or ids), one-hot targets, the noise of a
+    full batch."""
 
     weights: Weights
-    x: Array
+    x: Inputs
     y: Array
     noise: list[Array]
 
@@ -137,12 +138,19 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
     keyed = Keyed(seed, "self-check")
     weights = draw_weights(tensors, keyed, scale)
-    x = _uniform(keyed, (examples, *graph.batch_shape[1:]), -1.0) * np.float32(scale)
+    x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale)
     y = one_hot(keyed.integers(examples) % np.uint64(graph.target_shape[1]), graph.target_shape[1])
     noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
     for array in noise:
         array[:examples] = _uniform(keyed, (examples, *array.shape[1:]), 0.0)
     return Case(weights, x, y, noise)
+
+
+def draw_inputs(keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, scale: float = 1.0) -> Inputs:
+    """Numbers up to `scale`, of either sign; or ids of a `vocabulary`."""
+    if vocabulary is None:
+        return _uniform(keyed, shape, -1.0) * np.float32(scale)
+    return (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
 
 
 def draw_weights(tensors: Sequence[TensorSpec], keyed: Keyed, scale: float = 1.0) -> dict[str, Array]:

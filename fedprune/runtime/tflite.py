@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ExportError
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Array, Inputs
 from fedprune.system.quiet import without_lines
 
 _IDENTIFIER = b"TFL3"
@@ -137,14 +137,14 @@ def advice_for(machine: str, bits: int, python: tuple[int, int]) -> str:
     return f"unsupported: use 64-bit Arm or x86 (none for {bits}-bit Python {version} on {machine})"
 
 
-def predict(interpreter: Interpreter, x: Array) -> Array:
+def predict(interpreter: Interpreter, x: Inputs) -> Array:
     """Run a model that has one input and one output over any number of examples.
 
-    Integer inputs are quantised, and integer outputs made real again, by the file's own scale and zero point. A
-    model with a fixed batch is fed full batches, the last one filled up with zeros; an open batch is resized.
+    Integer inputs, but for ids, are quantised, and integer outputs made real again, by the file's own scale and zero
+    point. A model with a fixed batch is fed full batches, the last one filled up with zeros; an open batch is resized.
 
     Args:
-        x: float32, (examples, ...), as a float model takes it; NHWC for images.
+        x: float32, (examples, ...), as a float model takes it, NHWC for images; or int32, token ids.
 
     Returns:
         float32, (examples, ...).
@@ -157,7 +157,7 @@ def predict(interpreter: Interpreter, x: Array) -> Array:
     batch = _fit_batch(interpreter, source, x)
     answers = []
     for start in range(0, max(len(x), 1), batch):
-        examples = np.zeros((batch, *x.shape[1:]), np.float32)
+        examples = np.zeros((batch, *x.shape[1:]), x.dtype)
         chunk = x[start : start + batch]
         examples[: len(chunk)] = chunk
         with foreign_errors("model"):
@@ -261,7 +261,7 @@ def _only(details: list[TensorDetails], what: str) -> TensorDetails:
     return details[0]
 
 
-def _fit_batch(interpreter: Interpreter, source: TensorDetails, x: Array) -> int:
+def _fit_batch(interpreter: Interpreter, source: TensorDetails, x: Inputs) -> int:
     """Make the input fit examples like those of `x`; how many it takes at once."""
     signature = [int(size) for size in source["shape_signature"]]
     batch = signature[0] if signature and signature[0] != -1 else min(max(len(x), 1), _BATCH)
@@ -276,8 +276,8 @@ def _fit_batch(interpreter: Interpreter, source: TensorDetails, x: Array) -> int
     return batch
 
 
-def _quantise(x: Array, details: TensorDetails) -> NDArray[Any]:
-    if details["dtype"] is np.float32:
+def _quantise(x: Inputs, details: TensorDetails) -> NDArray[Any]:
+    if details["dtype"] is x.dtype.type:
         return x
     scale, zero_point, bounds = _scale_of(details)
     steps = np.rint(x / np.float32(scale) + np.float32(zero_point))

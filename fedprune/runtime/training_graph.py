@@ -1,9 +1,9 @@
 """A task's training graph at run time: loss and gradients of any weights on any batch, without TensorFlow.
 
-Its signature ``train`` takes, all float32,
+Its signature ``train`` takes, all float32 but for ids,
 
 ===============  ==========================================================================================
-``x``            examples `[batch, ...]`
+``x``            examples `[batch, ...]`; int32 where they are ids, whose number the tensor's name tells
 ``y``            targets `[batch, outputs]`: one-hot rows where labels are classes
 ``weight``       `[batch, 1]`: 1 for an example, 0 for what fills the batch up
 ``w0`` … ``wN``  the rows of the tensor table
@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from fedprune.errors import TaskError
-from fedprune.model.tensors import Array, TensorSpec, Weights
+from fedprune.model.tensors import Array, Inputs, TensorSpec, Weights
 from fedprune.runtime.tflite import Runtime, default_runtime, foreign_errors
 
 SIGNATURE = "train"
+IDS_BELOW = "ids below "
+"""The name of an input of ids, before their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,9 @@ class TrainingGraph:
         self._weights = {name: self._inputs[f"w{row}"] for name, row in rows.items()}
         self._gradients = {name: outputs[f"g{row}"]["index"] for name, row in rows.items() if f"g{row}" in outputs}
         self._statistics = {name: outputs[f"s{row}"]["index"] for name, row in rows.items() if f"s{row}" in outputs}
-        self._x = np.zeros(inputs["x"]["shape"], np.float32)
+        self.vocabulary = _vocabulary(inputs["x"])
+        """The number of ids that examples may hold; None where they hold numbers."""
+        self._x = np.zeros(inputs["x"]["shape"], inputs["x"]["dtype"])
         self._y = np.zeros(inputs["y"]["shape"], np.float32)
         self.batch_shape: tuple[int, ...] = self._x.shape
         self.target_shape: tuple[int, ...] = self._y.shape
@@ -80,7 +84,7 @@ class TrainingGraph:
         self.moved = tuple(self._statistics)
         """The names of the moving statistics, in table order."""
 
-    def run(self, weights: Weights, x: Array, y: Array, noise: Sequence[Array] = ()) -> Step:
+    def run(self, weights: Weights, x: Inputs, y: Array, noise: Sequence[Array] = ()) -> Step:
         """A batch with given weights; what comes of it as copies. See `step`."""
         self.hold(weights)
         loss, held = self.step(x, y, noise), self.held()
@@ -96,11 +100,12 @@ class TrainingGraph:
         """The weights, and what the last step made of them."""
         return Held(self._views(self._weights), self._views(self._gradients), self._views(self._statistics))
 
-    def step(self, x: Array, y: Array, noise: Sequence[Array] = ()) -> float:
-        """One batch: `x` float32 `[n, ...]` and targets `y` float32 `[n, outputs]`, with 1 <= n <= the graph's batch.
+    def step(self, x: Inputs, y: Array, noise: Sequence[Array] = ()) -> float:
+        """One batch: `x` `[n, ...]`, float32 or ids, and targets `y` float32 `[n, outputs]`, n from 1 to the graph's
+        batch.
 
-        Returns the loss; weights stay as they are. That shapes fit is the caller's care. Raises `ExportError` if the
-        runtime fails.
+        Returns the loss; weights stay as they are. That shapes and ids fit is the caller's care. Raises `ExportError`
+        if the runtime fails.
         """
         count = len(x)
         self._x[:count], self._x[count:] = x, 0.0
@@ -116,7 +121,7 @@ class TrainingGraph:
             self._interpreter.invoke()
             return float(self._interpreter.get_tensor(self._loss)[0])
 
-    def _set(self, name: str, value: Array) -> None:
+    def _set(self, name: str, value: Inputs) -> None:
         self._interpreter.set_tensor(self._inputs[name], value)
 
     def _views(self, indices: dict[str, int]) -> dict[str, Array]:
@@ -133,6 +138,16 @@ def _copied(tensors: dict[str, Array]) -> dict[str, Array]:
     return {name: array.copy() for name, array in tensors.items()}
 
 
+def _vocabulary(x: dict[str, Any]) -> int | None:
+    """The number of ids of an input; None where it is of numbers. Raises `TaskError` if it is of neither."""
+    number = str(x["name"]).removeprefix(IDS_BELOW)
+    if x["dtype"] is np.float32:
+        return None
+    if not number.isdecimal() or int(number) < 1:
+        raise TaskError("the training graph takes integers, and does not tell which; build the task again")
+    return int(number)
+
+
 def _count(names: dict[str, Any], prefix: str) -> int:
     """Count the names `prefix`0, `prefix`1, … that there are."""
     return next(number for number in range(len(names) + 1) if f"{prefix}{number}" not in names)
@@ -141,13 +156,15 @@ def _count(names: dict[str, Any], prefix: str) -> int:
 def _check(inputs: dict[str, Any], outputs: dict[str, Any], tensors: Sequence[TensorSpec]) -> None:
     """Raise `TaskError` unless the graph takes and returns what the module's text says, for this tensor table."""
     shapes = {name: tuple(details["shape"].tolist()) for name, details in (inputs | outputs).items()}
-    float32 = all(details["dtype"] is np.float32 for details in (*inputs.values(), *outputs.values()))
+    numbers = [details for name, details in (inputs | outputs).items() if name != "x"]
+    float32 = all(details["dtype"] is np.float32 for details in numbers)
     rows = {f"{kind}{row}": spec.shape for row, spec in enumerate(tensors) for kind in "wgs"}
     noises = {f"u{number}" for number in range(_count(inputs, "u"))}
     weights = {f"w{row}" for row in range(len(tensors))}
     batch = next(iter(shapes.get("x", ())), 0)
     fits = (
         float32
+        and ("x" in inputs and inputs["x"]["dtype"] in (np.float32, np.int32))
         and batch >= 1
         and set(inputs) == {"x", "y", "weight"} | weights | noises
         and "loss" in outputs

@@ -12,7 +12,7 @@ import numpy as np
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.losses import Objective
-from fedprune.model.tensors import Array, Weights
+from fedprune.model.tensors import Array, Inputs, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
 from fedprune.task.bundle import Bundle
@@ -42,7 +42,7 @@ class InferenceGraph:
     def __init__(self, network: Network, *, threads: int) -> None:
         self._network = network
         self._threads = threads
-        self._batch = np.zeros((inference_batch(network), *network.inputs[0]), np.float32)
+        self._batch = np.zeros((inference_batch(network), *network.inputs[0]), network.input_dtype)
         self._interpreter: Any = None
 
     def load(self, weights: Weights) -> None:
@@ -54,8 +54,8 @@ class InferenceGraph:
         graph = write_inference_graph(self._network, weights, len(self._batch))
         self._interpreter = default_runtime().interpreter(graph, self._threads)
 
-    def predict(self, x: Array) -> Iterator[Array]:
-        """For float32 `[examples, ...]` the outputs, float32 `[≤ batch, outputs]`, batch after batch in order."""
+    def predict(self, x: Inputs) -> Iterator[Array]:
+        """For `[examples, ...]`, float32 or ids, the outputs, float32 `[≤ batch, outputs]`, batch after batch."""
         (source,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         for start in range(0, len(x), len(self._batch)):
             examples = x[start : start + len(self._batch)]
@@ -77,7 +77,9 @@ class Evaluator:
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(load_npz(held_out), task.input_shape, task.outputs, task.training.loss)
+        self._data = fit_to(
+            load_npz(held_out), task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary
+        )
         self._objective = task.objective
         self._outputs = task.outputs
         self._graph = InferenceGraph(bundle.network, threads=threads)

@@ -102,8 +102,27 @@ def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
 
-def recurrent() -> Any:
-    return keras.Sequential([L.Input((5, 3)), L.LSTM(4, name="memory"), L.Dense(2)])
+def of_maps() -> Any:
+    return keras.Sequential([L.Input((5, 3, 2)), L.ConvLSTM1D(4, 2, name="memory"), L.Flatten(), L.Dense(2)])
+
+
+def sequences() -> Any:
+    """Cells that go step by step, forwards, backwards and both ways, and a layer for each step."""
+    return keras.Sequential(
+        [
+            L.Input((5, 3)),
+            L.Bidirectional(L.LSTM(4, return_sequences=True, recurrent_regularizer="l2")),
+            L.TimeDistributed(L.Dense(3, "tanh")),
+            L.GRU(4, return_sequences=True, go_backwards=True),
+            L.SimpleRNN(3, return_sequences=True),
+            L.GRU(3, reset_after=False),
+            L.Dense(2),
+        ]
+    )
+
+
+def tokens() -> Any:
+    return keras.Sequential([L.Input((5,), dtype="int32"), L.Embedding(9, 4), L.GlobalAveragePooling1D(), L.Dense(2)])
 
 
 def other_operator() -> Any:
@@ -118,10 +137,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "activations": activations,
     "decoder": decoder,
     "transfer": transfer,
+    "sequences": sequences,
+    "tokens": tokens,
 }
 REFUSED: dict[str, Callable[[], Any]] = {
     "lambda": lambda_layer,
-    "recurrent": recurrent,
+    "recurrent": of_maps,
     "operator": other_operator,
 }
 
@@ -135,6 +156,7 @@ def main(folder: Path) -> None:
             noise = keras.random.uniform(variable.shape, 0.0, 0.3, seed=len(variable.path))
             variable.assign(keras.ops.convert_to_tensor(variable) + keras.ops.cast(noise, variable.dtype))
         x = np.asarray(keras.random.uniform((5, *model.input_shape[1:]), -2.0, 2.0, seed=2))
+        x = np.abs(4 * x).astype(np.int32) if name == "tokens" else x
         answers = {"x": x, "inference": np.asarray(model(x, training=False))}
         model.save(folder / f"{name}.keras")
         answers["training"] = np.asarray(model(x, training=True))  # which moves statistics

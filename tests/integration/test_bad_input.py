@@ -380,11 +380,11 @@ def test_a_folder_is_not_called_a_missing_file(
         ("def make():\n    return 1 / 0", "net.py:make: ZeroDivisionError: division by zero (net.py, line 2); correct"),
         (
             "import tf_keras as k\nL = k.layers\ndef make():\n"
-            "    return k.Sequential([L.Input((5, 2)), L.LSTM(3, name='memory'), L.Dense(2)])",
-            "layer 'memory' (LSTM): a layer of this kind is not supported; use layers of these: Activation, Add",
+            "    return k.Sequential([L.Input((5, 2)), L.LocallyConnected1D(3, 1, name='its'), L.Dense(2)])",
+            "layer 'its' (LocallyConnected1D): a layer of this kind is not supported; use layers of these: Activation",
         ),
     ],
-    ids=["no function", "raises", "LSTM"],
+    ids=["no function", "raises", "LocallyConnected1D"],
 )
 def test_a_model_of_ones_own_that_cannot_be_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str

@@ -139,7 +139,7 @@ def test_operators_of_plain_arithmetic_are_described(middle: Callable[[Any, Any]
         (lambda _, y: L.Add()([y, tf.ones((1, 4, 4, 3))]), "a call with constants"),
         (lambda _, y: L.Rescaling([[1.0], [2.0], [3.0], [4.0]])(y), r"scale of shape \[4, 1\]"),
         (lambda _, y: L.Flatten(data_format="channels_first")(y), "data_format = 'channels_first'"),
-        (lambda _, y: L.LSTM(2)(tf.reshape(y, (-1, 16, 3))), r"\(LSTM\): a layer of this kind is not supported"),
+        (lambda _, y: L.LocallyConnected2D(2, 2)(y), r"\(LocallyConnected2D\): a layer of this kind is not supported"),
     ],
 )
 def test_what_has_no_words_is_refused_in_one_line(middle: Callable[[Any, Any], Any], said: str) -> None:

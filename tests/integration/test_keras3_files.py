@@ -93,7 +93,7 @@ def test_initialisers_come_along(saved: Path) -> None:
     ("name", "said"),
     [
         ("lambda", "layer 'odd' is of the kind 'Lambda'; use one of these: Activation"),
-        ("recurrent", "layer 'memory' is of the kind 'LSTM'; use one of these"),
+        ("recurrent", "layer 'memory' is of the kind 'ConvLSTM1D'; use one of these"),
         ("operator", "layer 'exp' is the operator 'Exp'; use layers, or one of these: Add"),
     ],
 )

@@ -129,9 +129,14 @@ def test_training_graphs_that_are_proven_come_along(cnn: Bundle) -> None:
 
 
 def test_a_layer_that_cannot_be_described_is_refused_in_a_line_that_lists_those_that_can(tmp_path: Path) -> None:
-    save(sequence(layers.LSTM(4, name="memory"), layers.Dense(3), shape=(5, 2)), tmp_path / "model.keras")
+    save(
+        sequence(layers.LocallyConnected1D(4, 2, name="memory"), layers.Flatten(), layers.Dense(3), shape=(5, 2)),
+        tmp_path / "model.keras",
+    )
 
-    with pytest.raises(TaskError, match=r"layer 'memory' \(LSTM\): a layer of this kind .*: Activation, Add") as caught:
+    with pytest.raises(
+        TaskError, match=r"layer 'memory' \(LocallyConnected1D\): a layer of this kind .*: Activation, Add"
+    ) as caught:
         built(ModelSettings(file="model.keras"), tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -22,7 +22,7 @@ from training_networks import (
     NETWORKS,
     assert_equal,
     crossentropy,
-    drawn,
+    examples,
     keras_step,
     one_hot,
     randomised,
@@ -41,7 +41,7 @@ from export.settings import ConstantSettings, ModelSettings, PruningSettings, Ta
 from fedprune.data import save_npz
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Array, Inputs
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.training_graph import Step
 from fedprune.task.bundle import Adam, Training, read_bundle
@@ -142,8 +142,8 @@ def write(folder: Path, model: Any) -> None:
     np.savez(folder / "given.npz", x=x, y=y, **{f"w{row}": array for row, array in enumerate(model.get_weights())})
 
 
-def batch_for(model: Any) -> tuple[Array, Array]:
-    return drawn(BATCH, *model.input_shape[1:]), one_hot(BATCH)
+def batch_for(model: Any) -> tuple[Inputs, Array]:
+    return examples(model, BATCH), one_hot(BATCH)
 
 
 def read(path: Path, model: Any) -> Step:

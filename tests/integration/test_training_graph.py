@@ -22,6 +22,7 @@ from training_networks import (
     between,
     crossentropy,
     drawn,
+    examples,
     keras_step,
     one_hot,
     proof_of,
@@ -59,7 +60,7 @@ def test_each_layer_trains_as_in_keras(build: Callable[[], Any]) -> None:
     start = model.get_weights()
     for count in (BATCH, BATCH - 2, 1):
         model.set_weights(start)
-        x, y = drawn(count, *model.input_shape[1:]), one_hot(count)
+        x, y = examples(model, count), one_hot(count)
 
         found = step_of(model, SPARSE, x, y, BATCH)
 
@@ -139,10 +140,10 @@ def test_equal_models_give_equal_bytes() -> None:
 
 
 UNSUPPORTED = {
-    "LSTM": (
+    "LocallyConnected1D": (
         (9, 5),
-        lambda: L.LSTM(4),
-        r"layer 'it' \(LSTM\): a layer of this kind .* use .* Conv1D, ",
+        lambda: L.LocallyConnected1D(4, 3),
+        r"layer 'it' \(LocallyConnected1D\): a layer of this kind .* use .* Conv1D, ",
     ),
     "output padding": (
         Image,
@@ -160,6 +161,17 @@ UNSUPPORTED = {
     "axis": ((6, 5), lambda: L.BatchNormalization(axis=1), r"axis = \[1\] is .* use \[2\]"),
     "Conv2D of videos": ((2, *Image), lambda: L.Conv2D(4, 3), r"takes 3 axes, not the shape \[2, 7, 9, 2\]"),
     "Conv1D of images": (Image, lambda: L.Conv1D(4, 3), r"takes 2 axes, not the shape \[7, 9, 2\]"),
+    "activation of a cell": ((9, 5), lambda: L.LSTM(4, "relu"), "activation = relu is not supported; use tanh"),
+    "recurrent activation": (
+        (9, 5),
+        lambda: L.GRU(4, recurrent_activation="hard_sigmoid"),
+        "recurrent_activation = hard_sigmoid is not supported; use sigmoid",
+    ),
+    "recurrent dropout": ((9, 5), lambda: L.GRU(4, recurrent_dropout=0.5), r"recurrent_dropout = 0\.5 .* use 0"),
+    "dropout of a cell": ((9, 5), lambda: L.LSTM(4, dropout=0.5), r"dropout = 0\.5 .* use 0"),
+    "state": ((9, 5), lambda: L.LSTM(4, stateful=False, recurrent_constraint="non_neg"), "recurrent_constraint"),
+    "merging": ((9, 5), lambda: L.Bidirectional(L.LSTM(4), "mul"), "merge_mode = 'mul' .* use concat, sum or ave"),
+    "convolution of each step": ((3, 9, 5), lambda: L.TimeDistributed(L.Conv1D(4, 3)), "a Conv1D within .* Dense"),
     "scale of pixels": (Image, lambda: L.Rescaling(np.ones((9, 1))), r"scale of shape \[9, 1\]"),
 }
 

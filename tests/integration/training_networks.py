@@ -17,7 +17,8 @@ from fedprune.keras.activations import hard_sigmoid, hard_swish
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorTable
+from fedprune.model.tensors import Array, Inputs, TensorTable
+from fedprune.runtime.self_check import draw_inputs
 from fedprune.runtime.training_graph import Step
 
 L = keras.layers
@@ -115,6 +116,24 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "Identity": ((5,), lambda: L.Identity()),
     "Rescaling": (Image, lambda: L.Rescaling(1 / 3, offset=-0.5)),
     "Rescaling of each channel": (Image, lambda: L.Rescaling([0.5, 2.0], offset=[-1.0, 0.25])),
+    "LSTM": ((4, 5), lambda: L.LSTM(4)),
+    "LSTM, sequences, no bias": ((4, 5), lambda: L.LSTM(4, return_sequences=True, use_bias=False)),
+    "LSTM, backwards": ((4, 5), lambda: L.LSTM(4, go_backwards=True, return_sequences=True)),
+    "LSTM, one step": ((1, 5), lambda: L.LSTM(4)),
+    "GRU": ((4, 5), lambda: L.GRU(4)),
+    "GRU, sequences, backwards": ((4, 5), lambda: L.GRU(4, go_backwards=True, return_sequences=True)),
+    "GRU, no bias": ((4, 5), lambda: L.GRU(4, use_bias=False)),
+    "GRU, reset before": ((4, 5), lambda: L.GRU(4, reset_after=False)),
+    "GRU, reset before, sequences": ((4, 5), lambda: L.GRU(4, reset_after=False, return_sequences=True)),
+    "SimpleRNN": ((4, 5), lambda: L.SimpleRNN(4)),
+    "SimpleRNN, sequences": ((4, 5), lambda: L.SimpleRNN(4, return_sequences=True)),
+    "Bidirectional": ((4, 5), lambda: L.Bidirectional(L.GRU(4))),
+    "Bidirectional, sequences": ((4, 5), lambda: L.Bidirectional(L.LSTM(3, return_sequences=True))),
+    "Bidirectional, sum": ((4, 5), lambda: L.Bidirectional(L.LSTM(3, return_sequences=True), merge_mode="sum")),
+    "Bidirectional, ave": ((4, 5), lambda: L.Bidirectional(L.SimpleRNN(3), merge_mode="ave")),
+    "TimeDistributed": ((6, 5), lambda: L.TimeDistributed(L.Dense(4, "tanh"))),
+    "TimeDistributed, shapes": ((3, 4, 5), lambda: L.TimeDistributed(L.Flatten())),
+    "L2 of recurrent weights": ((4, 5), lambda: L.LSTM(4, recurrent_regularizer="l2", bias_regularizer="l1")),
     "relu": ((5,), lambda: L.Activation("relu")),
     "relu6": ((5,), lambda: L.Activation("relu6")),
     "leaky_relu": ((5,), lambda: L.Activation("leaky_relu")),
@@ -157,6 +176,12 @@ def drawn(*shape: int, seed: int = 0) -> Array:
     return Keyed(seed, "test").uniform(int(np.prod(shape)), -1.0, 1.0).reshape(shape)
 
 
+def examples(model: Any, count: int) -> Inputs:
+    """Numbers from -1 to 1; ids where the model takes them."""
+    vocabulary = describe(model)[0].vocabulary
+    return draw_inputs(Keyed(0, "test"), (count, *model.input_shape[1:]), vocabulary)
+
+
 def randomised(model: Any) -> Any:
     """The model with weights that are nowhere zero and the same in every run."""
     keyed = Keyed(1, "test weights")
@@ -179,6 +204,13 @@ def residual() -> Any:
     return keras.Model(x, L.Dense(CLASSES)(L.GlobalAveragePooling2D()(joined)))
 
 
+def tokens() -> Any:
+    """Ids of which some are frequent and most never there, in two tables."""
+    x = L.Input((6,), dtype="int32")
+    y = L.Concatenate()([L.Embedding(9, 4)(x), L.Embedding(40, 3, embeddings_regularizer="l2")(x)])
+    return keras.Model(x, L.Dense(CLASSES)(L.GlobalAveragePooling1D()(L.Conv1D(5, 2, activation="tanh")(y))))
+
+
 def windows_of_a_sensor() -> Any:
     """A 1-D CNN over 128 x 6 windows."""
     return keras.Sequential(
@@ -196,6 +228,7 @@ def windows_of_a_sensor() -> Any:
 NETWORKS: dict[str, Callable[[], Any]] = {
     **{name: lambda shape=shape, layer=layer: between(shape, layer()) for name, (shape, layer) in LAYERS.items()},
     "residual": residual,
+    "tokens": tokens,
     "windows of a sensor": windows_of_a_sensor,
 }
 """Each layer between others, and two networks with many."""
@@ -216,6 +249,12 @@ ONE_OF_EACH = (
     "Normalization",
     "ZeroPadding2D",
     "Rescaling of each channel",
+    "LSTM, backwards",
+    "GRU, sequences, backwards",
+    "GRU, reset before",
+    "SimpleRNN",
+    "Bidirectional, sequences",
+    "tokens",
     "relu",
     "relu6",
     "leaky_relu",
@@ -268,7 +307,7 @@ def proof_of(model: Any, objective: Objective) -> Proof:
     return Proof(model, tensor_table(model), objective, Reference(model, objective))
 
 
-def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) -> Step:
+def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Inputs, y: Array) -> Step:
     """The same by tf_keras, which also moves `model`'s statistics."""
     names = {variable.ref(): spec.name for spec, variable in zip(tensor_table(model), model.weights, strict=True)}
 
@@ -282,7 +321,7 @@ def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Array, y: Array) 
     return Step(
         loss=float(total),
         gradients={
-            names[variable.ref()]: gradient.numpy()
+            names[variable.ref()]: tf.convert_to_tensor(gradient).numpy()
             for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
         },
         statistics={

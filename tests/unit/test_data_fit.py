@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from fedprune.data import Dataset, fit_to
 from fedprune.errors import DataError
@@ -90,3 +94,27 @@ def test_labels_that_do_not_suit_the_loss_are_refused(loss: Loss, y: Labels, out
     with pytest.raises(DataError, match=rf"^mine\.npz: {complaint}") as caught:
         fit_to(mine(y.astype(np.float32) if y.ndim == 2 else y), (4,), outputs, loss)
     assert "\n" not in str(caught.value)
+
+
+def sentences(ids: NDArray[np.int32]) -> Dataset:
+    return Dataset(ids, np.zeros(len(ids), np.int64), "mine.npz")
+
+
+@given(
+    ids=arrays(np.int32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.integers(-3, 12)),
+    vocabulary=st.integers(1, 10),
+)
+def test_ids_reach_a_model_only_if_it_knows_all_of_them(ids: NDArray[np.int32], vocabulary: int) -> None:
+    known = ((ids >= 0) & (ids < vocabulary)).all(axis=1)
+    if known.all():
+        np.testing.assert_array_equal(fit_to(sentences(ids), (4,), 2, SPARSE, vocabulary).x, ids)
+        return
+    with pytest.raises(DataError, match=rf"example {known.argmin()} with -?\d+: it knows 0 to {vocabulary - 1};"):
+        fit_to(sentences(ids), (4,), 2, SPARSE, vocabulary)
+
+
+def test_ids_are_no_numbers_and_numbers_no_ids() -> None:
+    with pytest.raises(DataError, match=r"mine\.npz: x holds numbers, .* takes token ids from 0 to 9; save x as int32"):
+        fit_to(mine(CLASSES), (4,), 3, SPARSE, 10)
+    with pytest.raises(DataError, match=r"mine\.npz: x holds integers, .* takes numbers; save x as uint8 .* float32"):
+        fit_to(sentences(X.astype(np.int32)), (4,), 3, SPARSE)

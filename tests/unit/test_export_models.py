@@ -146,7 +146,7 @@ def two_outputs() -> Any:
         (keras.Sequential([L.Dense(2)]), "unknown input shape"),
         (sequential((None, 3), L.GlobalAveragePooling1D(), L.Dense(2)), "fixed shape"),
         (keras.Sequential([L.Input((4,), batch_size=8), L.Dense(2)]), "batches of any size"),
-        (keras.Sequential([L.Input((4,), dtype="int32"), L.Embedding(5, 2), L.Flatten(), L.Dense(2)]), "float32"),
+        (keras.Sequential([L.Input((4,), dtype="int32"), L.Flatten(), L.Dense(2)]), "float32"),
         (sequential((4, 4), L.Dense(2)), r"must return \[None, outputs\]"),
     ],
     ids=["inputs", "outputs", "unbuilt", "open", "batch", "int", "rank"],

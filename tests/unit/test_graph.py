@@ -152,7 +152,7 @@ def test_what_changes_nothing_is_not_written() -> None:
 
     for same in (
         graph.reshape(x, (2, 1)),
-        graph.pad(x, 0, 0, 0),
+        graph.pad(x, {0: (0, 0)}),
         graph.slice(x, 0, 0, 2),
         graph.concatenate([x], 1),
         graph.sum(x, 1),
@@ -197,6 +197,46 @@ def test_a_long_sum_is_nearly_as_exact_as_in_float64() -> None:
     total = evaluated(graph, graph.sum(graph.input("x", x.shape), 0), x=x)
 
     assert total.item() == pytest.approx(x.sum(dtype=np.float64), rel=3e-7)
+
+
+@pytest.mark.parametrize("shape", [(9, 16, 4, 3), (9, 16, 4, 1), (16, 16, 3), (8, 3), (2, 1, 4, 3)], ids=str)
+def test_what_is_repeated_may_have_short_rows(shape: tuple[int, ...]) -> None:
+    """Then it is made wider first."""
+    random = np.random.default_rng(0)
+    small = [(shape[-1],), (shape[0], *[1] * (len(shape) - 2), shape[-1]), (1,)]
+    x, *others = (random.integers(-9, 9, size).astype(np.float32) for size in (shape, *small))
+    graph = Graph()
+    y = graph.input("x", shape)
+    for number, other in enumerate(others):
+        y = graph.subtract(graph.input(f"y{number}", other.shape), y)
+
+    found = evaluated(graph, y, x=x, **{f"y{number}": other for number, other in enumerate(others)})
+
+    np.testing.assert_array_equal(found, others[2] - (others[1] - (others[0] - x)))
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0])
+@pytest.mark.parametrize("pads", [{0: (1, 0)}, {1: (0, 2), 2: (3, 1)}, {2: (1, 1), 1: (0, 0)}, {3: (1, 2)}], ids=str)
+def test_any_axes_can_be_padded(pads: dict[int, tuple[int, int]], value: float) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (2, 3, 4, 5)).astype(np.float32)
+    graph = Graph()
+
+    padded = graph.pad(graph.input("x", x.shape), pads, value)
+
+    expected = np.pad(x, [pads.get(axis, (0, 0)) for axis in range(4)], constant_values=value)
+    assert padded.shape == expected.shape
+    np.testing.assert_array_equal(evaluated(graph, padded, x=x), expected)
+
+
+@pytest.mark.parametrize("widths", [(3, 8), (8, 3), (4, 4)], ids=str)
+def test_a_transposed_matrix_may_be_the_wide_or_the_narrow_one(widths: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    a, b = (random.integers(-9, 9, (50, width)).astype(np.float32) for width in widths)
+    graph = Graph()
+
+    product = graph.matmul(graph.input("a", a.shape), graph.input("b", b.shape), transpose_a=True)
+
+    np.testing.assert_array_equal(evaluated(graph, product, a=a, b=b), a.T @ b)
 
 
 def test_repeated_channels_stand_side_by_side() -> None:

@@ -24,6 +24,8 @@ from fedprune.network.description import (
     parse_network,
 )
 from fedprune.network.layers import (
+    GRU,
+    LSTM,
     MAX_SIZE,
     Activation,
     Add,
@@ -36,6 +38,7 @@ from fedprune.network.layers import (
     DepthwiseConvolution,
     Dot,
     Dropout,
+    Embedding,
     Function,
     GaussianNoise,
     GlobalPooling,
@@ -48,9 +51,12 @@ from fedprune.network.layers import (
     Padding,
     Permute,
     Pooling,
+    Recurrent,
     Rescaling,
     Reshape,
+    Reversal,
     Shape,
+    SimpleRNN,
     Statistic,
     TransposedConvolution,
     UnitNormalization,
@@ -101,6 +107,14 @@ def attention(**changes: Any) -> MultiHeadAttention:
     return MultiHeadAttention(name="a", **sizes, **kernels, **changes)
 
 
+def cell(kind: type[Recurrent], **changes: Any) -> Any:
+    return kind(name="r", units=4, kernel="r/kernel", recurrent="r/recurrent", **changes)
+
+
+def embedding(vocabulary: int = 9) -> Embedding:
+    return Embedding(name="e", vocabulary=vocabulary, units=4, table="e/table")
+
+
 SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] = {
     "dense": (dense(bias="d/bias"), ((3,),), (4,), {"d/kernel": (3, 4), "d/bias": (4,)}),
     "dense over time": (dense(), ((6, 3),), (6, 4), {"d/kernel": (3, 4)}),
@@ -132,6 +146,27 @@ SHAPES: dict[str, tuple[AnyLayer, tuple[Shape, ...], Shape, dict[str, Shape]]] =
     "normalization": (normalization(), ((6, 5),), (6, 5), {"g": (5,), "m": (5,), "v": (5,)}),
     "reshape": (Reshape(name="r", shape=(2, 6)), ((3, 4),), (2, 6), {}),
     "flatten": (Reshape(name="r", shape=(12,)), ((3, 4),), (12,), {}),
+    "simple RNN": (cell(SimpleRNN), ((6, 3),), (4,), {"r/kernel": (3, 4), "r/recurrent": (4, 4)}),
+    "LSTM": (
+        cell(LSTM, sequences=True, bias="r/bias"),
+        ((6, 3),),
+        (6, 4),
+        {"r/kernel": (3, 16), "r/recurrent": (4, 16), "r/bias": (16,)},
+    ),
+    "GRU": (
+        cell(GRU, bias="r/bias", backwards=True),
+        ((6, 3),),
+        (4,),
+        {"r/kernel": (3, 12), "r/recurrent": (4, 12), "r/bias": (2, 12)},
+    ),
+    "GRU that resets before": (
+        cell(GRU, bias="r/bias", reset_after=False),
+        ((6, 3),),
+        (4,),
+        {"r/kernel": (3, 12), "r/recurrent": (4, 12), "r/bias": (12,)},
+    ),
+    "reversal": (Reversal(name="r"), ((6, 3),), (6, 3), {}),
+    "embedding": (embedding(), ((6,),), (6, 4), {"e/table": (9, 4)}),
     "zero padding": (ZeroPadding(name="z", padding=((1, 2), (0, 3))), ((4, 4, 2),), (7, 7, 2), {}),
     "rescaling": (Rescaling(name="s", scale=(0.5,), offset=(1.0, 2.0)), ((3, 2),), (3, 2), {}),
     "dropout": (Dropout(name="o", rate=0.5), ((3, 2),), (3, 2), {}),
@@ -194,6 +229,8 @@ def test_every_kind_of_layer_has_a_case() -> None:
 
 
 MISPLACED: dict[str, tuple[AnyLayer, tuple[Shape, ...], str]] = {
+    "a cell over images": (cell(LSTM), ((6, 3, 2),), r"goes through \[steps, inputs\], not the shape \[6, 3, 2\]"),
+    "a reversal of a number": (Reversal(name="r"), ((),), "reverses steps, not single numbers"),
     "dense of a number": (dense(), ((),), "takes rows, not single numbers"),
     "dense of two": (dense(), ((3,), (3,)), "takes 1 inputs, not 2"),
     "convolution of rows": (convolution((3, 3), (1, 1)), ((9,),), r"takes 3 axes, not the shape \[9\]"),
@@ -474,3 +511,25 @@ def test_a_mutated_description_is_refused_or_has_shapes(data: st.DataObject) -> 
         parsed = parse_network(msgspec.json.encode(network))
         parsed.check(TensorTable(ROWS))
         assert len(parsed.shapes()) == 1 + len(parsed.calls)
+
+
+def test_the_smallest_table_tells_which_ids_there_are() -> None:
+    small, large = (msgspec.structs.replace(embedding(size), name=f"e{size}", table=f"e{size}") for size in (9, 50))
+    both = Network("n", ((6,),), (large, small, Add(name="a")), (Call(0, (0,)), Call(1, (0,)), Call(2, (1, 2))), (3,))
+
+    assert both.vocabulary == 9
+    assert both.shapes()[-1] == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "calls"),
+    [
+        ((embedding(), Add(name="a")), (Call(0, (0,)), Call(1, (0, 0)))),
+        ((Reversal(name="a"), embedding()), (Call(0, (0,)), Call(1, (1,)))),
+        ((embedding(),), (Call(0, (0,)), Call(0, (1,)))),
+    ],
+    ids=["ids added", "ids reversed", "numbers looked up"],
+)
+def test_ids_go_to_embeddings_and_to_nothing_else(layers: tuple[AnyLayer, ...], calls: tuple[Call, ...]) -> None:
+    with pytest.raises(TaskError, match="takes ids as numbers, or numbers as ids; give ids to Embedding layers alone"):
+        Network("n", ((6,),), layers, calls, (len(calls),)).shapes()

@@ -1,0 +1,108 @@
+"""Readers of Keras' layers of sequences: see `layers`. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from export.describing.draft import Draft
+from export.describing.refusal import refuse, require
+from fedprune.keras.stack import keras, tf
+from fedprune.network import layers as network
+
+_Reader = Callable[[Draft, Any, list[int]], int]
+
+
+def embedding(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    """Without a mask: what a later layer would do with it no description says."""
+    (x,) = inputs
+    require(layer, mask_zero=False)
+    return draft.add(
+        layer,
+        network.Embedding,
+        x,
+        vocabulary=int(layer.input_dim),
+        units=int(layer.output_dim),
+        table=draft.tensor(layer, "embeddings"),
+    )
+
+
+def lstm(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    _require_function(layer, "recurrent_activation", keras.activations.sigmoid, tf.nn.sigmoid)
+    return _recurrent(draft, layer, inputs, network.LSTM)
+
+
+def gru(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    _require_function(layer, "recurrent_activation", keras.activations.sigmoid, tf.nn.sigmoid)
+    return _recurrent(draft, layer, inputs, network.GRU, reset_after=bool(layer.reset_after))
+
+
+def simple_rnn(draft: Draft, layer: Any, inputs: list[int]) -> int:
+    return _recurrent(draft, layer, inputs, network.SimpleRNN)
+
+
+def bidirectional(read: _Reader) -> _Reader:
+    """A reader of a layer that goes both ways, of the layers that `read` reads."""
+
+    def read_both(draft: Draft, layer: Any, inputs: list[int]) -> int:
+        require(layer, return_state=False)
+        ways = [read(draft, inner, inputs) for inner in (layer.forward_layer, layer.backward_layer)]
+        if layer.return_sequences:
+            ways[1] = draft.add(layer, network.Reversal, ways[1], part="in order")
+        return _merge(draft, layer, ways)
+
+    return read_both
+
+
+def time_distributed(read: _Reader, reshape: _Reader, each_row: frozenset[type]) -> _Reader:
+    """A reader of a layer that is applied to each step, where that is the same as to all steps at once: `read` reads
+    those in `each_row`, which take each row of the last axis for itself, and `reshape` what changes shapes alone."""
+
+    def read_steps(draft: Draft, layer: Any, inputs: list[int]) -> int:
+        inner = layer.layer
+        if isinstance(inner, keras.layers.Flatten | keras.layers.Reshape):
+            return reshape(draft, layer, inputs)
+        if type(inner) not in each_row:
+            allowed = ", ".join(sorted(kind.__name__ for kind in each_row))
+            refuse(layer, f"a {type(inner).__name__} within", f"one of Flatten, Reshape, {allowed}")
+        return read(draft, inner, inputs)
+
+    return read_steps
+
+
+def _merge(draft: Draft, layer: Any, ways: list[int]) -> int:
+    match layer.merge_mode:
+        case "concat":
+            return draft.add(layer, network.Concatenate, *ways, axis=len(draft.shape(ways[0])) - 1)
+        case "sum":
+            return draft.add(layer, network.Add, *ways)
+        case "ave":
+            total = draft.add(layer, network.Add, *ways, part="sum")
+            return draft.add(layer, network.Rescaling, total, scale=(0.5,), offset=(0.0,))
+        case other:
+            return refuse(layer, f"merge_mode = {other!r}", "concat, sum or ave")
+
+
+def _recurrent(draft: Draft, layer: Any, inputs: list[int], kind: Any, **attributes: Any) -> int:
+    (x,) = inputs
+    _require_function(layer, "activation", keras.activations.tanh, tf.nn.tanh)
+    require(layer, dropout=0.0, recurrent_dropout=0.0, return_state=False, stateful=False, time_major=False)
+    cell = layer.cell
+    return draft.add(
+        layer,
+        kind,
+        x,
+        units=int(layer.units),
+        kernel=draft.tensor(cell, "kernel"),
+        recurrent=draft.tensor(cell, "recurrent_kernel"),
+        bias=draft.tensor(cell, "bias") if layer.use_bias else None,
+        backwards=bool(layer.go_backwards),
+        sequences=bool(layer.return_sequences),
+        **attributes,
+    )
+
+
+def _require_function(layer: Any, name: str, *allowed: Any) -> None:
+    found = getattr(layer, name)
+    if found not in allowed:
+        refuse(layer, f"{name} = {getattr(found, '__name__', type(found).__name__)[:40]}", allowed[0].__name__)
