@@ -323,5 +323,4 @@ LAYERS: dict[type, Reader] = {
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }
-"""The readers. To add a layer: its kind in `fedprune.network.layers`, a reader here, a builder in
-`fedprune.keras.layers`, and a rule of the graph writer."""
+"""The readers, but that of MultiHeadAttention, whose inputs are arguments of their own (`attend`)."""
