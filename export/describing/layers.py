@@ -13,7 +13,7 @@ import numpy as np
 
 from export.describing.draft import Draft
 from export.describing.refusal import plain, refuse, require
-from export.describing.sequences import bidirectional, embedding, gru, lstm, simple_rnn, time_distributed
+from export.describing.sequences import sequence_readers
 from fedprune.keras import activations
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
@@ -418,18 +418,6 @@ def _read(draft: Draft, layer: Any, inputs: list[int]) -> int:
     return LAYERS[type(layer)](draft, layer, inputs)
 
 
-_EACH_ROW = frozenset(
-    {
-        keras.layers.Activation,
-        keras.layers.Dense,
-        keras.layers.Dropout,
-        keras.layers.LeakyReLU,
-        keras.layers.ReLU,
-        keras.layers.Softmax,
-    }
-)
-"""Layers to which the steps of a sequence are so many more rows."""
-
 _ACTIVATIONS: dict[Any, Function] = {
     activations.gelu_tanh: Function.GELU_TANH,
     activations.hard_sigmoid: Function.HARD_SIGMOID,
@@ -460,13 +448,13 @@ _ACTIVATIONS: dict[Any, Function] = {
 }
 
 LAYERS: dict[type, Reader] = {
+    **sequence_readers(_read, _reshape),
     keras.layers.Activation: _activation,
     keras.layers.Add: _add,
     keras.layers.Average: _average,
     keras.layers.AveragePooling1D: _pooling(Statistic.MEAN),
     keras.layers.AveragePooling2D: _pooling(Statistic.MEAN),
     keras.layers.BatchNormalization: _batch_normalization,
-    keras.layers.Bidirectional: bidirectional(_read),
     keras.layers.Concatenate: _concatenate,
     keras.layers.Conv1D: _convolution,
     keras.layers.Conv1DTranspose: _transposed,
@@ -483,8 +471,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Flatten: _reshape,
     keras.layers.GaussianDropout: _gaussian_dropout,
     keras.layers.GaussianNoise: _gaussian_noise,
-    keras.layers.Embedding: embedding,
-    keras.layers.GRU: gru,
     keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
     keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
@@ -492,7 +478,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.Identity: _identity,
     keras.layers.LayerNormalization: _layer_normalization,
-    keras.layers.LSTM: lstm,
     keras.layers.LeakyReLU: _leaky_relu,
     keras.layers.MaxPooling1D: _pooling(Statistic.MAX),
     keras.layers.MaxPooling2D: _pooling(Statistic.MAX),
@@ -507,7 +492,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Reshape: _reshape,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
-    keras.layers.SimpleRNN: simple_rnn,
     keras.layers.Softmax: _softmax,
     keras.layers.SpatialDropout1D: _dropout,
     keras.layers.SpatialDropout2D: _dropout,
@@ -515,7 +499,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.UnitNormalization: _unit_normalization,
     keras.layers.UpSampling1D: _upsampling,
     keras.layers.UpSampling2D: _upsampling,
-    keras.layers.TimeDistributed: time_distributed(_read, _reshape, _EACH_ROW),
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }
