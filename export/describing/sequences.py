@@ -130,4 +130,6 @@ def _recurrent(draft: Draft, layer: Any, inputs: list[int], kind: Any, **attribu
 def _require_function(layer: Any, name: str, *allowed: Any) -> None:
     found = getattr(layer, name)
     if found not in allowed:
-        refuse(layer, f"{name} = {getattr(found, '__name__', type(found).__name__)[:40]}", allowed[0].__name__)
+        expected = allowed[0].__name__
+        named = getattr(found, "__name__", type(found).__name__)[:40]
+        refuse(layer, f"{name} = {named}", expected, **{name: expected})
