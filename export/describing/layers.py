@@ -15,7 +15,7 @@ from export.describing import functions, windows
 from export.describing.draft import Draft
 from export.describing.functions import activate, rescale
 from export.describing.refusal import plain, refuse, require
-from export.describing.sequences import bidirectional, embedding, gru, lstm, simple_rnn, time_distributed
+from export.describing.sequences import sequence_readers
 from fedprune.keras.stack import keras
 from fedprune.network import layers as network
 from fedprune.network.layers import Operation, Statistic
@@ -251,26 +251,14 @@ def _read(draft: Draft, layer: Any, inputs: list[int]) -> int:
     return LAYERS[type(layer)](draft, layer, inputs)
 
 
-_EACH_ROW = frozenset(
-    {
-        keras.layers.Activation,
-        keras.layers.Dense,
-        keras.layers.Dropout,
-        keras.layers.LeakyReLU,
-        keras.layers.ReLU,
-        keras.layers.Softmax,
-    }
-)
-"""Layers to which the steps of a sequence are so many more rows."""
-
 LAYERS: dict[type, Reader] = {
+    **sequence_readers(_read, _reshape),
     keras.layers.Activation: functions.activation,
     keras.layers.Add: _add,
     keras.layers.Average: _average,
     keras.layers.AveragePooling1D: windows.pooling(Statistic.MEAN),
     keras.layers.AveragePooling2D: windows.pooling(Statistic.MEAN),
     keras.layers.BatchNormalization: _batch_normalization,
-    keras.layers.Bidirectional: bidirectional(_read),
     keras.layers.Concatenate: _concatenate,
     keras.layers.Conv1D: windows.convolution,
     keras.layers.Conv1DTranspose: windows.transposed,
@@ -287,8 +275,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Flatten: _reshape,
     keras.layers.GaussianDropout: _gaussian_dropout,
     keras.layers.GaussianNoise: _gaussian_noise,
-    keras.layers.Embedding: embedding,
-    keras.layers.GRU: gru,
     keras.layers.GlobalAveragePooling1D: windows.global_pooling(Statistic.MEAN),
     keras.layers.GlobalAveragePooling2D: windows.global_pooling(Statistic.MEAN),
     keras.layers.GlobalMaxPooling1D: windows.global_pooling(Statistic.MAX),
@@ -296,7 +282,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.Identity: _identity,
     keras.layers.LayerNormalization: _layer_normalization,
-    keras.layers.LSTM: lstm,
     keras.layers.LeakyReLU: functions.leaky_relu,
     keras.layers.MaxPooling1D: windows.pooling(Statistic.MAX),
     keras.layers.MaxPooling2D: windows.pooling(Statistic.MAX),
@@ -311,7 +296,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.Reshape: _reshape,
     keras.layers.SeparableConv1D: windows.separable,
     keras.layers.SeparableConv2D: windows.separable,
-    keras.layers.SimpleRNN: simple_rnn,
     keras.layers.Softmax: functions.softmax,
     keras.layers.SpatialDropout1D: _dropout,
     keras.layers.SpatialDropout2D: _dropout,
@@ -319,7 +303,6 @@ LAYERS: dict[type, Reader] = {
     keras.layers.UnitNormalization: _unit_normalization,
     keras.layers.UpSampling1D: _upsampling,
     keras.layers.UpSampling2D: _upsampling,
-    keras.layers.TimeDistributed: time_distributed(_read, _reshape, _EACH_ROW),
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }
