@@ -64,8 +64,8 @@ def _pair(seed: int) -> Pair:
     return Pair(
         seed=seed,
         source=pruned.source,
-        pruned_accuracy=settled_accuracy(pruned),
-        dense_accuracy=settled_accuracy(dense),
+        pruned_accuracy=settled_accuracy([entry.accuracy for entry in pruned.rounds]),
+        dense_accuracy=settled_accuracy([entry.accuracy for entry in dense.rounds]),
         uplink_ratio=sum(entry.bytes_up for entry in dense.rounds) / sum(entry.bytes_up for entry in pruned.rounds),
         overhead_s=statistics.median(entry.seconds - entry.train_seconds for entry in pruned.rounds),
         federation_s=sum(entry.seconds for entry in pruned.rounds),

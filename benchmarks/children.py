@@ -153,6 +153,11 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
+def default_broker() -> str:
+    """The broker to take where nobody asks for one: mosquitto if it is installed, else the embedded one."""
+    return "mosquitto" if find_mosquitto() else "embedded"
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.socket() as probe:

@@ -26,7 +26,7 @@ from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network import layers as kinds
 from fedprune.network.description import Call, Network, Penalty, pack_network, parse_network
-from fedprune.network.layers import Function, Padding, Statistic
+from fedprune.network.layers import Function, Operation, Padding, Statistic
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.task.bundle import MAX_PARAMETERS
 
@@ -195,7 +195,44 @@ def _series() -> Network:
     return Network("series", ((8, 4),), layers, tuple(Call(layer, (taken,)) for layer, taken in calls), (8,))
 
 
-_ORIGINALS = (_images(), _series())
+def _decoder() -> Network:
+    """A network with layers that enlarge, join, normalise each example, draw noise and attend."""
+    three: dict[str, Any] = {"size": (3, 3), "padding": Padding.SAME, "filters": 4}
+    layers = (
+        kinds.Convolution(name="far", strides=(1, 1), dilation=(2, 2), groups=2, kernel="f/k", **three),
+        kinds.GroupNormalization(name="groups", groups=2, epsilon=1e-3, gamma="n/g", beta=None),
+        kinds.Merge(name="merge", operation=Operation.MULTIPLY),
+        kinds.Cropping(name="crop", cropping=((1, 0), (1, 2))),
+        kinds.TransposedConvolution(name="up", strides=(2, 2), kernel="u/k", bias="u/b", **three),
+        kinds.Upsampling(name="twice", size=(2, 1)),
+        kinds.Permute(name="order", axes=(2, 0, 1)),
+        kinds.Reshape(name="flat", shape=(16, 8)),
+        kinds.GaussianNoise(name="noise", deviation=0.1),
+        kinds.LayerNormalization(name="rows", axes=1, epsilon=1e-3, gamma="r/g", beta="r/b"),
+        kinds.MultiHeadAttention(
+            name="attend",
+            heads=2,
+            key_size=3,
+            value_size=2,
+            units=8,
+            query_kernel="q/k",
+            key_kernel="k/k",
+            value_kernel="v/k",
+            output_kernel="o/k",
+            causal=True,
+            rate=0.1,
+        ),
+        kinds.UnitNormalization(name="unit"),
+        kinds.Dot(name="dot", axes=(0, 0)),
+        kinds.Activation(name="gelu", function=Function.GELU),
+        kinds.GlobalPooling(name="mean", statistic=Statistic.MEAN),
+    )
+    inputs = ((0,), (1,), (1, 2), (3,), (4,), (5,), (6,), (7,), (8,), (9,), (10, 10), (11,), (12, 9), (13,), (14,))
+    calls = tuple(Call(number, taken) for number, taken in enumerate(inputs))
+    return Network("decoder", ((3, 5, 4),), layers, calls, (15,))
+
+
+_ORIGINALS = (_images(), _series(), _decoder())
 
 if __name__ == "__main__":
     main()

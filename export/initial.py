@@ -53,6 +53,8 @@ def _recipe(layer: Any, attribute: str, variable: Any) -> Fill | Uniform | None:
     if isinstance(initializer, keras.initializers.Zeros | keras.initializers.Ones):
         value = float(isinstance(initializer, keras.initializers.Ones))
         return Fill(value) if (values == value).all() else None
+    if isinstance(initializer, keras.initializers.RandomUniform) and initializer.minval == -initializer.maxval:
+        return Uniform(float(initializer.maxval)) if np.abs(values).max() <= np.float32(initializer.maxval) else None
     if isinstance(initializer, keras.initializers.VarianceScaling) and initializer.distribution == "uniform":
         limit = math.sqrt(3.0 * initializer.scale / _fan(variable.shape, initializer.mode))
         return Uniform(limit) if np.abs(values).max() <= np.float32(limit) else None

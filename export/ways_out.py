@@ -21,10 +21,7 @@ _Change = tuple[str, Callable[[], Any]]
 """What is changed, in words, and the layer that takes the place of the refused one."""
 
 _L = keras.layers
-_NOISE = (_L.AlphaDropout, _L.GaussianDropout, _L.SpatialDropout1D, _L.SpatialDropout2D)
-_NORMALIZATION = (_L.GroupNormalization, _L.LayerNormalization, _L.UnitNormalization)
-_RECURRENT = (_L.Bidirectional, _L.RNN)
-_RECTIFIERS = (_L.ELU, _L.PReLU, _L.ThresholdedReLU)
+_RECTIFIERS = (_L.PReLU, _L.ThresholdedReLU)
 
 
 def ways_to_describe(model: Any, refusal: LayerRefused) -> list[str]:
@@ -97,16 +94,7 @@ def _replacements(layer: Any) -> Iterator[_Change]:
 
 
 def _alike(layer: Any) -> Iterator[_Change]:
-    name = layer.name
-    if isinstance(layer, _NORMALIZATION):
-        yield "BatchNormalization", lambda: _L.BatchNormalization(name=name)
-    elif isinstance(layer, _NOISE):
-        yield "Dropout", lambda: _L.Dropout(layer.rate, name=name)
+    if isinstance(layer, _L.AlphaDropout):
+        yield "Dropout", lambda: _L.Dropout(layer.rate, name=layer.name)
     elif isinstance(layer, _RECTIFIERS):
-        yield "LeakyReLU", lambda: _L.LeakyReLU(name=name)
-    elif isinstance(layer, _RECURRENT):
-        _, *places, channels = layer.output_shape
-        convolution = _L.Conv1D(channels, 3, padding="same", activation="relu")
-        ends = [] if places else [_L.GlobalMaxPooling1D()]
-        words = "Conv1D" if places else "Conv1D and GlobalMaxPooling1D"
-        yield words, lambda: keras.Sequential([_L.Input(layer.input_shape[1:]), convolution, *ends], name=name)
+        yield "LeakyReLU", lambda: _L.LeakyReLU(name=layer.name)

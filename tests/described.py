@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Call, Network
-from fedprune.network.layers import AnyLayer, BatchNormalization, Shape
+from fedprune.network.layers import AnyLayer, BatchNormalization, Convolution, Dense, Embedding, Shape
+
+
+def dense(units: int = 4, **changes: Any) -> Dense:
+    return Dense(name="d", units=units, kernel="d/kernel", **changes)
+
+
+def convolution(size: Shape, strides: Shape, **changes: Any) -> Convolution:
+    return Convolution(name="c", size=size, strides=strides, filters=5, kernel="c/kernel", **changes)
+
+
+def normalization(**changes: Any) -> BatchNormalization:
+    fields: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.9, "unbiased": False, "gamma": "g", "beta": None}
+    return BatchNormalization(name="b", mean="m", variance="v", **fields | changes)
+
+
+def embedding(vocabulary: int = 9) -> Embedding:
+    return Embedding(name="e", vocabulary=vocabulary, units=4, table="e/table")
 
 
 def chain_of(input_shape: Shape, *layers: AnyLayer) -> Network:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from aggregator.book import RoundRecord
-from benchmarks.children import find_mosquitto
+from benchmarks.children import default_broker, find_mosquitto
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings
@@ -104,7 +104,7 @@ def demo(broker: str | None, **options: Any) -> None:
 
 def _choose_broker(broker: str | None) -> str:
     if broker is None:
-        return "mosquitto" if find_mosquitto() else "embedded"
+        return default_broker()
     if broker == "mosquitto" and not find_mosquitto():
         raise BrokerError("mosquitto is not installed; install it, or use --broker embedded")
     if broker not in ("embedded", "mosquitto"):

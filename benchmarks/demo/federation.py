@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import queue
 import shutil
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +12,8 @@ import msgspec
 from aggregator.book import Book, RoundRecord
 from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
-from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, agent_name, agent_toml, federation_toml, task_toml
+from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, task_toml
+from benchmarks.federation import Federation, run_federation
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
@@ -30,8 +26,6 @@ from fedprune.task.run_directory import BOOK
 _MARKER = "demo.json"
 _OWN = (_MARKER, "agents", "data", "export", "logs", "run", "result.json", "picture.png", "benchmark.json")
 _OWN_FILES = ("task.toml", "task.fedtask", "federation.toml", "mosquitto.conf")
-
-_CHECK_S = 1.0
 
 
 class Display(Protocol):
@@ -60,7 +54,7 @@ def run_demo(settings: DemoSettings, display: Display) -> results.DemoResult:
         files.write("task.toml", task_toml(settings, split).encode())
         children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
         display.stage(f"Training with {settings.agents} agents")
-        _federate(settings, out, children, display)
+        run_federation(_federation(settings, out), children, display.round)
         display.stage("Exporting and verifying")
         children.run("export", "export", str(out / "run"), "--out", str(out / "export"))
         display.stage("Benchmarking")
@@ -82,42 +76,17 @@ def _share_out(settings: DemoSettings, out: Path) -> SplitSummary:
     )
 
 
-def _federate(settings: DemoSettings, out: Path, children: Children, display: Display) -> None:
-    url = children.start_broker(settings.broker)
-    Directory(out).write("federation.toml", federation_toml(settings, url).encode())
-    aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
-    agents = [agent_name(index) for index in range(settings.agents)]
-    configurations = Directory(out / "agents")
-    for index, name in enumerate(agents):
-        configurations.write(f"{name}.toml", agent_toml(settings, index, url).encode())
-        children.start(name, "agent", "--config", str(out / "agents" / f"{name}.toml"))
-    for line in _lines(aggregator, children):
-        display.round(msgspec.json.decode(line, type=RoundRecord))
-    children.wait("aggregator")
-    children.stop(*agents)
-    children.check()
-
-
-def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[str]:
-    """The aggregator's lines, until it ends. Raises `ChildFailedError` soon after another child has ended.
-
-    The aggregator would wait for a lost agent until the round's deadline, and for the broker for ever.
-    """
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in aggregator.stdout or ():
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, name="aggregator's output", daemon=True).start()
-    while True:
-        with suppress(queue.Empty):
-            line = lines.get(timeout=_CHECK_S)
-            if line is None:
-                return
-            yield line
-        children.check(except_for="aggregator")
+def _federation(settings: DemoSettings, out: Path) -> Federation:
+    return Federation(
+        name=settings.federation,
+        agents=settings.agents,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        values=settings.values,
+        trainer=settings.trainer,
+        broker=settings.broker,
+        out=out,
+    )
 
 
 def benchmark_exports(out: Path, children: Children) -> None:

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,9 +50,9 @@ def rerun_demo(seed: int, *options: str) -> DemoResult:
         return msgspec.json.decode((Path(directory) / "result.json").read_bytes(), type=DemoResult)
 
 
-def settled_accuracy(result: DemoResult) -> float:
-    """The mean accuracy of the last five rounds, a fraction."""
-    return statistics.mean(entry.accuracy for entry in result.rounds[-_LAST_ROUNDS:])
+def settled_accuracy(accuracies: Sequence[float]) -> float:
+    """The mean of the last five rounds' accuracies, fractions."""
+    return statistics.mean(accuracies[-_LAST_ROUNDS:])
 
 
 def sources(each: Iterable[str]) -> str:

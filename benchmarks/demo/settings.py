@@ -1,4 +1,4 @@
-"""The options of a demo, and the configuration files that it writes for the parts it runs."""
+"""The options of a demo, and the task that it makes of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.task_file import BATCH_SIZE, task_file
 from fedprune.data.prepare import SplitSummary
 from fedprune.errors import ConfigurationError
 
-BATCH_SIZE = 32
 HELD_OUT_EXAMPLES = 10_000
-
-_PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
-"""The part of the rounds over which sparsity grows; the rest fine-tunes the pruned model."""
 
 
 @dataclass(frozen=True)
@@ -36,80 +33,25 @@ class DemoSettings:
 
 
 def task_toml(settings: DemoSettings, split: SplitSummary) -> str:
-    """The task: CNN-108k, pruned from a tenth to half of the rounds, one local epoch a round."""
-    steps = math.ceil(min(part.examples for part in split.agents) / BATCH_SIZE)
-    begin = round(settings.rounds * _PRUNING_BEGINS)
-    end = max(begin + 1, round(settings.rounds * _PRUNING_ENDS))
-    allocation = "lamp" if settings.mask == "shared" else "uniform"
-    return f"""\
-name = "demo"
+    """The task: CNN-108k, one local epoch a round."""
+    return task_file(
+        "demo",
+        cnn_table(split, settings.seed),
+        steps_per_round=math.ceil(min(part.examples for part in split.agents) / BATCH_SIZE),
+        rounds=settings.rounds,
+        sparsity=settings.sparsity,
+        mask=settings.mask,
+    )
 
-[model]
+
+def cnn_table(split: SplitSummary, seed: int) -> str:
+    """The ``[model]`` table of CNN-108k for these data. Raises `ConfigurationError` if they are no labelled images."""
+    return f"""\
 builtin = "cnn-108k"
 input_shape = {_image_shape(split.input_shape)}
 outputs = {_outputs(split)}
 initial = "seed"
-seed = {settings.seed}
-
-[training]
-steps_per_round = {steps}
-batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = 0.05, momentum = 0.9 }}
-
-[pruning]
-mask = "{settings.mask}"
-allocation = "{allocation}"
-
-[pruning.schedule]
-kind = "polynomial"
-initial_sparsity = 0.0
-target_sparsity = {settings.sparsity}
-begin_step = {begin * steps}
-end_step = {end * steps}
-frequency = {steps}
-"""
-
-
-def federation_toml(settings: DemoSettings, broker_url: str) -> str:
-    """The file that says how it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so
-    that equal runs have equal cohorts."""
-    return f"""\
-name = "{settings.federation}"
-task = "task.fedtask"
-held_out = "data/held-out.npz"
-state = "run"
-seed = {settings.seed}
-
-[broker]
-url = "{broker_url}"
-
-[rounds]
-count = {settings.rounds}
-cohort = {settings.agents}
-fleet = {[agent_name(index) for index in range(settings.agents)]}
-deadline_s = 300
-
-[codec]
-update_values = "{settings.values}"
-model_values = "{"fp32" if settings.values == "fp32" else "fp16"}"
-"""
-
-
-def agent_name(index: int) -> str:
-    return f"agent-{index}"
-
-
-def agent_toml(settings: DemoSettings, index: int, broker_url: str) -> str:
-    return f"""\
-name = "{agent_name(index)}"
-data = "../data/{agent_name(index)}.npz"
-state = "{agent_name(index)}"
-federation = "{settings.federation}"
-trainer = "{settings.trainer}"
-
-[broker]
-url = "{broker_url}"
-"""
+seed = {seed}"""
 
 
 def _outputs(split: SplitSummary) -> int:

@@ -58,6 +58,10 @@ class Draft:
             self._penalties[name] = _penalty(layer, name, regularizer)
         return name
 
+    def bias(self, layer: Any) -> str | None:
+        """The name of a Keras layer's bias, if it has one."""
+        return self.tensor(layer, "bias") if layer.use_bias else None
+
     def network(self, output: int) -> Network:
         """The description of what `output` depends on."""
         calls = self._needed(output)

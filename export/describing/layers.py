@@ -11,21 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from export.describing import functions, windows
 from export.describing.draft import Draft
+from export.describing.functions import activate, rescale
 from export.describing.refusal import plain, refuse, require
-from export.describing.sequences import bidirectional, embedding, gru, lstm, simple_rnn, time_distributed
-from fedprune.keras import activations
-from fedprune.keras.stack import keras, tf
+from export.describing.sequences import sequence_readers
+from fedprune.keras.stack import keras
 from fedprune.network import layers as network
-from fedprune.network.layers import Function, Operation, Padding, Statistic
+from fedprune.network.layers import Operation, Statistic
 
 Reader = Callable[[Draft, Any, list[int]], int]
-
-DEFAULT_SLOPE = 0.2
-"""The slope of TensorFlow's leaky_relu below 0."""
-_HARDER = 1.2
-"""The slope of tf_keras' hard_sigmoid is 0.2, that of Keras 3's and ours 1/6."""
-
 
 NOISY = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
 """Layers that draw noise in training, and do nothing otherwise."""
@@ -43,116 +38,12 @@ def check_common(layer: Any) -> None:
         refuse(layer, "activity_regularizer", "a regularizer of its weights")
 
 
-def activate(draft: Draft, layer: Any, x: int, function: Any) -> int:
-    """The value that Keras' activation `function` makes of `x`."""
-    known = _ACTIVATIONS.get(function) if callable(function) else None
-    if function is keras.activations.linear or function is tf.identity:
-        return x
-    if known is None:
-        name = getattr(function, "__name__", type(function).__name__)
-        refuse(layer, f"activation {name[:40]}", f"one of these: linear, {', '.join(Function)}")
-    if function is keras.activations.hard_sigmoid:
-        x = rescale(draft, layer, x, _HARDER, 0.0, part="steeper")
-    part = "" if isinstance(layer, keras.layers.Activation) else known.value
-    slope = {Function.LEAKY_RELU: DEFAULT_SLOPE, Function.ELU: 1.0}.get(known, 0.0)
-    return draft.add(layer, network.Activation, x, part=part, function=known, slope=slope)
-
-
-def leaky(draft: Draft, layer: Any, x: int, slope: float) -> int:
-    """ReLU with a slope below 0."""
-    if not 0.0 <= slope <= 1.0:
-        refuse(layer, f"a slope of {plain(slope)}", "one from 0 to 1")
-    function = Function.LEAKY_RELU if slope else Function.RELU
-    return draft.add(layer, network.Activation, x, function=function, slope=slope)
-
-
-def rescale(draft: Draft, layer: Any, x: int, scale: Any, offset: Any, part: str = "") -> int:
-    """`x` times `scale`, plus `offset`: each a number, or one for each channel."""
-    numbers = {}
-    for name, found in (("scale", scale), ("offset", offset)):
-        array = np.asarray(found, np.float64)
-        if array.size > 1:
-            # What Keras would stretch along other axes than that of channels is no number for each channel.
-            array = array.reshape(array.shape[[*(size > 1 for size in array.shape), True].index(True) :])
-        if array.size != 1 and array.shape != draft.shape(x)[-1:]:
-            refuse(layer, f"{name} of shape {list(np.shape(found))}", "a number, or one for each channel")
-        numbers[name] = tuple(map(float, array.ravel()))
-    return draft.add(layer, network.Rescaling, x, part=part, **numbers)
-
-
 def _dense(draft: Draft, layer: Any, inputs: list[int]) -> int:
     (x,) = inputs
     y = draft.add(
-        layer, network.Dense, x, units=layer.units, kernel=draft.tensor(layer, "kernel"), bias=_bias(draft, layer)
+        layer, network.Dense, x, units=layer.units, kernel=draft.tensor(layer, "kernel"), bias=draft.bias(layer)
     )
     return activate(draft, layer, y, layer.activation)
-
-
-def _convolution(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    y = draft.add(
-        layer,
-        network.Convolution,
-        x,
-        filters=layer.filters,
-        groups=layer.groups,
-        kernel=draft.tensor(layer, "kernel"),
-        bias=_bias(draft, layer),
-        **_windows(layer, layer.kernel_size),
-    )
-    return activate(draft, layer, y, layer.activation)
-
-
-def _transposed(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    require(layer, output_padding=None, dilation_rate=(1,) * len(layer.kernel_size))
-    y = draft.add(
-        layer,
-        network.TransposedConvolution,
-        x,
-        filters=layer.filters,
-        kernel=draft.tensor(layer, "kernel"),
-        bias=_bias(draft, layer),
-        **_windows(layer, layer.kernel_size),
-    )
-    return activate(draft, layer, y, layer.activation)
-
-
-def _depthwise(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    y = _each_channel(draft, layer, x, part="", bias=_bias(draft, layer))
-    return activate(draft, layer, y, layer.activation)
-
-
-def _separable(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    y = _each_channel(draft, layer, x, part="depthwise", bias=None)
-    once = (1,) * len(layer.kernel_size)
-    y = draft.add(
-        layer,
-        network.Convolution,
-        y,
-        part="pointwise",
-        filters=layer.filters,
-        kernel=draft.tensor(layer, "pointwise_kernel"),
-        bias=_bias(draft, layer),
-        size=once,
-        strides=once,
-    )
-    return activate(draft, layer, y, layer.activation)
-
-
-def _each_channel(draft: Draft, layer: Any, x: int, part: str, bias: str | None) -> int:
-    return draft.add(
-        layer,
-        network.DepthwiseConvolution,
-        x,
-        part=part,
-        multiplier=layer.depth_multiplier,
-        kernel=draft.tensor(layer, "depthwise_kernel"),
-        bias=bias,
-        **_windows(layer, layer.kernel_size),
-    )
 
 
 def _batch_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
@@ -203,21 +94,6 @@ def _unit_normalization(draft: Draft, layer: Any, inputs: list[int]) -> int:
     if list(np.atleast_1d(layer.axis)) not in ([-1], [len(draft.shape(x))]):
         refuse(layer, f"axis = {plain(layer.axis)}", "-1")
     return draft.add(layer, network.UnitNormalization, x)
-
-
-def _pooling(statistic: Statistic) -> Reader:
-    def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
-        windows = _windows(layer, layer.pool_size)
-        return draft.add(layer, network.Pooling, *inputs, statistic=statistic, **windows)
-
-    return read
-
-
-def _global_pooling(statistic: Statistic) -> Reader:
-    def read(draft: Draft, layer: Any, inputs: list[int]) -> int:
-        return draft.add(layer, network.GlobalPooling, *inputs, statistic=statistic, keep_axes=bool(layer.keepdims))
-
-    return read
 
 
 def _reshape(draft: Draft, layer: Any, inputs: list[int]) -> int:
@@ -369,155 +245,65 @@ def concatenate(draft: Draft, layer: Any, inputs: list[int], axis: int) -> int:
     return draft.add(layer, network.Concatenate, *inputs, axis=axis % rank - 1) if len(inputs) > 1 else inputs[0]
 
 
-def _activation(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    return activate(draft, layer, x, layer.activation)
-
-
-def _relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    require(layer, threshold=0.0)
-    if layer.max_value is None:
-        return leaky(draft, layer, x, float(layer.negative_slope))
-    require(layer, max_value=6.0, negative_slope=0.0)
-    return draft.add(layer, network.Activation, x, function=Function.RELU6)
-
-
-def _elu(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    return draft.add(layer, network.Activation, x, function=Function.ELU, slope=float(layer.alpha))
-
-
-def _leaky_relu(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    return leaky(draft, layer, x, float(layer.alpha))
-
-
-def _softmax(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    (x,) = inputs
-    if layer.axis not in (-1, len(draft.shape(x))):
-        refuse(layer, f"axis = {plain(layer.axis)}", "-1")
-    return draft.add(layer, network.Activation, x, function=Function.SOFTMAX)
-
-
-def _bias(draft: Draft, layer: Any) -> str | None:
-    return draft.tensor(layer, "bias") if layer.use_bias else None
-
-
-def _windows(layer: Any, size: Any) -> dict[str, Any]:
-    """A layer's windows: along one axis Keras has numbers or tuples of one."""
-    size, strides = (tuple(map(int, np.atleast_1d(values))) for values in (size, layer.strides))
-    windows = {"size": size, "strides": strides, "padding": Padding(layer.padding)}
-    dilation = tuple(map(int, np.atleast_1d(getattr(layer, "dilation_rate", 1))))
-    return windows | {"dilation": dilation} if max(dilation) > 1 else windows
-
-
 def _read(draft: Draft, layer: Any, inputs: list[int]) -> int:
     """A layer within a wrapper, by its own reader."""
     check_common(layer)
     return LAYERS[type(layer)](draft, layer, inputs)
 
 
-_EACH_ROW = frozenset(
-    {
-        keras.layers.Activation,
-        keras.layers.Dense,
-        keras.layers.Dropout,
-        keras.layers.LeakyReLU,
-        keras.layers.ReLU,
-        keras.layers.Softmax,
-    }
-)
-"""Layers to which the steps of a sequence are so many more rows."""
-
-_ACTIVATIONS: dict[Any, Function] = {
-    activations.gelu_tanh: Function.GELU_TANH,
-    activations.hard_sigmoid: Function.HARD_SIGMOID,
-    activations.hard_swish: Function.HARD_SWISH,
-    keras.activations.elu: Function.ELU,
-    keras.activations.gelu: Function.GELU,
-    keras.activations.hard_sigmoid: Function.HARD_SIGMOID,
-    keras.activations.relu: Function.RELU,
-    keras.activations.selu: Function.SELU,
-    keras.activations.sigmoid: Function.SIGMOID,
-    keras.activations.softmax: Function.SOFTMAX,
-    keras.activations.softplus: Function.SOFTPLUS,
-    keras.activations.softsign: Function.SOFTSIGN,
-    keras.activations.swish: Function.SWISH,
-    keras.activations.tanh: Function.TANH,
-    tf.nn.elu: Function.ELU,
-    tf.nn.gelu: Function.GELU,
-    tf.nn.leaky_relu: Function.LEAKY_RELU,
-    tf.nn.relu: Function.RELU,
-    tf.nn.relu6: Function.RELU6,
-    tf.nn.selu: Function.SELU,
-    tf.nn.sigmoid: Function.SIGMOID,
-    tf.nn.silu: Function.SWISH,
-    tf.nn.softmax: Function.SOFTMAX,
-    tf.nn.softplus: Function.SOFTPLUS,
-    tf.nn.softsign: Function.SOFTSIGN,
-    tf.nn.tanh: Function.TANH,
-}
-
 LAYERS: dict[type, Reader] = {
-    keras.layers.Activation: _activation,
+    **sequence_readers(_read, _reshape),
+    keras.layers.Activation: functions.activation,
     keras.layers.Add: _add,
     keras.layers.Average: _average,
-    keras.layers.AveragePooling1D: _pooling(Statistic.MEAN),
-    keras.layers.AveragePooling2D: _pooling(Statistic.MEAN),
+    keras.layers.AveragePooling1D: windows.pooling(Statistic.MEAN),
+    keras.layers.AveragePooling2D: windows.pooling(Statistic.MEAN),
     keras.layers.BatchNormalization: _batch_normalization,
-    keras.layers.Bidirectional: bidirectional(_read),
     keras.layers.Concatenate: _concatenate,
-    keras.layers.Conv1D: _convolution,
-    keras.layers.Conv1DTranspose: _transposed,
-    keras.layers.Conv2D: _convolution,
-    keras.layers.Conv2DTranspose: _transposed,
+    keras.layers.Conv1D: windows.convolution,
+    keras.layers.Conv1DTranspose: windows.transposed,
+    keras.layers.Conv2D: windows.convolution,
+    keras.layers.Conv2DTranspose: windows.transposed,
     keras.layers.Cropping1D: _cropping,
     keras.layers.Cropping2D: _cropping,
     keras.layers.Dense: _dense,
-    keras.layers.DepthwiseConv1D: _depthwise,
-    keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.DepthwiseConv1D: windows.depthwise,
+    keras.layers.DepthwiseConv2D: windows.depthwise,
     keras.layers.Dot: _dot,
     keras.layers.Dropout: _dropout,
-    keras.layers.ELU: _elu,
+    keras.layers.ELU: functions.elu,
     keras.layers.Flatten: _reshape,
     keras.layers.GaussianDropout: _gaussian_dropout,
     keras.layers.GaussianNoise: _gaussian_noise,
-    keras.layers.Embedding: embedding,
-    keras.layers.GRU: gru,
-    keras.layers.GlobalAveragePooling1D: _global_pooling(Statistic.MEAN),
-    keras.layers.GlobalAveragePooling2D: _global_pooling(Statistic.MEAN),
-    keras.layers.GlobalMaxPooling1D: _global_pooling(Statistic.MAX),
-    keras.layers.GlobalMaxPooling2D: _global_pooling(Statistic.MAX),
+    keras.layers.GlobalAveragePooling1D: windows.global_pooling(Statistic.MEAN),
+    keras.layers.GlobalAveragePooling2D: windows.global_pooling(Statistic.MEAN),
+    keras.layers.GlobalMaxPooling1D: windows.global_pooling(Statistic.MAX),
+    keras.layers.GlobalMaxPooling2D: windows.global_pooling(Statistic.MAX),
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.Identity: _identity,
     keras.layers.LayerNormalization: _layer_normalization,
-    keras.layers.LSTM: lstm,
-    keras.layers.LeakyReLU: _leaky_relu,
-    keras.layers.MaxPooling1D: _pooling(Statistic.MAX),
-    keras.layers.MaxPooling2D: _pooling(Statistic.MAX),
+    keras.layers.LeakyReLU: functions.leaky_relu,
+    keras.layers.MaxPooling1D: windows.pooling(Statistic.MAX),
+    keras.layers.MaxPooling2D: windows.pooling(Statistic.MAX),
     keras.layers.Maximum: _merge(Operation.MAXIMUM),
     keras.layers.Minimum: _merge(Operation.MINIMUM),
     keras.layers.Multiply: _merge(Operation.MULTIPLY),
     keras.layers.Normalization: _normalization,
     keras.layers.Permute: _permute,
-    keras.layers.ReLU: _relu,
+    keras.layers.ReLU: functions.relu,
     keras.layers.RepeatVector: _repeat_vector,
     keras.layers.Rescaling: _rescaling,
     keras.layers.Reshape: _reshape,
-    keras.layers.SeparableConv1D: _separable,
-    keras.layers.SeparableConv2D: _separable,
-    keras.layers.SimpleRNN: simple_rnn,
-    keras.layers.Softmax: _softmax,
+    keras.layers.SeparableConv1D: windows.separable,
+    keras.layers.SeparableConv2D: windows.separable,
+    keras.layers.Softmax: functions.softmax,
     keras.layers.SpatialDropout1D: _dropout,
     keras.layers.SpatialDropout2D: _dropout,
     keras.layers.Subtract: _subtract,
     keras.layers.UnitNormalization: _unit_normalization,
     keras.layers.UpSampling1D: _upsampling,
     keras.layers.UpSampling2D: _upsampling,
-    keras.layers.TimeDistributed: time_distributed(_read, _reshape, _EACH_ROW),
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }
-"""The readers. To add a layer: its kind in `fedprune.network.layers`, a reader here, a builder in
-`fedprune.keras.layers`, and a rule of the graph writer."""
+"""The readers, but that of MultiHeadAttention, whose inputs are arguments of their own (`attend`)."""

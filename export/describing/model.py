@@ -10,6 +10,7 @@ from export.describing.draft import Draft
 from export.describing.layers import LAYERS, NOISY, attend, check_common
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
+from export.describing.sequences import check_recurrent_dropout
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
 from fedprune.model.tensors import TensorSpec, TensorTable
@@ -25,6 +26,7 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     Raises `TaskError`, naming the layer and what would work, for what a description does not have.
     """
     _check_model(model)
+    check_recurrent_dropout(model)
     _check_ends(model)
     table = tensor_table(model)
     names = {variable.ref(): spec.name for spec, variable in zip(table, model.weights, strict=True)}

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from export.describing.draft import Draft
-from export.describing.layers import DEFAULT_SLOPE, concatenate, leaky, rescale, subtract
+from export.describing.functions import DEFAULT_SLOPE, leaky, rescale
+from export.describing.layers import concatenate, subtract
 from export.describing.refusal import plain, refuse
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network

@@ -12,8 +12,34 @@ from fedprune.network import layers as network
 
 _Reader = Callable[[Draft, Any, list[int]], int]
 
+_EACH_ROW = frozenset(
+    {keras.layers.Activation, keras.layers.Dense, keras.layers.LeakyReLU, keras.layers.ReLU, keras.layers.Softmax}
+)
+"""Layers to which the steps of a sequence are so many more rows."""
 
-def embedding(draft: Draft, layer: Any, inputs: list[int]) -> int:
+
+def sequence_readers(read: _Reader, reshape: _Reader) -> dict[type, _Reader]:
+    """The readers of all layers of sequences. `read` reads any layer, for those that apply another, and `reshape` what
+    changes shapes alone."""
+    return {
+        keras.layers.Bidirectional: _bidirectional(read),
+        keras.layers.Embedding: _embedding,
+        keras.layers.GRU: _gru,
+        keras.layers.LSTM: _lstm,
+        keras.layers.SimpleRNN: _simple_rnn,
+        keras.layers.TimeDistributed: _time_distributed(read, reshape),
+    }
+
+
+def check_recurrent_dropout(model: Any) -> None:
+    """Raise `TaskError` for recurrent dropout. A model that has some cannot even be asked for its parts: Keras keeps
+    masks in it, under keys that have no order."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and hasattr(layer, "recurrent_dropout"):
+            require(layer, recurrent_dropout=0.0)
+
+
+def _embedding(draft: Draft, layer: Any, inputs: list[int]) -> int:
     """Without a mask: what a later layer would do with it no description says."""
     (x,) = inputs
     require(layer, mask_zero=False)
@@ -27,21 +53,21 @@ def embedding(draft: Draft, layer: Any, inputs: list[int]) -> int:
     )
 
 
-def lstm(draft: Draft, layer: Any, inputs: list[int]) -> int:
+def _lstm(draft: Draft, layer: Any, inputs: list[int]) -> int:
     _require_function(layer, "recurrent_activation", keras.activations.sigmoid, tf.nn.sigmoid)
     return _recurrent(draft, layer, inputs, network.LSTM)
 
 
-def gru(draft: Draft, layer: Any, inputs: list[int]) -> int:
+def _gru(draft: Draft, layer: Any, inputs: list[int]) -> int:
     _require_function(layer, "recurrent_activation", keras.activations.sigmoid, tf.nn.sigmoid)
     return _recurrent(draft, layer, inputs, network.GRU, reset_after=bool(layer.reset_after))
 
 
-def simple_rnn(draft: Draft, layer: Any, inputs: list[int]) -> int:
+def _simple_rnn(draft: Draft, layer: Any, inputs: list[int]) -> int:
     return _recurrent(draft, layer, inputs, network.SimpleRNN)
 
 
-def bidirectional(read: _Reader) -> _Reader:
+def _bidirectional(read: _Reader) -> _Reader:
     """A reader of a layer that goes both ways, of the layers that `read` reads."""
 
     def read_both(draft: Draft, layer: Any, inputs: list[int]) -> int:
@@ -54,16 +80,15 @@ def bidirectional(read: _Reader) -> _Reader:
     return read_both
 
 
-def time_distributed(read: _Reader, reshape: _Reader, each_row: frozenset[type]) -> _Reader:
-    """A reader of a layer that is applied to each step, where that is the same as to all steps at once: `read` reads
-    those in `each_row`, which take each row of the last axis for itself, and `reshape` what changes shapes alone."""
+def _time_distributed(read: _Reader, reshape: _Reader) -> _Reader:
+    """A reader of a layer that is applied to each step, where that is the same as to all steps at once."""
 
     def read_steps(draft: Draft, layer: Any, inputs: list[int]) -> int:
         inner = layer.layer
         if isinstance(inner, keras.layers.Flatten | keras.layers.Reshape):
             return reshape(draft, layer, inputs)
-        if type(inner) not in each_row:
-            allowed = ", ".join(sorted(kind.__name__ for kind in each_row))
+        if type(inner) not in _EACH_ROW:
+            allowed = ", ".join(sorted(kind.__name__ for kind in _EACH_ROW))
             refuse(layer, f"a {type(inner).__name__} within", f"one of Flatten, Reshape, {allowed}")
         return read(draft, inner, inputs)
 
@@ -86,7 +111,7 @@ def _merge(draft: Draft, layer: Any, ways: list[int]) -> int:
 def _recurrent(draft: Draft, layer: Any, inputs: list[int], kind: Any, **attributes: Any) -> int:
     (x,) = inputs
     _require_function(layer, "activation", keras.activations.tanh, tf.nn.tanh)
-    require(layer, dropout=0.0, recurrent_dropout=0.0, return_state=False, stateful=False, time_major=False)
+    require(layer, dropout=0.0, return_state=False, stateful=False, time_major=False)
     cell = layer.cell
     return draft.add(
         layer,
@@ -105,4 +130,6 @@ def _recurrent(draft: Draft, layer: Any, inputs: list[int], kind: Any, **attribu
 def _require_function(layer: Any, name: str, *allowed: Any) -> None:
     found = getattr(layer, name)
     if found not in allowed:
-        refuse(layer, f"{name} = {getattr(found, '__name__', type(found).__name__)[:40]}", allowed[0].__name__)
+        expected = allowed[0].__name__
+        named = getattr(found, "__name__", type(found).__name__)[:40]
+        refuse(layer, f"{name} = {named}", expected, **{name: expected})

@@ -9,7 +9,6 @@ Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
-from fedprune.model.tensors import TensorSpec, Weights
+from fedprune.model.tensors import Array, TensorSpec, Weights
 from fedprune.runtime.self_check import Case, draw_case
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -118,7 +117,6 @@ class _Model:
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._variables = self._model.weights
         self._trained = [variable.ref() in trainable for variable in self._variables]
-        self._held: Weights = {}
         unbiased = _unbiased_variances(model) if dtype == "float64" else []
         self._unbiased = {self._model.weights[row].ref() for row in unbiased}
         self._rounding: Any = None
@@ -127,45 +125,47 @@ class _Model:
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        self._hold(case.weights)
         count = len(case.x)
-        arrays = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
+        weights = [
+            tf.constant(array, variable.dtype)
+            for array, variable in zip(case.weights.values(), self._variables, strict=True)
+        ]
+        batch = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
         if self._traced is None:
-            any_count = [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in arrays]
-            signature = [tf.TensorSpec((), self._dtype), *any_count]
+            signature = [
+                tf.TensorSpec((), self._dtype),
+                [tf.TensorSpec(array.shape, array.dtype) for array in weights],
+                [tf.TensorSpec((None, *array.shape[1:]), self._dtype) for array in batch],
+            ]
             self._traced = tf.function(self._differentiate, input_signature=signature, autograph=False)
-        loss, gradients = self._traced(tf.constant(float(rounds), self._dtype), *arrays)
-        trained = itertools.compress(case.weights, self._trained)
+        loss, gradients, others = self._traced(tf.constant(float(rounds), self._dtype), weights, batch)
+        names = dict(zip(case.weights, self._trained, strict=True))
         return Step(
             loss=float(loss),
-            gradients={name: gradient.numpy() for name, gradient in zip(trained, gradients, strict=True)},
-            statistics={name: variable.numpy() for name, variable in self._others(case.weights)},
+            gradients=_named((name for name, trained in names.items() if trained), gradients),
+            statistics=_named((name for name, trained in names.items() if not trained), others),
         )
 
-    def _hold(self, weights: Weights) -> None:
-        """Run with `weights` from now on; of those of the last run only what that moved is written anew."""
-        if self._held is weights:
-            for name, variable in self._others(weights):
-                variable.assign(weights[name])
-            return
-        for variable, array in zip(self._variables, weights.values(), strict=True):
-            variable.assign(array)
-        self._held = weights
-
-    def _others(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """The variables that are not trained, by their names in the tensor table."""
-        rows = zip(names, self._variables, self._trained, strict=True)
-        return ((name, variable) for name, variable, trained in rows if not trained)
-
-    def _differentiate(self, rounding: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *noise: tf.Tensor) -> tuple[Any, Any]:
-        """The loss and its gradients."""
+    def _differentiate(
+        self, rounding: tf.Tensor, weights: list[tf.Tensor], batch: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """The loss, its gradients, and what becomes of the variables that are not trained."""
+        x, y, *noise = batch
         self._rounding = rounding
         self._noise = iter(noise)
+        for variable, value in zip(self._variables, weights, strict=True):
+            variable.assign(value)
         with tf.GradientTape() as tape:
             loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
-        gradients = tape.gradient(loss, list(itertools.compress(self._variables, self._trained)))
+        trained = [variable for variable, is_trained in self._rows() if is_trained]
+        others = [variable.read_value() for variable, is_trained in self._rows() if not is_trained]
         # That of an embedding comes as rows of it.
-        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, trained)]
+        return loss, gradients, others
+
+    def _rows(self) -> Iterator[tuple[Any, bool]]:
+        """Each variable, and whether it is trained."""
+        return zip(self._variables, self._trained, strict=True)
 
     def _hook(self, layer: Any) -> None:
         """Put what is wanted in the place of the layer's `call`, behind Keras' back."""
@@ -239,7 +239,7 @@ def distance(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]
     for start in range(0, firsts.size, _PIECE):
         part = slice(start, start + _PIECE)
         difference = np.subtract(firsts[part], seconds[part] if second.shape else seconds, dtype=np.float64)
-        total += float(difference.dot(difference))
+        total += float(np.einsum("i,i->", difference, difference))  # BLAS would wait for threads
     return math.sqrt(total)
 
 
@@ -249,6 +249,10 @@ def _ratio(error: float, noise: float) -> float:
 
 def _tensors(step: Step) -> dict[str, NDArray[np.floating[Any]]]:
     return {**step.gradients, **step.statistics}
+
+
+def _named(names: Iterable[str], tensors: Sequence[tf.Tensor]) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 def _copy(model: Any, dtype: str) -> Any:

@@ -28,7 +28,8 @@ def data() -> None:
     show_default=True,
     metavar="auto|fashion-mnist|digits|PATH.npz",
     help="auto is Fashion-MNIST, or scikit-learn's digits where that cannot be had. An .npz holds x [examples, ...], "
-    "uint8 pixels or floats, and y [examples], class numbers from 0, or else floats to be shared out with iid.",
+    "uint8 pixels, floats or token ids, and y [examples], class numbers from 0, or else floats to be shared out with "
+    "iid.",
 )
 @click.option(
     "--partition",

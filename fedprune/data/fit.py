@@ -56,8 +56,8 @@ def _check_inputs(dataset: Dataset, vocabulary: int | None) -> None:
         wrong = dataset.x.reshape(len(dataset), -1)[example, known[example].argmin()]
         raise DataError(
             f"{np.count_nonzero(~known.all(axis=1))} examples of x hold ids that the task's model does not know, the "
-            f"first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; give others one id of these "
-            f"that stands for unknown ones, or build a task with a larger vocabulary"
+            f"first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; save one of these for unknown "
+            "words, or build a task with a larger vocabulary"
         )
 
 

@@ -31,8 +31,7 @@ def multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: li
     attention = drop(context, ops.softmax(tape, scores), layer.rate, scores.shape)
     values = _heads(context, value, layer.value_kernel, layer.value_bias)
     found = transpose(tape, batch_matmul(tape, attention, values), 0, 2, 1, 3)
-    rows = ops.reshape(tape, found, (n * places, layer.heads * layer.value_size))
-    y = _project(context, rows, layer.output_kernel, layer.output_bias)
+    y = _project(context, found, layer.heads * layer.value_size, layer.output_kernel, layer.output_bias)
     return ops.reshape(tape, y, (n, places, layer.units))
 
 
@@ -40,14 +39,14 @@ def _heads(context: Context, x: Value, kernel: str, bias: str | None) -> Value:
     """`[n, places, channels]` as each head sees it, `[n, heads, places, size]`."""
     tape, (n, places, channels) = context.tape, x.shape
     _, heads, size = context.weight(kernel).shape
-    rows = _project(context, ops.reshape(tape, x, (n * places, channels)), kernel, bias)
+    rows = _project(context, x, channels, kernel, bias)
     return transpose(tape, ops.reshape(tape, rows, (n, places, heads, size)), 0, 2, 1, 3)
 
 
-def _project(context: Context, rows: Value, kernel: str, bias: str | None) -> Value:
-    """Rows times a kernel of any rank as a matrix, plus the bias."""
+def _project(context: Context, x: Value, inputs: int, kernel: str, bias: str | None) -> Value:
+    """Rows of so many `inputs` times a kernel of any rank as a matrix, plus the bias."""
     tape, weights = context.tape, context.weight(kernel)
-    inputs = rows.shape[1]
+    rows = ops.reshape(tape, x, (*ops.in_blocks(x.tensor.size // inputs), inputs))
     matrix = ops.reshape(tape, weights, (inputs, weights.tensor.size // inputs))
     y = ops.matmul(tape, rows, matrix)
     if bias is None:

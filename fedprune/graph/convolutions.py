@@ -11,7 +11,6 @@ import msgspec
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
-from fedprune.graph.products import batch_matmul
 from fedprune.graph.rearranging import slice_along, transpose
 from fedprune.graph.windows import convolution_patches, depthwise_convolution, scatter_patches, windows_of
 from fedprune.network.layers import Convolution, DepthwiseConvolution, Dilated, Padding, TransposedConvolution
@@ -58,9 +57,10 @@ def transposed_convolution(context: Context, layer: TransposedConvolution, input
     tape, kernel, shape = context.tape, context.weight(layer.kernel), layer.output(x.shape[1:])
     image = (x.shape[0], *((1,) if len(shape) == 2 else ()), *shape)
     channels = x.shape[-1]
-    rows = ops.reshape(tape, x, (x.tensor.size // channels, channels))
-    matrix = ops.reshape(tape, kernel, (kernel.tensor.size // channels, channels))
-    patches = batch_matmul(tape, rows, matrix, transpose_b=True)
+    count, width = x.tensor.size // channels, kernel.tensor.size // channels
+    rows = ops.reshape(tape, x, (*ops.in_blocks(count), channels))
+    matrix = transpose(tape, ops.reshape(tape, kernel, (width, channels)), 1, 0)
+    patches = ops.reshape(tape, ops.matmul(tape, rows, matrix), (count, width))
     y = scatter_patches(tape, patches, windows_of(layer, image), image)
     return with_bias(context, layer, ops.reshape(tape, y, (x.shape[0], *shape)))
 

@@ -145,16 +145,8 @@ class Graph:
         return self._reduce(Code.REDUCE_MAX, x, axes)
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """The product of two matrices."""
-        if transpose_a and not transpose_b and a.shape[1] > b.shape[1]:  # the narrow one is turned at less cost
-            return self.transpose(self.matmul(b, a, transpose_a=True), 1, 0)
-        shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
-        return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
-
-    def batch_matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """The product of two matrices for each entry of the leading axes, which are equal."""
-        rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
-        shape = (*a.shape[:-2], rows, columns)
+        """The product of two matrices, or of each in a batch `[*batch, rows, k]` with a matrix or one of the batch."""
+        shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:

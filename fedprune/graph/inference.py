@@ -159,14 +159,6 @@ def _recurrent(writer: _Writer, layer: kinds.Recurrent, inputs: list[Tensor]) ->
     return infer_recurrent(writer.graph, layer, writer.weights, inputs[0])
 
 
-def _reversal(writer: _Writer, _: kinds.Reversal, inputs: list[Tensor]) -> Tensor:
-    return writer.graph.reverse(inputs[0], 1)
-
-
-def _embedding(writer: _Writer, layer: kinds.Embedding, inputs: list[Tensor]) -> Tensor:
-    return writer.graph.gather(writer.constant(writer.weights[layer.table]), inputs[0])
-
-
 _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {
     kinds.GRU: _recurrent,
     kinds.LSTM: _recurrent,
@@ -176,8 +168,6 @@ _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {
     kinds.Dense: _dense,
     kinds.DepthwiseConvolution: _depthwise,
     kinds.Pooling: _pooling,
-    kinds.Embedding: _embedding,
-    kinds.Reversal: _reversal,
     kinds.SimpleRNN: _recurrent,
 }
 """The layers that runtimes have a fast operator for, or that are less work with constant weights."""

@@ -17,8 +17,10 @@ def softmax_crossentropy(tape: Tape, output: Value, target: Tensor, share: Tenso
     """Of logits, those below a softmax if the model ends in one; targets sum to 1."""
     graph, logits = tape.graph, output.logits or output
     z = graph.subtract(logits.tensor, graph.reduce_max(logits.tensor, 1))
-    likelihood = graph.subtract(_sum_row(graph, graph.multiply(target, z)), graph.log(_sum_row(graph, graph.exp(z))))
-    slope = graph.multiply(graph.subtract(graph.softmax(logits.tensor), target), share)
+    powers = graph.exp(z)
+    total = _sum_row(graph, powers)
+    likelihood = graph.subtract(_sum_row(graph, graph.multiply(target, z)), graph.log(total))
+    slope = graph.multiply(graph.subtract(graph.divide(powers, total), target), share)
     return _mean(tape, graph.multiply(likelihood, -1.0), share, logits, slope)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,12 @@ _NEAR = 0.625
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 """Up to `_NEAR`, tanh(x) is x + x^3 P(x^2) in float32; P's coefficients, highest power first (S. Moshier, Cephes
 mathematical library, single precision, tanhf.c)."""
+_LARGEST_EXPONENT = 80.0
+"""Soon after it powers of e are no float32; a tanh is 1 or -1 long before."""
+_ROWS = 256
+"""Products over the rows of matrices are made of blocks of about so many rows."""
+_TERMS = 32
+"""The terms of a product are added up in parts of a multiple of so many."""
 
 
 def is_positive(graph: Graph, x: Tensor) -> Tensor:
@@ -26,14 +33,40 @@ def logistic(graph: Graph, x: Tensor) -> Tensor:
     return graph.divide(1.0, graph.add(graph.exp(graph.multiply(x, -1.0)), 1.0))
 
 
-def matmul(tape: Tape, a: Value, b: Value) -> Value:
-    """The product of two matrices."""
+def matmul(tape: Tape, a: Value, b: Value, *, in_parts: bool = False) -> Value:
+    """The product of a matrix `a` `[rows, k]`, which may be in blocks `[blocks, rows, k]`, with a matrix `b` `[k, n]`.
+
+    Runtimes add up all terms of a product in one float32. Those over the rows, for `b`'s gradient, are added up block
+    by block; those over k `in_parts` if wanted: that copies `a`, which takes too long for the patches of images.
+    """
     graph = tape.graph
+    product = _product_in_parts(graph, a.tensor, b.tensor) if in_parts else graph.matmul(a.tensor, b.tensor)
+
     return tape.record(
-        graph.matmul(a.tensor, b.tensor),
+        product,
         (a, lambda d: graph.matmul(d, b.tensor, transpose_b=True)),
-        (b, lambda d: graph.matmul(a.tensor, d, transpose_a=True)),
+        (b, lambda d: product_over_rows(graph, a.tensor, d)),
     )
+
+
+def product_over_rows(graph: Graph, a: Tensor, d: Tensor) -> Tensor:
+    """The product of `a` `[*blocks, rows, k]` turned and `d` `[*blocks, rows, n]`, `[k, n]`, added up block by block.
+
+    The narrower of the two is turned, which costs less, and if need be their product.
+    """
+    swapped = a.shape[-1] > d.shape[-1]
+    first, second = (d, a) if swapped else (a, d)
+    product = graph.matmul(first, second, transpose_a=True)
+    if len(product.shape) > 2:
+        product = graph.reshape(graph.sum(product, *range(len(product.shape) - 2)), product.shape[-2:])
+    return graph.transpose(product, 1, 0) if swapped else product
+
+
+def in_blocks(rows: int) -> tuple[int, ...]:
+    """The rows of a matrix as (blocks, rows of each); as (rows,) if they are few, or no such blocks divide them."""
+    sizes = (size for size in range(_ROWS // 2, 2 * _ROWS + 1) if rows % size == 0)
+    size = min(sizes, key=lambda size: abs(size - _ROWS), default=rows)
+    return (rows // size, size) if size < rows else (rows,)
 
 
 def add(tape: Tape, a: Value, b: Value) -> Value:
@@ -133,11 +166,12 @@ def leaky_relu(tape: Tape, x: Value, alpha: float) -> Value:
 
 
 def tanh(tape: Tape, x: Value) -> Value:
-    """tanh(x) = 2 sigmoid(2x) - 1, which cancels near 0; up to |x| = 0.625 a polynomial, which does not."""
+    """tanh(x) = (1 - e^-2x) / (1 + e^-2x), which cancels near 0; up to |x| = 0.625 a polynomial, which does not."""
     graph = tape.graph
     polynomial = _tanh_near_zero(graph, x.tensor)
     far = is_positive(graph, graph.add(graph.multiply(x.tensor, x.tensor), -(_NEAR**2)))
-    exponential = graph.add(graph.multiply(logistic(graph, graph.multiply(x.tensor, 2.0)), 2.0), -1.0)
+    power = graph.exp(graph.minimum(graph.multiply(x.tensor, -2.0), _LARGEST_EXPONENT))
+    exponential = graph.divide(graph.subtract(1.0, power), graph.add(power, 1.0))
     y = graph.add(polynomial, graph.multiply(far, graph.subtract(exponential, polynomial)))
     return tape.record(y, (x, lambda d: graph.multiply(d, graph.subtract(1.0, graph.multiply(y, y)))))
 
@@ -189,6 +223,21 @@ def repeat_channels(tape: Tape, x: Value, times: int) -> Value:
     copies = graph.constant(np.ones((1, 1, times), np.float32))
     repeated = tape.record(graph.multiply(column.tensor, copies), (column, lambda d: graph.sum(d, 2)))
     return reshape(tape, repeated, (*x.shape[:-1], channels * times))
+
+
+def _product_in_parts(graph: Graph, a: Tensor, b: Tensor) -> Tensor:
+    """The product of `a` with the matrix `b`, its terms added up in parts: the larger the more terms there are."""
+    terms = b.shape[0]
+    size = _TERMS * math.ceil(math.sqrt(terms) / 8)
+
+    def part(first: int) -> Tensor:
+        count = min(size, terms - first)
+        return graph.matmul(graph.slice(a, len(a.shape) - 1, first, count), graph.slice(b, 0, first, count))
+
+    total = part(0)
+    for first in range(size, terms, size):
+        total = graph.add(total, part(first))
+    return total
 
 
 def _total(graph: Graph, x: Tensor) -> Tensor:

@@ -27,21 +27,21 @@ def batch_matmul(tape: Tape, a: Value, b: Value, *, transpose_a: bool = False, t
     graph = tape.graph
     left, right = a.tensor, b.tensor
     return tape.record(
-        graph.batch_matmul(left, right, transpose_a=transpose_a, transpose_b=transpose_b),
+        graph.matmul(left, right, transpose_a=transpose_a, transpose_b=transpose_b),
         (
             a,
             lambda d: (
-                graph.batch_matmul(right, d, transpose_a=transpose_b, transpose_b=True)
+                graph.matmul(right, d, transpose_a=transpose_b, transpose_b=True)
                 if transpose_a
-                else graph.batch_matmul(d, right, transpose_b=not transpose_b)
+                else graph.matmul(d, right, transpose_b=not transpose_b)
             ),
         ),
         (
             b,
             lambda d: (
-                graph.batch_matmul(d, left, transpose_a=True, transpose_b=transpose_a)
+                graph.matmul(d, left, transpose_a=True, transpose_b=transpose_a)
                 if transpose_b
-                else graph.batch_matmul(left, d, transpose_a=not transpose_a)
+                else graph.matmul(left, d, transpose_a=not transpose_a)
             ),
         ),
     )

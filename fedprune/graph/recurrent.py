@@ -259,7 +259,10 @@ def _rows(graph: Graph, steps: Sequence[Tensor]) -> Tensor:
 
 def _outer(graph: Graph, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """The sum over steps and examples of the outer products of `a` and `b`."""
-    return graph.matmul(_rows(graph, a), _rows(graph, b), transpose_a=True)
+    rows = ops.in_blocks(len(a) * a[0].shape[0])
+    return ops.product_over_rows(
+        graph, *(graph.reshape(_rows(graph, steps), (*rows, steps[0].shape[1])) for steps in (a, b))
+    )
 
 
 def _zeros(graph: Graph, batch: int, units: int) -> Tensor:

@@ -76,8 +76,8 @@ def apply_layer(context: Context, layer: kinds.AnyLayer, inputs: list[Pending]) 
 
 def _dense(context: Context, layer: kinds.Dense, inputs: list[Value]) -> Value:
     (x,) = inputs
-    rows = ops.reshape(context.tape, x, (x.tensor.size // x.shape[-1], x.shape[-1]))
-    y = ops.matmul(context.tape, rows, context.weight(layer.kernel))
+    rows = ops.reshape(context.tape, x, (*ops.in_blocks(x.tensor.size // x.shape[-1]), x.shape[-1]))
+    y = ops.matmul(context.tape, rows, context.weight(layer.kernel), in_parts=True)
     return with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
 
 

@@ -56,7 +56,7 @@ def _recur(
     (x,), tape = inputs, context.tape
     batch, steps, size = x.shape
     kernel = context.weight(layer.kernel)
-    projected = ops.matmul(tape, ops.reshape(tape, x, (batch * steps, size)), kernel)
+    projected = ops.matmul(tape, ops.reshape(tape, x, (*ops.in_blocks(batch * steps), size)), kernel)
     if bias is not None:
         projected = ops.add(tape, projected, bias)
     return recurrent.recur(

@@ -2,7 +2,7 @@
 
 A window over two axes is one over columns, then one over rows. A window over one axis is cut into *taps*: tap i holds
 what entry i of the window sees at each of its places. Taps are slices of contiguous memory whatever the stride is,
-once the axis is folded into (places, phases).
+once the axis is folded into (places, phases). Depthwise convolutions alone are left to an operator of the runtime.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.graph import Graph, Tensor
-from fedprune.graph.operations import is_positive, reshape, scale
+from fedprune.graph.operations import in_blocks, is_positive, reshape, scale
 from fedprune.network.layers import Padding, Windowed
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -101,21 +101,21 @@ def windows_of(layer: Windowed, image: tuple[int, ...]) -> Windows:
 
 
 def convolution_patches(tape: Tape, x: Value, windows: Windows) -> Value:
-    """Each window's content as a row: `[n, h, w, c]` to `[n * places, taps * c]`, channels last."""
+    """Each window's content as a row: `[n, h, w, c]` to `[rows, taps * c]` in blocks of rows, channels last."""
     graph, channels = tape.graph, x.shape[3]
     width = windows.taps * channels
+    blocks = in_blocks(x.shape[0] * windows.rows.out * windows.columns.out)
 
     def back(d: Tensor) -> Tensor:
-        parts = [graph.slice(d, 1, tap * channels, channels) for tap in range(windows.taps)]
+        parts = [graph.slice(d, len(blocks), tap * channels, channels) for tap in range(windows.taps)]
         return _paste(graph, parts, windows, x.shape)
 
     if channels <= _FEW_CHANNELS and width <= _WIDEST_PATCH:
         patches = _convolve_with_ones(graph, x.tensor, windows)
     else:
         cut = _cut(graph, x.tensor, windows)
-        rows = cut[0].size // channels
-        patches = graph.concatenate([graph.reshape(part, (rows, channels)) for part in cut], 1)
-    return tape.record(graph.reshape(patches, (patches.size // width, width)), (x, back))
+        patches = graph.concatenate([graph.reshape(part, (*blocks, channels)) for part in cut], len(blocks))
+    return tape.record(graph.reshape(patches, (*blocks, width)), (x, back))
 
 
 def scatter_patches(tape: Tape, patches: Value, windows: Windows, image: tuple[int, ...]) -> Value:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from fedprune.network.layer import Count, Layer, Name, Shape
+from fedprune.network.layer import MAX_SIZE, Count, Layer, Name, Shape
 
 
 class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-attention"):
@@ -36,6 +36,9 @@ class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-atten
         query, value, key = self.take((*inputs, *inputs[1:2]) if len(inputs) == 2 else inputs, 3)
         if any(len(x) != 2 for x in (query, value, key)) or key[0] != value[0]:
             self.refuse(f"takes places and channels, keys for all values, not {[list(x) for x in inputs]}")
+        scores, projected = query[0] * key[0], max(query[0], key[0]) * max(self.key_size, self.value_size)
+        if self.heads * max(scores, projected) > MAX_SIZE:
+            self.refuse(f"looks up {key[0]} places from {query[0]}, which with its heads takes more than {MAX_SIZE}")
         if len({bias is None for bias in (self.query_bias, self.key_bias, self.value_bias, self.output_bias)}) > 1:
             self.refuse("has some biases, and not all of them")
         return (query[0], self.units)

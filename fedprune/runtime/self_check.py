@@ -32,6 +32,7 @@ MAX_BATCH = 2**16
 
 KERAS_INSTEAD = "train with the keras trainer, or another version of the runtime"
 
+_EMBEDDINGS = "embeddings"
 _SUMS = 3
 _Sum = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
 _Tolerance = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
@@ -168,14 +169,24 @@ def some_weights(spec: TensorSpec, keyed: Keyed, scale: float = 1.0) -> Array:
     """A tensor that is nowhere zero, and positive where it may be a variance.
 
     Kernels keep activations and gradients at `scale`: U(-2, 2) over the root of the inputs lies between what ReLU
-    networks want (He et al. 2015, the root of 6) and linear ones (the root of 3).
+    networks want (He et al. 2015, the root of 6) and linear ones (the root of 3). A table of embeddings, which goes by
+    Keras' name for it, stands in for inputs that are numbers, and is as large as they are. Signs take turns in a
+    vector, so that what is added to it is never positive throughout: a ReLU too many would not be noticed.
     """
     if spec.kind is TensorClass.INTEGER:
         return np.zeros(spec.shape, spec.dtype)
     if spec.kind is TensorClass.STATISTICS or (spec.kind is TensorClass.FROZEN and len(spec.shape) < 2):
         return _uniform(keyed, spec.shape, 0.5)
-    factor = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if len(spec.shape) > 1 else scale
-    return _uniform(keyed, spec.shape, -1.0) * np.float32(factor)
+    is_kernel = len(spec.shape) > 1 and spec.name.rpartition("/")[2] != _EMBEDDINGS
+    factor = 2.0 / math.sqrt(max(4.0, spec.size / spec.shape[-1])) if is_kernel else scale
+    drawn = _uniform(keyed, spec.shape, -1.0) * np.float32(factor)
+    return _both_signs(drawn) if len(spec.shape) == 1 else drawn
+
+
+def _both_signs(vector: Array) -> Array:
+    signs = np.where(np.arange(vector.size) % 2, -1, 1) * np.sign(vector[:1])
+    signed: Array = (np.abs(vector) * signs).astype(vector.dtype)
+    return signed
 
 
 def outputs_of(step: Step, tensors: Sequence[TensorSpec]) -> dict[str, Array]:

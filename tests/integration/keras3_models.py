@@ -149,8 +149,8 @@ REFUSED: dict[str, Callable[[], Any]] = {
 
 def main(folder: Path) -> None:
     """For each model its file and, as .npz, a batch and what the model makes of it, in inference and in training."""
-    keras.utils.set_random_seed(1)
     for name, make in MODELS.items():
+        keras.utils.set_random_seed(1)
         model = make()
         for variable in model.weights:
             noise = keras.random.uniform(variable.shape, 0.0, 0.3, seed=len(variable.path))

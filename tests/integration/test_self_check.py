@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from graph_mutants import mutants, with_newer_operators
 from keras_bundles import bundle_of, graph_of, perceptron, seeded, varied
-from training_networks import NETWORKS, ONE_OF_EACH, training_graph
+from training_networks import NETWORKS, ONE_OF_EACH, ONE_OF_OTHERS, training_graph
 
 from edge_agent.trainers import choice, device_graph
 from edge_agent.trainers.choice import make_trainer
@@ -70,7 +70,9 @@ def test_every_mistake_is_found(made: Made) -> None:
     assert len(set(found)) >= 20, "kinds of mistakes"
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize(
+    "name", [*ONE_OF_EACH, *(pytest.param(name, marks=pytest.mark.slow) for name in ONE_OF_OTHERS)]
+)
 def test_every_mistake_in_a_layer_is_found(name: str) -> None:
     model = NETWORKS[name]()
     objective, tensors = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True), tensor_table(model)

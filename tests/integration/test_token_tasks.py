@@ -37,7 +37,7 @@ def reader() -> Any:
     return keras.Sequential(
         [
             L.Input((LENGTH,), dtype="int32"),
-            L.Embedding(VOCABULARY, 6),
+            L.Embedding(VOCABULARY, 6, name="words"),
             L.Bidirectional(L.GRU(5, return_sequences=True)),
             L.TimeDistributed(L.Dense(4, "tanh")),
             L.LSTM(4),
@@ -72,7 +72,7 @@ def test_both_trainers_learn_the_same_over_rounds() -> None:
     assert_close(ends[1], ends[0], 1e-4)
     assert losses[:ROUNDS] == pytest.approx(losses[ROUNDS:], abs=1e-4)
     assert losses[-1] < losses[0]
-    assert np.mean(ends[1]["embedding/embeddings"] == 0.0) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(ends[1]["words/embeddings"] == 0.0) == pytest.approx(0.5, abs=0.01)
 
 
 def test_gateways_answer_as_keras_does(tmp_path: Path) -> None:

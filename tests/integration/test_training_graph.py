@@ -16,6 +16,7 @@ from training_networks import (
     CLASSES,
     NETWORKS,
     ONE_OF_EACH,
+    ONE_OF_OTHERS,
     Image,
     assert_equal,
     between,
@@ -251,7 +252,7 @@ def test_a_graph_with_any_mistake_is_refused(build: Callable[[], Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", ONE_OF_EACH + ONE_OF_OTHERS)
 def test_a_mistake_in_any_layer_is_refused(name: str) -> None:
     """In every constant, and in an operator of every kind."""
     model = NETWORKS[name]()

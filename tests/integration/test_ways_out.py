@@ -47,11 +47,10 @@ def between(shape: tuple[int, ...], layer: Any) -> Any:
             ".*constraint = None, .* = None",
         ),
         (SERIES, lambda: L.BatchNormalization(axis=1), r"axis = \[2\]"),
-        (SERIES, lambda: L.UnitNormalization(), "BatchNormalization instead, or the layer left out"),
-        (SERIES, lambda: L.SimpleRNN(4), "Conv1D and GlobalMaxPooling1D instead"),
-        (SERIES, lambda: L.Bidirectional(L.SimpleRNN(4, return_sequences=True)), "Conv1D instead"),
+        (SERIES, lambda: L.PReLU(), "LeakyReLU instead, or the layer left out"),
+        (ROW, lambda: L.AlphaDropout(0.2), "Dropout instead, or the layer left out"),
     ],
-    ids=["setting", "constraints", "axis", "normalisation", "recurrent", "of both directions"],
+    ids=["setting", "constraints", "axis", "rectifier", "noise"],
 )
 def test_a_layer_is_refused_with_the_changes_that_work(
     shape: tuple[int, ...], layer: Callable[[], Any], ways: str, tmp_path: Path

@@ -44,7 +44,6 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "Conv2D, dilated": (Image, lambda: L.Conv2D(4, (3, 2), dilation_rate=(2, 3))),
     "Conv2D, dilated, same": (Image, lambda: L.Conv2D(4, 3, dilation_rate=2, padding="same")),
     "Conv2D, groups": ((7, 9, 6), lambda: L.Conv2D(4, 3, groups=2, strides=2)),
-    "Conv1D, groups": ((9, 6), lambda: L.Conv1D(6, 3, groups=3, padding="same")),
     "Conv1DTranspose": ((5, 4), lambda: L.Conv1DTranspose(3, 3, strides=2, padding="same")),
     "Conv2DTranspose": ((4, 3, 4), lambda: L.Conv2DTranspose(3, (3, 2), strides=2)),
     "Conv2DTranspose, same": ((4, 3, 4), lambda: L.Conv2DTranspose(3, (3, 5), strides=(2, 1), padding="same")),
@@ -95,9 +94,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "LayerNormalization": ((5,), lambda: L.LayerNormalization()),
     "LayerNormalization of images": (Image, lambda: L.LayerNormalization((1, 2, 3), epsilon=1e-5)),
     "LayerNormalization over time": ((6, 5), lambda: L.LayerNormalization(scale=False)),
-    "LayerNormalization, no center": ((6, 5), lambda: L.LayerNormalization(center=False)),
-    "GroupNormalization": ((7, 9, 6), lambda: L.GroupNormalization(3)),
-    "GroupNormalization of each channel": ((9, 5), lambda: L.GroupNormalization(-1, epsilon=1e-2)),
+    "GroupNormalization": ((7, 9, 6), lambda: L.GroupNormalization(3, epsilon=1e-2)),
     "UnitNormalization": ((6, 5), lambda: L.UnitNormalization()),
     "Permute": (Image, lambda: L.Permute((3, 1, 2))),
     "RepeatVector": ((5,), lambda: lambda x: L.Conv1D(3, 2)(L.RepeatVector(4)(x))),
@@ -148,7 +145,6 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "hard_swish": ((5,), lambda: L.Activation(hard_swish)),
     "hard_sigmoid": ((5,), lambda: L.Activation("hard_sigmoid")),
     "hard_sigmoid of Keras 3": ((5,), lambda: L.Activation(hard_sigmoid)),
-    "elu": ((5,), lambda: L.Activation("elu")),
     "ELU": ((5,), lambda: L.ELU(0.3)),
     "selu": ((5,), lambda: L.Activation("selu")),
     "softplus": ((5,), lambda: L.Activation("softplus")),
@@ -265,6 +261,28 @@ ONE_OF_EACH = (
     "tanh",
     "sigmoid",
     "softmax",
+    "L1",
+    "L2 of a bias",
+)
+"""Of `NETWORKS`, one for each of the most usual kinds of layers, activations and penalties."""
+
+ONE_OF_OTHERS = (
+    "Conv1D, dilated, causal",
+    "Conv2D, groups",
+    "Conv2DTranspose, same",
+    "DepthwiseConv2D, dilated",
+    "LayerNormalization over time",
+    "GroupNormalization",
+    "UnitNormalization",
+    "Multiply, each channel",
+    "Maximum",
+    "Minimum",
+    "Dot of matrices",
+    "MultiHeadAttention, causal",
+    "Permute",
+    "RepeatVector",
+    "Cropping2D",
+    "UpSampling2D",
     "swish",
     "gelu",
     "gelu, by tanh",
@@ -274,10 +292,8 @@ ONE_OF_EACH = (
     "selu",
     "softplus",
     "softsign",
-    "L1",
-    "L2 of a bias",
 )
-"""Of `NETWORKS`, one for each kind of layer, activation and penalty."""
+"""One for each of the others."""
 
 
 def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:

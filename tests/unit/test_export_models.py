@@ -212,6 +212,13 @@ def test_batch_normalisation_starts_with_zeros_and_ones() -> None:
     assert drawn.initializers == (Fill(1.0), Fill(0.0), Fill(0.0), Fill(1.0))
 
 
+def test_a_table_of_embeddings_is_drawn_on_the_device() -> None:
+    drawn = recipe(keras.Sequential([L.Input((4,), dtype="int32"), L.Embedding(5, 2)]), seed=0)
+
+    assert drawn is not None
+    assert drawn.initializers == (Uniform(0.05),)
+
+
 @pytest.mark.parametrize(
     "layer",
     [L.Dense(2, kernel_initializer="he_normal"), L.LSTM(2, recurrent_initializer="glorot_uniform"), L.LSTM(2)],

@@ -1,0 +1,117 @@
+"""A whole federation on this machine: broker, aggregator and agents, each a process that is called as a user would."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from aggregator.book import RoundRecord
+from benchmarks.children import Children
+from fedprune.system.disk import Directory
+
+_CHECK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation in the directory `out`, which holds task.fedtask, and in data/ everybody's examples: agent-0.npz and
+    so on, and held-out.npz. `broker` is embedded, mosquitto, or an mqtt:// address; `name` is the federation's there.
+    """
+
+    name: str
+    agents: int
+    rounds: int
+    seed: int
+    values: str
+    trainer: str
+    broker: str
+    out: Path
+
+
+def run_federation(federation: Federation, children: Children, on_round: Callable[[RoundRecord], None]) -> None:
+    """Run it to its end; `out`/run is then the aggregator's directory. Raises `ChildFailedError`, `BrokerError`."""
+    out = federation.out
+    url = children.start_broker(federation.broker)
+    Directory(out).write("federation.toml", _federation_toml(federation, url).encode())
+    aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
+    agents = [_agent_name(index) for index in range(federation.agents)]
+    configurations = Directory(out / "agents")
+    for name in agents:
+        configurations.write(f"{name}.toml", _agent_toml(federation, name, url).encode())
+        children.start(name, "agent", "--config", str(out / "agents" / f"{name}.toml"))
+    for line in _lines(aggregator, children):
+        on_round(msgspec.json.decode(line, type=RoundRecord))
+    children.wait("aggregator")
+    children.stop(*agents)
+    children.check()
+
+
+def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[str]:
+    """The aggregator's lines, until it ends. Raises `ChildFailedError` soon after another child has ended.
+
+    The aggregator would wait for a lost agent until the round's deadline, and for the broker for ever.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in aggregator.stdout or ():
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, name="aggregator's output", daemon=True).start()
+    while True:
+        with suppress(queue.Empty):
+            line = lines.get(timeout=_CHECK_S)
+            if line is None:
+                return
+            yield line
+        children.check(except_for="aggregator")
+
+
+def _federation_toml(federation: Federation, broker_url: str) -> str:
+    """The file that says how it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so
+    that equal runs have equal cohorts."""
+    return f"""\
+name = "{federation.name}"
+task = "task.fedtask"
+held_out = "data/held-out.npz"
+state = "run"
+seed = {federation.seed}
+
+[broker]
+url = "{broker_url}"
+
+[rounds]
+count = {federation.rounds}
+cohort = {federation.agents}
+fleet = {[_agent_name(index) for index in range(federation.agents)]}
+deadline_s = 300
+
+[codec]
+update_values = "{federation.values}"
+model_values = "{"fp32" if federation.values == "fp32" else "fp16"}"
+"""
+
+
+def _agent_name(index: int) -> str:
+    return f"agent-{index}"
+
+
+def _agent_toml(federation: Federation, name: str, broker_url: str) -> str:
+    return f"""\
+name = "{name}"
+data = "../data/{name}.npz"
+state = "{name}"
+federation = "{federation.name}"
+trainer = "{federation.trainer}"
+
+[broker]
+url = "{broker_url}"
+"""

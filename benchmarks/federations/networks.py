@@ -1,0 +1,49 @@
+"""The networks of the federations: functions that tasks name. Importing this imports TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.federations import keywords, pictures, windows
+from fedprune.keras.stack import keras
+
+L = keras.layers
+
+_FOLLOWING = 0.9
+"""The momentum of moving statistics; Keras' own is 0.99."""
+
+
+def window_cnn() -> Any:
+    """Conv-ReLU-BN, three times, over accelerometer windows."""
+    x = y = L.Input(windows.SHAPE)
+    for filters in (32, 64, 64):
+        y = L.MaxPooling1D(2)(L.BatchNormalization()(L.Conv1D(filters, 5, padding="same", activation="relu")(y)))
+    return keras.Model(x, L.Dense(len(windows.ACTIVITIES), "softmax")(L.GlobalAveragePooling1D()(y)))
+
+
+def ds_cnn() -> Any:
+    """MLPerf Tiny's network for keywords (Banbury et al. 2021, arXiv 2106.07597), without its dropout."""
+    x = L.Input(keywords.SHAPE)
+    y = _relu(L.Conv2D(64, (10, 4), strides=2, padding="same")(x))
+    for _ in range(4):
+        y = _relu(L.DepthwiseConv2D(3, padding="same")(y))
+        y = _relu(L.Conv2D(64, 1)(y))
+    return keras.Model(x, L.Dense(keywords.WORDS, "softmax")(L.GlobalAveragePooling2D()(y)))
+
+
+def small_mobilenet() -> Any:
+    """A MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) of width 1/4, with two of its six blocks of 128 channels.
+
+    Its moving statistics follow ten times as fast as Keras' own do: with a dozen steps a round those would be what the
+    network was many rounds ago.
+    """
+    x = L.Input(pictures.SHAPE)
+    y = _relu(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x), _FOLLOWING)
+    for filters, strides in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1)):
+        y = _relu(L.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False)(y), _FOLLOWING)
+        y = _relu(L.Conv2D(filters, 1, use_bias=False)(y), _FOLLOWING)
+    return keras.Model(x, L.Dense(len(pictures.CLASSES), "softmax")(L.GlobalAveragePooling2D()(y)))
+
+
+def _relu(x: Any, momentum: float = 0.99) -> Any:
+    return L.ReLU()(L.BatchNormalization(momentum=momentum)(x))

@@ -1,0 +1,39 @@
+"""The task.toml of a federation that a benchmark runs: pruned from a tenth to half of the rounds, then fine-tuned."""
+
+from __future__ import annotations
+
+BATCH_SIZE = 32
+
+_PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
+"""The part of the rounds over which sparsity grows; the rest fine-tunes the pruned model."""
+
+
+def task_file(
+    name: str, model: str, *, steps_per_round: int, rounds: int, sparsity: float, mask: str = "shared"
+) -> str:
+    """The whole file; `model` is what its ``[model]`` table has, in TOML."""
+    begin = round(rounds * _PRUNING_BEGINS)
+    end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    return f"""\
+name = "{name}"
+
+[model]
+{model}
+
+[training]
+steps_per_round = {steps_per_round}
+batch_size = {BATCH_SIZE}
+optimizer = {{ name = "sgd", learning_rate = 0.05, momentum = 0.9 }}
+
+[pruning]
+mask = "{mask}"
+allocation = "{"lamp" if mask == "shared" else "uniform"}"
+
+[pruning.schedule]
+kind = "polynomial"
+initial_sparsity = 0.0
+target_sparsity = {sparsity}
+begin_step = {begin * steps_per_round}
+end_step = {end * steps_per_round}
+frequency = {steps_per_round}
+"""
