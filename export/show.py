@@ -65,7 +65,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     task = bundle.task
     training, pruning = task.training, task.pruning
     yield "task", one_line(task.name)
-    yield "model", f"float32 {'x'.join(map(str, task.input_shape))} to {task.outputs} ({_outputs(task)})"
+    taken, given = ("x".join(map(str, shape)) for shape in (task.input_shape, task.output_shape))
+    yield "model", f"float32 {taken} to {given} ({_outputs(task)})"
     frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
