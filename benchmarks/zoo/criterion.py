@@ -30,8 +30,8 @@ from fedprune.runtime.training_graph import TrainingGraph
 L = keras.layers
 
 _BATCH, _CLASSES = 24, 3
-"""With fewer examples some batches have no large number for one tanh of a cell: a mistake there, which the proof forgives
-if one batch in eight does not show it, would be missed."""
+"""With fewer examples some batches have no large number for one tanh of a cell: a mistake there, which the proof
+forgives if one batch in eight does not show it, would be missed."""
 _AT_ONCE = 200
 """Graphs that are loaded at a time."""
 
