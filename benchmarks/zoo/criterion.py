@@ -30,8 +30,8 @@ from fedprune.runtime.training_graph import TrainingGraph
 L = keras.layers
 
 _BATCH, _CLASSES = 24, 3
-"""With fewer examples some batches have no large number for one tanh of a cell: a mistake there, which the proof
-forgives if one batch in eight does not show it, would be missed."""
+"""The proof forgives what one batch in eight does not show: with fewer examples some have no large number for one tanh
+of a cell, and a mistake there is missed."""
 _AT_ONCE = 200
 """Graphs that are loaded at a time."""
 
@@ -139,8 +139,9 @@ def _series() -> Any:
 
 
 def _joined() -> Any:
+    """So many channels that what frozen normalisation adds is negative in one of them in every batch."""
     x = L.Input((6, 6, 3))
-    y = L.Conv2D(5, 3, padding="same", use_bias=False)(L.Rescaling(1 / 3, offset=-0.5)(x))
+    y = L.Conv2D(16, 3, padding="same", use_bias=False)(L.Rescaling(1 / 3, offset=-0.5)(x))
     frozen = L.BatchNormalization(trainable=False)
     z = L.ReLU()(frozen(y))
     joined = L.Concatenate()([L.Add()([y, z]), L.MaxPooling2D(2, strides=1, padding="same")(z)])

@@ -17,8 +17,11 @@ _PAGE = """# The zoo
 
 Ordinary networks, which nobody tuned for: MLPerf Tiny's four, MobileNetV2 whole and with a frozen base, a SqueezeNet,
 1-D CNNs, residual networks, nested models; a small MobileNetV3; LSTM, GRU, TCN and Transformers over sensors and text.
-`python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes
-this page; `benchmarks/results/zoo.json` has the numbers. {machine}
+`python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes this page; `benchmarks/results/zoo.json` has
+the numbers. {machine}
+
+Not in it, since a model has one input and answers with one row of numbers: networks of two inputs or two outputs, a
+U-Net-like segmentation, an autoencoder over sequences.
 
 {table}
 
@@ -27,6 +30,7 @@ this page; `benchmarks/results/zoo.json` has the numbers. {machine}
   and the 95th percentile over the tensors whose answer rounding leaves meaningful, at batch 1 to 64.
 - **litert /s, keras /s, ratio**: examples per second of the two trainers, each in a process of its own, one thread,
   batch 32, pruned to 80 %; **MB**: those processes' peak memory (10^6 bytes).
+- **exports**: the formats whose conversion works, and which run and are verified against Keras.
 - **fp32 ms**: the median latency of one inference of the exported model, one thread.
 - **parity**: how far the weights of the two trainers are apart after 20 steps, over how far one rounding of the first
   weights takes the keras trainer.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from benchmarks.zoo.build import PROVEN_SIZES, build
 from benchmarks.zoo.criterion import MUTATED, judge, kinds
 from benchmarks.zoo.networks import NETWORKS, SMALL
+from benchmarks.zoo.records import Export, Measured, Zoo
+from benchmarks.zoo.tables import markdown
+from benchmarks.zoo.training import examples
 from export.proof.proof import MARGIN
 from fedprune.network import layers
 from fedprune.task.bundle import read_bundle
@@ -50,3 +54,38 @@ def test_mutants_are_made_of_every_rule() -> None:
     assert covered >= {kind.__name__ for kind in get_args(layers.AnyLayer)} | {
         str(function) for function in layers.Function
     }
+
+
+def test_the_page_says_which_formats_fail_and_why() -> None:
+    exports = (Export("fp32", True, ""), Export("int8", False, "converting to int8 crashed"))
+    measured = Measured(
+        name="gru",
+        batch=32,
+        parameters=14214,
+        graph=PROVEN_SIZES,
+        refusals=(),
+        build_seconds=1.0,
+        write_seconds=0.1,
+        exactness=None,
+        litert_samples_s=None,
+        keras_samples_s=None,
+        litert_peak_mb=None,
+        keras_peak_mb=None,
+        exports=exports,
+        latency_ms=None,
+        parity=None,
+    )
+
+    page = markdown(Zoo("a machine", (measured,), None))
+
+    assert "- **gru**, int8: converting to int8 crashed\n" in page
+    assert "| fp32 |" in page
+
+
+def test_examples_for_token_ids_are_ids_of_the_vocabulary() -> None:
+    bundle = read_bundle(build("embedding-pooling").bundle)
+
+    x = examples(bundle, 40).x
+
+    assert x.dtype == np.int32
+    assert 0 <= x.min() <= x.max() < 4000
