@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.operations import logistic, reshape
 from fedprune.model.losses import Loss
 
 GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]
-"""From the model's output `[rows, k]`, logits for a crossentropy, targets `[rows, k]` and each row's share `[rows, 1]`
-to a value [1]."""
+"""To a value [1] from the model's output `[rows, k]`, which is logits for a crossentropy, targets `[rows, k]`, and the
+share `[batch, 1]` that each row of an example has."""
 
 
 def mean_loss(tape: Tape, loss: Loss, output: Value, target: Tensor, share: Tensor) -> Value:
@@ -32,8 +30,7 @@ def mean_loss(tape: Tape, loss: Loss, output: Value, target: Tensor, share: Tens
         count = math.prod(places)
         source = reshape(tape, source, (batch * count, outputs))
         target = graph.reshape(target, source.shape)
-        each = graph.constant(np.full((1, count), 1.0 / count, np.float32))
-        share = graph.reshape(graph.multiply(share, each), (batch * count, 1))
+        share = graph.multiply(share, 1.0 / count)
     return _LOSSES[loss](tape, source, target, share)
 
 
@@ -44,7 +41,7 @@ def _softmax_crossentropy(tape: Tape, logits: Value, target: Tensor, share: Tens
     powers = graph.exp(z)
     total = _sum_row(graph, powers)
     likelihood = graph.subtract(_sum_row(graph, graph.multiply(target, z)), graph.log(total))
-    slope = graph.multiply(graph.subtract(graph.divide(powers, total), target), share)
+    slope = _shared(graph, graph.subtract(graph.divide(powers, total), target), share)
     return _mean(tape, graph.multiply(likelihood, -1.0), share, logits, slope)
 
 
@@ -55,7 +52,7 @@ def _binary_crossentropy(tape: Tape, logits: Value, target: Tensor, share: Tenso
     magnitude = graph.subtract(graph.multiply(positive, 2.0), z)
     softplus = graph.add(positive, graph.log(graph.add(graph.exp(graph.multiply(magnitude, -1.0)), 1.0)))
     rows = _mean_row(graph, graph.subtract(softplus, graph.multiply(z, target)))
-    slope = graph.multiply(graph.subtract(logistic(graph, z), target), share)
+    slope = _shared(graph, graph.subtract(logistic(graph, z), target), share)
     return _mean(tape, rows, share, logits, graph.multiply(slope, 1.0 / logits.shape[1]))
 
 
@@ -63,7 +60,7 @@ def _mean_squared_error(tape: Tape, output: Value, target: Tensor, share: Tensor
     """The mean over the outputs."""
     graph = tape.graph
     error = graph.subtract(output.tensor, target)
-    slope = graph.multiply(graph.multiply(error, share), 2.0 / output.shape[1])
+    slope = graph.multiply(_shared(graph, error, share), 2.0 / output.shape[1])
     return _mean(tape, _mean_row(graph, graph.multiply(error, error)), share, output, slope)
 
 
@@ -78,8 +75,14 @@ _LOSSES: dict[Loss, GraphLoss] = {
 def _mean(tape: Tape, rows: Tensor, share: Tensor, source: Value, slope: Tensor) -> Value:
     """The weighted sum of `rows` `[rows, 1]`, whose gradient with respect to `source` is `slope`."""
     graph = tape.graph
-    total = graph.sum(graph.multiply(rows, share), 0, 1)
+    total = graph.sum(_shared(graph, rows, share), 0, 1)
     return tape.record(graph.reshape(total, (1,)), (source, lambda d: graph.multiply(slope, d)))
+
+
+def _shared(graph: Graph, x: Tensor, share: Tensor) -> Tensor:
+    """`x` `[rows, ...]` times the share of each row's example."""
+    batch = share.shape[0]
+    return graph.reshape(graph.multiply(graph.reshape(x, (batch, x.size // batch)), share), x.shape)
 
 
 def _sum_row(graph: Graph, x: Tensor) -> Tensor:
