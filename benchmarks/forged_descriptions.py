@@ -28,6 +28,7 @@ from fedprune.network import layers as kinds
 from fedprune.network.description import Call, Network, Penalty, pack_network, parse_network
 from fedprune.network.layers import Function, Operation, Padding, Statistic
 from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import MAX_PARAMETERS
 
 MEMORY_BYTES = 3 * 2**30
@@ -93,8 +94,8 @@ def main() -> None:
         if verdict.line is not None and ("\n" in verdict.line or "\x1b" in verdict.line or len(verdict.line) > _LINE):
             raise SystemExit(f"seed {seed}: the refusal is no single short line: {verdict.line[:2000]!r}")
         counts["refused" if verdict.line is not None else "ran" if verdict.ran else "taken, too large to run"] += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())) + f"; peak {peak // 1024} MiB")
+    told = ", ".join(f"{what}: {count}" for what, count in sorted(counts.items()))
+    print(f"{told}; peak {peak_memory_mb():.0f} MB")
 
 
 def _mutate(tree: Any, chance: random.Random) -> None:
