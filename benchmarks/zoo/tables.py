@@ -20,8 +20,8 @@ Ordinary networks, which nobody tuned for: MLPerf Tiny's four, MobileNetV2 whole
 `python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes this page; `benchmarks/results/zoo.json` has
 the numbers. {machine}
 
-Not in it, since a model has one input and answers with one row of numbers: networks of two inputs or two outputs, a
-U-Net-like segmentation, an autoencoder over sequences.
+Not in it yet: networks of two inputs or two outputs, which no task takes; a U-Net-like segmentation and an autoencoder
+over sequences.
 
 {table}
 
