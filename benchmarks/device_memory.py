@@ -129,7 +129,7 @@ def _prepare(optimizer: str, folder: str) -> None:
     task = Task(
         name="large",
         input_shape=network.inputs[0],
-        outputs=_SIZES[-1],
+        output_shape=(_SIZES[-1],),
         from_logits=True,
         tensors=_tensors(),
         training=training,

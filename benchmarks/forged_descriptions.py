@@ -68,8 +68,8 @@ def judge(blob: bytes) -> Verdict:
         network = parse_network(blob)
         table = _table_of(network)
         network.check(table)
-        if len(network.shapes()[network.outputs[0]]) != 1:
-            raise TaskError("the output is no row of numbers, which a bundle's must be")
+        if not network.shapes()[network.outputs[0]]:
+            raise TaskError("the output is a single number without an axis, which no bundle's is")
         batch = _BATCHES[len(blob) % len(_BATCHES)]
         write_inference_graph(network, _ones(table), inference_batch(network))
         graph = write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, batch)

@@ -195,7 +195,7 @@ class _Federation:
 
     def _share(self, path: Path, index: int) -> Dataset:
         scenario, task = self._scenario, self._bundle.task
-        data = fit_to(load_npz(path / f"agent-{index}.npz"), task.input_shape, task.outputs, task.training.loss)
+        data = fit_to(load_npz(path / f"agent-{index}.npz"), task.input_shape, task.output_shape, task.training.loss)
         data = data.take(np.arange(min(len(data), scenario.examples[index % len(scenario.examples)])))
         if scenario.rescaled and index == scenario.agents - 1:
             return replace(data, x=(data.x * 20 + 128).astype(np.float32))

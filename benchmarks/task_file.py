@@ -9,7 +9,14 @@ _PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
 
 
 def task_file(
-    name: str, model: str, *, steps_per_round: int, rounds: int, sparsity: float, mask: str = "shared"
+    name: str,
+    model: str,
+    *,
+    steps_per_round: int,
+    rounds: int,
+    sparsity: float,
+    mask: str = "shared",
+    learning_rate: float = 0.05,
 ) -> str:
     """The whole file; `model` is what its ``[model]`` table has, in TOML."""
     begin = round(rounds * _PRUNING_BEGINS)
@@ -23,7 +30,7 @@ name = "{name}"
 [training]
 steps_per_round = {steps_per_round}
 batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = 0.05, momentum = 0.9 }}
+optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9 }}
 
 [pruning]
 mask = "{mask}"

@@ -118,7 +118,7 @@ class TrainingThread:
             bundle = read_bundle(blob)
             task = bundle.task
             vocabulary = bundle.network.vocabulary
-            data = fit_to(self._load(), task.input_shape, task.outputs, task.training.loss, vocabulary)
+            data = fit_to(self._load(), task.input_shape, task.output_shape, task.training.loss, vocabulary)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)

@@ -39,21 +39,21 @@ class Form:
     """A model's outside. `input_shape` is without the batch; `from_logits`: see `Task`."""
 
     input_shape: tuple[int, ...]
-    outputs: int
+    output_shape: tuple[int, ...]
     from_logits: bool
 
 
 def form_of(network: Network, loss: Loss) -> Form:
-    """Raises `TaskError` unless `network` makes a row of outputs that suits `loss`."""
+    """Raises `TaskError` unless `network` makes rows of outputs that suit `loss`."""
     (input_shape,), (output,) = network.inputs, network.outputs
     output_shape = network.shapes()[output]
     fewest = loss.rule.fewest_outputs
-    if len(output_shape) != 1 or output_shape[0] < fewest:
+    if not output_shape or output_shape[-1] < fewest:
         raise TaskError(
-            f"model {network.name!r} returns {[None, *output_shape]}; for {loss} it must return [None, outputs], "
-            f"{fewest} outputs at least"
+            f"model {network.name!r} returns {[None, *output_shape]}; for {loss} it must return [None, outputs] or "
+            f"[None, places, outputs], {fewest} outputs at least"
         )
-    return Form(input_shape, output_shape[0], _from_logits(network, output, loss))
+    return Form(input_shape, output_shape, _from_logits(network, output, loss))
 
 
 def tensor_table(model: Any) -> tuple[TensorSpec, ...]:

@@ -70,7 +70,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     task = Task(
         name=settings.name,
         input_shape=form.input_shape,
-        outputs=form.outputs,
+        output_shape=form.output_shape,
         from_logits=form.from_logits,
         tensors=table,
         training=settings.training,
@@ -110,8 +110,8 @@ def _check_form(form: Form, settings: ModelSettings) -> None:
     """Check that a model file has the form that task.toml says."""
     if settings.input_shape not in (None, form.input_shape):
         raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
-    if settings.outputs not in (None, form.outputs):
-        raise TaskError(f"{settings.file}: has {form.outputs} outputs; correct model.outputs in task.toml")
+    if settings.outputs not in (None, form.output_shape[-1]):
+        raise TaskError(f"{settings.file}: has {form.output_shape[-1]} outputs; correct model.outputs in task.toml")
 
 
 def _check_learnable(model: Any, table: TensorTable, pruning: Pruning) -> None:

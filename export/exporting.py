@@ -112,7 +112,7 @@ def export_model(
             verdicts[form] = judge(trial, data, task.objective, expected)
             if form is Format.FP32:
                 _check_fp32(verdicts[form], expected)
-    in_keras = score(expected, data, task.objective)
+    in_keras = score([expected], data, task.objective)
     x = examples.calibration.x
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
@@ -143,7 +143,7 @@ def export_model(
 
 def _fit(data: Dataset, bundle: Bundle) -> Dataset:
     task = bundle.task
-    return fit_to(data, task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary)
+    return fit_to(data, task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary)
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:

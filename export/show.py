@@ -67,7 +67,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "task", one_line(task.name)
     vocabulary = bundle.network.vocabulary
     numbers = "float32" if vocabulary is None else f"ids below {vocabulary:,},"
-    yield "model", f"{numbers} {'x'.join(map(str, task.input_shape))} to {task.outputs} ({_outputs(task)})"
+    taken, given = ("x".join(map(str, shape)) for shape in (task.input_shape, task.output_shape))
+    yield "model", f"{numbers} {taken} to {given} ({_outputs(task)})"
     frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"

@@ -28,4 +28,4 @@ def judge(trial: Trial, data: Dataset, objective: Objective, expected: Array) ->
     if trial.answers is None:
         return Verdict(None, None, trial.runs_on)
     difference = float(np.abs(trial.answers - expected).max())
-    return Verdict(score(trial.answers, data, objective), difference, trial.runs_on)
+    return Verdict(score([trial.answers], data, objective), difference, trial.runs_on)

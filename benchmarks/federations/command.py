@@ -34,7 +34,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 
 
 @click.command(cls=Script)
-@seeds_option("11,12,13,14,15", least=2)
+@seeds_option("21,22,23,24,25", least=2)
 @click.option("--only", "names", callback=_names, metavar="NAME,…", help="These alone: pairs:cnn-108k, window-cnn, …")
 @json_option("Write the numbers there.")
 def main(seeds: tuple[int, ...], names: tuple[str, ...], target: Path | None) -> None:

@@ -9,15 +9,26 @@ from fedprune.keras.stack import keras
 
 L = keras.layers
 
-_FOLLOWING = 0.9
-"""The momentum of moving statistics; Keras' own is 0.99."""
+_KERAS_OWN, _FOLLOWING = 0.99, 0.9
+"""Momenta of moving statistics."""
 
 
 def window_cnn() -> Any:
     """Conv-ReLU-BN, three times, over accelerometer windows."""
+    return _window_cnn(_KERAS_OWN)
+
+
+def steady_window_cnn() -> Any:
+    """The same; its moving statistics follow the weights closely, so that the accuracy after a round is that of these
+    weights and not of a mixture with earlier ones."""
+    return _window_cnn(_FOLLOWING)
+
+
+def _window_cnn(momentum: float) -> Any:
     x = y = L.Input(windows.SHAPE)
     for filters in (32, 64, 64):
-        y = L.MaxPooling1D(2)(L.BatchNormalization()(L.Conv1D(filters, 5, padding="same", activation="relu")(y)))
+        y = L.Conv1D(filters, 5, padding="same", activation="relu")(y)
+        y = L.MaxPooling1D(2)(L.BatchNormalization(momentum=momentum)(y))
     return keras.Model(x, L.Dense(len(windows.ACTIVITIES), "softmax")(L.GlobalAveragePooling1D()(y)))
 
 
@@ -45,5 +56,5 @@ def small_mobilenet() -> Any:
     return keras.Model(x, L.Dense(len(pictures.CLASSES), "softmax")(L.GlobalAveragePooling2D()(y)))
 
 
-def _relu(x: Any, momentum: float = 0.99) -> Any:
+def _relu(x: Any, momentum: float = _KERAS_OWN) -> Any:
     return L.ReLU()(L.BatchNormalization(momentum=momentum)(x))

@@ -81,6 +81,7 @@ def site(scenario: Scenario, seed: int, *, sparsity: float) -> Iterator[Site]:
             steps_per_round=scenario.steps_per_round,
             rounds=scenario.rounds,
             sparsity=sparsity,
+            learning_rate=scenario.learning_rate,
         )
         Directory(path).write("task.toml", task.encode())
         children.run("task", "task", "build", str(path / "task.toml"), "--out", str(path / _TASK))

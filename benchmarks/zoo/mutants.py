@@ -68,7 +68,7 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
     """All outputs for normal weights and examples of different sizes, which neither the proof nor the self-check draw:
     between them they take every branch."""
     loaded = TrainingGraph(graph, tensors, threads=1)
-    rows, outputs = loaded.target_shape
+    *rows, outputs = loaded.target_shape
     answers: list[Array] = []
     for size in _SIZES:
         random = np.random.default_rng(1234)

@@ -66,8 +66,11 @@ def examples(bundle: Bundle, count: int) -> Dataset:
     keyed, task = Keyed(0, "zoo"), bundle.task
     x = draw_inputs(keyed, (count, *task.input_shape), bundle.network.vocabulary)
     if task.training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-        return Dataset(x, (keyed.integers(count) % np.uint64(task.outputs)).astype(np.int64))
-    return Dataset(x, keyed.uniform(count * task.outputs, -1.0, 1.0).reshape(count, task.outputs))
+        places = (count, *task.output_shape[:-1])
+        classes = keyed.integers(math.prod(places)) % np.uint64(task.outputs)
+        return Dataset(x, classes.astype(np.int64).reshape(places))
+    shape = (count, *task.output_shape)
+    return Dataset(x, keyed.uniform(math.prod(shape), -1.0, 1.0).reshape(shape))
 
 
 def perturbed(weights: Weights, number: int) -> Weights:

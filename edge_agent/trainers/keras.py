@@ -106,9 +106,9 @@ class KerasTrainer:
         shape, training = self._task.input_shape, self._task.training
         dtype = tf.as_dtype(self._input_dtype)
         if training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-            labels = tf.TensorSpec((None,), tf.int64)
+            labels = tf.TensorSpec((None, *self._task.output_shape[:-1]), tf.int64)
         else:
-            labels = tf.TensorSpec((None, self._task.outputs), tf.float32)
+            labels = tf.TensorSpec((None, *self._task.output_shape), tf.float32)
         run = tf.function(
             self._steps,
             input_signature=[

@@ -33,7 +33,7 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     draft = Draft(model.name, tuple(model.input_shape[1:]), names)
     (output,) = _Walk(draft).model(model, [Value(0)], training=None)
     if not isinstance(output, Value):
-        raise TaskError(f"model {model.name!r} returns a shape; it must return a row of numbers for each example")
+        raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
     network = draft.network(output.number)
     _check_used(model, network, names)
     try:

@@ -21,10 +21,10 @@ import numpy as np
 from export.proof.errors import NotProven
 from export.proof.reference import GRADIENT_OF, Reference, Truth
 from fedprune.errors import FedpruneError
-from fedprune.model.losses import LabelForm, Objective, one_hot
+from fedprune.model.losses import LabelForm, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
-from fedprune.runtime.self_check import Case, draw_inputs, draw_weights
+from fedprune.runtime.self_check import Case, draw_classes, draw_inputs, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -151,13 +151,13 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
     def uniform(shape: tuple[int, ...], low: float = 0.0) -> Array:
         return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
 
-    rows, outputs = candidate.target_shape
+    shape = candidate.target_shape
     match objective.loss.rule.labels:
         case LabelForm.CLASS_NUMBERS | LabelForm.PROBABILITIES:
-            y = one_hot(keyed.integers(rows) % np.uint64(outputs), outputs)
+            y = draw_classes(keyed, shape)
         case LabelForm.BITS:
-            y = np.round(uniform((rows, outputs)))
+            y = np.round(uniform(shape))
         case LabelForm.NUMBERS:
-            y = uniform((rows, outputs), -1.0)
+            y = uniform(shape, -1.0)
     x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])

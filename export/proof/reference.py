@@ -296,5 +296,5 @@ def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Keras' loss of targets, which are one-hot even where Keras takes class numbers."""
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras_loss(objective)
     if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-        return lambda y, output: loss(tf.argmax(y, axis=1), output)
+        return lambda y, output: loss(tf.argmax(y, axis=-1), output)
     return loss

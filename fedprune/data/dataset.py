@@ -17,9 +17,10 @@ from fedprune.model.tensors import Inputs
 class Dataset:
     """Examples with their labels. Loaders have checked it: nonempty, finite, class numbers >= 0.
 
-    `x` is float32 `[examples, ...]`, or int32 where it holds token ids. `y` is int64 `[examples]`, class numbers, or
-    float32 `[examples, outputs]`, what a model should answer (one-hot rows, zeros and ones, any numbers); either may be
-    read-only. `origin` says where they came from, for messages.
+    `x` is float32 `[examples, ...]`, or int32 where it holds token ids. `y` is int64 `[examples, *places]`, class
+    numbers (of a file any integers, until `fit_to` has looked at them), or float32 `[examples, *places, outputs]`, what
+    a model should answer (one-hot rows, zeros and ones, any numbers); either may be read-only. `origin` says where they
+    came from, for messages.
     """
 
     x: Inputs
@@ -36,13 +37,14 @@ class Dataset:
 
     @property
     def class_numbers(self) -> NDArray[np.int64] | None:
-        """`y` if it is class numbers."""
-        return cast(NDArray[np.int64], self.y) if self.y.dtype == np.int64 else None
+        """The class number of each example, `[examples]`, if `y` is that."""
+        single = self.y.dtype == np.int64 and self.y.size == len(self)
+        return cast(NDArray[np.int64], self.y.reshape(-1)) if single else None
 
     @property
     def classes(self) -> int:
-        """The smallest number of classes that holds every class number, the largest + 1; 0 where `y` is others."""
-        return 0 if self.class_numbers is None else int(self.class_numbers.max()) + 1
+        """The smallest number of classes that holds every integer of `y`, the largest + 1; 0 where `y` is floats."""
+        return int(self.y.max()) + 1 if self.y.dtype == np.int64 else 0
 
     @cached_property
     def x_mean(self) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,24 +17,28 @@ _SUM_TOLERANCE = 1e-3
 
 
 def fit_to(
-    dataset: Dataset, input_shape: tuple[int, ...], outputs: int, loss: Loss, vocabulary: int | None = None
+    dataset: Dataset,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    loss: Loss,
+    vocabulary: int | None = None,
 ) -> Dataset:
-    """The data as a model with this input shape (without the batch axis) and number of outputs takes them.
+    """The data as a model with these shapes, `[*places, outputs]` of its output (without the batch axis), takes them.
 
     With a `vocabulary` the model takes ids below it, and no runtime checks them: every one is looked at here.
 
-    A last axis of length 1 (the channel of a grey image) is added to x or removed where that is all that differs; the
-    examples are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where
+    A last axis of length 1 (the channel of a grey image) is added or removed where that is all that differs; examples
+    are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where
     the data do not fit.
     """
     try:
-        if _without_channel(dataset.input_shape) != _without_channel(input_shape):
+        if not _are_alike(dataset.input_shape, input_shape):
             raise DataError(
                 f"an example of x is {_shape(dataset.input_shape)}, the task's model takes {_shape(input_shape)}; "
                 "reshape x or build a task for it"
             )
         _check_inputs(dataset, vocabulary)
-        y = _labels(dataset, outputs, loss.rule.labels)
+        y = _labels(dataset, output_shape, loss.rule.labels)
     except DataError as error:
         raise DataError(f"{dataset.origin}: {error}") from None
     return Dataset(dataset.x.reshape(len(dataset), *input_shape), y, dataset.origin)
@@ -61,69 +68,80 @@ def _check_inputs(dataset: Dataset, vocabulary: int | None) -> None:
         )
 
 
-def _labels(dataset: Dataset, outputs: int, form: LabelForm) -> Labels:
+def _labels(dataset: Dataset, output_shape: tuple[int, ...], form: LabelForm) -> Labels:
     match form:
         case LabelForm.CLASS_NUMBERS:
-            return _classes(dataset, outputs)
+            return _classes(dataset, output_shape)
         case LabelForm.PROBABILITIES:
-            return _probabilities(dataset, outputs)
+            return _probabilities(dataset, output_shape)
         case LabelForm.BITS:
-            rows = _rows(dataset, outputs)
-            _check_rows(((rows == 0) | (rows == 1)).all(axis=1), "of zeros and ones")
+            rows = _rows(dataset, output_shape)
+            _check_rows(((rows == 0) | (rows == 1)).all(axis=-1), "of zeros and ones")
             return rows
         case LabelForm.NUMBERS:
-            return _rows(dataset, outputs)
+            return _rows(dataset, output_shape)
 
 
-def _classes(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
-    labels = dataset.class_numbers
-    if labels is None:
+def _classes(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.int64]:
+    *places, outputs = output_shape
+    if dataset.y.dtype != np.int64 or not _are_alike(dataset.y.shape[1:], tuple(places)):
         raise DataError(
-            "y does not hold class numbers, one integer for each example, as the task's loss needs them; save y as "
-            "int64 (of one-hot rows the argmax), or build a task with another training.loss"
+            f"y does not hold class numbers, integers {_batch(places)}, as the task's loss needs them, but "
+            f"{dataset.y.dtype} {_batch(dataset.y.shape[1:])}; save y as int64 (of one-hot rows the argmax), or build "
+            "another task"
         )
-    largest = dataset.classes - 1
-    if largest >= outputs:
+    smallest, largest = int(dataset.y.min()), int(dataset.y.max())
+    if smallest < 0 or largest >= outputs:
         raise DataError(
-            f"label {largest} is out of range: the task's model has {outputs} classes, 0 to {outputs - 1}; "
-            f"correct the labels or build a task with {largest + 1} outputs"
+            f"label {smallest if smallest < 0 else largest} is out of range: the task's model has {outputs} classes, 0 "
+            f"to {outputs - 1}; correct the labels or build a task with {largest + 1} outputs"
         )
-    return labels
+    return cast(NDArray[np.int64], dataset.y.reshape(len(dataset), *places))
 
 
-def _probabilities(dataset: Dataset, outputs: int) -> NDArray[np.float32]:
-    if dataset.class_numbers is not None:
+def _probabilities(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if dataset.y.dtype == np.int64 and _are_alike(dataset.y.shape[1:], output_shape[:-1]):
         raise DataError(
-            f"y holds class numbers, the task's loss needs one-hot rows; save numpy.eye({outputs})[y], or build a task "
-            'with training.loss = "sparse_categorical_crossentropy"'
+            f"y holds class numbers, the task's loss needs one-hot rows; save numpy.eye({output_shape[-1]})[y], or "
+            'build a task with training.loss = "sparse_categorical_crossentropy"'
         )
-    rows = _rows(dataset, outputs)
-    sums_to_one = np.abs(rows.sum(axis=1) - 1) <= _SUM_TOLERANCE
-    _check_rows((rows.min(axis=1) >= 0) & sums_to_one, "one-hot or other probabilities")
+    rows = _rows(dataset, output_shape)
+    sums_to_one = np.abs(rows.sum(axis=-1) - 1) <= _SUM_TOLERANCE
+    _check_rows((rows.min(axis=-1) >= 0) & sums_to_one, "one-hot or other probabilities")
     return rows
 
 
-def _rows(dataset: Dataset, outputs: int) -> NDArray[np.float32]:
-    """Labels that are a row of `outputs` numbers for each example."""
-    rows = np.asarray(dataset.y.reshape(len(dataset), -1), np.float32)
-    if rows.shape[1] != outputs:
+def _rows(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Labels that are a row of numbers for each place of each example."""
+    if not _are_alike(dataset.y.shape[1:], output_shape):
         raise DataError(
-            f"y is [examples, {rows.shape[1]}], the task's model returns [examples, {outputs}]; save y like that or "
+            f"y is {_batch(dataset.y.shape[1:])}, the task's model returns {_batch(output_shape)}; save y like that or "
             "build a task for it"
         )
-    return rows
+    return np.asarray(dataset.y.reshape(len(dataset), *output_shape), np.float32)
 
 
 def _check_rows(right: NDArray[np.bool_], what: str) -> None:
+    """Raise `DataError` unless every row, `[examples, *places]`, is right."""
     if not right.all():
+        first = right.reshape(len(right), -1).all(axis=1).argmin()
         raise DataError(
             f"{np.count_nonzero(~right)} rows of y are not {what}, as the task's loss needs them, the first is "
-            f"example {right.argmin()}; correct them or build a task with another training.loss"
+            f"example {first}; correct them or build a task with another training.loss"
         )
 
 
-def _without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:-1] if shape[-1:] == (1,) else shape
+def _are_alike(first: Sequence[int], second: Sequence[int]) -> bool:
+    """True for shapes of an example that are equal but for a last axis of length 1."""
+    return _without_channel(first) == _without_channel(second)
+
+
+def _without_channel(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape[:-1] if tuple(shape[-1:]) == (1,) else shape)
+
+
+def _batch(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, ('examples', *shape)))}]"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

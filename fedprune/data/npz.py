@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
+from fedprune.model.losses import Labels
 from fedprune.model.tensors import Inputs
 from fedprune.system.disk import Directory, why_unreadable
 
@@ -54,11 +55,11 @@ class _Member:
 
 
 def load_npz(path: Path) -> Dataset:
-    """Load `x` `[examples, ...]` and `y` `[examples]` or `[examples, outputs]`.
+    """Load `x` `[examples, ...]` and `y` `[examples, ...]`.
 
     x: uint8 is divided by 255, as image models expect; floats are kept, as float32; larger integers are token ids,
-    kept as int32. y: one integer from 0 for each example is its class number, int64 `[examples]`; floats
-    and rows of several numbers become float32 `[examples, outputs]`.
+    kept as int32. y: integers become int64, floats float32. One integer for each example is its class number, from 0;
+    what several are (classes of places, one-hot rows, numbers) depends on the task.
 
     Raises `DataError` for a file that is missing or no .npz, lacks x or y, or holds arrays that cannot be examples
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
@@ -68,9 +69,12 @@ def load_npz(path: Path) -> Dataset:
         examples: Inputs = (
             _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
         )
-        if _are_class_numbers(y):
-            return Dataset(examples, _class_numbers(archive, y), str(path))
-        return Dataset(examples, _joined(y, _floats(archive, y), np.float32).reshape(len(examples), -1), str(path))
+        labels: Labels = (
+            _joined(y, _floats(archive, y), np.float32)
+            if y.dtype.kind == "f"
+            else _joined(y, _integers(archive, y), np.int64)
+        )
+        return Dataset(examples, labels, str(path))
 
 
 def count_examples(path: Path) -> int:
@@ -78,11 +82,8 @@ def count_examples(path: Path) -> int:
     with _opened(path) as (archive, x, y):
         for _ in _ids(archive, x) if _are_ids(x) else _numbers(archive, x):
             pass
-        if _are_class_numbers(y):
-            _class_numbers(archive, y)
-        else:
-            for _ in _floats(archive, y):
-                pass
+        for _ in _floats(archive, y) if y.dtype.kind == "f" else _integers(archive, y):
+            pass
         return x.shape[0]
 
 
@@ -144,8 +145,8 @@ def _check_shapes(x: _Member, y: _Member) -> None:
         raise DataError(f"y is {_brief(y.dtype)}; save class numbers as int64, what else a model learns as float32")
     if len(x.shape) < 2:
         raise DataError(f"x has shape {_brief(x.shape)}; it must be [examples, ...], at least 2-D: reshape it")
-    if len(y.shape) not in (1, 2):
-        raise DataError(f"y has shape {_brief(y.shape)}; it must be [examples] or [examples, outputs]: reshape it")
+    if not y.shape:
+        raise DataError("y has shape (); it must be [examples, ...], a label for each example: reshape it")
     if x.shape[0] != y.shape[0]:
         raise DataError(f"x has {x.shape[0]} examples and y has {y.shape[0]} labels; they must match one to one")
     for name, member, least_bytes in (("x", x, 4), ("y", y, 8)):
@@ -195,7 +196,7 @@ def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Itera
         )
 
 
-_Scalar = TypeVar("_Scalar", np.float32, np.int32)
+_Scalar = TypeVar("_Scalar", np.float32, np.int32, np.int64)
 
 
 def _joined(member: _Member, parts: Iterator[tuple[int, NDArray[_Scalar]]], dtype: type[_Scalar]) -> NDArray[_Scalar]:
@@ -209,20 +210,21 @@ def _are_ids(x: _Member) -> bool:
     return x.dtype.kind in "iu" and x.dtype != np.uint8
 
 
-def _are_class_numbers(y: _Member) -> bool:
-    return y.dtype.kind != "f" and math.prod(y.shape) == y.shape[0]
-
-
-def _class_numbers(archive: zipfile.ZipFile, y: _Member) -> NDArray[np.int64]:
-    labels = np.concatenate([part for _, part in _parts(archive, y)])
-    smallest, largest = int(labels.min()), int(labels.max())
-    if smallest < 0 or largest >= MAX_CLASSES:
-        wrong = smallest if smallest < 0 else largest
+def _integers(archive: zipfile.ZipFile, y: _Member) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Labels that are integers, part by part. Raises `DataError` after the last one."""
+    single = math.prod(y.shape) == y.shape[0]
+    lowest, highest = (0, MAX_CLASSES - 1) if single else (-_LARGEST_ID, _LARGEST_ID)
+    smallest = largest = 0
+    for start, part in _parts(archive, y):
+        smallest, largest = min(smallest, int(part.min())), max(largest, int(part.max()))
+        yield start, part.astype(np.int64)
+    if smallest < lowest or largest > highest:
+        wrong = smallest if smallest < lowest else largest
         raise DataError(
-            f"label {wrong} in y is out of range; classes are numbered from 0 to at most {MAX_CLASSES - 1}: save "
-            "numbers that are no classes as float32"
+            f"label {wrong} in y is out of range; "
+            + (f"classes are numbered from 0 to at most {highest}" if single else f"integers are {highest} at most")
+            + ": save numbers that are no classes as float32"
         )
-    return labels.astype(np.int64)
 
 
 def _parts(archive: zipfile.ZipFile, member: _Member) -> Iterator[tuple[int, NDArray[np.generic]]]:

@@ -22,7 +22,7 @@ _HELD_OUT_SHARE = 5
 class Part(msgspec.Struct, frozen=True):
     """One file of a split: its name in the split's directory, and its number of examples, in all and by class.
 
-    `per_class` is empty where labels are no class numbers.
+    `per_class` is empty where labels are not one class number for each example.
     """
 
     file: str
@@ -33,7 +33,7 @@ class Part(msgspec.Struct, frozen=True):
 class SplitSummary(msgspec.Struct, frozen=True):
     """The description of a split, which `split.json` holds. `note` is that of the `Source`.
 
-    `classes` is 0 where labels are no class numbers.
+    `classes` is 0 where labels are not one class number for each example.
     """
 
     source: str
@@ -53,14 +53,16 @@ def prepare(
 
     The agents' examples come from the training split. At most `held_out` examples come from the test split; where
     there is none, at most a fifth of the data is held out and the agents share the rest. Held-out examples are drawn
-    class by class, in proportion. Where `y` does not hold class numbers, all examples are drawn alike.
+    class by class, in proportion. Where `y` does not hold one for each example, all examples are drawn alike.
 
     Where the source stands in for another (it has a note) and is too small, the agents get fewer examples each,
     and the note says so. Otherwise raises `DataError` for too few examples, or none with a class where classes are to
     be skewed; `StorageError` where `out` cannot be written.
     """
     if isinstance(how, Dirichlet) and source.train.class_numbers is None:
-        raise DataError(f"{source.name}: y does not hold class numbers, which {how} needs; share it out with iid")
+        raise DataError(
+            f"{source.name}: y is not one class number an example, which {how} needs; share it out with iid"
+        )
     train, test = _train_and_test(source, held_out, seed)
     examples, note = _affordable(source, len(train), agents, examples_per_agent)
     try:
@@ -73,7 +75,7 @@ def prepare(
         partition=str(how),
         seed=seed,
         input_shape=train.input_shape,
-        classes=max(train.classes, test.classes),
+        classes=0 if train.class_numbers is None else max(train.classes, test.classes),
         agents=tuple(_write(out / f"agent-{index}.npz", train.take(share)) for index, share in enumerate(shares)),
         held_out=_write(out / "held-out.npz", test),
     )
@@ -97,7 +99,7 @@ def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, 
 
 
 def _classes(dataset: Dataset) -> NDArray[np.int64]:
-    """Each example's class; without class numbers all are of one."""
+    """Each example's class; without these all are of one."""
     return np.zeros(len(dataset), np.int64) if dataset.class_numbers is None else dataset.class_numbers
 
 

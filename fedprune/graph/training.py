@@ -11,7 +11,7 @@ from fedprune.errors import TaskError
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph
-from fedprune.graph.losses import LOSSES
+from fedprune.graph.losses import mean_loss
 from fedprune.graph.normalization import Examples
 from fedprune.graph.operations import absolute_sum, square_sum
 from fedprune.graph.rules import Pending, apply_layer
@@ -51,7 +51,7 @@ def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch
     frozen = frozenset(spec.name for spec in table.of(TensorClass.FROZEN))
     context = Context(tape, weights.__getitem__, examples, frozen)
     output = _run(context, network, tape.leaf(x, differentiable=False))
-    losses = [LOSSES[loss](tape, output, y, examples.share)]
+    losses = [mean_loss(tape, loss, output, y, examples.share)]
     for penalty in network.penalties:
         losses += _penalise(tape, weights[penalty.tensor], penalty)
     gradients = tape.gradients(losses)

@@ -42,7 +42,8 @@ def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, An
 
 
 def keras_loss(objective: Objective) -> Any:
-    """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over the examples."""
+    """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over examples and
+    places."""
     loss = _KERAS_LOSSES[objective.loss]
     return loss() if objective.loss.rule.activation is None else loss(from_logits=objective.from_logits)
 

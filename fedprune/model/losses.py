@@ -1,8 +1,9 @@
 """The losses that a task may train with, by Keras' names, and what they are of given outputs.
 
-Outputs are float32 `[examples, outputs]`; what labels are, a loss says by its `LabelForm`. A new loss is a name in
-`Loss` and a `LossRule` here, a loss of Keras' in `fedprune.keras.model`, and a rule for the training graph in
-`export.training_graph.losses`.
+Outputs are float32 `[examples, *places, outputs]`: a classifier has no places, a tagger has one for each step, what
+labels pixels one for each. What labels are, a loss says by its `LabelForm`. Losses and accuracies are means over
+examples and places, as Keras' are. A new loss is a name in `Loss` and a `LossRule` here, a loss of Keras' in
+`fedprune.keras.model`, and a rule for the training graph in `fedprune.graph.losses`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from fedprune.model.tensors import Array
 Labels = NDArray[np.int64] | NDArray[np.float32]
 _Wide = NDArray[np.float64]
 
+_PART_SCALARS = 2**20
+"""Targets that are looked at together, where all of them may need more memory than there is."""
+
 _EPSILON = 1e-7
 """Keras' own: how near to 0 and 1 it takes a probability."""
 
 
 class LabelForm(Enum):
-    """The form that a loss takes labels in. All but class numbers are float32 `[examples, outputs]`."""
+    """The form that a loss takes labels in. All but class numbers are float32 `[examples, *places, outputs]`."""
 
-    CLASS_NUMBERS = "int64 [examples]: class numbers from 0"
+    CLASS_NUMBERS = "int64 [examples, *places]: class numbers from 0"
     PROBABILITIES = "one-hot rows, or others of probabilities"
     BITS = "zeros and ones"
     NUMBERS = "any numbers"
@@ -36,7 +40,8 @@ class LabelForm(Enum):
 
 @dataclass(frozen=True)
 class LossRule:
-    """All that there is to know of a loss. Functions take outputs, labels, and whether outputs are logits.
+    """All that there is to know of a loss. Functions take outputs `[rows, outputs]`, their labels, and whether outputs
+    are logits.
 
     `activation` is what a model ends in whose outputs are no logits; None if the loss takes outputs as they are.
     """
@@ -76,12 +81,13 @@ class Objective:
     from_logits: bool
 
     def mean_loss(self, outputs: Array, labels: Labels) -> float:
-        """The loss as tf_keras defines it, the mean over the examples; crossentropies are in nats.
+        """The loss as tf_keras defines it, the mean over examples and places; crossentropies are in nats.
 
         NaN where outputs are not finite.
         """
         with np.errstate(invalid="ignore", over="ignore"):
-            return self.loss.rule.mean_loss(outputs.astype(np.float64), labels, self.from_logits)
+            rows, labels = self._rows(outputs, labels)
+            return self.loss.rule.mean_loss(rows.astype(np.float64), labels, self.from_logits)
 
     def accuracy(self, outputs: Array, labels: Labels) -> float | None:
         """The fraction of right answers; of a mean squared error there is none.
@@ -90,26 +96,30 @@ class Objective:
         of 1/2 (of 0 for logits) counts, as in Keras' binary accuracy.
         """
         accuracy = self.loss.rule.accuracy
-        return None if accuracy is None else accuracy(outputs, labels, self.from_logits)
+        return None if accuracy is None else accuracy(*self._rows(outputs, labels), self.from_logits)
 
     def constant_loss(self, labels: Labels, outputs: int) -> float:
         """The loss of the best answer that is the same for all examples: what a model comes to that knows nothing.
 
         Args:
             labels: as `mean_loss` takes them.
-            outputs: how many the model has.
+            outputs: how many the model has for a place.
 
         Example:
             >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
             >>> round(objective.constant_loss(np.array([0, 1, 1, 0]), 2), 4)
             0.6931
         """
-        answer = self.targets(labels, outputs).astype(np.float64).mean(axis=0)
+        size = max(_PART_SCALARS // (labels[0].size * outputs), 1)
+        parts = [labels[start : start + size] for start in range(0, len(labels), size)]
+        answer = sum(self.targets(part, outputs).sum(axis=0, dtype=np.float64) for part in parts) / len(labels)
         activation = self.loss.rule.activation
         if self.from_logits and activation is not None:
             p = np.clip(answer, _EPSILON, 1.0 - _EPSILON)
             answer = np.log(p) - (np.log1p(-p) if activation == "sigmoid" else 0.0)
-        return self.mean_loss(np.broadcast_to(answer.astype(np.float32), (len(labels), outputs)), labels)
+        same = answer.astype(np.float32)
+        losses = (self.mean_loss(np.broadcast_to(same, (len(part), *same.shape)), part) * len(part) for part in parts)
+        return math.fsum(losses) / len(labels)
 
     @property
     def ceiling(self) -> float:
@@ -118,14 +128,21 @@ class Objective:
         return -math.log(_EPSILON) if clips else math.inf
 
     def targets(self, labels: Labels, outputs: int) -> Array:
-        """Labels as a training graph takes them, float32 `[examples, outputs]`: class numbers become one-hot rows."""
+        """Labels as a training graph takes them, float32 `[examples, *places, outputs]`: class numbers become one-hot
+        rows."""
         if self.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             return one_hot(labels, outputs)
         return np.asarray(labels, np.float32)
 
+    def _rows(self, outputs: Array, labels: Labels) -> tuple[Array, Labels]:
+        """Both with their places one below the other: `[rows, outputs]`, and class numbers `[rows]`."""
+        rows = outputs.reshape(-1, outputs.shape[-1])
+        one_for_each = self.loss.rule.labels is LabelForm.CLASS_NUMBERS
+        return rows, labels.reshape(-1 if one_for_each else rows.shape)
+
 
 def one_hot(classes: NDArray[np.generic], outputs: int) -> Array:
-    """Class numbers `[examples]` as float32 `[examples, outputs]`."""
+    """Class numbers `[examples, *places]` as float32 `[examples, *places, outputs]`."""
     return np.equal(_column(classes), np.arange(outputs)).astype(np.float32)
 
 
@@ -206,4 +223,4 @@ def _log_likelihood(outputs: _Wide, labels: _Wide, from_logits: bool) -> _Wide:
 
 
 def _column(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    return np.asarray(labels, np.int64)[:, np.newaxis]
+    return np.asarray(labels, np.int64)[..., np.newaxis]

@@ -140,7 +140,7 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     keyed = Keyed(seed, "self-check")
     weights = draw_weights(tensors, keyed, scale)
     x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale)
-    y = one_hot(keyed.integers(examples) % np.uint64(graph.target_shape[1]), graph.target_shape[1])
+    y = draw_classes(keyed, (examples, *graph.target_shape[1:]))
     noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
     for array in noise:
         array[:examples] = _uniform(keyed, (examples, *array.shape[1:]), 0.0)
@@ -152,6 +152,12 @@ def draw_inputs(keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, sc
     if vocabulary is None:
         return _uniform(keyed, shape, -1.0) * np.float32(scale)
     return (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
+
+
+def draw_classes(keyed: Keyed, shape: tuple[int, ...]) -> Array:
+    """One-hot rows: float32 of this shape, whose last axis is the classes."""
+    *rows, classes = shape
+    return one_hot((keyed.integers(math.prod(rows)) % np.uint64(classes)).reshape(rows), classes)
 
 
 def draw_weights(tensors: Sequence[TensorSpec], keyed: Keyed, scale: float = 1.0) -> dict[str, Array]:

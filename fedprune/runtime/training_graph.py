@@ -4,14 +4,14 @@ Its signature ``train`` takes, all float32 but for ids,
 
 ===============  ==========================================================================================
 ``x``            examples `[batch, ...]`; int32 where they are ids, whose number the tensor's name tells
-``y``            targets `[batch, outputs]`: one-hot rows where labels are classes
+``y``            targets `[batch, *places, outputs]`: one-hot rows where labels are classes
 ``weight``       `[batch, 1]`: 1 for an example, 0 for what fills the batch up
 ``w0`` … ``wN``  the rows of the tensor table
 ``u0`` …         numbers uniform over [0, 1) for layers that draw, as dropout does
 ===============  ==========================================================================================
 
-and returns ``loss`` `[1]` (the mean over the examples, and regularisers), the gradient ``gR`` with respect to each row
-R that is trained, and the new moving statistics ``sR``. The batch is fixed; fewer examples are filled up.
+and returns ``loss`` `[1]` (the mean over examples and places, and regularisers), the gradient ``gR`` with respect to
+each row R that is trained, and the new moving statistics ``sR``. The batch is fixed; fewer examples are filled up.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class TrainingGraph:
         return Held(self._views(self._weights), self._views(self._gradients), self._views(self._statistics))
 
     def step(self, x: Inputs, y: Array, noise: Sequence[Array] = ()) -> float:
-        """One batch: `x` `[n, ...]`, float32 or ids, and targets `y` float32 `[n, outputs]`, n from 1 to the graph's
-        batch.
+        """One batch: `x` `[n, ...]`, float32 or ids, and targets `y` float32 `[n, *places, outputs]`, n from 1 to the
+        graph's batch.
 
         Returns the loss; weights stay as they are. That shapes and ids fit is the caller's care. Raises `ExportError`
         if the runtime fails.
@@ -170,7 +170,7 @@ def _check(inputs: dict[str, Any], outputs: dict[str, Any], tensors: Sequence[Te
         and "loss" in outputs
         and set(outputs) - {"loss"} <= set(rows) - weights
         and all(shapes[name] == rows[name] for name in shapes if name in rows)
-        and len(shapes["y"]) == 2
+        and len(shapes["y"]) >= 2
         and (shapes["y"][0], shapes["weight"], shapes["loss"]) == (batch, (batch, 1), (1,))
         and all(shapes[name][:1] == (batch,) for name in noises)
     )

@@ -128,14 +128,15 @@ class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The bundle's table of contents. The model turns an `input_shape` into a row of `outputs` numbers.
+    """The bundle's table of contents. The model turns an `input_shape` into an `output_shape`
+    `[*places, outputs]`: a row of numbers for each place, or a single one.
 
     `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without.
     """
 
     name: str
     input_shape: tuple[int, ...]
-    outputs: int
+    output_shape: tuple[int, ...]
     from_logits: bool
     tensors: tuple[TensorSpec, ...]
     training: Training
@@ -147,6 +148,11 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def table(self) -> TensorTable:
         return TensorTable(self.tensors)
+
+    @property
+    def outputs(self) -> int:
+        """The numbers that the model gives for a place."""
+        return self.output_shape[-1]
 
     @property
     def objective(self) -> Objective:
@@ -232,7 +238,7 @@ def read_bundle(blob: bytes) -> Bundle:
     members = {name: members[name] for name in task.members}  # what has no digest is not in the bundle
     network = parse_network(members[_NETWORK])
     network.check(task.table)
-    if (task.input_shape, (task.outputs,)) != (network.inputs[0], network.shapes()[network.outputs[0]]):
+    if (task.input_shape, task.output_shape) != (network.inputs[0], network.shapes()[network.outputs[0]]):
         raise TaskError(f"task bundle: {_NETWORK} has another form than the task; build it again")
     return Bundle(
         task=task,
@@ -287,9 +293,9 @@ def _parse_task(manifest: bytes) -> Task:
 
 def _problem(task: Task) -> str:
     """Say what is wrong with a task that has the right fields; empty if nothing is."""
-    sizes = [*task.input_shape, *(size for spec in task.tensors for size in spec.shape)]
+    sizes = [*task.input_shape, *task.output_shape, *(size for spec in task.tensors for size in spec.shape)]
     fewest = task.training.loss.rule.fewest_outputs
-    if min(sizes, default=1) < 1 or task.outputs < fewest:
+    if min(sizes, default=1) < 1 or not task.output_shape or task.outputs < fewest:
         return f"a size is below 1, or there are fewer than {fewest} outputs"
     if math.prod(task.input_shape) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
         return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class InferenceGraph:
         self._interpreter = default_runtime().interpreter(graph, self._threads)
 
     def predict(self, x: Inputs) -> Iterator[Array]:
-        """For `[examples, ...]`, float32 or ids, the outputs, float32 `[≤ batch, outputs]`, batch after batch."""
+        """For `[examples, ...]`, float32 or ids, the outputs, float32 `[≤ batch, *places, outputs]`, batch after
+        batch."""
         (source,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         for start in range(0, len(x), len(self._batch)):
             examples = x[start : start + len(self._batch)]
@@ -78,7 +79,7 @@ class Evaluator:
         """
         task = bundle.task
         self._data = fit_to(
-            load_npz(held_out), task.input_shape, task.outputs, task.training.loss, bundle.network.vocabulary
+            load_npz(held_out), task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary
         )
         self._objective = task.objective
         self._outputs = task.outputs
@@ -93,10 +94,20 @@ class Evaluator:
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
-        outputs = np.concatenate(list(self._graph.predict(self._data.x)))
-        return score(outputs, self._data, self._objective)
+        return score(self._graph.predict(self._data.x), self._data, self._objective)
 
 
-def score(outputs: Array, data: Dataset, objective: Objective) -> Evaluation:
-    """Score `outputs`, float32 `[examples, outputs]`, against `data` that fit the task."""
-    return Evaluation(len(data), objective.accuracy(outputs, data.y), objective.mean_loss(outputs, data.y))
+def score(answers: Iterable[Array], data: Dataset, objective: Objective) -> Evaluation:
+    """Score outputs, float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit the task.
+
+    No more than a batch of outputs is held: of a segmentation all may take more memory than the examples.
+    """
+    done, losses, hits = 0, list[float](), list[float]()
+    for outputs in answers:
+        labels = data.y[done : done + len(outputs)]
+        done += len(outputs)
+        losses.append(objective.mean_loss(outputs, labels) * len(outputs))
+        accuracy = objective.accuracy(outputs, labels)
+        if accuracy is not None:
+            hits.append(accuracy * len(outputs))
+    return Evaluation(len(data), sum(hits) / done if hits else None, sum(losses) / done)

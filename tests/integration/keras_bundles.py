@@ -119,7 +119,7 @@ def bundle_of(
     task = Task(
         name="test",
         input_shape=tuple(model.input_shape[1:]),
-        outputs=model.output_shape[1],
+        output_shape=tuple(model.output_shape[1:]),
         from_logits=from_logits,
         tensors=table,
         training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),

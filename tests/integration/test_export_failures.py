@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = Task(
         name="small",
         input_shape=(8, 8, 1),
-        outputs=CLASSES,
+        output_shape=(CLASSES,),
         from_logits=True,
         tensors=tuple(TABLE),
         training=Training(steps_per_round=4),

@@ -73,7 +73,7 @@ def bundle_of(model: Any) -> Bundle:
     task = Task(
         name="test",
         input_shape=form.input_shape,
-        outputs=form.outputs,
+        output_shape=form.output_shape,
         from_logits=form.from_logits,
         tensors=table,
         training=Training(steps_per_round=2, batch_size=8),

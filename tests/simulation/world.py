@@ -94,7 +94,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     task = Task(
         name="simulated",
         input_shape=(40,),
-        outputs=20,
+        output_shape=(20,),
         from_logits=True,
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),

@@ -82,7 +82,7 @@ def make_task(*, seeded: bool = False) -> Task:
     return Task(
         name="digits",
         input_shape=(2,),
-        outputs=3,
+        output_shape=(3,),
         from_logits=True,
         tensors=tuple(
             TensorSpec(name, array.shape, array.dtype.name, kind, name.split("/")[0])
@@ -167,7 +167,7 @@ def test_its_members_are_stored_as_they_are() -> None:
 
 @pytest.mark.parametrize("loss", [Loss.BINARY_CROSSENTROPY, Loss.MEAN_SQUARED_ERROR])
 def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
-    task = msgspec.structs.replace(make_task(seeded=True), outputs=1, training=Training(5, loss=loss))
+    task = msgspec.structs.replace(make_task(seeded=True), output_shape=(1,), training=Training(5, loss=loss))
     first = Dense(name="z", units=1, kernel="z/kernel")
     network = Network("numbers", ((2,),), (first,), (Call(0, (0,)),), (1,))
     task = msgspec.structs.replace(
@@ -227,7 +227,7 @@ def test_a_network_that_does_not_fit_the_task_is_refused(change: dict[str, Any])
         read_bundle(with_member("network.json", pack_network(network)))
 
 
-@pytest.mark.parametrize("change", [{"input_shape": (1, 2)}, {"outputs": 4}], ids=str)
+@pytest.mark.parametrize("change", [{"input_shape": (1, 2)}, {"output_shape": (4,)}, {"output_shape": (2, 3)}], ids=str)
 def test_a_network_of_another_form_than_the_tasks_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match=r"network\.json has another form than the task; build it again"):
         read_bundle(with_task(lambda task: task.update(change)))
@@ -318,7 +318,9 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
     [
         lambda task: task.update(format_version=1),
         lambda task: task.update(colour="red"),
-        lambda task: task.update(outputs=1),
+        lambda task: task.update(output_shape=[1]),
+        lambda task: task.update(output_shape=[]),
+        lambda task: task.update(output_shape=[0, 3]),
         lambda task: task.update(input_shape=[0]),
         lambda task: task.update(input_shape=[-1]),
         lambda task: task.update(input_shape=[2**40]),

@@ -62,14 +62,23 @@ def test_large_arrays_are_read_whole_and_searched_whole(tmp_path: Path, order: A
 
 
 @pytest.mark.parametrize(
-    "y", [_Y / 2, (_Y / 2)[:, None].astype(np.float16), np.eye(6, dtype=np.uint8), np.eye(6) > 0, np.full((6, 2), -7)]
+    "y",
+    [
+        _Y / 2,
+        (_Y / 2)[:, None].astype(np.float16),
+        np.eye(6, dtype=np.uint8),
+        np.eye(6) > 0,
+        np.full((6, 2), -7),
+        np.arange(36).reshape(6, 3, 2),
+        np.arange(36).reshape(6, 3, 1, 2) / 7,
+    ],
 )
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_what_is_no_class_number_becomes_rows_of_floats(tmp_path: Path, y: np.ndarray, order: Any) -> None:
+def test_what_is_no_class_number_keeps_its_shape_and_its_kind(tmp_path: Path, y: np.ndarray, order: Any) -> None:
     loaded = load_npz(_saved(tmp_path / "d.npz", x=_X, y=np.asarray(y, order=order)))
-    assert loaded.y.dtype == np.float32
-    np.testing.assert_array_equal(loaded.y, y.reshape(6, -1))
-    assert (loaded.class_numbers, loaded.classes) == (None, 0)
+    assert loaded.y.dtype == (np.float32 if y.dtype.kind == "f" else np.int64)
+    np.testing.assert_array_equal(loaded.y, y.astype(loaded.y.dtype))
+    assert loaded.class_numbers is None
     assert count_examples(tmp_path / "d.npz") == 6
 
 
@@ -92,7 +101,7 @@ def test_any_way_numpy_writes_an_array_is_read(tmp_path: Path, save: Any, x: np.
     save(tmp_path / "d.npz", x=x, y=_Y.astype(">i2")[:, None])
     loaded = load_npz(tmp_path / "d.npz")
     np.testing.assert_array_equal(loaded.x, _X)
-    np.testing.assert_array_equal(loaded.y, _Y)
+    np.testing.assert_array_equal(loaded.class_numbers, _Y)
     assert loaded.x.flags.c_contiguous
 
 
@@ -104,7 +113,10 @@ def test_any_way_numpy_writes_an_array_is_read(tmp_path: Path, save: Any, x: np.
         ({"x": _X, "y": _Y[:5]}, "6 examples and y has 5 labels"),
         ({"x": _X[:, 0], "y": _Y}, "x has shape (6,)"),
         ({"x": _X, "y": np.int64(3)}, "y has shape ()"),
-        ({"x": _X, "y": np.zeros((6, 2, 2))}, "y has shape (6, 2, 2); it must be [examples] or [examples, outputs]"),
+        (
+            {"x": _X, "y": np.full((6, 2, 2), 2**40)},
+            "label 1099511627776 in y is out of range; integers are 2147483647",
+        ),
         ({"x": _X, "y": np.zeros((6, 0))}, "it is empty: y has shape (6, 0)"),
         ({"x": _X, "y": _Y.astype(complex)}, "y is complex128; save class numbers as int64"),
         ({"x": _X, "y": np.where(_Y == 1, np.nan, _Y)}, "2 examples of y hold NaN, infinity or more than float32 can"),

@@ -99,9 +99,13 @@ def test_data_too_small_to_hold_anything_out_are_refused(tmp_path: Path) -> None
         prepare(tiny, Iid(), agents=1, examples_per_agent=1, held_out=5, seed=1, out=tmp_path)
 
 
-@pytest.mark.parametrize("y", [np.arange(300) / 7, np.eye(300)[:, :5]], ids=["numbers", "rows"])
+@pytest.mark.parametrize(
+    "y",
+    [np.arange(300) / 7, np.eye(300)[:, :5], np.arange(1200).reshape(300, 2, 2)],
+    ids=["numbers", "rows", "classes of places"],
+)
 def test_labels_that_are_no_classes_are_shared_out_alike(tmp_path: Path, y: np.ndarray) -> None:
-    rows = y.astype(np.float32).reshape(300, -1)
+    rows = y if y.dtype == np.int64 else y.astype(np.float32)
     source = Source("mine.npz", Dataset(np.arange(300, dtype=np.float32)[:, None], rows), test=None)
     summary = prepare(source, Iid(), agents=3, examples_per_agent=50, held_out=60, seed=1, out=tmp_path)
     files = [part.file for part in (*summary.agents, summary.held_out)]
@@ -111,7 +115,7 @@ def test_labels_that_are_no_classes_are_shared_out_alike(tmp_path: Path, y: np.n
         loaded = load_npz(tmp_path / file)
         np.testing.assert_array_equal(loaded.y, rows[loaded.x[:, 0].astype(int)])
     assert (summary.classes, [part.per_class for part in summary.agents]) == (0, [{}] * 3)
-    with pytest.raises(DataError, match=r"mine\.npz: y does not hold class numbers, which dirichlet:0\.5 needs"):
+    with pytest.raises(DataError, match=r"mine\.npz: y is not one class number an example, which dirichlet:0\.5 needs"):
         _prepare(source, tmp_path / "skewed")
 
 

@@ -77,7 +77,7 @@ def bundle_of(frozen: Collection[str], weights: Mapping[str, Array] | None = Non
     task = Task(
         name="transfer",
         input_shape=NETWORK_INPUT,
-        outputs=CLASSES,
+        output_shape=(CLASSES,),
         from_logits=True,
         tensors=tuple(table),
         training=Training(steps_per_round=4),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
+from fedprune.model import losses
 from fedprune.model.losses import Labels, Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
@@ -70,6 +71,35 @@ def test_the_accuracy_is_keras_own(loss: Loss, from_logits: bool) -> None:
     assert accuracy == pytest.approx(float(metric.result()))
     assert accuracy is not None
     assert 0.1 < accuracy < 0.9
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("loss", Loss)
+def test_losses_and_accuracies_are_means_over_places(loss: Loss, from_logits: bool) -> None:
+    objective = Objective(loss, from_logits)
+    outputs, labels = outputs_of(objective).reshape(10, 2, 2, OUTPUTS), LABELS[loss]
+    of_places = labels.reshape(10, 2, 2, *labels.shape[1:])
+
+    assert objective.mean_loss(outputs, of_places) == pytest.approx(
+        float(keras_loss(objective)(of_places, outputs)), 1e-5
+    )
+    assert objective.accuracy(outputs, of_places) == objective.accuracy(outputs_of(objective), labels)
+    assert objective.targets(of_places, OUTPUTS).shape == outputs.shape
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_the_best_answer_that_is_the_same_for_all_is_one_for_each_place(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few examples are looked at together."""
+    objective = Objective(loss, from_logits=True)
+    labels = LABELS[loss].reshape(20, 2, *LABELS[loss].shape[1:])
+
+    found = objective.constant_loss(labels, OUTPUTS)
+
+    assert found == pytest.approx(np.mean([objective.constant_loss(labels[:, place], OUTPUTS) for place in (0, 1)]))
+    monkeypatch.setattr(losses, "_PART_SCALARS", 20)
+    assert objective.constant_loss(labels, OUTPUTS) == pytest.approx(found, rel=1e-9)
 
 
 def test_a_mean_squared_error_has_no_accuracy() -> None:
