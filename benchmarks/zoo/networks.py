@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.zoo.sequences import SEQUENCES
+from benchmarks.zoo.sequences import SEQUENCES, sequence_autoencoder
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 
@@ -137,6 +137,21 @@ def _squeezenet(drops: bool) -> Any:
     return keras.Model(x, L.Softmax()(L.GlobalAveragePooling2D()(y)))
 
 
+def _u_net(_: bool) -> Any:
+    """A class for each pixel, over two levels (Ronneberger et al. 2015, "U-Net: convolutional networks for biomedical
+    image segmentation", arXiv 1505.04597)."""
+    x = y = L.Input((32, 32, 3))
+    kept = []
+    for filters in (8, 16):
+        kept.append(_relu(L.Conv2D(filters, 3, padding="same")(y)))
+        y = L.MaxPooling2D()(kept[-1])
+    y = _relu(L.Conv2D(32, 3, padding="same")(y))
+    for filters, fine in ((16, kept[1]), (8, kept[0])):
+        y = L.Concatenate()([fine, L.Conv2DTranspose(filters, 2, strides=2)(y)])
+        y = _relu(L.Conv2D(filters, 3, padding="same")(y))
+    return keras.Model(x, L.Conv2D(3, 1)(y))
+
+
 def _windows(order: Callable[[Any], Any]) -> Callable[[bool], Any]:
     """A 1-D CNN over windows of 128 samples of 6 sensors."""
 
@@ -208,6 +223,8 @@ NETWORKS: dict[str, Entry] = {
     "residual-plus": Entry(_residual(lambda a, b: a + b)),
     "nested": Entry(_nested),
     "mobilenet-v3-small": Entry(_mobilenet_v3),
+    "u-net": Entry(_u_net),
+    "sequence-autoencoder": Entry(sequence_autoencoder, Loss.MEAN_SQUARED_ERROR),
     **{name: Entry(make) for name, make in SEQUENCES.items()},
 }
 """The zoo, by name."""

@@ -73,6 +73,13 @@ def transformer_sensors(drops: bool) -> Any:
     return keras.Model(x, _attentive(y, blocks=2, drops=drops, classes=_ACTIVITIES))
 
 
+def sequence_autoencoder(_: bool) -> Any:
+    """From 32 samples to 16 numbers and back."""
+    steps = 32
+    layers = [L.LSTM(16), L.RepeatVector(steps), L.LSTM(16, return_sequences=True)]
+    return keras.Sequential([L.Input((steps, _SENSORS)), *layers, L.TimeDistributed(L.Dense(_SENSORS))])
+
+
 def tc_resnet(_: bool) -> Any:
     """For 49 x 10 spectral coefficients: keywords, by convolutions over time alone (Choi et al. 2019, "Temporal
     convolution for real-time keyword spotting on mobile devices", arXiv 1904.03814)."""
