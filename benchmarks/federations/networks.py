@@ -33,7 +33,10 @@ def _window_cnn(momentum: float) -> Any:
 
 
 def ds_cnn() -> Any:
-    """MLPerf Tiny's network for keywords (Banbury et al. 2021, arXiv 2106.07597), without its dropout."""
+    """MLPerf Tiny's network for keywords (Banbury et al. 2021, arXiv 2106.07597), without its dropout.
+
+    Its moving statistics follow ten times as fast as Keras' own do, as `small_mobilenet`'s.
+    """
     x = L.Input(keywords.SHAPE)
     y = _relu(L.Conv2D(64, (10, 4), strides=2, padding="same")(x))
     for _ in range(4):
@@ -49,12 +52,12 @@ def small_mobilenet() -> Any:
     network was many rounds ago.
     """
     x = L.Input(pictures.SHAPE)
-    y = _relu(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x), _FOLLOWING)
+    y = _relu(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x))
     for filters, strides in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1)):
-        y = _relu(L.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False)(y), _FOLLOWING)
-        y = _relu(L.Conv2D(filters, 1, use_bias=False)(y), _FOLLOWING)
+        y = _relu(L.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False)(y))
+        y = _relu(L.Conv2D(filters, 1, use_bias=False)(y))
     return keras.Model(x, L.Dense(len(pictures.CLASSES), "softmax")(L.GlobalAveragePooling2D()(y)))
 
 
-def _relu(x: Any, momentum: float = _KERAS_OWN) -> Any:
-    return L.ReLU()(L.BatchNormalization(momentum=momentum)(x))
+def _relu(x: Any) -> Any:
+    return L.ReLU()(L.BatchNormalization(momentum=_FOLLOWING)(x))
