@@ -31,6 +31,7 @@ from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import WrittenGraph, write_training_graph
+from fedprune.model.losses import Loss
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
@@ -59,7 +60,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     """
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
-    network, table = _described(model)
+    network, table = _described(model, settings.training.loss)
     form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
     _check_learnable(model, TensorTable(table), pruning)
@@ -94,12 +95,13 @@ def _load(settings: ModelSettings, base: Path) -> Any:
     return cnn_108k(settings.input_shape or _IMAGE, settings.outputs or _OUTPUTS)
 
 
-def _described(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
+def _described(model: Any, loss: Loss) -> tuple[Network, tuple[TensorSpec, ...]]:
     """See `describe`. A refusal also tells which changes to the layer were tried and work."""
     try:
         return describe(model)
     except LayerRefused as refusal:
-        raise TaskError(f"{refusal}{_tried(ways_to_describe(model, refusal))}") from refusal
+        ways = ways_to_describe(model, refusal, lambda changed: form_of(describe(changed)[0], loss))
+        raise TaskError(f"{refusal}{_tried(ways)}") from refusal
 
 
 def _tried(ways: Sequence[str]) -> str:
@@ -230,4 +232,4 @@ def _prove_changed(model: Any, *, task: Task, batch_size: int) -> None:
     network, tensors = describe(model)
     graph = write_training_graph(network, TensorTable(tensors), task.training.loss, batch_size)
     proof = Proof(model, tensors, task.objective, Reference(model, task.objective))
-    proof.check(graph.blob, briefly=True)
+    proof.check(graph.blob)

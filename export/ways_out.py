@@ -6,11 +6,10 @@ Importing this module imports TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from export.describing.layers import LAYERS
-from export.describing.model import describe
 from export.describing.refusal import LayerRefused, plain
 from fedprune.keras.stack import keras
 
@@ -24,8 +23,8 @@ _L = keras.layers
 _RECTIFIERS = (_L.PReLU, _L.ThresholdedReLU)
 
 
-def ways_to_describe(model: Any, refusal: LayerRefused) -> list[str]:
-    """The changes to the layer that was refused with which `model` can be described, in words."""
+def ways_to_describe(model: Any, refusal: LayerRefused, describe: Callable[[Any], object]) -> list[str]:
+    """The changes to the layer that was refused with which `describe` takes a copy of `model`, in words."""
     layer = refusal.layer
     changes = [*_settings(layer, refusal.required), *_replacements(layer)]
     return list(_working(model, layer, islice(changes, DESCRIPTIONS), describe))
@@ -40,6 +39,8 @@ def ways_to_prove(model: Any, layer: Any, prove: Callable[[Any], object]) -> lis
 
 
 def _working(model: Any, refused: Any, changes: Iterator[_Change], accept: Callable[[Any], object]) -> Iterator[str]:
+    if refused not in _copied_one_by_one(model):  # it is within another, as a cell is
+        return
     for words, make in changes:
         try:
             changed = _copy(model, refused, make)
@@ -48,6 +49,12 @@ def _working(model: Any, refused: Any, changes: Iterator[_Change], accept: Calla
             continue
         if changed.output_shape == model.output_shape:
             yield words
+
+
+def _copied_one_by_one(model: Any) -> list[Any]:
+    """The layers of which `_copy` may make others."""
+    parts = [_copied_one_by_one(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    return list(chain.from_iterable(parts))
 
 
 def _copy(model: Any, refused: Any, make: Callable[[], Any]) -> Any:

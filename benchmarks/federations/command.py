@@ -43,8 +43,8 @@ def main(seeds: tuple[int, ...], names: tuple[str, ...], target: Path | None) ->
     Pairs with the same seed on LiteRT and on TensorFlow: a CNN (Fashion-MNIST), a 1-D CNN with BatchNormalization
     (accelerometer windows) and a DS-CNN (spectrograms). On LiteRT alone, with the first seed: the 1-D CNN with 24
     agents, tested on people who took no part, and a MobileNet on images of 96 x 96, each beside the same run dense and
-    beside central training. The CNN's data are real, the others are made here. Takes some 25 minutes on two idle
-    cores, and 5 GB of memory. Exits with 1 if a claim does not hold.
+    beside central training. The CNN's data are real, the others are made here. Takes 5 GB of memory.
+    Exits with 1 if a claim does not hold.
     """
     began = time.monotonic()
     parities: list[Parity] = []

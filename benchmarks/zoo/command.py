@@ -47,8 +47,8 @@ def main(names: tuple[str, ...] | None, quick: bool, page: Path | None, target: 
     """Build ordinary networks, compare their training graphs with tf_keras, and measure both trainers and the exports.
 
     Each network is built, trained and converted in processes of its own, one thread, batch 32. Mutants of small
-    networks, with one mistake each, show whether the criterion of the proof finds them. Takes about 40 minutes; 3
-    with --quick. Exits with 1 if a claim does not hold.
+    networks, with one mistake each, show whether the criterion of the proof finds them. Exits with 1 if a claim
+    does not hold.
     """
     chosen = names or (SMALL if quick else tuple(NETWORKS))
     rows = []

@@ -17,6 +17,10 @@ from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 
 _FUNCTIONAL = keras.src.engine.functional.Functional
+_ATTENTION_ARGUMENTS = (
+    "query", "value", "key", "attention_mask", "return_attention_scores", "training", "use_causal_mask",
+)  # fmt: skip
+"""The arguments of MultiHeadAttention, in Keras' order."""
 _OWN_CALLS = (_FUNCTIONAL.call, keras.Sequential.call)
 
 
@@ -30,7 +34,7 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     _check_ends(model)
     table = tensor_table(model)
     names = {variable.ref(): spec.name for spec, variable in zip(table, model.weights, strict=True)}
-    draft = Draft(model.name, tuple(model.input_shape[1:]), names)
+    draft = Draft(model.name, tuple(model.inputs[0].shape[1:]), names)
     (output,) = _Walk(draft).model(model, [Value(0)], training=None)
     if not isinstance(output, Value):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
@@ -87,6 +91,8 @@ class _Walk:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
         if training is False and isinstance(layer, NOISY):
             return Value(inputs[0])
+        if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) and len(inputs) > 1:
+            refuse(layer, "a call with an initial state", "a call without one")
         value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
         self._check_shape(layer, node.outputs, value)
         return value
@@ -95,7 +101,7 @@ class _Walk:
         """The one layer whose inputs are arguments of their own."""
         layer = node.layer
         check_common(layer)
-        given = dict(zip(("query", "value", "key"), node.call_args, strict=False)) | dict(node.call_kwargs)
+        given = dict(zip(_ATTENTION_ARGUMENTS, node.call_args, strict=False)) | dict(node.call_kwargs)
         causal = bool(given.pop("use_causal_mask", False))
         training = _check_training(layer, given.pop("training", None), training)
         tensors = [given.pop(name) for name in ("query", "value", "key") if given.get(name) is not None]
@@ -143,6 +149,11 @@ def _check_model(model: Any) -> None:
 def _check_ends(model: Any) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
+    if isinstance(model.input, dict | tuple) or isinstance(model.output, dict | tuple):
+        raise TaskError(
+            f"model {model.name!r} names its input or output, or has it in a tuple; make it of these alone, as "
+            "keras.Model(x, y)"
+        )
     (x,) = model.inputs
     batch, *input_shape = x.shape
     ids = any(isinstance(layer, keras.layers.Embedding) for layer in model.submodules)

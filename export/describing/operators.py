@@ -168,6 +168,12 @@ def _maximum(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     return Value(draft.add(layer, network.Activation, value, function=Function.RELU))
 
 
+def _minimum(draft: Draft, layer: Any, arguments: Arguments) -> Made:
+    if not (isinstance(arguments["x"], Value) and isinstance(arguments["y"], Value)):
+        refuse(layer, "a minimum with constants", "tf.clip_by_value to 0 and 6")
+    return _merge(Operation.MINIMUM)(draft, layer, arguments)
+
+
 def _clip(draft: Draft, layer: Any, arguments: Arguments) -> Made:
     low, high = (_number(layer, arguments[f"clip_value_{end}"]) for end in ("min", "max"))
     if (low, high) != (0.0, 6.0):
@@ -303,7 +309,7 @@ OPERATORS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "math.add_n": (("inputs",), _add_all),
     "math.divide": (("x", "y"), _divide),
     "math.maximum": (("x", "y"), _maximum),
-    "math.minimum": (("x", "y"), _merge(Operation.MINIMUM)),
+    "math.minimum": (("x", "y"), _minimum),
     "math.multiply": (("x", "y"), _multiply),
     "math.negative": (("x",), _negative),
     "math.reduce_max": (("input_tensor", "axis", "keepdims"), _pool(Statistic.MAX)),

@@ -16,6 +16,8 @@ _EACH_ROW = frozenset(
     {keras.layers.Activation, keras.layers.Dense, keras.layers.LeakyReLU, keras.layers.ReLU, keras.layers.Softmax}
 )
 """Layers to which the steps of a sequence are so many more rows."""
+_RECURRENT = frozenset({keras.layers.GRU, keras.layers.LSTM, keras.layers.SimpleRNN})
+"""Layers that may go both ways."""
 
 
 def sequence_readers(read: _Reader, reshape: _Reader) -> dict[type, _Reader]:
@@ -72,6 +74,9 @@ def _bidirectional(read: _Reader) -> _Reader:
 
     def read_both(draft: Draft, layer: Any, inputs: list[int]) -> int:
         require(layer, return_state=False)
+        for inner in (layer.forward_layer, layer.backward_layer):
+            if type(inner) not in _RECURRENT:
+                refuse(layer, f"a {type(inner).__name__} within", "LSTM, GRU or SimpleRNN")
         ways = [read(draft, inner, inputs) for inner in (layer.forward_layer, layer.backward_layer)]
         if layer.return_sequences:
             ways[1] = draft.add(layer, network.Reversal, ways[1], part="in order")

@@ -65,9 +65,17 @@ def _setting(described: Config, name: str, value: Any) -> Any:
         return _part(described, value, keras.regularizers, _REGULARIZERS)
     if name == "activation" and isinstance(value, dict):
         value = value.get("config") if value.get("module") == "builtins" else value
-    if name == "activation" and value not in _ACTIVATIONS:
-        refuse(described, f"has the activation {str(value)[:60]!r}; use one of {', '.join(sorted(_ACTIVATIONS))}")
-    return _ACTIVATIONS[value] if name == "activation" else plain(described, value)
+    if name in ("activation", "recurrent_activation"):
+        if not isinstance(value, str) or value not in _ACTIVATIONS:
+            known = ", ".join(sorted(_ACTIVATIONS))
+            refuse(described, f"has the {name} {_name_of(value)!r}; use one of {known}, or a layer of its own")
+        return _ACTIVATIONS[value]
+    return plain(described, value)
+
+
+def _name_of(value: Any) -> str:
+    """What a setting is called: a serialized object goes by its class."""
+    return str(value.get("class_name") if isinstance(value, dict) else value)[:60]
 
 
 def _part(described: Config, value: Any, module: Any, known: Mapping[str, frozenset[str]]) -> Any:

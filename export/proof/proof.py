@@ -29,8 +29,8 @@ from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
 MARGIN = 8.0
-"""The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs are within 3, mistakes
-beyond 21 (`python -m benchmarks.zoo`)."""
+"""The graph may be so many times as far from the truth as rounding noise moves it. Honest graphs were within 7,
+mistakes beyond 21 (`python -m benchmarks.zoo`)."""
 _TRIES = 8
 _SCALES = (8.0, 1e3, 1e-3)
 """Beside the trajectory's moderate numbers, large ones reach 6 in ReLU6, larger ones the end of the exponential in
@@ -100,14 +100,17 @@ class Proof:
         return _ask(candidates, f"with {count} examples up to {scale:g}", cases())
 
     def _follow(self, candidates: Sequence[TrainingGraph], full: int) -> Iterator[Trial]:
-        """Train with tf_keras; at each step, ask the graphs."""
+        """Train with tf_keras, from the beginning several times; at each step, ask the graphs."""
         keyed = Keyed(0, "verify training graph")
-        weights: Weights = draw_weights(self._tensors, keyed)
-        for number, count in enumerate((1, min(2, full), full // 2 + 1, full), start=1):
-            cases = self._cases(candidates[0], weights, count, keyed)
-            first = next(cases)
-            yield _ask(candidates, f"at step {number}, with {count} examples", chain((first,), cases))
-            weights = _moved(weights, first[1].step)
+        for start, counts in enumerate(((1, full // 2 + 1), (min(2, full), full)), start=1):
+            weights: Weights = draw_weights(self._tensors, keyed)
+            for number, count in enumerate(counts, start=1):
+                cases = self._cases(candidates[0], weights, count, keyed)
+                first = next(cases)
+                yield _ask(
+                    candidates, f"at step {number} of run {start}, with {count} examples", chain((first,), cases)
+                )
+                weights = _moved(weights, first[1].step)
 
     def _cases(
         self, candidate: TrainingGraph, weights: Weights, count: int, keyed: Keyed

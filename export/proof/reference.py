@@ -196,7 +196,9 @@ class _Model:
         return rounded
 
     def _round(self, y: tf.Tensor) -> tf.Tensor:
-        """`y`, and its gradient; each the nearest float32 in a run that rounds."""
+        """`y`, and its gradient; each the nearest float32 in a run that rounds. Shapes are whole numbers and stay."""
+        if not y.dtype.is_floating:
+            return y
         rounding = self._rounding
 
         def nearest(array: tf.Tensor) -> tf.Tensor:

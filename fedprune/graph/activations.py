@@ -102,15 +102,18 @@ def _hard_swish(tape: Tape, x: Value) -> Value:
 
 def _elu(tape: Tape, x: Value, alpha: float) -> Value:
     """x above 0, and `alpha` (e^x - 1) below. Clevert et al. 2015, arXiv 1511.07289."""
-    return _exponential_below(tape, x, 1.0, alpha)
+    return _exponential_below(tape, x, 1.0, alpha, zero_is_above=False)
 
 
 def _selu(tape: Tape, x: Value) -> Value:
-    return _exponential_below(tape, x, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA)
+    return _exponential_below(tape, x, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, zero_is_above=True)
 
 
-def _exponential_below(tape: Tape, x: Value, scale: float, alpha: float) -> Value:
-    """`scale` x above 0, and `alpha` (e^x - 1) below; e^x - 1 = 2 t / (1 - t), t = tanh(x / 2)."""
+def _exponential_below(tape: Tape, x: Value, scale: float, alpha: float, *, zero_is_above: bool) -> Value:
+    """`scale` x above 0, and `alpha` (e^x - 1) below; e^x - 1 = 2 t / (1 - t), t = tanh(x / 2).
+
+    At 0 there are two slopes; `zero_is_above` takes that above, where TensorFlow does.
+    """
     graph = tape.graph
     low = graph.minimum(x.tensor, 0.0)
     t = ops.tanh(tape, tape.leaf(graph.multiply(low, 0.5), differentiable=False)).tensor
@@ -118,7 +121,10 @@ def _exponential_below(tape: Tape, x: Value, scale: float, alpha: float) -> Valu
 
     def slope() -> Tensor:
         falling = graph.multiply(graph.exp(low), alpha)
-        return graph.add(falling, graph.multiply(is_positive(graph, x.tensor), graph.subtract(scale, falling)))
+        above = is_positive(graph, x.tensor)
+        if zero_is_above:
+            above = graph.subtract(1.0, is_positive(graph, graph.multiply(x.tensor, -1.0)))
+        return graph.add(falling, graph.multiply(above, graph.subtract(scale, falling)))
 
     return _record(tape, x, graph.add(graph.multiply(graph.relu(x.tensor), scale), below), slope)
 

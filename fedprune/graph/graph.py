@@ -21,6 +21,8 @@ from fedprune.runtime.training_graph import IDS_BELOW
 
 MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
+_MAX_REQUESTS = 2**18
+"""Operators that may be asked for, those among them that are there already: asking takes time too."""
 MAX_CONSTANT_BYTES = 2**28
 """Bytes of all constants of a graph."""
 MAX_TENSOR_BYTES = 2**31 - 1
@@ -60,6 +62,7 @@ class Graph:
         self._inputs: dict[str, Tensor] = {}
         self._made: dict[Any, Tensor] = {}
         self._constant_bytes = 0
+        self._requests = 0
 
     def input(self, name: str, shape: Sequence[int], vocabulary: int | None = None) -> Tensor:
         """An input of numbers or, with a `vocabulary`, of int32 ids below it, which the tensor's name then tells."""
@@ -166,13 +169,11 @@ class Graph:
             return x
         last = max(pads)
         inner = math.prod(x.shape[last + 1 :])  # XNNPACK copies row by row: let them be long
-        table = np.zeros((last + 1, 2), np.int32)
-        for axis, pad in pads.items():
-            table[axis] = pad
-        table[last] *= inner
         folded = self.reshape(x, (*x.shape[:last], x.shape[last] * inner))
-        inputs = [folded, self.constant(table)]
+        table = [pads.get(axis, (0, 0)) for axis in range(last)] + [tuple(count * inner for count in pads[last])]
         shape = [size + sum(pad) for size, pad in zip(folded.shape, table, strict=True)]
+        _check_size(shape, np.float32)
+        inputs = [folded, self.constant(np.array(table, np.int32))]
         if value == 0.0:
             padded = self._operate(Code.PAD, inputs, shape)
         else:
@@ -324,6 +325,9 @@ class Graph:
         return self._operate(code, inputs, (n, *places, out), **attributes)
 
     def _operate(self, code: Code, inputs: Sequence[Tensor], shape: Sequence[int], **attributes: Attribute) -> Tensor:
+        self._requests += 1
+        if self._requests > _MAX_REQUESTS:
+            raise TaskError(f"the network's graph asks for more than {_MAX_REQUESTS} operators, many of them twice")
         key = (code, tuple(inputs), tuple(attributes.items()))
         if key not in self._made:
             if len(self._operators) == MAX_OPERATORS:
@@ -338,8 +342,7 @@ class Graph:
         self, shape: Sequence[int], *, name: str = "", dtype: type[np.generic] = np.float32, buffer: int = 0
     ) -> Tensor:
         tensor = Tensor(len(self._tensors), tuple(map(int, shape)), dtype)
-        if tensor.size * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
-            raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")
+        _check_size(tensor.shape, dtype)
         self._tensors.append(TensorRow(name or f"t{tensor.index}", tensor.shape, dtype, buffer))
         return tensor
 
@@ -354,3 +357,8 @@ def _group_size(terms: int) -> int:
     """The number of terms that one stage of a sum adds up: one that divides them, so that nothing must be padded."""
     sizes = (size for size in range(_TERMS // 4, 2 * _TERMS + 1) if terms % size == 0)
     return min(sizes, key=lambda size: abs(size - _TERMS), default=_TERMS)
+
+
+def _check_size(shape: Sequence[int], dtype: type[np.generic]) -> None:
+    if math.prod(shape) * np.dtype(dtype).itemsize > MAX_TENSOR_BYTES:
+        raise TaskError(f"the network's graph needs a tensor of more than {MAX_TENSOR_BYTES} bytes")

@@ -170,7 +170,6 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Add: _add,
     kinds.BatchNormalization: _batch_normalization,
     kinds.Concatenate: _concatenate,
-    kinds.Convolution: convolution,
     kinds.Cropping: cropping,
     kinds.Dense: _dense,
     kinds.DepthwiseConvolution: depthwise,

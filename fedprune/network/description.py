@@ -89,6 +89,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             shapes.append(shape)
         if any(value >= len(shapes) for value in self.outputs):
             raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")
+        if not ids.isdisjoint(self.outputs):
+            raise TaskError(f"network {self.name[:60]!r}: an output is the ids that go in, which nothing can learn")
         return tuple(shapes)
 
     def steps(self) -> Iterator[tuple[AnyLayer, Call]]:

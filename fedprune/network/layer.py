@@ -28,7 +28,7 @@ class LayerError(TaskError):
 
 
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """What all layers have. Attributes named in `TENSORS` are names of rows of the tensor table, or None."""
+    """What all layers have. Attributes that `tensors` names are rows of the tensor table, or None."""
 
     name: Name
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from fedprune.network.layer import Count, Layer, Shape, Sizes
+from fedprune.network.layer import MAX_SIZE, Layer, Shape, Sizes
 
 _Padding = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
 
@@ -15,7 +15,7 @@ _Padding = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
 class Reshape(Layer, frozen=True, kw_only=True, tag="reshape"):
     """The same numbers in another shape; Keras' Flatten too."""
 
-    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=5)]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)], ...], msgspec.Meta(max_length=5)]
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)

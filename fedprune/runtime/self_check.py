@@ -137,7 +137,7 @@ def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) 
 
 def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, examples: int, scale: float) -> Case:
     """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
-    keyed = Keyed(seed, "self-check")
+    keyed = Keyed(seed, "self-check", examples, f"{scale:g}")  # weights of its own, so that no mistake hides in all
     weights = draw_weights(tensors, keyed, scale)
     x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale)
     y = draw_classes(keyed, (examples, *graph.target_shape[1:]))

@@ -33,7 +33,7 @@ def _has_keras_3() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not _has_keras_3(), reason="Keras 3 is not installed")
-MODELS = ("mobile", "series", "arithmetic", "activations", "decoder", "transfer")
+MODELS = ("mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens")
 HALF = {"transfer": 1e-2}
 """Keras computed in float16."""
 

@@ -69,8 +69,8 @@ def test_both_trainers_learn_the_same_over_rounds() -> None:
             losses.append(trained.loss)
         ends.append(weights)
 
-    assert_close(ends[1], ends[0], 1e-4)
-    assert losses[:ROUNDS] == pytest.approx(losses[ROUNDS:], abs=1e-4)
+    assert_close(ends[1], ends[0], 5e-4)
+    assert losses[:ROUNDS] == pytest.approx(losses[ROUNDS:], abs=5e-4)
     assert losses[-1] < losses[0]
     assert np.mean(ends[1]["words/embeddings"] == 0.0) == pytest.approx(0.5, abs=0.01)
 

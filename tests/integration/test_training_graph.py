@@ -36,7 +36,7 @@ from export.describing.model import describe
 from export.proof.errors import NotProven
 from export.proof.reference import Reference, Truth
 from fedprune.errors import TaskError
-from fedprune.keras.stack import keras
+from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import Array
 from fedprune.runtime.self_check import draw_case
@@ -119,7 +119,15 @@ def test_activations_are_exact_at_every_scale(activation: str, scale: float) -> 
 
 
 @pytest.mark.parametrize(
-    "layer", [L.MaxPooling2D(), L.MaxPooling2D(3, strides=2, padding="same"), L.GlobalMaxPooling2D(), L.ReLU()]
+    "layer",
+    [
+        L.MaxPooling2D(),
+        L.MaxPooling2D(3, strides=2, padding="same"),
+        L.GlobalMaxPooling2D(),
+        L.ReLU(),
+        L.ELU(0.3),
+        L.Activation("selu"),
+    ],
 )
 def test_ties_are_broken_as_in_keras(layer: Any) -> None:
     """Pixels are 0 or 1, so that windows have several maxima, and whole windows are zero."""
@@ -172,6 +180,7 @@ UNSUPPORTED = {
     "state": ((9, 5), lambda: L.LSTM(4, stateful=False, recurrent_constraint="non_neg"), "recurrent_constraint"),
     "merging": ((9, 5), lambda: L.Bidirectional(L.LSTM(4), "mul"), "merge_mode = 'mul' .* use concat, sum or ave"),
     "convolution of each step": ((3, 9, 5), lambda: L.TimeDistributed(L.Conv1D(4, 3)), "a Conv1D within .* Dense"),
+    "cell of another kind": ((9, 5), lambda: L.Bidirectional(L.RNN(L.LSTMCell(3))), "a RNN within .* use LSTM"),
     "scale of pixels": (Image, lambda: L.Rescaling(np.ones((9, 1))), r"scale of shape \[9, 1\]"),
 }
 
@@ -185,6 +194,37 @@ def test_what_no_description_has_is_refused_by_name(
     with pytest.raises(TaskError, match=reason) as caught:
         describe(between(shape, made))
     assert "layer 'it'" in str(caught.value)
+
+
+CALLS = {
+    "initial state": (
+        (9, 5),
+        lambda x: L.GRU(4)(x, initial_state=L.Dense(4)(L.GlobalMaxPooling1D()(x))),
+        "a call with an initial state .* use a call without one",
+    ),
+    "attention mask": (
+        (4, 5),
+        lambda x: L.MultiHeadAttention(2, 3)(x, x, x, np.ones((1, 4, 4), bool)),
+        "a call with attention_mask",
+    ),
+    "minimum with a constant": ((5,), lambda x: tf.minimum(x, 6.0), "a minimum with constants .* tf.clip_by_value"),
+}
+
+
+@pytest.mark.parametrize(("shape", "call", "reason"), CALLS.values(), ids=CALLS.keys())
+def test_calls_that_no_description_has_are_refused(
+    shape: tuple[int, ...], call: Callable[[Any], Any], reason: str
+) -> None:
+    x = L.Input(shape)
+    with pytest.raises(TaskError, match=reason):
+        describe(keras.Model(x, L.Dense(CLASSES)(L.Flatten()(call(x)))))
+
+
+@pytest.mark.parametrize("ends", [lambda x, y: ({"x": x}, y), lambda x, y: ((x,), y), lambda x, y: (x, {"y": y})])
+def test_named_inputs_and_outputs_are_refused(ends: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+    x = L.Input((5,))
+    with pytest.raises(TaskError, match=r"as keras\.Model\(x, y\)"):
+        describe(keras.Model(*ends(x, L.Dense(CLASSES)(x))))
 
 
 def test_layers_called_in_inference_mode_are_refused() -> None:
@@ -216,7 +256,7 @@ def small() -> Any:
     x = L.Input((8, 8, 2))
     y = L.ReLU(6.0)(L.BatchNormalization()(L.Conv2D(5, 3, strides=2, padding="same", use_bias=False)(x)))
     y = L.Dropout(0.3)(L.AveragePooling2D(2, padding="same")(y))
-    y = L.Conv2D(5, 2, activation="tanh")(y)
+    y = L.Conv2D(12, 2, activation="tanh")(y)
     return keras.Model(x, L.Dense(CLASSES, kernel_regularizer="l2")(L.Flatten()(y)))
 
 

@@ -113,6 +113,18 @@ def test_batches_that_cannot_be_proven_are_told_once_with_the_changes_that_work(
     assert not any("layer '" in line for line in others)
 
 
+def test_no_change_of_a_cell_is_told_since_none_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = keras.Sequential([L.Input(SERIES), L.LSTM(4, name="lstm"), L.Dense(3)])
+    (bias,) = (spec.name for spec in describe(model)[1] if spec.name.startswith("lstm/") and spec.name.endswith("bias"))
+    unsure_of(bias, monkeypatch)
+    build(model, tmp_path)
+
+    first, *_ = [line for line in caplog.messages if "cannot be trained without TensorFlow" in line]
+    assert first.endswith("no change that was tried works")
+
+
 @pytest.mark.parametrize(("room", "proven"), [(32, [8, 16, 32]), (8, [8, 16])])
 def test_batch_sizes_that_take_too_much_are_left_out_but_for_the_tasks_own(
     room: int, proven: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

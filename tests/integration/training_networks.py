@@ -73,6 +73,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "GlobalMaxPooling1D": ((9, 5), lambda: L.GlobalMaxPooling1D()),
     "GlobalMaxPooling2D": (Image, lambda: L.GlobalMaxPooling2D()),
     "Reshape": (Image, lambda: L.Reshape((9, -1))),
+    "Reshape, by the batch's size": (Image, lambda: lambda x: tf.reshape(x, (tf.shape(x)[0], 9, 14))),
     "ZeroPadding1D": ((9, 5), lambda: L.ZeroPadding1D((2, 1))),
     "ZeroPadding2D": (Image, lambda: L.ZeroPadding2D(((0, 1), (2, 0)))),
     "Average": (Image, lambda: lambda x: L.Average()([x, L.Conv2D(2, 3, padding="same")(x), L.ReLU()(x)])),
