@@ -15,7 +15,7 @@ from fedprune.model.tensors import Inputs
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with their labels. Loaders have checked it: nonempty, finite, class numbers >= 0.
+    """Examples with their labels. Loaders have checked it: nonempty, finite.
 
     `x` is float32 `[examples, ...]`, or int32 where it holds token ids. `y` is int64 `[examples, *places]`, class
     numbers (of a file any integers, until `fit_to` has looked at them), or float32 `[examples, *places, outputs]`, what

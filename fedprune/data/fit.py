@@ -25,7 +25,8 @@ def fit_to(
 ) -> Dataset:
     """The data as a model with these shapes, `[*places, outputs]` of its output (without the batch axis), takes them.
 
-    With a `vocabulary` the model takes ids below it, and no runtime checks them: every one is looked at here.
+    With a `vocabulary` the model takes ids below it: every one is looked at here, so that the place of a wrong one is
+    told.
 
     A last axis of length 1 (the channel of a grey image) is added or removed where that is all that differs; examples
     are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where

@@ -1,7 +1,8 @@
-"""A graph that is written operator by operator: float32 tensors of fixed shapes, builtin operators of version 1 only.
+"""A graph that is written operator by operator: tensors of fixed shapes, builtin operators of version 1 only.
 
-No converter has a hand in it, so that what is computed is what is written here. Operators are those that XNNPACK runs
-in ai-edge-litert and that tflite-runtime 2.14 has. Equal operations on equal tensors are made once.
+No converter has a hand in it, so that what is computed is what is written here. Numbers are float32, ids int32.
+Operators are those that ai-edge-litert and tflite-runtime 2.14 have; most of them run in XNNPACK. Equal operations on
+equal tensors are made once.
 """
 
 from __future__ import annotations
@@ -193,8 +194,7 @@ class Graph:
         return self._operate(Code.REVERSE_V2, [x, self._integers([axis])], x.shape)
 
     def gather(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """For each of `ids`, int32 of any shape, its entry of the first axis of `rows`. Each must be one of it:
-        runtimes do not check."""
+        """For each of `ids`, int32 of any shape, its entry of the first axis of `rows`, which must have one."""
         return self._operate(Code.GATHER, [rows, ids], (*ids.shape, *rows.shape[1:]))
 
     def scatter(self, ids: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ are slow on filters that are not constant.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedprune.graph.rules import Pending, apply_layer
 from fedprune.model.tensors import Weights
 from fedprune.network import layers as kinds
 from fedprune.network.description import Network
-from fedprune.network.layers import Function, Padding, Statistic
+from fedprune.network.layers import Function, Padding, Shape, Statistic
 
 SIGNATURE = "serving_default"
 
@@ -34,8 +34,16 @@ _TENSOR_BYTES = 8 * 2**20
 
 def inference_batch(network: Network) -> int:
     """The number of examples to infer at once: the fewer the larger the network's values are."""
-    largest = max(math.prod(shape) for shape in network.shapes()) * np.dtype(np.float32).itemsize
+    largest = max(map(math.prod, (*network.shapes(), *_scores(network)))) * np.dtype(np.float32).itemsize
     return min(max(_TENSOR_BYTES // largest, 1), _LARGEST_BATCH)
+
+
+def _scores(network: Network) -> Iterator[Shape]:
+    """The shapes of what attention makes within: a score for each head, place, and place that it looks up."""
+    shapes = network.shapes()
+    for layer, call in network.steps():
+        if isinstance(layer, kinds.MultiHeadAttention):
+            yield layer.heads, shapes[call.inputs[0]][0], shapes[call.inputs[-1]][0]
 
 
 def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:

@@ -130,6 +130,14 @@ def test_large_images_are_inferred_in_smaller_batches() -> None:
     assert 1 <= large <= 10
 
 
+def test_attention_over_many_places_is_inferred_in_smaller_batches() -> None:
+    x = L.Input((512, 4))
+    attended = L.MultiHeadAttention(8, 2)(x, x)  # 8 MB of scores an example
+    network, _ = describe(keras.Model(x, L.Dense(3)(L.GlobalAveragePooling1D()(attended))))
+
+    assert inference_batch(network) == 1
+
+
 @pytest.mark.parametrize("make", [MODELS["cnn-108k"], branched], ids=["logits", "probabilities"])
 def test_an_evaluation_is_that_of_keras(make: Callable[[], Any], tmp_path: Path) -> None:
     model = make()
