@@ -166,7 +166,7 @@ def _npz(path: Path, **arrays: Any) -> None:
         ({"images": np.zeros((2, 12, 12, 1)), "y": np.zeros(2, int)}, "no array 'x'"),
         ({"x": np.zeros((2, 12, 12, 1))}, "no array 'y'"),
         ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros(3, int)}, "x has 2 examples and y has 3 labels"),
-        ({"x": np.zeros((2, 12, 12, 1)), "y": np.zeros((2, 3, 1), int)}, "must be [examples] or [examples, outputs]"),
+        ({"x": np.zeros((2, 12, 12, 1)), "y": np.array(1)}, "y has shape (); it must be [examples, ...]"),
         ({"x": np.zeros(2), "y": np.zeros(2, int)}, "it must be [examples, ...]"),
         ({"x": np.full((2, 4), np.nan), "y": np.zeros(2, int)}, "2 examples of x hold NaN"),
         ({"x": np.zeros((0, 12, 12, 1)), "y": np.zeros(0, int)}, "it is empty"),
@@ -199,7 +199,7 @@ def _misfits() -> list[tuple[dict[str, Any], str]]:
     good = examples(6, 1)
     return [
         ({"x": good.x, "y": good.y + 5}, "label 7 is out of range: the task's model has 3 classes, 0 to 2"),
-        ({"x": good.x, "y": np.eye(3)[good.y]}, "y does not hold class numbers, one integer for each example"),
+        ({"x": good.x, "y": np.eye(3)[good.y]}, "y does not hold class numbers, integers [examples], "),
         ({"x": good.x[:, :10], "y": good.y}, "an example of x is 10x12x1, the task's model takes 12x12x1"),
     ]
 
