@@ -380,7 +380,7 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("task", "show", str(out), "--json") == 0
     shown = msgspec.json.decode(capsys.readouterr().out)
 
-    assert shown["task"]["outputs"] == 3
+    assert shown["task"]["output_shape"] == [3]
     assert shown["parameters"] == read_bundle(out.read_bytes()).task.table.parameters
     assert run("task", "show", str(out)) == 0
     told = capsys.readouterr().out
