@@ -19,8 +19,7 @@ def window_cnn() -> Any:
 
 
 def steady_window_cnn() -> Any:
-    """The same; its moving statistics follow the weights closely, so that the accuracy after a round is that of these
-    weights and not of a mixture with earlier ones."""
+    """The same; its moving statistics follow the weights ten times as closely."""
     return _window_cnn(_FOLLOWING)
 
 

@@ -138,8 +138,8 @@ PAIRED = {
         learning_rate=0.01,
     ),
 }
-"""Each runs on either trainer. Learning rates with batch normalisation are low: at 0.05 the accuracy goes up and down
-by two points from round to round on one trainer, and hides what the other one does."""
+"""Each runs on either trainer. Learning rates with batch normalisation are low: at 0.05, and with Keras' own
+momentum, the accuracy went up and down by two points from round to round, which hides how far trainers are apart."""
 
 LEARNED = {
     "window-cnn": Goal(

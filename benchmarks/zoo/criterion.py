@@ -31,7 +31,7 @@ L = keras.layers
 
 _BATCH, _CLASSES = 24, 3
 """The proof forgives what one batch in eight does not show: with fewer examples some have no large number for one tanh
-of a cell, and a mistake there is missed."""
+of a cell, and a mistake there may be missed."""
 _AT_ONCE = 200
 """Graphs that are loaded at a time."""
 

@@ -48,7 +48,7 @@ def _gelu(tape: Tape, x: Value) -> Value:
     """x times the normal distribution at x. Hendrycks and Gimpel 2016, arXiv 1606.08415."""
     graph = tape.graph
     bell = graph.exp(graph.multiply(graph.multiply(x.tensor, x.tensor), -0.5))
-    t = graph.divide(1.0, graph.add(graph.multiply(_absolute(graph, x.tensor), 8.0**-0.5), 1.0))
+    t = graph.divide(1.0, graph.add(graph.multiply(ops.absolute(graph, x.tensor), 8.0**-0.5), 1.0))
     tail = graph.multiply(t, _TAIL[0])
     for coefficient in _TAIL[1:]:
         tail = graph.multiply(graph.add(tail, coefficient), t)
@@ -130,28 +130,19 @@ def _exponential_below(tape: Tape, x: Value, scale: float, alpha: float, *, zero
 
 
 def _softplus(tape: Tape, x: Value) -> Value:
-    """log(1 + e^x). The logarithm makes up for what 1 + e^-|x| was rounded by."""
     graph = tape.graph
-    small = graph.exp(graph.multiply(_absolute(graph, x.tensor), -1.0))
-    total = graph.add(small, 1.0)
-    lost = graph.subtract(small, graph.add(total, -1.0))
-    logarithm = graph.add(graph.log(total), graph.divide(lost, total))
-    return _record(tape, x, graph.add(graph.relu(x.tensor), logarithm), lambda: logistic(graph, x.tensor))
+    return _record(tape, x, ops.softplus(graph, x.tensor), lambda: logistic(graph, x.tensor))
 
 
 def _softsign(tape: Tape, x: Value) -> Value:
     """x / (1 + |x|)."""
     graph = tape.graph
-    part = graph.divide(1.0, graph.add(_absolute(graph, x.tensor), 1.0))
+    part = graph.divide(1.0, graph.add(ops.absolute(graph, x.tensor), 1.0))
     return _record(tape, x, graph.multiply(x.tensor, part), lambda: graph.multiply(part, part))
 
 
 def _record(tape: Tape, x: Value, y: Tensor, slope: Callable[[], Tensor]) -> Value:
     return tape.record(y, (x, lambda d: tape.graph.multiply(d, slope())))
-
-
-def _absolute(graph: Graph, x: Tensor) -> Tensor:
-    return graph.maximum(graph.multiply(x, -1.0), x)
 
 
 def _hard_gate(graph: Graph, x: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
-from fedprune.graph.graph import Graph, Tensor
-from fedprune.graph.operations import is_positive
+from fedprune.graph.operations import fold, is_positive, multiply
 from fedprune.network.layers import Merge, Operation
 
 
@@ -14,19 +13,10 @@ def merge(context: Context, layer: Merge, inputs: list[Value]) -> Value:
     total, *others = inputs
     for other in others:
         if layer.operation is Operation.MULTIPLY:
-            total = _multiply(context.tape, total, other)
+            total = multiply(context.tape, total, other)
         else:
             total = _choose(context.tape, total, other, larger=layer.operation is Operation.MAXIMUM)
     return total
-
-
-def _multiply(tape: Tape, a: Value, b: Value) -> Value:
-    graph = tape.graph
-    return tape.record(
-        graph.multiply(a.tensor, b.tensor),
-        (a, lambda d: _fold(graph, graph.multiply(d, b.tensor), a.shape)),
-        (b, lambda d: _fold(graph, graph.multiply(d, a.tensor), b.shape)),
-    )
 
 
 def _choose(tape: Tape, a: Value, b: Value, *, larger: bool) -> Value:
@@ -37,14 +27,6 @@ def _choose(tape: Tape, a: Value, b: Value, *, larger: bool) -> Value:
     chosen = is_positive(graph, rise)
     return tape.record(
         y,
-        (a, lambda d: _fold(graph, graph.multiply(d, graph.subtract(1.0, chosen)), a.shape)),
-        (b, lambda d: _fold(graph, graph.multiply(d, chosen), b.shape)),
+        (a, lambda d: fold(graph, graph.multiply(d, graph.subtract(1.0, chosen)), a.shape)),
+        (b, lambda d: fold(graph, graph.multiply(d, chosen), b.shape)),
     )
-
-
-def _fold(graph: Graph, d: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The gradient of what was repeated to `d`'s shape: the sum over its copies."""
-    for axis, size in enumerate(shape):
-        if size < d.shape[axis]:
-            d = graph.sum(d, axis)
-    return d

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.graph import Graph, Tensor
-from fedprune.graph.operations import logistic, reshape
+from fedprune.graph.operations import logistic, reshape, softplus
 from fedprune.model.losses import Loss
 
 GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]
@@ -48,10 +48,7 @@ def _softmax_crossentropy(tape: Tape, logits: Value, target: Tensor, share: Tens
 def _binary_crossentropy(tape: Tape, logits: Value, target: Tensor, share: Tensor) -> Value:
     """The mean over the outputs."""
     graph, z = tape.graph, logits.tensor
-    positive = graph.relu(z)
-    magnitude = graph.subtract(graph.multiply(positive, 2.0), z)
-    softplus = graph.add(positive, graph.log(graph.add(graph.exp(graph.multiply(magnitude, -1.0)), 1.0)))
-    rows = _mean_row(graph, graph.subtract(softplus, graph.multiply(z, target)))
+    rows = _mean_row(graph, graph.subtract(softplus(graph, z), graph.multiply(z, target)))
     slope = _shared(graph, graph.subtract(logistic(graph, z), target), share)
     return _mean(tape, rows, share, logits, graph.multiply(slope, 1.0 / logits.shape[1]))
 

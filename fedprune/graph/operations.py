@@ -33,6 +33,25 @@ def logistic(graph: Graph, x: Tensor) -> Tensor:
     return graph.divide(1.0, graph.add(graph.exp(graph.multiply(x, -1.0)), 1.0))
 
 
+def absolute(graph: Graph, x: Tensor) -> Tensor:
+    return graph.maximum(x, graph.multiply(x, -1.0))
+
+
+def softplus(graph: Graph, x: Tensor) -> Tensor:
+    """log(1 + e^x). The logarithm makes up for what 1 + e^-|x| was rounded by."""
+    small = graph.exp(graph.multiply(absolute(graph, x), -1.0))
+    total = graph.add(small, 1.0)
+    lost = graph.subtract(small, graph.add(total, -1.0))
+    return graph.add(graph.relu(x), graph.add(graph.log(total), graph.divide(lost, total)))
+
+
+def fold(graph: Graph, d: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of what was repeated to `d`'s shape: the sum over its copies."""
+    leading = len(d.shape) - len(shape)
+    repeated = [axis for axis in range(len(d.shape)) if axis < leading or shape[axis - leading] < d.shape[axis]]
+    return graph.reshape(graph.sum(d, *repeated), shape) if repeated else d
+
+
 def matmul(tape: Tape, a: Value, b: Value, *, in_parts: bool = False) -> Value:
     """The product of a matrix `a` `[rows, k]`, which may be in blocks `[blocks, rows, k]`, with a matrix `b` `[k, n]`.
 
@@ -72,16 +91,16 @@ def in_blocks(rows: int) -> tuple[int, ...]:
 def add(tape: Tape, a: Value, b: Value) -> Value:
     """The sum of two values; `b` may be smaller, and is then repeated."""
     graph = tape.graph
-    return tape.record(graph.add(a.tensor, b.tensor), (a, lambda d: d), (b, lambda d: _fold(graph, d, b.shape)))
+    return tape.record(graph.add(a.tensor, b.tensor), (a, lambda d: d), (b, lambda d: fold(graph, d, b.shape)))
 
 
 def multiply(tape: Tape, a: Value, b: Value) -> Value:
-    """The product, element by element; `b` may be smaller, and is then repeated."""
+    """The product, element by element; either may be smaller along an axis, and is then repeated."""
     graph = tape.graph
     return tape.record(
         graph.multiply(a.tensor, b.tensor),
-        (a, lambda d: graph.multiply(d, b.tensor)),
-        (b, lambda d: _fold(graph, graph.multiply(d, a.tensor), b.shape)),
+        (a, lambda d: fold(graph, graph.multiply(d, b.tensor), a.shape)),
+        (b, lambda d: fold(graph, graph.multiply(d, a.tensor), b.shape)),
     )
 
 
@@ -252,10 +271,3 @@ def _tanh_near_zero(graph: Graph, x: Tensor) -> Tensor:
     for coefficient in _TANH[1:]:
         polynomial = graph.multiply(graph.add(polynomial, coefficient), square)
     return graph.add(near, graph.multiply(near, polynomial))
-
-
-def _fold(graph: Graph, d: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The gradient of what was repeated to `d`'s shape: the sum over its copies."""
-    leading = len(d.shape) - len(shape)
-    repeated = [axis for axis in range(len(d.shape)) if axis < leading or shape[axis - leading] < d.shape[axis]]
-    return graph.reshape(graph.sum(d, *repeated), shape) if repeated else d

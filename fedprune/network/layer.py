@@ -14,13 +14,16 @@ from fedprune.errors import TaskError
 MAX_SIZE = 2**24
 """Scalars that one example may have anywhere in the network."""
 
+MAX_COUNT = 2**16
+"""Of each thing that a layer counts: places, units, numbers."""
+
 Shape = tuple[int, ...]
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 Sizes = Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=2)]
 Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
-Numbers = Annotated[tuple[Number, ...], msgspec.Meta(min_length=1, max_length=2**16)]
+Numbers = Annotated[tuple[Number, ...], msgspec.Meta(min_length=1, max_length=MAX_COUNT)]
 
 
 class LayerError(TaskError):

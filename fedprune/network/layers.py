@@ -16,7 +16,6 @@ from fedprune.network.products import Dense, Dot
 from fedprune.network.recurrent import GRU, LSTM, Recurrent, Reversal, SimpleRNN
 from fedprune.network.shapes import Concatenate, Cropping, Permute, Reshape, Upsampling, ZeroPadding
 from fedprune.network.windows import (
-    MAX_WINDOW,
     Convolution,
     DepthwiseConvolution,
     Dilated,
@@ -32,7 +31,6 @@ __all__ = [
     "GRU",
     "LSTM",
     "MAX_SIZE",
-    "MAX_WINDOW",
     "Activation",
     "Add",
     "AnyLayer",

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import msgspec
 
-from fedprune.network.layer import MAX_SIZE, Layer, Shape, Sizes
+from fedprune.network.layer import MAX_COUNT, MAX_SIZE, Layer, Shape, Sizes
 
-_Padding = Annotated[int, msgspec.Meta(ge=0, le=2**16)]
+_Padding = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
 class Reshape(Layer, frozen=True, kw_only=True, tag="reshape"):

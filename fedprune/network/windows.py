@@ -10,7 +10,7 @@ import msgspec
 
 from fedprune.network.layer import Count, Layer, Name, Shape, Sizes
 
-MAX_WINDOW = 2**10
+_MAX_WINDOW = 2**10
 """Places that a window (of a convolution or pooling) may see at once."""
 _MAX_REACH = 2**16
 """Places from the first that a window sees to the last."""
@@ -59,7 +59,7 @@ class Windowed(Layer, frozen=True, kw_only=True):
         return self.size
 
     def _check(self) -> None:
-        if len(self.size) != len(self.strides) or math.prod(self.size) > MAX_WINDOW:
+        if len(self.size) != len(self.strides) or math.prod(self.size) > _MAX_WINDOW:
             self.refuse(f"has windows of {list(self.size)} that move by {list(self.strides)}")
 
 
