@@ -15,13 +15,13 @@ from benchmarks.zoo.measure import measure, measure_criterion
 from benchmarks.zoo.networks import NETWORKS, SMALL
 from benchmarks.zoo.records import Measured, Zoo
 from benchmarks.zoo.tables import markdown, rich_table
+from benchmarks.zoo.training import MOST_APART
 from fedprune.errors import StorageError
 
 _BATCH_SIZES = (8, 16, 32, 64)
 _MOST_BUILD_S = 45.0
 _MEDIAN, _P95 = 1.0, 2.0
 """The most that gradients of a training graph may be less exact than tf_keras' own."""
-_PARITY = 3.0
 _MOST_MUTANTS_QUICK = 40
 _MUTANTS = "mutants"
 
@@ -110,8 +110,8 @@ def _claims(zoo: Zoo) -> dict[str, bool | None]:
             ] = found.median <= _MEDIAN and found.p95 <= _P95
         if row.parity is not None:
             claims[
-                f"{row.name}: after 20 steps the trainers are {row.parity:.2f} roundings apart, at most {_PARITY:g}"
-            ] = row.parity <= _PARITY
+                f"{row.name}: after 20 steps the trainers are {row.parity:.2f} roundings apart, at most {MOST_APART:g}"
+            ] = row.parity <= MOST_APART
     if criterion := zoo.criterion:
         claims[f"{criterion.false_refusals} of {criterion.honest} honest graphs refused"] = (
             criterion.false_refusals == 0
