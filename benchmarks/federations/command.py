@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _SPARSITY = 0.8
 _VALUES = "int8"
 _EARLY_ROUNDS = 10
 _MOST_POINTS_APART = 1.0
+_LEARNED_SEEDS = 3
+"""What is learned on LiteRT alone is run with the first so many seeds: people who took no part differ much."""
 _LEAST_TELLING, _MOST_TELLING = 0.5, 0.97
 """Two trainers that both answer at random agree, and so do two that make no mistake: neither says anything."""
 
@@ -41,7 +44,7 @@ def main(seeds: tuple[int, ...], names: tuple[str, ...], target: Path | None) ->
     """Run federations with a broker, an aggregator and agents as processes, 80 % pruned as the demo's.
 
     Pairs with the same seed on LiteRT and on TensorFlow: a CNN (Fashion-MNIST), a 1-D CNN with BatchNormalization
-    (accelerometer windows) and a DS-CNN (spectrograms). On LiteRT alone, with the first seed: the 1-D CNN with 24
+    (accelerometer windows) and a DS-CNN (spectrograms). On LiteRT alone, with three seeds: the 1-D CNN with 24
     agents, tested on people who took no part, and a MobileNet on images of 96 x 96, each beside the same run dense and
     beside central training. The CNN's data are real, the others are made here. Takes 5 GB of memory.
     Exits with 1 if a claim does not hold.
@@ -51,7 +54,7 @@ def main(seeds: tuple[int, ...], names: tuple[str, ...], target: Path | None) ->
     learned: list[Learned] = []
     for name in names:
         if name in LEARNED:
-            learned.append(_learned(name, seeds[0]))
+            learned += [_learned(name, seed) for seed in seeds[:_LEARNED_SEEDS]]
         else:
             network = name.removeprefix("pairs:")
             parities.append(compare(network, [_pair(network, seed) for seed in seeds]))
@@ -73,10 +76,10 @@ def claims(figures: Figures) -> dict[str, bool | None]:
         found[f"{parity.network}: its accuracy, {parity.accuracy:.3f}, is neither chance nor perfect"] = (
             _LEAST_TELLING <= parity.accuracy <= _MOST_TELLING
         )
-    for row in figures.learned:
-        found[
-            f"{row.network}: {row.accuracy:.3f} with {row.sparsity:.0%} pruned, at least {LEARNED[row.network].least}"
-        ] = row.accuracy >= LEARNED[row.network].least
+    for name, goal in LEARNED.items():
+        if accuracies := [row.accuracy for row in figures.learned if row.network == name]:
+            mean = statistics.mean(accuracies)
+            found[f"{name}: {mean:.3f} with {_SPARSITY:.0%} pruned, at least {goal.least}"] = mean >= goal.least
     return found
 
 

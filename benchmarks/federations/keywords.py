@@ -13,7 +13,7 @@ SHAPE = (49, 10, 1)
 WORDS = 12
 
 _FORMANTS = 3
-_NOISE = 1.1
+_NOISE = 0.8
 """Standard deviation of each value; a formant's peak is 1 on average."""
 _LANGUAGE = 20_261_125
 """Seeds the words: they are the same whoever speaks them."""

@@ -9,33 +9,22 @@ from fedprune.keras.stack import keras
 
 L = keras.layers
 
-_KERAS_OWN, _FOLLOWING = 0.99, 0.9
-"""Momenta of moving statistics."""
+_MOMENTUM = 0.9
+"""Of moving statistics, which follow ten times as fast as Keras' own: with a dozen steps a round those would be what the
+network was many rounds ago."""
 
 
 def window_cnn() -> Any:
     """Conv-ReLU-BN, three times, over accelerometer windows."""
-    return _window_cnn(_KERAS_OWN)
-
-
-def steady_window_cnn() -> Any:
-    """The same; its moving statistics follow the weights ten times as closely."""
-    return _window_cnn(_FOLLOWING)
-
-
-def _window_cnn(momentum: float) -> Any:
     x = y = L.Input(windows.SHAPE)
     for filters in (32, 64, 64):
         y = L.Conv1D(filters, 5, padding="same", activation="relu")(y)
-        y = L.MaxPooling1D(2)(L.BatchNormalization(momentum=momentum)(y))
+        y = L.MaxPooling1D(2)(L.BatchNormalization(momentum=_MOMENTUM)(y))
     return keras.Model(x, L.Dense(len(windows.ACTIVITIES), "softmax")(L.GlobalAveragePooling1D()(y)))
 
 
 def ds_cnn() -> Any:
-    """MLPerf Tiny's network for keywords (Banbury et al. 2021, arXiv 2106.07597), without its dropout.
-
-    Its moving statistics follow ten times as fast as Keras' own do, as `small_mobilenet`'s.
-    """
+    """MLPerf Tiny's network for keywords (Banbury et al. 2021, arXiv 2106.07597), without its dropout."""
     x = L.Input(keywords.SHAPE)
     y = _relu(L.Conv2D(64, (10, 4), strides=2, padding="same")(x))
     for _ in range(4):
@@ -45,11 +34,7 @@ def ds_cnn() -> Any:
 
 
 def small_mobilenet() -> Any:
-    """A MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) of width 1/4, with two of its six blocks of 128 channels.
-
-    Its moving statistics follow ten times as fast as Keras' own do: with a dozen steps a round those would be what the
-    network was many rounds ago.
-    """
+    """A MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) of width 1/4, with two of its six blocks of 128 channels."""
     x = L.Input(pictures.SHAPE)
     y = _relu(L.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x))
     for filters, strides in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1)):
@@ -59,4 +44,4 @@ def small_mobilenet() -> Any:
 
 
 def _relu(x: Any) -> Any:
-    return L.ReLU()(L.BatchNormalization(momentum=_FOLLOWING)(x))
+    return L.ReLU()(L.BatchNormalization(momentum=_MOMENTUM)(x))
