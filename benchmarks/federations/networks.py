@@ -10,8 +10,8 @@ from fedprune.keras.stack import keras
 L = keras.layers
 
 _MOMENTUM = 0.9
-"""Of moving statistics, which follow ten times as fast as Keras' own: with a dozen steps a round those would be what the
-network was many rounds ago."""
+"""Of moving statistics, which follow ten times as fast as Keras' own: with a dozen steps a round those would be what
+the network was many rounds ago."""
 
 
 def window_cnn() -> Any:
