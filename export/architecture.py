@@ -115,7 +115,7 @@ def _is_linear(value: int, makers: Sequence[tuple[AnyLayer, tuple[int, ...]]]) -
             continue
         if not isinstance(layer, _REARRANGING) or getattr(layer, "statistic", None) is Statistic.MAX:
             return False
-        pending.extend(inputs)
+        pending.extend(inputs[:1] if isinstance(layer, GlobalPooling) else inputs)  # not the mask of a mean
     return True
 
 

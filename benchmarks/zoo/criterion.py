@@ -177,13 +177,33 @@ def _enlarged() -> Any:
     x = L.Input((5, 5, 2))
     y = L.Conv2DTranspose(4, 3, strides=2, activation=activations.hard_swish)(L.Cropping2D(((0, 2), (1, 0)))(x))
     y = L.GroupNormalization(2)(L.UpSampling2D((2, 1))(L.Permute((2, 1, 3))(y)))
+    y = L.UpSampling2D((1, 2), interpolation="bilinear")(y)
     z = L.Multiply()([y, L.Dense(4, activations.hard_sigmoid)(L.GlobalAveragePooling2D(keepdims=True)(y))])
     z = L.Maximum()([z, L.Minimum()([L.Conv2D(4, 1, activation="elu")(y), y])])
     return keras.Model(x, L.Dense(_CLASSES)(L.GlobalAveragePooling2D()(z)))
 
 
 def _curves() -> Any:
-    return _classifier(L.Dense(5, "softsign"), L.Dense(5, "softplus"), L.Dense(5, "selu"), shape=(5,))
+    """An exponential of what is bounded: others leave float32."""
+    bounded = (L.Dense(5, "softsign"), L.Dense(5, "exponential", use_bias=False))
+    return _classifier(*bounded, L.Dense(5, "softplus"), L.Dense(5, "selu"), shape=(5,))
+
+
+def _padded() -> Any:
+    """Ids of which one is padding, beside others: what a cell holds, what is looked up, and a mean."""
+    x = L.Input((3,), dtype="int32")
+    y = L.Embedding(5, 4, mask_zero=True)(x)
+    looked_up = L.MultiHeadAttention(1, 2)(y, y)
+    ends = [L.SimpleRNN(3)(y), L.GlobalAveragePooling1D()(looked_up)]
+    return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()(ends)))
+
+
+def _gaps() -> Any:
+    """Steps of a number that stands for none, of which cells return zeros."""
+    x = L.Input((3, 3))
+    y = L.Masking(-0.5)(x)
+    both = L.Bidirectional(L.LSTM(3, return_sequences=True))(y)
+    return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()([L.GRU(3)(y), L.Flatten()(both)])))
 
 
 MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
@@ -196,5 +216,7 @@ MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
     "attentive": (_attentive, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "enlarged": (_enlarged, Loss.MEAN_SQUARED_ERROR),
     "curves": (_curves, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "padded": (_padded, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "gaps": (_gaps, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
 }
 """Small networks, and what they are trained with."""

@@ -81,6 +81,8 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
             if loaded.vocabulary is None
             else random.integers(loaded.vocabulary, size=loaded.batch_shape, dtype=np.int32)
         )
+        if loaded.padding is not None:
+            x[random.integers(3, size=x.shape[:2]) == 0] = loaded.padding
         y = one_hot(random.integers(outputs, size=rows), outputs)
         noise = [random.uniform(size=shape).astype(np.float32) for shape in loaded.noise_shapes]
         answers += outputs_of(Case(weights, x, y, noise).run(loaded), tensors).values()

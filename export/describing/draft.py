@@ -33,6 +33,10 @@ class Draft:
         """The shape of a value, without the batch."""
         return self._shapes[value]
 
+    def is_input(self, value: int) -> bool:
+        """True for a value that goes into the network."""
+        return value < len(self._inputs)
+
     def add(self, owner: Any, make: Callable[..., _Made], *inputs: int, part: str = "", **attributes: Any) -> int:
         """The value that a layer makes of `inputs`.
 

@@ -8,6 +8,7 @@ from typing import Any
 from export.architecture import tensor_table, variables_of
 from export.describing.draft import Draft
 from export.describing.layers import LAYERS, NOISY, attend, check_common
+from export.describing.masks import HEEDING, attention_masks, check_masks, leave_out, output_mask
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
 from export.describing.sequences import check_recurrent_dropout
@@ -38,6 +39,11 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     (output,) = _Walk(draft).model(model, [Value(0)], training=None)
     if not isinstance(output, Value):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
+    if output.mask is not None:
+        raise TaskError(
+            f"model {model.name!r} returns steps of which some are masked, and Keras' loss leaves those out, which is "
+            "not supported; end it with a layer that drops the mask (as Reshape does), or return one row"
+        )
     network = draft.network(output.number)
     _check_used(model, network, names)
     try:
@@ -67,8 +73,9 @@ class _Walk:
             return [self._operator(node, made)]
         if isinstance(layer, keras.layers.MultiHeadAttention):
             return [self._attention(node, made, training)]
-        if not isinstance(layer, keras.Model) and type(layer) not in LAYERS:
-            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, keras.layers.MultiHeadAttention]))
+        if not isinstance(layer, keras.Model | keras.layers.Masking) and type(layer) not in LAYERS:
+            others = (keras.layers.Masking, keras.layers.MultiHeadAttention)
+            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, *others]))
             refuse(layer, "a layer of this kind", f"layers of these: {kinds}")
         inputs = [made[tensor] for tensor in node.flat_input_ids]
         if not all(isinstance(value, Value) for value in inputs):
@@ -76,7 +83,7 @@ class _Walk:
         training = _check_arguments(node, training)
         if isinstance(layer, keras.Model):
             return self._nested(layer, inputs, training)
-        return [self._layer(node, [value.number for value in inputs if isinstance(value, Value)], training)]
+        return [self._layer(node, [value for value in inputs if isinstance(value, Value)], training)]
 
     def _nested(self, model: Any, inputs: list[Made], training: bool | None) -> list[Made]:
         _check_model(model)
@@ -84,16 +91,22 @@ class _Walk:
             self._check_shape(model, tensor, value)
         return self.model(model, inputs, training)
 
-    def _layer(self, node: Any, inputs: list[int], training: bool | None) -> Made:
-        layer = node.layer
+    def _layer(self, node: Any, inputs: list[Value], training: bool | None) -> Made:
+        layer, numbers, masks = node.layer, [value.number for value in inputs], [value.mask for value in inputs]
         check_common(layer)
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
         if training is False and isinstance(layer, NOISY):
-            return Value(inputs[0])
+            return inputs[0]
         if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) and len(inputs) > 1:
             refuse(layer, "a call with an initial state", "a call without one")
-        value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
+        check_masks(layer, masks)
+        if isinstance(layer, keras.layers.Masking):
+            value = Value(*leave_out(self._draft, layer, *numbers))
+        else:
+            heeded = [mask for mask in masks if mask is not None and isinstance(layer, HEEDING)]
+            number = LAYERS[type(layer)](self._draft, layer, [*numbers, *heeded])
+            value = Value(number, output_mask(self._draft, layer, numbers, masks))
         self._check_shape(layer, node.outputs, value)
         return value
 
@@ -110,8 +123,11 @@ class _Walk:
             refuse(layer, f"a call with {', '.join(given)}", "a call with query, value, key and use_causal_mask")
         if len(inputs) < 2 or not all(isinstance(value, Value) for value in inputs):
             refuse(layer, "a call with constants", "a call with the outputs of layers alone")
-        numbers = [value.number for value in inputs if isinstance(value, Value)]
-        value = Value(attend(self._draft, layer, numbers, causal=causal, training=training))
+        values = [value for value in inputs if isinstance(value, Value)]
+        masks = attention_masks(self._draft, layer, [value.mask for value in values])
+        numbers = [value.number for value in values]
+        number = attend(self._draft, layer, numbers, masks, causal=causal, training=training)
+        value = Value(number, values[0].mask)
         self._check_shape(layer, node.outputs, value)
         return value
 

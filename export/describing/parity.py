@@ -46,7 +46,9 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
             for scale in _SCALES:
                 keyed = Keyed(0, "parity", f"{scale:g}")
                 weights = {spec.name: _drawn(spec, keyed) for spec in table}
-                batch = draw_inputs(keyed, (_EXAMPLES, *network.inputs[0]), network.vocabulary, scale)
+                batch = draw_inputs(
+                    keyed, (_EXAMPLES, *network.inputs[0]), network.vocabulary, scale, padding=network.padding
+                )
                 expected = _results(model, theirs, weights, batch)
                 _compare(network.name, _results(built, ours, weights, batch), expected)
     except (tf.errors.OpError, ValueError) as error:

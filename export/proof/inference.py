@@ -29,7 +29,7 @@ def verify_inference_graph(network: Network, tensors: tuple[TensorSpec, ...], mo
     graph = InferenceGraph(network, threads=1)
     graph.load(weights)
     shape = (_EXAMPLES, *network.inputs[0])
-    x = draw_inputs(keyed, shape, network.vocabulary)
+    x = draw_inputs(keyed, shape, network.vocabulary, padding=network.padding)
     kept = model.get_weights()
     try:
         model.set_weights(list(weights.values()))

@@ -48,8 +48,9 @@ class Trial:
     furthest: tuple[tuple[str, ...], ...]
 
     def best(self, candidate: int) -> tuple[float, str]:
-        """The smallest ratio of a candidate, and what is so far off."""
-        return min((row[candidate], what[candidate]) for row, what in zip(self.ratios, self.furthest, strict=True))
+        """The smallest ratio of a candidate, and what is so far off: the loss, where no float32 holds it."""
+        answers = ((row[candidate], what[candidate]) for row, what in zip(self.ratios, self.furthest, strict=True))
+        return min(answers, default=(math.inf, "the loss"))
 
 
 class Proof:
@@ -82,20 +83,25 @@ class Proof:
 
     def trials(self, candidates: Sequence[TrainingGraph], *, briefly: bool) -> Iterator[Trial]:
         """Ask graphs of one batch size: from drawn weights a full batch and a partial one, and unless `briefly` large
-        numbers, small ones, and a trajectory. Raises `NotProven` if they return other tensors than tf_keras."""
+        numbers, where float32 has room for what becomes of them, small ones, and a trajectory. Raises `NotProven` if
+        they return other tensors than tf_keras."""
         full = candidates[0].batch_shape[0]
         yield self._ask_drawn(candidates, full, 1.0)
         if briefly:
             yield self._ask_drawn(candidates, max(full // 2, 1), 1.0)
             return
         for scale in _SCALES:
-            yield self._ask_drawn(candidates, full, scale)
+            trial = self._ask_drawn(candidates, full, scale)
+            if trial.ratios or scale <= 1.0:
+                yield trial
         yield from self._follow(candidates, full)
 
     def _ask_drawn(self, candidates: Sequence[TrainingGraph], count: int, scale: float) -> Trial:
         def cases() -> Iterator[tuple[Case, Truth]]:
             for seed in range(_TRIES):
-                yield self._reference.run_drawn(candidates[0], self._tensors, seed, count, scale)
+                case, truth = self._reference.run_drawn(candidates[0], self._tensors, seed, count, scale)
+                if truth.finite:
+                    yield case, truth
 
         return _ask(candidates, f"with {count} examples up to {scale:g}", cases())
 
@@ -162,5 +168,5 @@ def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, coun
             y = np.round(uniform(shape))
         case LabelForm.NUMBERS:
             y = uniform(shape, -1.0)
-    x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary)
+    x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary, padding=candidate.padding)
     return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])

@@ -42,11 +42,15 @@ _TINY = 1e-20
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a batch comes to, and how far rounding noise moved that: of the loss, and of each tensor the norm."""
+    """What a batch comes to, and how far rounding noise moved that: of the loss, and of each tensor the norm.
+
+    Where it is not `finite`, tf_keras' own float32 overflows, as an exponential's may; then nobody can be asked.
+    """
 
     step: Step
     loss_noise: float
     noise: dict[str, float]
+    finite: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -80,15 +84,18 @@ class Reference:
         norms = {name: norm_of(array) for name, array in exact.items()}
         noise = {name: _ROUNDING * norm for name, norm in norms.items()}
         loss_noise = _ROUNDING * abs(step.loss)
+        finite = True
         for run in (self._narrow.run, partial(self._wide.run, rounds=True)):
             other = run(case)
-            loss_noise = max(loss_noise, abs(other.loss - step.loss))
-            for name, array in _tensors(other).items():
-                noise[name] = max(noise[name], distance(array, exact[name]))
+            loss_moved = abs(other.loss - step.loss)
+            moved = {name: distance(array, exact[name]) for name, array in _tensors(other).items()}
             del other  # as large as the model, twice over
+            loss_noise = max(loss_noise, loss_moved)
+            noise = {name: max(noise[name], error) for name, error in moved.items()}
+            finite = finite and all(map(math.isfinite, (loss_moved, *moved.values())))
         least = _LEAST * math.sqrt(sum(norms[name] ** 2 for name in step.gradients))
         noise |= {name: max(noise[name], least) for name in step.gradients}
-        return Truth(step, loss_noise, noise)
+        return Truth(step, loss_noise, noise, finite)
 
     def run_narrow(self, case: Case) -> Step:
         """A case in tf_keras' own float32."""
@@ -178,6 +185,10 @@ class _Model:
             own = self._gaussian_noise(layer.stddev, relative=False)
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
             own = _with_unbiased_variance(layer, own)
+        elif isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation == "bilinear":
+            own = _in_its_own_precision(own)
+        elif isinstance(layer, keras.layers.Masking):
+            layer.mask_value = float(np.float32(layer.mask_value))  # which float32 examples are compared with
         if self._dtype == "float64":
             own = self._rounded(own)
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -191,6 +202,8 @@ class _Model:
             z = tf.nest.map_structure(self._round, y)
             if hasattr(y, "_keras_logits"):  # what losses take instead of probabilities
                 z._keras_logits = self._round(y._keras_logits)
+            if hasattr(y, "_keras_mask"):  # of Masking, which makes it itself
+                z._keras_mask = y._keras_mask
             return z
 
         return rounded
@@ -277,6 +290,11 @@ def _unbiased_variances(model: Any) -> list[int]:
         for layer in model.submodules
         if isinstance(layer, keras.layers.BatchNormalization) and layer.fused and layer.trainable
     ]
+
+
+def _in_its_own_precision(own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A call that returns what it takes: TensorFlow's bilinear kernel makes float32 of float64."""
+    return lambda x: tf.cast(own(x), x.dtype)
 
 
 def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:

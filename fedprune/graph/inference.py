@@ -43,7 +43,8 @@ def _scores(network: Network) -> Iterator[Shape]:
     shapes = network.shapes()
     for layer, call in network.steps():
         if isinstance(layer, kinds.MultiHeadAttention):
-            yield layer.heads, shapes[call.inputs[0]][0], shapes[call.inputs[-1]][0]
+            query, _, key, *_ = layer.roles([shapes[value] for value in call.inputs])
+            yield layer.heads, query[0], key[0]
 
 
 def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:
@@ -164,7 +165,7 @@ def _windows(layer: kinds.Windowed) -> dict[str, Any]:
 
 
 def _recurrent(writer: _Writer, layer: kinds.Recurrent, inputs: list[Tensor]) -> Tensor:
-    return infer_recurrent(writer.graph, layer, writer.weights, inputs[0])
+    return infer_recurrent(writer.graph, layer, writer.weights, *inputs)
 
 
 _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {

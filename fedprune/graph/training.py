@@ -39,7 +39,7 @@ def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch
     graph = Graph()
     tape = Tape(graph)
     shapes = network.shapes()
-    x = graph.input("x", (batch_size, *network.inputs[0]), network.vocabulary)
+    x = graph.input("x", (batch_size, *network.inputs[0]), network.vocabulary, network.padding)
     y = graph.input("y", (batch_size, *shapes[network.outputs[0]]))
     weight = graph.input("weight", (batch_size, 1))
     count = graph.sum(weight, 0)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedprune.errors import TaskError
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, Shape
+from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, IdMask, Shape, StepMask
 
 VERSION = 1
 MAX_BYTES = 2**22
@@ -26,8 +26,8 @@ MAX_INPUTS = 2 * MAX_CALLS
 """Inputs of all calls together."""
 MAX_VALUES = 2**28
 """Scalars of one example in all values together."""
-MAX_RANK = 5
-"""Axes of a value, without the batch."""
+MAX_RANK = 4
+"""Axes of a value, without the batch: with it they are five, and tflite-runtime 2.14 slices and multiplies no more."""
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)]
 _Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_RANK)]
@@ -68,6 +68,12 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return min(sizes, default=None)
 
     @property
+    def padding(self) -> float | None:
+        """The number, or the id, that fills the input where a mask leaves it out; None where none does."""
+        masks = (layer for layer in self.layers if isinstance(layer, IdMask | StepMask))
+        return next((layer.padding if isinstance(layer, StepMask) else 0.0 for layer in masks), None)
+
+    @property
     def input_dtype(self) -> type[np.generic]:
         """float32, or int32 for ids."""
         return np.float32 if self.vocabulary is None else np.int32
@@ -84,8 +90,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             shape = layer.output(*(shapes[value] for value in call.inputs))
             if len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
                 layer.refuse(f"makes the shape {list(shape)}, larger than {MAX_SIZE} scalars or {MAX_RANK} axes")
-            if ids.isdisjoint(call.inputs) == isinstance(layer, Embedding):
-                layer.refuse("takes ids as numbers, or numbers as ids; give ids to Embedding layers alone")
+            if ids.isdisjoint(call.inputs) == isinstance(layer, Embedding | IdMask):
+                layer.refuse("takes ids as numbers, or numbers as ids; give ids to Embedding layers and masks alone")
             shapes.append(shape)
         if any(value >= len(shapes) for value in self.outputs):
             raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")

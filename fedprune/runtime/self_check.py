@@ -32,6 +32,8 @@ MAX_BATCH = 2**16
 
 KERAS_INSTEAD = "train with the keras trainer, or another version of the runtime"
 
+_PADDED_OF = 3
+"""One of so many steps is padding where there may be some."""
 _EMBEDDINGS = "embeddings"
 _SUMS = 3
 _Sum = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
@@ -139,7 +141,7 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
     keyed = Keyed(seed, "self-check", examples, f"{scale:g}")  # weights of its own, so that no mistake hides in all
     weights = draw_weights(tensors, keyed, scale)
-    x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale)
+    x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale, padding=graph.padding)
     y = draw_classes(keyed, (examples, *graph.target_shape[1:]))
     noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
     for array in noise:
@@ -147,11 +149,23 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     return Case(weights, x, y, noise)
 
 
-def draw_inputs(keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, scale: float = 1.0) -> Inputs:
-    """Numbers up to `scale`, of either sign; or ids of a `vocabulary`."""
+def draw_inputs(
+    keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, scale: float = 1.0, *, padding: float | None = None
+) -> Inputs:
+    """Numbers up to `scale`, of either sign; or ids of a `vocabulary`. With `padding` that fills some steps, of `shape`
+    `[examples, steps, ...]`, but never all of an example."""
     if vocabulary is None:
-        return _uniform(keyed, shape, -1.0) * np.float32(scale)
-    return (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
+        x: Inputs = _uniform(keyed, shape, -1.0) * np.float32(scale)
+    else:
+        x = (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
+    if padding is not None and len(shape) > 1:
+        padded = (keyed.integers(math.prod(shape[:2])) % np.uint64(_PADDED_OF) == 0).reshape(shape[:2])
+        kept = np.arange(shape[0]) % shape[1]  # another step of each example, so that some begin with padding
+        padded[np.arange(shape[0]), kept] = False
+        x[padded] = padding
+        if vocabulary is not None:
+            x[np.arange(shape[0]), kept] = np.maximum(x[np.arange(shape[0]), kept], 1)
+    return x
 
 
 def draw_classes(keyed: Keyed, shape: tuple[int, ...]) -> Array:

@@ -3,7 +3,8 @@
 Its signature ``train`` takes, all float32 but for ids,
 
 ===============  ==========================================================================================
-``x``            examples `[batch, ...]`; int32 where they are ids, whose number the tensor's name tells
+``x``            examples `[batch, ...]`; int32 where they are ids, whose number the tensor's name tells, and
+                 what fills padded ones
 ``y``            targets `[batch, *places, outputs]`: one-hot rows where labels are classes
 ``weight``       `[batch, 1]`: 1 for an example, 0 for what fills the batch up
 ``w0`` … ``wN``  the rows of the tensor table
@@ -29,6 +30,8 @@ from fedprune.runtime.tflite import Runtime, default_runtime, foreign_errors
 SIGNATURE = "train"
 IDS_BELOW = "ids below "
 """The name of an input of ids, before their number."""
+PADDED_WITH = ", padded with "
+"""The end of an input's name where some of it is padding, before what fills that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +72,8 @@ class TrainingGraph:
         self._weights = {name: self._inputs[f"w{row}"] for name, row in rows.items()}
         self._gradients = {name: outputs[f"g{row}"]["index"] for name, row in rows.items() if f"g{row}" in outputs}
         self._statistics = {name: outputs[f"s{row}"]["index"] for name, row in rows.items() if f"s{row}" in outputs}
-        self.vocabulary = _vocabulary(inputs["x"])
-        """The number of ids that examples may hold; None where they hold numbers."""
+        self.vocabulary, self.padding = _told(inputs["x"])
+        """The number of ids that examples may hold, None where they hold numbers; and what fills padded steps."""
         self._x = np.zeros(inputs["x"]["shape"], inputs["x"]["dtype"])
         self._y = np.zeros(inputs["y"]["shape"], np.float32)
         self.batch_shape: tuple[int, ...] = self._x.shape
@@ -138,14 +141,17 @@ def _copied(tensors: dict[str, Array]) -> dict[str, Array]:
     return {name: array.copy() for name, array in tensors.items()}
 
 
-def _vocabulary(x: dict[str, Any]) -> int | None:
-    """The number of ids of an input; None where it is of numbers. Raises `TaskError` if it is of neither."""
-    number = str(x["name"]).removeprefix(IDS_BELOW)
+def _told(x: dict[str, Any]) -> tuple[int | None, float | None]:
+    """The number of ids of an input, None where it is of numbers, and its padding. Raises `TaskError` if it is of
+    neither."""
+    name, _, filling = str(x["name"]).partition(PADDED_WITH)
+    number = name.removeprefix(IDS_BELOW)
+    padding = float(filling) if filling else None
     if x["dtype"] is np.float32:
-        return None
+        return None, padding
     if not number.isdecimal() or int(number) < 1:
         raise TaskError("the training graph takes integers, and does not tell which; build the task again")
-    return int(number)
+    return int(number), padding
 
 
 def _count(names: dict[str, Any], prefix: str) -> int:

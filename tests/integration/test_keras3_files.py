@@ -33,7 +33,10 @@ def _has_keras_3() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not _has_keras_3(), reason="Keras 3 is not installed")
-MODELS = ("mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens")
+MODELS = (
+    "mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens", "attention",
+    "padded", "gaps",
+)  # fmt: skip
 HALF = {"transfer": 1e-2}
 """Keras computed in float16."""
 
@@ -94,7 +97,7 @@ def test_initialisers_come_along(saved: Path) -> None:
     [
         ("lambda", "layer 'odd' is of the kind 'Lambda'; use one of these: Activation"),
         ("recurrent", "layer 'memory' is of the kind 'ConvLSTM1D'; use one of these"),
-        ("operator", "layer 'exp' is the operator 'Exp'; use layers, or one of these: Add"),
+        ("operator", "layer 'sin' is the operator 'Sin'; use layers, or one of these: Add"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(saved: Path, name: str, said: str) -> None:

@@ -158,7 +158,7 @@ UNSUPPORTED = {
         lambda: L.Conv2DTranspose(4, 3, strides=2, output_padding=1),
         r"\(Conv2DTranspose\): output_padding = \(1, 1\)",
     ),
-    "bilinear": (Image, lambda: L.UpSampling2D(interpolation="bilinear"), "interpolation = 'bilinear' .* 'nearest'"),
+    "bicubic": (Image, lambda: L.UpSampling2D(interpolation="bicubic"), "interpolation = 'bicubic' .* or 'bilinear'"),
     "rows of channels": (Image, lambda: L.LayerNormalization(1), r"axis = \[1\] is .* use the last axis"),
     "constraint": ((5,), lambda: L.Dense(4, kernel_constraint="non_neg"), "kernel_constraint"),
     "activity": ((5,), lambda: L.Dense(4, activity_regularizer="l2"), "activity_regularizer"),

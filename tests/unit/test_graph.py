@@ -304,6 +304,13 @@ def test_values_that_are_held_at_once_are_counted() -> None:
     assert graph.live_bytes() == 3 * 400
 
 
+def test_constants_are_held_all_the_time() -> None:
+    graph = Graph()
+    graph.add(graph.input("x", (100,)), graph.constant(np.ones(100, np.float32)))
+
+    assert graph.live_bytes() == 3 * 400
+
+
 ABSURD: dict[str, tuple[Network, TensorTable, str]] = {
     "a batch that no runtime can count": (
         Network("n", ((2**12, 2**12),), (Reshape(name="r", shape=(2**12, 2**12)),), (Call(0, (0,)),), (1,)),

@@ -192,7 +192,7 @@ UNREADABLE: dict[str, Change] = {
     "a momentum above 1": layer(1, momentum=1.5),
     "no mean": layer(1, mean=None),
     "an empty axis": layer(2, shape=[0]),
-    "six axes": layer(2, shape=[1, 1, 1, 1, 1, 20]),
+    "five axes": layer(2, shape=[1, 1, 1, 1, 20]),
     "a call without inputs": lambda network: network["calls"].__setitem__(0, [0, []]),
     "a negative value": lambda network: network["calls"].__setitem__(0, [0, [-1]]),
     "an absurd value": lambda network: network["calls"].__setitem__(0, [0, [2**40]]),
@@ -272,5 +272,5 @@ def test_the_smallest_table_tells_which_ids_there_are() -> None:
     ids=["ids added", "ids reversed", "numbers looked up"],
 )
 def test_ids_go_to_embeddings_and_to_nothing_else(layers: tuple[AnyLayer, ...], calls: tuple[Call, ...]) -> None:
-    with pytest.raises(TaskError, match="takes ids as numbers, or numbers as ids; give ids to Embedding layers alone"):
+    with pytest.raises(TaskError, match="numbers as ids; give ids to Embedding layers and masks alone"):
         Network("n", ((6,),), layers, calls, (len(calls),)).shapes()
