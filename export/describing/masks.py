@@ -31,7 +31,6 @@ _HANDING_ON = (
     keras.layers.ELU,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
-    keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
     keras.layers.LeakyReLU,
     keras.layers.ReLU,
@@ -59,7 +58,8 @@ def check_masks(layer: Any, masks: Sequence[int | None]) -> None:
     inner = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
     if isinstance(inner, keras.layers.Softmax):
         refuse(layer, "a mask, which it takes for one of channels", "Activation('softmax')")
-    if isinstance(inner, keras.layers.BatchNormalization) and inner.trainable:
+    is_trained = isinstance(inner, keras.layers.BatchNormalization) and inner.trainable
+    if is_trained or isinstance(inner, keras.layers.GroupNormalization):
         refuse(layer, "a mask, by which its statistics would be weighted", "LayerNormalization")
 
 

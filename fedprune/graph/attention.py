@@ -22,11 +22,12 @@ _UNSEEN = -1e9
 
 def multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: list[Value]) -> Value:
     query, value, key, *masks = layer.roles(inputs)
+    query_mask, key_mask = (None if mask is None else mask.tensor for mask in masks)
     tape, n, places = context.tape, query.shape[0], query.shape[1]
     queries = ops.scale(tape, _heads(context, query, layer.query_kernel, layer.query_bias), layer.key_size**-0.5)
     keys = _heads(context, key, layer.key_kernel, layer.key_bias)
     scores = batch_matmul(tape, queries, keys, transpose_b=True)
-    unseen = _unseen(tape.graph, layer, places, key.shape[1], *(mask and mask.tensor for mask in masks))
+    unseen = _unseen(tape.graph, layer, places, key.shape[1], query_mask, key_mask)
     if unseen is not None:
         scores = ops.add(tape, scores, tape.leaf(unseen, differentiable=False))
     attention = drop(context, ops.softmax(tape, scores), layer.rate, scores.shape)
