@@ -75,7 +75,7 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     if kept is not None and _digest(kept) == proven.sha256:
         return kept
     task = bundle.task
-    written = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size)
+    written = write_training_graph(bundle.network, task.table, task.objectives, proven.batch_size)
     if (_digest(written.blob), written.memory_bytes) != (proven.sha256, proven.memory_bytes):
         raise RuntimeUnfit(
             f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "
