@@ -6,6 +6,9 @@ little, and names, such as token ids, are then those of something else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -15,17 +18,20 @@ _CODES = 256
 """The numbers that int8 has."""
 
 
-def whole_numbers_spanned(content: bytes) -> int:
-    """The whole numbers between the least and the greatest number that the file's input has a code for; 0 if its input
-    is float32."""
-    graph = schema.Model.GetRootAs(content).Subgraphs(0)
-    source = graph.Tensors(graph.Inputs(0))
-    if source.Type() != schema.TensorType.INT8:
-        return 0
-    return round((_CODES - 1) * float(source.Quantization().Scale(0))) + 1
+def whole_numbers_spanned(content: bytes) -> dict[str, int]:
+    """The whole numbers between the least and the greatest number that each input of the file has a code for, by its
+    name in the signature; 0 if it is not int8."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    tensors = model.subgraphs[0].tensors
+    return {entry.name.decode(): _spanned(tensors[entry.tensorIndex]) for entry in model.signatureDefs[0].inputs}
 
 
-def merges_integers(content: bytes, x: Inputs) -> bool:
-    """True if all of `x`, examples as the model takes them, are whole numbers, and the file's input has one code for
-    several whole numbers of their range."""
-    return whole_numbers_spanned(content) > _CODES and bool(np.all(np.rint(x) == x))
+def _spanned(source: Any) -> int:
+    return round((_CODES - 1) * float(source.quantization.scale[0])) + 1 if source.type == schema.TensorType.INT8 else 0
+
+
+def merges_integers(content: bytes, x: Mapping[str, Inputs]) -> bool:
+    """True if all examples of one of the inputs `x`, by their names, are whole numbers, and the file's input has one
+    code for several whole numbers of their range."""
+    spanned = whole_numbers_spanned(content)
+    return any(spanned[name] > _CODES and bool(np.all(np.rint(given) == given)) for name, given in x.items())

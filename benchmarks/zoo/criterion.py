@@ -7,13 +7,13 @@ training graph has a rule for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 from benchmarks.zoo.mutants import mutants
-from export.architecture import form_of
+from export.architecture import task_outputs
 from export.describing.model import describe
 from export.proof.probes import make_self_check
 from export.proof.proof import Proof
@@ -21,11 +21,13 @@ from export.proof.reference import Reference
 from fedprune.graph.training import write_training_graph
 from fedprune.keras import activations
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.task.bundle import Training
+from fedprune.task.outputs import OutputLoss
 
 L = keras.layers
 
@@ -49,12 +51,12 @@ class Verdict:
 
 def judge(name: str, most: int | None = None) -> tuple[Verdict, ...]:
     """The honest graph of one of `MUTATED`, then its mutants; of these about `most`, of all kinds."""
-    model, loss = _model(name)
+    model, training = _model(name)
     network, tensors = describe(model)
-    objective = Objective(loss, form_of(network, loss).from_logits)
-    reference = Reference(model, objective)
-    proof = Proof(model, tensors, objective, reference)
-    honest = write_training_graph(network, TensorTable(tensors), loss, _BATCH).blob
+    objectives = [training.objective_of(output) for output in task_outputs(network, training)]
+    reference = Reference(model, objectives)
+    proof = Proof(model, tensors, objectives, reference)
+    honest = write_training_graph(network, TensorTable(tensors), objectives, _BATCH).blob
     self_check = make_self_check(reference, tensors, honest, briefly=False)
     graphs = chain([("", honest)], mutants(honest, tensors, most))
     verdicts: list[Verdict] = []
@@ -76,10 +78,10 @@ def kinds(name: str) -> Iterator[str]:
             yield str(function)
 
 
-def _model(name: str) -> tuple[Any, Loss]:
+def _model(name: str) -> tuple[Any, Training]:
     keras.backend.clear_session()
-    build, loss = MUTATED[name]
-    return build(), loss
+    build, learned = MUTATED[name]
+    return build(), Training(1, loss=learned) if isinstance(learned, Loss) else Training(1, losses=dict(learned))
 
 
 def _passes(graph: TrainingGraph, tensors: tuple[TensorSpec, ...], self_check: SelfCheck) -> bool:
@@ -206,7 +208,21 @@ def _gaps() -> Any:
     return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()([L.GRU(3)(y), L.Flatten()(both)])))
 
 
-MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
+def _paired() -> Any:
+    """Two inputs of one form and two outputs of one form, which could be taken for each other."""
+    first, second = L.Input((4,), name="first"), L.Input((4,), name="second")
+    y = L.Concatenate()([L.Dense(5, "tanh")(first), L.Dense(4, "tanh")(second)])
+    return keras.Model(
+        [first, second], [L.Dense(_CLASSES, name="one")(y), L.Dense(_CLASSES, "softmax", name="other")(y)]
+    )
+
+
+_PAIRED = {
+    "one": OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, weight=0.4, label_smoothing=0.2),
+    "other": OutputLoss(Loss.CATEGORICAL_CROSSENTROPY, weight=1.5),
+}
+
+MUTATED: dict[str, tuple[Callable[[], Any], Loss | Mapping[str, OutputLoss]]] = {
     "images": (_images, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "separable": (_separable, Loss.CATEGORICAL_CROSSENTROPY),
     "series": (_series, Loss.BINARY_CROSSENTROPY),
@@ -218,5 +234,6 @@ MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
     "curves": (_curves, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "padded": (_padded, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "gaps": (_gaps, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "paired": (_paired, _PAIRED),
 }
 """Small networks, and what they are trained with."""

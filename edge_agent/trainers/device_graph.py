@@ -32,8 +32,8 @@ _SHARE_OF_MEMORY = 0.25
 class _Written(msgspec.Struct, frozen=True):
     """What the graph on the disk was written from, and what was made of it.
 
-    `source` is the SHA-256 (hex) of network, tensor table, loss and batch size. The graph's own digest would not do: a
-    sender could give that of another task's graph, or understate the memory.
+    `source` is the SHA-256 (hex) of network, tensor table, losses and batch size. The graph's own digest would not do:
+    a sender could give that of another task's graph, or understate the memory.
     """
 
     source: str
@@ -87,13 +87,13 @@ def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, 
 def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     """The graph's bytes, from the disk if they are there."""
     task = bundle.task
-    source = [bundle.network, task.tensors, task.training.loss, proven.batch_size]
+    source = [bundle.network, task.tensors, task.objectives, proven.batch_size]
     expected = _Written(_digest(msgspec.json.encode(source)), proven.sha256, proven.memory_bytes)
     if disk is not None and _remembered(disk, _WRITTEN, _Written) == expected:
         kept = disk.read(_GRAPH)
         if kept is not None and _digest(kept) == proven.sha256:
             return kept
-    written = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size)
+    written = write_training_graph(bundle.network, task.table, task.objectives, proven.batch_size)
     if (_digest(written.blob), written.memory_bytes) != (proven.sha256, proven.memory_bytes):
         raise RuntimeUnfit(
             f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "

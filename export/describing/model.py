@@ -14,6 +14,7 @@ from export.describing.refusal import label, refuse
 from export.describing.sequences import check_recurrent_dropout
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
+from fedprune.model.forms import MAX_ENDS, MAX_NAME, is_name
 from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 
@@ -35,16 +36,18 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     _check_ends(model)
     table = tensor_table(model)
     names = {variable.ref(): spec.name for spec, variable in zip(table, model.weights, strict=True)}
-    draft = Draft(model.name, tuple(model.inputs[0].shape[1:]), names)
-    (output,) = _Walk(draft).model(model, [Value(0)], training=None)
-    if not isinstance(output, Value):
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    draft = Draft(model.name, dict(zip(model.input_names, shapes, strict=True)), names)
+    made = _Walk(draft).model(model, [Value(number) for number in range(len(shapes))], training=None)
+    outputs = [output.number for output in made if isinstance(output, Value)]
+    if len(outputs) < len(made):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
-    if output.mask is not None:
+    if any(isinstance(output, Value) and output.mask is not None for output in made):
         raise TaskError(
             f"model {model.name!r} returns steps of which some are masked, and Keras' loss leaves those out, which is "
             "not supported; end it with a layer that drops the mask (as Reshape does), or return one row"
         )
-    network = draft.network(output.number)
+    network = draft.network(dict(zip(model.output_names, outputs, strict=True)))
     _check_used(model, network, names)
     try:
         network = parse_network(pack_network(network))
@@ -163,21 +166,33 @@ def _check_model(model: Any) -> None:
 
 
 def _check_ends(model: Any) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
-    if isinstance(model.input, dict | tuple) or isinstance(model.output, dict | tuple):
-        raise TaskError(
-            f"model {model.name!r} names its input or output, or has it in a tuple; make it of these alone, as "
-            "keras.Model(x, y)"
-        )
-    (x,) = model.inputs
-    batch, *input_shape = x.shape
+    _check_nesting(model)
     ids = any(isinstance(layer, keras.layers.Embedding) for layer in model.submodules)
-    if batch is not None or None in input_shape or x.dtype not in (tf.float32, *((tf.int32, tf.int64) if ids else ())):
-        raise TaskError(
-            f"model {model.name!r} takes {x.dtype.name}{list(x.shape)}; "
-            "it must take float32, or int32 for Embedding layers, of a fixed shape, in batches of any size"
-        )
+    for x in model.inputs:
+        batch, *shape = x.shape
+        if batch is not None or None in shape or x.dtype not in (tf.float32, *((tf.int32, tf.int64) if ids else ())):
+            raise TaskError(
+                f"model {model.name!r} takes {x.dtype.name}{list(x.shape)}; "
+                "it must take float32, or int32 for Embedding layers, of a fixed shape, in batches of any size"
+            )
+    for what, names in (("inputs", model.input_names), ("outputs", model.output_names)):
+        if len(names) > MAX_ENDS:
+            raise TaskError(f"model {model.name!r} has {len(names)} {what}; a task has at most {MAX_ENDS}")
+        if len(names) > 1 and (wrong := [name for name in names if not is_name(name)]):
+            raise TaskError(
+                f"model {model.name!r} calls one of its {what} {wrong[0][:60]!r}; name the layer with letters and "
+                f"digits, '_', '-' and '.', at most {MAX_NAME}"
+            )
+
+
+def _check_nesting(model: Any) -> None:
+    """Raise `TaskError` unless inputs and outputs are a single one each, or a list of several."""
+    for what, ends, nested in (("inputs", model.inputs, model.input), ("outputs", model.outputs, model.output)):
+        if not ends or not (isinstance(nested, list) if len(ends) > 1 else keras.backend.is_keras_tensor(nested)):
+            raise TaskError(
+                f"model {model.name!r} has its {what} in a dict or a tuple; make it of a single one, as "
+                "keras.Model(x, y), or of lists, as keras.Model([x, z], [y, w])"
+            )
 
 
 def _check_arguments(node: Any, training: bool | None) -> bool | None:

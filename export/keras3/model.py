@@ -149,5 +149,7 @@ def _is_tensor(given: Any) -> bool:
 
 
 def _list(ends: Sequence[Any]) -> Sequence[Any]:
-    """Keras writes a single end without a list around it."""
+    """Keras writes a single end without a list around it, and those of a dict by their names."""
+    if isinstance(ends, dict):
+        raise TaskError("its inputs or outputs are in a dict; make the model of lists, as keras.Model([x, z], [y, w])")
     return ends if isinstance(ends[0], list) else [ends]

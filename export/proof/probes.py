@@ -45,7 +45,7 @@ def make_self_check(reference: Reference, tensors: Sequence[TensorSpec], graph: 
     Raises `NotProven` unless every runtime that is installed passes with room to spare.
     """
     graphs = [TrainingGraph(graph, tensors, threads=1, runtime=runtime) for runtime in available_runtimes()]
-    full = graphs[0].batch_shape[0]
+    full = graphs[0].batch_size
     moderate = [(count, 1.0) for count in sorted({full, min(2, full), 1}, reverse=True)]
     probes = []
     for examples, scale in moderate[:1] if briefly else [*((full, large) for large in _LARGE), *moderate]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.keras.model import keras_loss
+from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
 from fedprune.model.tensors import Array, TensorSpec, Weights
@@ -72,9 +72,10 @@ class Truth:
 class Reference:
     """A model in tf_keras, in float64, with its noise given."""
 
-    def __init__(self, model: Any, objective: Objective) -> None:
-        self._wide = _Model(model, objective, "float64")
-        self._narrow = _Model(model, objective, "float32")
+    def __init__(self, model: Any, objectives: Sequence[Objective]) -> None:
+        """`objectives` are those of the model's outputs."""
+        self._wide = _Model(model, objectives, "float64")
+        self._narrow = _Model(model, objectives, "float32")
         self._kept: dict[tuple[int, int, float], Truth] = {}
 
     def run(self, case: Case) -> Truth:
@@ -116,10 +117,11 @@ class Reference:
 class _Model:
     """A copy of a model in some precision. A run that `rounds` rounds each layer's output and gradient to float32."""
 
-    def __init__(self, model: Any, objective: Objective, dtype: str) -> None:
+    def __init__(self, model: Any, objectives: Sequence[Objective], dtype: str) -> None:
         self._dtype = dtype
         self._model = _copy(model, dtype)
-        self._loss = _loss(objective)
+        self._objectives = objectives
+        self._loss = weighted_loss(objectives)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._variables = self._model.weights
@@ -132,12 +134,13 @@ class _Model:
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        count = len(case.x)
+        count = len(case.x[0])
         weights = [
             tf.constant(array, variable.dtype)
             for array, variable in zip(case.weights.values(), self._variables, strict=True)
         ]
-        batch = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
+        arrays = (*case.x, *case.y, case.importance, *case.noise)
+        batch = [tf.constant(array[:count], self._dtype) for array in arrays]
         if self._traced is None:
             signature = [
                 tf.TensorSpec((), self._dtype),
@@ -157,13 +160,16 @@ class _Model:
         self, rounding: tf.Tensor, weights: list[tf.Tensor], batch: list[tf.Tensor]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
         """The loss, its gradients, and what becomes of the variables that are not trained."""
-        x, y, *noise = batch
+        inputs = len(self._model.inputs)
+        x, (*y, importance) = batch[:inputs], batch[inputs : inputs + len(self._objectives) + 1]
+        labels = [_labels(objective, targets) for objective, targets in zip(self._objectives, y, strict=True)]
         self._rounding = rounding
-        self._noise = iter(noise)
+        self._noise = iter(batch[inputs + len(self._objectives) + 1 :])
         for variable, value in zip(self._variables, weights, strict=True):
             variable.assign(value)
         with tf.GradientTape() as tape:
-            loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
+            outputs = call_model(self._model, x, training=True)
+            loss = self._loss(labels, outputs, importance) + sum(self._model.losses)
         trained = [variable for variable, is_trained in self._rows() if is_trained]
         others = [variable.read_value() for variable, is_trained in self._rows() if not is_trained]
         # That of an embedding comes as rows of it.
@@ -312,9 +318,6 @@ def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callab
     return call
 
 
-def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Keras' loss of targets, which are one-hot even where Keras takes class numbers."""
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras_loss(objective)
-    if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-        return lambda y, output: loss(tf.argmax(y, axis=-1), output)
-    return loss
+def _labels(objective: Objective, targets: tf.Tensor) -> tf.Tensor:
+    """What Keras' loss takes for targets, which are one-hot even where that is class numbers."""
+    return tf.argmax(targets, axis=-1) if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS else targets

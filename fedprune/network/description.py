@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from fedprune.errors import TaskError
+from fedprune.model.forms import MAX_ENDS, MAX_NAME, NAME_PATTERN, InputForm, array_names
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, IdMask, Shape, StepMask
 
@@ -33,6 +34,8 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)]
 _Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_RANK)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2 * MAX_CALLS)]
 _Factor = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME, pattern=NAME_PATTERN)]
+_Names = Annotated[tuple[_Name, ...], msgspec.Meta(max_length=MAX_ENDS)]
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -51,39 +54,59 @@ class Penalty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values."""
+    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values.
+
+    Where there are several inputs or outputs they have names, which tell them apart; a single one has none.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=1)]
+    inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDS)]
     layers: Annotated[tuple[AnyLayer, ...], msgspec.Meta(max_length=MAX_CALLS)]
     calls: Annotated[tuple[Call, ...], msgspec.Meta(max_length=MAX_CALLS)]
-    outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=1)]
+    outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDS)]
     penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
+    input_names: _Names = ()
+    output_names: _Names = ()
     version: int = VERSION
 
     @property
-    def vocabulary(self) -> int | None:
-        """The number of ids, from 0, that the input may hold; None where it holds numbers."""
-        sizes = (layer.vocabulary for layer in self.layers if isinstance(layer, Embedding))
-        return min(sizes, default=None)
+    def vocabularies(self) -> tuple[int | None, ...]:
+        """The number of ids, from 0, that each input may hold; None where it holds numbers."""
+        sizes: list[list[int]] = [[] for _ in self.inputs]
+        for layer, call in self.steps():
+            for value in call.inputs:
+                if isinstance(layer, Embedding) and value < len(sizes):
+                    sizes[value].append(layer.vocabulary)
+        return tuple(min(each, default=None) for each in sizes)
 
     @property
-    def padding(self) -> float | None:
-        """The number, or the id, that fills the input where a mask leaves it out; None where none does."""
-        masks = (layer for layer in self.layers if isinstance(layer, IdMask | StepMask))
-        return next((layer.padding if isinstance(layer, StepMask) else 0.0 for layer in masks), None)
+    def paddings(self) -> tuple[float | None, ...]:
+        """What fills each input where a mask leaves it out, a number or an id; None where none does."""
+        found: list[float | None] = [None] * len(self.inputs)
+        for layer, call in self.steps():
+            for value in call.inputs:
+                if isinstance(layer, IdMask | StepMask) and value < len(found):
+                    found[value] = layer.padding if isinstance(layer, StepMask) else 0.0
+        return tuple(found)
 
     @property
-    def input_dtype(self) -> type[np.generic]:
-        """float32, or int32 for ids."""
-        return np.float32 if self.vocabulary is None else np.int32
+    def input_dtypes(self) -> tuple[type[np.generic], ...]:
+        """Of each input: float32, or int32 for ids."""
+        return tuple(np.float32 if vocabulary is None else np.int32 for vocabulary in self.vocabularies)
+
+    @property
+    def input_forms(self) -> tuple[InputForm, ...]:
+        """The form of each input, and what its array in data files is called."""
+        arrays = array_names("x", self.input_names)
+        return tuple(map(InputForm, arrays, self.inputs, self.vocabularies))
 
     def shapes(self) -> tuple[Shape, ...]:
         """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
         if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
             raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
+        self._check_ends()
         shapes: list[Shape] = list(self.inputs)
-        ids = frozenset(range(len(self.inputs))) if self.vocabulary is not None else frozenset()
+        ids = {value for value, vocabulary in enumerate(self.vocabularies) if vocabulary is not None}
         for layer, call in self.steps():
             if any(value >= len(shapes) for value in call.inputs):
                 layer.refuse("takes what comes later")
@@ -139,6 +162,18 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TaskError(
                 f"network {self.name[:60]!r}: a penalty of {foreign[0][:80]!r}, which has another or is no weight"
             )
+
+    def _check_ends(self) -> None:
+        """Raise `TaskError` unless inputs and outputs can be told apart, and each input is used."""
+        for what, ends, names in (
+            ("input", self.inputs, self.input_names),
+            ("output", self.outputs, self.output_names),
+        ):
+            if len(names) != (len(ends) if len(ends) > 1 else 0) or len(set(names)) != len(names):
+                raise TaskError(f"network {self.name[:60]!r}: several {what}s need a name each, a single one has none")
+        used = {value for call in self.calls for value in call.inputs} | set(self.outputs)
+        if unused := [name for value, name in enumerate(self.input_names) if value not in used]:
+            raise TaskError(f"network {self.name[:60]!r}: nothing takes input {unused[0]!r}; leave it out")
 
     def _owners(self, shapes: tuple[Shape, ...]) -> dict[str, tuple[Shape, AnyLayer]]:
         """Each tensor that a layer must have, with its shape."""

@@ -86,7 +86,7 @@ def test_a_device_takes_what_suits_it(room: str, examples: int, size: int, monke
 
     graph = prepare_device_graph(bundle, examples, None, threads=1)()
 
-    assert graph.batch_shape == (size, 8, 8, 1)
+    assert (graph.batch_size, graph.input_shapes) == (size, ((8, 8, 1),))
 
 
 def test_what_no_device_of_this_size_can_train_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from training_networks import (
     training_graph,
 )
 
-from export.architecture import form_of, tensor_table
+from export.architecture import task_outputs, tensor_table
 from export.describing.layers import LAYERS
 from export.describing.masks import HEEDING
 from export.describing.model import describe
@@ -40,6 +40,7 @@ from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorTable
 from fedprune.network import layers as kinds
 from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.task.bundle import Training
 from fedprune.task.evaluation import InferenceGraph
 
 L = keras.layers
@@ -127,8 +128,8 @@ def test_an_example_that_is_all_padding_has_a_mean_of_zero_and_spoils_no_batch()
     inferred = InferenceGraph(network, threads=1)
     inferred.load(weights)
 
-    step = trained.run(weights, ids, one_hot(2))
-    (answers,) = inferred.predict(ids)
+    step = trained.run(weights, [ids], [one_hot(2)])
+    ((answers,),) = inferred.predict([ids])
 
     assert np.isfinite(step.loss)
     assert all(np.isfinite(gradient).all() for gradient in step.gradients.values())
@@ -182,7 +183,9 @@ def test_masks_go_where_keras_hands_them(join: Callable[[Any, Any], list[Any]]) 
     expected = model(series).numpy()
 
     np.testing.assert_allclose(built(series).numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(list(inferred.predict(series))), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        np.concatenate([outputs for (outputs,) in inferred.predict([series])]), expected, atol=1e-4
+    )
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -222,15 +225,17 @@ def test_a_masked_mean_of_logits_is_logits() -> None:
     y = L.Dense(CLASSES)(L.Embedding(9, 4, mask_zero=True)(x))
     network, _ = describe(keras.Model(x, L.GlobalAveragePooling1D()(y)))
 
-    assert form_of(network, SPARSE.loss).from_logits
+    (output,) = task_outputs(network, Training(steps_per_round=1, batch_size=1, loss=SPARSE.loss))
+
+    assert output.from_logits
 
 
 def test_what_fills_padded_steps_is_in_the_graph() -> None:
     """So that a device draws some for its self-check."""
     models = {name: judged(name)[0] for name in MASKED}
     fillings = {
-        name: TrainingGraph(training_graph(model, SPARSE.loss, 2), tensor_table(model), threads=1).padding
+        name: TrainingGraph(training_graph(model, SPARSE.loss, 2), tensor_table(model), threads=1).paddings
         for name, model in models.items()
     }
 
-    assert fillings == {"ids": 0.0, "numbers": -0.5, "attention": 0.0}
+    assert fillings == {"ids": (0.0,), "numbers": (-0.5,), "attention": (0.0,)}

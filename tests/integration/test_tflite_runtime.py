@@ -109,7 +109,7 @@ for folder in sorted(Path().glob("*/graph.tflite")):
     weights = {spec.name: given[f"w{row}"] for row, spec in enumerate(tensors)}
     graph = TrainingGraph((folder / "graph.tflite").read_bytes(), tensors, threads=1)
     for count in msgspec.json.decode((folder / "counts.json").read_bytes()):
-        step = graph.run(weights, given["x"][:count], given["y"][:count])
+        step = graph.run(weights, [given["x"][:count]], [given["y"][:count]])
         np.savez(folder / f"found-{count}.npz", **outputs_of(step, tensors))
 """
 COUNTS = (BATCH, 1)
@@ -213,7 +213,7 @@ def test_the_self_check_tells_right_from_wrong(elsewhere: Elsewhere) -> None:
     model = residual()
     objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True)
     graph = training_graph(model, objective.loss, BATCH)
-    self_check = make_self_check(Reference(model, objective), tensor_table(model), graph, briefly=False)
+    self_check = make_self_check(Reference(model, [objective]), tensor_table(model), graph, briefly=False)
     (elsewhere.directory / "tensors.json").write_bytes(msgspec.json.encode(tensor_table(model)))
     (elsewhere.directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     (elsewhere.directory / "right.tflite").write_bytes(graph)

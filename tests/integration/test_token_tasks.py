@@ -95,7 +95,7 @@ def test_gateways_answer_as_keras_does(tmp_path: Path) -> None:
     graph = InferenceGraph(bundle.network, threads=1)
     graph.load(bundle.initial_weights())
 
-    found = np.concatenate(list(graph.predict(data.x)))
+    found = np.concatenate([outputs for (outputs,) in graph.predict([data.x])])
 
     np.testing.assert_allclose(found, model(data.x).numpy(), atol=1e-4)
     save_npz(tmp_path / "held-out.npz", data)
@@ -137,7 +137,7 @@ def test_files_take_ids_as_they_are(form: Format) -> None:
     schedule = ConstantSparsity(begin_step=1, frequency=4, target_sparsity=0.5)
     bundle = bundle_of(model, schedule, mask=MaskPolicy.SHARED)
     weights = {name: 20 * array for name, array in weights_of(model).items()}
-    bench = Workbench(Job(bundle.network, bundle.task.tensors, weights, data.x, data.x))
+    bench = Workbench(Job(bundle.network, bundle.task.tensors, weights, [data.x], [data.x]))
 
     content = bench.convert(form)
 

@@ -50,7 +50,7 @@ def step_of(model: Any, objective: Objective, x: Array, y: Array, batch: int) ->
     table = tensor_table(model)
     graph = TrainingGraph(training_graph(model, objective.loss, batch), table, threads=1)
     weights = {spec.name: array for spec, array in zip(table, model.get_weights(), strict=True)}
-    return graph.run(weights, x, y)
+    return graph.run(weights, [x], [y])
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS.keys())
@@ -329,7 +329,7 @@ def test_probabilities_are_judged_as_strictly_as_logits(loss: Loss, end: str, sc
     tensors = tensor_table(model)
     graph = TrainingGraph(training_graph(model, loss, BATCH), tensors, threads=1)
 
-    truth = Reference(model, Objective(loss, from_logits=False)).run(draw_case(graph, tensors, 0, BATCH, scale))
+    truth = Reference(model, [Objective(loss, from_logits=False)]).run(draw_case(graph, tensors, 0, BATCH, scale))
 
     for name, gradient in truth.step.gradients.items():
         assert truth.noise[name] < 1e-4 * np.linalg.norm(gradient), name

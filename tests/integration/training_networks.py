@@ -185,8 +185,8 @@ def drawn(*shape: int, seed: int = 0) -> Array:
 def examples(model: Any, count: int) -> Inputs:
     """Numbers from -1 to 1, ids where the model takes them; some padding where it leaves that out."""
     network, _ = describe(model)
-    shape = (count, *model.input_shape[1:])
-    return draw_inputs(Keyed(0, "test"), shape, network.vocabulary, padding=network.padding)
+    (form,), (padding,) = network.input_forms, network.paddings
+    return draw_inputs(Keyed(0, "test"), (count, *form.shape), form.vocabulary, padding=padding)
 
 
 def randomised(model: Any) -> Any:
@@ -346,12 +346,12 @@ ONE_OF_OTHERS = (
 def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
     """What a device writes for itself of the model's description."""
     network, table = describe(model)
-    return write_training_graph(network, TensorTable(table), loss, batch_size).blob
+    return write_training_graph(network, TensorTable(table), [Objective(loss, from_logits=True)], batch_size).blob
 
 
 def proof_of(model: Any, objective: Objective) -> Proof:
     """The judge of the model's training graphs."""
-    return Proof(model, tensor_table(model), objective, Reference(model, objective))
+    return Proof(model, tensor_table(model), [objective], Reference(model, [objective]))
 
 
 def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Inputs, y: Array) -> Step:

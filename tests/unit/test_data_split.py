@@ -77,7 +77,7 @@ def test_the_summary_counts_what_is_in_the_files(tmp_path: Path) -> None:
         assert all(count == np.count_nonzero(loaded.y == label) for label, count in part.per_class.items())
     written = json.loads((tmp_path / "split.json").read_text())
     assert written["classes"] == 3
-    assert written["input_shape"] == [1]
+    assert written["input_shapes"] == {"x": [1]}
     assert [part["file"] for part in written["agents"]] == [part.file for part in summary.agents]
 
 
