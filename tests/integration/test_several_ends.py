@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from keras_bundles import weights_of
 
+from benchmarks.latency.measure import Settings, measure
+from benchmarks.latency.results import Measured
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
 from export.architecture import task_outputs
@@ -240,6 +242,9 @@ def test_files_keep_the_names_and_answer_as_keras_does(bundle: Bundle, tmp_path:
         assert set(signature.get_input_details()) == {"picture", "a-word"}
         assert set(signature.get_output_details()) == {"topic", "there", "amount"}
         del signature
+    (row,) = measure([tmp_path / Format.FP32.file], Settings(num_runs=3, warmup_runs=1)).models
+    assert isinstance(row, Measured)
+    assert set(row.input_shapes) == {(1, 6, 6, 2), (1, 4)}
 
 
 class opened(Workbench):  # noqa: N801 - it stands for a function
