@@ -237,7 +237,25 @@ def _decoder() -> Network:
     return Network("decoder", ((3, 5, 4),), layers, calls, (15,))
 
 
-_ORIGINALS = (_images(), _series(), _decoder())
+def _joined() -> Network:
+    """Ids and numbers in, two values out."""
+    layers = (
+        kinds.Embedding(name="words", vocabulary=9, units=3, table="words/table"),
+        kinds.Dense(name="numbers", units=3, kernel="numbers/kernel", bias="numbers/bias"),
+        kinds.Concatenate(name="both", axis=0),
+    )
+    return Network(
+        name="joined",
+        inputs=((4,), (6, 2)),
+        layers=layers,
+        calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2, 3))),
+        outputs=(3, 4),
+        input_names=("word", "number"),
+        output_names=("numbers", "both"),
+    )
+
+
+_ORIGINALS = (_images(), _series(), _decoder(), _joined())
 
 if __name__ == "__main__":
     main()

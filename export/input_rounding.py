@@ -21,13 +21,16 @@ _CODES = 256
 def whole_numbers_spanned(content: bytes) -> dict[str, int]:
     """The whole numbers between the least and the greatest number that each input of the file has a code for, by its
     name in the signature; 0 if it is not int8."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-    tensors = model.subgraphs[0].tensors
-    return {entry.name.decode(): _spanned(tensors[entry.tensorIndex]) for entry in model.signatureDefs[0].inputs}
+    model = schema.Model.GetRootAs(content)
+    tensors, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    inputs = [signature.Inputs(number) for number in range(signature.InputsLength())]
+    return {entry.Name().decode(): _spanned(tensors.Tensors(entry.TensorIndex())) for entry in inputs}
 
 
 def _spanned(source: Any) -> int:
-    return round((_CODES - 1) * float(source.quantization.scale[0])) + 1 if source.type == schema.TensorType.INT8 else 0
+    if source.Type() != schema.TensorType.INT8:
+        return 0
+    return round((_CODES - 1) * float(source.Quantization().Scale(0))) + 1
 
 
 def merges_integers(content: bytes, x: Mapping[str, Inputs]) -> bool:

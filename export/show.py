@@ -67,15 +67,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     task = bundle.task
     training, pruning = task.training, task.pruning
     yield "task", one_line(task.name)
-    inputs = [_input(form) for form in bundle.network.input_forms]
-    outputs = [_output(form) for form in task.output_forms]
-    if len(inputs) == len(outputs) == 1:
-        yield "model", f"{inputs[0]} to {outputs[0]}"
-    else:
-        yield from (
-            ("input", f"{form.array}: {text}") for form, text in zip(bundle.network.input_forms, inputs, strict=True)
-        )
-        yield from (("output", f"{form.array}: {text}") for form, text in zip(task.output_forms, outputs, strict=True))
+    yield from _ends(bundle)
     frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
@@ -94,6 +86,16 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "network", f"{len(bundle.network.layers)} layers, {len(pack_network(bundle.network)):,} bytes"
     yield "bundle", f"{len(bundle.blob):,} bytes"
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()
+
+
+def _ends(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    inputs = {form.array: _input(form) for form in bundle.network.input_forms}
+    outputs = {form.array: _output(form) for form in bundle.task.output_forms}
+    if len(inputs) == len(outputs) == 1:
+        yield "model", f"{inputs['x']} to {outputs['y']}"
+        return
+    for what, ends in (("input", inputs), ("output", outputs)):
+        yield from ((what, f"{array}: {text}") for array, text in ends.items())
 
 
 def _input(form: InputForm) -> str:

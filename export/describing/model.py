@@ -188,7 +188,7 @@ def _check_ends(model: Any) -> None:
 def _check_nesting(model: Any) -> None:
     """Raise `TaskError` unless inputs and outputs are a single one each, or a list of several."""
     for what, ends, nested in (("inputs", model.inputs, model.input), ("outputs", model.outputs, model.output)):
-        if not ends or not (isinstance(nested, list) if len(ends) > 1 else keras.backend.is_keras_tensor(nested)):
+        if not ends or isinstance(nested, list) != (len(ends) > 1) or isinstance(nested, dict | tuple):
             raise TaskError(
                 f"model {model.name!r} has its {what} in a dict or a tuple; make it of a single one, as "
                 "keras.Model(x, y), or of lists, as keras.Model([x, z], [y, w])"

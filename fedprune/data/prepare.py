@@ -61,9 +61,11 @@ def prepare(
     be skewed; `StorageError` where `out` cannot be written.
     """
     if isinstance(how, Dirichlet) and source.train.class_numbers is None:
+        names = list(source.train.labels)
+        are = "is" if len(names) == 1 else "are"
         raise DataError(
-            f"{source.name}: {' and '.join(source.train.labels)} is not one class number an example, which {how} "
-            "needs; share it out with iid"
+            f"{source.name}: {' and '.join(names)} {are} not one class number an example, which {how} needs; share it "
+            "out with iid"
         )
     train, test = _train_and_test(source, held_out, seed)
     examples, note = _affordable(source, len(train), agents, examples_per_agent)

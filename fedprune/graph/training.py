@@ -68,19 +68,26 @@ def write_training_graph(
     ]
     for penalty in network.penalties:
         losses += _penalise(tape, weights[penalty.tensor], penalty)
-    gradients = tape.gradients(losses)
+    returned = _returned(context, table, losses)
+    return WrittenGraph(graph.finish(SIGNATURE, returned), graph.live_bytes())
+
+
+def _returned(context: Context, table: TensorTable, losses: Sequence[Value]) -> dict[str, Tensor]:
+    """What the graph gives: the loss, the gradients of what is trained, and the new moving statistics."""
+    gradients = context.tape.gradients(losses)
     total = losses[0].tensor
     for other in losses[1:]:
-        total = graph.add(total, other.tensor)
+        total = context.tape.graph.add(total, other.tensor)
     returned = {"loss": total}
     for row, spec in enumerate(table):
         if spec.kind in _TRAINED:
-            if weights[spec.name] not in gradients:
+            weight = context.weight(spec.name)
+            if weight not in gradients:
                 raise TaskError(f"tensor {spec.name[:80]!r} changes no output; freeze it, or leave its layer out")
-            returned[f"g{row}"] = gradients[weights[spec.name]]
+            returned[f"g{row}"] = gradients[weight]
         elif spec.name in context.moved:
             returned[f"s{row}"] = context.moved[spec.name]
-    return WrittenGraph(graph.finish(SIGNATURE, returned), graph.live_bytes())
+    return returned
 
 
 def _shares(graph: Graph, objectives: Sequence[Objective], share: Tensor, importance: Tensor) -> Iterator[Tensor]:

@@ -156,6 +156,19 @@ def other_operator() -> Any:
     return keras.Model(x, L.Dense(2)(keras.ops.sin(x)))
 
 
+def several() -> Any:
+    """Two inputs, and two outputs in another order than they are made."""
+    number, word = L.Input((3,), name="number"), L.Input((4,), dtype="int32", name="a-word")
+    y = L.Concatenate()([number, L.Flatten()(L.Embedding(9, 2)(word))])
+    first = L.Dense(2, name="first")(y)
+    return keras.Model([number, word], [L.Dense(3, name="second")(y), first])
+
+
+def by_name() -> Any:
+    x = L.Input((3,), name="x")
+    return keras.Model({"x": x}, {"y": L.Dense(2)(x)})
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "mobile": mobile,
     "series": series,
@@ -173,6 +186,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "lambda": lambda_layer,
     "recurrent": of_maps,
     "operator": other_operator,
+    "by name": by_name,
 }
 
 
@@ -193,6 +207,9 @@ def main(folder: Path) -> None:
         answers["penalties"] = np.asarray(sum(model.losses))
         moved = {f"moved/{number}": np.asarray(v) for number, v in enumerate(model.non_trainable_variables)}
         np.savez(folder / f"{name}.npz", **answers, **moved)
+    model, x = several(), [np.ones((5, 3), np.float32), np.arange(20).reshape(5, 4) % 9]
+    model.save(folder / "several.keras")
+    np.savez(folder / "several.npz", *map(np.asarray, model(x)))
     for name, make in REFUSED.items():
         make().save(folder / f"{name}.keras")
 

@@ -3,7 +3,8 @@ trained alike by both trainers and by tf_keras itself, evaluated and exported.""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from keras_bundles import weights_of
 
+from benchmarks.latency.measure import Settings, measure
+from benchmarks.latency.results import Measured
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
 from export.architecture import task_outputs
@@ -29,9 +32,9 @@ from fedprune.data import Dataset, fit_to, load_npz, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import TensorTable
+from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.self_check import draw_classes
 from fedprune.runtime.tflite import default_runtime
@@ -152,29 +155,39 @@ def test_a_step_is_that_of_tf_keras(choice: str, weight: bool, model: Any, bundl
     assert_close(found.weights, expected[1], TOLERANCE)
 
 
-@pytest.mark.parametrize("choice", ["keras", "litert"])
-@pytest.mark.parametrize("loss", [SPARSE, ONE_HOT])
-def test_class_weights_are_those_of_tf_keras(choice: str, loss: Loss, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Weighted:
+    """A task with class weights and a step of tf_keras' own `fit` with them: its loss, and the weights after it."""
+
+    bundle: Bundle
+    data: Dataset
+    loss: float
+    weights: Weights
+
+
+@pytest.fixture(scope="module", params=[SPARSE, ONE_HOT])
+def weighted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Weighted:
     keras.utils.set_random_seed(1)
-    model, weights = plain(), (1.0, 4.0, 0.5)
+    model, loss, weights = plain(), request.param, (1.0, 4.0, 0.5)
     training = Training(1, EXAMPLES, Sgd(0.1, 0.0), loss, class_weights=weights)
-    bundle = built(model, training, tmp_path)
+    bundle = built(model, training, tmp_path_factory.mktemp("plain"))
     x, keyed = Keyed(0, "x").uniform(EXAMPLES * 4, -1.0, 1.0).reshape(EXAMPLES, 4), Keyed(0, "y")
     rows = draw_classes(keyed, (EXAMPLES, TOPICS))
     y = rows.argmax(axis=1) if loss is SPARSE else rows
     data = Dataset(x, y, weight=keyed.uniform(EXAMPLES, 0.0, 2.0))
     model.compile(keras.optimizers.SGD(0.1), loss.value)
-    kept = model.get_weights()
     history = model.fit(
         x, y, EXAMPLES, verbose=0, shuffle=False, class_weight=dict(enumerate(weights)), sample_weight=data.weight
     )
-    expected = weights_of(model)
-    model.set_weights(kept)
+    return Weighted(bundle, data, history.history["loss"][0], weights_of(model))
 
-    found = trained(choice, bundle, fitted(data, bundle))
 
-    assert found.loss == pytest.approx(history.history["loss"][0], rel=TOLERANCE)
-    assert_close(found.weights, expected, TOLERANCE)
+@pytest.mark.parametrize("choice", ["keras", "litert"])
+def test_class_weights_are_those_of_tf_keras(choice: str, weighted: Weighted) -> None:
+    found = trained(choice, weighted.bundle, fitted(weighted.data, weighted.bundle))
+
+    assert found.loss == pytest.approx(weighted.loss, rel=TOLERANCE)
+    assert_close(found.weights, weighted.weights, TOLERANCE)
 
 
 def test_gateways_score_as_keras_evaluates(model: Any, bundle: Bundle, tmp_path: Path) -> None:
@@ -203,25 +216,20 @@ WRONG = {
 }
 
 
-def proof_and_graph(model: Any, losses: Mapping[str, OutputLoss], batch_size: int = 8) -> tuple[Proof, bytes]:
-    """What judges the model's training graphs, and one that is written for other `losses`."""
-    network, tensors = describe(model)
-
-    def objectives(learned: Mapping[str, OutputLoss]) -> list[Objective]:
-        training = Training(1, losses=dict(learned))
-        return [training.objective_of(output) for output in task_outputs(network, training)]
-
-    right = objectives(LOSSES)
-    graph = write_training_graph(network, TensorTable(tensors), objectives(losses), batch_size)
-    return Proof(model, tensors, right, Reference(model, right)), graph.blob
+@pytest.fixture(scope="module")
+def reference(model: Any, bundle: Bundle) -> Reference:
+    return Reference(model, bundle.task.objectives)
 
 
 @pytest.mark.parametrize("changes", WRONG.values(), ids=WRONG)
-def test_a_graph_that_learns_something_else_is_not_proven(model: Any, changes: dict[str, OutputLoss]) -> None:
-    proof, graph = proof_and_graph(model, LOSSES | changes)
+def test_a_graph_that_learns_something_else_is_not_proven(
+    changes: dict[str, OutputLoss], model: Any, bundle: Bundle, reference: Reference
+) -> None:
+    task, wrong = bundle.task, Training(1, losses=LOSSES | changes)
+    graph = write_training_graph(bundle.network, task.table, list(map(wrong.objective_of, task.outputs)), 8)
 
     with pytest.raises(NotProven, match="times as far off as rounding explains"):
-        proof.check(graph, briefly=True)
+        Proof(model, task.tensors, task.objectives, reference).check(graph.blob, briefly=True)
 
 
 def test_files_keep_the_names_and_answer_as_keras_does(bundle: Bundle, tmp_path: Path) -> None:
@@ -240,6 +248,9 @@ def test_files_keep_the_names_and_answer_as_keras_does(bundle: Bundle, tmp_path:
         assert set(signature.get_input_details()) == {"picture", "a-word"}
         assert set(signature.get_output_details()) == {"topic", "there", "amount"}
         del signature
+    (row,) = measure([tmp_path / Format.FP32.file], Settings(num_runs=3, warmup_runs=1)).models
+    assert isinstance(row, Measured)
+    assert set(row.input_shapes) == {(1, 6, 6, 2), (1, 4)}
 
 
 class opened(Workbench):  # noqa: N801 - it stands for a function

@@ -119,6 +119,26 @@ def test_labels_that_are_no_classes_are_shared_out_alike(tmp_path: Path, y: np.n
         _prepare(source, tmp_path / "skewed")
 
 
+def test_several_inputs_and_outputs_and_weights_stay_together(tmp_path: Path) -> None:
+    numbers = np.arange(100, dtype=np.float32)
+    y = {"y_kind": np.arange(100) % 3, "y_size": numbers}
+    mine = Dataset({"x_a": numbers[:, None], "x_b": -numbers[:, None]}, y, "mine.npz", weight=numbers)
+    source = Source("mine.npz", mine, test=None)
+
+    summary = prepare(source, Iid(), agents=2, examples_per_agent=30, held_out=20, seed=1, out=tmp_path)
+
+    assert (summary.classes, summary.input_shapes) == (0, {"x_a": (1,), "x_b": (1,)})
+    for part in (*summary.agents, summary.held_out):
+        found = load_npz(tmp_path / part.file)
+        rows = found.inputs["x_a"][:, 0]
+        np.testing.assert_array_equal(found.inputs["x_b"][:, 0], -rows)
+        np.testing.assert_array_equal(found.labels["y_kind"], rows.astype(int) % 3)
+        np.testing.assert_array_equal(found.labels["y_size"], rows)
+        np.testing.assert_array_equal(found.weight, rows)
+    with pytest.raises(DataError, match=r"mine\.npz: y_kind and y_size are not one class number an example, which dir"):
+        _prepare(source, tmp_path / "skewed")
+
+
 def test_the_command_splits_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", x=np.zeros((100, 4), np.uint8), y=np.arange(100) % 4)
     arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "2", "--examples-per-agent", "30"]
