@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 
 from benchmarks.claims import settle
@@ -12,28 +13,36 @@ from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.latency.this_machine import read_machine
 from benchmarks.zoo.measure import measure, measure_criterion
 from benchmarks.zoo.networks import NETWORKS, SMALL
-from benchmarks.zoo.records import Criterion, Measured, Zoo
+from benchmarks.zoo.records import Measured, Zoo
 from benchmarks.zoo.tables import markdown, rich_table
+from benchmarks.zoo.training import MOST_APART
+from fedprune.errors import StorageError
 
 _BATCH_SIZES = (8, 16, 32, 64)
 _MOST_BUILD_S = 45.0
 _MEDIAN, _P95 = 1.0, 2.0
 """The most that gradients of a training graph may be less exact than tf_keras' own."""
-_PARITY = 3.0
 _MOST_MUTANTS_QUICK = 40
+_MUTANTS = "mutants"
 
 
 def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     names = tuple(filter(None, value.split(",")))
-    if unknown := [name for name in names if name not in NETWORKS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(NETWORKS)}")
+    if unknown := [name for name in names if name not in (*NETWORKS, _MUTANTS)]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(NETWORKS)}, {_MUTANTS}")
     return names
 
 
 @click.command(cls=Script)
-@click.option("--only", "names", callback=_names, metavar="N,N,…", help="These networks alone, and no mutants.")
+@click.option(
+    "--only",
+    "names",
+    callback=_names,
+    metavar="N,N,…",
+    help="These networks alone, or the mutants; the rest of --json's file is kept.",
+)
 @click.option("--quick", is_flag=True, help="Small networks, fewer mutants; no speed, parity or exports.")
 @click.option(
     "--markdown",
@@ -50,19 +59,36 @@ def main(names: tuple[str, ...] | None, quick: bool, page: Path | None, target: 
     networks, with one mistake each, show whether the criterion of the proof finds them. Exits with 1 if a claim
     does not hold.
     """
-    chosen = names or (SMALL if quick else tuple(NETWORKS))
-    rows = []
+    chosen = names or (*(SMALL if quick else NETWORKS), _MUTANTS)
+    zoo = _earlier(target) if names else Zoo(_machine(), (), None)
     for name in chosen:
         click.echo(f"{name} ...", err=True)
-        rows.append(measure(name, quick=quick))
-        write_json(Zoo(_machine(), tuple(rows), None), target)  # what there is, should this be interrupted
-    criterion = None if names else measure_criterion(rows, most=_MOST_MUTANTS_QUICK if quick else None)
-    zoo = Zoo(_machine(), tuple(rows), criterion)
-    write_json(zoo, target)
+        if name == _MUTANTS:
+            criterion = measure_criterion(zoo.networks, most=_MOST_MUTANTS_QUICK if quick else None)
+            zoo = Zoo(_machine(), zoo.networks, criterion)
+        else:
+            zoo = Zoo(_machine(), _with(zoo.networks, measure(name, quick=quick)), zoo.criterion)
+        write_json(zoo, target)  # what there is, should this be interrupted
     if page is not None:
         page.write_text(markdown(zoo))
     Console().print(rich_table(zoo))
-    settle(_claims(rows, criterion))
+    settle(_claims(zoo))
+
+
+def _earlier(target: Path | None) -> Zoo:
+    """The result that a part of is measured again. Raises `StorageError` if the file holds another."""
+    if target is None or not target.exists():
+        return Zoo(_machine(), (), None)
+    try:
+        return msgspec.json.decode(target.read_bytes(), type=Zoo)
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+        raise StorageError(f"--json {target}: no result of the zoo ({error}); give another file") from error
+
+
+def _with(rows: tuple[Measured, ...], row: Measured) -> tuple[Measured, ...]:
+    """`rows` with `row` instead of an earlier one of its network, in the zoo's order."""
+    by_name = {known.name: known for known in rows} | {row.name: row}
+    return tuple(by_name[name] for name in NETWORKS if name in by_name)
 
 
 def _machine() -> str:
@@ -70,9 +96,9 @@ def _machine() -> str:
     return f"{machine.cpu or machine.architecture}, {machine.cores} cores"
 
 
-def _claims(rows: list[Measured], criterion: Criterion | None) -> dict[str, bool | None]:
+def _claims(zoo: Zoo) -> dict[str, bool | None]:
     claims: dict[str, bool | None] = {}
-    for row in rows:
+    for row in zoo.networks:
         claims[f"{row.name}: a graph at batch 8, 16, 32 and 64"] = set(_BATCH_SIZES) <= set(row.graph)
         claims[f"{row.name}: built in {row.build_seconds:.0f} s, at most {_MOST_BUILD_S:.0f}"] = (
             row.build_seconds <= _MOST_BUILD_S
@@ -84,9 +110,9 @@ def _claims(rows: list[Measured], criterion: Criterion | None) -> dict[str, bool
             ] = found.median <= _MEDIAN and found.p95 <= _P95
         if row.parity is not None:
             claims[
-                f"{row.name}: after 20 steps the trainers are {row.parity:.2f} roundings apart, at most {_PARITY:g}"
-            ] = row.parity <= _PARITY
-    if criterion is not None:
+                f"{row.name}: after 20 steps the trainers are {row.parity:.2f} roundings apart, at most {MOST_APART:g}"
+            ] = row.parity <= MOST_APART
+    if criterion := zoo.criterion:
         claims[f"{criterion.false_refusals} of {criterion.honest} honest graphs refused"] = (
             criterion.false_refusals == 0
         )

@@ -22,7 +22,11 @@ from fedprune.task.bundle import Bundle, read_bundle
 
 _EXAMPLES = 256
 _PERTURBATIONS = 8
-"""Some of so many take an activation across a kink, as the other trainer may."""
+_MOST_PERTURBATIONS = 64
+"""Tried where the trainers are further apart than `MOST_APART`: the other trainer may have taken an activation across a
+kink, which few of them do."""
+MOST_APART = 3.0
+"""Roundings that the trainers may be apart."""
 _ROUNDING = 2.0**-24
 
 
@@ -44,7 +48,7 @@ def keras_speed(blob: bytes) -> Speed:
 
 def parity(blob: bytes) -> float:
     """How far the trainers' weights are apart after a round, over how far the keras trainer's are from its own when the
-    first weights are off by one rounding; that is the furthest of some trials."""
+    first weights are off by one rounding; that is the furthest of some trials, of more where it is not `MOST_APART`."""
     from edge_agent.trainers.keras import KerasTrainer
     from edge_agent.trainers.litert import LiteRTTrainer
 
@@ -57,9 +61,13 @@ def parity(blob: bytes) -> float:
         return result
 
     expected = trained(keras, first)
-    moved = [_distance(trained(keras, perturbed(first, number)), expected) for number in range(_PERTURBATIONS)]
     apart = _distance(trained(LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1), first), expected)
-    return apart / max(moved)
+    furthest = 0.0
+    for number in range(_MOST_PERTURBATIONS):
+        furthest = max(furthest, _distance(trained(keras, perturbed(first, number)), expected))
+        if number + 1 >= _PERTURBATIONS and apart <= MOST_APART * furthest:
+            break
+    return apart / furthest
 
 
 def examples(bundle: Bundle, count: int) -> Dataset:
