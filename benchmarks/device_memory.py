@@ -122,22 +122,22 @@ def _prepare(optimizer: str, folder: str) -> None:
     from fedprune.graph.training import write_training_graph
     from fedprune.runtime.self_check import ProvenGraph, SelfCheck
     from fedprune.task.bundle import write_bundle
+    from fedprune.task.outputs import Output
 
     network, table = _network(), TensorTable(_tensors())
     training = Training(steps_per_round=_STEPS, batch_size=_BATCH, optimizer=_OPTIMIZERS[optimizer])
     schedule = ConstantSparsity(target_sparsity=_SPARSITIES[-1], begin_step=_STEPS, frequency=_STEPS)
     task = Task(
         name="large",
-        input_shape=network.inputs[0],
-        output_shape=(_SIZES[-1],),
-        from_logits=True,
+        input_shapes=network.inputs,
+        outputs=(Output(_SIZES[-1:], from_logits=True),),
         tensors=_tensors(),
         training=training,
         pruning=Pruning(schedule, allocation=Allocation.GLOBAL),
         members={},
         initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in table)),
     )
-    written = write_training_graph(network, table, training.loss, _BATCH)
+    written = write_training_graph(network, table, task.objectives, _BATCH)
     check = SelfCheck((_probe(written.blob, table),))
     proven = ProvenGraph(_BATCH, hashlib.sha256(written.blob).hexdigest(), written.memory_bytes, check)
     blob = write_bundle(task, network=network, weights=None, graphs=(proven,))

@@ -22,7 +22,7 @@ import numpy as np
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.graph.training import write_training_graph
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network import layers as kinds
 from fedprune.network.description import Call, Network, Penalty, pack_network, parse_network
@@ -39,6 +39,7 @@ _LINE = 1000
 """Characters of a refusal."""
 _RUN = 2**20
 """Scalars of a batch, in all values, of graphs that are run: a bundle may have more, and then merely takes longer."""
+_OBJECTIVE = Objective(Loss.MEAN_SQUARED_ERROR, from_logits=False)
 _ODD = (0, 1, -1, 2, 3, 7, 255, 2**16, 2**24, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e31, float("1e308"), True)
 _ODDER: tuple[Any, ...] = (None, "", "x", "same", "relu", [], [1], [[1]], {}, {"kind": "add", "name": "a"}, "\x1b[2J\n")
 
@@ -69,11 +70,12 @@ def judge(blob: bytes) -> Verdict:
         network = parse_network(blob)
         table = _table_of(network)
         network.check(table)
-        if not network.shapes()[network.outputs[0]]:
-            raise TaskError("the output is a single number without an axis, which no bundle's is")
+        shapes = network.shapes()
+        if not all(shapes[value] for value in network.outputs):
+            raise TaskError("an output is a single number without an axis, which no bundle's is")
         batch = _BATCHES[len(blob) % len(_BATCHES)]
         write_inference_graph(network, _ones(table), inference_batch(network))
-        graph = write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, batch)
+        graph = write_training_graph(network, table, [_OBJECTIVE] * len(network.outputs), batch)
         small = graph.memory_bytes <= _RUN * np.dtype(np.float32).itemsize
         if small:
             _run(graph.blob, table)
@@ -152,7 +154,9 @@ def _ones(table: TensorTable) -> dict[str, Any]:
 def _run(graph: bytes, table: TensorTable) -> None:
     loaded = TrainingGraph(graph, tuple(table), threads=1)
     noise = [np.zeros(shape, np.float32) for shape in loaded.noise_shapes]
-    loaded.run(_ones(table), np.zeros(loaded.batch_shape, np.float32), np.zeros(loaded.target_shape, np.float32), noise)
+    x = [np.zeros((loaded.batch_size, *shape), np.float32) for shape in loaded.input_shapes]
+    y = [np.zeros((loaded.batch_size, *shape), np.float32) for shape in loaded.target_shapes]
+    loaded.run(_ones(table), x, y, noise)
 
 
 def _images() -> Network:
@@ -233,7 +237,25 @@ def _decoder() -> Network:
     return Network("decoder", ((3, 5, 4),), layers, calls, (15,))
 
 
-_ORIGINALS = (_images(), _series(), _decoder())
+def _joined() -> Network:
+    """Ids and numbers in, two values out."""
+    layers = (
+        kinds.Embedding(name="words", vocabulary=9, units=3, table="words/table"),
+        kinds.Dense(name="numbers", units=3, kernel="numbers/kernel", bias="numbers/bias"),
+        kinds.Concatenate(name="both", axis=0),
+    )
+    return Network(
+        name="joined",
+        inputs=((4,), (6, 2)),
+        layers=layers,
+        calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2, 3))),
+        outputs=(3, 4),
+        input_names=("word", "number"),
+        output_names=("numbers", "both"),
+    )
+
+
+_ORIGINALS = (_images(), _series(), _decoder(), _joined())
 
 if __name__ == "__main__":
     main()

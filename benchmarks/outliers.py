@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -195,10 +195,11 @@ class _Federation:
 
     def _share(self, path: Path, index: int) -> Dataset:
         scenario, task = self._scenario, self._bundle.task
-        data = fit_to(load_npz(path / f"agent-{index}.npz"), task.input_shape, task.output_shape, task.training.loss)
+        network = self._bundle.network
+        data = fit_to(load_npz(path / f"agent-{index}.npz"), network.input_forms, task.output_forms)
         data = data.take(np.arange(min(len(data), scenario.examples[index % len(scenario.examples)])))
         if scenario.rescaled and index == scenario.agents - 1:
-            return replace(data, x=(data.x * 20 + 128).astype(np.float32))
+            return Dataset((data.x * 20 + 128).astype(np.float32), data.y, data.origin)
         return data
 
     def _updates(self, model: GlobalModel, round_: int) -> Iterator[tuple[str, AcceptedUpdate]]:

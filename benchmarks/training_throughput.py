@@ -145,8 +145,9 @@ def _time_graph(bundle: Bundle, data: Dataset) -> float:
     """Seconds a batch takes, weights in and gradients out included."""
     graph = TrainingGraph(_graph(bundle), bundle.task.tensors, threads=1)
     weights, batch = bundle.initial_weights(), data.take(np.arange(_BATCH))
-    targets = bundle.task.objective.targets(batch.y, bundle.task.outputs)
-    return _time(lambda: graph.run(weights, batch.x, targets))
+    (output,) = bundle.task.output_forms
+    targets = output.objective.targets(batch.y, output.shape[-1])
+    return _time(lambda: graph.run(weights, [batch.x], [targets]))
 
 
 def _time_copies(bundle: Bundle) -> float:
@@ -166,7 +167,7 @@ def _time_copies(bundle: Bundle) -> float:
 
 def _graph(bundle: Bundle) -> bytes:
     task = bundle.task
-    return write_training_graph(bundle.network, task.table, task.training.loss, _BATCH).blob
+    return write_training_graph(bundle.network, task.table, task.objectives, _BATCH).blob
 
 
 def _time(work: Callable[[], object]) -> float:

@@ -116,9 +116,7 @@ class TrainingThread:
         if self._prepared is None or self._prepared.bundle.blob != blob:
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
-            task = bundle.task
-            vocabulary = bundle.network.vocabulary
-            data = fit_to(self._load(), task.input_shape, task.output_shape, task.training.loss, vocabulary)
+            data = fit_to(self._load(), bundle.network.input_forms, bundle.task.output_forms)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)

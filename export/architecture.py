@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
+from fedprune.model.forms import OutputForm
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorSpec
 from fedprune.network.description import Network
@@ -28,32 +28,44 @@ from fedprune.network.layers import (
     TransposedConvolution,
     Upsampling,
 )
+from fedprune.runtime.tflite import one_line
+from fedprune.task.bundle import Training
+from fedprune.task.outputs import Output, problem_of
 
 _LINEAR = (Convolution, Dense, DepthwiseConvolution, TransposedConvolution)
 _REARRANGING = (Add, Concatenate, Cropping, GlobalPooling, Permute, Rescaling, Reshape, Upsampling)
 """Layers after which linear outputs, or means of them, are still linear."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """A model's outside. `input_shape` is without the batch; `from_logits`: see `Task`."""
+def task_outputs(network: Network, training: Training) -> tuple[Output, ...]:
+    """The outputs of a task. Raises `TaskError` unless `network` makes rows of outputs that suit their losses."""
+    names, shapes = network.output_names or ("",), network.shapes()
+    if set(network.output_names) != set(training.losses):
+        raise TaskError(_wrong_losses(network, training))
+    outputs = []
+    for name, value in zip(names, network.outputs, strict=True):
+        shape, which = shapes[value], (f"output {name!r} of " if name else "") + f"model {network.name!r}"
+        loss = training.losses[name].loss if name else training.loss
+        fewest = loss.rule.fewest_outputs
+        if not shape or shape[-1] < fewest:
+            raise TaskError(
+                f"{which} returns {[None, *shape]}; for {loss} it must return [None, outputs] or "
+                f"[None, places, outputs], {fewest} outputs at least"
+            )
+        outputs.append(Output(shape, _from_logits(network, value, loss), name))
+        if problem := problem_of(OutputForm(name, shape, training.objective_of(outputs[-1]))):
+            raise TaskError(f"{which}: {problem}; correct class_weights in task.toml")
+    return tuple(outputs)
 
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    from_logits: bool
 
-
-def form_of(network: Network, loss: Loss) -> Form:
-    """Raises `TaskError` unless `network` makes rows of outputs that suit `loss`."""
-    (input_shape,), (output,) = network.inputs, network.outputs
-    output_shape = network.shapes()[output]
-    fewest = loss.rule.fewest_outputs
-    if not output_shape or output_shape[-1] < fewest:
-        raise TaskError(
-            f"model {network.name!r} returns {[None, *output_shape]}; for {loss} it must return [None, outputs] or "
-            f"[None, places, outputs], {fewest} outputs at least"
-        )
-    return Form(input_shape, output_shape, _from_logits(network, output, loss))
+def _wrong_losses(network: Network, training: Training) -> str:
+    if not network.output_names:
+        return f"model {network.name!r} has one output; give its loss as training.loss, without training.losses"
+    found = ", ".join(sorted(training.losses)) or "none"
+    return (
+        f"model {network.name!r} has the outputs {', '.join(network.output_names)}, and training.losses has "
+        f"{one_line(found)}; give a table [training.losses.NAME] with a loss for each"
+    )
 
 
 def tensor_table(model: Any) -> tuple[TensorSpec, ...]:
@@ -91,10 +103,11 @@ def _from_logits(network: Network, output: int, loss: Loss) -> bool:
     if function is None:
         return False
     makers = [(layer, call.inputs) for layer, call in network.steps()]
-    last = makers[output - 1][0] if output else None
+    first = len(network.inputs)
+    last = makers[output - first][0] if output >= first else None
     if isinstance(last, Activation) and last.function == function:
         return False
-    if _is_linear(output, makers):
+    if _is_linear(output - first, makers, first):
         return True
     name = last.name if last is not None else "input"
     raise TaskError(
@@ -103,19 +116,21 @@ def _from_logits(network: Network, output: int, loss: Loss) -> bool:
     )
 
 
-def _is_linear(value: int, makers: Sequence[tuple[AnyLayer, tuple[int, ...]]]) -> bool:
-    """A value that weights are the last to shape. A softmax's numbers need not be probabilities after a mean."""
-    pending = [value]
+def _is_linear(call: int, makers: Sequence[tuple[AnyLayer, tuple[int, ...]]], first: int) -> bool:
+    """What a call makes, whose value is `first` + `call`, is shaped last by weights. A softmax's numbers need not be
+    probabilities after a mean."""
+    pending = [call]
     while pending:
-        value = pending.pop()
-        if value == 0:
+        call = pending.pop()
+        if call < 0:
             return False
-        layer, inputs = makers[value - 1]
+        layer, inputs = makers[call]
         if isinstance(layer, _LINEAR):
             continue
         if not isinstance(layer, _REARRANGING) or getattr(layer, "statistic", None) is Statistic.MAX:
             return False
-        pending.extend(inputs)
+        values = inputs[:1] if isinstance(layer, GlobalPooling) else inputs  # not the mask of a mean
+        pending.extend(value - first for value in values)
     return True
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from export.architecture import Form, form_of, variables_of
+from export.architecture import task_outputs, variables_of
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.describing.refusal import LayerRefused, label
@@ -31,12 +31,12 @@ from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import WrittenGraph, write_training_graph
-from fedprune.model.losses import Loss
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
 from fedprune.runtime.self_check import ProvenGraph
-from fedprune.task.bundle import Pruning, SeededWeights, Task, read_bundle, write_bundle
+from fedprune.task.bundle import Pruning, SeededWeights, Task, Training, read_bundle, write_bundle
+from fedprune.task.outputs import Output
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     """
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
-    network, table = _described(model, settings.training.loss)
-    form = form_of(network, settings.training.loss)
-    _check_form(form, settings.model)
+    network, table = _described(model, settings.training)
+    outputs = task_outputs(network, settings.training)
+    _check_form(network, outputs, settings.model)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):
@@ -70,9 +70,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,
-        input_shape=form.input_shape,
-        output_shape=form.output_shape,
-        from_logits=form.from_logits,
+        input_shapes=network.inputs,
+        outputs=outputs,
         tensors=table,
         training=settings.training,
         pruning=pruning,
@@ -95,12 +94,12 @@ def _load(settings: ModelSettings, base: Path) -> Any:
     return cnn_108k(settings.input_shape or _IMAGE, settings.outputs or _OUTPUTS)
 
 
-def _described(model: Any, loss: Loss) -> tuple[Network, tuple[TensorSpec, ...]]:
+def _described(model: Any, training: Training) -> tuple[Network, tuple[TensorSpec, ...]]:
     """See `describe`. A refusal also tells which changes to the layer were tried and work."""
     try:
         return describe(model)
     except LayerRefused as refusal:
-        ways = ways_to_describe(model, refusal, lambda changed: form_of(describe(changed)[0], loss))
+        ways = ways_to_describe(model, refusal, lambda changed: task_outputs(describe(changed)[0], training))
         raise TaskError(f"{refusal}{_tried(ways)}") from refusal
 
 
@@ -108,12 +107,14 @@ def _tried(ways: Sequence[str]) -> str:
     return f"; what was tried and works: {', or '.join(ways)}" if ways else ""
 
 
-def _check_form(form: Form, settings: ModelSettings) -> None:
-    """Check that a model file has the form that task.toml says."""
-    if settings.input_shape not in (None, form.input_shape):
-        raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
-    if settings.outputs not in (None, form.output_shape[-1]):
-        raise TaskError(f"{settings.file}: has {form.output_shape[-1]} outputs; correct model.outputs in task.toml")
+def _check_form(network: Network, outputs: Sequence[Output], settings: ModelSettings) -> None:
+    """Check that a model file has the form that task.toml says: of each input, and of each output."""
+    for shape in network.inputs:
+        if settings.input_shape not in (None, shape):
+            raise TaskError(f"{settings.file}: takes {list(shape)}; correct model.input_shape in task.toml")
+    for output in outputs:
+        if settings.outputs not in (None, output.shape[-1]):
+            raise TaskError(f"{settings.file}: has {output.shape[-1]} outputs; correct model.outputs in task.toml")
 
 
 def _check_learnable(model: Any, table: TensorTable, pruning: Pruning) -> None:
@@ -168,15 +169,15 @@ def _initial_weights(
 
 def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGraph, ...]:
     """The training graphs that could be proven, and a warning that says which could not, and why."""
-    reference = Reference(model, task.objective)
-    proof = Proof(model, task.tensors, task.objective, reference)
+    reference = Reference(model, task.objectives)
+    proof = Proof(model, task.tensors, task.objectives, reference)
     own = task.training.batch_size
     proven: list[ProvenGraph] = []
     problems: dict[int, FedpruneError] = {}
     for batch_size in sorted({own, *_BATCH_SIZES}, key=lambda size: (size != own, size)):
         briefly = bool(proven)
         try:
-            graph = write_training_graph(network, task.table, task.training.loss, batch_size)
+            graph = write_training_graph(network, task.table, task.objectives, batch_size)
             if batch_size != own and _is_too_large(graph, batch_size, task):
                 continue
             proof.check(graph.blob, briefly=briefly)
@@ -230,6 +231,6 @@ def _changes_told(model: Any, task: Task, batch_size: int, problem: FedpruneErro
 def _prove_changed(model: Any, *, task: Task, batch_size: int) -> None:
     """Raise an error unless the model's training graph can be proven for batches of that size."""
     network, tensors = describe(model)
-    graph = write_training_graph(network, TensorTable(tensors), task.training.loss, batch_size)
-    proof = Proof(model, tensors, task.objective, Reference(model, task.objective))
+    graph = write_training_graph(network, TensorTable(tensors), task.objectives, batch_size)
+    proof = Proof(model, tensors, task.objectives, Reference(model, task.objectives))
     proof.check(graph.blob)

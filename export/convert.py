@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from export.report import Format
+from export.signature import signature_of
 from fedprune.errors import ExportError
+from fedprune.keras.model import call_model
 from fedprune.keras.stack import tf
 from fedprune.model.tensors import Inputs
+from fedprune.network.description import Network
 from fedprune.runtime.tflite import one_line
 from fedprune.system.quiet import without_lines
 
 
-def convert(model: Any, form: Format, representative: Inputs) -> bytes:
-    """`model` with a batch of 1. `representative` is `[examples, ...]`, float32 or ids, where int8's scales come from.
+def convert(model: Any, form: Format, network: Network, representative: Sequence[Inputs]) -> bytes:
+    """`model`, which is that of `network`, with a batch of 1.
 
-    Equal models give equal bytes. Raises `ExportError` where TFLite's builtin ops cannot express the model.
+    `representative` has for each input `[examples, ...]`, float32 or ids, where int8's scales come from. Inputs and
+    outputs are called as `signature_of` says. Equal models give equal bytes. Raises `ExportError` where TFLite's
+    builtin ops cannot express the model.
     """
-    batch_of_one = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype, name="x")
+    inputs, outputs = signature_of(network)
+    batch_of_one = [
+        tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=name)
+        for tensor, name in zip(model.inputs, inputs, strict=True)
+    ]
+
+    def infer(*x: tf.Tensor) -> Any:
+        found = call_model(model, x, training=False)
+        return dict(zip(outputs, found, strict=True)) if len(found) > 1 else found[0]
+
     with without_lines(lambda _: True):  # it tells of its work at any log level
         try:
-            graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(batch_of_one)
+            graph = tf.function(infer).get_concrete_function(*batch_of_one)
             converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], model)
             _configure(converter, form, representative)
             content: bytes = converter.convert()
@@ -33,14 +50,16 @@ def convert(model: Any, form: Format, representative: Inputs) -> bytes:
     return content
 
 
-def _configure(converter: Any, form: Format, representative: Inputs) -> None:
+def _configure(converter: Any, form: Format, representative: Sequence[Inputs]) -> None:
     if form is Format.FP32:
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if form is Format.FP16:
         converter.target_spec.supported_types = [tf.float16]
     if form is Format.INT8:
-        converter.representative_dataset = lambda: ([example[None]] for example in representative)
+        converter.representative_dataset = lambda: (
+            [example[np.newaxis] for example in examples] for examples in zip(*representative, strict=True)
+        )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
 

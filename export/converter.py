@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from types import TracebackType
@@ -31,13 +32,13 @@ _LOOK_AROUND = "does TensorFlow work on this machine, and has it memory enough?"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is converted, and with what: `x` and `calibration` are `[examples, ...]`, float32 or ids."""
+    """What is converted, and with what: `x` and `calibration` are `[examples, ...]` of each input, float32 or ids."""
 
     network: Network
     tensors: tuple[TensorSpec, ...]
     weights: Weights
-    x: Inputs
-    calibration: Inputs
+    x: Sequence[Inputs]
+    calibration: Sequence[Inputs]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The answers of a file to `x` on the first runtime of this machine that runs it; None where none does."""
+    """The answers of a file to `x`, of each output, on the first runtime of this machine that runs it; None where none
+    does."""
 
-    answers: Array | None
+    answers: list[Array] | None
     runs_on: tuple[RunsOn, ...]
 
 
@@ -71,8 +73,8 @@ Request = Job | Evaluate | Convert | Run
 class Converter(Protocol):
     """A Keras model, and the file that was last made of it. Methods raise `ExportError` where they fail."""
 
-    def evaluate(self) -> Array:
-        """The Keras model's answers to the job's `x`."""
+    def evaluate(self) -> list[Array]:
+        """The Keras model's answers to the job's `x`, of each output."""
 
     def convert(self, form: Format) -> bytes:
         """The file in this format."""
@@ -98,9 +100,9 @@ class ConverterProcess:
     ) -> None:
         self._end()
 
-    def evaluate(self) -> Array:
+    def evaluate(self) -> list[Array]:
         """See `Converter`. Raises `TaskError` if the model cannot be built."""
-        answers: Array = self._exchange(self._loaded(), Evaluate(), "evaluating the Keras model")
+        answers: list[Array] = self._exchange(self._loaded(), Evaluate(), "evaluating the Keras model")
         return answers
 
     def convert(self, form: Format) -> bytes:

@@ -53,17 +53,17 @@ def complaints_of(examples: Examples, *, calibrates: bool) -> list[str]:
 
 
 def _complaints(role: str, data: Dataset) -> list[str]:
-    x = _sample(data, MOST_CALIBRATED).x
-    flat = x.reshape(len(x), -1)
+    sample = _sample(data, MOST_CALIBRATED)
+    flat = np.concatenate([x.reshape(len(x), -1) for x in sample.inputs.values()], axis=1)
     lines = []
     differing = len(np.unique(flat, axis=0))
     if differing < FEWEST:
-        among = "all" if len(data) == len(x) else f"the {len(x)} that were looked at"
+        among = "all" if len(data) == len(flat) else f"the {len(flat)} that were looked at"
         lines.append(f"{role} on {len(data)} examples, among {among} {differing} different ones: {FEWEST} are needed")
     constant = int(np.count_nonzero(flat.min(axis=1) == flat.max(axis=1))) if flat.shape[1] > 1 else 0
-    if 2 * constant > len(x):
+    if 2 * constant > len(flat):
         lines.append(
-            f"{role} on examples of which {constant} in {len(x)} are one number throughout; is x what it should be?"
+            f"{role} on examples of which {constant} in {len(flat)} are one number throughout; is x what it should be?"
         )
     return lines
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import zstandard
 
 from export.converter import Converter, ConverterProcess, Job
 from export.examples import choose_examples, complaints_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report
+from export.signature import signature_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.errors import ExportError, ProtocolError
-from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
+from fedprune.model.tensors import Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
 from fedprune.system.disk import Directory
@@ -95,7 +95,13 @@ def export_model(
     verdicts: dict[Format, Verdict] = {}
     failures = []
     with open_converter(
-        Job(bundle.network, task.tensors, checkpoint.weights, data.x, examples.calibration.x)
+        Job(
+            bundle.network,
+            task.tensors,
+            checkpoint.weights,
+            list(data.inputs.values()),
+            list(examples.calibration.inputs.values()),
+        )
     ) as converter:
         on_step("Evaluating the Keras model")
         expected = converter.evaluate()
@@ -109,11 +115,11 @@ def export_model(
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
-            verdicts[form] = judge(trial, data, task.objective, expected)
+            verdicts[form] = judge(trial, data, task.objectives, expected)
             if form is Format.FP32:
-                _check_fp32(verdicts[form], expected)
-    in_keras = score([expected], data, task.objective)
-    x = examples.calibration.x
+                _check_fp32(verdicts[form])
+    in_keras = score([expected], data, task.objectives)
+    x = dict(zip(signature_of(bundle.network)[0], examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
         task=task.name,
@@ -142,8 +148,7 @@ def export_model(
 
 
 def _fit(data: Dataset, bundle: Bundle) -> Dataset:
-    task = bundle.task
-    return fit_to(data, task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary)
+    return fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
@@ -156,15 +161,15 @@ def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
         ) from error
 
 
-def _check_fp32(verdict: Verdict, expected: Array) -> None:
-    if verdict.max_difference is None:
+def _check_fp32(verdict: Verdict) -> None:
+    if verdict.relative_difference is None:
         reasons = "; ".join(f"{tried.runtime} {tried.version}: {tried.error}" for tried in verdict.runs_on)
         raise ExportError(f"fp32 was converted, but runs nowhere here: {reasons}")
-    allowed = _TOLERANCE * float(np.abs(expected).max())
-    if not verdict.max_difference <= allowed:
+    if not verdict.relative_difference <= _TOLERANCE:
         raise ExportError(
-            f"fp32 answers differently from the Keras model: by up to {verdict.max_difference:.2g}, {allowed:.2g} is "
-            "allowed. The converter is at fault: nothing was written; build the task from other layers"
+            f"fp32 answers differently from the Keras model: by up to {verdict.max_difference:.2g}, which is "
+            f"{verdict.relative_difference:.2g} of the largest answer; {_TOLERANCE:g} of it is allowed. The converter "
+            "is at fault: nothing was written; build the task from other layers"
         )
 
 
@@ -175,7 +180,7 @@ def _describe(
     in_keras: Evaluation,
     task: Task,
     checkpoint: Checkpoint,
-    x: Inputs,
+    x: Mapping[str, Inputs],
 ) -> Exported:
     content, fp32 = files[form], files.get(Format.FP32)
     return Exported(
@@ -216,8 +221,9 @@ def _no_smaller(row: Exported, fp32: bytes) -> str:
 
 
 def _merging(row: Exported, content: bytes) -> str:
+    spanned = max(whole_numbers_spanned(content).values())
     return (
-        f"{row.path} rounds its inputs to 256 of the {whole_numbers_spanned(content):,} whole numbers in their range, "
+        f"{row.path} rounds its inputs to 256 of the {spanned:,} whole numbers in their range, "
         "and the examples are whole numbers: if these are names (token ids, classes), take another format"
     )
 

@@ -6,6 +6,9 @@ little, and names, such as token ids, are then those of something else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -15,17 +18,23 @@ _CODES = 256
 """The numbers that int8 has."""
 
 
-def whole_numbers_spanned(content: bytes) -> int:
-    """The whole numbers between the least and the greatest number that the file's input has a code for; 0 if its input
-    is float32."""
-    graph = schema.Model.GetRootAs(content).Subgraphs(0)
-    source = graph.Tensors(graph.Inputs(0))
+def whole_numbers_spanned(content: bytes) -> dict[str, int]:
+    """The whole numbers between the least and the greatest number that each input of the file has a code for, by its
+    name in the signature; 0 if it is not int8."""
+    model = schema.Model.GetRootAs(content)
+    tensors, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    inputs = [signature.Inputs(number) for number in range(signature.InputsLength())]
+    return {entry.Name().decode(): _spanned(tensors.Tensors(entry.TensorIndex())) for entry in inputs}
+
+
+def _spanned(source: Any) -> int:
     if source.Type() != schema.TensorType.INT8:
         return 0
     return round((_CODES - 1) * float(source.Quantization().Scale(0))) + 1
 
 
-def merges_integers(content: bytes, x: Inputs) -> bool:
-    """True if all of `x`, examples as the model takes them, are whole numbers, and the file's input has one code for
-    several whole numbers of their range."""
-    return whole_numbers_spanned(content) > _CODES and bool(np.all(np.rint(x) == x))
+def merges_integers(content: bytes, x: Mapping[str, Inputs]) -> bool:
+    """True if all examples of one of the inputs `x`, by their names, are whole numbers, and the file's input has one
+    code for several whole numbers of their range."""
+    spanned = whole_numbers_spanned(content)
+    return any(spanned[name] > _CODES and bool(np.all(np.rint(given) == given)) for name, given in x.items())

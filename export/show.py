@@ -9,6 +9,8 @@ import click
 import msgspec
 
 from export.unpruned import unpruned
+from fedprune.model.forms import InputForm, OutputForm
+from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorClass
 from fedprune.network.description import pack_network
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
@@ -65,15 +67,14 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     task = bundle.task
     training, pruning = task.training, task.pruning
     yield "task", one_line(task.name)
-    vocabulary = bundle.network.vocabulary
-    numbers = "float32" if vocabulary is None else f"ids below {vocabulary:,},"
-    taken, given = ("x".join(map(str, shape)) for shape in (task.input_shape, task.output_shape))
-    yield "model", f"{numbers} {taken} to {given} ({_outputs(task)})"
+    yield from _ends(bundle)
     frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
-    yield "loss", training.loss + (f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else "")
+    proximal = f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else ""
+    for form in task.output_forms:
+        yield "loss", f"{'' if form.array == 'y' else f'{form.array}: '}{_loss(form.objective)}{proximal}"
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
@@ -87,10 +88,37 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()
 
 
-def _outputs(task: Task) -> str:
-    if task.training.loss.rule.activation is None:
-        return "numbers"
-    return "logits" if task.from_logits else "probabilities"
+def _ends(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    inputs = {form.array: _input(form) for form in bundle.network.input_forms}
+    outputs = {form.array: _output(form) for form in bundle.task.output_forms}
+    if len(inputs) == len(outputs) == 1:
+        yield "model", f"{inputs['x']} to {outputs['y']}"
+        return
+    for what, ends in (("input", inputs), ("output", outputs)):
+        yield from ((what, f"{array}: {text}") for array, text in ends.items())
+
+
+def _input(form: InputForm) -> str:
+    numbers = "float32" if form.vocabulary is None else f"ids below {form.vocabulary:,},"
+    return f"{numbers} {_shape(form.shape)}"
+
+
+def _output(form: OutputForm) -> str:
+    if form.objective.loss.rule.activation is None:
+        return f"{_shape(form.shape)} (numbers)"
+    return f"{_shape(form.shape)} ({'logits' if form.objective.from_logits else 'probabilities'})"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _loss(objective: Objective) -> str:
+    weight = f", weight {objective.weight:g}" if objective.weight != 1.0 else ""
+    smoothed = f", label smoothing {objective.label_smoothing:g}" if objective.label_smoothing else ""
+    classes = objective.class_weights
+    weights = f", class weights {min(classes):g} to {max(classes):g}" if classes else ""
+    return f"{objective.loss}{weight}{smoothed}{weights}"
 
 
 def _optimizer(optimizer: Sgd | Adam) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +14,28 @@ from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array
 from fedprune.task.evaluation import Evaluation, score
 
+_SMALLEST = np.finfo(np.float32).tiny
+"""No answers are taken for smaller than this."""
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """See `Exported`. `evaluation` and `max_difference` are None where no runtime runs the model."""
+    """See `Exported`. `relative_difference` is the largest relative to the largest number of its output. All three are
+    None where no runtime runs the model."""
 
     evaluation: Evaluation | None
     max_difference: float | None
+    relative_difference: float | None
     runs_on: tuple[RunsOn, ...]
 
 
-def judge(trial: Trial, data: Dataset, objective: Objective, expected: Array) -> Verdict:
-    """Compare the answers of a file with `expected`, Keras' answers to `data`."""
+def judge(trial: Trial, data: Dataset, objectives: Sequence[Objective], expected: Sequence[Array]) -> Verdict:
+    """Compare the answers of a file with `expected`, Keras' answers to `data`, both of each output."""
     if trial.answers is None:
-        return Verdict(None, None, trial.runs_on)
-    difference = float(np.abs(trial.answers - expected).max())
-    return Verdict(score([trial.answers], data, objective), difference, trial.runs_on)
+        return Verdict(None, None, None, trial.runs_on)
+    pairs = list(zip(trial.answers, expected, strict=True))
+    differences = [float(np.abs(answers - right).max()) for answers, right in pairs]
+    sizes = [float(np.abs(right).max()) for _, right in pairs]
+    # What is not a number is the largest of all to numpy.
+    largest, relative = np.max(differences), np.max(np.divide(differences, np.maximum(sizes, _SMALLEST)))
+    return Verdict(score([trial.answers], data, objectives), float(largest), float(relative), trial.runs_on)

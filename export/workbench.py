@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from export.convert import convert
 from export.converter import Job, Trial
 from export.report import Format, RunsOn
+from export.signature import signature_of
 from fedprune.errors import ExportError
 from fedprune.keras.model import build_model
 from fedprune.model.tensors import Array, Inputs, TensorTable
-from fedprune.runtime.tflite import Runtime, available_runtimes, predict
+from fedprune.runtime.tflite import Runtime, available_runtimes, predict_by_names
 
 _KERAS_BATCH = 256
 
@@ -24,26 +27,30 @@ class Workbench:
         for name, variable in variables.items():
             variable.assign(job.weights[name])
 
-    def evaluate(self) -> Array:
-        answers: Array = self._model.predict(self._job.x, batch_size=_KERAS_BATCH, verbose=0)
-        return answers
+    def evaluate(self) -> list[Array]:
+        x = self._job.x
+        answers = self._model.predict(list(x) if len(x) > 1 else x[0], batch_size=_KERAS_BATCH, verbose=0)
+        return list(answers) if isinstance(answers, list) else [answers]
 
     def convert(self, form: Format) -> bytes:
-        self._made = convert(self._model, form, self._job.calibration)
+        self._made = convert(self._model, form, self._job.network, self._job.calibration)
         return self._made
 
     def run(self) -> Trial:
         """Try every runtime on one example, and the first that runs it on all."""
         x = self._job.x
-        tried = {runtime: _try(runtime, self._made, x[:1]) for runtime in available_runtimes()}
+        tried = {runtime: self._try(runtime, [array[:1] for array in x]) for runtime in available_runtimes()}
         working = next((runtime for runtime, attempt in tried.items() if attempt.ok), None)
-        answers = None if working is None else predict(working.interpreter(self._made), x)
+        answers = None if working is None else self._answers(working, x)
         return Trial(answers, tuple(tried.values()))
 
+    def _try(self, runtime: Runtime, x: Sequence[Inputs]) -> RunsOn:
+        try:
+            self._answers(runtime, x)
+        except ExportError as error:
+            return RunsOn(runtime.name, runtime.version, ok=False, error=str(error))
+        return RunsOn(runtime.name, runtime.version, ok=True, error="")
 
-def _try(runtime: Runtime, content: bytes, x: Inputs) -> RunsOn:
-    try:
-        predict(runtime.interpreter(content), x)
-    except ExportError as error:
-        return RunsOn(runtime.name, runtime.version, ok=False, error=str(error))
-    return RunsOn(runtime.name, runtime.version, ok=True, error="")
+    def _answers(self, runtime: Runtime, x: Sequence[Inputs]) -> list[Array]:
+        inputs, outputs = signature_of(self._job.network)
+        return predict_by_names(runtime.interpreter(self._made), dict(zip(inputs, x, strict=True)), outputs)

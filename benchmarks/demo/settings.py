@@ -48,7 +48,7 @@ def cnn_table(split: SplitSummary, seed: int) -> str:
     """The ``[model]`` table of CNN-108k for these data. Raises `ConfigurationError` if they are no labelled images."""
     return f"""\
 builtin = "cnn-108k"
-input_shape = {_image_shape(split.input_shape)}
+input_shape = {_image_shape(split.input_shapes.get("x", ()))}
 outputs = {_outputs(split)}
 initial = "seed"
 seed = {seed}"""

@@ -28,7 +28,8 @@ def train_centrally(bundle: Path, data: Path, epochs: int, seed: int) -> tuple[f
         variables[name].assign(value)
     optimizer = task.task.training.optimizer
     assert isinstance(optimizer, Sgd), "the benchmark's tasks have SGD"
-    model.compile(keras.optimizers.SGD(optimizer.learning_rate, optimizer.momentum), keras_loss(task.task.objective))
+    (objective,) = task.task.objectives
+    model.compile(keras.optimizers.SGD(optimizer.learning_rate, optimizer.momentum), keras_loss(objective))
     everybody = [load_npz(path) for path in sorted(data.glob("agent-*.npz"))]
     x, y = np.concatenate([each.x for each in everybody]), np.concatenate([each.y for each in everybody])
     held_out = load_npz(data / "held-out.npz")

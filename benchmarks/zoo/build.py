@@ -16,14 +16,13 @@ import numpy as np
 from benchmarks.zoo.networks import NETWORKS
 from benchmarks.zoo.records import Exactness
 from benchmarks.zoo.training import perturbed
-from export.architecture import form_of
+from export.architecture import task_outputs
 from export.build import build_task
 from export.describing.model import describe
 from export.proof.reference import Reference, Truth, norm_of
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorTable
 from fedprune.runtime.self_check import Case
 from fedprune.runtime.training_graph import Step, TrainingGraph
@@ -91,11 +90,13 @@ def exactness(name: str) -> Exactness:
     """
     model = _model(name)
     network, tensors = describe(model)
-    loss = NETWORKS[name].loss
-    reference = Reference(model, Objective(loss, form_of(network, loss).from_logits))
+    training = _training(name)
+    objectives = [training.objective_of(output) for output in task_outputs(network, training)]
+    reference = Reference(model, objectives)
     ratios, total, largest = list[float](), 0, 0.0
     for batch in _BATCH_SIZES:
-        graph = TrainingGraph(write_training_graph(network, TensorTable(tensors), loss, batch).blob, tensors, threads=1)
+        written = write_training_graph(network, TensorTable(tensors), objectives, batch)
+        graph = TrainingGraph(written.blob, tensors, threads=1)
         answers, furthest = [], math.inf
         for seed in range(_SEEDS):
             case, truth = reference.run_drawn(graph, tensors, seed, batch, 1.0)
@@ -150,14 +151,18 @@ def _model(name: str, *, drops: bool = True) -> Any:
 
 def _settings(name: str) -> TaskSettings:
     schedule = ConstantSettings(target_sparsity=SPARSITY, begin_step=0, frequency=STEPS)
-    training = Training(STEPS, BATCH, Sgd(learning_rate=0.01, momentum=0.9), NETWORKS[name].loss)
-    return TaskSettings(name, ModelSettings(file="model.keras"), training, PruningSettings(schedule))
+    return TaskSettings(name, ModelSettings(file="model.keras"), _training(name), PruningSettings(schedule))
+
+
+def _training(name: str) -> Training:
+    entry = NETWORKS[name]
+    return Training(STEPS, BATCH, Sgd(learning_rate=0.01, momentum=0.9), entry.loss, losses=dict(entry.losses))
 
 
 def _write_seconds(bundle: Bundle) -> float:
     task = bundle.task
     began = time.perf_counter()
-    write_training_graph(bundle.network, task.table, task.training.loss, BATCH)
+    write_training_graph(bundle.network, task.table, task.objectives, BATCH)
     return time.perf_counter() - began
 
 

@@ -7,13 +7,13 @@ training graph has a rule for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 from benchmarks.zoo.mutants import mutants
-from export.architecture import form_of
+from export.architecture import task_outputs
 from export.describing.model import describe
 from export.proof.probes import make_self_check
 from export.proof.proof import Proof
@@ -21,11 +21,13 @@ from export.proof.reference import Reference
 from fedprune.graph.training import write_training_graph
 from fedprune.keras import activations
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.task.bundle import Training
+from fedprune.task.outputs import OutputLoss
 
 L = keras.layers
 
@@ -49,12 +51,12 @@ class Verdict:
 
 def judge(name: str, most: int | None = None) -> tuple[Verdict, ...]:
     """The honest graph of one of `MUTATED`, then its mutants; of these about `most`, of all kinds."""
-    model, loss = _model(name)
+    model, training = _model(name)
     network, tensors = describe(model)
-    objective = Objective(loss, form_of(network, loss).from_logits)
-    reference = Reference(model, objective)
-    proof = Proof(model, tensors, objective, reference)
-    honest = write_training_graph(network, TensorTable(tensors), loss, _BATCH).blob
+    objectives = [training.objective_of(output) for output in task_outputs(network, training)]
+    reference = Reference(model, objectives)
+    proof = Proof(model, tensors, objectives, reference)
+    honest = write_training_graph(network, TensorTable(tensors), objectives, _BATCH).blob
     self_check = make_self_check(reference, tensors, honest, briefly=False)
     graphs = chain([("", honest)], mutants(honest, tensors, most))
     verdicts: list[Verdict] = []
@@ -76,10 +78,10 @@ def kinds(name: str) -> Iterator[str]:
             yield str(function)
 
 
-def _model(name: str) -> tuple[Any, Loss]:
+def _model(name: str) -> tuple[Any, Training]:
     keras.backend.clear_session()
-    build, loss = MUTATED[name]
-    return build(), loss
+    build, learned = MUTATED[name]
+    return build(), Training(1, loss=learned) if isinstance(learned, Loss) else Training(1, losses=dict(learned))
 
 
 def _passes(graph: TrainingGraph, tensors: tuple[TensorSpec, ...], self_check: SelfCheck) -> bool:
@@ -177,16 +179,50 @@ def _enlarged() -> Any:
     x = L.Input((5, 5, 2))
     y = L.Conv2DTranspose(4, 3, strides=2, activation=activations.hard_swish)(L.Cropping2D(((0, 2), (1, 0)))(x))
     y = L.GroupNormalization(2)(L.UpSampling2D((2, 1))(L.Permute((2, 1, 3))(y)))
+    y = L.UpSampling2D((1, 2), interpolation="bilinear")(y)
     z = L.Multiply()([y, L.Dense(4, activations.hard_sigmoid)(L.GlobalAveragePooling2D(keepdims=True)(y))])
     z = L.Maximum()([z, L.Minimum()([L.Conv2D(4, 1, activation="elu")(y), y])])
     return keras.Model(x, L.Dense(_CLASSES)(L.GlobalAveragePooling2D()(z)))
 
 
 def _curves() -> Any:
-    return _classifier(L.Dense(5, "softsign"), L.Dense(5, "softplus"), L.Dense(5, "selu"), shape=(5,))
+    """An exponential of what is bounded: others leave float32."""
+    bounded = (L.Dense(5, "softsign"), L.Dense(5, "exponential", use_bias=False))
+    return _classifier(*bounded, L.Dense(5, "softplus"), L.Dense(5, "selu"), shape=(5,))
 
 
-MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
+def _padded() -> Any:
+    """Ids of which one is padding, beside others: what a cell holds, what is looked up, and a mean."""
+    x = L.Input((3,), dtype="int32")
+    y = L.Embedding(5, 4, mask_zero=True)(x)
+    looked_up = L.MultiHeadAttention(1, 2)(y, y)
+    ends = [L.SimpleRNN(3)(y), L.GlobalAveragePooling1D()(looked_up)]
+    return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()(ends)))
+
+
+def _gaps() -> Any:
+    """Steps of a number that stands for none, of which cells return zeros."""
+    x = L.Input((3, 3))
+    y = L.Masking(-0.5)(x)
+    both = L.Bidirectional(L.LSTM(3, return_sequences=True))(y)
+    return keras.Model(x, L.Dense(_CLASSES)(L.Concatenate()([L.GRU(3)(y), L.Flatten()(both)])))
+
+
+def _paired() -> Any:
+    """Two inputs of one form and two outputs of one form, which could be taken for each other."""
+    first, second = L.Input((4,), name="first"), L.Input((4,), name="second")
+    y = L.Concatenate()([L.Dense(5, "tanh")(first), L.Dense(4, "tanh")(second)])
+    return keras.Model(
+        [first, second], [L.Dense(_CLASSES, name="one")(y), L.Dense(_CLASSES, "softmax", name="other")(y)]
+    )
+
+
+_PAIRED = {
+    "one": OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, weight=0.4, label_smoothing=0.2),
+    "other": OutputLoss(Loss.CATEGORICAL_CROSSENTROPY, weight=1.5),
+}
+
+MUTATED: dict[str, tuple[Callable[[], Any], Loss | Mapping[str, OutputLoss]]] = {
     "images": (_images, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "separable": (_separable, Loss.CATEGORICAL_CROSSENTROPY),
     "series": (_series, Loss.BINARY_CROSSENTROPY),
@@ -196,5 +232,8 @@ MUTATED: dict[str, tuple[Callable[[], Any], Loss]] = {
     "attentive": (_attentive, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
     "enlarged": (_enlarged, Loss.MEAN_SQUARED_ERROR),
     "curves": (_curves, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "padded": (_padded, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "gaps": (_gaps, Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+    "paired": (_paired, _PAIRED),
 }
 """Small networks, and what they are trained with."""

@@ -12,7 +12,7 @@ from flatbuffers import Builder
 
 from fedprune.errors import ExportError
 from fedprune.model.losses import one_hot
-from fedprune.model.tensors import Array, TensorClass, TensorSpec
+from fedprune.model.tensors import Array, Inputs, TensorClass, TensorSpec
 from fedprune.runtime.self_check import Case, outputs_of
 from fedprune.runtime.training_graph import TrainingGraph
 
@@ -68,7 +68,7 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
     """All outputs for normal weights and examples of different sizes, which neither the proof nor the self-check draw:
     between them they take every branch."""
     loaded = TrainingGraph(graph, tensors, threads=1)
-    *rows, outputs = loaded.target_shape
+    batch = loaded.batch_size
     answers: list[Array] = []
     for size in _SIZES:
         random = np.random.default_rng(1234)
@@ -76,14 +76,22 @@ def _answers(graph: bytes, tensors: Sequence[TensorSpec]) -> list[Array]:
         weights = {
             spec.name: abs(drawn[spec.name]) if spec.kind in _VARIANCES else drawn[spec.name] for spec in tensors
         }
-        x = (
-            np.float32(size) * random.normal(size=loaded.batch_shape).astype(np.float32)
-            if loaded.vocabulary is None
-            else random.integers(loaded.vocabulary, size=loaded.batch_shape, dtype=np.int32)
-        )
-        y = one_hot(random.integers(outputs, size=rows), outputs)
+        x: list[Inputs] = [
+            np.float32(size) * random.normal(size=(batch, *shape)).astype(np.float32)
+            if vocabulary is None
+            else random.integers(vocabulary, size=(batch, *shape), dtype=np.int32)
+            for shape, vocabulary in zip(loaded.input_shapes, loaded.vocabularies, strict=True)
+        ]
+        for numbers, padding in zip(x, loaded.paddings, strict=True):
+            if padding is not None:
+                numbers[random.integers(3, size=numbers.shape[:2]) == 0] = padding
+        y = [
+            one_hot(random.integers(outputs, size=(batch, *places)), outputs)
+            for *places, outputs in loaded.target_shapes
+        ]
         noise = [random.uniform(size=shape).astype(np.float32) for shape in loaded.noise_shapes]
-        answers += outputs_of(Case(weights, x, y, noise).run(loaded), tensors).values()
+        importance = random.uniform(0.5, 1.5, size=(batch, len(y))).astype(np.float32)
+        answers += outputs_of(Case(weights, x, y, noise, importance).run(loaded), tensors).values()
     return answers
 
 
@@ -114,6 +122,10 @@ def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
         if tensor.buffer and tensor.type == schema.TensorType.FLOAT32:
             yield _change_constant, "a constant", place
             yield _enlarge_constant, "a larger constant", place
+    for name in ("x0", "y0"):
+        first, second = (_named(model, name[:1] + number) for number in "01")
+        if first and second and _form(model, first) == _form(model, second):
+            yield _exchange, "inputs exchanged", model.signatureDefs[0].inputs.index(first)
     for place, operator in enumerate(model.subgraphs[0].operators):
         code = _code(model, operator)
         if code in _CONFUSED:
@@ -122,6 +134,23 @@ def _mistakes(model: Any) -> Iterator[tuple[Change, str, int]]:
             yield _add_relu, f"{_name(code)} with a ReLU", place
         if code in (_OP.SLICE, _OP.PAD, _OP.PADV2):
             yield _shift, f"{_name(code)} shifted", place
+
+
+def _named(model: Any, name: str) -> Any:
+    """An input of the signature."""
+    return next((entry for entry in model.signatureDefs[0].inputs if entry.name == name.encode()), None)
+
+
+def _form(model: Any, entry: Any) -> tuple[Any, ...]:
+    tensor = model.subgraphs[0].tensors[entry.tensorIndex]
+    return tensor.type, *tensor.shape
+
+
+def _exchange(model: Any, place: int) -> None:
+    """An input is taken for the next one of its kind."""
+    first = model.signatureDefs[0].inputs[place]
+    second = _named(model, first.name.decode()[:1] + "1")
+    first.tensorIndex, second.tensorIndex = second.tensorIndex, first.tensorIndex
 
 
 def _change_constant(model: Any, place: int) -> None:

@@ -5,13 +5,14 @@ MLPerf Tiny's four are those of its reference code (Banbury et al. 2021, "MLPerf
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.zoo.sequences import SEQUENCES, sequence_autoencoder
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
+from fedprune.task.outputs import OutputLoss
 
 L = keras.layers
 
@@ -24,6 +25,8 @@ class Entry:
 
     build: Callable[[bool], Any]
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    losses: Mapping[str, OutputLoss] = field(default_factory=dict)
+    """Of each output, where there are several."""
 
 
 def _resnet_8(_: bool) -> Any:
@@ -193,6 +196,33 @@ def _nested(_: bool) -> Any:
     return keras.Model(x, keras.Sequential([L.Dense(32, "relu"), L.Dense(10, "softmax")])(y))
 
 
+def _two_inputs(_: bool) -> Any:
+    """A picture, and the number of a category that it belongs to."""
+    image, category = L.Input((24, 24, 3), name="image"), L.Input((1,), dtype="int32", name="category")
+    y = image
+    for filters in (16, 32):
+        y = _relu(L.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(y))
+    told = L.Flatten()(L.Embedding(12, 8)(category))
+    y = L.Dense(32, "relu")(L.Concatenate()([L.GlobalAveragePooling2D()(y), told]))
+    return keras.Model([image, category], L.Dense(10)(y))
+
+
+def _two_outputs(_: bool) -> Any:
+    """An object's class, and its box, of one picture."""
+    x = y = L.Input((32, 32, 3))
+    for filters in (16, 32, 32):
+        y = _relu(L.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(y))
+    y = L.GlobalAveragePooling2D()(y)
+    box = L.Dense(4, "sigmoid", name="box")(L.Dense(32, "relu")(y))
+    return keras.Model(x, [L.Dense(10, "softmax", name="kind")(y), box])
+
+
+_TWO_OUTPUTS = {
+    "kind": OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, label_smoothing=0.1),
+    "box": OutputLoss(Loss.MEAN_SQUARED_ERROR, weight=5.0),
+}
+
+
 def _cnn_108k(_: bool) -> Any:
     from export.models import cnn_108k
 
@@ -225,6 +255,8 @@ NETWORKS: dict[str, Entry] = {
     "mobilenet-v3-small": Entry(_mobilenet_v3),
     "u-net": Entry(_u_net),
     "sequence-autoencoder": Entry(sequence_autoencoder, Loss.MEAN_SQUARED_ERROR),
+    "two-inputs": Entry(_two_inputs),
+    "two-outputs": Entry(_two_outputs, losses=_TWO_OUTPUTS),
     **{name: Entry(make) for name, make in SEQUENCES.items()},
 }
 """The zoo, by name."""

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.zoo.records import Speed
 from edge_agent.trainers import Work
 from fedprune.data import Dataset
-from fedprune.model.losses import LabelForm
+from fedprune.model.forms import OutputForm
+from fedprune.model.losses import LabelForm, Labels
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import apply_mask, full_mask, score_mask
@@ -71,14 +72,17 @@ def parity(blob: bytes) -> float:
 
 def examples(bundle: Bundle, count: int) -> Dataset:
     """Noise, or any ids of the vocabulary, with labels of the loss's form."""
-    keyed, task = Keyed(0, "zoo"), bundle.task
-    x = draw_inputs(keyed, (count, *task.input_shape), bundle.network.vocabulary)
-    if task.training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-        places = (count, *task.output_shape[:-1])
-        classes = keyed.integers(math.prod(places)) % np.uint64(task.outputs)
-        return Dataset(x, classes.astype(np.int64).reshape(places))
-    shape = (count, *task.output_shape)
-    return Dataset(x, keyed.uniform(math.prod(shape), -1.0, 1.0).reshape(shape))
+    keyed = Keyed(0, "zoo")
+    x = {form.array: draw_inputs(keyed, (count, *form.shape), form.vocabulary) for form in bundle.network.input_forms}
+    return Dataset(x, {form.array: _labels(form, count, keyed) for form in bundle.task.output_forms})
+
+
+def _labels(form: OutputForm, count: int, keyed: Keyed) -> Labels:
+    *places, outputs = (count, *form.shape)
+    if form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
+        classes = keyed.integers(math.prod(places)) % np.uint64(outputs)
+        return classes.astype(np.int64).reshape(places)
+    return keyed.uniform(math.prod(places) * outputs, -1.0, 1.0).reshape(*places, outputs)
 
 
 def perturbed(weights: Weights, number: int) -> Weights:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -21,9 +22,23 @@ from fedprune.system.usage import device_memory_mb
 from fedprune.task.bundle import Bundle
 
 _GRAPH = "training-graph.tflite"
+_WRITTEN = "training-graph.json"
 _CHECKED = "self-check.json"
+_Record = TypeVar("_Record", bound=msgspec.Struct)
 _SHARE_OF_MEMORY = 0.25
 """The part of a device's memory that the values of a batch may take."""
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """What the graph on the disk was written from, and what was made of it.
+
+    `source` is the SHA-256 (hex) of network, tensor table, losses and batch size. The graph's own digest would not do:
+    a sender could give that of another task's graph, or understate the memory.
+    """
+
+    source: str
+    sha256: str
+    memory_bytes: int
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -71,11 +86,14 @@ def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, 
 
 def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     """The graph's bytes, from the disk if they are there."""
-    kept = None if disk is None else disk.read(_GRAPH)
-    if kept is not None and _digest(kept) == proven.sha256:
-        return kept
     task = bundle.task
-    written = write_training_graph(bundle.network, task.table, task.training.loss, proven.batch_size)
+    source = [bundle.network, task.tensors, task.objectives, proven.batch_size]
+    expected = _Written(_digest(msgspec.json.encode(source)), proven.sha256, proven.memory_bytes)
+    if disk is not None and _remembered(disk, _WRITTEN, _Written) == expected:
+        kept = disk.read(_GRAPH)
+        if kept is not None and _digest(kept) == proven.sha256:
+            return kept
+    written = write_training_graph(bundle.network, task.table, task.objectives, proven.batch_size)
     if (_digest(written.blob), written.memory_bytes) != (proven.sha256, proven.memory_bytes):
         raise RuntimeUnfit(
             f"task {task.name!r}: this version of fedprune writes another training graph than the one that built the "
@@ -83,22 +101,23 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
         )
     if disk is not None:
         disk.write(_GRAPH, written.blob)
+        disk.write(_WRITTEN, msgspec.json.encode(expected))
     return written.blob
 
 
 def _check_runtime(bundle: Bundle, proven: ProvenGraph, graph: TrainingGraph, disk: Disk | None) -> None:
     """Run the self-check unless it has passed. The last one is remembered: a device serves one federation at a time."""
     checked = _Checked(_digest(msgspec.json.encode(proven)), graph.runtime.name, graph.runtime.version)
-    if disk is None or _remembered(disk) != checked:
+    if disk is None or _remembered(disk, _CHECKED, _Checked) != checked:
         run_self_check(graph, bundle.task.tensors, proven.self_check)
         if disk is not None:
             disk.write(_CHECKED, msgspec.json.encode(checked))
 
 
-def _remembered(disk: Disk) -> _Checked | None:
-    """None if there is nothing that can be read: then it is checked again."""
+def _remembered(disk: Disk, name: str, kind: type[_Record]) -> _Record | None:
+    """A record on the disk. None if there is nothing that can be read: then what it tells of is made again."""
     try:
-        return msgspec.json.decode(disk.read(_CHECKED) or b"", type=_Checked)
+        return msgspec.json.decode(disk.read(name) or b"", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

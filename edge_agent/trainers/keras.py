@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,10 +22,11 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.data import Dataset
+from fedprune.data import Dataset, importance_of
 from fedprune.errors import TaskError, TrainingError
-from fedprune.keras.model import keras_loss
+from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
+from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
 from fedprune.model.tensors import Mask, Weights
 from fedprune.pruning.masks import apply_mask
@@ -42,11 +43,15 @@ class KerasTrainer:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
         self._task = bundle.task
-        self._input_dtype = bundle.network.input_dtype
+        self._inputs = [
+            tf.TensorSpec((None, *form.shape), tf.as_dtype(dtype))
+            for form, dtype in zip(bundle.network.input_forms, bundle.network.input_dtypes, strict=True)
+        ]
+        self._outputs = bundle.task.output_forms
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
         self._model = PrunedModel(bundle.network, bundle.task.table, self._schedule)
-        self._loss = keras_loss(bundle.task.objective)
+        self._loss = weighted_loss(bundle.task.objectives)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}
         self._global = {name: tf.Variable(variable, trainable=False) for name, variable in trained.items()}
@@ -88,14 +93,18 @@ class KerasTrainer:
     ) -> NDArray[np.float32]:
         """All steps, in slices that grow until one takes long enough: Python between each two would cost as much as
         they do."""
-        x, y = tf.constant(data.x), tf.constant(data.y)
+        importance = importance_of(data, self._outputs)
+        if importance is None:
+            importance = np.ones((len(data), len(self._outputs)), np.float32)
+        arrays = [*data.inputs.values(), *data.labels.values(), importance]
+        examples = [tf.constant(array) for array in arrays]
         losses: list[NDArray[np.float32]] = []
         done, size = 0, 1
         while done < len(batches):
             if should_stop():
                 raise TrainingStopped(f"task {self._task.name!r}: stopped after {done} steps")
             began = time.perf_counter()
-            losses.append(self._run(x, y, tf.constant(batches[done : done + size])).numpy())
+            losses.append(self._run(examples, tf.constant(batches[done : done + size])).numpy())
             done += size
             if time.perf_counter() - began < _SLICE_S / 2:
                 size *= 2
@@ -103,37 +112,31 @@ class KerasTrainer:
 
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
-        shape, training = self._task.input_shape, self._task.training
-        dtype = tf.as_dtype(self._input_dtype)
-        if training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-            labels = tf.TensorSpec((None, *self._task.output_shape[:-1]), tf.int64)
-        else:
-            labels = tf.TensorSpec((None, *self._task.output_shape), tf.float32)
-        run = tf.function(
-            self._steps,
-            input_signature=[
-                tf.TensorSpec((None, *shape), dtype),
-                labels,
-                tf.TensorSpec((None, training.batch_size), tf.int64),
-            ],
-        )
-        no_labels = tf.zeros((1, *labels.shape[1:]), labels.dtype)
-        run(tf.zeros((1, *shape), dtype), no_labels, tf.zeros((0, training.batch_size), tf.int64))
+        specs = [
+            *self._inputs,
+            *map(_labels_spec, self._outputs),
+            tf.TensorSpec((None, len(self._outputs)), tf.float32),
+        ]
+        batch_size = self._task.training.batch_size
+        run = tf.function(self._steps, input_signature=[specs, tf.TensorSpec((None, batch_size), tf.int64)])
+        run([tf.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs], tf.zeros((0, batch_size), tf.int64))
         return run
 
-    def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
+    def _steps(self, examples: Sequence[tf.Tensor], batches: tf.Tensor) -> tf.Tensor:
         """One optimizer step for each row of `batches`; the steps' losses, float32 `[steps]`."""
         steps = tf.shape(batches)[0]
         losses = tf.TensorArray(tf.float32, steps)
         for step in tf.range(steps):  # a loop inside the graph: three times the speed of `fit` on small models
-            losses = losses.write(step, self._step(tf.gather(x, batches[step]), tf.gather(y, batches[step])))
+            losses = losses.write(step, self._step([tf.gather(array, batches[step]) for array in examples]))
         return losses.stack()
 
-    def _step(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def _step(self, batch: Sequence[tf.Tensor]) -> tf.Tensor:
         """The loss that is returned is without the proximal term."""
         model = self._model.keras
+        *arrays, importance = batch
+        x, y = arrays[: len(self._inputs)], arrays[len(self._inputs) :]
         with tf.GradientTape() as tape:
-            loss = self._loss(y, model(x, training=True)) + sum(model.losses)
+            loss = self._loss(y, call_model(model, x, training=True), importance) + sum(model.losses)
             minimised = loss + self._proximal_term()
         trained = list(self._model.trained.values())
         self._optimizer.apply_gradients(zip(tape.gradient(minimised, trained), trained, strict=True))
@@ -169,6 +172,13 @@ class KerasTrainer:
         """The state with which the next round can go on exactly."""
         slots = optimizer_slots(variable.numpy() for variable in self._optimizer.variables)
         return slots if self._schedule is None else slots | residue_slots(weights, mask)
+
+
+def _labels_spec(form: OutputForm) -> tf.TensorSpec:
+    """Labels as `fit_to` makes them."""
+    if form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
+        return tf.TensorSpec((None, *form.shape[:-1]), tf.int64)
+    return tf.TensorSpec((None, *form.shape), tf.float32)
 
 
 def _use_threads(threads: int) -> None:

@@ -20,7 +20,7 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.data import Dataset
+from fedprune.data import Dataset, importance_of
 from fedprune.errors import ExportError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
@@ -45,6 +45,7 @@ class LiteRTTrainer:
         as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._task = task = bundle.task
+        self._outputs = task.output_forms
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
         try:
             self._load_graph = prepare_device_graph(bundle, examples, disk, threads=threads)
@@ -60,13 +61,12 @@ class LiteRTTrainer:
         """
         started = time.perf_counter()
         training = self._task.training
-        if data.classes > self._task.outputs:
-            raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
+        self._check_labels(data)
         try:
             graph = self._load_graph()
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
-        batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_shape[0])
+        batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_size)
         optimizer = self._start(graph, work)
         mask = work.mask
         losses = np.empty(len(batches), np.float32)
@@ -121,12 +121,20 @@ class LiteRTTrainer:
         for name, moved in held.statistics.items():
             held.weights[name][...] = moved
 
+    def _check_labels(self, data: Dataset) -> None:
+        """Raise `TrainingError` for classes that there are not: a one-hot row of such would be all zeros."""
+        for form in self._outputs:
+            labels = data.labels[form.array]
+            if labels.dtype == np.int64 and (largest := int(labels.max())) >= form.shape[-1]:
+                raise TrainingError(f"task {self._task.name!r}: label {largest} is not one of its classes")
+
     def _differentiate(self, graph: TrainingGraph, batch: Dataset, keyed: Keyed) -> float:
         """The batch's loss, without the proximal term."""
-        targets = self._task.objective.targets(batch.y, self._task.outputs)
+        targets = [form.objective.targets(batch.labels[form.array], form.shape[-1]) for form in self._outputs]
+        importance = importance_of(batch, self._outputs)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
         try:
-            return graph.step(batch.x, targets, noise)
+            return graph.step(list(batch.inputs.values()), targets, noise, importance)
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
 

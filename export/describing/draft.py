@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,22 +16,26 @@ _Made = TypeVar("_Made", bound=AnyLayer)
 
 
 class Draft:
-    """`tensors` are the names of rows of the tensor table by their variables' references."""
+    """`inputs` are shapes by names, `tensors` the names of rows of the tensor table by their variables' references."""
 
-    def __init__(self, name: str, input_shape: Shape, tensors: Mapping[Any, str]) -> None:
+    def __init__(self, name: str, inputs: Mapping[str, Shape], tensors: Mapping[Any, str]) -> None:
         self._name = name
-        self._inputs = (input_shape,)
+        self._inputs = dict(inputs)
         self._tensors = tensors
         self._layers: list[AnyLayer] = []
         self._numbers: dict[Hashable, int] = {}
         self._names: set[str] = set()
         self._calls: list[Call] = []
-        self._shapes: list[Shape] = [input_shape]
+        self._shapes: list[Shape] = list(inputs.values())
         self._penalties: dict[str, Penalty] = {}
 
     def shape(self, value: int) -> Shape:
         """The shape of a value, without the batch."""
         return self._shapes[value]
+
+    def is_input(self, value: int) -> bool:
+        """True for a value that goes into the network."""
+        return value < len(self._inputs)
 
     def add(self, owner: Any, make: Callable[..., _Made], *inputs: int, part: str = "", **attributes: Any) -> int:
         """The value that a layer makes of `inputs`.
@@ -62,32 +66,35 @@ class Draft:
         """The name of a Keras layer's bias, if it has one."""
         return self.tensor(layer, "bias") if layer.use_bias else None
 
-    def network(self, output: int) -> Network:
-        """The description of what `output` depends on."""
-        calls = self._needed(output)
-        values = {0: 0} | {1 + call: 1 + number for number, call in enumerate(calls)}
+    def network(self, outputs: Mapping[str, int]) -> Network:
+        """The description of what `outputs`, values by names, depend on."""
+        calls, first = self._needed(outputs.values()), len(self._inputs)
+        values = {value: value for value in range(first)}
+        values |= {first + call: first + number for number, call in enumerate(calls)}
         layers = sorted({self._calls[call].layer for call in calls})
         numbers = {layer: number for number, layer in enumerate(layers)}
         return Network(
             name=self._name,
-            inputs=self._inputs,
+            inputs=tuple(self._inputs.values()),
             layers=tuple(self._layers[layer] for layer in layers),
             calls=tuple(
                 Call(numbers[self._calls[call].layer], tuple(values[value] for value in self._calls[call].inputs))
                 for call in calls
             ),
-            outputs=(values[output],),
+            outputs=tuple(values[value] for value in outputs.values()),
             penalties=tuple(self._penalties.values()),
+            input_names=tuple(self._inputs) if first > 1 else (),
+            output_names=tuple(outputs) if len(outputs) > 1 else (),
         )
 
-    def _needed(self, output: int) -> list[int]:
-        """The calls that the value `output` depends on, in order; call i makes value i + 1."""
-        needed, pending = set[int](), [output]
+    def _needed(self, outputs: Iterable[int]) -> list[int]:
+        """The calls that the values `outputs` depend on, in order; inputs come before what they make."""
+        needed, pending = set[int](), list(outputs)
         while pending:
-            value = pending.pop()
-            if value and value - 1 not in needed:
-                needed.add(value - 1)
-                pending.extend(self._calls[value - 1].inputs)
+            call = pending.pop() - len(self._inputs)
+            if call >= 0 and call not in needed:
+                needed.add(call)
+                pending.extend(self._calls[call].inputs)
         return sorted(needed)
 
     def _unique(self, name: str) -> str:

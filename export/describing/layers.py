@@ -114,9 +114,11 @@ def _cropping(draft: Draft, layer: Any, inputs: list[int]) -> int:
 
 
 def _upsampling(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    if getattr(layer, "interpolation", "nearest") != "nearest":
-        refuse(layer, f"interpolation = {plain(layer.interpolation)}", "'nearest'")
-    return draft.add(layer, network.Upsampling, *inputs, size=tuple(np.atleast_1d(layer.size).tolist()))
+    interpolation = getattr(layer, "interpolation", "nearest")
+    if interpolation not in ("nearest", "bilinear"):
+        refuse(layer, f"interpolation = {plain(interpolation)}", "'nearest' or 'bilinear'")
+    size = tuple(np.atleast_1d(layer.size).tolist())
+    return draft.add(layer, network.Upsampling, *inputs, size=size, bilinear=interpolation == "bilinear")
 
 
 def _repeat_vector(draft: Draft, layer: Any, inputs: list[int]) -> int:
@@ -185,8 +187,16 @@ def subtract(draft: Draft, layer: Any, x: int, y: int) -> int:
     return draft.add(layer, network.Add, x, rescale(draft, layer, y, -1.0, 0.0, part="negative"))
 
 
-def attend(draft: Draft, layer: Any, inputs: list[int], *, causal: bool, training: bool | None) -> int:
-    """Attention of queries, values, and keys if there are others."""
+def attend(
+    draft: Draft,
+    layer: Any,
+    inputs: list[int],
+    masks: tuple[int | None, int | None],
+    *,
+    causal: bool,
+    training: bool | None,
+) -> int:
+    """Attention of queries, values, and keys if there are others; the `masks` are those of queries and keys."""
     if layer._attention_axes not in (None, (1,)):
         refuse(layer, f"attention_axes = {plain(layer._attention_axes)}", "queries of two axes and None")
     tensors: dict[str, Any] = {}
@@ -198,11 +208,14 @@ def attend(draft: Draft, layer: Any, inputs: list[int], *, causal: bool, trainin
         layer,
         network.MultiHeadAttention,
         *inputs,
+        *(mask for mask in masks if mask is not None),
         heads=layer._num_heads,
         key_size=layer._key_dim,
         value_size=layer._value_dim,
         units=layer._output_dense.kernel.shape[-1],
         causal=causal,
+        masked_queries=masks[0] is not None,
+        masked_keys=masks[1] is not None,
         rate=0.0 if training is False else float(layer._dropout),
         **tensors,
     )
@@ -306,4 +319,5 @@ LAYERS: dict[type, Reader] = {
     keras.layers.ZeroPadding1D: _zero_padding,
     keras.layers.ZeroPadding2D: _zero_padding,
 }
-"""The readers, but that of MultiHeadAttention, whose inputs are arguments of their own (`attend`)."""
+"""The readers, but those of MultiHeadAttention, whose inputs are arguments of their own (`attend`), and of Masking,
+which also makes a mask (`masks`)."""

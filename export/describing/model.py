@@ -8,11 +8,13 @@ from typing import Any
 from export.architecture import tensor_table, variables_of
 from export.describing.draft import Draft
 from export.describing.layers import LAYERS, NOISY, attend, check_common
+from export.describing.masks import HEEDING, attention_masks, check_masks, leave_out, output_mask
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
 from export.describing.refusal import label, refuse
 from export.describing.sequences import check_recurrent_dropout
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
+from fedprune.model.forms import MAX_ENDS, MAX_NAME, is_name
 from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 
@@ -34,11 +36,18 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     _check_ends(model)
     table = tensor_table(model)
     names = {variable.ref(): spec.name for spec, variable in zip(table, model.weights, strict=True)}
-    draft = Draft(model.name, tuple(model.inputs[0].shape[1:]), names)
-    (output,) = _Walk(draft).model(model, [Value(0)], training=None)
-    if not isinstance(output, Value):
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    draft = Draft(model.name, dict(zip(model.input_names, shapes, strict=True)), names)
+    made = _Walk(draft).model(model, [Value(number) for number in range(len(shapes))], training=None)
+    outputs = [output.number for output in made if isinstance(output, Value)]
+    if len(outputs) < len(made):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
-    network = draft.network(output.number)
+    if any(isinstance(output, Value) and output.mask is not None for output in made):
+        raise TaskError(
+            f"model {model.name!r} returns steps of which some are masked, and Keras' loss leaves those out, which is "
+            "not supported; end it with a layer that drops the mask (as Reshape does), or return one row"
+        )
+    network = draft.network(dict(zip(model.output_names, outputs, strict=True)))
     _check_used(model, network, names)
     try:
         network = parse_network(pack_network(network))
@@ -67,8 +76,9 @@ class _Walk:
             return [self._operator(node, made)]
         if isinstance(layer, keras.layers.MultiHeadAttention):
             return [self._attention(node, made, training)]
-        if not isinstance(layer, keras.Model) and type(layer) not in LAYERS:
-            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, keras.layers.MultiHeadAttention]))
+        if not isinstance(layer, keras.Model | keras.layers.Masking) and type(layer) not in LAYERS:
+            others = (keras.layers.Masking, keras.layers.MultiHeadAttention)
+            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, *others]))
             refuse(layer, "a layer of this kind", f"layers of these: {kinds}")
         inputs = [made[tensor] for tensor in node.flat_input_ids]
         if not all(isinstance(value, Value) for value in inputs):
@@ -76,7 +86,7 @@ class _Walk:
         training = _check_arguments(node, training)
         if isinstance(layer, keras.Model):
             return self._nested(layer, inputs, training)
-        return [self._layer(node, [value.number for value in inputs if isinstance(value, Value)], training)]
+        return [self._layer(node, [value for value in inputs if isinstance(value, Value)], training)]
 
     def _nested(self, model: Any, inputs: list[Made], training: bool | None) -> list[Made]:
         _check_model(model)
@@ -84,16 +94,22 @@ class _Walk:
             self._check_shape(model, tensor, value)
         return self.model(model, inputs, training)
 
-    def _layer(self, node: Any, inputs: list[int], training: bool | None) -> Made:
-        layer = node.layer
+    def _layer(self, node: Any, inputs: list[Value], training: bool | None) -> Made:
+        layer, numbers, masks = node.layer, [value.number for value in inputs], [value.mask for value in inputs]
         check_common(layer)
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
         if training is False and isinstance(layer, NOISY):
-            return Value(inputs[0])
+            return inputs[0]
         if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) and len(inputs) > 1:
             refuse(layer, "a call with an initial state", "a call without one")
-        value = Value(LAYERS[type(layer)](self._draft, layer, inputs))
+        check_masks(layer, masks)
+        if isinstance(layer, keras.layers.Masking):
+            value = Value(*leave_out(self._draft, layer, *numbers))
+        else:
+            heeded = [mask for mask in masks if mask is not None and isinstance(layer, HEEDING)]
+            number = LAYERS[type(layer)](self._draft, layer, [*numbers, *heeded])
+            value = Value(number, output_mask(self._draft, layer, numbers, masks))
         self._check_shape(layer, node.outputs, value)
         return value
 
@@ -110,8 +126,11 @@ class _Walk:
             refuse(layer, f"a call with {', '.join(given)}", "a call with query, value, key and use_causal_mask")
         if len(inputs) < 2 or not all(isinstance(value, Value) for value in inputs):
             refuse(layer, "a call with constants", "a call with the outputs of layers alone")
-        numbers = [value.number for value in inputs if isinstance(value, Value)]
-        value = Value(attend(self._draft, layer, numbers, causal=causal, training=training))
+        values = [value for value in inputs if isinstance(value, Value)]
+        masks = attention_masks(self._draft, layer, [value.mask for value in values])
+        numbers = [value.number for value in values]
+        number = attend(self._draft, layer, numbers, masks, causal=causal, training=training)
+        value = Value(number, values[0].mask)
         self._check_shape(layer, node.outputs, value)
         return value
 
@@ -147,21 +166,33 @@ def _check_model(model: Any) -> None:
 
 
 def _check_ends(model: Any) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise TaskError(f"model {model.name!r} must have one input, of a known shape, and one output")
-    if isinstance(model.input, dict | tuple) or isinstance(model.output, dict | tuple):
-        raise TaskError(
-            f"model {model.name!r} names its input or output, or has it in a tuple; make it of these alone, as "
-            "keras.Model(x, y)"
-        )
-    (x,) = model.inputs
-    batch, *input_shape = x.shape
+    _check_nesting(model)
     ids = any(isinstance(layer, keras.layers.Embedding) for layer in model.submodules)
-    if batch is not None or None in input_shape or x.dtype not in (tf.float32, *((tf.int32, tf.int64) if ids else ())):
-        raise TaskError(
-            f"model {model.name!r} takes {x.dtype.name}{list(x.shape)}; "
-            "it must take float32, or int32 for Embedding layers, of a fixed shape, in batches of any size"
-        )
+    for x in model.inputs:
+        batch, *shape = x.shape
+        if batch is not None or None in shape or x.dtype not in (tf.float32, *((tf.int32, tf.int64) if ids else ())):
+            raise TaskError(
+                f"model {model.name!r} takes {x.dtype.name}{list(x.shape)}; "
+                "it must take float32, or int32 for Embedding layers, of a fixed shape, in batches of any size"
+            )
+    for what, names in (("inputs", model.input_names), ("outputs", model.output_names)):
+        if len(names) > MAX_ENDS:
+            raise TaskError(f"model {model.name!r} has {len(names)} {what}; a task has at most {MAX_ENDS}")
+        if len(names) > 1 and (wrong := [name for name in names if not is_name(name)]):
+            raise TaskError(
+                f"model {model.name!r} calls one of its {what} {wrong[0][:60]!r}; name the layer with letters and "
+                f"digits, '_', '-' and '.', at most {MAX_NAME}"
+            )
+
+
+def _check_nesting(model: Any) -> None:
+    """Raise `TaskError` unless inputs and outputs are a single one each, or a list of several."""
+    for what, ends, nested in (("inputs", model.inputs, model.input), ("outputs", model.outputs, model.output)):
+        if not ends or isinstance(nested, list) != (len(ends) > 1) or isinstance(nested, dict | tuple):
+            raise TaskError(
+                f"model {model.name!r} has its {what} in a dict or a tuple; make it of a single one, as "
+                "keras.Model(x, y), or of lists, as keras.Model([x, z], [y, w])"
+            )
 
 
 def _check_arguments(node: Any, training: bool | None) -> bool | None:

@@ -23,9 +23,10 @@ from fedprune.network.layers import Function, Operation, Statistic
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the network, by its number."""
+    """A value of the network, by its number, and the mask of its steps if it has one."""
 
     number: int
+    mask: int | None = None
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,7 @@ OPERATORS: dict[str, tuple[tuple[str, ...], _Reader]] = {
     "math.add": (("x", "y"), _add),
     "math.add_n": (("inputs",), _add_all),
     "math.divide": (("x", "y"), _divide),
+    "math.exp": (("x",), _function(Function.EXPONENTIAL)),
     "math.maximum": (("x", "y"), _maximum),
     "math.minimum": (("x", "y"), _minimum),
     "math.multiply": (("x", "y"), _multiply),

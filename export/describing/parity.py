@@ -7,7 +7,7 @@ Importing this module imports TensorFlow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.describing.layers import NOISY
 from fedprune.errors import TaskError
-from fedprune.keras.model import build_model
+from fedprune.keras.model import build_model, call_model
 from fedprune.keras.stack import keras, tf
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, TensorSpec, TensorTable
@@ -46,7 +46,10 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
             for scale in _SCALES:
                 keyed = Keyed(0, "parity", f"{scale:g}")
                 weights = {spec.name: _drawn(spec, keyed) for spec in table}
-                batch = draw_inputs(keyed, (_EXAMPLES, *network.inputs[0]), network.vocabulary, scale)
+                batch = [
+                    draw_inputs(keyed, (_EXAMPLES, *form.shape), form.vocabulary, scale, padding=padding)
+                    for form, padding in zip(network.input_forms, network.paddings, strict=True)
+                ]
                 expected = _results(model, theirs, weights, batch)
                 _compare(network.name, _results(built, ours, weights, batch), expected)
     except (tf.errors.OpError, ValueError) as error:
@@ -56,23 +59,31 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
         model.set_weights(kept)
 
 
-def _results(model: Any, variables: Mapping[str, Any], weights: Mapping[str, Array], x: Inputs) -> dict[str, Any]:
+def _results(
+    model: Any, variables: Mapping[str, Any], weights: Mapping[str, Array], batch: Sequence[Inputs]
+) -> dict[str, Any]:
     """Outputs, the gradients of some loss, and all weights after a step that learns nothing."""
     for name, variable in variables.items():
         variable.assign(weights[name])
-    outputs = model(x, training=False)
+    outputs = call_model(model, batch, training=False)
     trainable = {variable.ref() for variable in model.trainable_variables}
     trained = {name: variable for name, variable in variables.items() if variable.ref() in trainable}
     with tf.GradientTape() as tape:
-        learnt = model(x, training=True)
-        # A sum of some outputs and the squares of all: no output's gradient is like another's.
-        loss = tf.reduce_mean(tf.square(learnt) + learnt * tf.cast(tf.range(tf.shape(learnt)[-1]), learnt.dtype))
-        loss += sum(model.losses)
+        learnt = call_model(model, batch, training=True)
+        loss = sum(number * _loss_of(output) for number, output in enumerate(learnt, start=1)) + sum(model.losses)
     gradients = tape.gradient(loss, list(trained.values()))
-    results = {"the output": outputs, "the output in training": learnt, "the loss": loss}
+    results = {"the loss": loss}
+    for number, (inferred, output) in enumerate(zip(outputs, learnt, strict=True)):
+        which = f"output {number + 1}" if number else "the output"
+        results |= {which: inferred, f"{which} in training": output}
     results |= {f"the gradient of {name}": found for name, found in zip(trained, gradients, strict=True)}
     results |= {f"{name} after a step": variable for name, variable in variables.items()}
     return {what: None if found is None else tf.convert_to_tensor(found).numpy() for what, found in results.items()}
+
+
+def _loss_of(output: tf.Tensor) -> tf.Tensor:
+    """A sum of some numbers and the squares of all: no number's gradient is like another's."""
+    return tf.reduce_mean(tf.square(output) + output * tf.cast(tf.range(tf.shape(output)[-1]), output.dtype))
 
 
 def _compare(name: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

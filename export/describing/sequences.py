@@ -42,9 +42,7 @@ def check_recurrent_dropout(model: Any) -> None:
 
 
 def _embedding(draft: Draft, layer: Any, inputs: list[int]) -> int:
-    """Without a mask: what a later layer would do with it no description says."""
     (x,) = inputs
-    require(layer, mask_zero=False)
     return draft.add(
         layer,
         network.Embedding,
@@ -114,20 +112,24 @@ def _merge(draft: Draft, layer: Any, ways: list[int]) -> int:
 
 
 def _recurrent(draft: Draft, layer: Any, inputs: list[int], kind: Any, **attributes: Any) -> int:
-    (x,) = inputs
+    """`inputs` are a value and, if it has one, the mask of its steps."""
     _require_function(layer, "activation", keras.activations.tanh, tf.nn.tanh)
     require(layer, dropout=0.0, return_state=False, stateful=False, time_major=False)
+    is_masked = len(inputs) > 1
+    if is_masked and layer.zero_output_for_mask and layer.go_backwards:
+        require(layer, unroll=False)  # of such Keras takes the mask in the wrong order
     cell = layer.cell
     return draft.add(
         layer,
         kind,
-        x,
+        *inputs,
         units=int(layer.units),
         kernel=draft.tensor(cell, "kernel"),
         recurrent=draft.tensor(cell, "recurrent_kernel"),
         bias=draft.tensor(cell, "bias") if layer.use_bias else None,
         backwards=bool(layer.go_backwards),
         sequences=bool(layer.return_sequences),
+        zero_masked=is_masked and bool(layer.zero_output_for_mask),
         **attributes,
     )
 

@@ -93,8 +93,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config zero_output_for_mask")
-"""Settings without a meaning for a layer that does not list them. Precision is always float32; nothing is masked."""
+_WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momentum build_config")
+"""Settings without a meaning for a layer that does not list them. Precision is always float32."""
 
 _AS_IN_TF_KERAS = ("data_format", "channels_last")
 """A setting that tf_keras' layer does not have, and its only value."""
@@ -115,7 +115,8 @@ _POOLING = _names(f"pool_size {_WINDOWS}")
 _GLOBAL_POOLING = _names("data_format keepdims")
 _RECURRENT = f"""
     units recurrent_activation recurrent_initializer recurrent_regularizer recurrent_constraint dropout
-    recurrent_dropout return_sequences return_state go_backwards stateful unroll {_WEIGHTS} {_KERNEL}
+    recurrent_dropout return_sequences return_state go_backwards stateful unroll zero_output_for_mask {_WEIGHTS}
+    {_KERNEL}
 """
 _STATELESS = """
     axis epsilon center scale beta_initializer gamma_initializer beta_regularizer gamma_regularizer beta_constraint
@@ -160,10 +161,15 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "LayerNormalization": _names(_STATELESS),
     "LSTM": _names(f"{_RECURRENT} unit_forget_bias"),
     "LeakyReLU": _names("negative_slope"),
+    "Masking": _names("mask_value"),
     "MaxPooling1D": _POOLING,
     "MaxPooling2D": _POOLING,
     "Maximum": frozenset(),
     "Minimum": frozenset(),
+    "MultiHeadAttention": _names(
+        f"num_heads key_dim value_dim dropout use_bias output_shape attention_axes bias_initializer bias_regularizer "
+        f"activity_regularizer bias_constraint {_KERNEL}"
+    ),
     "Multiply": frozenset(),
     "Normalization": _names("axis mean variance invert"),
     "Permute": _names("dims"),
@@ -191,7 +197,7 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ADDED = {"BatchNormalization": {"fused": False}}
 """Keras 3 moves the variance as it is computed, tf_keras' fused kernel the unbiased one."""
 
-_AS_NAMED = _names("elu gelu leaky_relu linear relu relu6 selu sigmoid softmax softplus softsign tanh")
+_AS_NAMED = _names("elu exponential gelu leaky_relu linear relu relu6 selu sigmoid softmax softplus softsign tanh")
 _ACTIVATIONS: dict[Any, Any] = {name: name for name in _AS_NAMED} | {
     "hard_sigmoid": activations.hard_sigmoid,
     "hard_silu": activations.hard_swish,

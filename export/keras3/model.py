@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from export.keras3.layers import Config, make_layer, plain, refuse
+from export.keras3.masks import MASK, mask_operators, mask_sources, masked_as_there
 from export.keras3.operators import is_operator, make_operator
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras
@@ -45,34 +46,48 @@ def _sequence(config: Config, depth: int) -> Any:
     if first.get("class_name") != "InputLayer":
         raise TaskError(f"model {str(config['name'])[:60]!r} begins without an Input layer; add one and save it again")
     x = y = _input(first)
+    sources = sum(map(mask_sources, others))
     for described in others:
-        y = _layer(described, depth)(y)
+        y = masked_as_there(described, y, _layer(described, depth)(y), sources)
     return keras.Model(x, y, name=config["name"])
 
 
 def _graph(config: Config, depth: int) -> Any:
     outputs: dict[tuple[str, int, int], Any] = {}
-    pending: list[tuple[str, int, Callable[..., Any], Config]] = []
-    for described in config["layers"]:
+    pending: list[tuple[Config, int, Callable[..., Any], Config]] = []
+    sources, layers = sum(map(mask_sources, config["layers"])), config["layers"]
+    taken = [
+        (layer["name"], number, _histories(node))
+        for layer in layers
+        for number, node in enumerate(layer["inbound_nodes"])
+    ]
+    ends = [[tuple(history) for history in _list(config[end])] for end in ("input_layers", "output_layers")]
+    skipped = mask_operators(layers, taken, ends[1])
+    for described in layers:
+        if described["name"] in skipped:
+            continue
         if described.get("class_name") == "InputLayer":
             outputs[described["name"], 0, 0] = _input(described)
             continue
         layer = _layer(described, depth)
-        pending += [(described["name"], number, layer, node) for number, node in enumerate(described["inbound_nodes"])]
+        pending += [(described, number, layer, node) for number, node in enumerate(described["inbound_nodes"])]
     if len(pending) > MAX_CALLS:
         raise TaskError(f"model {str(config['name'])[:60]!r} has more than {MAX_CALLS} calls of layers")
     while pending:
         ready = [call for call in pending if _histories(call[3]) <= outputs.keys()]
         if not ready:
-            raise TaskError(f"layer {pending[0][0][:60]!r} takes what no layer makes; save the model again")
-        for name, number, layer, node in ready:
-            made = layer(*_arguments(node["args"], outputs), **_named(node.get("kwargs", {}), outputs))
+            refuse(pending[0][0], "takes what no layer makes; save the model again")
+        for described, number, layer, node in ready:
+            given = _arguments(node["args"], outputs)
+            made = layer(*given, **_named(node.get("kwargs", {}), outputs))
+            is_masked = _is_tensor(node.get("kwargs", {}).get(MASK))
+            made = masked_as_there(described, given, made, sources, is_masked=is_masked)
             outputs |= {
-                (name, number, i): tensor for i, tensor in enumerate(made if isinstance(made, list) else [made])
+                (described["name"], number, i): tensor
+                for i, tensor in enumerate(made if isinstance(made, list) else [made])
             }
         pending = [call for call in pending if call not in ready]
-    ends = ([outputs[tuple(history)] for history in _list(config[end])] for end in ("input_layers", "output_layers"))
-    inputs, found = ends
+    inputs, found = ([outputs[history] for history in histories] for histories in ends)
     return keras.Model(
         inputs[0] if len(inputs) == 1 else inputs, found[0] if len(found) == 1 else found, name=config["name"]
     )
@@ -100,8 +115,9 @@ def _arguments(given: Any, outputs: _Outputs) -> list[Any]:
 
 
 def _named(given: Mapping[str, Any], outputs: _Outputs) -> dict[str, Any]:
-    """Without `training`: Keras 3 notes it with each call, and gives layers what the model itself is called with."""
-    given = {name: entry for name, entry in given.items() if name != "training" and entry is not None}
+    """Without `training`: Keras 3 notes it with each call, and gives layers what the model itself is called with. And
+    without masks, which tf_keras knows itself."""
+    given = {name: entry for name, entry in given.items() if name not in ("training", MASK) and entry is not None}
     return {name: _argument(entry, outputs) for name, entry in given.items()}
 
 
@@ -114,8 +130,9 @@ def _argument(given: Any, outputs: _Outputs) -> Any:
 
 
 def _histories(node: Any) -> set[tuple[Any, ...]]:
-    """The tensors that a call takes."""
-    found, waiting = set[tuple[Any, ...]](), [node["args"], node.get("kwargs", {})]
+    """The tensors that a call takes, but for its mask."""
+    named = {name: entry for name, entry in node.get("kwargs", {}).items() if name != MASK}
+    found, waiting = set[tuple[Any, ...]](), [node["args"], named]
     while waiting:
         entry = waiting.pop()
         if _is_tensor(entry):
@@ -132,5 +149,7 @@ def _is_tensor(given: Any) -> bool:
 
 
 def _list(ends: Sequence[Any]) -> Sequence[Any]:
-    """Keras writes a single end without a list around it."""
+    """Keras writes a single end without a list around it, and those of a dict by their names."""
+    if isinstance(ends, dict):
+        raise TaskError("its inputs or outputs are in a dict; make the model of lists, as keras.Model([x, z], [y, w])")
     return ends if isinstance(ends[0], list) else [ends]

@@ -48,6 +48,7 @@ _OPERATORS: dict[str, tuple[Any, dict[str, str]]] = {
     "Clip": (tf.clip_by_value, {"x_min": "clip_value_min", "x_max": "clip_value_max"}),
     "Concatenate": (tf.concat, {"axis": "axis"}),
     "Divide": (tf.math.truediv, {}),
+    "Exp": (tf.math.exp, {}),
     "ExpandDims": (tf.expand_dims, {"axis": "axis"}),
     "Gelu": (tf.nn.gelu, {"approximate": "approximate"}),
     "LeakyRelu": (tf.nn.leaky_relu, {"negative_slope": "alpha"}),

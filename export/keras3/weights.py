@@ -55,6 +55,9 @@ def _holders(layer: Any, place: str) -> Iterator[tuple[Any, str]]:
         yield from _holders(layer.backward_layer, f"{place}/backward_layer")
     elif isinstance(layer, keras.layers.TimeDistributed):
         yield from _holders(layer.layer, f"{place}/layer")
+    elif isinstance(layer, keras.layers.MultiHeadAttention):
+        for role in ("query", "key", "value", "output"):
+            yield getattr(layer, f"_{role}_dense"), f"{place}/{role}_dense"
     else:
         yield layer, f"{place}/cell" if isinstance(layer, keras.layers.RNN) else place
 

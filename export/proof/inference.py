@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedprune.errors import TaskError
+from fedprune.keras.model import call_model
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorSpec
 from fedprune.network.description import Network
@@ -28,14 +29,17 @@ def verify_inference_graph(network: Network, tensors: tuple[TensorSpec, ...], mo
     weights = {spec.name: some_weights(spec, keyed) for spec in tensors}
     graph = InferenceGraph(network, threads=1)
     graph.load(weights)
-    shape = (_EXAMPLES, *network.inputs[0])
-    x = draw_inputs(keyed, shape, network.vocabulary)
+    x = [
+        draw_inputs(keyed, (_EXAMPLES, *form.shape), form.vocabulary, padding=padding)
+        for form, padding in zip(network.input_forms, network.paddings, strict=True)
+    ]
     kept = model.get_weights()
     try:
         model.set_weights(list(weights.values()))
-        expected = model(x, training=False).numpy()
+        expected = [output.numpy() for output in call_model(model, x, training=False)]
     finally:
         model.set_weights(kept)
-    difference = np.abs(np.concatenate(list(graph.predict(x))) - expected).max()
-    if not difference <= _TOLERANCE * np.abs(expected).max():
-        raise TaskError(f"model {network.name!r}: its inference graph differs from Keras by {difference:.2g}")
+    for parts, answers in zip(zip(*graph.predict(x), strict=True), expected, strict=True):
+        difference = np.abs(np.concatenate(parts) - answers).max()
+        if not difference <= _TOLERANCE * np.abs(answers).max():
+            raise TaskError(f"model {network.name!r}: its inference graph differs from Keras by {difference:.2g}")

@@ -24,7 +24,7 @@ from fedprune.errors import FedpruneError
 from fedprune.model.losses import LabelForm, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorSpec, Weights
-from fedprune.runtime.self_check import Case, draw_classes, draw_inputs, draw_weights
+from fedprune.runtime.self_check import Case, draw_classes, draw_importance, draw_inputs, draw_weights
 from fedprune.runtime.tflite import available_runtimes
 from fedprune.runtime.training_graph import Step, TrainingGraph
 
@@ -48,17 +48,20 @@ class Trial:
     furthest: tuple[tuple[str, ...], ...]
 
     def best(self, candidate: int) -> tuple[float, str]:
-        """The smallest ratio of a candidate, and what is so far off."""
-        return min((row[candidate], what[candidate]) for row, what in zip(self.ratios, self.furthest, strict=True))
+        """The smallest ratio of a candidate, and what is so far off: the loss, where no float32 holds it."""
+        answers = ((row[candidate], what[candidate]) for row, what in zip(self.ratios, self.furthest, strict=True))
+        return min(answers, default=(math.inf, "the loss"))
 
 
 class Proof:
     """Judges training graphs of one model."""
 
-    def __init__(self, model: Any, tensors: Sequence[TensorSpec], objective: Objective, reference: Reference) -> None:
+    def __init__(
+        self, model: Any, tensors: Sequence[TensorSpec], objectives: Sequence[Objective], reference: Reference
+    ) -> None:
         self._name = model.name
         self._tensors = tensors
-        self._objective = objective
+        self._objectives = objectives
         self._reference = reference
 
     def check(self, graph: bytes, *, briefly: bool = False) -> None:
@@ -82,20 +85,25 @@ class Proof:
 
     def trials(self, candidates: Sequence[TrainingGraph], *, briefly: bool) -> Iterator[Trial]:
         """Ask graphs of one batch size: from drawn weights a full batch and a partial one, and unless `briefly` large
-        numbers, small ones, and a trajectory. Raises `NotProven` if they return other tensors than tf_keras."""
-        full = candidates[0].batch_shape[0]
+        numbers, where float32 has room for what becomes of them, small ones, and a trajectory. Raises `NotProven` if
+        they return other tensors than tf_keras."""
+        full = candidates[0].batch_size
         yield self._ask_drawn(candidates, full, 1.0)
         if briefly:
             yield self._ask_drawn(candidates, max(full // 2, 1), 1.0)
             return
         for scale in _SCALES:
-            yield self._ask_drawn(candidates, full, scale)
+            trial = self._ask_drawn(candidates, full, scale)
+            if trial.ratios or scale <= 1.0:
+                yield trial
         yield from self._follow(candidates, full)
 
     def _ask_drawn(self, candidates: Sequence[TrainingGraph], count: int, scale: float) -> Trial:
         def cases() -> Iterator[tuple[Case, Truth]]:
             for seed in range(_TRIES):
-                yield self._reference.run_drawn(candidates[0], self._tensors, seed, count, scale)
+                case, truth = self._reference.run_drawn(candidates[0], self._tensors, seed, count, scale)
+                if truth.finite:
+                    yield case, truth
 
         return _ask(candidates, f"with {count} examples up to {scale:g}", cases())
 
@@ -116,7 +124,7 @@ class Proof:
         self, candidate: TrainingGraph, weights: Weights, count: int, keyed: Keyed
     ) -> Iterator[tuple[Case, Truth]]:
         for _ in range(_TRIES):
-            case = _draw(candidate, self._objective, weights, count, keyed)
+            case = _draw(candidate, self._objectives, weights, count, keyed)
             yield case, self._reference.run(case)
 
 
@@ -150,17 +158,35 @@ def _moved(weights: Weights, step: Step) -> Weights:
     return moved | {name: array.astype(weights[name].dtype) for name, array in step.statistics.items()}
 
 
-def _draw(candidate: TrainingGraph, objective: Objective, weights: Weights, count: int, keyed: Keyed) -> Case:
-    def uniform(shape: tuple[int, ...], low: float = 0.0) -> Array:
-        return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)
+def _draw(
+    candidate: TrainingGraph, objectives: Sequence[Objective], weights: Weights, count: int, keyed: Keyed
+) -> Case:
+    full = candidate.batch_size
+    y = [
+        _draw_targets(objective, (full, *shape), keyed)
+        for objective, shape in zip(objectives, candidate.target_shapes, strict=True)
+    ]
+    x = [
+        draw_inputs(keyed, (full, *shape), vocabulary, padding=padding)
+        for shape, vocabulary, padding in zip(
+            candidate.input_shapes, candidate.vocabularies, candidate.paddings, strict=True
+        )
+    ]
+    noise = [_uniform(keyed, shape) for shape in candidate.noise_shapes]
+    importance = draw_importance(keyed, (full, len(y)))
+    return Case(weights, [each[:count] for each in x], [each[:count] for each in y], noise, importance[:count])
 
-    shape = candidate.target_shape
+
+def _draw_targets(objective: Objective, shape: tuple[int, ...], keyed: Keyed) -> Array:
     match objective.loss.rule.labels:
         case LabelForm.CLASS_NUMBERS | LabelForm.PROBABILITIES:
-            y = draw_classes(keyed, shape)
+            return draw_classes(keyed, shape)
         case LabelForm.BITS:
-            y = np.round(uniform(shape))
+            bits: Array = np.round(_uniform(keyed, shape))
+            return bits
         case LabelForm.NUMBERS:
-            y = uniform(shape, -1.0)
-    x = draw_inputs(keyed, candidate.batch_shape, candidate.vocabulary)
-    return Case(weights, x[:count], y[:count], [uniform(shape) for shape in candidate.noise_shapes])
+            return _uniform(keyed, shape, -1.0)
+
+
+def _uniform(keyed: Keyed, shape: tuple[int, ...], low: float = 0.0) -> Array:
+    return keyed.uniform(math.prod(shape), low, 1.0).reshape(shape)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.keras.model import keras_loss
+from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
 from fedprune.model.tensors import Array, TensorSpec, Weights
@@ -42,11 +42,15 @@ _TINY = 1e-20
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a batch comes to, and how far rounding noise moved that: of the loss, and of each tensor the norm."""
+    """What a batch comes to, and how far rounding noise moved that: of the loss, and of each tensor the norm.
+
+    Where it is not `finite`, tf_keras' own float32 overflows, as an exponential's may; then nobody can be asked.
+    """
 
     step: Step
     loss_noise: float
     noise: dict[str, float]
+    finite: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -68,9 +72,10 @@ class Truth:
 class Reference:
     """A model in tf_keras, in float64, with its noise given."""
 
-    def __init__(self, model: Any, objective: Objective) -> None:
-        self._wide = _Model(model, objective, "float64")
-        self._narrow = _Model(model, objective, "float32")
+    def __init__(self, model: Any, objectives: Sequence[Objective]) -> None:
+        """`objectives` are those of the model's outputs."""
+        self._wide = _Model(model, objectives, "float64")
+        self._narrow = _Model(model, objectives, "float32")
         self._kept: dict[tuple[int, int, float], Truth] = {}
 
     def run(self, case: Case) -> Truth:
@@ -80,15 +85,18 @@ class Reference:
         norms = {name: norm_of(array) for name, array in exact.items()}
         noise = {name: _ROUNDING * norm for name, norm in norms.items()}
         loss_noise = _ROUNDING * abs(step.loss)
+        finite = True
         for run in (self._narrow.run, partial(self._wide.run, rounds=True)):
             other = run(case)
-            loss_noise = max(loss_noise, abs(other.loss - step.loss))
-            for name, array in _tensors(other).items():
-                noise[name] = max(noise[name], distance(array, exact[name]))
+            loss_moved = abs(other.loss - step.loss)
+            moved = {name: distance(array, exact[name]) for name, array in _tensors(other).items()}
             del other  # as large as the model, twice over
+            loss_noise = max(loss_noise, loss_moved)
+            noise = {name: max(noise[name], error) for name, error in moved.items()}
+            finite = finite and all(map(math.isfinite, (loss_moved, *moved.values())))
         least = _LEAST * math.sqrt(sum(norms[name] ** 2 for name in step.gradients))
         noise |= {name: max(noise[name], least) for name in step.gradients}
-        return Truth(step, loss_noise, noise)
+        return Truth(step, loss_noise, noise, finite)
 
     def run_narrow(self, case: Case) -> Step:
         """A case in tf_keras' own float32."""
@@ -109,10 +117,11 @@ class Reference:
 class _Model:
     """A copy of a model in some precision. A run that `rounds` rounds each layer's output and gradient to float32."""
 
-    def __init__(self, model: Any, objective: Objective, dtype: str) -> None:
+    def __init__(self, model: Any, objectives: Sequence[Objective], dtype: str) -> None:
         self._dtype = dtype
         self._model = _copy(model, dtype)
-        self._loss = _loss(objective)
+        self._objectives = objectives
+        self._loss = weighted_loss(objectives)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
         self._variables = self._model.weights
@@ -125,12 +134,13 @@ class _Model:
         self._traced: Any = None
 
     def run(self, case: Case, *, rounds: bool = False) -> Step:
-        count = len(case.x)
+        count = len(case.x[0])
         weights = [
             tf.constant(array, variable.dtype)
             for array, variable in zip(case.weights.values(), self._variables, strict=True)
         ]
-        batch = [tf.constant(array[:count], self._dtype) for array in (case.x, case.y, *case.noise)]
+        arrays = (*case.x, *case.y, case.importance, *case.noise)
+        batch = [tf.constant(array[:count], self._dtype) for array in arrays]
         if self._traced is None:
             signature = [
                 tf.TensorSpec((), self._dtype),
@@ -150,13 +160,16 @@ class _Model:
         self, rounding: tf.Tensor, weights: list[tf.Tensor], batch: list[tf.Tensor]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
         """The loss, its gradients, and what becomes of the variables that are not trained."""
-        x, y, *noise = batch
+        inputs = len(self._model.inputs)
+        x, (*y, importance) = batch[:inputs], batch[inputs : inputs + len(self._objectives) + 1]
+        labels = [_labels(objective, targets) for objective, targets in zip(self._objectives, y, strict=True)]
         self._rounding = rounding
-        self._noise = iter(noise)
+        self._noise = iter(batch[inputs + len(self._objectives) + 1 :])
         for variable, value in zip(self._variables, weights, strict=True):
             variable.assign(value)
         with tf.GradientTape() as tape:
-            loss = self._loss(y, self._model(x, training=True)) + sum(self._model.losses)
+            outputs = call_model(self._model, x, training=True)
+            loss = self._loss(labels, outputs, importance) + sum(self._model.losses)
         trained = [variable for variable, is_trained in self._rows() if is_trained]
         others = [variable.read_value() for variable, is_trained in self._rows() if not is_trained]
         # That of an embedding comes as rows of it.
@@ -178,6 +191,10 @@ class _Model:
             own = self._gaussian_noise(layer.stddev, relative=False)
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
             own = _with_unbiased_variance(layer, own)
+        elif isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation == "bilinear":
+            own = _in_its_own_precision(own)
+        elif isinstance(layer, keras.layers.Masking):
+            layer.mask_value = float(np.float32(layer.mask_value))  # which float32 examples are compared with
         if self._dtype == "float64":
             own = self._rounded(own)
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -191,6 +208,8 @@ class _Model:
             z = tf.nest.map_structure(self._round, y)
             if hasattr(y, "_keras_logits"):  # what losses take instead of probabilities
                 z._keras_logits = self._round(y._keras_logits)
+            if hasattr(y, "_keras_mask"):  # of Masking, which makes it itself
+                z._keras_mask = y._keras_mask
             return z
 
         return rounded
@@ -279,6 +298,11 @@ def _unbiased_variances(model: Any) -> list[int]:
     ]
 
 
+def _in_its_own_precision(own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A call that returns what it takes: TensorFlow's bilinear kernel makes float32 of float64."""
+    return lambda x: tf.cast(own(x), x.dtype)
+
+
 def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """A call that moves the variance as TensorFlow's fused kernel does, which float64 does not have: towards the
     unbiased variance of this call's numbers, n / (n - 1) times the other one, and n times for n = 1."""
@@ -294,9 +318,6 @@ def _with_unbiased_variance(layer: Any, own: Callable[..., tf.Tensor]) -> Callab
     return call
 
 
-def _loss(objective: Objective) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Keras' loss of targets, which are one-hot even where Keras takes class numbers."""
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = keras_loss(objective)
-    if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
-        return lambda y, output: loss(tf.argmax(y, axis=-1), output)
-    return loss
+def _labels(objective: Objective, targets: tf.Tensor) -> tf.Tensor:
+    """What Keras' loss takes for targets, which are one-hot even where that is class numbers."""
+    return tf.argmax(targets, axis=-1) if objective.loss.rule.labels is LabelForm.CLASS_NUMBERS else targets

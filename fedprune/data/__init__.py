@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedprune.data.dataset import Dataset
 from fedprune.data.fit import fit_to
+from fedprune.data.importance import importance_of
 from fedprune.data.npz import count_examples, load_npz, save_npz
 
-__all__ = ["Dataset", "count_examples", "fit_to", "load_npz", "save_npz"]
+__all__ = ["Dataset", "count_examples", "fit_to", "importance_of", "load_npz", "save_npz"]

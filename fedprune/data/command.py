@@ -29,7 +29,7 @@ def data() -> None:
     metavar="auto|fashion-mnist|digits|PATH.npz",
     help="auto is Fashion-MNIST, or scikit-learn's digits where that cannot be had. An .npz holds x [examples, ...], "
     "uint8 pixels, floats or token ids, and y [examples], class numbers from 0, or else floats to be shared out with "
-    "iid.",
+    "iid; or x_NAME and y_NAME for each of several, to be shared out with iid; and perhaps a weight of each example.",
 )
 @click.option(
     "--partition",

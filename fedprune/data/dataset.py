@@ -2,68 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.losses import Labels
-from fedprune.model.tensors import Inputs
+from fedprune.model.tensors import Array, Inputs
 
 
-@dataclass(frozen=True, eq=False)
 class Dataset:
     """Examples with their labels. Loaders have checked it: nonempty, finite.
 
-    `x` is float32 `[examples, ...]`, or int32 where it holds token ids. `y` is int64 `[examples, *places]`, class
-    numbers (of a file any integers, until `fit_to` has looked at them), or float32 `[examples, *places, outputs]`, what
-    a model should answer (one-hot rows, zeros and ones, any numbers); either may be read-only. `origin` says where they
-    came from, for messages.
+    `inputs` are float32 `[examples, ...]`, or int32 where they hold token ids, by the names that their arrays have in
+    data files: ``x``, or ``x_NAME`` for each of a model's inputs. `labels` are alike, ``y`` or ``y_NAME``: int64
+    `[examples, *places]`, class numbers (of a file any integers, until `fit_to` has looked at them), or float32
+    `[examples, *places, outputs]`, what a model should answer (one-hot rows, zeros and ones, any numbers). All may be
+    read-only. `weight`, float32 `[examples]`, says how much each example counts in training; None: all count once.
+    `origin` says where they came from, for messages.
     """
 
-    x: Inputs
-    y: Labels
-    origin: str = "data"
+    def __init__(
+        self,
+        x: Inputs | Mapping[str, Inputs],
+        y: Labels | Mapping[str, Labels],
+        origin: str = "data",
+        weight: Array | None = None,
+    ) -> None:
+        """`x` and `y` are several arrays by name, or the only one."""
+        self.inputs: Final[Mapping[str, Inputs]] = x if isinstance(x, Mapping) else {"x": x}
+        self.labels: Final[Mapping[str, Labels]] = y if isinstance(y, Mapping) else {"y": y}
+        self.origin: Final = origin
+        self.weight: Final = weight
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(next(iter(self.labels.values())))
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return self.x.shape[1:]
+    def x(self) -> Inputs:
+        """The only input."""
+        return self.inputs["x"]
+
+    @property
+    def y(self) -> Labels:
+        """The labels of the only output."""
+        return self.labels["y"]
 
     @property
     def class_numbers(self) -> NDArray[np.int64] | None:
-        """The class number of each example, `[examples]`, if `y` is that."""
-        single = self.y.dtype == np.int64 and self.y.size == len(self)
+        """The class number of each example, `[examples]`, if ``y`` is that."""
+        y = self.labels.get("y")
+        single = y is not None and y.dtype == np.int64 and y.size == len(self)
         return cast(NDArray[np.int64], self.y.reshape(-1)) if single else None
-
-    @property
-    def classes(self) -> int:
-        """The smallest number of classes that holds every integer of `y`, the largest + 1; 0 where `y` is floats."""
-        return int(self.y.max()) + 1 if self.y.dtype == np.int64 else 0
 
     @cached_property
     def x_mean(self) -> float:
         """The mean of all inputs."""
-        return float(self.x.mean(dtype=np.float64))
+        total = sum(float(x.sum(dtype=np.float64)) for x in self.inputs.values())
+        return total / sum(x.size for x in self.inputs.values())
 
     @cached_property
     def x_largest(self) -> float:
         """The largest magnitude of an input."""
-        return max(float(self.x.max()), -float(self.x.min()))
-
-    @property
-    def holds_ids(self) -> bool:
-        """True if `x` holds token ids."""
-        return self.x.dtype == np.int32
+        return max(max(float(x.max()), -float(x.min())) for x in self.inputs.values())
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """The examples at `indices`, copied, in that order (a batch, an agent's share)."""
-        return Dataset(self.x[indices], self.y[indices], self.origin)
+        return Dataset(
+            {name: x[indices] for name, x in self.inputs.items()},
+            {name: y[indices] for name, y in self.labels.items()},
+            self.origin,
+            None if self.weight is None else self.weight[indices],
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -10,126 +10,147 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
-from fedprune.model.losses import LabelForm, Labels, Loss
+from fedprune.model.forms import InputForm, OutputForm
+from fedprune.model.losses import LabelForm, Labels
+from fedprune.model.tensors import Array, Inputs
 
 _SUM_TOLERANCE = 1e-3
 """The most that the sum of a row of probabilities may be off 1."""
 
 
-def fit_to(
-    dataset: Dataset,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-    loss: Loss,
-    vocabulary: int | None = None,
-) -> Dataset:
-    """The data as a model with these shapes, `[*places, outputs]` of its output (without the batch axis), takes them.
+def fit_to(dataset: Dataset, inputs: Sequence[InputForm], outputs: Sequence[OutputForm]) -> Dataset:
+    """The data as a model of these inputs and outputs takes them, in the model's order.
 
-    With a `vocabulary` the model takes ids below it: every one is looked at here, so that the place of a wrong one is
-    told.
+    Every id of a vocabulary is looked at here, so that the place of a wrong one is told.
 
     A last axis of length 1 (the channel of a grey image) is added or removed where that is all that differs; examples
-    are not copied. `y` becomes what `loss` takes: see `LabelForm`. Raises `DataError` where
-    the data do not fit.
+    are not copied. Labels become what the loss takes: see `LabelForm`. Raises `DataError` where the data do not fit.
     """
     try:
-        if not _are_alike(dataset.input_shape, input_shape):
-            raise DataError(
-                f"an example of x is {_shape(dataset.input_shape)}, the task's model takes {_shape(input_shape)}; "
-                "reshape x or build a task for it"
-            )
-        _check_inputs(dataset, vocabulary)
-        y = _labels(dataset, output_shape, loss.rule.labels)
+        _check_arrays(dataset.inputs, [form.array for form in inputs], "takes")
+        _check_arrays(dataset.labels, [form.array for form in outputs], "learns")
+        x = {form.array: _input(dataset.inputs[form.array], form) for form in inputs}
+        y = {form.array: _labels(dataset.labels[form.array], form) for form in outputs}
     except DataError as error:
         raise DataError(f"{dataset.origin}: {error}") from None
-    return Dataset(dataset.x.reshape(len(dataset), *input_shape), y, dataset.origin)
+    return Dataset(x, y, dataset.origin, dataset.weight)
 
 
-def _check_inputs(dataset: Dataset, vocabulary: int | None) -> None:
+def _check_arrays(found: Iterable[str], expected: Sequence[str], does: str) -> None:
+    if set(found) != set(expected):
+        raise DataError(
+            f"it holds {_listed(found)}, the task's model {does} {_listed(expected)}; save arrays of these names, or "
+            "build a task for it"
+        )
+
+
+def _input(x: Inputs, form: InputForm) -> Inputs:
+    if not _are_alike(x.shape[1:], form.shape):
+        raise DataError(
+            f"an example of {form.array} is {_shape(x.shape[1:])}, the task's model takes {_shape(form.shape)}; "
+            f"reshape {form.array} or build a task for it"
+        )
+    _check_ids(x, form)
+    return x.reshape(len(x), *form.shape)
+
+
+def _check_ids(x: Inputs, form: InputForm) -> None:
     """Raise `DataError` unless x holds what the model takes: numbers, or ids of its vocabulary."""
+    name, vocabulary = form.array, form.vocabulary
     if vocabulary is None:
-        if dataset.holds_ids:
+        if x.dtype == np.int32:
             raise DataError(
-                "x holds integers, as token ids are, and the task's model takes numbers; save x as uint8 (pixels, "
-                "0 to 255) or as float32"
+                f"{name} holds integers, as token ids are, and the task's model takes numbers; save {name} as uint8 "
+                "(pixels, 0 to 255) or as float32"
             )
         return
-    if not dataset.holds_ids:
+    if x.dtype != np.int32:
         raise DataError(
-            f"x holds numbers, and the task's model takes token ids from 0 to {vocabulary - 1}; save x as int32"
+            f"{name} holds numbers, and the task's model takes token ids from 0 to {vocabulary - 1}; save {name} as "
+            "int32"
         )
-    known = ((dataset.x >= 0) & (dataset.x < vocabulary)).reshape(len(dataset), -1)
+    known = ((x >= 0) & (x < vocabulary)).reshape(len(x), -1)
     if not known.all():
         example = int(known.all(axis=1).argmin())
-        wrong = dataset.x.reshape(len(dataset), -1)[example, known[example].argmin()]
+        wrong = x.reshape(len(x), -1)[example, known[example].argmin()]
         raise DataError(
-            f"{np.count_nonzero(~known.all(axis=1))} examples of x hold ids that the task's model does not know, the "
-            f"first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; save one of these for unknown "
-            "words, or build a task with a larger vocabulary"
+            f"{np.count_nonzero(~known.all(axis=1))} examples of {name} hold ids that the task's model does not know, "
+            f"the first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; save one of these for "
+            "unknown words, or build a task with a larger vocabulary"
         )
 
 
-def _labels(dataset: Dataset, output_shape: tuple[int, ...], form: LabelForm) -> Labels:
-    match form:
+def _labels(y: Labels, form: OutputForm) -> Labels:
+    match form.objective.loss.rule.labels:
         case LabelForm.CLASS_NUMBERS:
-            return _classes(dataset, output_shape)
+            return _classes(y, form)
         case LabelForm.PROBABILITIES:
-            return _probabilities(dataset, output_shape)
+            return _probabilities(y, form)
         case LabelForm.BITS:
-            rows = _rows(dataset, output_shape)
-            _check_rows(((rows == 0) | (rows == 1)).all(axis=-1), "of zeros and ones")
+            rows = _rows(y, form)
+            _check_rows(((rows == 0) | (rows == 1)).all(axis=-1), form, "of zeros and ones")
             return rows
         case LabelForm.NUMBERS:
-            return _rows(dataset, output_shape)
+            return _rows(y, form)
 
 
-def _classes(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.int64]:
-    *places, outputs = output_shape
-    if dataset.y.dtype != np.int64 or not _are_alike(dataset.y.shape[1:], tuple(places)):
+def _classes(y: Labels, form: OutputForm) -> NDArray[np.int64]:
+    name = form.array
+    *places, outputs = form.shape
+    if y.dtype != np.int64 or not _are_alike(y.shape[1:], tuple(places)):
         raise DataError(
-            f"y does not hold class numbers, integers {_batch(places)}, as the task's loss needs them, but "
-            f"{dataset.y.dtype} {_batch(dataset.y.shape[1:])}; save y as int64 (of one-hot rows the argmax), or build "
-            "another task"
+            f"{name} does not hold class numbers, integers {_batch(places)}, as the task's loss needs them, but "
+            f"{y.dtype} {_batch(y.shape[1:])}; save {name} as int64 (of one-hot rows the argmax), or build another task"
         )
-    smallest, largest = int(dataset.y.min()), int(dataset.y.max())
+    smallest, largest = int(y.min()), int(y.max())
     if smallest < 0 or largest >= outputs:
         raise DataError(
-            f"label {smallest if smallest < 0 else largest} is out of range: the task's model has {outputs} classes, 0 "
-            f"to {outputs - 1}; correct the labels or build a task with {largest + 1} outputs"
+            f"label {smallest if smallest < 0 else largest} {_in(name)}is out of range: the task's model has {outputs} "
+            f"classes, 0 to {outputs - 1}; correct the labels or build a task with {largest + 1} outputs"
         )
-    return cast(NDArray[np.int64], dataset.y.reshape(len(dataset), *places))
+    return cast(NDArray[np.int64], y.reshape(len(y), *places))
 
 
-def _probabilities(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if dataset.y.dtype == np.int64 and _are_alike(dataset.y.shape[1:], output_shape[:-1]):
+def _probabilities(y: Labels, form: OutputForm) -> Array:
+    if y.dtype == np.int64 and _are_alike(y.shape[1:], form.shape[:-1]):
         raise DataError(
-            f"y holds class numbers, the task's loss needs one-hot rows; save numpy.eye({output_shape[-1]})[y], or "
-            'build a task with training.loss = "sparse_categorical_crossentropy"'
+            f"{form.array} holds class numbers, the task's loss needs one-hot rows; save "
+            f"numpy.eye({form.shape[-1]})[{form.array}], or build a task with "
+            'training.loss = "sparse_categorical_crossentropy"'
         )
-    rows = _rows(dataset, output_shape)
+    rows = _rows(y, form)
     sums_to_one = np.abs(rows.sum(axis=-1) - 1) <= _SUM_TOLERANCE
-    _check_rows((rows.min(axis=-1) >= 0) & sums_to_one, "one-hot or other probabilities")
+    _check_rows((rows.min(axis=-1) >= 0) & sums_to_one, form, "one-hot or other probabilities")
     return rows
 
 
-def _rows(dataset: Dataset, output_shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _rows(y: Labels, form: OutputForm) -> Array:
     """Labels that are a row of numbers for each place of each example."""
-    if not _are_alike(dataset.y.shape[1:], output_shape):
+    if not _are_alike(y.shape[1:], form.shape):
         raise DataError(
-            f"y is {_batch(dataset.y.shape[1:])}, the task's model returns {_batch(output_shape)}; save y like that or "
-            "build a task for it"
+            f"{form.array} is {_batch(y.shape[1:])}, the task's model returns {_batch(form.shape)}; save {form.array} "
+            "like that or build a task for it"
         )
-    return np.asarray(dataset.y.reshape(len(dataset), *output_shape), np.float32)
+    return np.asarray(y.reshape(len(y), *form.shape), np.float32)
 
 
-def _check_rows(right: NDArray[np.bool_], what: str) -> None:
+def _check_rows(right: NDArray[np.bool_], form: OutputForm, what: str) -> None:
     """Raise `DataError` unless every row, `[examples, *places]`, is right."""
     if not right.all():
         first = right.reshape(len(right), -1).all(axis=1).argmin()
         raise DataError(
-            f"{np.count_nonzero(~right)} rows of y are not {what}, as the task's loss needs them, the first is "
-            f"example {first}; correct them or build a task with another training.loss"
+            f"{np.count_nonzero(~right)} rows of {form.array} are not {what}, as the task's loss needs them, the first "
+            f"is example {first}; correct them or build a task with another training.loss"
         )
+
+
+def _in(name: str) -> str:
+    """Which labels are meant, where there are several."""
+    return "" if name == "y" else f"in {name} "
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
 
 
 def _are_alike(first: Sequence[int], second: Sequence[int]) -> bool:

@@ -1,4 +1,7 @@
-"""The `.npz` loader and writer: examples `x` and labels `y`, never pickled, headers checked before data are read.
+"""The `.npz` loader and writer: examples `x`, labels `y`, and perhaps a `weight` of each example.
+
+Models of several inputs or outputs have an array for each: `x_NAME`, `y_NAME`. Nothing is unpickled, and headers are
+checked before data are read.
 
 Data are read in parts, so that nothing is ever held twice.
 """
@@ -11,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +26,19 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.errors import DataError
+from fedprune.model.forms import MAX_ENDS, is_name
 from fedprune.model.losses import Labels
-from fedprune.model.tensors import Inputs
+from fedprune.model.tensors import Array, Inputs
 from fedprune.system.disk import Directory, why_unreadable
 
 MAX_BYTES = 2**31
-"""Bytes that x or y may take in memory, as stored and as loaded."""
+"""Bytes that all examples or all labels may take in memory, as stored and as loaded."""
 
 MAX_CLASSES = 2**16
 
 _LARGEST_ID = 2**31 - 1
+
+_WEIGHT = "weight"
 
 _HOW = "write it with numpy.savez(file, x=examples, y=labels)"
 _MAX_HEADER = 2**14
@@ -47,6 +53,7 @@ _DAMAGED_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError)
 class _Member:
     """An array in the archive, as its header announces it; `offset` is where its data begin."""
 
+    name: str
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -54,37 +61,53 @@ class _Member:
     offset: int
 
 
+@dataclass(frozen=True)
+class _Archive:
+    """A file and what it announces. `weight` is None where it has none."""
+
+    zip: zipfile.ZipFile
+    inputs: tuple[_Member, ...]
+    labels: tuple[_Member, ...]
+    weight: _Member | None
+
+
 def load_npz(path: Path) -> Dataset:
-    """Load `x` `[examples, ...]` and `y` `[examples, ...]`.
+    """Load `x` `[examples, ...]` and `y` `[examples, ...]`, or `x_NAME` and `y_NAME` for each input and output.
 
     x: uint8 is divided by 255, as image models expect; floats are kept, as float32; larger integers are token ids,
     kept as int32. y: integers become int64, floats float32. One integer for each example is its class number, from 0;
-    what several are (classes of places, one-hot rows, numbers) depends on the task.
+    what several are (classes of places, one-hot rows, numbers) depends on the task. `weight` `[examples]`, if it is
+    there, is how much each example counts in training, a number that is not negative.
 
     Raises `DataError` for a file that is missing or no .npz, lacks x or y, or holds arrays that cannot be examples
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
     more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
-    with _opened(path) as (archive, x, y):
-        examples: Inputs = (
-            _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+    with _opened(path) as archive:
+        return Dataset(
+            {member.name: _input(archive.zip, member) for member in archive.inputs},
+            {member.name: _label(archive.zip, member) for member in archive.labels},
+            str(path),
+            None
+            if archive.weight is None
+            else _joined(archive.weight, _weights(archive.zip, archive.weight), np.float32),
         )
-        labels: Labels = (
-            _joined(y, _floats(archive, y), np.float32)
-            if y.dtype.kind == "f"
-            else _joined(y, _integers(archive, y), np.int64)
-        )
-        return Dataset(examples, labels, str(path))
 
 
 def count_examples(path: Path) -> int:
-    """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of x."""
-    with _opened(path) as (archive, x, y):
-        for _ in _ids(archive, x) if _are_ids(x) else _numbers(archive, x):
-            pass
-        for _ in _floats(archive, y) if y.dtype.kind == "f" else _integers(archive, y):
-            pass
-        return x.shape[0]
+    """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of an
+    array."""
+    with _opened(path) as archive:
+        for member in archive.inputs:
+            for _ in _ids(archive.zip, member) if _are_ids(member) else _numbers(archive.zip, member):
+                pass
+        for member in archive.labels:
+            for _ in _floats(archive.zip, member) if member.dtype.kind == "f" else _integers(archive.zip, member):
+                pass
+        if archive.weight is not None:
+            for _ in _weights(archive.zip, archive.weight):
+                pass
+        return archive.labels[0].shape[0]
 
 
 def save_npz(path: Path, dataset: Dataset) -> None:
@@ -94,28 +117,47 @@ def save_npz(path: Path, dataset: Dataset) -> None:
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in (("x", dataset.x), ("y", dataset.y)):
+        weight = {} if dataset.weight is None else {_WEIGHT: dataset.weight}
+        for name, array in (*dataset.inputs.items(), *dataset.labels.items(), *weight.items()):
             with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
                 npy.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     Directory(path.parent).write(path.name, buffer.getvalue())
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
-    """The archive and what it announces of x and y. Whatever is wrong with the file becomes a `DataError`."""
+def _opened(path: Path) -> Iterator[_Archive]:
+    """The archive and what it announces. Whatever is wrong with the file becomes a `DataError`."""
     if why := why_unreadable(path):
         raise DataError(f"{path}: {why}; name an .npz file with arrays x and y")
     try:
         with zipfile.ZipFile(path) as archive:
-            x, y = _member(archive, "x"), _member(archive, "y")
-            _check_shapes(x, y)
-            yield archive, x, y
+            inputs, labels = (
+                tuple(_member(archive, name) for name in _names(archive, letter)) for letter in ("x", "y")
+            )
+            has_weight = f"{_WEIGHT}.npy" in archive.namelist()
+            weight = _member(archive, _WEIGHT) if has_weight else None
+            _check_inputs(inputs)
+            _check_labels(labels)
+            _check_lengths(inputs, labels, weight)
+            yield _Archive(archive, inputs, labels, weight)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except MemoryError as error:
         raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
     except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
         raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+
+
+def _names(archive: zipfile.ZipFile, letter: str) -> list[str]:
+    """The arrays of all inputs, or outputs: the one that is called by the letter alone, or else those with a name
+    after it."""
+    found = dict.fromkeys(entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy"))
+    several = [name for name in found if name.startswith(f"{letter}_") and is_name(name[2:])]
+    if letter in found or not several:
+        return [letter]
+    if len(several) > MAX_ENDS:
+        raise DataError(f"it has {len(several)} arrays {letter}_NAME; a model has at most {MAX_ENDS}")
+    return several
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> _Member:
@@ -133,34 +175,73 @@ def _member(archive: zipfile.ZipFile, name: str) -> _Member:
     if version not in readers:
         raise DataError(f"{name} is in .npy format {version[0]}.{version[1]}, which is for named fields; {_HOW}")
     shape, fortran_order, dtype = readers[version](head)
-    return _Member(info, shape, dtype, fortran_order, head.tell())
+    return _Member(name, info, shape, dtype, fortran_order, head.tell())
 
 
-def _check_shapes(x: _Member, y: _Member) -> None:
-    if x.dtype.kind not in "iuf":
-        raise DataError(
-            f"x is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255), as float32, or token ids as int32"
-        )
-    if y.dtype.kind not in "biuf":
-        raise DataError(f"y is {_brief(y.dtype)}; save class numbers as int64, what else a model learns as float32")
-    if len(x.shape) < 2:
-        raise DataError(f"x has shape {_brief(x.shape)}; it must be [examples, ...], at least 2-D: reshape it")
-    if not y.shape:
-        raise DataError("y has shape (); it must be [examples, ...], a label for each example: reshape it")
-    if x.shape[0] != y.shape[0]:
-        raise DataError(f"x has {x.shape[0]} examples and y has {y.shape[0]} labels; they must match one to one")
-    for name, member, least_bytes in (("x", x, 4), ("y", y, 8)):
-        if min(member.shape) < 1:
-            raise DataError(f"it is empty: {name} has shape {_brief(member.shape)}; save at least one example")
-        if math.prod(member.shape) * max(least_bytes, member.dtype.itemsize) > MAX_BYTES:
+def _check_inputs(inputs: Sequence[_Member]) -> None:
+    for x in inputs:
+        if x.dtype.kind not in "iuf":
             raise DataError(
-                f"{name} has shape {_brief(member.shape)}, more than {MAX_BYTES >> 20} MiB in memory; split the file"
+                f"{x.name} is {_brief(x.dtype)}; save it as uint8 (pixels, 0 to 255), as float32, or token ids as int32"
             )
+        if len(x.shape) < 2:
+            raise DataError(
+                f"{x.name} has shape {_brief(x.shape)}; it must be [examples, ...], at least 2-D: reshape it"
+            )
+
+
+def _check_labels(labels: Sequence[_Member]) -> None:
+    for y in labels:
+        if y.dtype.kind not in "biuf":
+            raise DataError(
+                f"{y.name} is {_brief(y.dtype)}; save class numbers as int64, what else a model learns as float32"
+            )
+        if not y.shape:
+            raise DataError(f"{y.name} has shape (); it must be [examples, ...], a label for each example: reshape it")
+
+
+def _check_lengths(inputs: Sequence[_Member], labels: Sequence[_Member], weight: _Member | None) -> None:
+    first = inputs[0]
+    for x in inputs[1:]:
+        if x.shape[0] != first.shape[0]:
+            raise DataError(
+                f"{first.name} has {first.shape[0]} examples and {x.name} has {x.shape[0]}; they must match one to one"
+            )
+    for y in labels:
+        if y.shape[0] != first.shape[0]:
+            raise DataError(
+                f"{first.name} has {first.shape[0]} examples and {y.name} has {y.shape[0]} labels; they must match one "
+                "to one"
+            )
+    for members, least_bytes in ((inputs, 4), (labels, 8)):
+        for member in members:
+            if min(member.shape) < 1:
+                raise DataError(
+                    f"it is empty: {member.name} has shape {_brief(member.shape)}; save at least one example"
+                )
+        if sum(math.prod(member.shape) * max(least_bytes, member.dtype.itemsize) for member in members) > MAX_BYTES:
+            shapes = " and ".join(f"{member.name} has shape {_brief(member.shape)}" for member in members)
+            raise DataError(f"{shapes}, more than {MAX_BYTES >> 20} MiB in memory; split the file")
+    if weight is not None and (weight.shape != first.shape[:1] or weight.dtype.kind not in "iuf"):
+        raise DataError(
+            f"{_WEIGHT} is {_brief(weight.dtype)} of shape {_brief(weight.shape)}; it must be a number for each of the "
+            f"{first.shape[0]} examples"
+        )
+
+
+def _input(archive: zipfile.ZipFile, x: _Member) -> Inputs:
+    return _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+
+
+def _label(archive: zipfile.ZipFile, y: _Member) -> Labels:
+    if y.dtype.kind == "f":
+        return _joined(y, _floats(archive, y), np.float32)
+    return _joined(y, _integers(archive, y), np.int64)
 
 
 def _numbers(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """x as a model takes it, part by part as `_floats` gives them."""
-    for start, values in _floats(archive, x, "x"):
+    for start, values in _floats(archive, x):
         if x.dtype == np.uint8:
             values /= np.float32(255)
         yield start, values
@@ -173,13 +254,24 @@ def _ids(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np
         wrong = np.flatnonzero((part < 0) | (part > _LARGEST_ID))
         if len(wrong):
             raise DataError(
-                f"x holds the integer {part[wrong[0]]}; token ids are from 0 to {_LARGEST_ID}: save other numbers as "
-                "float32"
+                f"{x.name} holds the integer {part[wrong[0]]}; token ids are from 0 to {_LARGEST_ID}: save other "
+                "numbers as float32"
             )
         yield start, part.astype(np.int32)
 
 
-def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _weights(archive: zipfile.ZipFile, weight: _Member) -> Iterator[tuple[int, Array]]:
+    """Sample weights, part by part."""
+    for start, values in _floats(archive, weight):
+        if (values < 0).any():
+            first = int((values < 0).argmax())
+            raise DataError(
+                f"{_WEIGHT} is negative for example {start + first}; give it 0 if it is not to count, or leave it out"
+            )
+        yield start, values
+
+
+def _floats(archive: zipfile.ZipFile, member: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Float32, part by part in the file's order, each with its position. Raises `DataError` after the last one."""
     count, scalars = member.shape[0], math.prod(member.shape)
     spoilt = np.zeros(count, np.bool_)
@@ -191,8 +283,8 @@ def _floats(archive: zipfile.ZipFile, member: _Member, name: str = "y") -> Itera
         yield start, values
     if spoilt.any():
         raise DataError(
-            f"{np.count_nonzero(spoilt)} examples of {name} hold NaN, infinity or more than float32 can, the first is "
-            f"example {spoilt.argmax()}; correct or remove them"
+            f"{np.count_nonzero(spoilt)} examples of {member.name} hold NaN, infinity or more than float32 can, the "
+            f"first is example {spoilt.argmax()}; correct or remove them"
         )
 
 
@@ -221,7 +313,7 @@ def _integers(archive: zipfile.ZipFile, y: _Member) -> Iterator[tuple[int, NDArr
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest
         raise DataError(
-            f"label {wrong} in y is out of range; "
+            f"label {wrong} in {y.name} is out of range; "
             + (f"classes are numbered from 0 to at most {highest}" if single else f"integers are {highest} at most")
             + ": save numbers that are no classes as float32"
         )

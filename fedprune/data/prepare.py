@@ -31,7 +31,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class SplitSummary(msgspec.Struct, frozen=True):
-    """The description of a split, which `split.json` holds. `note` is that of the `Source`.
+    """The description of a split, which `split.json` holds. `note` is that of the `Source`, `input_shapes` are those of
+    an example by the names of the arrays.
 
     `classes` is 0 where labels are not one class number for each example.
     """
@@ -40,7 +41,7 @@ class SplitSummary(msgspec.Struct, frozen=True):
     note: str
     partition: str
     seed: int
-    input_shape: tuple[int, ...]
+    input_shapes: dict[str, tuple[int, ...]]
     classes: int
     agents: tuple[Part, ...]
     held_out: Part
@@ -60,8 +61,11 @@ def prepare(
     be skewed; `StorageError` where `out` cannot be written.
     """
     if isinstance(how, Dirichlet) and source.train.class_numbers is None:
+        names = list(source.train.labels)
+        are = "is" if len(names) == 1 else "are"
         raise DataError(
-            f"{source.name}: y is not one class number an example, which {how} needs; share it out with iid"
+            f"{source.name}: {' and '.join(names)} {are} not one class number an example, which {how} needs; share it "
+            "out with iid"
         )
     train, test = _train_and_test(source, held_out, seed)
     examples, note = _affordable(source, len(train), agents, examples_per_agent)
@@ -74,8 +78,8 @@ def prepare(
         note=note,
         partition=str(how),
         seed=seed,
-        input_shape=train.input_shape,
-        classes=0 if train.class_numbers is None else max(train.classes, test.classes),
+        input_shapes={name: x.shape[1:] for name, x in train.inputs.items()},
+        classes=max(_class_count(train), _class_count(test)),
         agents=tuple(_write(out / f"agent-{index}.npz", train.take(share)) for index, share in enumerate(shares)),
         held_out=_write(out / "held-out.npz", test),
     )
@@ -101,6 +105,10 @@ def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, 
 def _classes(dataset: Dataset) -> NDArray[np.int64]:
     """Each example's class; without these all are of one."""
     return np.zeros(len(dataset), np.int64) if dataset.class_numbers is None else dataset.class_numbers
+
+
+def _class_count(dataset: Dataset) -> int:
+    return 0 if dataset.class_numbers is None else int(dataset.class_numbers.max()) + 1
 
 
 def _stratified(labels: NDArray[np.int64], size: int, keyed: Keyed) -> NDArray[np.int64]:

@@ -129,6 +129,11 @@ def _exponential_below(tape: Tape, x: Value, scale: float, alpha: float, *, zero
     return _record(tape, x, graph.add(graph.multiply(graph.relu(x.tensor), scale), below), slope)
 
 
+def _exponential(tape: Tape, x: Value) -> Value:
+    y = tape.graph.exp(x.tensor)
+    return _record(tape, x, y, lambda: y)
+
+
 def _softplus(tape: Tape, x: Value) -> Value:
     graph = tape.graph
     return _record(tape, x, ops.softplus(graph, x.tensor), lambda: logistic(graph, x.tensor))
@@ -157,6 +162,7 @@ def _is_inside(graph: Graph, y: Tensor) -> Tensor:
 KEEP_ORDER = frozenset(
     {
         Function.ELU,
+        Function.EXPONENTIAL,
         Function.HARD_SIGMOID,
         Function.LEAKY_RELU,
         Function.RELU,
@@ -171,6 +177,7 @@ KEEP_ORDER = frozenset(
 """Functions of single numbers, the larger of which never becomes the smaller. Swish and its like fall, then rise."""
 
 _FUNCTIONS: dict[Function, Callable[[Tape, Value], Value]] = {
+    Function.EXPONENTIAL: _exponential,
     Function.GELU: _gelu,
     Function.GELU_TANH: _gelu_tanh,
     Function.HARD_SIGMOID: _hard_sigmoid,

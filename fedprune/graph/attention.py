@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import numpy as np
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Value
 from fedprune.graph.context import Context
+from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.noise import drop
 from fedprune.graph.products import batch_matmul
 from fedprune.graph.rearranging import transpose
@@ -19,20 +21,36 @@ _UNSEEN = -1e9
 
 
 def multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: list[Value]) -> Value:
-    query, value, key = inputs[0], inputs[1], inputs[-1]
+    query, value, key, *masks = layer.roles(inputs)
+    query_mask, key_mask = (None if mask is None else mask.tensor for mask in masks)
     tape, n, places = context.tape, query.shape[0], query.shape[1]
     queries = ops.scale(tape, _heads(context, query, layer.query_kernel, layer.query_bias), layer.key_size**-0.5)
     keys = _heads(context, key, layer.key_kernel, layer.key_bias)
     scores = batch_matmul(tape, queries, keys, transpose_b=True)
-    if layer.causal:
-        seen = np.tril(np.ones((1, 1, places, key.shape[1]), np.float32))
-        unseen = tape.graph.constant((1.0 - seen) * np.float32(_UNSEEN))
+    unseen = _unseen(tape.graph, layer, places, key.shape[1], query_mask, key_mask)
+    if unseen is not None:
         scores = ops.add(tape, scores, tape.leaf(unseen, differentiable=False))
     attention = drop(context, ops.softmax(tape, scores), layer.rate, scores.shape)
     values = _heads(context, value, layer.value_kernel, layer.value_bias)
     found = transpose(tape, batch_matmul(tape, attention, values), 0, 2, 1, 3)
     y = _project(context, found, layer.heads * layer.value_size, layer.output_kernel, layer.output_bias)
     return ops.reshape(tape, y, (n, places, layer.units))
+
+
+def _unseen(
+    graph: Graph, layer: MultiHeadAttention, places: int, keys: int, query_mask: Tensor | None, key_mask: Tensor | None
+) -> Tensor | None:
+    """What is added to the scores of places that must not be seen, `[n or 1, 1, places or 1, keys or 1]`; None where
+    all may be."""
+    before = np.tril(np.ones((1, 1, places, keys), np.float32))
+    seen = [graph.constant(before)] if layer.causal and (query_mask or key_mask) else []
+    if query_mask is not None:
+        seen.append(graph.reshape(query_mask, (query_mask.shape[0], 1, places, 1)))
+    if key_mask is not None:
+        seen.append(graph.reshape(key_mask, (key_mask.shape[0], 1, 1, keys)))
+    if seen:
+        return graph.multiply(graph.subtract(1.0, reduce(graph.multiply, seen)), _UNSEEN)
+    return graph.constant((1.0 - before) * np.float32(_UNSEEN)) if layer.causal else None
 
 
 def _heads(context: Context, x: Value, kernel: str, bias: str | None) -> Value:

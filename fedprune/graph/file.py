@@ -21,6 +21,9 @@ _ALIGNMENT = 16
 _LARGEST_OLD_CODE = 127
 """Operator codes above this do not fit the field that old runtimes read."""
 
+INT32 = 2
+"""The schema's number of a type; that of float32 is 0."""
+
 Attribute = bool | int | float | tuple[int, ...]
 """A value in an operator's options."""
 
@@ -48,6 +51,7 @@ class Code(IntEnum):
     SUB = 41
     DIV = 42
     EXP = 47
+    CAST = 53
     MAXIMUM = 55
     MINIMUM = 57
     PADV2 = 60
@@ -121,6 +125,7 @@ _OPTIONS: dict[Code, tuple[int, Mapping[str, _Field]]] = {
     Code.SUB: (28, {}),
     Code.DIV: (29, {}),
     Code.EXP: (33, {}),
+    Code.CAST: (37, {"from_type": _Field(0, byte=True), "to_type": _Field(1, byte=True)}),
     Code.MAXIMUM: (39, {}),
     Code.MINIMUM: (39, {}),
     Code.PADV2: (43, {}),
@@ -172,7 +177,7 @@ def _buffer(builder: Builder, array: NDArray[Any]) -> int:
 
 def _tensor(builder: Builder, row: TensorRow) -> int:
     offsets = {0: _integers(builder, row.shape), 3: builder.CreateString(row.name)}
-    kind = 2 if row.dtype is np.int32 else 0
+    kind = INT32 if row.dtype is np.int32 else 0
     has_rank = (_Field(8, default=False), True)
     return _table(builder, (_Field(1, byte=True), kind), (_Field(2), row.buffer), has_rank, offsets=offsets)
 

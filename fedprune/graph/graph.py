@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import TaskError
-from fedprune.graph.file import Attribute, Code, OperatorRow, TensorRow, pack_file
-from fedprune.runtime.training_graph import IDS_BELOW
+from fedprune.graph.file import INT32, Attribute, Code, OperatorRow, TensorRow, pack_file
+from fedprune.runtime.training_graph import IDS_BELOW, PADDED_WITH
 
 MAX_OPERATORS = 2**16
 """Operators of a graph; MobileNetV2 trains with 11,000."""
@@ -65,12 +65,14 @@ class Graph:
         self._constant_bytes = 0
         self._requests = 0
 
-    def input(self, name: str, shape: Sequence[int], vocabulary: int | None = None) -> Tensor:
-        """An input of numbers or, with a `vocabulary`, of int32 ids below it, which the tensor's name then tells."""
-        if vocabulary is None:
-            self._inputs[name] = self._tensor(shape, name=name)
-        else:
-            self._inputs[name] = self._tensor(shape, name=f"{IDS_BELOW}{vocabulary}", dtype=np.int32)
+    def input(
+        self, name: str, shape: Sequence[int], vocabulary: int | None = None, padding: float | None = None
+    ) -> Tensor:
+        """An input of numbers or, with a `vocabulary`, of int32 ids below it, which the tensor's name then tells, and
+        the `padding` that may be in it."""
+        told = name if vocabulary is None else f"{IDS_BELOW}{vocabulary}"
+        told += "" if padding is None else f"{PADDED_WITH}{padding}"
+        self._inputs[name] = self._tensor(shape, name=told, dtype=np.float32 if vocabulary is None else np.int32)
         return self._inputs[name]
 
     def constant(self, array: NDArray[Any]) -> Tensor:
@@ -136,6 +138,10 @@ class Graph:
     def cos(self, x: Tensor) -> Tensor:
         return self._operate(Code.COS, [x], x.shape)
 
+    def to_float(self, ids: Tensor) -> Tensor:
+        """Ids as numbers: exact, since there are no more than float32 can tell apart."""
+        return self._operate(Code.CAST, [ids], ids.shape, from_type=INT32)
+
     def sum(self, x: Tensor, *axes: int) -> Tensor:
         """The sum over `axes`, which stay in the shape with size 1."""
         if math.prod(x.shape[axis] for axis in axes) <= _TERMS:
@@ -149,8 +155,9 @@ class Graph:
         return self._reduce(Code.REDUCE_MAX, x, axes)
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """The product of two matrices, or of each in a batch `[*batch, rows, k]` with a matrix or one of the batch."""
-        shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
+        """The product of two matrices; either may be a batch of them, `[*batch, rows, columns]`, or both."""
+        batch = max(a.shape[:-2], b.shape[:-2], key=len)
+        shape = (*batch, a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
         return self._operate(Code.BATCH_MATMUL, [a, b], shape, transpose_a=transpose_a, transpose_b=transpose_b)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -252,11 +259,11 @@ class Graph:
         return self._pool(Code.AVERAGE_POOL_2D, x, size, strides, same=same)
 
     def live_bytes(self) -> int:
-        """Bytes of the values that are held at once, at most, while the operators run in order."""
+        """Bytes of the constants, and of the values that are held at once, at most, while operators run in order."""
         last = {number: step for step, row in enumerate(self._operators) for number in row.inputs}
         made = {row.output for row in self._operators}
         sizes = [math.prod(row.shape) * np.dtype(row.dtype).itemsize for row in self._tensors]
-        held = most = sum(sizes[tensor.index] for tensor in self._inputs.values())
+        held = most = self._constant_bytes + sum(sizes[tensor.index] for tensor in self._inputs.values())
         for step, row in enumerate(self._operators):
             held += sizes[row.output]
             most = max(most, held)

@@ -43,20 +43,24 @@ def _scores(network: Network) -> Iterator[Shape]:
     shapes = network.shapes()
     for layer, call in network.steps():
         if isinstance(layer, kinds.MultiHeadAttention):
-            yield layer.heads, shapes[call.inputs[0]][0], shapes[call.inputs[-1]][0]
+            query, _, key, *_ = layer.roles([shapes[value] for value in call.inputs])
+            yield layer.heads, query[0], key[0]
 
 
 def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:
-    """`network`, which was checked, as a TFLite file: ``x`` `[batch_size, ...]` to ``y``, both float32 (ids int32).
+    """`network`, which was checked, as a TFLite file: ``x0`` … `[batch_size, ...]` to ``y0`` …, float32 (ids int32).
 
     Raises `TaskError` if the graph would be too large.
     """
     writer = _Writer(Graph(), weights)
-    values = [writer.graph.input("x", (batch_size, *network.inputs[0]), network.vocabulary)]
+    values = [
+        writer.graph.input(f"x{number}", (batch_size, *shape), vocabulary)
+        for number, (shape, vocabulary) in enumerate(zip(network.inputs, network.vocabularies, strict=True))
+    ]
     for layer, call in network.steps():
         rule = _RULES.get(type(layer), _as_trained)
         values.append(rule(writer, layer, [values[number] for number in call.inputs]))
-    return writer.graph.finish(SIGNATURE, {"y": values[network.outputs[0]]})
+    return writer.graph.finish(SIGNATURE, {f"y{number}": values[value] for number, value in enumerate(network.outputs)})
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _windows(layer: kinds.Windowed) -> dict[str, Any]:
 
 
 def _recurrent(writer: _Writer, layer: kinds.Recurrent, inputs: list[Tensor]) -> Tensor:
-    return infer_recurrent(writer.graph, layer, writer.weights, inputs[0])
+    return infer_recurrent(writer.graph, layer, writer.weights, *inputs)
 
 
 _RULES: dict[type, Callable[[_Writer, Any, list[Tensor]], Tensor]] = {

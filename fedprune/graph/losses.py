@@ -8,14 +8,14 @@ from collections.abc import Callable
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.operations import logistic, reshape, softplus
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 
 GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]
 """To a value [1] from the model's output `[rows, k]`, which is logits for a crossentropy, targets `[rows, k]`, and the
 share `[batch, 1]` that each row of an example has."""
 
 
-def mean_loss(tape: Tape, loss: Loss, output: Value, target: Tensor, share: Tensor) -> Value:
+def mean_loss(tape: Tape, objective: Objective, output: Value, target: Tensor, share: Tensor) -> Value:
     """The loss of a batch, of shape [1].
 
     Args:
@@ -23,8 +23,11 @@ def mean_loss(tape: Tape, loss: Loss, output: Value, target: Tensor, share: Tens
         target: `[batch, *places, k]`; one-hot even where Keras takes class numbers.
         share: of each example in the mean, `[batch, 1]`. Places share alike.
     """
-    graph = tape.graph
+    graph, loss = tape.graph, objective.loss
     batch, *places, outputs = output.shape
+    if objective.label_smoothing:
+        factor, added = objective.smoothing_of(outputs)
+        target = graph.add(graph.multiply(target, factor), added)
     source = (output.logits or output) if loss.rule.activation else output
     if places:
         count = math.prod(places)

@@ -1,4 +1,4 @@
-"""Rules of layers that move numbers, and compute none."""
+"""Rules of layers that move numbers, and compute at most means of neighbours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
+from fedprune.model.tensors import Array
 from fedprune.network.layers import Cropping, Permute, Upsampling
 
 
@@ -21,8 +22,9 @@ def cropping(context: Context, layer: Cropping, inputs: list[Value]) -> Value:
 
 def upsampling(context: Context, layer: Upsampling, inputs: list[Value]) -> Value:
     (x,) = inputs
+    enlarge = _interpolate if layer.bilinear else _repeat
     for axis, times in enumerate(layer.size, start=1):
-        x = _repeat(context.tape, x, axis, times)
+        x = enlarge(context.tape, x, axis, times)
     return x
 
 
@@ -54,3 +56,30 @@ def _repeat(tape: Tape, x: Value, axis: int, times: int) -> Value:
     copies = graph.constant(np.ones((1, times, 1), np.float32))
     repeated = tape.record(graph.multiply(rows.tensor, copies), (rows, lambda d: graph.sum(d, 1)))
     return ops.reshape(tape, repeated, (*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :]))
+
+
+def _interpolate(tape: Tape, x: Value, axis: int, times: int) -> Value:
+    """Means of the two entries that are nearest along an axis, as one matrix product for all that lies beside it."""
+    if times == 1:
+        return x
+    graph, length = tape.graph, x.shape[axis]
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    rows = ops.reshape(tape, x, (math.prod(before), length, math.prod(after)))
+    shares = graph.constant(_nearest_two(length, times))
+    y = tape.record(graph.matmul(shares, rows.tensor), (rows, lambda d: graph.matmul(shares, d, transpose_a=True)))
+    return ops.reshape(tape, y, (*before, length * times, *after))
+
+
+def _nearest_two(length: int, times: int) -> Array:
+    """What each of `length` entries gives to each of `times` as many: float32 `[length * times, length]`.
+
+    Places are computed in float32, as TensorFlow does: it would show in an image of a hundred pixels.
+    """
+    half, scale = np.float32(0.5), np.float32(length) / np.float32(length * times)
+    places = (np.arange(length * times, dtype=np.float32) + half) * scale - half
+    first = np.floor(places)
+    share = places - first
+    shares, rows = np.zeros((length * times, length), np.float32), np.arange(length * times)
+    for entry, part in ((first, np.float32(1.0) - share), (first + 1.0, share)):
+        np.add.at(shares, (rows, np.clip(entry, 0, length - 1).astype(np.intp)), part)
+    return shares

@@ -17,6 +17,7 @@ import numpy as np
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.masks import chosen
 
 Slopes = Sequence[Tensor | None]
 """The gradient with respect to each step's output `[batch, units]`; None where there is none."""
@@ -40,8 +41,11 @@ class Unrolled:
     back: Callable[[Slopes], Slope]
 
 
-Unroll = Callable[[Tape, Sequence[Tensor], Tensor, Tensor | None], Unrolled]
-"""From the projected inputs of each step, the recurrent weights and the recurrent bias."""
+Masks = Sequence[Tensor | None]
+"""Of each step `[batch, 1]`: 1, or 0 where the state stays as it is; None where it never does."""
+
+Unroll = Callable[[Tape, Sequence[Tensor], Masks, Tensor, Tensor | None], Unrolled]
+"""From the projected inputs of each step, their masks, the recurrent weights and the recurrent bias."""
 
 
 def recur(
@@ -51,18 +55,21 @@ def recur(
     bias: Value | None,
     unroll: Unroll,
     *,
+    mask: Tensor | None,
     backwards: bool,
     sequences: bool,
 ) -> Value:
     """The outputs of a cell that goes through `projected` `[batch, steps, gates units]`: all of them `[batch, steps,
-    units]` in the order in which they are made, or the last one `[batch, units]`."""
+    units]` in the order in which they are made, or the last one `[batch, units]`. The `mask`, of 1 and 0, is `[batch,
+    steps]`."""
     graph = tape.graph
     batch, steps, width = projected.shape
     units = recurrent.shape[0]
     flat = graph.reshape(projected.tensor, (batch, steps * width))
     order = range(steps)[:: -1 if backwards else 1]
     inputs = [graph.slice(flat, 1, step * width, width) for step in order]
-    unrolled = unroll(tape, inputs, recurrent.tensor, None if bias is None else bias.tensor)
+    masks = [mask and graph.slice(mask, 1, step, 1) for step in order]
+    unrolled = unroll(tape, inputs, masks, recurrent.tensor, None if bias is None else bias.tensor)
     outputs = unrolled.outputs
 
     @cache
@@ -90,46 +97,51 @@ def recur(
     return tape.record(graph.reshape(graph.concatenate(outputs, 1), (batch, steps, units)), *parents)
 
 
-def simple_rnn(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, _: Tensor | None) -> Unrolled:
+def simple_rnn(tape: Tape, inputs: Sequence[Tensor], masks: Masks, recurrent: Tensor, _: Tensor | None) -> Unrolled:
     """h = tanh(x + h U)."""
     graph, outputs = tape.graph, [_zeros(tape.graph, inputs[0].shape[0], recurrent.shape[0])]
-    for x in inputs:
-        outputs.append(_tanh(tape, graph.add(x, graph.matmul(outputs[-1], recurrent))))
+    kept: list[Tensor] = []
+    for x, mask in zip(inputs, masks, strict=True):
+        kept.append(_tanh(tape, graph.add(x, graph.matmul(outputs[-1], recurrent))))
+        outputs.append(_held(graph, mask, kept[-1], outputs[-1]))
 
     def back(slopes: Slopes) -> Slope:
         made: list[Tensor] = []
         dh: Tensor | None = None
-        for slope, h in zip(reversed(slopes), reversed(outputs[1:]), strict=True):
-            dh = _plus(graph, slope, dh)
+        for slope, mask, h in zip(reversed(slopes), reversed(masks), reversed(kept), strict=True):
+            dh, passed = _slopes_of_held(graph, mask, _plus(graph, slope, dh))
             made.append(graph.multiply(dh, _slope_of_tanh(graph, h)))
-            dh = graph.matmul(made[-1], recurrent, transpose_b=True)
+            dh = _plus(graph, graph.matmul(made[-1], recurrent, transpose_b=True), passed)
         made.reverse()
         return Slope(made, _outer(graph, outputs[:-1], made))
 
     return Unrolled(outputs[1:], back)
 
 
-def lstm(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, _: Tensor | None) -> Unrolled:
+def lstm(tape: Tape, inputs: Sequence[Tensor], masks: Masks, recurrent: Tensor, _: Tensor | None) -> Unrolled:
     """i, f, g, o = x + h U; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c)."""
     graph = tape.graph
     batch, units = inputs[0].shape[0], recurrent.shape[0]
     outputs, cells = [_zeros(graph, batch, units)], [_zeros(graph, batch, units)]
     kept: list[tuple[Tensor, ...]] = []
-    for x in inputs:
+    for x, mask in zip(inputs, masks, strict=True):
         z = graph.add(x, graph.matmul(outputs[-1], recurrent))
         i, f, o = _parts(graph, ops.logistic(graph, z), units, 0, 1, 3)
         g = _tanh(tape, *_parts(graph, z, units, 2))
-        cells.append(graph.add(graph.multiply(f, cells[-1]), graph.multiply(i, g)))
-        squashed = _tanh(tape, cells[-1])
-        outputs.append(graph.multiply(o, squashed))
-        kept.append((i, f, g, o, squashed, cells[-2]))
+        c = graph.add(graph.multiply(f, cells[-1]), graph.multiply(i, g))
+        squashed = _tanh(tape, c)
+        kept.append((i, f, g, o, squashed, cells[-1]))
+        cells.append(_held(graph, mask, c, cells[-1]))
+        outputs.append(_held(graph, mask, graph.multiply(o, squashed), outputs[-1]))
 
     def back(slopes: Slopes) -> Slope:
         made: list[Tensor] = []
         dh: Tensor | None = None
         dc: Tensor | None = None
-        for slope, (i, f, g, o, squashed, before) in zip(reversed(slopes), reversed(kept), strict=True):
-            dh = _plus(graph, slope, dh)
+        steps = zip(reversed(slopes), reversed(masks), reversed(kept), strict=True)
+        for slope, mask, (i, f, g, o, squashed, before) in steps:
+            dh, passed = _slopes_of_held(graph, mask, _plus(graph, slope, dh))
+            dc, passed_cell = (None, None) if dc is None else _slopes_of_held(graph, mask, dc)
             dc = _plus(graph, graph.multiply(graph.multiply(dh, o), _slope_of_tanh(graph, squashed)), dc)
             gates = (
                 graph.multiply(graph.multiply(dc, g), _slope_of_sigmoid(graph, i)),
@@ -138,39 +150,44 @@ def lstm(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, _: Tensor | No
                 graph.multiply(graph.multiply(dh, squashed), _slope_of_sigmoid(graph, o)),
             )
             made.append(graph.concatenate(gates, 1))
-            dh, dc = graph.matmul(made[-1], recurrent, transpose_b=True), graph.multiply(dc, f)
+            dh = _plus(graph, graph.matmul(made[-1], recurrent, transpose_b=True), passed)
+            dc = _plus(graph, graph.multiply(dc, f), passed_cell)
         made.reverse()
         return Slope(made, _outer(graph, outputs[:-1], made))
 
     return Unrolled(outputs[1:], back)
 
 
-def gru_reset_after(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, bias: Tensor | None) -> Unrolled:
+def gru_reset_after(
+    tape: Tape, inputs: Sequence[Tensor], masks: Masks, recurrent: Tensor, bias: Tensor | None
+) -> Unrolled:
     """z, r = sigmoid(x + h U + b); g = tanh(x + r (h U + b)); h = z h + (1 - z) g."""
     graph = tape.graph
     batch, units = inputs[0].shape[0], recurrent.shape[0]
     outputs = [_zeros(graph, batch, units)]
     kept: list[tuple[Tensor, ...]] = []
-    for x in inputs:
+    for x, mask in zip(inputs, masks, strict=True):
         inner = graph.matmul(outputs[-1], recurrent)
         inner = inner if bias is None else graph.add(inner, bias)
         z, r = _parts(graph, ops.logistic(graph, graph.add(x, inner)), units, 0, 1)
         (own,), (carried,) = _parts(graph, x, units, 2), _parts(graph, inner, units, 2)
         g = _tanh(tape, graph.add(own, graph.multiply(r, carried)))
         kept.append((z, r, g, carried, outputs[-1]))
-        outputs.append(_mixed(graph, z, outputs[-1], g))
+        outputs.append(_held(graph, mask, _mixed(graph, z, outputs[-1], g), outputs[-1]))
 
     def back(slopes: Slopes) -> Slope:
         made: list[Tensor] = []
         inner: list[Tensor] = []
         dh: Tensor | None = None
-        for slope, (z, r, g, carried, before) in zip(reversed(slopes), reversed(kept), strict=True):
-            dh = _plus(graph, slope, dh)
+        steps = zip(reversed(slopes), reversed(masks), reversed(kept), strict=True)
+        for slope, mask, (z, r, g, carried, before) in steps:
+            dh, passed = _slopes_of_held(graph, mask, _plus(graph, slope, dh))
             dz, dg = _slopes_of_mixed(graph, dh, z, before, g)
             dr = graph.multiply(graph.multiply(dg, carried), _slope_of_sigmoid(graph, r))
             made.append(graph.concatenate((dz, dr, dg), 1))
             inner.append(graph.concatenate((dz, dr, graph.multiply(dg, r)), 1))
             dh = graph.add(graph.multiply(dh, z), graph.matmul(inner[-1], recurrent, transpose_b=True))
+            dh = _plus(graph, dh, passed)
         made.reverse()
         inner.reverse()
         total = None if bias is None else graph.reshape(graph.sum(_rows(graph, inner), 0), bias.shape)
@@ -179,34 +196,37 @@ def gru_reset_after(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, bia
     return Unrolled(outputs[1:], back)
 
 
-def gru_reset_before(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, _: Tensor | None) -> Unrolled:
+def gru_reset_before(
+    tape: Tape, inputs: Sequence[Tensor], masks: Masks, recurrent: Tensor, _: Tensor | None
+) -> Unrolled:
     """z, r = sigmoid(x + h U); g = tanh(x + (r h) U); h = z h + (1 - z) g."""
     graph = tape.graph
     batch, units = inputs[0].shape[0], recurrent.shape[0]
     gates, candidate = graph.slice(recurrent, 1, 0, 2 * units), graph.slice(recurrent, 1, 2 * units, units)
     outputs = [_zeros(graph, batch, units)]
     kept: list[tuple[Tensor, ...]] = []
-    for x in inputs:
+    for x, mask in zip(inputs, masks, strict=True):
         both = graph.add(graph.slice(x, 1, 0, 2 * units), graph.matmul(outputs[-1], gates))
         z, r = _parts(graph, ops.logistic(graph, both), units, 0, 1)
         (own,), reset = _parts(graph, x, units, 2), graph.multiply(r, outputs[-1])
         g = _tanh(tape, graph.add(own, graph.matmul(reset, candidate)))
         kept.append((z, r, g, reset, outputs[-1]))
-        outputs.append(_mixed(graph, z, outputs[-1], g))
+        outputs.append(_held(graph, mask, _mixed(graph, z, outputs[-1], g), outputs[-1]))
 
     def back(slopes: Slopes) -> Slope:
         both: list[Tensor] = []
         candidates: list[Tensor] = []
         dh: Tensor | None = None
-        for slope, (z, r, g, _, before) in zip(reversed(slopes), reversed(kept), strict=True):
-            dh = _plus(graph, slope, dh)
+        steps = zip(reversed(slopes), reversed(masks), reversed(kept), strict=True)
+        for slope, mask, (z, r, g, _, before) in steps:
+            dh, passed = _slopes_of_held(graph, mask, _plus(graph, slope, dh))
             dz, dg = _slopes_of_mixed(graph, dh, z, before, g)
             dreset = graph.matmul(dg, candidate, transpose_b=True)
             dr = graph.multiply(graph.multiply(dreset, before), _slope_of_sigmoid(graph, r))
             both.append(graph.concatenate((dz, dr), 1))
             candidates.append(dg)
             through = graph.add(graph.multiply(dreset, r), graph.matmul(both[-1], gates, transpose_b=True))
-            dh = graph.add(graph.multiply(dh, z), through)
+            dh = _plus(graph, graph.add(graph.multiply(dh, z), through), passed)
         both.reverse()
         candidates.reverse()
         made = [graph.concatenate(parts, 1) for parts in zip(both, candidates, strict=True)]
@@ -215,6 +235,18 @@ def gru_reset_before(tape: Tape, inputs: Sequence[Tensor], recurrent: Tensor, _:
         return Slope(made, slope_of_weights)
 
     return Unrolled(outputs[1:], back)
+
+
+def _held(graph: Graph, mask: Tensor | None, after: Tensor, before: Tensor) -> Tensor:
+    """The state after a step; that before it where the step is masked."""
+    return after if mask is None else chosen(graph, mask, after, before)
+
+
+def _slopes_of_held(graph: Graph, mask: Tensor | None, d: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The gradients with respect to what the step made and, where it may be masked, to the state before it."""
+    if mask is None:
+        return d, None
+    return graph.multiply(d, mask), graph.multiply(d, graph.subtract(1.0, mask))
 
 
 def _mixed(graph: Graph, z: Tensor, before: Tensor, g: Tensor) -> Tensor:

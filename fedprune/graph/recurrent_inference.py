@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.graph.graph import Graph, Tensor
+from fedprune.graph.masks import chosen
 from fedprune.model.tensors import Array, Weights
 from fedprune.network import layers as kinds
 
 
-def infer_recurrent(graph: Graph, layer: kinds.Recurrent, weights: Weights, x: Tensor) -> Tensor:
-    """The layer's output for `x` `[batch, steps, inputs]`."""
+def infer_recurrent(
+    graph: Graph, layer: kinds.Recurrent, weights: Weights, x: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The layer's output for `x` `[batch, steps, inputs]`, and the mask of its steps `[batch, steps]` if it has one."""
     batch, steps, size = x.shape
     kernel, (bias, inner) = weights[layer.kernel].T, _biases(layer, weights)
     rows = graph.fully_connect(
@@ -22,9 +25,13 @@ def infer_recurrent(graph: Graph, layer: kinds.Recurrent, weights: Weights, x: T
     )
     width = kernel.shape[0]
     flat = graph.reshape(rows, (batch, steps * width))
-    inputs = [graph.slice(flat, 1, step * width, width) for step in range(steps)]
+    order = -1 if layer.backwards else 1
+    inputs = [graph.slice(flat, 1, step * width, width) for step in range(steps)][::order]
+    masks = None if mask is None else [graph.slice(mask, 1, step, 1) for step in range(steps)][::order]
     recurrence = _Recurrence(graph, layer, weights, inner)
-    outputs = list(recurrence.outputs(inputs[:: -1 if layer.backwards else 1]))
+    outputs = list(recurrence.outputs(inputs, masks))
+    if masks is not None and layer.zero_masked:
+        outputs = [graph.multiply(output, kept) for output, kept in zip(outputs, masks, strict=True)]
     if not layer.sequences:
         return outputs[-1]
     return graph.reshape(graph.concatenate(outputs, 1), (batch, steps, layer.units))
@@ -37,20 +44,30 @@ class _Recurrence:
         self._graph, self._layer = graph, layer
         self._recurrent = weights[layer.recurrent].T
         self._bias = bias
+        self._constants: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def outputs(self, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
+    def outputs(self, inputs: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[Tensor]:
+        """Those of all steps; a step whose mask is 0 leaves the state as it is."""
         h = c = _constant(self._graph, np.zeros((inputs[0].shape[0], self._layer.units)))
-        for x in inputs:
-            match self._layer:
-                case kinds.LSTM():
-                    h, c = self._lstm(x, h, c)
-                case kinds.GRU(reset_after=True):
-                    h = self._gru(x, h)
-                case kinds.GRU():
-                    h = self._gru_reset_before(x, h)
-                case _:
-                    h = self._graph.tanh(self._graph.add(x, self._product(h)))
+        for number, x in enumerate(inputs):
+            after = self._step(x, h, c)
+            if masks is not None:
+                after = tuple(chosen(self._graph, masks[number], *both) for both in zip(after, (h, c), strict=True))
+            h, c = after
             yield h
+
+    def _step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """The state after a step: what it returns and, if the layer has one, a cell."""
+        match self._layer:
+            case kinds.LSTM():
+                return self._lstm(x, h, c)
+            case kinds.GRU(reset_after=True):
+                h = self._gru(x, h)
+            case kinds.GRU():
+                h = self._gru_reset_before(x, h)
+            case _:
+                h = self._graph.tanh(self._graph.add(x, self._product(h)))
+        return h, h
 
     def _lstm(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         graph, z = self._graph, self._graph.add(x, self._product(h))
@@ -75,10 +92,12 @@ class _Recurrence:
 
     def _product(self, h: Tensor, first: int = 0, end: int | None = None) -> Tensor:
         """`h` times the recurrent weights of the gates from `first` up to `end`, plus the bias."""
-        units = self._layer.units
-        gates = slice(first * units, (self._layer.gates if end is None else end) * units)
-        rows, bias = self._recurrent[gates], self._bias[gates]
-        return self._graph.fully_connect(h, _constant(self._graph, rows), _constant(self._graph, bias))
+        gates = (first, self._layer.gates if end is None else end)
+        if gates not in self._constants:  # the same at each step, and to look for equal ones takes longer than a step
+            part = slice(*(gate * self._layer.units for gate in gates))
+            rows, bias = self._recurrent[part], self._bias[part]
+            self._constants[gates] = _constant(self._graph, rows), _constant(self._graph, bias)
+        return self._graph.fully_connect(h, *self._constants[gates])
 
     def _gate(self, x: Tensor, number: int) -> Tensor:
         return self._graph.slice(x, 1, number * self._layer.units, self._layer.units)

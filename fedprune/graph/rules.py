@@ -22,6 +22,7 @@ from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
 from fedprune.graph.convolutions import as_image, convolution, depthwise, transposed_convolution, with_bias
 from fedprune.graph.joins import merge
+from fedprune.graph.masks import id_mask, masked_mean, step_mask
 from fedprune.graph.noise import dropout, gaussian_noise
 from fedprune.graph.normalization import batch_normalization
 from fedprune.graph.products import dot
@@ -113,10 +114,12 @@ def _pooling(context: Context, layer: kinds.Pooling, inputs: list[Value]) -> Val
 
 
 def _global_pooling(context: Context, layer: kinds.GlobalPooling, inputs: list[Value]) -> Value:
-    (x,) = inputs
+    x, *masks = inputs
     places = math.prod(x.shape[1:-1])
     flat = ops.reshape(context.tape, x, (x.shape[0], places, x.shape[-1]))
-    if layer.statistic is Statistic.MAX:
+    if masks:
+        y = masked_mean(context.tape, flat, masks[0].tensor)
+    elif layer.statistic is Statistic.MAX:
         y = ops.max_over(context.tape, flat, 1)
     else:
         y = ops.scale(context.tape, ops.sum_over(context.tape, flat, 1), 1.0 / places)
@@ -179,6 +182,7 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Embedding: embedding,
     kinds.GlobalPooling: _global_pooling,
     kinds.GroupNormalization: group_normalization,
+    kinds.IdMask: id_mask,
     kinds.LayerNormalization: layer_normalization,
     kinds.Merge: merge,
     kinds.MultiHeadAttention: multi_head_attention,
@@ -191,5 +195,6 @@ _RULES: dict[type, Callable[[Context, Any, list[Value]], Value]] = {
     kinds.Upsampling: upsampling,
     kinds.Reversal: reversal,
     kinds.SimpleRNN: simple_rnn,
+    kinds.StepMask: step_mask,
     kinds.ZeroPadding: _zero_padding,
 }

@@ -6,6 +6,8 @@ from fedprune.graph import operations as ops
 from fedprune.graph import recurrent
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
+from fedprune.graph.graph import Tensor
+from fedprune.graph.masks import without_masked
 from fedprune.graph.recurrent import Unroll
 from fedprune.network import layers as kinds
 
@@ -53,21 +55,32 @@ def _recur(
 ) -> Value:
     """The products with all steps' inputs at once, then the steps. `bias` belongs to the inputs' product, `inner` to
     the recurrent one."""
-    (x,), tape = inputs, context.tape
+    (x, *masks), tape = inputs, context.tape
+    mask = masks[0].tensor if masks else None
     batch, steps, size = x.shape
     kernel = context.weight(layer.kernel)
     projected = ops.matmul(tape, ops.reshape(tape, x, (*ops.in_blocks(batch * steps), size)), kernel)
     if bias is not None:
         projected = ops.add(tape, projected, bias)
-    return recurrent.recur(
+    y = recurrent.recur(
         tape,
         ops.reshape(tape, projected, (batch, steps, kernel.shape[1])),
         context.weight(layer.recurrent),
         inner,
         unroll,
+        mask=mask,
         backwards=layer.backwards,
         sequences=layer.sequences,
     )
+    return y if mask is None or not layer.zero_masked else _zero_masked(tape, layer, y, mask)
+
+
+def _zero_masked(tape: Tape, layer: kinds.Recurrent, y: Value, mask: Tensor) -> Value:
+    """Zeros for the outputs of masked steps, which `y` holds in the order in which they were made."""
+    graph, steps = tape.graph, mask.shape[1]
+    if layer.sequences:
+        return without_masked(tape, y, graph.reverse(mask, 1) if layer.backwards else mask)
+    return ops.scale(tape, y, graph.slice(mask, 1, 0 if layer.backwards else steps - 1, 1))
 
 
 def _row(tape: Tape, matrix: Value, number: int) -> Value:

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fedprune.errors import TaskError
 from fedprune.graph.autodiff import Tape, Value
 from fedprune.graph.context import Context
-from fedprune.graph.graph import Graph
+from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.losses import mean_loss
 from fedprune.graph.normalization import Examples
 from fedprune.graph.operations import absolute_sum, square_sum
 from fedprune.graph.rules import Pending, apply_layer
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network, Penalty
 from fedprune.runtime.training_graph import SIGNATURE
@@ -31,49 +32,77 @@ class WrittenGraph:
     memory_bytes: int
 
 
-def write_training_graph(network: Network, table: TensorTable, loss: Loss, batch_size: int) -> WrittenGraph:
+def write_training_graph(
+    network: Network, table: TensorTable, objectives: Sequence[Objective], batch_size: int
+) -> WrittenGraph:
     """`network`, which was checked, as a TFLite file that trains in batches of `batch_size`.
 
-    Raises `TaskError` if the graph would be too large, or a tensor that is to be trained changes nothing.
+    `objectives` are those of its outputs. Raises `TaskError` if the graph would be too large, or a tensor that is to be
+    trained changes nothing.
     """
     graph = Graph()
     tape = Tape(graph)
     shapes = network.shapes()
-    x = graph.input("x", (batch_size, *network.inputs[0]), network.vocabulary)
-    y = graph.input("y", (batch_size, *shapes[network.outputs[0]]))
-    weight = graph.input("weight", (batch_size, 1))
-    count = graph.sum(weight, 0)
-    examples = Examples(share=graph.divide(weight, count), count=graph.reshape(count, (1,)))
+    inputs = [
+        tape.leaf(graph.input(f"x{number}", (batch_size, *shape), vocabulary, padding), differentiable=False)
+        for number, (shape, vocabulary, padding) in enumerate(
+            zip(network.inputs, network.vocabularies, network.paddings, strict=True)
+        )
+    ]
+    targets = [graph.input(f"y{number}", (batch_size, *shapes[value])) for number, value in enumerate(network.outputs)]
+    present = graph.input("present", (batch_size, 1))
+    importance = graph.input("importance", (batch_size, len(targets)))
+    count = graph.sum(present, 0)
+    examples = Examples(share=graph.divide(present, count), count=graph.reshape(count, (1,)))
     weights = {
         spec.name: tape.leaf(graph.input(f"w{row}", spec.shape), differentiable=spec.kind in _TRAINED)
         for row, spec in enumerate(table)
     }
     frozen = frozenset(spec.name for spec in table.of(TensorClass.FROZEN))
     context = Context(tape, weights.__getitem__, examples, frozen)
-    output = _run(context, network, tape.leaf(x, differentiable=False))
-    losses = [mean_loss(tape, loss, output, y, examples.share)]
+    outputs = _run(context, network, inputs)
+    shares = _shares(graph, objectives, examples.share, importance)
+    losses = [
+        mean_loss(tape, objective, output, target, share)
+        for objective, output, target, share in zip(objectives, outputs, targets, shares, strict=True)
+    ]
     for penalty in network.penalties:
         losses += _penalise(tape, weights[penalty.tensor], penalty)
-    gradients = tape.gradients(losses)
+    returned = _returned(context, table, losses)
+    return WrittenGraph(graph.finish(SIGNATURE, returned), graph.live_bytes())
+
+
+def _returned(context: Context, table: TensorTable, losses: Sequence[Value]) -> dict[str, Tensor]:
+    """What the graph gives: the loss, the gradients of what is trained, and the new moving statistics."""
+    gradients = context.tape.gradients(losses)
     total = losses[0].tensor
-    for loss_of_penalty in losses[1:]:
-        total = graph.add(total, loss_of_penalty.tensor)
-    outputs = {"loss": total}
+    for other in losses[1:]:
+        total = context.tape.graph.add(total, other.tensor)
+    returned = {"loss": total}
     for row, spec in enumerate(table):
         if spec.kind in _TRAINED:
-            if weights[spec.name] not in gradients:
+            weight = context.weight(spec.name)
+            if weight not in gradients:
                 raise TaskError(f"tensor {spec.name[:80]!r} changes no output; freeze it, or leave its layer out")
-            outputs[f"g{row}"] = gradients[weights[spec.name]]
+            returned[f"g{row}"] = gradients[weight]
         elif spec.name in context.moved:
-            outputs[f"s{row}"] = context.moved[spec.name]
-    return WrittenGraph(graph.finish(SIGNATURE, outputs), graph.live_bytes())
+            returned[f"s{row}"] = context.moved[spec.name]
+    return returned
 
 
-def _run(context: Context, network: Network, x: Value) -> Value:
-    values = [Pending(x)]
+def _shares(graph: Graph, objectives: Sequence[Objective], share: Tensor, importance: Tensor) -> Iterator[Tensor]:
+    """The part `[batch, 1]` that each example has in the loss of each output, which has its weight in it."""
+    for number, objective in enumerate(objectives):
+        column = graph.slice(importance, 1, number, 1)
+        part = graph.multiply(share, column)
+        yield part if objective.weight == 1.0 else graph.multiply(part, objective.weight)
+
+
+def _run(context: Context, network: Network, inputs: Sequence[Value]) -> list[Value]:
+    values = [Pending(x) for x in inputs]
     for layer, call in network.steps():
         values.append(apply_layer(context, layer, [values[number] for number in call.inputs]))
-    return values[network.outputs[0]].get()
+    return [values[number].get() for number in network.outputs]
 
 
 def _penalise(tape: Tape, weight: Value, penalty: Penalty) -> list[Value]:

@@ -45,14 +45,29 @@ _ATTRIBUTES: dict[type, dict[str, str]] = {
 def make_layer(layer: AnyLayer, number: int, shape: Shape, penalties: Penalties, trainable: bool) -> Any:
     """The Keras layer, not yet built, for inputs of `shape`; layer `number` of its network."""
     name = layer.name if _VALID_NAME.fullmatch(layer.name) else f"layer.{number}"
-    return _MAKERS[type(layer)](layer, shape, penalties)(name=name, trainable=trainable)
+    made = _MAKERS[type(layer)](layer, shape, penalties)(name=name, trainable=trainable)
+    made.supports_masking = False  # what it returns has no mask of Keras' own
+    return made
 
 
 def call_layer(layer: AnyLayer, made: Any, inputs: Sequence[Any]) -> Any:
-    """What the Keras layer makes of Keras tensors."""
+    """What the Keras layer makes of Keras tensors. Masks are handed in as such: nothing else in the model has one."""
     if isinstance(layer, described.MultiHeadAttention):
-        return made(*inputs, use_causal_mask=layer.causal)
+        query, value, key, *masks = layer.roles(inputs)
+        seen = {"attention_mask": _attention_mask(*masks), "use_causal_mask": layer.causal}
+        return made(query, value=value, key=key, **seen)  # TF-MOT's wrapper takes one input, and the others by name
+    if isinstance(layer, described.Recurrent | described.GlobalPooling) and len(inputs) > 1:
+        x, mask = inputs
+        return made(x, mask=tf.cast(mask, tf.bool))
     return made(list(inputs) if len(inputs) > 1 else inputs[0])
+
+
+def _attention_mask(queries: Any | None, keys: Any | None) -> Any | None:
+    """Keras' mask of pairs of places, of the masks of queries `[batch, T]` and of keys `[batch, S]`:
+    `[batch, T or 1, S or 1]`."""
+    masks = [(queries, 2), (keys, 1)]
+    given = [tf.expand_dims(tf.cast(mask, tf.bool), axis) for mask, axis in masks if mask is not None]
+    return tf.logical_and(*given) if len(given) == 2 else next(iter(given), None)
 
 
 def variables_of(layer: AnyLayer, made: Any) -> dict[str, Any]:
@@ -150,7 +165,8 @@ def _cropping(layer: described.Cropping, _shape: Shape, _penalties: Penalties) -
 def _upsampling(layer: described.Upsampling, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
     if len(layer.size) == 1:
         return _with(keras.layers.UpSampling1D, size=layer.size[0])
-    return _with(keras.layers.UpSampling2D, size=layer.size)
+    interpolation = "bilinear" if layer.bilinear else "nearest"
+    return _with(keras.layers.UpSampling2D, size=layer.size, interpolation=interpolation)
 
 
 def _permute(layer: described.Permute, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
@@ -244,6 +260,7 @@ def _recurrent(kind: Any) -> _Maker:
             units=layer.units,
             go_backwards=layer.backwards,
             return_sequences=layer.sequences,
+            zero_output_for_mask=layer.zero_masked,
             recurrent_regularizer=_regularizer(penalties.get(layer.recurrent)),
             **_weights("kernel", layer, penalties),
             **gru,
@@ -254,6 +271,17 @@ def _recurrent(kind: Any) -> _Maker:
 
 def _reversal(_layer: described.Reversal, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
     return _with(keras.layers.Lambda, function=lambda x: tf.reverse(x, [1]))
+
+
+def _id_mask(_layer: described.IdMask, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
+    return _with(keras.layers.Lambda, function=lambda ids: tf.cast(tf.not_equal(ids, 0), tf.float32))
+
+
+def _step_mask(layer: described.StepMask, _shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
+    def mask(x: Any) -> Any:
+        return tf.cast(tf.reduce_any(tf.not_equal(x, layer.padding), -1), tf.float32)
+
+    return _with(keras.layers.Lambda, function=mask)
 
 
 def _windows(layer: described.Windowed) -> dict[str, Any]:
@@ -334,6 +362,7 @@ _MAKERS: dict[type, _Maker] = {
     described.GaussianNoise: _gaussian_noise,
     described.GlobalPooling: _global_pooling,
     described.GroupNormalization: _group_normalization,
+    described.IdMask: _id_mask,
     described.LayerNormalization: _layer_normalization,
     described.Merge: _merge,
     described.MultiHeadAttention: _attention,
@@ -343,6 +372,7 @@ _MAKERS: dict[type, _Maker] = {
     described.Reshape: _reshape,
     described.Reversal: _reversal,
     described.SimpleRNN: _recurrent(keras.layers.SimpleRNN),
+    described.StepMask: _step_mask,
     described.TransposedConvolution: _transposed,
     described.UnitNormalization: _unit_normalization,
     described.Upsampling: _upsampling,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedprune.errors import TaskError
 from fedprune.keras.layers import Penalties, call_layer, make_layer, variables_of
-from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss, Objective
+from fedprune.keras.stack import keras, tf
+from fedprune.model.losses import LabelForm, Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
 
@@ -43,22 +44,69 @@ def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, An
 
 def keras_loss(objective: Objective) -> Any:
     """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over examples and
-    places."""
-    loss = _KERAS_LOSSES[objective.loss]
-    return loss() if objective.loss.rule.activation is None else loss(from_logits=objective.from_logits)
+    places, without the objective's weight. Class numbers are smoothed as one-hot rows: Keras does not smooth them."""
+    loss, smoothing = _KERAS_LOSSES[objective.loss], objective.label_smoothing
+    if objective.loss.rule.activation is None:
+        return loss()
+    if not smoothing:
+        return loss(from_logits=objective.from_logits)
+    if objective.loss.rule.labels is not LabelForm.CLASS_NUMBERS:
+        return loss(from_logits=objective.from_logits, label_smoothing=smoothing)
+    of_rows = keras.losses.CategoricalCrossentropy(from_logits=objective.from_logits, label_smoothing=smoothing)
+
+    def of_classes(labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
+        return of_rows(tf.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype), outputs, sample_weight=sample_weight)
+
+    return of_classes
+
+
+def weighted_loss(objectives: Sequence[Objective]) -> Callable[[Sequence[Any], Sequence[Any], Any], Any]:
+    """tf_keras' loss of a model: a function of the labels and outputs of each output, and of how much each example
+    counts in each, `[examples, outputs of the model]`."""
+    losses = [keras_loss(objective) for objective in objectives]
+
+    def total(labels: Sequence[Any], outputs: Sequence[Any], importance: Any) -> Any:
+        columns = tf.unstack(importance, axis=1, num=len(losses))
+        # Keras repeats a weight over one axis of places, not over more.
+        shaped = [
+            tf.reshape(column, (-1, *[1] * (len(output.shape) - 2)))
+            for column, output in zip(columns, outputs, strict=True)
+        ]
+        return sum(
+            objective.weight * loss(given, output, sample_weight=weight)
+            for objective, loss, given, output, weight in zip(objectives, losses, labels, outputs, shaped, strict=True)
+        )
+
+    return total
+
+
+def call_model(model: Any, inputs: Sequence[Any], *, training: bool) -> list[Any]:
+    """All outputs of a model of any number of inputs: tensors `[examples, ...]`."""
+    given = list(inputs) if len(inputs) > 1 else inputs[0]
+    outputs: list[Any] = tf.nest.flatten(model(given, training=training))
+    return outputs
 
 
 def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any]]:
     penalties: Penalties = {penalty.tensor: penalty for penalty in network.penalties}
     shapes = network.shapes()
-    values = [keras.layers.Input(network.inputs[0], dtype=np.dtype(network.input_dtype).name)]
+    values = [
+        keras.layers.Input(shape, dtype=np.dtype(dtype).name)
+        for shape, dtype in zip(network.inputs, network.input_dtypes, strict=True)
+    ]
+    inputs = values[:]
     made: dict[int, Any] = {}
     variables: dict[str, Any] = {}
     for layer, call in network.steps():
-        inputs = [shapes[value] for value in call.inputs]
+        taken = [shapes[value] for value in call.inputs]
         if call.layer not in made:
-            trainable = frozen.isdisjoint(layer.tensors(*inputs))
-            made[call.layer] = make_layer(layer, call.layer, inputs[0], penalties, trainable)
+            trainable = frozen.isdisjoint(layer.tensors(*taken))
+            made[call.layer] = make_layer(layer, call.layer, taken[0], penalties, trainable)
         values.append(call_layer(layer, made[call.layer], [values[value] for value in call.inputs]))
         variables |= variables_of(layer, made[call.layer])
-    return keras.Model(values[0], values[network.outputs[0]]), variables
+    return keras.Model(_only(inputs), _only([values[number] for number in network.outputs])), variables
+
+
+def _only(ends: list[Any]) -> Any:
+    """Keras' models return a list where they are made of one."""
+    return ends if len(ends) > 1 else ends[0]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from fedprune.model.tensors import Array
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
 _Wide = NDArray[np.float64]
+_Floats = TypeVar("_Floats", Array, _Wide)
 
 _PART_SCALARS = 2**20
 """Targets that are looked at together, where all of them may need more memory than there is."""
@@ -52,6 +53,13 @@ class LossRule:
     mean_loss: Callable[[_Wide, Labels, bool], float]
     accuracy: Callable[[Array, Labels, bool], float] | None
 
+    def classes(self, outputs: int) -> int:
+        """The number of classes that an example's labels are of, if the model has so many `outputs`; 0 if an example
+        has no class of its own."""
+        if self.activation == "sigmoid":
+            return 2 if outputs == 1 else 0
+        return outputs if self.activation == "softmax" else 0
+
 
 class Loss(StrEnum):
     """The losses, by the names that Keras and `task.toml` have for them."""
@@ -68,7 +76,13 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and what it is computed from. `from_logits`: a crossentropy applies its softmax or sigmoid itself.
+    """A loss, what it is computed from, and what it counts.
+
+    `from_logits`: a crossentropy applies its softmax or sigmoid itself. The loss of a model is the sum of those of its
+    outputs, each times its `weight` (Keras' ``loss_weights``). `label_smoothing` is the part of a target that is spread
+    over all classes alike (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7); class numbers are
+    smoothed as their one-hot rows are. `class_weights`, one for each class, say how much examples of a class count in
+    training; none: all count alike.
 
     Example:
         >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
@@ -79,15 +93,22 @@ class Objective:
 
     loss: Loss
     from_logits: bool
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
 
     def mean_loss(self, outputs: Array, labels: Labels) -> float:
         """The loss as tf_keras defines it, the mean over examples and places; crossentropies are in nats.
 
-        NaN where outputs are not finite.
+        It is smoothed, and neither weighted nor are its examples. NaN where outputs are not finite.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             rows, labels = self._rows(outputs, labels)
-            return self.loss.rule.mean_loss(rows.astype(np.float64), labels, self.from_logits)
+            mean_loss = self.loss.rule.mean_loss
+            if self.label_smoothing:
+                labels = self._smooth(self.targets(labels, rows.shape[-1]))
+                mean_loss = _crossentropy if self.loss.rule.activation == "softmax" else _binary_crossentropy
+            return mean_loss(rows.astype(np.float64), labels, self.from_logits)
 
     def accuracy(self, outputs: Array, labels: Labels) -> float | None:
         """The fraction of right answers; of a mean squared error there is none.
@@ -112,7 +133,8 @@ class Objective:
         """
         size = max(_PART_SCALARS // (labels[0].size * outputs), 1)
         parts = [labels[start : start + size] for start in range(0, len(labels), size)]
-        answer = sum(self.targets(part, outputs).sum(axis=0, dtype=np.float64) for part in parts) / len(labels)
+        total = sum(self.targets(part, outputs).sum(axis=0, dtype=np.float64) for part in parts)
+        answer = self._smooth(total / len(labels))
         activation = self.loss.rule.activation
         if self.from_logits and activation is not None:
             p = np.clip(answer, _EPSILON, 1.0 - _EPSILON)
@@ -129,10 +151,33 @@ class Objective:
 
     def targets(self, labels: Labels, outputs: int) -> Array:
         """Labels as a training graph takes them, float32 `[examples, *places, outputs]`: class numbers become one-hot
-        rows."""
+        rows. The graph smooths them."""
         if self.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             return one_hot(labels, outputs)
         return np.asarray(labels, np.float32)
+
+    def smoothing_of(self, outputs: int) -> tuple[float, float]:
+        """By what a target is multiplied, and what is added then."""
+        classes = outputs if self.loss.rule.activation == "softmax" else 2
+        return 1.0 - self.label_smoothing, self.label_smoothing / classes
+
+    def example_weights(self, labels: Labels, outputs: int) -> Array:
+        """The weight of each example's class, float32 `[examples]`, as Keras' ``class_weight`` gives it.
+
+        Args:
+            labels: as `mean_loss` takes them, of an output without places.
+        """
+        if not self.class_weights:
+            return np.ones(len(labels), np.float32)
+        one_for_each = self.loss.rule.labels is LabelForm.CLASS_NUMBERS or outputs == 1
+        classes = labels.reshape(len(labels)).astype(np.int64) if one_for_each else labels.argmax(axis=-1)
+        weights: Array = np.asarray(self.class_weights, np.float32)[classes]
+        return weights
+
+    def _smooth(self, targets: _Floats) -> _Floats:
+        """Targets `[..., outputs]`, smoothed."""
+        factor, added = self.smoothing_of(targets.shape[-1])
+        return targets * factor + added if self.label_smoothing else targets
 
     def _rows(self, outputs: Array, labels: Labels) -> tuple[Array, Labels]:
         """Both with their places one below the other: `[rows, outputs]`, and class numbers `[rows]`."""

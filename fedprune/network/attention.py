@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from fedprune.network.layer import MAX_SIZE, Count, Layer, Name, Shape
+
+_Input = TypeVar("_Input")
+
+
+class Roles(NamedTuple, Generic[_Input]):
+    """The inputs of attention by what they are for; masks are there or not."""
+
+    query: _Input
+    value: _Input
+    key: _Input
+    query_mask: _Input | None
+    key_mask: _Input | None
 
 
 class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-attention"):
@@ -15,6 +28,9 @@ class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-atten
     Takes queries `[places, channels]`, values, and keys if they are not the values. Kernels are `[channels, heads,
     size]`, that of the output `[heads, value_size, units]`; biases, all or none, are `[heads, size]` and `[units]`.
     `causal`: a place sees none that come after it. `rate` is that of dropout among what is looked up.
+
+    The last inputs are masks where it says so. Of `masked_keys` those whose mask is 0 are not seen. Of `masked_queries`
+    those whose mask is 0 see all others alike, as in Keras: all scores are so low that they are one number.
     """
 
     heads: Count
@@ -31,9 +47,23 @@ class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-atten
     output_bias: Name | None = None
     causal: bool = False
     rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    masked_queries: bool = False
+    masked_keys: bool = False
+
+    def roles(self, inputs: Sequence[_Input]) -> Roles[_Input]:
+        """The `inputs` by what they are for. Raises `LayerError` if they are too many or too few."""
+        masks = self.masked_queries + self.masked_keys
+        values, last = inputs[: len(inputs) - masks], list(inputs[len(inputs) - masks :])
+        if len(inputs) < masks or len(values) not in (2, 3):
+            self.refuse(f"takes 2 or 3 inputs and {masks} masks, not {len(inputs)}")
+        query_mask = last.pop(0) if self.masked_queries else None
+        return Roles(values[0], values[1], values[-1], query_mask, last.pop() if self.masked_keys else None)
 
     def output(self, *inputs: Shape) -> Shape:
-        query, value, key = self.take((*inputs, *inputs[1:2]) if len(inputs) == 2 else inputs, 3)
+        query, value, key, query_mask, key_mask = self.roles(inputs)
+        for places, mask in ((query, query_mask), (key, key_mask)):
+            if mask is not None and mask != places[:1]:
+                self.refuse(f"takes a mask for the places of {list(places)}, not the shape {list(mask)}")
         if any(len(x) != 2 for x in (query, value, key)) or key[0] != value[0]:
             self.refuse(f"takes places and channels, keys for all values, not {[list(x) for x in inputs]}")
         scores, projected = query[0] * key[0], max(query[0], key[0]) * max(self.key_size, self.value_size)
@@ -44,7 +74,7 @@ class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-atten
         return (query[0], self.units)
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:
-        query, value, key = (x[1] for x in (*inputs[:2], inputs[-1]))
+        query, value, key = (x[1] for x in self.roles(inputs)[:3])
         return self.named(
             (self.query_kernel, (query, self.heads, self.key_size)),
             (self.query_bias, (self.heads, self.key_size)),

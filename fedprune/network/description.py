@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from fedprune.errors import TaskError
+from fedprune.model.forms import MAX_ENDS, MAX_NAME, NAME_PATTERN, InputForm, array_names
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, Shape
+from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, IdMask, Shape, StepMask
 
 VERSION = 1
 MAX_BYTES = 2**22
@@ -26,13 +27,15 @@ MAX_INPUTS = 2 * MAX_CALLS
 """Inputs of all calls together."""
 MAX_VALUES = 2**28
 """Scalars of one example in all values together."""
-MAX_RANK = 5
-"""Axes of a value, without the batch."""
+MAX_RANK = 4
+"""Axes of a value, without the batch: with it they are five, and tflite-runtime 2.14 slices and multiplies no more."""
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)]
 _Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_RANK)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2 * MAX_CALLS)]
 _Factor = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME, pattern=NAME_PATTERN)]
+_Names = Annotated[tuple[_Name, ...], msgspec.Meta(max_length=MAX_ENDS)]
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -51,41 +54,67 @@ class Penalty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values."""
+    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values.
+
+    Where there are several inputs or outputs they have names, which tell them apart; a single one has none.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=1)]
+    inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDS)]
     layers: Annotated[tuple[AnyLayer, ...], msgspec.Meta(max_length=MAX_CALLS)]
     calls: Annotated[tuple[Call, ...], msgspec.Meta(max_length=MAX_CALLS)]
-    outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=1)]
+    outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDS)]
     penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
+    input_names: _Names = ()
+    output_names: _Names = ()
     version: int = VERSION
 
     @property
-    def vocabulary(self) -> int | None:
-        """The number of ids, from 0, that the input may hold; None where it holds numbers."""
-        sizes = (layer.vocabulary for layer in self.layers if isinstance(layer, Embedding))
-        return min(sizes, default=None)
+    def vocabularies(self) -> tuple[int | None, ...]:
+        """The number of ids, from 0, that each input may hold; None where it holds numbers."""
+        sizes: list[list[int]] = [[] for _ in self.inputs]
+        for layer, call in self.steps():
+            for value in call.inputs:
+                if isinstance(layer, Embedding) and value < len(sizes):
+                    sizes[value].append(layer.vocabulary)
+        return tuple(min(each, default=None) for each in sizes)
 
     @property
-    def input_dtype(self) -> type[np.generic]:
-        """float32, or int32 for ids."""
-        return np.float32 if self.vocabulary is None else np.int32
+    def paddings(self) -> tuple[float | None, ...]:
+        """What fills each input where a mask leaves it out, a number or an id; None where none does."""
+        found: list[float | None] = [None] * len(self.inputs)
+        for layer, call in self.steps():
+            for value in call.inputs:
+                if isinstance(layer, IdMask | StepMask) and value < len(found):
+                    found[value] = layer.padding if isinstance(layer, StepMask) else 0.0
+        return tuple(found)
+
+    @property
+    def input_dtypes(self) -> tuple[type[np.generic], ...]:
+        """Of each input: float32, or int32 for ids."""
+        return tuple(np.float32 if vocabulary is None else np.int32 for vocabulary in self.vocabularies)
+
+    @property
+    def input_forms(self) -> tuple[InputForm, ...]:
+        """The form of each input, and what its array in data files is called."""
+        arrays = array_names("x", self.input_names)
+        return tuple(map(InputForm, arrays, self.inputs, self.vocabularies))
 
     def shapes(self) -> tuple[Shape, ...]:
         """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
         if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
             raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
+        self._check_ends()
         shapes: list[Shape] = list(self.inputs)
-        ids = frozenset(range(len(self.inputs))) if self.vocabulary is not None else frozenset()
+        ids = {value for value, vocabulary in enumerate(self.vocabularies) if vocabulary is not None}
         for layer, call in self.steps():
             if any(value >= len(shapes) for value in call.inputs):
                 layer.refuse("takes what comes later")
             shape = layer.output(*(shapes[value] for value in call.inputs))
             if len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
                 layer.refuse(f"makes the shape {list(shape)}, larger than {MAX_SIZE} scalars or {MAX_RANK} axes")
-            if ids.isdisjoint(call.inputs) == isinstance(layer, Embedding):
-                layer.refuse("takes ids as numbers, or numbers as ids; give ids to Embedding layers alone")
+            if ids.isdisjoint(call.inputs) == isinstance(layer, Embedding | IdMask):
+                layer.refuse("takes ids as numbers, or numbers as ids; give ids to Embedding layers and masks alone")
             shapes.append(shape)
         if any(value >= len(shapes) for value in self.outputs):
             raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")
@@ -133,6 +162,18 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TaskError(
                 f"network {self.name[:60]!r}: a penalty of {foreign[0][:80]!r}, which has another or is no weight"
             )
+
+    def _check_ends(self) -> None:
+        """Raise `TaskError` unless inputs and outputs can be told apart, and each input is used."""
+        for what, ends, names in (
+            ("input", self.inputs, self.input_names),
+            ("output", self.outputs, self.output_names),
+        ):
+            if len(names) != (len(ends) if len(ends) > 1 else 0) or len(set(names)) != len(names):
+                raise TaskError(f"network {self.name[:60]!r}: several {what}s need a name each, a single one has none")
+        used = {value for call in self.calls for value in call.inputs} | set(self.outputs)
+        if unused := [name for value, name in enumerate(self.input_names) if value not in used]:
+            raise TaskError(f"network {self.name[:60]!r}: nothing takes input {unused[0]!r}; leave it out")
 
     def _owners(self, shapes: tuple[Shape, ...]) -> dict[str, tuple[Shape, AnyLayer]]:
         """Each tensor that a layer must have, with its shape."""

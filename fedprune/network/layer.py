@@ -50,6 +50,13 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self.refuse(f"takes {count} inputs, not {len(inputs)}")
         return inputs
 
+    def take_steps(self, inputs: tuple[Shape, ...]) -> Shape:
+        """The shape of one input, after which there may be the mask of its steps."""
+        x, *masks = self.take(inputs, 2) if len(inputs) > 1 else self.take(inputs, 1)
+        if masks not in ([], [x[:1]]):
+            self.refuse(f"takes a mask for the steps of {list(x)}, not the shape {list(masks[0])}")
+        return x
+
     def named(self, *tensors: tuple[str | None, Shape]) -> dict[str, Shape]:
         """The tensors that the layer has, each under a name of its own: an optional one may be None."""
         there = [(name, shape) for name, shape in tensors if name is not None]

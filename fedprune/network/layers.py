@@ -10,6 +10,7 @@ from fedprune.network.attention import MultiHeadAttention
 from fedprune.network.embedding import Embedding
 from fedprune.network.joins import Add, Merge, Operation
 from fedprune.network.layer import MAX_SIZE, Layer, LayerError, Shape
+from fedprune.network.masks import IdMask, StepMask
 from fedprune.network.normalization import BatchNormalization, GroupNormalization, LayerNormalization, UnitNormalization
 from fedprune.network.pointwise import Activation, Dropout, Function, GaussianNoise, Rescaling
 from fedprune.network.products import Dense, Dot
@@ -48,6 +49,7 @@ __all__ = [
     "GaussianNoise",
     "GlobalPooling",
     "GroupNormalization",
+    "IdMask",
     "Layer",
     "LayerError",
     "LayerNormalization",
@@ -64,6 +66,7 @@ __all__ = [
     "Shape",
     "SimpleRNN",
     "Statistic",
+    "StepMask",
     "TransposedConvolution",
     "UnitNormalization",
     "Upsampling",
@@ -88,6 +91,7 @@ AnyLayer = (
     | GaussianNoise
     | GlobalPooling
     | GroupNormalization
+    | IdMask
     | LayerNormalization
     | Merge
     | MultiHeadAttention
@@ -97,6 +101,7 @@ AnyLayer = (
     | Reshape
     | Reversal
     | SimpleRNN
+    | StepMask
     | TransposedConvolution
     | UnitNormalization
     | Upsampling

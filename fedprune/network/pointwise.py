@@ -20,6 +20,7 @@ class Function(StrEnum):
     SIGMOID = "sigmoid"
     SOFTMAX = "softmax"
     ELU = "elu"
+    EXPONENTIAL = "exponential"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
     HARD_SIGMOID = "hard_sigmoid"

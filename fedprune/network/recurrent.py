@@ -13,6 +13,9 @@ class Recurrent(Layer, frozen=True, kw_only=True):
 
     `backwards` begins with the last step. `sequences` returns the outputs of all steps `[steps, units]`, in the order
     in which they were made (as in Keras), otherwise the last one made `[units]`.
+
+    A second input may be the mask of the steps. A masked one changes no state, and its output is that of the step
+    before; zeros if `zero_masked`.
     """
 
     gates: ClassVar[int]
@@ -23,9 +26,10 @@ class Recurrent(Layer, frozen=True, kw_only=True):
     bias: Name | None = None
     backwards: bool = False
     sequences: bool = False
+    zero_masked: bool = False
 
     def output(self, *inputs: Shape) -> Shape:
-        (x,) = self.take(inputs, 1)
+        x = self.take_steps(inputs)
         if len(x) != 2:
             self.refuse(f"goes through [steps, inputs], not the shape {list(x)}")
         return (x[0], self.units) if self.sequences else (self.units,)

@@ -15,7 +15,7 @@ _Padding = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 class Reshape(Layer, frozen=True, kw_only=True, tag="reshape"):
     """The same numbers in another shape; Keras' Flatten too."""
 
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)], ...], msgspec.Meta(max_length=5)]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_SIZE)], ...], msgspec.Meta(max_length=4)]
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)
@@ -51,12 +51,21 @@ class Cropping(Layer, frozen=True, kw_only=True, tag="cropping"):
 
 
 class Upsampling(Layer, frozen=True, kw_only=True, tag="upsampling"):
-    """Each place `size` times in a row, along each axis but that of channels."""
+    """Each place `size` times in a row, along each axis but that of channels.
+
+    Of images the places in between may be `bilinear`: means of the two nearest along each axis, weighted by nearness
+    (TensorFlow's resize with centres at half a pixel).
+    """
 
     size: Sizes
+    bilinear: bool = False
 
     def output(self, *inputs: Shape) -> Shape:
         (x,) = self.take(inputs, 1)
+        if self.bilinear and len(self.size) != 2:
+            self.refuse("is bilinear, which takes two axes of places")
+        if self.bilinear and any(length**2 * times > MAX_SIZE for length, times in zip(x, self.size, strict=False)):
+            self.refuse(f"interpolates between more than {MAX_SIZE} pairs of places")
         if len(x) != len(self.size) + 1:
             self.refuse(f"takes {len(self.size) + 1} axes, not the shape {list(x)}")
         return (*(length * times for length, times in zip(x, self.size, strict=False)), x[-1])
@@ -77,7 +86,7 @@ class Permute(Layer, frozen=True, kw_only=True, tag="permute"):
 class Concatenate(Layer, frozen=True, kw_only=True, tag="concatenate"):
     """Inputs side by side along `axis`, which counts from 0 without the batch."""
 
-    axis: Annotated[int, msgspec.Meta(ge=0, le=4)]
+    axis: Annotated[int, msgspec.Meta(ge=0, le=3)]
 
     def output(self, *inputs: Shape) -> Shape:
         others = [x[: self.axis] + x[self.axis + 1 :] for x in inputs]

@@ -156,13 +156,18 @@ class Pooling(Windowed, frozen=True, kw_only=True, tag="pooling"):
 
 
 class GlobalPooling(Layer, frozen=True, kw_only=True, tag="global-pooling"):
-    """The maximum or mean over all places; with `keep_axes` these stay, with size 1."""
+    """The maximum or mean over all places; with `keep_axes` these stay, with size 1.
+
+    A mean over steps may take their mask as a second input: it is that of the others, and 0 if there are none.
+    """
 
     statistic: Statistic
     keep_axes: bool = False
 
     def output(self, *inputs: Shape) -> Shape:
-        (x,) = self.take(inputs, 1)
+        x = self.take_steps(inputs)
+        if len(inputs) > 1 and (self.statistic is not Statistic.MEAN or len(x) != 2):
+            self.refuse(f"takes a mask where it is no mean over steps, but the {self.statistic} of {list(x)}")
         if len(x) not in (2, 3):
             self.refuse(f"takes channels and one or two axes of places, not the shape {list(x)}")
         return ((1,) * (len(x) - 1) if self.keep_axes else ()) + x[-1:]

@@ -32,6 +32,8 @@ MAX_BATCH = 2**16
 
 KERAS_INSTEAD = "train with the keras trainer, or another version of the runtime"
 
+_PADDED_OF = 3
+"""One of so many steps is padding where there may be some."""
 _EMBEDDINGS = "embeddings"
 _SUMS = 3
 _Sum = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
@@ -87,16 +89,17 @@ _ProvenGraphs = Annotated[tuple[ProvenGraph, ...], msgspec.Meta(min_length=1, ma
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The inputs of a training graph: weights, `[n, ...]` examples (numbers or ids), one-hot targets, the noise of a
-    full batch."""
+    """The inputs of a training graph: weights; for each input of the model `[n, ...]` examples (numbers or ids), for
+    each output one-hot targets; the noise of a full batch; how much each example counts in the loss of each output."""
 
     weights: Weights
-    x: Inputs
-    y: Array
+    x: list[Inputs]
+    y: list[Array]
     noise: list[Array]
+    importance: Array
 
     def run(self, graph: TrainingGraph) -> Step:
-        return graph.run(self.weights, self.x, self.y, self.noise)
+        return graph.run(self.weights, self.x, self.y, self.noise, self.importance)
 
 
 def parse_proven_graphs(blob: bytes) -> tuple[ProvenGraph, ...]:
@@ -128,7 +131,7 @@ def run_self_check(graph: TrainingGraph, tensors: Sequence[TensorSpec], self_che
 def furthest(graph: TrainingGraph, tensors: Sequence[TensorSpec], probe: Probe) -> tuple[str, float]:
     """The output that is furthest off, and by how many of its tolerances. Raises `TaskError` if the probe does not
     fit the graph, `ExportError` if the runtime fails."""
-    if probe.examples > graph.batch_shape[0] or probe.answers.keys() != _outputs(graph, tensors):
+    if probe.examples > graph.batch_size or probe.answers.keys() != _outputs(graph, tensors):
         raise TaskError("the self-check does not fit the training graph; build the task again")
     found = outputs_of(draw_case(graph, tensors, probe.seed, probe.examples, probe.scale).run(graph), tensors)
     excesses = {name: _excess(found[name], sketch, probe.seed, name) for name, sketch in probe.answers.items()}
@@ -139,19 +142,39 @@ def draw_case(graph: TrainingGraph, tensors: Sequence[TensorSpec], seed: int, ex
     """Weights and a batch of `examples`: the same for graphs of any batch size that is no smaller."""
     keyed = Keyed(seed, "self-check", examples, f"{scale:g}")  # weights of its own, so that no mistake hides in all
     weights = draw_weights(tensors, keyed, scale)
-    x = draw_inputs(keyed, (examples, *graph.batch_shape[1:]), graph.vocabulary, scale)
-    y = draw_classes(keyed, (examples, *graph.target_shape[1:]))
+    x = [
+        draw_inputs(keyed, (examples, *shape), vocabulary, scale, padding=padding)
+        for shape, vocabulary, padding in zip(graph.input_shapes, graph.vocabularies, graph.paddings, strict=True)
+    ]
+    y = [draw_classes(keyed, (examples, *shape)) for shape in graph.target_shapes]
     noise = [np.zeros(shape, np.float32) for shape in graph.noise_shapes]
     for array in noise:
         array[:examples] = _uniform(keyed, (examples, *array.shape[1:]), 0.0)
-    return Case(weights, x, y, noise)
+    return Case(weights, x, y, noise, draw_importance(keyed, (examples, len(y))))
 
 
-def draw_inputs(keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, scale: float = 1.0) -> Inputs:
-    """Numbers up to `scale`, of either sign; or ids of a `vocabulary`."""
+def draw_importance(keyed: Keyed, shape: tuple[int, int]) -> Array:
+    """How much examples count: something else for each of them and each output."""
+    return keyed.uniform(math.prod(shape), 0.5, 1.5).reshape(shape)
+
+
+def draw_inputs(
+    keyed: Keyed, shape: tuple[int, ...], vocabulary: int | None, scale: float = 1.0, *, padding: float | None = None
+) -> Inputs:
+    """Numbers up to `scale`, of either sign; or ids of a `vocabulary`. With `padding` that fills some steps, of `shape`
+    `[examples, steps, ...]`, but never all of an example."""
     if vocabulary is None:
-        return _uniform(keyed, shape, -1.0) * np.float32(scale)
-    return (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
+        x: Inputs = _uniform(keyed, shape, -1.0) * np.float32(scale)
+    else:
+        x = (keyed.integers(math.prod(shape)) % np.uint64(vocabulary)).astype(np.int32).reshape(shape)
+    if padding is not None and len(shape) > 1:
+        padded = (keyed.integers(math.prod(shape[:2])) % np.uint64(_PADDED_OF) == 0).reshape(shape[:2])
+        kept = np.arange(shape[0]) % shape[1]  # another step of each example, so that some begin with padding
+        padded[np.arange(shape[0]), kept] = False
+        x[padded] = padding
+        if vocabulary is not None:
+            x[np.arange(shape[0]), kept] = np.maximum(x[np.arange(shape[0]), kept], 1)
+    return x
 
 
 def draw_classes(keyed: Keyed, shape: tuple[int, ...]) -> Array:

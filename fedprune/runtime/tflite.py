@@ -14,7 +14,7 @@ import re
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ class Interpreter(Protocol):
     def allocate_tensors(self) -> None: ...
     def get_input_details(self) -> list[TensorDetails]: ...
     def get_output_details(self) -> list[TensorDetails]: ...
+    def get_signature_runner(self) -> Any: ...
     def resize_tensor_input(self, input_index: int, tensor_size: Sequence[int]) -> None: ...
     def set_tensor(self, tensor_index: int, value: NDArray[Any]) -> None: ...
     def get_tensor(self, tensor_index: int) -> NDArray[Any]: ...
@@ -154,21 +155,45 @@ def predict(interpreter: Interpreter, x: Inputs) -> Array:
     """
     source = _only(interpreter.get_input_details(), "input")
     sink = _only(interpreter.get_output_details(), "output")
-    batch = _fit_batch(interpreter, source, x)
-    answers = []
-    for start in range(0, max(len(x), 1), batch):
-        examples = np.zeros((batch, *x.shape[1:]), x.dtype)
-        chunk = x[start : start + batch]
-        examples[: len(chunk)] = chunk
+    return _predict(interpreter, [source], [sink], [x])[0]
+
+
+def predict_by_names(interpreter: Interpreter, x: Mapping[str, Inputs], outputs: Sequence[str]) -> list[Array]:
+    """Run a model whose inputs and `outputs` have these names in its signature: see `predict`."""
+    with foreign_errors("model"):
+        runner = interpreter.get_signature_runner()
+        sources, sinks = runner.get_input_details(), runner.get_output_details()
+        del runner  # while it lives, the interpreter refuses much
+    if sources.keys() != x.keys() or not sinks.keys() >= set(outputs):
+        raise ExportError(
+            f"the model takes {one_line(', '.join(sources))} and returns {one_line(', '.join(sinks))}, not "
+            f"{', '.join(x)} and {', '.join(outputs)}"
+        )
+    return _predict(interpreter, [sources[name] for name in x], [sinks[name] for name in outputs], list(x.values()))
+
+
+def _predict(
+    interpreter: Interpreter, sources: Sequence[TensorDetails], sinks: Sequence[TensorDetails], x: Sequence[Inputs]
+) -> list[Array]:
+    batch, count = min(_fit_batch(interpreter, *pair) for pair in zip(sources, x, strict=True)), len(x[0])
+    answers: list[list[Array]] = [[] for _ in sinks]
+    for start in range(0, max(count, 1), batch):
         with foreign_errors("model"):
-            interpreter.set_tensor(source["index"], _quantise(examples, source))
+            for source, given in zip(sources, x, strict=True):
+                chunk = given[start : start + batch]
+                examples = np.zeros((batch, *given.shape[1:]), given.dtype)
+                examples[: len(chunk)] = chunk
+                interpreter.set_tensor(source["index"], _quantise(examples, source))
             interpreter.reset_all_variables()  # a fused LSTM would go on where the last example ended
             interpreter.invoke()
-            answer = interpreter.get_tensor(sink["index"])
-        if answer.shape[:1] != (batch,):
-            raise ExportError(f"the model answers {batch} examples with shape {list(answer.shape)}: batch comes first")
-        answers.append(_dequantise(answer, sink))
-    return np.concatenate(answers)[: len(x)]
+            found = [interpreter.get_tensor(sink["index"]) for sink in sinks]
+        for answer, sink, parts in zip(found, sinks, answers, strict=True):
+            if answer.shape[:1] != (batch,):
+                raise ExportError(
+                    f"the model answers {batch} examples with shape {list(answer.shape)}: batch comes first"
+                )
+            parts.append(_dequantise(answer, sink))
+    return [np.concatenate(parts)[:count] for parts in answers]
 
 
 @contextmanager

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import ProtocolError, StorageError, TaskError
+from fedprune.model.forms import MAX_ENDS, OutputForm, array_names
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
@@ -41,8 +42,9 @@ from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.system.disk import why_unreadable
+from fedprune.task.outputs import ClassWeights, Output, OutputLoss, Smoothing, problem_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_BUNDLE_BYTES = 256 * 2**20
 MAX_PARAMETERS = 2**25
 """128 MiB of weights, more than a small device can train."""
@@ -77,6 +79,8 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="n
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Local training. `steps_per_round` is a constant of the task: the schedule's global clock counts in it.
 
+    `loss`, `label_smoothing` and `class_weights` are those of the only output, `losses` of each of several by its name.
+
     `proximal_mu` is FedProx's: each step minimises the loss + mu/2 ||w - w_t||^2, w_t being the round's global model
     (Li et al. 2020, "Federated optimization in heterogeneous networks", arXiv 1812.06127, equation 2). The sum is over
     weights that the mask keeps: w_t would pull those that an agent has just pruned back into its mask.
@@ -88,10 +92,24 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     proximal_mu: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     optimizer_state: Literal["reset", "keep"] = "reset"
+    label_smoothing: Smoothing = 0.0
+    class_weights: ClassWeights = ()
+    losses: Annotated[dict[str, OutputLoss], msgspec.Meta(max_length=MAX_ENDS)] = {}
 
     def __post_init__(self) -> None:
         if self.steps_per_round < 1 or self.batch_size < 1:
             raise ValueError("steps_per_round and batch_size must be at least 1")
+        if self._only != OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY) and self.losses:
+            raise ValueError("give loss, label_smoothing and class_weights of each output in its own table of losses")
+
+    def objective_of(self, output: Output) -> Objective:
+        """What is learned of an output. Raises KeyError if there is no loss for it."""
+        own = self.losses[output.name] if output.name else self._only
+        return Objective(own.loss, output.from_logits, own.weight, own.label_smoothing, own.class_weights)
+
+    @property
+    def _only(self) -> OutputLoss:
+        return OutputLoss(self.loss, label_smoothing=self.label_smoothing, class_weights=self.class_weights)
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,16 +146,12 @@ class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The bundle's table of contents. The model turns an `input_shape` into an `output_shape`
-    `[*places, outputs]`: a row of numbers for each place, or a single one.
-
-    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without.
-    """
+    """The bundle's table of contents. The model turns inputs of `input_shapes` into `outputs`; `training` has their
+    losses."""
 
     name: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    from_logits: bool
+    input_shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[Output, ...]
     tensors: tuple[TensorSpec, ...]
     training: Training
     pruning: Pruning
@@ -150,13 +164,18 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return TensorTable(self.tensors)
 
     @property
-    def outputs(self) -> int:
-        """The numbers that the model gives for a place."""
-        return self.output_shape[-1]
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is learned of each output."""
+        return tuple(form.objective for form in self.output_forms)
 
     @property
-    def objective(self) -> Objective:
-        return Objective(self.training.loss, self.from_logits)
+    def output_forms(self) -> tuple[OutputForm, ...]:
+        """The form of each output, and what its array in data files is called."""
+        arrays = array_names("y", [output.name for output in self.outputs if output.name])
+        return tuple(
+            OutputForm(array, output.shape, self.training.objective_of(output))
+            for array, output in zip(arrays, self.outputs, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -238,7 +257,10 @@ def read_bundle(blob: bytes) -> Bundle:
     members = {name: members[name] for name in task.members}  # what has no digest is not in the bundle
     network = parse_network(members[_NETWORK])
     network.check(task.table)
-    if (task.input_shape, task.output_shape) != (network.inputs[0], network.shapes()[network.outputs[0]]):
+    shapes = network.shapes()
+    names = network.output_names or ("",)
+    outputs = [(name, shapes[value]) for name, value in zip(names, network.outputs, strict=True)]
+    if (task.input_shapes, [(output.name, output.shape) for output in task.outputs]) != (network.inputs, outputs):
         raise TaskError(f"task bundle: {_NETWORK} has another form than the task; build it again")
     return Bundle(
         task=task,
@@ -293,11 +315,12 @@ def _parse_task(manifest: bytes) -> Task:
 
 def _problem(task: Task) -> str:
     """Say what is wrong with a task that has the right fields; empty if nothing is."""
-    sizes = [*task.input_shape, *task.output_shape, *(size for spec in task.tensors for size in spec.shape)]
-    fewest = task.training.loss.rule.fewest_outputs
-    if min(sizes, default=1) < 1 or not task.output_shape or task.outputs < fewest:
-        return f"a size is below 1, or there are fewer than {fewest} outputs"
-    if math.prod(task.input_shape) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
+    if problem := _problem_of_outputs(task):
+        return problem
+    shapes = [*task.input_shapes, *(output.shape for output in task.outputs), *(spec.shape for spec in task.tensors)]
+    if any(size < 1 for shape in shapes for size in shape):
+        return "a size is below 1"
+    if sum(map(math.prod, task.input_shapes)) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
         return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"
     if len({spec.name for spec in task.tensors}) != len(task.tensors):
         return "two tensors have the same name"
@@ -310,6 +333,16 @@ def _problem(task: Task) -> str:
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"
     return ""
+
+
+def _problem_of_outputs(task: Task) -> str:
+    """Say what is wrong with the outputs and their losses; empty if nothing is."""
+    names = [output.name for output in task.outputs if output.name]
+    if len(names) != (len(task.outputs) if len(task.outputs) > 1 else 0) or not task.outputs:
+        return "several outputs need a name each, a single one has none"
+    if set(names) != set(task.training.losses) or len(set(names)) != len(names):
+        return "training.losses does not have a loss for each of several outputs"
+    return next(filter(None, (problem_of(form) for form in task.output_forms)), "")
 
 
 def _statistics_by_layer(table: TensorTable) -> Iterable[list[tuple[int, ...]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from fedprune.task.bundle import Bundle
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`."""
+    """A model's scores on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`.
+
+    Of several outputs `loss` is the sum of their losses, each times its weight, and `accuracy` the mean of the
+    accuracies of those that have one. Each example counts once: class and sample weights are for training.
+    """
 
     examples: int
     accuracy: float | None
@@ -42,7 +46,11 @@ class InferenceGraph:
     def __init__(self, network: Network, *, threads: int) -> None:
         self._network = network
         self._threads = threads
-        self._batch = np.zeros((inference_batch(network), *network.inputs[0]), network.input_dtype)
+        self._batch_size = inference_batch(network)
+        self._batch = [
+            np.zeros((self._batch_size, *shape), dtype)
+            for shape, dtype in zip(network.inputs, network.input_dtypes, strict=True)
+        ]
         self._interpreter: Any = None
 
     def load(self, weights: Weights) -> None:
@@ -51,63 +59,78 @@ class InferenceGraph:
         Raises `TaskError` if the graph would be too large, `ExportError` if nothing here can run it.
         """
         self._interpreter = None  # there need not be room for two
-        graph = write_inference_graph(self._network, weights, len(self._batch))
+        graph = write_inference_graph(self._network, weights, self._batch_size)
         self._interpreter = default_runtime().interpreter(graph, self._threads)
 
-    def predict(self, x: Inputs) -> Iterator[Array]:
-        """For `[examples, ...]`, float32 or ids, the outputs, float32 `[≤ batch, *places, outputs]`, batch after
-        batch."""
-        (source,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        for start in range(0, len(x), len(self._batch)):
-            examples = x[start : start + len(self._batch)]
-            self._batch[: len(examples)] = examples
+    def predict(self, x: Sequence[Inputs]) -> Iterator[tuple[Array, ...]]:
+        """For each input's `[examples, ...]`, float32 or ids, each output's float32 `[≤ batch, *places, outputs]`,
+        batch after batch."""
+        interpreter = self._interpreter
+        sources, results = interpreter.get_input_details(), interpreter.get_output_details()
+        for start in range(0, len(x[0]), self._batch_size):
+            count = min(len(x[0]) - start, self._batch_size)
             with foreign_errors("inference graph"):
-                self._interpreter.set_tensor(source["index"], self._batch)
-                self._interpreter.invoke()
-                outputs: Array = self._interpreter.get_tensor(result["index"])
-            yield outputs[: len(examples)]
+                for source, batch, examples in zip(sources, self._batch, x, strict=True):
+                    batch[:count] = examples[start : start + count]
+                    interpreter.set_tensor(source["index"], batch)
+                interpreter.invoke()
+                outputs: list[Array] = [interpreter.get_tensor(result["index"]) for result in results]
+            yield tuple(output[:count] for output in outputs)
 
 
 class Evaluator:
     """Scores weights on held-out examples, which stay in memory."""
 
     def __init__(self, bundle: Bundle, held_out: Path, *, threads: int) -> None:
-        """`held_out` is an .npz with x and y.
+        """`held_out` is an .npz as `load_npz` reads it.
 
         Raises `DataError` if it cannot be used or does not fit the task, `TaskError` or `ExportError` if the graph
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(
-            load_npz(held_out), task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary
-        )
-        self._objective = task.objective
-        self._outputs = task.outputs
+        self._data = fit_to(load_npz(held_out), bundle.network.input_forms, task.output_forms)
+        self._forms = task.output_forms
         self._graph = InferenceGraph(bundle.network, threads=threads)
         self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
 
     @property
     def loss_scale(self) -> LossScale:
-        constant = self._objective.constant_loss(self._data.y, self._outputs)
-        return LossScale(constant, self._objective.ceiling)
+        objectives = [form.objective for form in self._forms]
+        constants = (
+            form.objective.constant_loss(self._data.labels[form.array], form.shape[-1]) for form in self._forms
+        )
+        return LossScale(
+            sum(objective.weight * constant for objective, constant in zip(objectives, constants, strict=True)),
+            sum(objective.weight * objective.ceiling for objective in objectives),
+        )
 
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
-        return score(self._graph.predict(self._data.x), self._data, self._objective)
+        answers = self._graph.predict(list(self._data.inputs.values()))
+        return score(answers, self._data, [form.objective for form in self._forms])
 
 
-def score(answers: Iterable[Array], data: Dataset, objective: Objective) -> Evaluation:
-    """Score outputs, float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit the task.
+def score(answers: Iterable[Sequence[Array]], data: Dataset, objectives: Sequence[Objective]) -> Evaluation:
+    """Score outputs, for each float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit the
+    task.
 
     No more than a batch of outputs is held: of a segmentation all may take more memory than the examples.
     """
     done, losses, hits = 0, list[float](), list[float]()
-    for outputs in answers:
-        labels = data.y[done : done + len(outputs)]
-        done += len(outputs)
-        losses.append(objective.mean_loss(outputs, labels) * len(outputs))
-        accuracy = objective.accuracy(outputs, labels)
-        if accuracy is not None:
-            hits.append(accuracy * len(outputs))
+    for batch in answers:
+        count = len(batch[0])
+        scored = [
+            (objective, outputs, labels[done : done + count])
+            for objective, outputs, labels in zip(objectives, batch, data.labels.values(), strict=True)
+        ]
+        done += count
+        losses.append(
+            count
+            * sum(objective.weight * objective.mean_loss(outputs, labels) for objective, outputs, labels in scored)
+        )
+        found = [objective.accuracy(outputs, labels) for objective, outputs, labels in scored]
+        accuracies = [accuracy for accuracy in found if accuracy is not None]
+        if accuracies:
+            hits.append(count * sum(accuracies) / len(accuracies))
     return Evaluation(len(data), sum(hits) / done if hits else None, sum(losses) / done)

@@ -41,7 +41,8 @@ def _documented(heading: str) -> Iterator[str]:
 
 
 def _keys(form: inspect.Type, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a settings struct. Of a choice of structs, the keys of each; of `[broker]`, only its name."""
+    """The dotted keys of a settings struct. Of a choice of structs, the keys of each; of tables with names of
+    one's own, those of any; of `[broker]`, only its name."""
     if isinstance(form, inspect.UnionType):
         for member in form.types:
             yield from _keys(member, prefix)
@@ -50,6 +51,8 @@ def _keys(form: inspect.Type, prefix: str = "") -> Iterator[str]:
             yield prefix + form.tag_field
         for field in form.fields:
             yield from _keys(field.type, f"{prefix}{field.encode_name}.")
+    elif isinstance(form, inspect.DictType):
+        yield from _keys(form.value_type, f"{prefix}NAME.")
     elif prefix and not isinstance(form, inspect.NoneType):
         yield prefix.removesuffix(".")
 

@@ -79,6 +79,7 @@ def activations() -> Any:
     x = y = L.Input((5,))
     for name in ("silu", "gelu", "hard_sigmoid", "hard_swish", "elu", "selu", "softplus", "softsign"):
         y = L.Dense(6, activation=name)(4.0 * y)
+    y = keras.ops.exp(-L.Dense(6, activation="exponential")(-y))
     y = keras.ops.gelu(keras.ops.silu(L.ELU(0.3)(y)), approximate=True)
     return keras.Model(x, L.Dense(2)(keras.ops.selu(keras.ops.softplus(keras.ops.softsign(y)))))
 
@@ -90,6 +91,7 @@ def decoder() -> Any:
     y = L.Multiply()([y, L.Dense(4, activation="sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))])
     y = L.Maximum()([L.LayerNormalization(axis=-1)(y), keras.ops.minimum(x, y)])
     y = L.Conv2DTranspose(3, 3, strides=2, padding="same")(L.UpSampling2D(2)(L.Cropping2D(1)(y)))
+    y = L.Add()([y, L.MaxPooling2D(2)(L.UpSampling2D(2, interpolation="bilinear")(y))])
     y = L.GaussianNoise(0.0)(L.SpatialDropout2D(0.0)(y))
     z = L.Reshape((16, 36))(L.Permute((1, 3, 2))(y))
     z = L.Cropping1D((2, 1))(L.UpSampling1D(2)(L.Conv1D(6, 3, groups=2)(z)))
@@ -125,9 +127,46 @@ def tokens() -> Any:
     return keras.Sequential([L.Input((5,), dtype="int32"), L.Embedding(9, 4), L.GlobalAveragePooling1D(), L.Dense(2)])
 
 
+def attention() -> Any:
+    """Places that look up others and themselves, with keys of their own, and with and without biases."""
+    x = L.Input((5, 4))
+    y = L.MultiHeadAttention(2, 3, dropout=0.0, kernel_regularizer="l2")(x, x, use_causal_mask=True)
+    y = L.LayerNormalization()(L.Add()([x, y]))
+    y = L.MultiHeadAttention(3, 2, value_dim=4, output_shape=6, use_bias=False)(L.Conv1D(3, 2)(y), y, key=L.Dense(5)(x))
+    return keras.Model(x, L.Dense(2)(L.Flatten()(y)))
+
+
+def padded() -> Any:
+    """Ids that are padding left out by cells and attention."""
+    x = L.Input((5,), dtype="int32")
+    y = L.Embedding(9, 4, mask_zero=True)(x)
+    y = L.Add()([y, L.Bidirectional(L.LSTM(2, return_sequences=True))(y)])
+    y = L.Add()([y, L.MultiHeadAttention(2, 3)(y, y)])
+    z = L.GRU(3, return_sequences=True)(L.TimeDistributed(L.Dense(3))(y))
+    return keras.Model(x, L.Dense(2)(L.Concatenate()([L.GlobalAveragePooling1D()(z), L.SimpleRNN(3)(y)])))
+
+
+def gaps() -> Any:
+    """Steps of a number that stands for none."""
+    return keras.Sequential([L.Input((5, 3)), L.Masking(-1.0), L.GRU(4, return_sequences=True), L.LSTM(3), L.Dense(2)])
+
+
 def other_operator() -> Any:
     x = L.Input((3,))
-    return keras.Model(x, L.Dense(2)(keras.ops.exp(x)))
+    return keras.Model(x, L.Dense(2)(keras.ops.sin(x)))
+
+
+def several() -> Any:
+    """Two inputs, and two outputs in another order than they are made."""
+    number, word = L.Input((3,), name="number"), L.Input((4,), dtype="int32", name="a-word")
+    y = L.Concatenate()([number, L.Flatten()(L.Embedding(9, 2)(word))])
+    first = L.Dense(2, name="first")(y)
+    return keras.Model([number, word], [L.Dense(3, name="second")(y), first])
+
+
+def by_name() -> Any:
+    x = L.Input((3,), name="x")
+    return keras.Model({"x": x}, {"y": L.Dense(2)(x)})
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -139,11 +178,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "transfer": transfer,
     "sequences": sequences,
     "tokens": tokens,
+    "attention": attention,
+    "padded": padded,
+    "gaps": gaps,
 }
 REFUSED: dict[str, Callable[[], Any]] = {
     "lambda": lambda_layer,
     "recurrent": of_maps,
     "operator": other_operator,
+    "by name": by_name,
 }
 
 
@@ -155,14 +198,18 @@ def main(folder: Path) -> None:
         for variable in model.weights:
             noise = keras.random.uniform(variable.shape, 0.0, 0.3, seed=len(variable.path))
             variable.assign(keras.ops.convert_to_tensor(variable) + keras.ops.cast(noise, variable.dtype))
-        x = np.asarray(keras.random.uniform((5, *model.input_shape[1:]), -2.0, 2.0, seed=2))
-        x = np.abs(4 * x).astype(np.int32) if name == "tokens" else x
+        x = np.array(keras.random.uniform((5, *model.input_shape[1:]), -2.0, 2.0, seed=2))
+        x = np.abs(4 * x).astype(np.int32) if name in ("tokens", "padded") else x
+        x[:, 3] = 0 if name == "padded" else -1.0 if name == "gaps" else x[:, 3]
         answers = {"x": x, "inference": np.asarray(model(x, training=False))}
         model.save(folder / f"{name}.keras")
         answers["training"] = np.asarray(model(x, training=True))  # which moves statistics
         answers["penalties"] = np.asarray(sum(model.losses))
         moved = {f"moved/{number}": np.asarray(v) for number, v in enumerate(model.non_trainable_variables)}
         np.savez(folder / f"{name}.npz", **answers, **moved)
+    model, x = several(), [np.ones((5, 3), np.float32), np.arange(20).reshape(5, 4) % 9]
+    model.save(folder / "several.keras")
+    np.savez(folder / "several.npz", *map(np.asarray, model(x)))
     for name, make in REFUSED.items():
         make().save(folder / f"{name}.keras")
 

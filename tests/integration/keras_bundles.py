@@ -14,7 +14,7 @@ from export.describing.model import describe
 from fedprune.data import Dataset
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
@@ -33,6 +33,7 @@ from fedprune.task.bundle import (
     read_bundle,
     write_bundle,
 )
+from fedprune.task.outputs import Output
 
 CLASSES = 4
 INPUT_SHAPE = (8, 8, 1)
@@ -118,9 +119,8 @@ def bundle_of(
     network, table = describe(model)
     task = Task(
         name="test",
-        input_shape=tuple(model.input_shape[1:]),
-        output_shape=tuple(model.output_shape[1:]),
-        from_logits=from_logits,
+        input_shapes=network.inputs,
+        outputs=(Output(tuple(model.output_shape[1:]), from_logits),),
         tensors=table,
         training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
@@ -134,12 +134,13 @@ def graph_of(bundle: Bundle) -> bytes:
     """The training graph that every device writes for the bundle, if it has one alone."""
     (proven_graph,) = bundle.graphs
     task = bundle.task
-    return write_training_graph(bundle.network, task.table, task.training.loss, proven_graph.batch_size).blob
+    return write_training_graph(bundle.network, task.table, task.objectives, proven_graph.batch_size).blob
 
 
 def proven(network: Network, tensors: tuple[TensorSpec, ...], loss: Loss, batch_size: int) -> ProvenGraph:
     """The training graph for some batch size, as if it had been compared with tf_keras."""
-    graph = write_training_graph(network, TensorTable(tensors), loss, batch_size)
+    objective = Objective(loss, from_logits=True)
+    graph = write_training_graph(network, TensorTable(tensors), [objective], batch_size)
     digest = hashlib.sha256(graph.blob).hexdigest()
     return ProvenGraph(batch_size, digest, graph.memory_bytes, self_check_of(graph.blob, tensors))
 

@@ -127,7 +127,7 @@ def self_checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = training_graph(model, objective.loss, 4)
     (directory / "training.tflite").write_bytes(graph)
     (directory / "tensors.json").write_bytes(msgspec.json.encode(tensors))
-    self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
+    self_check = make_self_check(Reference(model, [objective]), tensors, graph, briefly=False)
     (directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     return directory
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from export.architecture import form_of
+from export.architecture import task_outputs
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from fedprune.errors import TaskError
@@ -19,6 +19,8 @@ from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.network.layers import Add, BatchNormalization, Dropout, GlobalPooling, Rescaling
+from fedprune.task.bundle import Training
+from fedprune.task.outputs import Output
 from tests.integration.training_networks import NETWORKS
 
 L = keras.layers
@@ -190,11 +192,16 @@ def test_a_layer_that_is_frozen_in_part_is_refused() -> None:
         describe(keras.Model(x, L.Dense(2)(base(x))))
 
 
+def output_of(model: Any) -> Output:
+    (output,) = task_outputs(describe(model)[0], Training(1, loss=SPARSE))
+    return output
+
+
 def test_what_the_output_does_not_depend_on_is_left_out_unless_it_has_weights() -> None:
     x, y = L.Input((6,)), L.Input((6,))
     logits = L.Dense(3)(x)
     inner = keras.Model(x, [L.Softmax()(logits), logits])
-    assert [form_of(describe(keras.Model(y, end))[0], SPARSE).from_logits for end in inner(y)] == [False, True]
+    assert [output_of(keras.Model(y, end)).from_logits for end in inner(y)] == [False, True]
 
     inner = keras.Model(x, [L.Dense(3)(x), L.Dense(3, name="unused")(x)])
     with pytest.raises(TaskError, match=r"layer 'unused' \(Dense\): the output does not depend on its kernel"):
@@ -205,15 +212,18 @@ def test_what_the_output_does_not_depend_on_is_left_out_unless_it_has_weights() 
     ("model", "said"),
     [
         (lambda: keras.Sequential([L.Dense(3)]), "unknown input shape"),
-        (lambda: keras.Model([a := L.Input((3,)), b := L.Input((3,))], L.Add()([a, b])), "one input"),
-        (lambda: keras.Model(x := L.Input((3,)), [L.Dense(2)(x), L.Dense(2)(x)]), "one output"),
+        (lambda: keras.Model({"a": (a := L.Input((3,)))}, L.Dense(2)(a)), "its inputs in a dict or a tuple"),
+        (lambda: keras.Model(x := L.Input((3,)), (L.Dense(2)(x), L.Dense(2)(x))), "its outputs in a dict or a tuple"),
+        (lambda: keras.Model([L.Input((3,), name="a b"), y := L.Input((3,))], L.Dense(2)(y)), "its inputs 'a b'; name"),
+        (lambda: keras.Model([L.Input((3,), name="a"), y := L.Input((3,))], L.Dense(2)(y)), "nothing takes input 'a'"),
+        (lambda: keras.Model(x := L.Input((3,)), [L.Dense(2)(x) for _ in range(17)]), "has 17 outputs; .* most 16"),
         (lambda: keras.Sequential([L.Input((None, 3)), L.Dense(2)]), r"takes float32\[None, None, 3\]"),
         (lambda: keras.Sequential([L.Input((3,), batch_size=4), L.Dense(2)]), "in batches of any size"),
         (lambda: keras.Sequential([L.Input((3,), dtype="int32"), L.Rescaling(1.0), L.Dense(2)]), "takes int32"),
         (lambda: keras.Model(x := L.Input((3,)), tf.shape(L.Dense(2)(x))), "returns a shape"),
     ],
 )
-def test_a_model_must_have_one_input_and_one_output(model: Callable[[], Any], said: str) -> None:
+def test_a_model_must_have_inputs_and_outputs_that_a_task_can_name(model: Callable[[], Any], said: str) -> None:
     with pytest.raises(TaskError, match=said):
         describe(model())
 

@@ -14,6 +14,7 @@ from keras_bundles import bundle_of, convolutional, graph_of, perceptron, proven
 from edge_agent.trainers import device_graph
 from edge_agent.trainers.device_graph import choose_graph, prepare_device_graph
 from fedprune.errors import TaskError
+from fedprune.keras.stack import keras
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.self_check import ProvenGraph, RuntimeUnfit, SelfCheck, Sketch, run_self_check
@@ -22,7 +23,14 @@ from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 
-KEPT, CHECKED = "training-graph.tflite", "self-check.json"
+KEPT, WRITTEN, CHECKED = "training-graph.tflite", "training-graph.json", "self-check.json"
+
+
+def squashed() -> Any:
+    """`perceptron`, with another function."""
+    model = perceptron()
+    model.layers[1].activation = keras.activations.tanh
+    return model
 
 
 def of(build: Any, *batch_sizes: int) -> Bundle:
@@ -78,7 +86,7 @@ def test_a_device_takes_what_suits_it(room: str, examples: int, size: int, monke
 
     graph = prepare_device_graph(bundle, examples, None, threads=1)()
 
-    assert graph.batch_shape == (size, 8, 8, 1)
+    assert (graph.batch_size, graph.input_shapes) == (size, ((8, 8, 1),))
 
 
 def test_what_no_device_of_this_size_can_train_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +101,25 @@ def test_what_no_device_of_this_size_can_train_is_refused(monkeypatch: pytest.Mo
 def test_a_sender_that_understates_the_memory_is_refused(device: Device) -> None:
     bundle = of(perceptron)
     lying = replace(bundle, graphs=(msgspec.structs.replace(bundle.graphs[0], memory_bytes=1),))
+
+    with pytest.raises(TaskError, match="writes another training graph"):
+        device.start(lying)
+
+
+def test_a_sender_that_understates_the_memory_of_a_remembered_graph_is_refused(device: Device) -> None:
+    bundle = of(perceptron)
+    device.start(bundle)
+    lying = replace(bundle, graphs=(msgspec.structs.replace(bundle.graphs[0], memory_bytes=1),))
+
+    with pytest.raises(TaskError, match="writes another training graph"):
+        device.start(lying)
+
+
+def test_a_sender_that_names_a_remembered_graph_of_another_network_is_refused(device: Device) -> None:
+    """Of one tensor table, so that the graph would run."""
+    bundle, other = of(perceptron), of(squashed)
+    device.start(bundle)
+    lying = replace(other, graphs=bundle.graphs)
 
     with pytest.raises(TaskError, match="writes another training graph"):
         device.start(lying)
@@ -180,6 +207,15 @@ def test_a_graph_that_was_damaged_is_written_anew(device: Device, damaged: Any) 
 
     assert [device.start(bundle), device.start(bundle)] == [(1, 0), (0, 0)]
     assert device.disk.read(KEPT) == graph_of(bundle)
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"\xff", b"[]", b'{"source": "", "sha256": "", "memory_bytes": 1}'])
+def test_a_graph_of_which_nothing_is_remembered_is_written_anew(device: Device, record: bytes) -> None:
+    bundle = of(perceptron)
+    device.start(bundle)
+    device.disk.write(WRITTEN, record)
+
+    assert [device.start(bundle), device.start(bundle)] == [(1, 0), (0, 0)]
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"\xff", b"[]", b'{"graph": "", "runtime": "", "version": ""}'])

@@ -29,6 +29,7 @@ from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Pruning, Task, Training, load_bundle, write_bundle
 from fedprune.task.checkpoints import Checkpoint, load_latest, save_checkpoint
+from fedprune.task.outputs import Output
 from fedprune.task.run_directory import CHECKPOINTS
 from tests.described import chain_of, table_of, weights_of
 from tests.processes import PATIENCE_S, Child
@@ -52,9 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
     task = Task(
         name="small",
-        input_shape=(8, 8, 1),
-        output_shape=(CLASSES,),
-        from_logits=True,
+        input_shapes=((8, 8, 1),),
+        outputs=(Output((CLASSES,), from_logits=True),),
         tensors=tuple(TABLE),
         training=Training(steps_per_round=4),
         pruning=Pruning(ConstantSparsity(target_sparsity=0.0, begin_step=0, frequency=1)),
@@ -166,7 +166,7 @@ def test_a_process_that_ends_before_the_model_is_loaded_ends_the_export_with_one
 def test_what_the_process_refuses_is_refused_here() -> None:
     weights = weights_of(TABLE)
     with (
-        ConverterProcess(Job(NETWORK, tuple(TABLE)[:-1], weights, X, X)) as converter,
+        ConverterProcess(Job(NETWORK, tuple(TABLE)[:-1], weights, [X], [X])) as converter,
         pytest.raises(TaskError, match="tensor 'head/bias' is not there in the table"),
     ):
         converter.evaluate()

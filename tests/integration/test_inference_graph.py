@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.trainers import Work
 from edge_agent.trainers.keras import KerasTrainer
-from export.architecture import form_of, tensor_table
+from export.architecture import task_outputs, tensor_table
 from export.describing.model import describe
 from export.models import cnn_108k
 from export.proof.inference import verify_inference_graph
@@ -21,7 +21,6 @@ from fedprune.data import Dataset, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.graph.inference import inference_batch
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import full_mask
@@ -69,14 +68,13 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def bundle_of(model: Any) -> Bundle:
     network, table = describe(model)
-    form = form_of(network, Loss.SPARSE_CATEGORICAL_CROSSENTROPY)
+    training = Training(steps_per_round=2, batch_size=8)
     task = Task(
         name="test",
-        input_shape=form.input_shape,
-        output_shape=form.output_shape,
-        from_logits=form.from_logits,
+        input_shapes=network.inputs,
+        outputs=task_outputs(network, training),
         tensors=table,
-        training=Training(steps_per_round=2, batch_size=8),
+        training=training,
         pruning=Pruning(ConstantSparsity(begin_step=0, target_sparsity=0.5, frequency=1)),
         members={},
     )
@@ -101,13 +99,13 @@ def shifted(model: Any) -> dict[str, Array]:
 def test_a_graph_answers_as_keras_does_with_any_weights(make: Callable[[], Any]) -> None:
     model = make()
     bundle = bundle_of(model)
-    data = examples(bundle.task.input_shape)
+    data = examples(bundle.network.inputs[0])
 
     verify_inference_graph(bundle.network, bundle.task.tensors, model)
     graph = InferenceGraph(bundle.network, threads=1)
     for _ in range(2):
         graph.load(shifted(model))
-        answers = np.concatenate(list(graph.predict(data.x)))
+        answers = np.concatenate([outputs for (outputs,) in graph.predict([data.x])])
 
         np.testing.assert_allclose(answers, model(data.x, training=False).numpy(), rtol=1e-3, atol=1e-4)
 
@@ -142,10 +140,10 @@ def test_attention_over_many_places_is_inferred_in_smaller_batches() -> None:
 def test_an_evaluation_is_that_of_keras(make: Callable[[], Any], tmp_path: Path) -> None:
     model = make()
     bundle = bundle_of(model)
-    data = examples(bundle.task.input_shape)
+    data = examples(bundle.network.inputs[0])
     save_npz(tmp_path / "held-out.npz", data)
     weights = shifted(model)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=bundle.task.from_logits)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=bundle.task.outputs[0].from_logits)
     model.compile(loss=loss, metrics=["accuracy"])
     expected_loss, expected_accuracy = model.evaluate(data.x, data.y, verbose=0)
 
@@ -172,7 +170,7 @@ def test_agents_can_train_the_bundle(make: Callable[[], Any]) -> None:
     weights, mask = bundle.initial_weights(), full_mask(bundle.task.table)
     work = Work(weights=weights, mask=mask, schedule_step=0, slots=None, keyed=Keyed(0, "work"))
 
-    trained = KerasTrainer(bundle, threads=1).train(work, examples(bundle.task.input_shape))
+    trained = KerasTrainer(bundle, threads=1).train(work, examples(bundle.network.inputs[0]))
 
     bundle.task.table.check(trained.weights)
     assert any(not np.array_equal(trained.weights[name], array) for name, array in weights.items())
@@ -181,7 +179,7 @@ def test_agents_can_train_the_bundle(make: Callable[[], Any]) -> None:
 def test_evaluating_and_showing_need_no_tensorflow(tmp_path: Path) -> None:
     bundle = bundle_of(MODELS["strides"]())
     (tmp_path / "task.fedtask").write_bytes(bundle.blob)
-    save_npz(tmp_path / "held-out.npz", examples(bundle.task.input_shape))
+    save_npz(tmp_path / "held-out.npz", examples(bundle.network.inputs[0]))
     program = """
 import sys
 from pathlib import Path

@@ -33,7 +33,10 @@ def _has_keras_3() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not _has_keras_3(), reason="Keras 3 is not installed")
-MODELS = ("mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens")
+MODELS = (
+    "mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens", "attention",
+    "padded", "gaps",
+)  # fmt: skip
 HALF = {"transfer": 1e-2}
 """Keras computed in float16."""
 
@@ -72,6 +75,17 @@ def test_it_is_described(saved: Path, name: str) -> None:
     assert TensorTable(table).prunable
 
 
+def test_several_inputs_and_outputs_keep_their_order_and_names(saved: Path) -> None:
+    model, expected = load_model_file(saved / "several.keras"), np.load(saved / "several.npz")
+    network, table = describe(model)
+
+    check_parity(model, network, TensorTable(table))
+    answers = model([np.ones((5, 3), np.float32), np.arange(20).reshape(5, 4) % 9])
+    assert (network.input_names, network.output_names) == (("number", "a-word"), ("second", "first"))
+    for answer, name in zip(answers, expected.files, strict=True):
+        np.testing.assert_allclose(answer, expected[name], rtol=1e-5, atol=1e-5)
+
+
 def test_names_and_frozen_layers_are_those_of_the_file(saved: Path) -> None:
     kinds = {spec.name: spec.kind for spec in tensor_table(load_model_file(saved / "transfer.keras"))}
 
@@ -94,7 +108,8 @@ def test_initialisers_come_along(saved: Path) -> None:
     [
         ("lambda", "layer 'odd' is of the kind 'Lambda'; use one of these: Activation"),
         ("recurrent", "layer 'memory' is of the kind 'ConvLSTM1D'; use one of these"),
-        ("operator", "layer 'exp' is the operator 'Exp'; use layers, or one of these: Add"),
+        ("operator", "layer 'sin' is the operator 'Sin'; use layers, or one of these: Add"),
+        ("by name", "its inputs or outputs are in a dict; make the model of lists, as "),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(saved: Path, name: str, said: str) -> None:

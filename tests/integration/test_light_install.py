@@ -92,8 +92,8 @@ def refusing_broker() -> Iterator[str]:
 
 
 def _save_examples(path: Path, bundle: Bundle, count: int = 6) -> None:
-    x = np.zeros((count, *bundle.task.input_shape), np.float32)
-    save_npz(path, Dataset(x, np.arange(count) % bundle.task.outputs))
+    x = np.zeros((count, *bundle.network.inputs[0]), np.float32)
+    save_npz(path, Dataset(x, np.arange(count) % bundle.task.outputs[0].shape[-1]))
 
 
 def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:

@@ -75,7 +75,7 @@ def test_rounds_equal_the_keras_trainers(
 ) -> None:
     model = seeded(build())
     bundle = bundle_of(model, PRUNING, mask=policy, optimizer=optimizer, steps_per_round=STEPS)
-    data = learnable(70, shape=bundle.task.input_shape, classes=bundle.task.outputs)
+    data = learnable(70, shape=bundle.network.inputs[0], classes=bundle.task.outputs[0].shape[-1])
 
     tolerance = NORMALISED_TOLERANCE if build is mobile else TOLERANCE
     theirs, ours = rounds_of_both(bundle, weights_of(model), data, state, tolerance)

@@ -24,6 +24,7 @@ from fedprune.data import Dataset, fit_to, load_npz, save_npz
 from fedprune.errors import DataError
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras
+from fedprune.model.forms import InputForm, OutputForm
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import full_mask
@@ -115,12 +116,12 @@ def bundle(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 def fitted(problem: Problem, bundle: Bundle) -> Dataset:
     task = bundle.task
-    return fit_to(problem.data, task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary)
+    return fit_to(problem.data, bundle.network.input_forms, task.output_forms)
 
 
 def test_training_graphs_of_every_batch_size_are_proven(problem: Problem, bundle: Bundle) -> None:
     assert [graph.batch_size for graph in bundle.graphs] == [8, 12, 16, 32, 64]
-    assert bundle.task.output_shape == problem.model.output_shape[1:]
+    assert bundle.task.outputs[0].shape == problem.model.output_shape[1:]
 
 
 def test_both_trainers_learn_the_same_over_rounds(problem: Problem, bundle: Bundle) -> None:
@@ -147,7 +148,9 @@ def test_gateways_score_as_keras_evaluates(problem: Problem, bundle: Bundle, tmp
 
     scores = evaluator.evaluate(bundle.initial_weights())
 
-    problem.model.compile(loss=keras_loss(bundle.task.objective), metrics=[problem.metric] if problem.metric else None)
+    problem.model.compile(
+        loss=keras_loss(bundle.task.objectives[0]), metrics=[problem.metric] if problem.metric else None
+    )
     data = fitted(problem, bundle)
     evaluated = problem.model.evaluate(data.x, data.y, batch_size=7, verbose=0, return_dict=True)
     assert scores.examples == EXAMPLES
@@ -171,10 +174,10 @@ def test_files_answer_for_each_place() -> None:
     keras.utils.set_random_seed(1)
     problem = segmentation()
     network, tensors = describe(problem.model)
-    bench = Workbench(Job(network, tensors, weights_of(problem.model), problem.data.x, problem.data.x))
+    bench = Workbench(Job(network, tensors, weights_of(problem.model), [problem.data.x], [problem.data.x]))
     bench.convert(Format.FP32)
 
-    verdict = judge(bench.run(), problem.data, Objective(problem.loss, from_logits=False), bench.evaluate())
+    verdict = judge(bench.run(), problem.data, [Objective(problem.loss, from_logits=False)], bench.evaluate())
 
     assert verdict.max_difference is not None
     assert verdict.max_difference < 1e-4
@@ -184,9 +187,10 @@ def test_files_answer_for_each_place() -> None:
 def test_a_pixel_of_a_class_that_the_model_does_not_know_is_refused(wrong: int, tmp_path: Path) -> None:
     data = segmentation().data
     data.y[7, 3, 2] = wrong
+    objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=False)
     save_npz(tmp_path / "mine.npz", data)
 
     with pytest.raises(
         DataError, match=rf"mine\.npz: label {wrong} is out of range: the task's model has 3 classes, 0 to 2"
     ):
-        fit_to(load_npz(tmp_path / "mine.npz"), (4, 4, 2), (4, 4, 3), Loss.SPARSE_CATEGORICAL_CROSSENTROPY)
+        fit_to(load_npz(tmp_path / "mine.npz"), [InputForm("x", (4, 4, 2))], [OutputForm("y", (4, 4, 3), objective)])

@@ -41,7 +41,7 @@ def made() -> Made:
     model = varied()
     objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True)
     graph, tensors = training_graph(model, objective.loss, BATCH), tensor_table(model)
-    return graph, tensors, make_self_check(Reference(model, objective), tensors, graph, briefly=False)
+    return graph, tensors, make_self_check(Reference(model, [objective]), tensors, graph, briefly=False)
 
 
 def test_the_graph_passes(made: Made) -> None:
@@ -77,7 +77,7 @@ def test_every_mistake_in_a_layer_is_found(name: str) -> None:
     model = NETWORKS[name]()
     objective, tensors = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True), tensor_table(model)
     graph = training_graph(model, objective.loss, BATCH)
-    self_check = make_self_check(Reference(model, objective), tensors, graph, briefly=False)
+    self_check = make_self_check(Reference(model, [objective]), tensors, graph, briefly=False)
 
     missed = []
     for what, mutant in mutants(graph, tensors):

@@ -55,7 +55,7 @@ def test_variances_move_in_float64_as_in_keras(build: Any) -> None:
     weights = {spec.name: array for spec, array in zip(tensor_table(model), model.get_weights(), strict=True)}
     x, y = drawn(2, *Image), one_hot(2)
 
-    found = Reference(model, SPARSE).run(Case(weights, x, y, [])).step
+    found = Reference(model, [SPARSE]).run(Case(weights, [x], [y], [], np.ones((len(x), 1), np.float32))).step
 
     for name, moved in keras_step(
         model, keras.losses.CategoricalCrossentropy(from_logits=True), x, y
@@ -74,8 +74,6 @@ def test_a_graph_that_moves_variances_as_no_fused_kernel_does_is_refused(build: 
         msgspec.structs.replace(layer, unbiased=False) if isinstance(layer, BatchNormalization) else layer
         for layer in network.layers
     )
-    wrong = write_training_graph(
-        msgspec.structs.replace(network, layers=biased), TensorTable(table), SPARSE.loss, BATCH
-    )
+    wrong = write_training_graph(msgspec.structs.replace(network, layers=biased), TensorTable(table), [SPARSE], BATCH)
     with pytest.raises(NotProven, match=r"moving_variance is .* times as far off"):
         judge.check(wrong.blob)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.architecture import form_of
+from export.architecture import task_outputs
 from export.build import build_task
 from export.describing.model import describe
 from export.model_files import MAX_FILE_BYTES, load_model_file
@@ -30,7 +30,7 @@ from fedprune.errors import ConfigurationError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf, tfmot
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
 from fedprune.network.layers import Activation, Function
@@ -177,7 +177,7 @@ def test_a_file_keeps_its_weights(saved: Path, from_file: Bundle) -> None:
 
     for array, kept in zip(expected, from_file.initial_weights().values(), strict=True):
         np.testing.assert_array_equal(kept, array)
-    assert not from_file.task.from_logits
+    assert not from_file.task.outputs[0].from_logits
 
 
 def test_the_table_has_the_order_of_strip_pruning_and_tfmots_classes(saved: Path, from_file: Bundle) -> None:
@@ -266,14 +266,15 @@ def test_how_a_model_ends_says_what_it_returns(shape: tuple[int, ...], end: list
     """What is told of an untrained model, tf_keras' loss and ours agree on, and its training graph is proven."""
     model = sequence(*end, shape=shape)
     network, table = describe(model)
-    objective = Objective(SPARSE, form_of(network, SPARSE).from_logits)
+    training = Training(1, loss=SPARSE)
+    (objective,) = map(training.objective_of, task_outputs(network, training))
     x, y = np.random.default_rng(0).normal(size=(9, *shape)).astype(np.float32), np.arange(9) % 3
 
     assert objective.from_logits is from_logits
     in_keras = tf.function(lambda: keras_loss(objective)(y, model(x, training=True)))()
     assert objective.mean_loss(model(x).numpy(), y) == pytest.approx(float(in_keras), rel=1e-5)
-    graph = write_training_graph(network, TensorTable(table), SPARSE, 4)
-    Proof(model, table, objective, Reference(model, objective)).check(graph.blob)
+    graph = write_training_graph(network, TensorTable(table), [objective], 4)
+    Proof(model, table, [objective], Reference(model, [objective])).check(graph.blob)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_how_a_model_ends_says_what_it_returns(shape: tuple[int, ...], end: list
 )
 def test_an_ending_that_tf_keras_may_take_otherwise_is_refused(end: list[Any]) -> None:
     with pytest.raises(TaskError, match=r"layer 'last\S*', which for sparse_categorical_crossentropy is neither soft"):
-        form_of(describe(sequence(*end))[0], SPARSE)
+        task_outputs(describe(sequence(*end))[0], Training(1, loss=SPARSE))
 
 
 @pytest.mark.parametrize("wrong", [{"outputs": 4}, {"input_shape": (12, 12, 1)}])

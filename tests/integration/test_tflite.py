@@ -11,8 +11,9 @@ import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator
 
 from fedprune.errors import ExportError
+from fedprune.graph.graph import Graph
 from fedprune.runtime import tflite
-from fedprune.runtime.tflite import Runtime, available_runtimes, default_runtime, predict
+from fedprune.runtime.tflite import Runtime, available_runtimes, default_runtime, predict, predict_by_names
 
 if TYPE_CHECKING:
     from tests.fixtures_tflite import Alter, TinyModels
@@ -138,3 +139,18 @@ def test_without_a_runtime_the_error_says_how_to_get_one(monkeypatch: pytest.Mon
     assert available_runtimes() == ()
     with pytest.raises(ExportError, match=r"no-such-runtime is not installed.*pip install ai-edge-litert"):
         default_runtime()
+
+
+def test_several_inputs_and_outputs_go_by_their_names() -> None:
+    graph = Graph()
+    a, b = graph.input("a", (2, 3)), graph.input("b", (2, 3))
+    blob = graph.finish("serving_default", {"difference": graph.subtract(a, b), "sum": graph.add(a, b)})
+    interpreter = default_runtime().interpreter(blob)
+    ones, rows = np.ones((5, 3), np.float32), np.arange(15, dtype=np.float32).reshape(5, 3)
+
+    total, difference = predict_by_names(interpreter, {"b": ones, "a": rows}, ["sum", "difference"])
+
+    np.testing.assert_array_equal(total, rows + 1)
+    np.testing.assert_array_equal(difference, rows - 1)
+    with pytest.raises(ExportError, match="the model takes a, b and returns difference, sum, not a, c and sum"):
+        predict_by_names(interpreter, {"a": rows, "c": rows}, ["sum"])

@@ -35,18 +35,23 @@ from edge_agent.trainers.keras import KerasTrainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.architecture import tensor_table
 from export.build import build_task
+from export.describing.model import describe
 from export.proof.probes import make_self_check
 from export.proof.reference import Reference
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.data import save_npz
+from fedprune.graph.training import write_training_graph
+from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, Inputs
+from fedprune.model.tensors import Array, Inputs, TensorTable
 from fedprune.pruning.masks import full_mask
-from fedprune.runtime.training_graph import Step
+from fedprune.runtime.self_check import draw_case, outputs_of
+from fedprune.runtime.training_graph import Step, TrainingGraph
 from fedprune.task.bundle import Adam, Training, read_bundle
 from tests.closeness import assert_close
 
+L = keras.layers
 _TIMEOUT_S = 300
 
 pytestmark = pytest.mark.skipif(
@@ -109,7 +114,7 @@ for folder in sorted(Path().glob("*/graph.tflite")):
     weights = {spec.name: given[f"w{row}"] for row, spec in enumerate(tensors)}
     graph = TrainingGraph((folder / "graph.tflite").read_bytes(), tensors, threads=1)
     for count in msgspec.json.decode((folder / "counts.json").read_bytes()):
-        step = graph.run(weights, given["x"][:count], given["y"][:count])
+        step = graph.run(weights, [given["x"][:count]], [given["y"][:count]])
         np.savez(folder / f"found-{count}.npz", **outputs_of(step, tensors))
 """
 COUNTS = (BATCH, 1)
@@ -130,6 +135,42 @@ def test_every_layer_trains_as_in_keras(elsewhere: Elsewhere) -> None:
             x, y = batch_for(model)
             expected = keras_step(model, crossentropy, x[:count], y[:count])
             assert_equal(read(elsewhere.directory / f"network-{number}" / f"found-{count}.npz", model), expected, name)
+
+
+RUN_SEVERAL = """
+from pathlib import Path
+import msgspec, numpy as np
+from fedprune.model.tensors import TensorSpec
+from fedprune.runtime.self_check import draw_case, outputs_of
+from fedprune.runtime.training_graph import TrainingGraph
+tensors = msgspec.json.decode(Path("tensors.json").read_bytes(), type=tuple[TensorSpec, ...])
+graph = TrainingGraph(Path("graph.tflite").read_bytes(), tensors, threads=1)
+print(graph.vocabularies)
+np.savez("found.npz", **outputs_of(draw_case(graph, tensors, 1, 5, 1.0).run(graph), tensors))
+"""
+
+
+def test_several_inputs_and_outputs_train_as_they_do_here(elsewhere: Elsewhere) -> None:
+    """Two inputs are of as many ids, which the names of their tensors tell."""
+    ids, others, numbers = L.Input((3,), dtype="int32"), L.Input((3,), dtype="int32"), L.Input((3,))
+    read = [L.Flatten()(L.Embedding(7, 2)(x)) for x in (ids, others)]
+    y = L.Concatenate()([*read, numbers])
+    model = keras.Model([ids, others, numbers], [L.Dense(3, name="kind")(y), L.Dense(2, name="size")(y)])
+    network, tensors = describe(model)
+    objectives = [
+        Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True, weight=0.5, label_smoothing=0.1),
+        Objective(Loss.MEAN_SQUARED_ERROR, from_logits=False),
+    ]
+    blob = write_training_graph(network, TensorTable(tensors), objectives, BATCH).blob
+    (elsewhere.directory / "graph.tflite").write_bytes(blob)
+    (elsewhere.directory / "tensors.json").write_bytes(msgspec.json.encode(tensors))
+    graph = TrainingGraph(blob, tensors, threads=1)
+    expected = outputs_of(draw_case(graph, tensors, 1, 5, 1.0).run(graph), tensors)
+
+    assert elsewhere(RUN_SEVERAL).split("\n")[0] == str(graph.vocabularies) == "(7, 7, None)"
+
+    found = np.load(elsewhere.directory / "found.npz")
+    assert_close({name: found[name] for name in expected}, expected, 1e-5)
 
 
 def write(folder: Path, model: Any) -> None:
@@ -213,7 +254,7 @@ def test_the_self_check_tells_right_from_wrong(elsewhere: Elsewhere) -> None:
     model = residual()
     objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True)
     graph = training_graph(model, objective.loss, BATCH)
-    self_check = make_self_check(Reference(model, objective), tensor_table(model), graph, briefly=False)
+    self_check = make_self_check(Reference(model, [objective]), tensor_table(model), graph, briefly=False)
     (elsewhere.directory / "tensors.json").write_bytes(msgspec.json.encode(tensor_table(model)))
     (elsewhere.directory / "self-check.json").write_bytes(msgspec.json.encode(self_check))
     (elsewhere.directory / "right.tflite").write_bytes(graph)

@@ -27,5 +27,5 @@ def test_random_networks(random: Network, loss: Loss, batch_sizes: list[int]) ->
     verify_inference_graph(network, table, model)
     proof = proof_of(model, objective)
     for number, batch_size in enumerate(batch_sizes):
-        graph = write_training_graph(network, TensorTable(table), loss, batch_size).blob
+        graph = write_training_graph(network, TensorTable(table), [objective], batch_size).blob
         proof.check(graph, briefly=number > 0)

@@ -136,7 +136,9 @@ def assert_trained_alike(bundle: Bundle, data: Dataset) -> None:
 @pytest.mark.parametrize("build", NETWORKS)
 def test_a_round_equals_the_keras_trainers(build: Callable[[], Any], mask: MaskPolicy, tmp_path: Path) -> None:
     bundle = built(build, tmp_path, mask)
-    assert_trained_alike(bundle, learnable(30, shape=bundle.task.input_shape, classes=bundle.task.outputs))
+    assert_trained_alike(
+        bundle, learnable(30, shape=bundle.network.inputs[0], classes=bundle.task.outputs[0].shape[-1])
+    )
 
 
 @pytest.mark.parametrize("build", [series, residual, odd])
@@ -145,7 +147,7 @@ def test_batches_and_data_of_one_example(
     build: Callable[[], Any], batch_size: int, examples: int, tmp_path: Path
 ) -> None:
     bundle = built(build, tmp_path, MaskPolicy.SHARED, batch_size)
-    data = learnable(examples, shape=bundle.task.input_shape, classes=bundle.task.outputs)
+    data = learnable(examples, shape=bundle.network.inputs[0], classes=bundle.task.outputs[0].shape[-1])
     assert_trained_alike(bundle, data)
 
 
@@ -154,7 +156,7 @@ def test_a_deep_network_is_proven_and_trains(tmp_path: Path) -> None:
     """Rounding errors grow from layer to layer: after a few steps tf_keras in float32 has left tf_keras in float64 by
     more than 1e-5, and the litert trainer both. What is proven is that at each step it is as close as tf_keras."""
     bundle = built(mobilenet, tmp_path, MaskPolicy.SHARED)
-    data = learnable(30, shape=bundle.task.input_shape, classes=bundle.task.outputs)
+    data = learnable(30, shape=bundle.network.inputs[0], classes=bundle.task.outputs[0].shape[-1])
 
     trainer, first = LiteRTTrainer(bundle, examples=len(data), threads=1), bundle.initial_weights()
     trained = trainer.train(Work(first, full_mask(bundle.task.table), 0, None, Keyed(2)), data)

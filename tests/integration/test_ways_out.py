@@ -16,7 +16,7 @@ from export.settings import ConstantSettings, ModelSettings, PruningSettings, Ta
 from fedprune.errors import TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorTable
 from fedprune.task.bundle import Bundle, Training, read_bundle
 
@@ -132,7 +132,8 @@ def test_batch_sizes_that_take_too_much_are_left_out_but_for_the_tasks_own(
     """The task's own is 16."""
     model = keras.Sequential([L.Input(ROW), L.Dense(3)])
     network, table = describe(model)
-    graph = write_training_graph(network, TensorTable(table), Loss.SPARSE_CATEGORICAL_CROSSENTROPY, room)
+    objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+    graph = write_training_graph(network, TensorTable(table), [objective], room)
     monkeypatch.setattr("export.build._MOST_GRAPH_BYTES", graph.memory_bytes)
 
     assert [graph.batch_size for graph in build(model, tmp_path).graphs] == proven

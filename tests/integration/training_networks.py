@@ -103,6 +103,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "Cropping2D": (Image, lambda: L.Cropping2D(((0, 1), (2, 0)))),
     "UpSampling1D": ((9, 5), lambda: lambda x: L.Conv1D(4, 3, strides=2)(L.UpSampling1D(2)(x))),
     "UpSampling2D": (Image, lambda: lambda x: L.Conv2D(4, 3, strides=2)(L.UpSampling2D((2, 3))(x))),
+    "UpSampling2D, bilinear": (
+        Image,
+        lambda: lambda x: L.Conv2D(4, 3, strides=2)(L.UpSampling2D((2, 3), interpolation="bilinear")(x)),
+    ),
     "MultiHeadAttention": ((6, 5), lambda: lambda x: L.MultiHeadAttention(2, 3)(x, x)),
     "MultiHeadAttention, causal": (
         (6, 5),
@@ -146,6 +150,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "hard_swish": ((5,), lambda: L.Activation(hard_swish)),
     "hard_sigmoid": ((5,), lambda: L.Activation("hard_sigmoid")),
     "hard_sigmoid of Keras 3": ((5,), lambda: L.Activation(hard_sigmoid)),
+    "exponential": ((5,), lambda: L.Activation("exponential")),
     "ELU": ((5,), lambda: L.ELU(0.3)),
     "selu": ((5,), lambda: L.Activation("selu")),
     "softplus": ((5,), lambda: L.Activation("softplus")),
@@ -178,9 +183,10 @@ def drawn(*shape: int, seed: int = 0) -> Array:
 
 
 def examples(model: Any, count: int) -> Inputs:
-    """Numbers from -1 to 1; ids where the model takes them."""
-    vocabulary = describe(model)[0].vocabulary
-    return draw_inputs(Keyed(0, "test"), (count, *model.input_shape[1:]), vocabulary)
+    """Numbers from -1 to 1, ids where the model takes them; some padding where it leaves that out."""
+    network, _ = describe(model)
+    (form,), (padding,) = network.input_forms, network.paddings
+    return draw_inputs(Keyed(0, "test"), (count, *form.shape), form.vocabulary, padding=padding)
 
 
 def randomised(model: Any) -> Any:
@@ -212,6 +218,38 @@ def tokens() -> Any:
     return keras.Model(x, L.Dense(CLASSES)(L.GlobalAveragePooling1D()(L.Conv1D(5, 2, activation="tanh")(y))))
 
 
+def masked_ids() -> Any:
+    """Cells that hold their state where ids are padding, and a mean without that."""
+    x = L.Input((5,), dtype="int32")
+    y = L.Embedding(9, 4, mask_zero=True)(x)
+    through = L.GRU(3, reset_after=False)(L.LSTM(3, return_sequences=True)(y))
+    backwards = L.Flatten()(L.GRU(3, go_backwards=True, return_sequences=True)(y))
+    mean = L.GlobalAveragePooling1D()(L.TimeDistributed(L.Dense(3, "tanh"))(y))
+    return keras.Model(x, L.Dense(CLASSES)(L.Concatenate()([through, backwards, L.SimpleRNN(3)(y), mean])))
+
+
+def masked_numbers() -> Any:
+    """Cells that return zeros for what is padding: both ways of Bidirectional, and last outputs."""
+    x = L.Input((4, 3))
+    y = L.Masking(-0.5)(x)
+    both = L.Bidirectional(L.LSTM(2, return_sequences=True))(L.Dense(4)(y))
+    ends = [
+        L.GRU(3, zero_output_for_mask=True, go_backwards=backwards)(L.Add()([both, L.Dense(4)(y)]))
+        for backwards in (True, False)
+    ]
+    return keras.Model(x, L.Dense(CLASSES)(L.Concatenate()([*ends, L.Flatten()(y)])))
+
+
+def masked_attention() -> Any:
+    """Padding that no place looks up, among the places that look and among others."""
+    x = L.Input((4,), dtype="int32")
+    y = L.LayerNormalization()(L.Embedding(9, 4, mask_zero=True)(x))
+    own = L.MultiHeadAttention(2, 3)(y, y, use_causal_mask=True)
+    other = L.MultiHeadAttention(2, 2)(L.Conv1D(3, 2)(y), own, key=y)
+    ends = [L.GlobalAveragePooling1D()(own), L.Flatten()(other)]
+    return keras.Model(x, L.Dense(CLASSES)(L.Concatenate()(ends)))
+
+
 def windows_of_a_sensor() -> Any:
     """A 1-D CNN over 128 x 6 windows."""
     return keras.Sequential(
@@ -230,9 +268,12 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     **{name: lambda shape=shape, layer=layer: between(shape, layer()) for name, (shape, layer) in LAYERS.items()},
     "residual": residual,
     "tokens": tokens,
+    "masked ids": masked_ids,
+    "masked numbers": masked_numbers,
+    "masked attention": masked_attention,
     "windows of a sensor": windows_of_a_sensor,
 }
-"""Each layer between others, and two networks with many."""
+"""Each layer between others, and networks with many."""
 
 ONE_OF_EACH = (
     "Dense",
@@ -256,6 +297,8 @@ ONE_OF_EACH = (
     "SimpleRNN",
     "Bidirectional, sequences",
     "tokens",
+    "masked ids",
+    "masked numbers",
     "relu",
     "relu6",
     "leaky_relu",
@@ -284,6 +327,9 @@ ONE_OF_OTHERS = (
     "RepeatVector",
     "Cropping2D",
     "UpSampling2D",
+    "UpSampling2D, bilinear",
+    "masked attention",
+    "exponential",
     "swish",
     "gelu",
     "gelu, by tanh",
@@ -300,12 +346,12 @@ ONE_OF_OTHERS = (
 def training_graph(model: Any, loss: Loss, batch_size: int) -> bytes:
     """What a device writes for itself of the model's description."""
     network, table = describe(model)
-    return write_training_graph(network, TensorTable(table), loss, batch_size).blob
+    return write_training_graph(network, TensorTable(table), [Objective(loss, from_logits=True)], batch_size).blob
 
 
 def proof_of(model: Any, objective: Objective) -> Proof:
     """The judge of the model's training graphs."""
-    return Proof(model, tensor_table(model), objective, Reference(model, objective))
+    return Proof(model, tensor_table(model), [objective], Reference(model, [objective]))
 
 
 def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Inputs, y: Array) -> Step:

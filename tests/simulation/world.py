@@ -45,6 +45,7 @@ from fedprune.task.bundle import (
     write_bundle,
 )
 from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.outputs import Output
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
@@ -93,9 +94,8 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     )
     task = Task(
         name="simulated",
-        input_shape=(40,),
-        output_shape=(20,),
-        from_logits=True,
+        input_shapes=((40,),),
+        outputs=(Output((20,), from_logits=True),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
         pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),

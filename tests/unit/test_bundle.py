@@ -39,6 +39,7 @@ from fedprune.task.bundle import (
     read_bundle,
     write_bundle,
 )
+from fedprune.task.outputs import Output
 
 NETWORK = Network(
     name="digits",
@@ -81,9 +82,8 @@ KINDS = (
 def make_task(*, seeded: bool = False) -> Task:
     return Task(
         name="digits",
-        input_shape=(2,),
-        output_shape=(3,),
-        from_logits=True,
+        input_shapes=((2,),),
+        outputs=(Output((3,), from_logits=True),),
         tensors=tuple(
             TensorSpec(name, array.shape, array.dtype.name, kind, name.split("/")[0])
             for (name, array), kind in zip(WEIGHTS.items(), KINDS, strict=True)
@@ -93,6 +93,11 @@ def make_task(*, seeded: bool = False) -> Task:
         members={},
         initial=SeededWeights(7, (Uniform(0.5), *(Fill(float(value)) for value in (0, 0, 1, 0.5)))) if seeded else None,
     )
+
+
+def output_of(shape: tuple[int, ...], **changes: Any) -> dict[str, Any]:
+    """A task's member with an output of this shape."""
+    return {"outputs": [{"shape": shape, "from_logits": True, **changes}]}
 
 
 def make_blob(*, seeded: bool = False) -> bytes:
@@ -167,7 +172,9 @@ def test_its_members_are_stored_as_they_are() -> None:
 
 @pytest.mark.parametrize("loss", [Loss.BINARY_CROSSENTROPY, Loss.MEAN_SQUARED_ERROR])
 def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
-    task = msgspec.structs.replace(make_task(seeded=True), output_shape=(1,), training=Training(5, loss=loss))
+    task = msgspec.structs.replace(
+        make_task(seeded=True), outputs=(Output((1,), True),), training=Training(5, loss=loss)
+    )
     first = Dense(name="z", units=1, kernel="z/kernel")
     network = Network("numbers", ((2,),), (first,), (Call(0, (0,)),), (1,))
     task = msgspec.structs.replace(
@@ -178,7 +185,7 @@ def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
 
     blob = write_bundle(task, network=network, weights=None)
 
-    assert read_bundle(blob).task.objective == Objective(loss, from_logits=True)
+    assert read_bundle(blob).task.objectives == (Objective(loss, from_logits=True),)
 
 
 # What is refused
@@ -227,7 +234,7 @@ def test_a_network_that_does_not_fit_the_task_is_refused(change: dict[str, Any])
         read_bundle(with_member("network.json", pack_network(network)))
 
 
-@pytest.mark.parametrize("change", [{"input_shape": (1, 2)}, {"output_shape": (4,)}, {"output_shape": (2, 3)}], ids=str)
+@pytest.mark.parametrize("change", [{"input_shapes": [(1, 2)]}, output_of((4,)), output_of((2, 3))], ids=str)
 def test_a_network_of_another_form_than_the_tasks_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match=r"network\.json has another form than the task; build it again"):
         read_bundle(with_task(lambda task: task.update(change)))
@@ -318,12 +325,14 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
     [
         lambda task: task.update(format_version=1),
         lambda task: task.update(colour="red"),
-        lambda task: task.update(output_shape=[1]),
-        lambda task: task.update(output_shape=[]),
-        lambda task: task.update(output_shape=[0, 3]),
-        lambda task: task.update(input_shape=[0]),
-        lambda task: task.update(input_shape=[-1]),
-        lambda task: task.update(input_shape=[2**40]),
+        lambda task: task.update(output_of((1,))),
+        lambda task: task.update(output_of(())),
+        lambda task: task.update(output_of((0, 3))),
+        lambda task: task.update(output_of((3,), name="named")),
+        lambda task: task.update(outputs=[]),
+        lambda task: task.update(input_shapes=[[0]]),
+        lambda task: task.update(input_shapes=[[-1]]),
+        lambda task: task.update(input_shapes=[[2**40]]),
         lambda task: task.update(name=None),
         lambda task: task["training"].update(steps_per_round=0),
         lambda task: task["training"].update(batch_size=-1),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fedprune.data import Dataset, fit_to
 from fedprune.errors import DataError
-from fedprune.model.losses import Labels, Loss
+from fedprune.model.forms import InputForm, OutputForm
+from fedprune.model.losses import Labels, Loss, Objective
 
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss
 
@@ -21,23 +22,34 @@ BITS = CLASSES > 0
 ROWS = np.eye(3, dtype=np.float32)[CLASSES]
 
 
+def fit(
+    data: Dataset,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    loss: Loss,
+    vocabulary: int | None = None,
+) -> Dataset:
+    output = OutputForm("y", output_shape, Objective(loss, from_logits=True))
+    return fit_to(data, [InputForm("x", input_shape, vocabulary)], [output])
+
+
 def mine(y: Labels) -> Dataset:
     return Dataset(X, y, "mine.npz")
 
 
 def test_a_channel_axis_is_added_or_removed_to_fit() -> None:
     grey = Dataset(np.zeros((6, 28, 28), np.float32), CLASSES)
-    with_channel = fit_to(grey, (28, 28, 1), (3,), SPARSE)
+    with_channel = fit(grey, (28, 28, 1), (3,), SPARSE)
     assert with_channel.x.shape == (6, 28, 28, 1)
-    assert fit_to(with_channel, (28, 28), (3,), SPARSE).x.shape == (6, 28, 28)
-    assert fit_to(grey, (28, 28), (10,), SPARSE).x.shape == (6, 28, 28)
+    assert fit(with_channel, (28, 28), (3,), SPARSE).x.shape == (6, 28, 28)
+    assert fit(grey, (28, 28), (10,), SPARSE).x.shape == (6, 28, 28)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 3), (784,), (1, 28, 28)])
 def test_data_of_another_shape_do_not_fit(shape: tuple[int, ...]) -> None:
     images = Dataset(np.zeros((6, *shape), np.float32), CLASSES, "mine.npz")
     with pytest.raises(DataError, match=r"mine\.npz: an example of x is .*, the task's model takes 28x28x1"):
-        fit_to(images, (28, 28, 1), (3,), SPARSE)
+        fit(images, (28, 28, 1), (3,), SPARSE)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,7 @@ def test_data_of_another_shape_do_not_fit(shape: tuple[int, ...]) -> None:
     ],
 )
 def test_labels_become_rows_of_floats(loss: Loss, y: Labels, outputs: int) -> None:
-    fitted = fit_to(mine(y), (4,), (outputs,), loss)
+    fitted = fit(mine(y), (4,), (outputs,), loss)
 
     assert (fitted.y.dtype, fitted.y.shape) == (np.float32, (6, outputs))
     np.testing.assert_array_equal(fitted.y, y.reshape(6, -1))
@@ -63,7 +75,7 @@ def test_labels_become_rows_of_floats(loss: Loss, y: Labels, outputs: int) -> No
 @pytest.mark.parametrize(("loss", "y"), [(SPARSE, CLASSES), (ONE_HOT, ROWS), (BINARY, ROWS), (SQUARED, ROWS)])
 def test_what_fits_is_not_copied(loss: Loss, y: Labels) -> None:
     data = mine(y)
-    fitted = fit_to(data, (4, 1), (3,), loss)
+    fitted = fit(data, (4, 1), (3,), loss)
     assert np.shares_memory(fitted.x, data.x)
     assert np.shares_memory(fitted.y, data.y)
 
@@ -92,7 +104,7 @@ def test_what_fits_is_not_copied(loss: Loss, y: Labels) -> None:
 )
 def test_labels_that_do_not_suit_the_loss_are_refused(loss: Loss, y: Labels, outputs: int, complaint: str) -> None:
     with pytest.raises(DataError, match=rf"^mine\.npz: {complaint}") as caught:
-        fit_to(mine(y.astype(np.float32) if y.ndim == 2 else y), (4,), (outputs,), loss)
+        fit(mine(y.astype(np.float32) if y.ndim == 2 else y), (4,), (outputs,), loss)
     assert "\n" not in str(caught.value)
 
 
@@ -111,7 +123,7 @@ def test_labels_that_do_not_suit_the_loss_are_refused(loss: Loss, y: Labels, out
 def test_labels_of_places_take_the_shape_of_the_output(
     loss: Loss, y: Labels, output_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
-    fitted = fit_to(mine(y), (4,), output_shape, loss)
+    fitted = fit(mine(y), (4,), output_shape, loss)
 
     assert (fitted.y.dtype, fitted.y.shape) == (np.int64 if loss is SPARSE else np.float32, shape)
     np.testing.assert_array_equal(fitted.y.ravel(), y.ravel())
@@ -154,7 +166,7 @@ def test_labels_of_places_that_do_not_suit_the_task_are_refused(
     loss: Loss, y: Labels, output_shape: tuple[int, ...], complaint: str
 ) -> None:
     with pytest.raises(DataError, match=rf"^mine\.npz: {complaint}") as caught:
-        fit_to(mine(y), (4,), output_shape, loss)
+        fit(mine(y), (4,), output_shape, loss)
     assert "\n" not in str(caught.value)
 
 
@@ -169,14 +181,14 @@ def sentences(ids: NDArray[np.int32]) -> Dataset:
 def test_ids_reach_a_model_only_if_it_knows_all_of_them(ids: NDArray[np.int32], vocabulary: int) -> None:
     known = ((ids >= 0) & (ids < vocabulary)).all(axis=1)
     if known.all():
-        np.testing.assert_array_equal(fit_to(sentences(ids), (4,), (2,), SPARSE, vocabulary).x, ids)
+        np.testing.assert_array_equal(fit(sentences(ids), (4,), (2,), SPARSE, vocabulary).x, ids)
         return
     with pytest.raises(DataError, match=rf"example {known.argmin()} with -?\d+: it knows 0 to {vocabulary - 1};"):
-        fit_to(sentences(ids), (4,), (2,), SPARSE, vocabulary)
+        fit(sentences(ids), (4,), (2,), SPARSE, vocabulary)
 
 
 def test_ids_are_no_numbers_and_numbers_no_ids() -> None:
     with pytest.raises(DataError, match=r"mine\.npz: x holds numbers, .* takes token ids from 0 to 9; save x as int32"):
-        fit_to(mine(CLASSES), (4,), (3,), SPARSE, 10)
+        fit(mine(CLASSES), (4,), (3,), SPARSE, 10)
     with pytest.raises(DataError, match=r"mine\.npz: x holds integers, .* takes numbers; save x as uint8 .* float32"):
-        fit_to(sentences(X.astype(np.int32)), (4,), (3,), SPARSE)
+        fit(sentences(X.astype(np.int32)), (4,), (3,), SPARSE)

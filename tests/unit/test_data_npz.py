@@ -46,7 +46,7 @@ def test_float_examples_are_kept_and_integer_labels_widened(tmp_path: Path) -> N
     assert loaded.y.dtype == np.int64
     np.testing.assert_array_equal(loaded.x, _X)
     np.testing.assert_array_equal(loaded.y, _Y)
-    assert (len(loaded), loaded.classes, loaded.input_shape) == (6, 3, (4,))
+    assert (len(loaded), loaded.x.shape) == (6, (6, 4))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -276,3 +276,75 @@ def test_an_idle_agent_loads_nothing_heavy_with_the_package() -> None:
         "sys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# Several inputs and outputs, and weights of examples
+
+
+def test_arrays_with_names_are_the_inputs_and_outputs_of_a_model(tmp_path: Path) -> None:
+    words = np.arange(12).reshape(6, 2)
+    path = _saved(tmp_path / "d.npz", x_word=words, x_image=_X, y_kind=_Y, y_size=_X[:, :1], other=np.zeros(3))
+
+    loaded = load_npz(path)
+
+    assert {name: (x.dtype, x.shape) for name, x in loaded.inputs.items()} == {
+        "x_word": (np.int32, (6, 2)),
+        "x_image": (np.float32, (6, 4)),
+    }
+    assert {name: (y.dtype, y.shape) for name, y in loaded.labels.items()} == {
+        "y_kind": (np.int64, (6,)),
+        "y_size": (np.float32, (6, 1)),
+    }
+    assert (len(loaded), count_examples(path), loaded.weight, loaded.class_numbers) == (6, 6, None, None)
+    assert loaded.x_mean == pytest.approx(np.concatenate([words.ravel(), _X.ravel()]).mean())
+    assert loaded.x_largest == 23.0
+
+
+def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
+    weight = np.arange(6, dtype=np.float32)
+    data = Dataset({"x_b": _X, "x_a": _X[:, :2]}, {"y_d": _Y, "y_c": _X}, weight=weight).take(np.array([4, 1]))
+    save_npz(tmp_path / "d.npz", data)
+
+    loaded = load_npz(tmp_path / "d.npz")
+
+    for found, expected in ((loaded.inputs, data.inputs), (loaded.labels, data.labels)):
+        assert list(found) == list(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    np.testing.assert_array_equal(loaded.weight, [4.0, 1.0])
+
+
+def test_arrays_with_names_are_none_of_a_model_beside_those_without(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "d.npz", x=_X, y=_Y, x_mean=np.float32(3), y_names=np.array(["a", "b"]))
+    assert (list(load_npz(path).inputs), list(load_npz(path).labels)) == (["x"], ["y"])
+
+
+_TWO = {"x_a": _X, "x_b": _X, "y_c": _Y, "y_d": _Y}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        (_TWO | {"x_b": _X[:5]}, "x_a has 6 examples and x_b has 5; they must match one to one"),
+        (_TWO | {"y_d": _Y[:5]}, "x_a has 6 examples and y_d has 5 labels; they must match one to one"),
+        (_TWO | {"x_b": _X[:, 0]}, "x_b has shape (6,); it must be [examples, ...]"),
+        (_TWO | {"x_b": np.full((6, 1), np.inf)}, "6 examples of x_b hold NaN, infinity"),
+        (_TWO | {"x_b": np.full((6, 1), -1)}, "x_b holds the integer -1; token ids are from 0"),
+        (_TWO | {"y_d": _Y - 5}, "label -5 in y_d is out of range"),
+        (_TWO | {"y_d": np.array(["a"] * 6)}, "y_d is <U1; save class numbers"),
+        ({f"x_{number}": _X for number in range(17)} | {"y": _Y}, "it has 17 arrays x_NAME; a model has at most 16"),
+        ({"x_../a": _X, "y": _Y}, "it has no array 'x' (it holds: x_../a, y)"),
+        ({"x": _X, "y": _Y, "weight": _Y[:5]}, "weight is int64 of shape (5,); it must be a number for each of the 6"),
+        ({"x": _X, "y": _Y, "weight": _X}, "weight is float32 of shape (6, 4); it must be a number for each"),
+        ({"x": _X, "y": _Y, "weight": np.array(["a"] * 6)}, "weight is <U1 of shape (6,); it must be a number"),
+        ({"x": _X, "y": _Y, "weight": 1.0 - _Y}, "weight is negative for example 2; give it 0 if it is not to count"),
+        ({"x": _X, "y": _Y, "weight": np.full(6, np.nan)}, "6 examples of weight hold NaN, infinity"),
+    ],
+)
+def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> None:
+    path = _saved(tmp_path / "d.npz", **arrays)
+
+    assert complaint in _refusal(path)
+    with pytest.raises(DataError) as counted:
+        count_examples(path)
+    assert complaint in str(counted.value)

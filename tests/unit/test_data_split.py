@@ -77,7 +77,7 @@ def test_the_summary_counts_what_is_in_the_files(tmp_path: Path) -> None:
         assert all(count == np.count_nonzero(loaded.y == label) for label, count in part.per_class.items())
     written = json.loads((tmp_path / "split.json").read_text())
     assert written["classes"] == 3
-    assert written["input_shape"] == [1]
+    assert written["input_shapes"] == {"x": [1]}
     assert [part["file"] for part in written["agents"]] == [part.file for part in summary.agents]
 
 
@@ -116,6 +116,26 @@ def test_labels_that_are_no_classes_are_shared_out_alike(tmp_path: Path, y: np.n
         np.testing.assert_array_equal(loaded.y, rows[loaded.x[:, 0].astype(int)])
     assert (summary.classes, [part.per_class for part in summary.agents]) == (0, [{}] * 3)
     with pytest.raises(DataError, match=r"mine\.npz: y is not one class number an example, which dirichlet:0\.5 needs"):
+        _prepare(source, tmp_path / "skewed")
+
+
+def test_several_inputs_and_outputs_and_weights_stay_together(tmp_path: Path) -> None:
+    numbers = np.arange(100, dtype=np.float32)
+    y = {"y_kind": np.arange(100) % 3, "y_size": numbers}
+    mine = Dataset({"x_a": numbers[:, None], "x_b": -numbers[:, None]}, y, "mine.npz", weight=numbers)
+    source = Source("mine.npz", mine, test=None)
+
+    summary = prepare(source, Iid(), agents=2, examples_per_agent=30, held_out=20, seed=1, out=tmp_path)
+
+    assert (summary.classes, summary.input_shapes) == (0, {"x_a": (1,), "x_b": (1,)})
+    for part in (*summary.agents, summary.held_out):
+        found = load_npz(tmp_path / part.file)
+        rows = found.inputs["x_a"][:, 0]
+        np.testing.assert_array_equal(found.inputs["x_b"][:, 0], -rows)
+        np.testing.assert_array_equal(found.labels["y_kind"], rows.astype(int) % 3)
+        np.testing.assert_array_equal(found.labels["y_size"], rows)
+        np.testing.assert_array_equal(found.weight, rows)
+    with pytest.raises(DataError, match=r"mine\.npz: y_kind and y_size are not one class number an example, which dir"):
         _prepare(source, tmp_path / "skewed")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.architecture import Form, form_of, tensor_table
+from export.architecture import task_outputs, tensor_table
 from export.describing.model import describe
 from export.initial import recipe, redrawn
 from export.models import cnn_108k
@@ -16,7 +16,8 @@ from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tfmot
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.task.bundle import Fill, Uniform
+from fedprune.task.bundle import Fill, Training, Uniform
+from fedprune.task.outputs import Output
 
 L = keras.layers
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss
@@ -34,8 +35,9 @@ def nested() -> Any:
     return keras.Model(x, L.Dense(3, name="dense")(y))
 
 
-def described_form(model: Any, loss: Loss) -> Form:
-    return form_of(describe(model)[0], loss)
+def described_output(model: Any, loss: Loss) -> Output:
+    (output,) = task_outputs(describe(model)[0], Training(1, loss=loss))
+    return output
 
 
 def test_cnn_108k_is_the_reference_model() -> None:
@@ -53,9 +55,10 @@ def test_cnn_108k_is_the_reference_model() -> None:
 
 @pytest.mark.parametrize(("input_shape", "classes"), [((20, 20, 1), 3), ((10, 32, 3), 2)])
 def test_cnn_108k_takes_other_images_and_classes(input_shape: tuple[int, ...], classes: int) -> None:
-    form = described_form(cnn_108k(input_shape, classes), SPARSE)
+    model = cnn_108k(input_shape, classes)
 
-    assert (form.input_shape, form.output_shape, form.from_logits) == (input_shape, (classes,), True)
+    assert describe(model)[0].inputs == (input_shape,)
+    assert described_output(model, SPARSE) == Output((classes,), from_logits=True)
 
 
 @pytest.mark.parametrize("input_shape", [(9, 28, 1), (28, 28), (64,)])
@@ -123,26 +126,30 @@ def test_counters_are_integer_tensors() -> None:
     ],
 )
 def test_the_last_activation_tells_logits_from_probabilities(loss: Loss, ending: list[Any], from_logits: bool) -> None:
-    form = described_form(sequential((4,), *ending), loss)
+    form = described_output(sequential((4,), *ending), loss)
 
     assert form.from_logits is from_logits
 
 
 def two_inputs() -> Any:
+    """By name, which a task's arrays have too, but Keras orders otherwise."""
     a, b = L.Input((4,)), L.Input((4,))
-    return keras.Model([a, b], L.Dense(2)(L.Add()([a, b])))
+    return keras.Model({"a": a, "b": b}, L.Dense(2)(L.Add()([a, b])))
 
 
 def two_outputs() -> Any:
     x = L.Input((4,))
-    return keras.Model(x, [L.Dense(2)(x), L.Dense(3)(x)])
+    return keras.Model(x, [L.Dense(2, name="one")(x), L.Dense(3, name="other")(x)])
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (two_inputs(), "one input"),
-        (two_outputs(), "one output"),
+        (two_inputs(), "has its inputs in a dict or a tuple; make it of a single one"),
+        (
+            two_outputs(),
+            r"outputs one, other, and training.losses has none; give a table",
+        ),
         (keras.Sequential([L.Dense(2)]), "unknown input shape"),
         (sequential((None, 3), L.GlobalAveragePooling1D(), L.Dense(2)), "fixed shape"),
         (keras.Sequential([L.Input((4,), batch_size=8), L.Dense(2)]), "batches of any size"),
@@ -151,9 +158,11 @@ def two_outputs() -> Any:
     ids=["inputs", "outputs", "unbuilt", "open", "batch", "int"],
 )
 @pytest.mark.parametrize("loss", [SPARSE, SQUARED])
-def test_what_is_not_one_output_for_one_input_is_refused(model: Any, message: str, loss: Loss) -> None:
+def test_what_is_no_model_of_fixed_inputs_with_a_loss_for_each_output_is_refused(
+    model: Any, message: str, loss: Loss
+) -> None:
     with pytest.raises(TaskError, match=message):
-        described_form(model, loss)
+        described_output(model, loss)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,7 @@ def test_what_is_not_one_output_for_one_input_is_refused(model: Any, message: st
 )
 def test_outputs_that_do_not_suit_the_loss_are_refused(loss: Loss, ending: list[Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        described_form(sequential((4,), *ending), loss)
+        described_output(sequential((4,), *ending), loss)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TaskError
 from fedprune.graph.training import write_training_graph
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import Array, TensorClass
 from fedprune.network.description import Network
 from fedprune.network.layers import (
@@ -35,6 +35,7 @@ from fedprune.network.layers import (
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from fedprune.task.outputs import Output
 from tests.described import chain_of, table_of, weights_of
 from tests.samples import assignment
 
@@ -76,9 +77,8 @@ def bundle_of(frozen: Collection[str], weights: Mapping[str, Array] | None = Non
     table = table_of(NETWORK, frozen)
     task = Task(
         name="transfer",
-        input_shape=NETWORK_INPUT,
-        output_shape=(CLASSES,),
-        from_logits=True,
+        input_shapes=(NETWORK_INPUT,),
+        outputs=(Output((CLASSES,), from_logits=True),),
         tensors=tuple(table),
         training=Training(steps_per_round=4),
         pruning=Pruning(ConstantSparsity(target_sparsity=0.5, begin_step=1, frequency=1)),
@@ -192,9 +192,8 @@ def test_where_nothing_is_frozen_the_bundles_weights_are_not_read_in_a_round() -
 
 
 def operators_of(network: Network, frozen: Collection[str]) -> int:
-    graph = write_training_graph(
-        network, table_of(network, frozen), Loss.SPARSE_CATEGORICAL_CROSSENTROPY, batch_size=8
-    ).blob
+    objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+    graph = write_training_graph(network, table_of(network, frozen), [objective], batch_size=8).blob
     return int(schema.Model.GetRootAs(graph).Subgraphs(0).OperatorsLength())
 
 

@@ -21,11 +21,13 @@ from fedprune.graph.graph import MAX_TENSOR_BYTES, Graph, Tensor
 from fedprune.graph.operations import repeat_channels
 from fedprune.graph.training import write_training_graph
 from fedprune.graph.windows import windows_of
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Call, Network
 from fedprune.network.layers import Dense, DepthwiseConvolution, Dropout, Padding, Pooling, Reshape, Statistic
 from fedprune.runtime.tflite import default_runtime
+
+SQUARED = (Objective(Loss.MEAN_SQUARED_ERROR, from_logits=False),)
 
 
 def opened(blob: bytes) -> Any:
@@ -304,6 +306,13 @@ def test_values_that_are_held_at_once_are_counted() -> None:
     assert graph.live_bytes() == 3 * 400
 
 
+def test_constants_are_held_all_the_time() -> None:
+    graph = Graph()
+    graph.add(graph.input("x", (100,)), graph.constant(np.ones(100, np.float32)))
+
+    assert graph.live_bytes() == 3 * 400
+
+
 ABSURD: dict[str, tuple[Network, TensorTable, str]] = {
     "a batch that no runtime can count": (
         Network("n", ((2**12, 2**12),), (Reshape(name="r", shape=(2**12, 2**12)),), (Call(0, (0,)),), (1,)),
@@ -344,9 +353,9 @@ def test_an_absurd_network_takes_little_memory_to_write_or_to_refuse(
         network.check(table)
         if reason:
             with pytest.raises(TaskError, match=reason):
-                write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, 2**10)
+                write_training_graph(network, table, SQUARED, 2**10)
         else:
-            write_training_graph(network, table, Loss.MEAN_SQUARED_ERROR, 1)
+            write_training_graph(network, table, SQUARED, 1)
         assert tracemalloc.get_traced_memory()[1] < 400 * 2**20
     finally:
         tracemalloc.stop()
@@ -361,7 +370,7 @@ def test_a_tensor_that_changes_no_output_is_refused() -> None:
     network.check(TensorTable(rows))
 
     with pytest.raises(TaskError, match="tensor 'unused/kernel' changes no output; freeze it, or leave its layer out"):
-        write_training_graph(network, TensorTable(rows), Loss.MEAN_SQUARED_ERROR, 4)
+        write_training_graph(network, TensorTable(rows), SQUARED, 4)
 
 
 def test_dropout_is_an_input_of_noise_and_nothing_at_a_rate_of_zero() -> None:
@@ -370,8 +379,8 @@ def test_dropout_is_an_input_of_noise_and_nothing_at_a_rate_of_zero() -> None:
     def inputs(rate: float) -> set[bytes]:
         layers = (Dense(name="d", units=2, kernel="d/kernel"), Dropout(name="o", rate=rate))
         network = Network("n", ((3,),), layers, (Call(0, (0,)), Call(1, (1,))), (2,))
-        blob = write_training_graph(network, rows, Loss.MEAN_SQUARED_ERROR, 4).blob
+        blob = write_training_graph(network, rows, SQUARED, 4).blob
         return {entry.name for entry in opened(blob).signatureDefs[0].inputs}
 
-    assert inputs(0.0) == {b"x", b"y", b"weight", b"w0"}
+    assert inputs(0.0) == {b"x0", b"y0", b"present", b"importance", b"w0"}
     assert inputs(0.5) == inputs(0.0) | {b"u0"}

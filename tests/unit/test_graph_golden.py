@@ -14,7 +14,7 @@ import pytest
 
 from fedprune.graph.inference import write_inference_graph
 from fedprune.graph.training import write_training_graph
-from fedprune.model.losses import Loss
+from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network
@@ -42,7 +42,7 @@ def digests(case: Described) -> dict[str, str]:
     weights = {spec.name: keyed.uniform(spec.size, 0.5, 1.0).reshape(spec.shape) for spec in table}
     graphs = {
         f"training, {batch_size}": write_training_graph(
-            case.network, table, Loss.SPARSE_CATEGORICAL_CROSSENTROPY, batch_size
+            case.network, table, [Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)], batch_size
         ).blob
         for batch_size in BATCH_SIZES
     }

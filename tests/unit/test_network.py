@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprune.errors import TaskError
+from fedprune.model.forms import MAX_ENDS, MAX_NAME, InputForm
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import (
     MAX_BYTES,
@@ -28,6 +29,7 @@ from fedprune.network.layers import (
     Activation,
     Add,
     AnyLayer,
+    Concatenate,
     Dropout,
     Function,
     Reshape,
@@ -192,15 +194,18 @@ UNREADABLE: dict[str, Change] = {
     "a momentum above 1": layer(1, momentum=1.5),
     "no mean": layer(1, mean=None),
     "an empty axis": layer(2, shape=[0]),
-    "six axes": layer(2, shape=[1, 1, 1, 1, 1, 20]),
+    "five axes": layer(2, shape=[1, 1, 1, 1, 20]),
     "a call without inputs": lambda network: network["calls"].__setitem__(0, [0, []]),
     "a negative value": lambda network: network["calls"].__setitem__(0, [0, [-1]]),
     "an absurd value": lambda network: network["calls"].__setitem__(0, [0, [2**40]]),
     "a call with more": lambda network: network["calls"].__setitem__(0, [0, [0], {"training": True}]),
-    "two inputs": lambda network: network.update(inputs=[[6, 5], [6, 5]]),
+    "too many inputs": lambda network: network.update(inputs=[[6, 5]] * (MAX_ENDS + 1)),
     "an open input": lambda network: network.update(inputs=[[None, 5]]),
     "an absurd input": lambda network: network.update(inputs=[[2**40]]),
-    "two outputs": lambda network: network.update(outputs=[4, 4]),
+    "too many outputs": lambda network: network.update(outputs=[4] * (MAX_ENDS + 1)),
+    "a name that is no part of others": lambda network: network.update(output_names=["a b", "c"]),
+    "a name that is a path": lambda network: network.update(input_names=["../x"]),
+    "a long name": lambda network: network.update(input_names=["x" * (MAX_NAME + 1)]),
     "no output": lambda network: network.update(outputs=[]),
     "a negative penalty": lambda network: network.update(penalties=[{"tensor": "g", "l2": -1.0}]),
     "a field that nobody knows": lambda network: network.update(colour="red"),
@@ -251,14 +256,49 @@ def test_a_mutated_description_is_refused_or_has_shapes(data: st.DataObject) -> 
     with suppress(TaskError):
         parsed = parse_network(msgspec.json.encode(network))
         parsed.check(TensorTable(ROWS))
-        assert len(parsed.shapes()) == 1 + len(parsed.calls)
+        assert len(parsed.shapes()) == len(parsed.inputs) + len(parsed.calls)
+
+
+def joined(**changes: Any) -> Network:
+    """Ids and numbers in, two values out."""
+    layers = (embedding(), dense(), Concatenate(name="c", axis=1))
+    calls = (Call(0, (0,)), Call(1, (1,)), Call(2, (2, 3)))
+    names = {"input_names": ("word", "number"), "output_names": ("d", "c")}
+    network = Network("joined", ((6,), (6, 3)), layers, calls, (3, 4), (), **names)
+    return msgspec.structs.replace(network, **changes)
+
+
+def test_inputs_and_outputs_have_names_and_each_input_its_own_numbers() -> None:
+    network = parse_network(pack_network(joined()))
+
+    assert network == joined()
+    assert network.shapes() == ((6,), (6, 3), (6, 4), (6, 4), (6, 8))
+    assert network.input_forms == (InputForm("x_word", (6,), 9), InputForm("x_number", (6, 3)))
+    assert NETWORK.input_forms == (InputForm("x", (6, 5)),)
+
+
+@pytest.mark.parametrize(
+    ("network", "complaint"),
+    [
+        (joined(input_names=()), "several inputs need a name each, a single one has none"),
+        (joined(input_names=("word",)), "several inputs need a name each"),
+        (joined(input_names=("word", "word")), "several inputs need a name each"),
+        (joined(output_names=("d", "c", "e")), "several outputs need a name each"),
+        (joined(outputs=(4,)), "several outputs need a name each, a single one has none"),
+        (joined(calls=(Call(0, (0,)), Call(1, (2,)), Call(2, (2, 3)))), "nothing takes input 'number'; leave it out"),
+        (joined(outputs=(0, 4)), "an output is the ids that go in, which nothing can learn"),
+    ],
+)
+def test_inputs_and_outputs_that_cannot_be_told_apart_or_used_are_refused(network: Network, complaint: str) -> None:
+    with pytest.raises(TaskError, match=complaint):
+        network.shapes()
 
 
 def test_the_smallest_table_tells_which_ids_there_are() -> None:
     small, large = (msgspec.structs.replace(embedding(size), name=f"e{size}", table=f"e{size}") for size in (9, 50))
     both = Network("n", ((6,),), (large, small, Add(name="a")), (Call(0, (0,)), Call(1, (0,)), Call(2, (1, 2))), (3,))
 
-    assert both.vocabulary == 9
+    assert both.vocabularies == (9,)
     assert both.shapes()[-1] == (6, 4)
 
 
@@ -272,5 +312,5 @@ def test_the_smallest_table_tells_which_ids_there_are() -> None:
     ids=["ids added", "ids reversed", "numbers looked up"],
 )
 def test_ids_go_to_embeddings_and_to_nothing_else(layers: tuple[AnyLayer, ...], calls: tuple[Call, ...]) -> None:
-    with pytest.raises(TaskError, match="takes ids as numbers, or numbers as ids; give ids to Embedding layers alone"):
+    with pytest.raises(TaskError, match="numbers as ids; give ids to Embedding layers and masks alone"):
         Network("n", ((6,),), layers, calls, (len(calls),)).shapes()

@@ -1,4 +1,4 @@
-"""task.toml: a pruning schedule in steps, or in rounds."""
+"""task.toml: a pruning schedule in steps, or in rounds; the loss of an output, or of several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError
+from fedprune.model.losses import Loss, Objective
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.task.bundle import Training
+from fedprune.task.outputs import Output
 from tests.processes import toml
 
 _STEPS = 47
@@ -69,4 +72,47 @@ def test_steps_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_a_window_that_makes_no_sense_is_refused(tmp_path: Path, schedule: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=r"task\.toml: ") as refused:
         _schedule(tmp_path, **schedule)
+    assert said in str(refused.value)
+
+
+def _training(directory: Path, **training: Any) -> Training:
+    path = directory / "task.toml"
+    pruning = {"schedule": _CONSTANT | {"begin_round": 1}}
+    training = {"steps_per_round": _STEPS, **training}
+    path.write_text(toml({"name": "t", "model": {"file": "m.keras"}, "training": training, "pruning": pruning}))
+    return load_toml(path, TaskSettings).training
+
+
+def test_one_output_has_its_loss_in_training_and_several_have_tables(tmp_path: Path) -> None:
+    one = _training(tmp_path, loss="binary_crossentropy", label_smoothing=0.1, class_weights=[1.0, 3])
+    assert one.objective_of(Output((1,), True)) == Objective(Loss.BINARY_CROSSENTROPY, True, 1.0, 0.1, (1.0, 3.0))
+
+    several = _training(
+        tmp_path, losses={"box": {"loss": "mean_squared_error", "weight": 5}, "kind": {"loss": "binary_crossentropy"}}
+    )
+    assert several.objective_of(Output((4,), False, "box")) == Objective(Loss.MEAN_SQUARED_ERROR, False, 5.0)
+    assert several.objective_of(Output((4,), False, "kind")) == Objective(Loss.BINARY_CROSSENTROPY, False)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (
+            {"loss": "mean_squared_error", "label_smoothing": 0.1},
+            "label_smoothing is for crossentropies, not for mean_",
+        ),
+        ({"label_smoothing": 1.0}, "training.label_smoothing: expected `float` < 1.0"),
+        ({"class_weights": [1.0, -1.0]}, "training.class_weights"),
+        ({"losses": {"a": {}}}, "training.losses"),
+        ({"losses": {"a": {"loss": "mean_squared_error", "weight": 0}}}, "training.losses"),
+        (
+            {"loss": "mean_squared_error", "losses": {"a": {"loss": "mean_squared_error"}}},
+            "give loss, label_smoothing and class_weights of each output in its own table",
+        ),
+        ({"label_smoothing": 0.1, "losses": {"a": {"loss": "mean_squared_error"}}}, "in its own table of losses"),
+    ],
+)
+def test_losses_that_make_no_sense_are_refused(tmp_path: Path, training: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"task\.toml: ") as refused:
+        _training(tmp_path, **training)
     assert said in str(refused.value)

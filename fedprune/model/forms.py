@@ -1,0 +1,49 @@
+"""The forms of a model's inputs and outputs: what data files hold for it.
+
+The array of the only input is called ``x``, that of the only output ``y``; where there are several, ``x_NAME`` and
+``y_NAME``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedprune.model.losses import Objective
+
+MAX_ENDS = 16
+"""Inputs of a model, and outputs of one."""
+MAX_NAME = 64
+"""Letters in the name of an input or output."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
+"""The names of inputs and outputs: they are parts of names in data files, settings and TFLite signatures."""
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """What a data file's `array` of an input holds: examples of `shape`, ids below `vocabulary` or else numbers."""
+
+    array: str
+    shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """What a data file's `array` of an output holds: labels for `shape`, `[*places, outputs]`, as `objective` takes
+    them."""
+
+    array: str
+    shape: tuple[int, ...]
+    objective: Objective
+
+
+def is_name(text: str) -> bool:
+    """True if an input or output may be called so."""
+    return len(text) <= MAX_NAME and re.match(NAME_PATTERN, text) is not None
+
+
+def array_names(letter: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The arrays of several inputs or outputs, which have `names`; or of the only one, which has none."""
+    return tuple(f"{letter}_{name}" for name in names) or (letter,)
