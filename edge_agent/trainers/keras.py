@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
-from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.pruned_model import PrunedModel
 from edge_agent.trainers.slots import (
@@ -27,7 +27,7 @@ from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm
-from fedprune.model.tensors import Mask, Weights
+from fedprune.model.tensors import Inputs, Mask, Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Adam, Bundle, Sgd
 
@@ -42,7 +42,7 @@ class KerasTrainer:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
         self._task = bundle.task
-        self._input_dtype = bundle.network.input_dtype
+        self._network = bundle.network
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
         self._model = PrunedModel(bundle.network, bundle.task.table, self._schedule)
@@ -68,6 +68,7 @@ class KerasTrainer:
         started = time.perf_counter()
         training = self._task.training
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
+        self._augmenter = Augmenter(self._network, work.keyed)
         try:
             self._load(work)
             losses = self._run_until_stopped(data, batches, work.should_stop)
@@ -95,7 +96,7 @@ class KerasTrainer:
             if should_stop():
                 raise TrainingStopped(f"task {self._task.name!r}: stopped after {done} steps")
             began = time.perf_counter()
-            losses.append(self._run(x, y, tf.constant(batches[done : done + size])).numpy())
+            losses.append(self._run(x, y, tf.constant(batches[done : done + size]), tf.constant(done)).numpy())
             done += size
             if time.perf_counter() - began < _SLICE_S / 2:
                 size *= 2
@@ -104,7 +105,7 @@ class KerasTrainer:
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
         shape, training = self._task.input_shape, self._task.training
-        dtype = tf.as_dtype(self._input_dtype)
+        dtype = tf.as_dtype(self._network.input_dtype)
         if training.loss.rule.labels is LabelForm.CLASS_NUMBERS:
             labels = tf.TensorSpec((None, *self._task.output_shape[:-1]), tf.int64)
         else:
@@ -115,19 +116,31 @@ class KerasTrainer:
                 tf.TensorSpec((None, *shape), dtype),
                 labels,
                 tf.TensorSpec((None, training.batch_size), tf.int64),
+                tf.TensorSpec((), tf.int32),
             ],
         )
         no_labels = tf.zeros((1, *labels.shape[1:]), labels.dtype)
-        run(tf.zeros((1, *shape), dtype), no_labels, tf.zeros((0, training.batch_size), tf.int64))
+        run(tf.zeros((1, *shape), dtype), no_labels, tf.zeros((0, training.batch_size), tf.int64), tf.constant(0))
         return run
 
-    def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
-        """One optimizer step for each row of `batches`; the steps' losses, float32 `[steps]`."""
+    def _steps(self, x: tf.Tensor, y: tf.Tensor, batches: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
+        """One optimizer step for each row of `batches`, after `done` others of the round; the steps' losses, float32
+        `[steps]`."""
         steps = tf.shape(batches)[0]
         losses = tf.TensorArray(tf.float32, steps)
         for step in tf.range(steps):  # a loop inside the graph: three times the speed of `fit` on small models
-            losses = losses.write(step, self._step(tf.gather(x, batches[step]), tf.gather(y, batches[step])))
+            examples = self._augmented(tf.gather(x, batches[step]), done + step)
+            losses = losses.write(step, self._step(examples, tf.gather(y, batches[step])))
         return losses.stack()
+
+    def _augmented(self, x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """The examples of a step, augmented by the code, and with the numbers, that all trainers have."""
+        if not self._network.augmentation:
+            return x
+        return tf.ensure_shape(tf.numpy_function(self._augment, [x, step], x.dtype), x.shape)
+
+    def _augment(self, x: Inputs, step: NDArray[np.int32]) -> Inputs:
+        return self._augmenter.augmented(x, int(step))
 
     def _step(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The loss that is returned is without the proximal term."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
-from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import Optimizer, make_optimizer
@@ -45,6 +46,7 @@ class LiteRTTrainer:
         as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._task = task = bundle.task
+        self._network = bundle.network
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
         try:
             self._load_graph = prepare_device_graph(bundle, examples, disk, threads=threads)
@@ -67,6 +69,7 @@ class LiteRTTrainer:
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_shape[0])
+        augmenter = Augmenter(self._network, work.keyed)
         optimizer = self._start(graph, work)
         mask = work.mask
         losses = np.empty(len(batches), np.float32)
@@ -75,7 +78,9 @@ class LiteRTTrainer:
                 if work.should_stop():
                     raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
                 mask = self._prune(graph, work.schedule_step + index + 1, mask)
-                losses[index] = self._differentiate(graph, data.take(batch), work.keyed)
+                examples = data.take(batch)
+                examples = replace(examples, x=augmenter.augmented(examples.x, index))
+                losses[index] = self._differentiate(graph, examples, work.keyed)
                 self._move(graph, optimizer, mask, work.weights)
         weights = graph.held().weights
         check_finite(losses, weights, work.schedule_step)

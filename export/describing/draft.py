@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from export.describing.front import Step, augmentation_of
 from export.describing.refusal import refuse
 from fedprune.keras.stack import keras
+from fedprune.network.augmentation import AnyAugmentation, Augmentation
 from fedprune.network.description import Call, Network, Penalty
 from fedprune.network.layers import AnyLayer, Shape
 
-_Made = TypeVar("_Made", bound=AnyLayer)
+_Made = TypeVar("_Made", bound=AnyLayer | AnyAugmentation)
 
 
 class Draft:
@@ -22,7 +24,7 @@ class Draft:
         self._name = name
         self._inputs = (input_shape,)
         self._tensors = tensors
-        self._layers: list[AnyLayer] = []
+        self._layers: list[AnyLayer | AnyAugmentation] = []
         self._numbers: dict[Hashable, int] = {}
         self._names: set[str] = set()
         self._calls: list[Call] = []
@@ -63,21 +65,33 @@ class Draft:
         return self.tensor(layer, "bias") if layer.use_bias else None
 
     def network(self, output: int) -> Network:
-        """The description of what `output` depends on."""
-        calls = self._needed(output)
-        values = {0: 0} | {1 + call: 1 + number for number, call in enumerate(calls)}
-        layers = sorted({self._calls[call].layer for call in calls})
-        numbers = {layer: number for number, layer in enumerate(layers)}
+        """The description of what `output` depends on. Augmentation leaves the calls: a value is what it augments.
+
+        Raises `LayerError` for augmentation that is not at the front.
+        """
+        steps: list[Step] = []
+        layers: dict[int, AnyLayer] = {}
+        calls: list[Call] = []
+        values = {0: 0}
+        for number in self._needed(output):
+            call = self._calls[number]
+            layer = self._layers[call.layer]
+            steps.append((layer, call.inputs, number + 1))
+            if isinstance(layer, Augmentation):
+                values[number + 1] = values[call.inputs[0]]
+                continue
+            layers[call.layer] = layer
+            calls.append(Call(call.layer, tuple(values[value] for value in call.inputs)))
+            values[number + 1] = len(calls)
+        numbers = {layer: number for number, layer in enumerate(sorted(layers))}
         return Network(
             name=self._name,
             inputs=self._inputs,
-            layers=tuple(self._layers[layer] for layer in layers),
-            calls=tuple(
-                Call(numbers[self._calls[call].layer], tuple(values[value] for value in self._calls[call].inputs))
-                for call in calls
-            ),
+            layers=tuple(layers[layer] for layer in sorted(layers)),
+            calls=tuple(Call(numbers[call.layer], call.inputs) for call in calls),
             outputs=(values[output],),
             penalties=tuple(self._penalties.values()),
+            augmentation=augmentation_of(steps, output),
         )
 
     def _needed(self, output: int) -> list[int]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.describing.augmentation import AUGMENTATION, does_nothing
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
@@ -176,6 +177,8 @@ class _Model:
             own = self._gaussian_noise(math.sqrt(layer.rate / (1.0 - layer.rate)), relative=True)
         elif isinstance(layer, keras.layers.GaussianNoise) and layer.stddev:
             own = self._gaussian_noise(layer.stddev, relative=False)
+        elif isinstance(layer, tuple(AUGMENTATION)):
+            own = does_nothing
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
             own = _with_unbiased_variance(layer, own)
         if self._dtype == "float64":

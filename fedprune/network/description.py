@@ -15,6 +15,7 @@ import numpy as np
 
 from fedprune.errors import TaskError
 from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.augmentation import MAX_AUGMENTATION, AnyAugmentation
 from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, Shape
 
 VERSION = 1
@@ -51,7 +52,10 @@ class Penalty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values."""
+    """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values.
+
+    `augmentation` is what examples go through before anything else in training, and in nothing but training.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     inputs: Annotated[tuple[_Shape, ...], msgspec.Meta(min_length=1, max_length=1)]
@@ -59,6 +63,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls: Annotated[tuple[Call, ...], msgspec.Meta(max_length=MAX_CALLS)]
     outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=1)]
     penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
+    augmentation: Annotated[tuple[AnyAugmentation, ...], msgspec.Meta(max_length=MAX_AUGMENTATION)] = ()
     version: int = VERSION
 
     @property
@@ -76,6 +81,10 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The shape of each value. Raises `TaskError`, naming the layer, where none fits."""
         if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
             raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
+        for augmentation in self.augmentation:
+            augmentation.output(*self.inputs)
+            if self.vocabulary is not None:
+                augmentation.refuse("augments images, and the input is ids")
         shapes: list[Shape] = list(self.inputs)
         ids = frozenset(range(len(self.inputs))) if self.vocabulary is not None else frozenset()
         for layer, call in self.steps():
