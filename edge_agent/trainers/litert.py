@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
+from edge_agent.trainers.activations import split
 from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
@@ -36,7 +37,8 @@ class LiteRTTrainer:
     """A `Trainer` that learns what the keras trainer learns, in an eighth of its memory.
 
     A step does what TF-MOT's wrapper and a Keras optimizer do: update the mask if it is due, zero what it prunes,
-    differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
+    differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again. Of a network with a
+    frozen base it trains the head alone, where activations can be kept: see `activations`.
     """
 
     def __init__(self, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None) -> None:
@@ -45,13 +47,15 @@ class LiteRTTrainer:
         Raises `TaskError` if the task has no training graph; `RuntimeUnfit` if the runtime here cannot run it, or not
         as TensorFlow would; `StorageError` if the disk refuses.
         """
-        self._task = task = bundle.task
-        self._network = bundle.network
-        self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
+        self._tensors = bundle.task.tensors
         try:
-            self._load_graph = prepare_device_graph(bundle, examples, disk, threads=threads)
+            trained, self._activations = split(bundle, examples, threads)
+            self._load_graph = prepare_device_graph(trained, examples, disk, threads=threads)
         except ExportError as error:
-            raise RuntimeUnfit(f"task {task.name!r}: {error}; {KERAS_INSTEAD}") from error
+            raise RuntimeUnfit(f"task {bundle.task.name!r}: {error}; {KERAS_INSTEAD}") from error
+        self._task = task = trained.task
+        self._network = trained.network
+        self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
 
     def train(self, work: Work, data: Dataset) -> Trained:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
@@ -64,6 +68,8 @@ class LiteRTTrainer:
         training = self._task.training
         if data.classes > self._task.outputs:
             raise TrainingError(f"task {self._task.name!r}: label {data.classes - 1} is not one of its classes")
+        if self._activations is not None:
+            data = self._activations.of(data, work.weights, work.should_stop)
         try:
             graph = self._load_graph()
         except ExportError as error:
@@ -88,7 +94,8 @@ class LiteRTTrainer:
         del optimizer  # a device has no room for its state beside another copy of the weights
         zero_pruned(weights, mask)
         return Trained(
-            weights={name: array.copy() for name, array in weights.items()},  # the graph's own memory goes with it
+            # The graph's own memory goes with it; it has nothing of a base whose activations are kept.
+            weights={spec.name: weights.get(spec.name, work.weights[spec.name]).copy() for spec in self._tensors},
             mask=mask,
             slots=slots,
             loss=float(losses.mean(dtype=np.float64)),

@@ -69,9 +69,10 @@ class Truth:
 class Reference:
     """A model in tf_keras, in float64, with its noise given."""
 
-    def __init__(self, model: Any, objective: Objective) -> None:
-        self._wide = _Model(model, objective, "float64")
-        self._narrow = _Model(model, objective, "float32")
+    def __init__(self, model: Any, objective: Objective, rows: Sequence[int] | None = None) -> None:
+        """`rows` are the places in `model.weights` of the tensors of a case, if it has them in another order."""
+        self._wide = _Model(model, objective, "float64", rows)
+        self._narrow = _Model(model, objective, "float32", rows)
         self._kept: dict[tuple[int, int, float], Truth] = {}
 
     def run(self, case: Case) -> Truth:
@@ -110,13 +111,14 @@ class Reference:
 class _Model:
     """A copy of a model in some precision. A run that `rounds` rounds each layer's output and gradient to float32."""
 
-    def __init__(self, model: Any, objective: Objective, dtype: str) -> None:
+    def __init__(self, model: Any, objective: Objective, dtype: str, rows: Sequence[int] | None) -> None:
         self._dtype = dtype
         self._model = _copy(model, dtype)
         self._loss = _loss(objective)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
-        self._variables = self._model.weights
+        places = range(len(self._model.weights)) if rows is None else rows
+        self._variables = [self._model.weights[place] for place in places]
         self._trained = [variable.ref() in trainable for variable in self._variables]
         unbiased = _unbiased_variances(model) if dtype == "float64" else []
         self._unbiased = {self._model.weights[row].ref() for row in unbiased}

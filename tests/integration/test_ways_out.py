@@ -133,7 +133,7 @@ def test_batch_sizes_that_take_too_much_are_left_out_but_for_the_tasks_own(
     model = keras.Sequential([L.Input(ROW), L.Dense(3)])
     network, table = describe(model)
     graph = write_training_graph(network, TensorTable(table), Loss.SPARSE_CATEGORICAL_CROSSENTROPY, room)
-    monkeypatch.setattr("export.build._MOST_GRAPH_BYTES", graph.memory_bytes)
+    monkeypatch.setattr("export.proof.graphs.MAX_GRAPH_BYTES", graph.memory_bytes)
 
     assert [graph.batch_size for graph in build(model, tmp_path).graphs] == proven
     left_out = [size for size in (8, 16, 32, 64) if size not in proven]
