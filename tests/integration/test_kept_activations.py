@@ -123,6 +123,21 @@ def test_the_graph_of_the_head_takes_activations_and_the_heads_tensors_alone(bun
     assert {name.partition("/")[0] for name in graph.trained} == {"hidden", "norm", "middle"}
 
 
+def test_a_head_is_proven_whose_tensors_the_table_has_in_another_order(tmp_path: Path) -> None:
+    """Nested branches are one after the other in the file, and side by side where they are built of the description."""
+    x = L.Input(SHAPE)
+    y = L.Flatten()(L.Conv2D(2, 3, strides=2, trainable=False)(x))
+    branches = [
+        keras.Sequential([L.Input(y.shape[1:]), L.Dense(units, "relu"), L.Dense(units + 1)])(y) for units in (3, 5)
+    ]
+    model = keras.Model(x, L.Dense(CLASSES)(L.Concatenate()(branches)))
+
+    head = built(tmp_path, model).head
+
+    assert head is not None
+    assert [graph.batch_size for graph in head.graphs] == [8, 16, 32, 64]
+
+
 def test_a_device_is_given_the_head(bundle: Bundle) -> None:
     given = read_bundle(bundle.for_devices())
 
