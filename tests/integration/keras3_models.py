@@ -98,6 +98,22 @@ def decoder() -> Any:
     return keras.Model(x, L.Dense(2)(L.Concatenate()([z, row])))
 
 
+def augmented() -> Any:
+    front = keras.Sequential(
+        [
+            L.Input((6, 6, 3)),
+            L.RandomFlip("vertical", seed=1),
+            L.RandomRotation((-0.1, 0.2), fill_mode="wrap"),
+            L.RandomTranslation(0.1, (0.0, 0.2), interpolation="nearest"),
+            L.RandomZoom(0.3, fill_mode="constant", fill_value=9.0),
+            L.Rescaling(1 / 255),
+            L.RandomContrast((0.2, 0.3), value_range=(0.0, 1.0)),
+        ]
+    )
+    x = L.Input((6, 6, 3))
+    return keras.Model(x, L.Dense(2)(L.Flatten()(front(x))))
+
+
 def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
@@ -140,6 +156,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sequences": sequences,
     "tokens": tokens,
 }
+UNANSWERED: dict[str, Callable[[], Any]] = {"augmented": augmented}
 REFUSED: dict[str, Callable[[], Any]] = {
     "lambda": lambda_layer,
     "recurrent": of_maps,
@@ -163,7 +180,7 @@ def main(folder: Path) -> None:
         answers["penalties"] = np.asarray(sum(model.losses))
         moved = {f"moved/{number}": np.asarray(v) for number, v in enumerate(model.non_trainable_variables)}
         np.savez(folder / f"{name}.npz", **answers, **moved)
-    for name, make in REFUSED.items():
+    for name, make in (UNANSWERED | REFUSED).items():
         make().save(folder / f"{name}.keras")
 
 
