@@ -70,8 +70,8 @@ class Reference:
     """A model in tf_keras, in float64, with its noise given."""
 
     def __init__(self, model: Any, objectives: Sequence[Objective], rows: Sequence[int] | None = None) -> None:
-        """`objectives` are those of the model's outputs, `rows` the places in `model.weights` of a case's tensors, where
-        it has them in another order."""
+        """`objectives` are those of the model's outputs, `rows` where `model.weights` has the tensors of a case, if
+        in another order."""
         self._wide = _Model(model, objectives, "float64", rows)
         self._narrow = _Model(model, objectives, "float32", rows)
         self._kept: dict[tuple[int, int, float], Truth] = {}
