@@ -19,12 +19,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edge_agent.augmentation import augment
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network import layers as kinds
+from fedprune.network.augmentation import (
+    FillMode,
+    Interpolation,
+    RandomContrast,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+)
 from fedprune.network.description import Call, Network, Penalty, pack_network, parse_network
 from fedprune.network.layers import Function, Operation, Padding, Statistic
 from fedprune.runtime.training_graph import TrainingGraph
@@ -79,6 +90,8 @@ def judge(blob: bytes) -> Verdict:
         small = graph.memory_bytes <= _RUN * np.dtype(np.float32).itemsize
         if small:
             _run(graph.blob, table)
+            if network.augmentation:
+                augment(np.zeros((1, *network.inputs[0]), np.float32), network.augmentation, Keyed(0))
         return Verdict(None, ran=small)
     except FedpruneError as error:
         return Verdict(str(error))
@@ -160,7 +173,7 @@ def _run(graph: bytes, table: TensorTable) -> None:
 
 
 def _images() -> Network:
-    """A residual network with layers of most kinds."""
+    """A residual network with layers of most kinds, and augmentation of each."""
     three: dict[str, Any] = {"size": (3, 3), "strides": (1, 1), "padding": Padding.SAME}
     layers = (
         kinds.Rescaling(name="scale", scale=(0.5,), offset=(0.0, 1.0, 2.0)),
@@ -181,7 +194,15 @@ def _images() -> Network:
     inputs = ((0,), (1,), (2,), (3,), (4,), (4, 5), (6,), (7,), (8, 8), (9,), (10,), (11,))
     calls = tuple(Call(number, taken) for number, taken in enumerate(inputs))
     penalties = (Penalty("a/k", l2=0.01), Penalty("e/k", l1=0.1))
-    return Network("images", ((8, 8, 3),), layers, calls, (12,), penalties)
+    how: dict[str, Any] = {"interpolation": Interpolation.BILINEAR, "fill": (0.5,)}
+    augmentation = (
+        RandomFlip(name="flip", horizontal=True, vertical=False),
+        RandomRotation(name="turn", turns=(-0.1, 0.1), fill_mode=FillMode.CONSTANT, **how),
+        RandomTranslation(name="move", height=(0.0, 0.2), width=(-0.1, 0.1), fill_mode=FillMode.WRAP, **how),
+        RandomZoom(name="zoom", height=(-0.2, 0.2), fill_mode=FillMode.REFLECT, **how),
+        RandomContrast(name="light", factor=(0.8, 1.2), low=(0.0,), high=(1.0, 2.0, 3.0)),
+    )
+    return Network("images", ((8, 8, 3),), layers, calls, (12,), penalties, augmentation=augmentation)
 
 
 def _series() -> Network:

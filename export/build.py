@@ -5,7 +5,6 @@ Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -18,19 +17,20 @@ from export.architecture import task_outputs, variables_of
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.describing.refusal import LayerRefused, label
+from export.head import proven_head
 from export.initial import recipe, redrawn
 from export.model_code import load_model
 from export.models import cnn_108k
 from export.proof.errors import NotProven
+from export.proof.graphs import MAX_GRAPH_BYTES, prove_graphs
 from export.proof.inference import verify_inference_graph
-from export.proof.probes import make_self_check
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
-from fedprune.graph.training import WrittenGraph, write_training_graph
+from fedprune.graph.training import write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
@@ -42,11 +42,6 @@ _log = logging.getLogger(__name__)
 
 _IMAGE, _OUTPUTS = (28, 28, 1), 10
 """The form of a built-in model where task.toml does not say: Fashion-MNIST's."""
-_BATCH_SIZES = (8, 16, 32, 64)
-"""A training graph is proven for each, and for the task's own: a device takes what suits its memory and examples."""
-_MOST_GRAPH_BYTES = 2**30
-"""The values of a batch in a graph. Of the batch sizes that a task did not ask for, those that take more are left out:
-the proof takes four times as much, and a device that chose one would need 4 GB."""
 _LAYERS_SHOWN = 8
 """Frozen layers that are named; of more there is the number."""
 
@@ -80,7 +75,9 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     )
     check_parity(model, network, TensorTable(table))
     verify_inference_graph(network, table, model)
-    blob = write_bundle(task, network=network, weights=weights, graphs=_proven_graphs(model, network, task))
+    graphs = _proven_graphs(model, network, task)
+    head = proven_head(network, task, weights) if graphs and weights else None
+    blob = write_bundle(task, network=network, weights=weights, graphs=graphs, head=head)
     read_bundle(blob).initial_weights()  # as agents and the gateway will
     return blob
 
@@ -169,28 +166,19 @@ def _initial_weights(
 
 def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGraph, ...]:
     """The training graphs that could be proven, and a warning that says which could not, and why."""
-    reference = Reference(model, task.objectives)
-    proof = Proof(model, task.tensors, task.objectives, reference)
-    own = task.training.batch_size
-    proven: list[ProvenGraph] = []
-    problems: dict[int, FedpruneError] = {}
-    for batch_size in sorted({own, *_BATCH_SIZES}, key=lambda size: (size != own, size)):
-        briefly = bool(proven)
-        try:
-            graph = write_training_graph(network, task.table, task.objectives, batch_size)
-            if batch_size != own and _is_too_large(graph, batch_size, task):
-                continue
-            proof.check(graph.blob, briefly=briefly)
-            check = make_self_check(reference, task.tensors, graph.blob, briefly=briefly)
-        except FedpruneError as error:
-            problems[batch_size] = error
-        else:
-            digest = hashlib.sha256(graph.blob).hexdigest()
-            proven.append(ProvenGraph(batch_size, digest, graph.memory_bytes, check))
-    others = ", ".join(str(graph.batch_size) for graph in proven)
+    outcome = prove_graphs(model, network, task)
+    for batch_size, memory_bytes in outcome.left_out.items():
+        _log.warning(
+            "task %r: batches of %d are left out: their graph takes %.0f MB, more than the %.0f of one that is proven",
+            task.name,
+            batch_size,
+            memory_bytes / 1e6,
+            MAX_GRAPH_BYTES / 1e6,
+        )
+    others = ", ".join(str(graph.batch_size) for graph in outcome.proven)
     instead = f"batches of {others} can be" if others else "use the keras trainer"
-    first = next(iter(problems), None)
-    for batch_size, problem in problems.items():
+    first = next(iter(outcome.problems), None)
+    for batch_size, problem in outcome.problems.items():
         _log.warning(
             "task %r: batches of %d cannot be trained without TensorFlow: %s; %s%s",
             task.name,
@@ -199,21 +187,7 @@ def _proven_graphs(model: Any, network: Network, task: Task) -> tuple[ProvenGrap
             instead,
             _changes_told(model, task, batch_size, problem) if batch_size == first else "",
         )
-    return tuple(sorted(proven, key=lambda graph: graph.batch_size))
-
-
-def _is_too_large(graph: WrittenGraph, batch_size: int, task: Task) -> bool:
-    """True, and a warning, if a batch size that the task did not ask for is to be left out."""
-    if graph.memory_bytes <= _MOST_GRAPH_BYTES:
-        return False
-    _log.warning(
-        "task %r: batches of %d are left out: their graph takes %.0f MB, more than the %.0f that one is proven with",
-        task.name,
-        batch_size,
-        graph.memory_bytes / 1e6,
-        _MOST_GRAPH_BYTES / 1e6,
-    )
-    return True
+    return outcome.proven
 
 
 def _changes_told(model: Any, task: Task, batch_size: int, problem: FedpruneError) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import click
 import msgspec
+import numpy as np
 
 from export.unpruned import unpruned
 from fedprune.model.forms import InputForm, OutputForm
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorClass
 from fedprune.network.description import pack_network
+from fedprune.network.frontier import cut_at_frontier
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.system.table import table_lines
@@ -83,6 +86,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"
     sizes = ", ".join(str(graph.batch_size) for graph in bundle.graphs)
     yield "trainers", f"keras, litert (batches of {sizes})" if sizes else "keras only: no training graph was proven"
+    if bundle.head is not None and (cut := cut_at_frontier(bundle.network, task.table)):
+        kept = math.prod(cut.head.inputs[0]) * np.dtype(np.float32).itemsize
+        yield "frozen base", f"devices may keep its activations ({kept:,} bytes an example) and train the head alone"
     yield "network", f"{len(bundle.network.layers)} layers, {len(pack_network(bundle.network)):,} bytes"
     yield "bundle", f"{len(bundle.blob):,} bytes"
     yield "digest", hashlib.sha256(bundle.blob).hexdigest()

@@ -223,6 +223,25 @@ _TWO_OUTPUTS = {
 }
 
 
+def _augmented(_: bool) -> Any:
+    """Photos from 0 to 255, which are mirrored, turned, moved, zoomed and lit otherwise in training."""
+    front = keras.Sequential(
+        [
+            L.Input((32, 32, 3)),
+            L.RandomFlip("horizontal"),
+            L.RandomRotation(0.05),
+            L.RandomTranslation(0.1, 0.1, fill_mode="constant"),
+            L.RandomZoom(0.1),
+            L.RandomContrast(0.2),
+        ]
+    )
+    x = L.Input((32, 32, 3))
+    y = L.Rescaling(1 / 127.5, offset=-1.0)(front(x))
+    for filters in (16, 32):
+        y = _relu(L.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(y))
+    return keras.Model(x, L.Dense(10, "softmax")(L.GlobalAveragePooling2D()(y)))
+
+
 def _cnn_108k(_: bool) -> Any:
     from export.models import cnn_108k
 
@@ -252,6 +271,7 @@ NETWORKS: dict[str, Entry] = {
     "residual-add": Entry(_residual(lambda a, b: L.Add()([a, b]))),
     "residual-plus": Entry(_residual(lambda a, b: a + b)),
     "nested": Entry(_nested),
+    "augmented": Entry(_augmented),
     "mobilenet-v3-small": Entry(_mobilenet_v3),
     "u-net": Entry(_u_net),
     "sequence-autoencoder": Entry(sequence_autoencoder, Loss.MEAN_SQUARED_ERROR),

@@ -16,8 +16,9 @@ _SHOWN = ("network", "graph at batch", "build s", "exactness", "ratio", "litert 
 _PAGE = """# The zoo
 
 Ordinary networks, which nobody tuned for: MLPerf Tiny's four, MobileNetV2 whole and with a frozen base, a SqueezeNet,
-1-D CNNs, residual networks, nested models; a small MobileNetV3; LSTM, GRU, TCN and Transformers over sensors and text;
-a U-Net, an autoencoder over sequences; a network of two inputs and one of two outputs.
+1-D CNNs, residual networks, nested models, a CNN whose images are augmented; a small MobileNetV3; LSTM, GRU, TCN and
+Transformers over sensors and text; a U-Net, an autoencoder over sequences; a network of two inputs and one of two
+outputs.
 `python -m benchmarks.zoo --markdown docs/ZOO.md` measures them and writes this page; `benchmarks/results/zoo.json` has
 the numbers. {machine}
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
-from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.pruned_model import PrunedModel
 from edge_agent.trainers.slots import (
@@ -28,7 +28,7 @@ from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
-from fedprune.model.tensors import Mask, Weights
+from fedprune.model.tensors import Inputs, Mask, Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Adam, Bundle, Sgd
 
@@ -43,6 +43,7 @@ class KerasTrainer:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
         self._task = bundle.task
+        self._network = bundle.network
         self._inputs = [
             tf.TensorSpec((None, *form.shape), tf.as_dtype(dtype))
             for form, dtype in zip(bundle.network.input_forms, bundle.network.input_dtypes, strict=True)
@@ -73,6 +74,7 @@ class KerasTrainer:
         started = time.perf_counter()
         training = self._task.training
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
+        self._augmenter = Augmenter(self._network, work.keyed)
         try:
             self._load(work)
             losses = self._run_until_stopped(data, batches, work.should_stop)
@@ -104,7 +106,7 @@ class KerasTrainer:
             if should_stop():
                 raise TrainingStopped(f"task {self._task.name!r}: stopped after {done} steps")
             began = time.perf_counter()
-            losses.append(self._run(examples, tf.constant(batches[done : done + size])).numpy())
+            losses.append(self._run(examples, tf.constant(batches[done : done + size]), tf.constant(done)).numpy())
             done += size
             if time.perf_counter() - began < _SLICE_S / 2:
                 size *= 2
@@ -118,17 +120,30 @@ class KerasTrainer:
             tf.TensorSpec((None, len(self._outputs)), tf.float32),
         ]
         batch_size = self._task.training.batch_size
-        run = tf.function(self._steps, input_signature=[specs, tf.TensorSpec((None, batch_size), tf.int64)])
-        run([tf.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs], tf.zeros((0, batch_size), tf.int64))
+        signature = [specs, tf.TensorSpec((None, batch_size), tf.int64), tf.TensorSpec((), tf.int32)]
+        run = tf.function(self._steps, input_signature=signature)
+        examples = [tf.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs]
+        run(examples, tf.zeros((0, batch_size), tf.int64), tf.constant(0))
         return run
 
-    def _steps(self, examples: Sequence[tf.Tensor], batches: tf.Tensor) -> tf.Tensor:
-        """One optimizer step for each row of `batches`; the steps' losses, float32 `[steps]`."""
+    def _steps(self, examples: Sequence[tf.Tensor], batches: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
+        """One optimizer step for each row of `batches`, after `done` others of the round; the steps' losses, float32
+        `[steps]`."""
         steps = tf.shape(batches)[0]
         losses = tf.TensorArray(tf.float32, steps)
         for step in tf.range(steps):  # a loop inside the graph: three times the speed of `fit` on small models
-            losses = losses.write(step, self._step([tf.gather(array, batches[step]) for array in examples]))
+            x, *others = [tf.gather(array, batches[step]) for array in examples]
+            losses = losses.write(step, self._step([self._augmented(x, done + step), *others]))
         return losses.stack()
+
+    def _augmented(self, x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """The examples of a step, augmented by the code, and with the numbers, that all trainers have."""
+        if not self._network.augmentation:
+            return x
+        return tf.ensure_shape(tf.numpy_function(self._augment, [x, step], x.dtype), x.shape)
+
+    def _augment(self, x: Inputs, step: NDArray[np.int32]) -> Inputs:
+        return self._augmenter.augmented(x, int(step))
 
     def _step(self, batch: Sequence[tf.Tensor]) -> tf.Tensor:
         """The loss that is returned is without the proximal term."""

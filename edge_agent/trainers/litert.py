@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
-from edge_agent.trainers.batches import draw_batches
+from edge_agent.trainers.activations import split
+from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import Optimizer, make_optimizer
@@ -35,7 +36,8 @@ class LiteRTTrainer:
     """A `Trainer` that learns what the keras trainer learns, in an eighth of its memory.
 
     A step does what TF-MOT's wrapper and a Keras optimizer do: update the mask if it is due, zero what it prunes,
-    differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again.
+    differentiate, and move *all* weights: pruned ones drift until the next step zeroes them again. Of a network with a
+    frozen base it trains the head alone, where activations can be kept: see `activations`.
     """
 
     def __init__(self, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None) -> None:
@@ -44,13 +46,16 @@ class LiteRTTrainer:
         Raises `TaskError` if the task has no training graph; `RuntimeUnfit` if the runtime here cannot run it, or not
         as TensorFlow would; `StorageError` if the disk refuses.
         """
-        self._task = task = bundle.task
-        self._outputs = task.output_forms
-        self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
+        self._tensors = bundle.task.tensors
         try:
-            self._load_graph = prepare_device_graph(bundle, examples, disk, threads=threads)
+            trained, self._activations = split(bundle, examples, threads)
+            self._load_graph = prepare_device_graph(trained, examples, disk, threads=threads)
         except ExportError as error:
-            raise RuntimeUnfit(f"task {task.name!r}: {error}; {KERAS_INSTEAD}") from error
+            raise RuntimeUnfit(f"task {bundle.task.name!r}: {error}; {KERAS_INSTEAD}") from error
+        self._task = task = trained.task
+        self._outputs = task.output_forms
+        self._network = trained.network
+        self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
 
     def train(self, work: Work, data: Dataset) -> Trained:
         """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
@@ -62,11 +67,14 @@ class LiteRTTrainer:
         started = time.perf_counter()
         training = self._task.training
         self._check_labels(data)
+        if self._activations is not None:
+            data = self._activations.of(data, work.weights, work.should_stop)
         try:
             graph = self._load_graph()
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
         batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_size)
+        augmenter = Augmenter(self._network, work.keyed)
         optimizer = self._start(graph, work)
         mask = work.mask
         losses = np.empty(len(batches), np.float32)
@@ -75,7 +83,7 @@ class LiteRTTrainer:
                 if work.should_stop():
                     raise TrainingStopped(f"task {self._task.name!r}: stopped after {index} steps")
                 mask = self._prune(graph, work.schedule_step + index + 1, mask)
-                losses[index] = self._differentiate(graph, data.take(batch), work.keyed)
+                losses[index] = self._differentiate(graph, augmenter.take(data, batch, index), work.keyed)
                 self._move(graph, optimizer, mask, work.weights)
         weights = graph.held().weights
         check_finite(losses, weights, work.schedule_step)
@@ -83,7 +91,8 @@ class LiteRTTrainer:
         del optimizer  # a device has no room for its state beside another copy of the weights
         zero_pruned(weights, mask)
         return Trained(
-            weights={name: array.copy() for name, array in weights.items()},  # the graph's own memory goes with it
+            # The graph's own memory goes with it; it has nothing of a base whose activations are kept.
+            weights={spec.name: weights.get(spec.name, work.weights[spec.name]).copy() for spec in self._tensors},
             mask=mask,
             slots=slots,
             loss=float(losses.mean(dtype=np.float64)),

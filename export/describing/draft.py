@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from export.describing.front import Step, augmentation_of
 from export.describing.refusal import refuse
 from fedprune.keras.stack import keras
+from fedprune.network.augmentation import AnyAugmentation, Augmentation
 from fedprune.network.description import Call, Network, Penalty
 from fedprune.network.layers import AnyLayer, Shape
 
-_Made = TypeVar("_Made", bound=AnyLayer)
+_Made = TypeVar("_Made", bound=AnyLayer | AnyAugmentation)
 
 
 class Draft:
@@ -22,7 +24,7 @@ class Draft:
         self._name = name
         self._inputs = dict(inputs)
         self._tensors = tensors
-        self._layers: list[AnyLayer] = []
+        self._layers: list[AnyLayer | AnyAugmentation] = []
         self._numbers: dict[Hashable, int] = {}
         self._names: set[str] = set()
         self._calls: list[Call] = []
@@ -67,22 +69,35 @@ class Draft:
         return self.tensor(layer, "bias") if layer.use_bias else None
 
     def network(self, outputs: Mapping[str, int]) -> Network:
-        """The description of what `outputs`, values by names, depend on."""
-        calls, first = self._needed(outputs.values()), len(self._inputs)
+        """The description of what `outputs`, values by names, depend on. Augmentation leaves the calls: a value is what
+        it augments.
+
+        Raises `LayerError` for augmentation that is not at the front.
+        """
+        first = len(self._inputs)
+        steps: list[Step] = []
+        layers: dict[int, AnyLayer] = {}
+        calls: list[Call] = []
         values = {value: value for value in range(first)}
-        values |= {first + call: first + number for number, call in enumerate(calls)}
-        layers = sorted({self._calls[call].layer for call in calls})
-        numbers = {layer: number for number, layer in enumerate(layers)}
+        for number in self._needed(outputs.values()):
+            call = self._calls[number]
+            layer = self._layers[call.layer]
+            steps.append((layer, call.inputs, first + number))
+            if isinstance(layer, Augmentation):
+                values[first + number] = values[call.inputs[0]]
+                continue
+            layers[call.layer] = layer
+            values[first + number] = first + len(calls)
+            calls.append(Call(call.layer, tuple(values[value] for value in call.inputs)))
+        numbers = {layer: number for number, layer in enumerate(sorted(layers))}
         return Network(
             name=self._name,
             inputs=tuple(self._inputs.values()),
-            layers=tuple(self._layers[layer] for layer in layers),
-            calls=tuple(
-                Call(numbers[self._calls[call].layer], tuple(values[value] for value in self._calls[call].inputs))
-                for call in calls
-            ),
+            layers=tuple(layers[layer] for layer in sorted(layers)),
+            calls=tuple(Call(numbers[call.layer], call.inputs) for call in calls),
             outputs=tuple(values[value] for value in outputs.values()),
             penalties=tuple(self._penalties.values()),
+            augmentation=augmentation_of(steps, tuple(outputs.values())),
             input_names=tuple(self._inputs) if first > 1 else (),
             output_names=tuple(outputs) if len(outputs) > 1 else (),
         )

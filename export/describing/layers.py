@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from export.describing import functions, windows
+from export.describing.augmentation import AUGMENTATION
 from export.describing.draft import Draft
 from export.describing.functions import activate, rescale
 from export.describing.refusal import plain, refuse, require
@@ -23,7 +24,7 @@ from fedprune.network.layers import Operation, Statistic
 Reader = Callable[[Draft, Any, list[int]], int]
 
 NOISY = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
-"""Layers that draw noise in training, and do nothing otherwise."""
+"""Layers that draw noise in training, and do nothing otherwise. So does augmentation."""
 
 
 def check_common(layer: Any) -> None:
@@ -265,6 +266,7 @@ def _read(draft: Draft, layer: Any, inputs: list[int]) -> int:
 
 
 LAYERS: dict[type, Reader] = {
+    **AUGMENTATION,
     **sequence_readers(_read, _reshape),
     keras.layers.Activation: functions.activation,
     keras.layers.Add: _add,

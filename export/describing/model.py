@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from export.architecture import tensor_table, variables_of
+from export.describing.augmentation import AUGMENTATION
 from export.describing.draft import Draft
 from export.describing.layers import LAYERS, NOISY, attend, check_common
 from export.describing.masks import HEEDING, attention_masks, check_masks, leave_out, output_mask
@@ -99,7 +100,7 @@ class _Walk:
         check_common(layer)
         if training is False and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             refuse(layer, "a call with training = False of a layer that is not frozen", "trainable = False")
-        if training is False and isinstance(layer, NOISY):
+        if training is False and isinstance(layer, (*NOISY, *AUGMENTATION)):
             return inputs[0]
         if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) and len(inputs) > 1:
             refuse(layer, "a call with an initial state", "a call without one")

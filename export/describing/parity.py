@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.describing.augmentation import without_augmentation
 from export.describing.layers import NOISY
 from fedprune.errors import TaskError
 from fedprune.keras.model import build_model, call_model
@@ -42,7 +43,7 @@ def check_parity(model: Any, network: Network, table: TensorTable) -> None:
     theirs = {spec.name: variable for spec, variable in zip(table, model.weights, strict=True)}
     kept = model.get_weights()
     try:
-        with _without_noise(model), _without_noise(built):
+        with _without_noise(model), _without_noise(built), without_augmentation(model):
             for scale in _SCALES:
                 keyed = Keyed(0, "parity", f"{scale:g}")
                 weights = {spec.name: _drawn(spec, keyed) for spec in table}

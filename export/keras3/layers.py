@@ -31,7 +31,10 @@ def make_layer(described: Config) -> Any:
             settings[renamed.get(name) or name] = _setting(described, name, value)
         elif name not in _WITHOUT_EFFECT and value not in (None, False) and (name, value) != _AS_IN_TF_KERAS:
             refuse(described, f"has {name[:60]!r}, which tf_keras does not; leave it as Keras sets it")
-    return getattr(keras.layers, kind)(**settings, **_ADDED.get(kind, {}))
+    apart = {name: settings.pop(name) for name in _APART if name in settings}
+    made = getattr(keras.layers, kind)(**settings, **_ADDED.get(kind, {}))
+    vars(made).update(apart)
+    return made
 
 
 def refuse(described: Config, what: str) -> NoReturn:
@@ -113,6 +116,7 @@ _EACH_CHANNEL = _names(f"{_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE}")
 _SEPARABLE = _names(f"filters {_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE} {_POINTWISE}")
 _POOLING = _names(f"pool_size {_WINDOWS}")
 _GLOBAL_POOLING = _names("data_format keepdims")
+_FILLING = "fill_mode fill_value interpolation"
 _RECURRENT = f"""
     units recurrent_activation recurrent_initializer recurrent_regularizer recurrent_constraint dropout
     recurrent_dropout return_sequences return_state go_backwards stateful unroll zero_output_for_mask {_WEIGHTS}
@@ -173,6 +177,11 @@ _SETTINGS: dict[str, frozenset[str]] = {
     "Multiply": frozenset(),
     "Normalization": _names("axis mean variance invert"),
     "Permute": _names("dims"),
+    "RandomContrast": _names("factor value_range"),
+    "RandomFlip": _names("mode"),
+    "RandomRotation": _names(f"factor {_FILLING}"),
+    "RandomTranslation": _names(f"height_factor width_factor {_FILLING}"),
+    "RandomZoom": _names(f"height_factor width_factor {_FILLING}"),
     "ReLU": _names("max_value negative_slope threshold"),
     "RepeatVector": _names("n"),
     "Rescaling": _names("scale offset"),
@@ -196,6 +205,9 @@ _SETTINGS: dict[str, frozenset[str]] = {
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ADDED = {"BatchNormalization": {"fused": False}}
 """Keras 3 moves the variance as it is computed, tf_keras' fused kernel the unbiased one."""
+
+_APART = ("value_range",)
+"""Settings that tf_keras' layers do not have, and the description takes from the attributes of those names."""
 
 _AS_NAMED = _names("elu exponential gelu leaky_relu linear relu relu6 selu sigmoid softmax softplus softsign tanh")
 _ACTIVATIONS: dict[Any, Any] = {name: name for name in _AS_NAMED} | {

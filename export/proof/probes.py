@@ -95,10 +95,11 @@ def _probe(
     looseness, answers = 0.0, {}
     for output, array in outputs_of(returned, tensors).items():
         norm = norm_of(array)
-        tolerance = _rounded_up(max(_MARGIN * noises[output], _RELATIVE * norm, _ABSOLUTE))
-        answers[output] = Sketch(tolerance, _brief(sums_of(array, seed, output)))
+        answers[output] = brief_sketch(
+            max(_MARGIN * noises[output], _RELATIVE * norm, _ABSOLUTE), sums_of(array, seed, output)
+        )
         if norm > _SMALL:
-            looseness = max(looseness, tolerance / norm)
+            looseness = max(looseness, answers[output].tolerance / norm)
     return looseness, Probe(seed, examples, scale, answers)
 
 
@@ -107,12 +108,8 @@ def _by_output(noise: dict[str, float], tensors: Sequence[TensorSpec]) -> dict[s
     return {f"{kind}{row}": noise.get(spec.name, 0.0) for row, spec in enumerate(tensors) for kind in "gs"}
 
 
-def _rounded_up(tolerance: float) -> float:
-    """To a power of two, so that a rounding error elsewhere seldom makes another bundle."""
-    return float(2.0 ** math.ceil(math.log2(tolerance)))
-
-
-def _brief(sums: tuple[float, ...]) -> tuple[float, float, float]:
-    """Seven digits, for the same reason."""
+def brief_sketch(tolerance: float, sums: tuple[float, ...]) -> Sketch:
+    """A sketch of seven digits, with the next power of two for its tolerance, so that a rounding error elsewhere seldom
+    makes another bundle."""
     first, second, third = (float(f"{value:.7g}") for value in sums)
-    return first, second, third
+    return Sketch(float(2.0 ** math.ceil(math.log2(tolerance))), (first, second, third))

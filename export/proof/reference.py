@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.describing.augmentation import AUGMENTATION, does_nothing
 from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective
@@ -72,10 +73,11 @@ class Truth:
 class Reference:
     """A model in tf_keras, in float64, with its noise given."""
 
-    def __init__(self, model: Any, objectives: Sequence[Objective]) -> None:
-        """`objectives` are those of the model's outputs."""
-        self._wide = _Model(model, objectives, "float64")
-        self._narrow = _Model(model, objectives, "float32")
+    def __init__(self, model: Any, objectives: Sequence[Objective], rows: Sequence[int] | None = None) -> None:
+        """`objectives` are those of the model's outputs, `rows` where `model.weights` has the tensors of a case, if
+        in another order."""
+        self._wide = _Model(model, objectives, "float64", rows)
+        self._narrow = _Model(model, objectives, "float32", rows)
         self._kept: dict[tuple[int, int, float], Truth] = {}
 
     def run(self, case: Case) -> Truth:
@@ -117,14 +119,15 @@ class Reference:
 class _Model:
     """A copy of a model in some precision. A run that `rounds` rounds each layer's output and gradient to float32."""
 
-    def __init__(self, model: Any, objectives: Sequence[Objective], dtype: str) -> None:
+    def __init__(self, model: Any, objectives: Sequence[Objective], dtype: str, rows: Sequence[int] | None) -> None:
         self._dtype = dtype
         self._model = _copy(model, dtype)
         self._objectives = objectives
         self._loss = weighted_loss(objectives)
         self._noise: Iterator[Any] = iter(())
         trainable = {variable.ref() for variable in self._model.trainable_variables}
-        self._variables = self._model.weights
+        places = range(len(self._model.weights)) if rows is None else rows
+        self._variables = [self._model.weights[place] for place in places]
         self._trained = [variable.ref() in trainable for variable in self._variables]
         unbiased = _unbiased_variances(model) if dtype == "float64" else []
         self._unbiased = {self._model.weights[row].ref() for row in unbiased}
@@ -189,6 +192,8 @@ class _Model:
             own = self._gaussian_noise(math.sqrt(layer.rate / (1.0 - layer.rate)), relative=True)
         elif isinstance(layer, keras.layers.GaussianNoise) and layer.stddev:
             own = self._gaussian_noise(layer.stddev, relative=False)
+        elif isinstance(layer, tuple(AUGMENTATION)):
+            own = does_nothing
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.moving_variance.ref() in self._unbiased:
             own = _with_unbiased_variance(layer, own)
         elif isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation == "bilinear":

@@ -16,6 +16,7 @@ import numpy as np
 from fedprune.errors import TaskError
 from fedprune.model.forms import MAX_ENDS, MAX_NAME, NAME_PATTERN, InputForm, array_names
 from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.augmentation import MAX_AUGMENTATION, AnyAugmentation
 from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, IdMask, Shape, StepMask
 
 VERSION = 1
@@ -57,6 +58,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values.
 
     Where there are several inputs or outputs they have names, which tell them apart; a single one has none.
+    `augmentation` is what examples of the only input go through before anything else in training, and in nothing but
+    training.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -65,6 +68,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls: Annotated[tuple[Call, ...], msgspec.Meta(max_length=MAX_CALLS)]
     outputs: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDS)]
     penalties: Annotated[tuple[Penalty, ...], msgspec.Meta(max_length=2 * MAX_CALLS)] = ()
+    augmentation: Annotated[tuple[AnyAugmentation, ...], msgspec.Meta(max_length=MAX_AUGMENTATION)] = ()
     input_names: _Names = ()
     output_names: _Names = ()
     version: int = VERSION
@@ -105,6 +109,10 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if sum(len(call.inputs) for call in self.calls) > MAX_INPUTS:
             raise TaskError(f"network {self.name[:60]!r}: its calls have more than {MAX_INPUTS} inputs")
         self._check_ends()
+        for augmentation in self.augmentation:
+            augmentation.output(*self.inputs)
+            if self.vocabularies != (None,):
+                augmentation.refuse("augments images, and the input is ids")
         shapes: list[Shape] = list(self.inputs)
         ids = {value for value, vocabulary in enumerate(self.vocabularies) if vocabulary is not None}
         for layer, call in self.steps():

@@ -84,7 +84,8 @@ class ProvenGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     self_check: SelfCheck
 
 
-_ProvenGraphs = Annotated[tuple[ProvenGraph, ...], msgspec.Meta(min_length=1, max_length=16)]
+ProvenGraphs = Annotated[tuple[ProvenGraph, ...], msgspec.Meta(min_length=1, max_length=16)]
+"""One for each of some batch sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +108,17 @@ def parse_proven_graphs(blob: bytes) -> tuple[ProvenGraph, ...]:
     try:
         if len(blob) > MAX_BYTES:
             raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
-        graphs = msgspec.json.decode(blob, type=_ProvenGraphs)
+        graphs = msgspec.json.decode(blob, type=ProvenGraphs)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise TaskError(f"the digests of the training graphs: {one_line(str(error))}; build the task again") from error
+    check_sizes(graphs)
+    return graphs
+
+
+def check_sizes(graphs: ProvenGraphs) -> None:
+    """Raise `TaskError` if two graphs are for one batch size."""
     if len({graph.batch_size for graph in graphs}) != len(graphs):
         raise TaskError("the digests of the training graphs: two for one batch size; build the task again")
-    return graphs
 
 
 def run_self_check(graph: TrainingGraph, tensors: Sequence[TensorSpec], self_check: SelfCheck) -> None:

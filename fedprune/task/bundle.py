@@ -7,6 +7,8 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``network.json``            the description of the network: see `fedprune.network.description`
 ``graphs.json``             if it is there, devices can train without TensorFlow: the digests of the training graphs
                             that they write, and what finds wrong kernels, see `fedprune.runtime.self_check`
+``head.json``               if it is there, devices can keep the activations of a frozen base, and train the head alone:
+                            the same of its graphs, see `fedprune.runtime.proven_head`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed; what gateways give to devices
                             has the frozen ones alone
 ==========================  =========================================================================
@@ -39,6 +41,7 @@ from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
+from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.system.disk import why_unreadable
@@ -55,6 +58,7 @@ _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "ui
 _TASK = "task.json"
 _NETWORK = "network.json"
 _GRAPHS = "graphs.json"
+_HEAD = "head.json"
 _WEIGHTS = "weights.safetensors"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -187,6 +191,8 @@ class Bundle:
     network: Network
     graphs: tuple[ProvenGraph, ...]
     """Empty for a task that only the keras trainer can train."""
+    head: ProvenHead | None
+    """None unless the network has a frozen base, and the head alone can be trained too."""
     _weights: bytes | None
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
@@ -202,7 +208,9 @@ class Bundle:
         """The bundle's bytes without the initial weights that models bring: pretrained ones, too, travel once."""
         if self._weights is None:
             return self.blob
-        return write_bundle(self.task, network=self.network, weights=self.frozen_weights(), graphs=self.graphs)
+        return write_bundle(
+            self.task, network=self.network, weights=self.frozen_weights(), graphs=self.graphs, head=self.head
+        )
 
     def _initial(self, table: TensorTable) -> dict[str, NDArray[np.float32]]:
         """The initial weights of `table`, which is the task's or a part of it."""
@@ -224,6 +232,7 @@ def write_bundle(
     network: Network,
     weights: dict[str, NDArray[np.float32]] | None,
     graphs: tuple[ProvenGraph, ...] = (),
+    head: ProvenHead | None = None,
 ) -> bytes:
     """The bundle's bytes; `task.members` is filled in here.
 
@@ -232,6 +241,8 @@ def write_bundle(
     members = {_NETWORK: pack_network(network)}
     if graphs:
         members[_GRAPHS] = msgspec.json.encode(graphs)
+    if head is not None:
+        members[_HEAD] = msgspec.json.encode(head)
     if weights is not None:
         members[_WEIGHTS] = pack_tensors(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
@@ -267,6 +278,7 @@ def read_bundle(blob: bytes) -> Bundle:
         blob=blob,
         network=network,
         graphs=parse_proven_graphs(members[_GRAPHS]) if _GRAPHS in members else (),
+        head=parse_proven_head(members[_HEAD]) if _HEAD in members else None,
         _weights=members.get(_WEIGHTS),
     )
 

@@ -100,6 +100,22 @@ def decoder() -> Any:
     return keras.Model(x, L.Dense(2)(L.Concatenate()([z, row])))
 
 
+def augmented() -> Any:
+    front = keras.Sequential(
+        [
+            L.Input((6, 6, 3)),
+            L.RandomFlip("vertical", seed=1),
+            L.RandomRotation((-0.1, 0.2), fill_mode="wrap"),
+            L.RandomTranslation(0.1, (0.0, 0.2), interpolation="nearest"),
+            L.RandomZoom(0.3, fill_mode="constant", fill_value=9.0),
+            L.Rescaling(1 / 255),
+            L.RandomContrast((0.2, 0.3), value_range=(0.0, 1.0)),
+        ]
+    )
+    x = L.Input((6, 6, 3))
+    return keras.Model(x, L.Dense(2)(L.Flatten()(front(x))))
+
+
 def lambda_layer() -> Any:
     return keras.Sequential([L.Input((3,)), L.Lambda(lambda x: x, name="odd"), L.Dense(2)])
 
@@ -182,6 +198,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "padded": padded,
     "gaps": gaps,
 }
+UNANSWERED: dict[str, Callable[[], Any]] = {"augmented": augmented}
 REFUSED: dict[str, Callable[[], Any]] = {
     "lambda": lambda_layer,
     "recurrent": of_maps,
@@ -210,7 +227,7 @@ def main(folder: Path) -> None:
     model, x = several(), [np.ones((5, 3), np.float32), np.arange(20).reshape(5, 4) % 9]
     model.save(folder / "several.keras")
     np.savez(folder / "several.npz", *map(np.asarray, model(x)))
-    for name, make in REFUSED.items():
+    for name, make in (UNANSWERED | REFUSED).items():
         make().save(folder / f"{name}.keras")
 
 

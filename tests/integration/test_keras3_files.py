@@ -94,6 +94,20 @@ def test_names_and_frozen_layers_are_those_of_the_file(saved: Path) -> None:
     assert set(kinds.values()) == {TensorClass.FROZEN}
 
 
+def test_augmentation_is_described_with_the_factors_of_the_file(saved: Path) -> None:
+    model = load_model_file(saved / "augmented.keras")
+    network, table = describe(model)
+
+    check_parity(model, network, TensorTable(table))
+    flip, rotation, translation, zoom, contrast = network.augmentation
+    assert (flip.horizontal, flip.vertical) == (False, True)
+    assert (rotation.turns, rotation.fill_mode) == ((-0.1, 0.2), "wrap")
+    assert (translation.height, translation.width, translation.interpolation) == ((-0.1, 0.1), (0.0, 0.2), "nearest")
+    assert (zoom.height, zoom.width, zoom.fill) == ((-0.3, 0.3), None, (9.0,))
+    assert contrast.factor == pytest.approx((0.8, 1.3))
+    assert (contrast.low, contrast.high) == ((0.0,), pytest.approx((255.0,)))
+
+
 def test_initialisers_come_along(saved: Path) -> None:
     model = load_model_file(saved / "series.keras")
     first = model.get_layer("conv1d")

@@ -154,7 +154,7 @@ def with_other_activations(network: Network) -> Network:
 
 def test_a_graph_that_fails_the_proof_is_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "export.build.write_training_graph",
+        "export.proof.graphs.write_training_graph",
         lambda network, *others: write_training_graph(with_other_activations(network), *others),
     )
     assert not built(ModelSettings(builtin="cnn-108k", input_shape=(20, 20, 1), outputs=3)).graphs

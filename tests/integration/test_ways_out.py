@@ -134,7 +134,7 @@ def test_batch_sizes_that_take_too_much_are_left_out_but_for_the_tasks_own(
     network, table = describe(model)
     objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
     graph = write_training_graph(network, TensorTable(table), [objective], room)
-    monkeypatch.setattr("export.build._MOST_GRAPH_BYTES", graph.memory_bytes)
+    monkeypatch.setattr("export.proof.graphs.MAX_GRAPH_BYTES", graph.memory_bytes)
 
     assert [graph.batch_size for graph in build(model, tmp_path).graphs] == proven
     left_out = [size for size in (8, 16, 32, 64) if size not in proven]

@@ -25,6 +25,7 @@ from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.runtime.proven_head import ProvenHead
 from fedprune.runtime.self_check import MAX_BATCH, MAX_BYTES, Probe, ProvenGraph, SelfCheck, Sketch
 from fedprune.task.bundle import (
     MAX_BUNDLE_BYTES,
@@ -77,6 +78,7 @@ KINDS = (
     TensorClass.STATISTICS,
     TensorClass.FROZEN,
 )
+HEAD = ProvenHead(GRAPHS[:1], Sketch(0.5, (1.0, -2.0, 3.0)))
 
 
 def make_task(*, seeded: bool = False) -> Task:
@@ -107,6 +109,7 @@ def make_blob(*, seeded: bool = False) -> bytes:
         network=NETWORK,
         weights=None if seeded else WEIGHTS,
         graphs=() if seeded else GRAPHS,
+        head=None if seeded else HEAD,
     )
 
 
@@ -140,6 +143,7 @@ def test_what_was_written_is_read(seeded: bool) -> None:
 
     assert bundle.network == NETWORK
     assert bundle.graphs == (() if seeded else GRAPHS)
+    assert bundle.head == (None if seeded else HEAD)
     assert msgspec.structs.replace(bundle.task, members={}) == make_task(seeded=seeded)
     initial = bundle.initial_weights()
     assert list(initial) == list(WEIGHTS), "in the order of the tensor table"
@@ -167,7 +171,7 @@ def test_a_seed_gives_the_same_weights_everywhere() -> None:
 def test_its_members_are_stored_as_they_are() -> None:
     least = {"task.json", "network.json"}
     assert set(members_of(make_blob(seeded=True))) == least
-    assert set(members_of(make_blob())) == least | {"graphs.json", "weights.safetensors"}
+    assert set(members_of(make_blob())) == least | {"graphs.json", "head.json", "weights.safetensors"}
 
 
 @pytest.mark.parametrize("loss", [Loss.BINARY_CROSSENTROPY, Loss.MEAN_SQUARED_ERROR])
@@ -246,6 +250,39 @@ def proven(**changes: Any) -> dict[str, Any]:
 
 def probe(**changes: Any) -> dict[str, Any]:
     return {"seed": 3, "examples": 2, "scale": 8.0, "answers": {"loss": [1e-5, [0.5, -0.5, 0.5]]}} | changes
+
+
+def head(**changes: Any) -> dict[str, Any]:
+    return {"graphs": [proven()], "activations": [0.5, [1.0, -2.0, 3.0]]} | changes
+
+
+def test_this_is_a_proven_head() -> None:
+    assert read_bundle(with_member("head.json", msgspec.json.encode(head()))).head == HEAD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b" " * MAX_BYTES + msgspec.json.encode(head()),
+        *(
+            msgspec.json.encode(changed)
+            for changed in (
+                head(graphs=[]),
+                head(graphs=[proven(), proven(sha256="f" * 64)]),
+                head(activations=[0.0, [1.0, 2.0, 3.0]]),
+                head(activations=[0.5, [1.0, 2.0]]),
+                head(colour="red"),
+            )
+        ),
+    ],
+)
+def test_what_is_no_proven_head_is_refused_in_one_line(text: bytes) -> None:
+    with pytest.raises(TaskError, match=r"build the task again") as caught:
+        read_bundle(with_member("head.json", text))
+    assert "\n" not in str(caught.value)
 
 
 def test_these_are_proven_graphs() -> None:
