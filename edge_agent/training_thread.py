@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
-from fedprune.data import Dataset, fit_to
+from fedprune.data import Data, Dataset, fit_to
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 from fedprune.task.bundle import Bundle, read_bundle
@@ -53,7 +53,7 @@ class TrainingThread:
 
     def __init__(
         self,
-        load: Callable[[], Dataset],
+        load: Callable[[Data], Dataset],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
@@ -118,7 +118,7 @@ class TrainingThread:
             bundle = read_bundle(blob)
             task = bundle.task
             vocabulary = bundle.network.vocabulary
-            data = fit_to(self._load(), task.input_shape, task.output_shape, task.training.loss, vocabulary)
+            data = fit_to(self._load(task.data), task.input_shape, task.output_shape, task.training.loss, vocabulary)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from export.architecture import Form, form_of, variables_of
+from export.data_check import check_data
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.describing.refusal import LayerRefused, label
@@ -29,6 +30,7 @@ from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
+from fedprune.data.description import with_words
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import WrittenGraph, write_training_graph
 from fedprune.model.losses import Loss
@@ -58,11 +60,13 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     settings, or is not what its description makes. A model whose training graphs cannot be proven makes a bundle for
     the keras trainer alone, and a warning that says why.
     """
+    data = with_words(settings.data, base)
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
     network, table = _described(model, settings.training.loss)
     form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
+    check_data(data, form, settings.training.loss, network.vocabulary)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):
@@ -77,6 +81,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         training=settings.training,
         pruning=pruning,
         members={},
+        data=data,
         initial=initial,
     )
     check_parity(model, network, TensorTable(table))

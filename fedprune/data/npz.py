@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -65,16 +65,14 @@ def load_npz(path: Path) -> Dataset:
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
     more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
-    with _opened(path) as (archive, x, y):
-        examples: Inputs = (
-            _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
-        )
-        labels: Labels = (
-            _joined(y, _floats(archive, y), np.float32)
-            if y.dtype.kind == "f"
-            else _joined(y, _integers(archive, y), np.int64)
-        )
-        return Dataset(examples, labels, str(path))
+    with _opened(path) as members:
+        return _loaded(*members, str(path))
+
+
+def load_npz_file(file: BinaryIO, origin: str) -> Dataset:
+    """Load what `load_npz` does, with the same checks, from an open file that messages call `origin`."""
+    with _members(file, origin) as members:
+        return _loaded(*members, origin)
 
 
 def count_examples(path: Path) -> int:
@@ -105,17 +103,35 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
     """The archive and what it announces of x and y. Whatever is wrong with the file becomes a `DataError`."""
     if why := why_unreadable(path):
         raise DataError(f"{path}: {why}; name an .npz file with arrays x and y")
+    with _members(path, str(path)) as members:
+        yield members
+
+
+@contextmanager
+def _members(file: Path | BinaryIO, origin: str) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             x, y = _member(archive, "x"), _member(archive, "y")
             _check_shapes(x, y)
             yield archive, x, y
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{origin}: {error}") from None
     except MemoryError as error:
-        raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
+        raise DataError(f"{origin}: its arrays do not fit into this machine's memory; split the file") from error
     except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
-        raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+        raise DataError(f"{origin}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+
+
+def _loaded(archive: zipfile.ZipFile, x: _Member, y: _Member, origin: str) -> Dataset:
+    examples: Inputs = (
+        _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+    )
+    labels: Labels = (
+        _joined(y, _floats(archive, y), np.float32)
+        if y.dtype.kind == "f"
+        else _joined(y, _integers(archive, y), np.int64)
+    )
+    return Dataset(examples, labels, origin)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> _Member:

@@ -29,6 +29,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.data import Arrays, Data
+from fedprune.data.description import lacks_words
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
@@ -131,7 +133,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle's table of contents. The model turns an `input_shape` into an `output_shape`
     `[*places, outputs]`: a row of numbers for each place, or a single one.
 
-    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without.
+    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without. `data` says what
+    becomes of everybody's files before the model takes them.
     """
 
     name: str
@@ -142,6 +145,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: Training
     pruning: Pruning
     members: dict[str, str]
+    data: Data = Arrays()
     initial: SeededWeights | None = None
     format_version: int = FORMAT_VERSION
 
@@ -307,6 +311,8 @@ def _problem(task: Task) -> str:
         return "a tensor is neither float32 nor of integers"
     if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
         return "a layer's statistics are not a mean and a variance of one shape"
+    if lacks_words(task.data):
+        return "its vocabulary has no words"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"
     return ""

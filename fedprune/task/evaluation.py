@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedprune.data import Dataset, fit_to, load_npz
+from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array, Inputs, Weights
@@ -72,14 +72,15 @@ class Evaluator:
     """Scores weights on held-out examples, which stay in memory."""
 
     def __init__(self, bundle: Bundle, held_out: Path, *, threads: int) -> None:
-        """`held_out` is an .npz with x and y.
+        """`held_out` is an .npz with x and y, or files of the form that the task's data have.
 
         Raises `DataError` if it cannot be used or does not fit the task, `TaskError` or `ExportError` if the graph
         cannot be run.
         """
         task = bundle.task
+        examples = load_examples(held_out, task.data)
         self._data = fit_to(
-            load_npz(held_out), task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary
+            examples, task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary
         )
         self._objective = task.objective
         self._outputs = task.outputs

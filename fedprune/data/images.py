@@ -1,0 +1,122 @@
+"""Examples that are pictures in folders by class: PNG, JPEG and others that Pillow reads. Only this module needs it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.data.dataset import Dataset
+from fedprune.data.example_buffer import ExampleBuffer
+from fedprune.data.folders import check_size, labelled_files, place_of
+from fedprune.data.labels import LabelNames, check_unique
+from fedprune.data.normalization import Normalization
+from fedprune.data.skipped import Fault, Skipped, Unusable, brief
+from fedprune.errors import DataError
+from fedprune.system.paths import path_text
+
+MAX_PIXELS = 2**25
+"""Pixels of a picture before it is made smaller: 33 million, which take 100 MB. A file's header tells them."""
+
+MAX_SIDE = 2**12
+"""Pixels of a side of what a model takes."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""Readers that are tried. Others start programs (EPS) or are rarely tested."""
+
+_MODES = {1: "L", 3: "RGB"}
+
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+
+
+class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="images"):
+    """A picture is an example of the class that its folder is named after.
+
+    It is turned as its EXIF says, taken as grey (1 channel) or RGB (3), and brought to `size`, height and width, by
+    bilinear interpolation with antialiasing. `resize` stretches it; `crop` first cuts out the middle that has the right
+    proportions. x is 0 to 1.
+    """
+
+    size: tuple[_Side, _Side]
+    labels: Annotated[LabelNames, msgspec.Meta(min_length=1)]
+    channels: Literal[1, 3] = 3
+    fit: Literal["resize", "crop"] = "resize"
+    normalize: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        check_unique("labels", self.labels)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return (*self.size, self.channels)
+
+
+def read_images(path: Path, images: Images) -> Dataset:
+    """x float32 `[pictures, height, width, channels]` in 0 to 1, y int64 `[pictures]`, of a directory of folders.
+
+    Pictures that cannot be used are skipped and counted. Raises `DataError` if there is no other, or no Pillow.
+    """
+    decode = picture_reader(images)
+    skipped = Skipped(path_text(path))
+    files = labelled_files(path, images.labels, skipped)
+    examples = ExampleBuffer(images.example_shape, np.float32, len(files), of_classes=True)
+    for file, label in files:
+        try:
+            examples.add(np.divide(decode(file), 255, dtype=np.float32), label)
+        except Unusable as unusable:
+            skipped.add(place_of(file), unusable)
+    return skipped.finish(examples)
+
+
+def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
+    """A function from a file to its pixels, uint8 `[height, width, channels]`; it raises `Unusable`.
+
+    The same pictures come out wherever it is called: on devices, and beside the exported model. Raises `DataError`
+    where Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise DataError(
+            "the task learns from pictures, which needs Pillow: pip install '.[images]' in fedprune's clone, or "
+            "apt install python3-pil"
+        ) from error
+    height, width = images.size
+
+    def decode(file: Path) -> NDArray[np.uint8]:
+        check_size(file)
+        try:
+            with warnings.catch_warnings(action="ignore"), Image.open(file, formats=_FORMATS) as picture:
+                _check_pixels(picture)
+                turned = ImageOps.exif_transpose(picture).convert(_MODES[images.channels])
+        except Unusable:
+            raise
+        except UnidentifiedImageError as error:
+            raise Unusable(Fault.DAMAGED, f"not a picture ({', '.join(_FORMATS)} are read); remove it") from error
+        except Exception as error:  # whatever a reader runs into in bytes that anybody made
+            raise Unusable(
+                Fault.DAMAGED, f"not a picture that can be read ({brief(error)}); save it anew or remove it"
+            ) from error
+        bilinear = Image.Resampling.BILINEAR
+        if images.fit == "crop":
+            made = ImageOps.fit(turned, (width, height), bilinear)
+        else:
+            made = turned.resize((width, height), bilinear)
+        return np.asarray(made, np.uint8).reshape(images.example_shape)
+
+    return decode
+
+
+def _check_pixels(picture: Any) -> None:
+    """Raise `Unusable` for a picture that would take too much memory, or whose values have no place in 8 bits."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Unusable(
+            Fault.TOO_LARGE, f"{picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are read; make it smaller"
+        )
+    if picture.mode.startswith(("I", "F")):
+        raise Unusable(Fault.DAMAGED, f"pixels are not of 8 bits (mode {brief(picture.mode)}); save them so")
