@@ -30,7 +30,7 @@ from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
-from fedprune.data.description import with_words
+from fedprune.data.task_toml import with_words
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import WrittenGraph, write_training_graph
 from fedprune.model.losses import Loss
@@ -66,7 +66,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     network, table = _described(model, settings.training.loss)
     form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
-    check_data(data, form, settings.training.loss, network.vocabulary)
+    check_data(data, form.input_shape, form.output_shape, settings.training.loss, network.vocabulary)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):

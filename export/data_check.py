@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from export.architecture import Form
-from fedprune.data import Arrays, Data
-from fedprune.data.text.text import Text
+from fedprune.data.description import Arrays, Data, Text
 from fedprune.errors import TaskError
 from fedprune.model.losses import LabelForm, Loss
 
 
-def check_data(data: Data, form: Form, loss: Loss, vocabulary: int | None) -> None:
+def check_data(
+    data: Data, input_shape: tuple[int, ...], output_shape: tuple[int, ...], loss: Loss, vocabulary: int | None
+) -> None:
     """Raise `TaskError` if examples would not fit. Of arrays only the devices know.
 
     `vocabulary` is the number of ids that the model knows; None if it takes numbers.
     """
     if isinstance(data, Arrays):
         return
-    _check_shape(data.example_shape, form.input_shape)
+    _check_shape(data.example_shape, input_shape)
     _check_ids(data, vocabulary)
-    _check_labels(len(data.labels), form.output_shape, loss)
+    _check_labels(len(data.labels), output_shape, loss)
 
 
 def _check_shape(made: tuple[int, ...], taken: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.data import Arrays, Data
+from fedprune.data.description import Arrays, Data
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule

@@ -7,9 +7,8 @@ form is one more struct with its reader.
 
 from __future__ import annotations
 
-from fedprune.data.arrays import Arrays
 from fedprune.data.dataset import Dataset
-from fedprune.data.description import Data
+from fedprune.data.description import Arrays, Data
 from fedprune.data.fit import fit_to
 from fedprune.data.loading import load_examples, most_examples, read_examples
 from fedprune.data.npz import count_examples, load_npz, save_npz

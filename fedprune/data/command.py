@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from fedprune.data.arrays import Arrays
-from fedprune.data.description import load_description
+from fedprune.data.description import Arrays
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import Part, SplitSummary, prepare
 from fedprune.data.source import open_source
+from fedprune.data.task_toml import load_description
 from fedprune.system.table import table_lines
 
 _MAX_ROWS = 24

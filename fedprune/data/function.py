@@ -18,16 +18,10 @@ from typing import Any
 import numpy as np
 
 from fedprune.data.dataset import Dataset
-from fedprune.data.npz import load_npz_file
+from fedprune.data.npz import load_npz
 from fedprune.data.skipped import brief
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
-
-
-def names_function(path: Path) -> bool:
-    """True for ``DIRECTORY/mine.py:load`` and ``DIRECTORY/package.module:load``, where no file is called so."""
-    place, colon, name = path.name.rpartition(":")
-    return bool(place and colon) and name.isidentifier() and not path.exists()
 
 
 def call_function(path: Path) -> Dataset:
@@ -46,7 +40,7 @@ def call_function(path: Path) -> Dataset:
             raise DataError(f"{origin}: it returned {type(returned).__name__!r}; return two arrays, x and y")
         packed = io.BytesIO()
         np.savez(packed, x=np.asarray(returned[0]), y=np.asarray(returned[1]))
-    return load_npz_file(packed, origin)
+    return load_npz(packed, origin)
 
 
 def _module(path: Path, place: str) -> ModuleType:

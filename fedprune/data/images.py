@@ -5,17 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.description import Images
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.folders import check_size, labelled_files, place_of
-from fedprune.data.labels import LabelNames, check_unique
-from fedprune.data.normalization import Normalization
 from fedprune.data.skipped import Fault, Skipped, Unusable, brief
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
@@ -23,37 +21,10 @@ from fedprune.system.paths import path_text
 MAX_PIXELS = 2**25
 """Pixels of a picture before it is made smaller: 33 million, which take 100 MB. A file's header tells them."""
 
-MAX_SIDE = 2**12
-"""Pixels of a side of what a model takes."""
-
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Readers that are tried. Others start programs (EPS) or are rarely tested."""
 
 _MODES = {1: "L", 3: "RGB"}
-
-_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
-
-
-class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="images"):
-    """A picture is an example of the class that its folder is named after.
-
-    It is turned as its EXIF says, taken as grey (1 channel) or RGB (3), and brought to `size`, height and width, by
-    bilinear interpolation with antialiasing. `resize` stretches it; `crop` first cuts out the middle that has the right
-    proportions. x is 0 to 1.
-    """
-
-    size: tuple[_Side, _Side]
-    labels: Annotated[LabelNames, msgspec.Meta(min_length=1)]
-    channels: Literal[1, 3] = 3
-    fit: Literal["resize", "crop"] = "resize"
-    normalize: Normalization | None = None
-
-    def __post_init__(self) -> None:
-        check_unique("labels", self.labels)
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        return (*self.size, self.channels)
 
 
 def read_images(path: Path, images: Images) -> Dataset:

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
-import msgspec
-
-from fedprune.data.npz import MAX_CLASSES
 from fedprune.data.skipped import Fault, Unusable, brief
 from fedprune.data.tables.numbers import number
 
 _SHOWN = 8
 """Known labels that a message names."""
-
-LabelNames = Annotated[
-    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=128)], ...], msgspec.Meta(max_length=MAX_CLASSES)
-]
-"""The names of the classes: a name's place is its class number."""
-
-ColumnName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-
-
-def check_unique(key: str, names: Sequence[str]) -> None:
-    """Raise ValueError, which names the key, if a name stands twice."""
-    if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ValueError(f"data.{key} names {twice!r} twice; each name stands once")
 
 
 class ClassNames:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedprune.data.arrays import Arrays
-from fedprune.data.audio.recordings import Recordings, read_recordings
 from fedprune.data.dataset import Dataset
-from fedprune.data.description import Data
-from fedprune.data.folders import count_files
-from fedprune.data.function import call_function, names_function
-from fedprune.data.images import Images, read_images
+from fedprune.data.description import Arrays, Data, Images, Recordings, Series, Table, Text
 from fedprune.data.normalization import normalize
 from fedprune.data.npz import count_examples, load_npz
-from fedprune.data.tables.rows import count_lines, row_files
-from fedprune.data.tables.series import Series, read_series
-from fedprune.data.tables.table import SUFFIXES, Table, read_table
-from fedprune.data.text.records import JSONL
-from fedprune.data.text.text import Text, read_text
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
-_ROWS = (*SUFFIXES, *JSONL)
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 def load_examples(path: Path, data: Data) -> Dataset:
@@ -40,22 +30,39 @@ def read_examples(path: Path, data: Data) -> Dataset:
 
     An `.npz`, or a function that returns arrays, may stand in for files of any form. Raises `DataError`.
     """
-    if names_function(path):
+    if _names_function(path):
+        from fedprune.data.function import call_function
+
         return call_function(path)
     if path.suffix == ".npz":
         return load_npz(path)
+    # A device takes only its own form's reader into its memory.
     match data:
         case Arrays():
-            return load_npz(path)
+            if not path.is_dir():
+                return load_npz(path)
+            from fedprune.data.npy import packed
+
+            return load_npz(packed(path), path_text(path))
         case Table():
+            from fedprune.data.tables.table import read_table
+
             return read_table(path, data)
         case Series():
+            from fedprune.data.tables.series import read_series
+
             return read_series(path, data)
         case Images():
+            from fedprune.data.images import read_images
+
             return read_images(path, data)
         case Recordings():
+            from fedprune.data.audio.recordings import read_recordings
+
             return read_recordings(path, data)
         case Text():
+            from fedprune.data.text.text import read_text
+
             return read_text(path, data)
 
 
@@ -72,11 +79,25 @@ def most_examples(path: Path) -> int:
 
 
 def _most(path: Path) -> int:
-    if names_function(path):
+    if _names_function(path):
+        from fedprune.data.function import call_function
+
         return len(call_function(path))
-    if path.is_dir():
-        holds_rows = any(file.suffix.lower() in _ROWS for file in path.iterdir())
-        return count_lines(row_files(path, _ROWS)) if holds_rows else count_files(path)
-    if path.suffix.lower() in _ROWS:
-        return count_lines(row_files(path, _ROWS))
-    return count_examples(path)
+    if path.suffix.lower() not in _ROWS and not path.is_dir():
+        return count_examples(path)
+    from fedprune.data.folders import count_files
+    from fedprune.data.tables.rows import count_lines, files_in, row_files
+
+    if path.is_dir() and files_in(path, (".npy",)):
+        from fedprune.data.npy import packed
+
+        return count_examples(packed(path), path_text(path))
+    if path.is_dir() and not files_in(path, _ROWS):
+        return count_files(path)
+    return count_lines(row_files(path, _ROWS))
+
+
+def _names_function(path: Path) -> bool:
+    """True for ``DIRECTORY/mine.py:load`` and ``DIRECTORY/package.module:load``, where no file is called so."""
+    place, colon, name = path.name.rpartition(":")
+    return bool(place and colon) and name.isidentifier() and not path.exists()

@@ -54,8 +54,8 @@ class _Member:
     offset: int
 
 
-def load_npz(path: Path) -> Dataset:
-    """Load `x` `[examples, ...]` and `y` `[examples, ...]`.
+def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
+    """Load `x` `[examples, ...]` and `y` `[examples, ...]`. Messages call the file `origin`, or else by its path.
 
     x: uint8 is divided by 255, as image models expect; floats are kept, as float32; larger integers are token ids,
     kept as int32. y: integers become int64, floats float32. One integer for each example is its class number, from 0;
@@ -65,19 +65,22 @@ def load_npz(path: Path) -> Dataset:
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
     more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
-    with _opened(path) as members:
-        return _loaded(*members, str(path))
+    origin = origin or str(file)
+    with _opened(file, origin) as (archive, x, y):
+        examples: Inputs = (
+            _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+        )
+        labels: Labels = (
+            _joined(y, _floats(archive, y), np.float32)
+            if y.dtype.kind == "f"
+            else _joined(y, _integers(archive, y), np.int64)
+        )
+        return Dataset(examples, labels, origin)
 
 
-def load_npz_file(file: BinaryIO, origin: str) -> Dataset:
-    """Load what `load_npz` does, with the same checks, from an open file that messages call `origin`."""
-    with _members(file, origin) as members:
-        return _loaded(*members, origin)
-
-
-def count_examples(path: Path) -> int:
+def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
     """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of x."""
-    with _opened(path) as (archive, x, y):
+    with _opened(file, origin or str(file)) as (archive, x, y):
         for _ in _ids(archive, x) if _are_ids(x) else _numbers(archive, x):
             pass
         for _ in _floats(archive, y) if y.dtype.kind == "f" else _integers(archive, y):
@@ -99,16 +102,10 @@ def save_npz(path: Path, dataset: Dataset) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
+def _opened(file: Path | BinaryIO, origin: str) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
     """The archive and what it announces of x and y. Whatever is wrong with the file becomes a `DataError`."""
-    if why := why_unreadable(path):
-        raise DataError(f"{path}: {why}; name an .npz file with arrays x and y")
-    with _members(path, str(path)) as members:
-        yield members
-
-
-@contextmanager
-def _members(file: Path | BinaryIO, origin: str) -> Iterator[tuple[zipfile.ZipFile, _Member, _Member]]:
+    if isinstance(file, Path) and (why := why_unreadable(file)):
+        raise DataError(f"{origin}: {why}; name an .npz file with arrays x and y")
     try:
         with zipfile.ZipFile(file) as archive:
             x, y = _member(archive, "x"), _member(archive, "y")
@@ -120,18 +117,6 @@ def _members(file: Path | BinaryIO, origin: str) -> Iterator[tuple[zipfile.ZipFi
         raise DataError(f"{origin}: its arrays do not fit into this machine's memory; split the file") from error
     except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
         raise DataError(f"{origin}: not a readable .npz ({_brief(error)}); {_HOW}") from error
-
-
-def _loaded(archive: zipfile.ZipFile, x: _Member, y: _Member, origin: str) -> Dataset:
-    examples: Inputs = (
-        _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
-    )
-    labels: Labels = (
-        _joined(y, _floats(archive, y), np.float32)
-        if y.dtype.kind == "f"
-        else _joined(y, _integers(archive, y), np.int64)
-    )
-    return Dataset(examples, labels, origin)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> _Member:

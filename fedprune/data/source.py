@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fedprune.data.arrays import Arrays
 from fedprune.data.dataset import Source
-from fedprune.data.description import Data
+from fedprune.data.description import Arrays, Data
 from fedprune.data.digits import digits
 from fedprune.data.fashion_mnist import fashion_mnist
 from fedprune.data.loading import read_examples

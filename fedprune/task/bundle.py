@@ -29,8 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data import Arrays, Data
-from fedprune.data.description import lacks_words
+from fedprune.data.description import Arrays, Data, Text
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
@@ -311,7 +310,7 @@ def _problem(task: Task) -> str:
         return "a tensor is neither float32 nor of integers"
     if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
         return "a layer's statistics are not a mean and a variance of one shape"
-    if lacks_words(task.data):
+    if isinstance(task.data, Text) and task.data.lacks_words:
         return "its vocabulary has no words"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprune.data.description import load_description
+from fedprune.data.task_toml import load_description
 from tests.docs.snippets import ROOT
 
 _TEXT = (ROOT / "docs" / "DATA.md").read_text()

@@ -13,11 +13,8 @@ from click.testing import CliRunner
 
 from fedprune.data import Arrays, Data, Dataset, load_examples, load_npz, most_examples, read_examples, save_npz
 from fedprune.data.command import data as data_command
-from fedprune.data.description import load_description
-from fedprune.data.normalization import MinMax, Standard
-from fedprune.data.tables.table import Table
-from fedprune.data.text.text import Text
-from fedprune.data.text.tokenizers import Vocabulary
+from fedprune.data.description import MinMax, Standard, Table, Text, Vocabulary
+from fedprune.data.task_toml import load_description
 from fedprune.errors import ConfigurationError, DataError
 
 _NORMALIZE = 'normalize = { kind = "standard", mean = [1, 2], std = [1, 2] }'
@@ -116,11 +113,11 @@ def test_the_words_of_a_vocabularys_file_are_put_into_the_description(tmp_path: 
     ("content", "said"),
     [
         (None, "No such file or directory; name a file with a word on each line"),
-        (b"", "0 words; put 1 to"),
+        (b"", "0 words in 0 bytes; put 1 to"),
         (b"caf\xe9", "not text in UTF-8"),
         (b"good\ngood", "a word stands twice"),
-        (b"Good", "'Good' in the vocabulary is not a word as the tokeniser makes them"),
-        (b"very good", "'very good' in the vocabulary is not a word"),
+        (b"Good", "'Good' is not a word as the tokeniser makes them"),
+        (b"very good", "'very good' is not a word"),
     ],
 )
 def test_a_vocabularys_file_that_is_wrong_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
@@ -162,6 +159,24 @@ def test_what_cannot_be_normalised_is_refused(tmp_path: Path, x: np.ndarray, nor
     save_npz(tmp_path / "d.npz", Dataset(x, np.arange(2)))
     with pytest.raises(DataError, match=said):
         load_examples(tmp_path / "d.npz", Arrays(normalize=normalize))
+
+
+# Arrays
+
+
+def test_a_directory_with_x_npy_and_y_npy_is_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((3, 2), 51, np.uint8))
+    np.save(tmp_path / "y.npy", np.arange(3))
+    data = load_examples(tmp_path, Arrays())
+    assert data.x.tolist() == [[np.float32(0.2)] * 2] * 3
+    assert data.y.tolist() == [0, 1, 2]
+    assert most_examples(tmp_path) == 3
+    (tmp_path / "y.npy").unlink()
+    with pytest.raises(DataError, match="it has no array 'y'"):
+        load_examples(tmp_path, Arrays())
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(DataError, match=r"no \.npy file is in it; put x\.npy and y\.npy there"):
+        load_examples(tmp_path, Arrays())
 
 
 # Functions
@@ -225,8 +240,7 @@ def test_forms_other_than_images_take_no_pillow(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("a,c\n1,2\n")
     script = (
         "import sys\nfrom pathlib import Path\nsys.modules['PIL'] = None\n"
-        "from fedprune.data import load_examples\nfrom fedprune.data.images import Images\n"
-        "from fedprune.data.tables.table import Table\n"
+        "from fedprune.data import load_examples\nfrom fedprune.data.description import Images, Table\n"
         "print(len(load_examples(Path('d.csv'), Table(inputs=('a',), label='c'))))\n"
         "load_examples(Path('.'), Images(size=(2, 2), labels=('a',)))"
     )

@@ -17,9 +17,7 @@ from PIL import Image
 
 from fedprune.data import folders as folders_module
 from fedprune.data import load_examples, most_examples
-from fedprune.data.audio.front_end import LogMel, Mfcc, Waveform
-from fedprune.data.audio.recordings import Recordings
-from fedprune.data.images import Images
+from fedprune.data.description import Images, LogMel, Mfcc, Recordings, Waveform
 from fedprune.errors import DataError
 
 _IMAGES = Images(size=(4, 6), labels=("cat", "dog"))

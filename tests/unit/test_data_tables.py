@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedprune.data import load_examples, most_examples
+from fedprune.data.description import Series, Table
 from fedprune.data.tables import rows as rows_module
-from fedprune.data.tables.series import Series
-from fedprune.data.tables.table import Table
 from fedprune.errors import DataError
 
 _TABLE = Table(inputs=("t", "h"), label="state", labels=("off", "on"))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.data import load_examples, most_examples
-from fedprune.data.text.text import Text
-from fedprune.data.text.tokenizers import Bytes, HashedWords, Tokenizer, Vocabulary, token_ids
+from fedprune.data.description import Bytes, HashedWords, Text, Tokenizer, Vocabulary
+from fedprune.data.text.tokenizers import token_ids
 from fedprune.errors import DataError
 
 _WORDS = Vocabulary(words=("good", "bad"))

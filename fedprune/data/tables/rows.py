@@ -52,15 +52,20 @@ def row_files(path: Path, suffixes: Sequence[str]) -> list[Path]:
         if path.suffix.lower() not in suffixes:
             raise DataError(f"{path_text(path)}: the task learns from {' or '.join(suffixes)} files; name one")
         return [path]
-    try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
-    except OSError as error:
-        raise DataError(f"{path_text(path)}: {error.strerror}; make the directory readable") from error
+    files = files_in(path, suffixes)
     if not files:
         raise DataError(f"{path_text(path)}: no {' or '.join(suffixes)} file is in it; name a directory with some")
     if len(files) > MAX_FILES:
         raise DataError(f"{path_text(path)}: more than {MAX_FILES} files; join some of them")
     return files
+
+
+def files_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a directory that end so, sorted by name. Raises `DataError` for one that cannot be read."""
+    try:
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+    except OSError as error:
+        raise DataError(f"{path_text(path)}: {error.strerror}; make the directory readable") from error
 
 
 def count_lines(files: Sequence[Path]) -> int:

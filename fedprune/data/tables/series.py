@@ -4,54 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import numpy as np
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.description import Series
 from fedprune.data.example_buffer import ExampleBuffer
-from fedprune.data.labels import ColumnName, LabelColumn, LabelNames, check_unique
-from fedprune.data.normalization import Normalization
+from fedprune.data.labels import LabelColumn
 from fedprune.data.skipped import Fault, Skipped, Unusable, brief
 from fedprune.data.tables.numbers import numbers
 from fedprune.data.tables.rows import Row, count_lines, read_rows, row_files
-from fedprune.data.tables.table import SUFFIXES, InputColumns
+from fedprune.data.tables.table import SUFFIXES
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
 MAX_GROUPS = 2**12
 """Groups of a file whose windows are open at a time: each holds up to a window of rows."""
-
-MAX_NUMBERS = 2**20
-"""Numbers of a window."""
-
-
-class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="series"):
-    """A window of `window` rows is an example; the next one begins `stride` rows later.
-
-    A window lies in one file, in one group (rows with equal cells in the column `group`, which others may come
-    between), and in one class. It ends before a row that cannot be used, since time would jump there. Where labels are
-    numbers, its label is the last row's.
-    """
-
-    inputs: InputColumns
-    label: ColumnName
-    window: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)]
-    stride: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBERS)]
-    group: ColumnName | None = None
-    labels: LabelNames = ()
-    normalize: Normalization | None = None
-
-    def __post_init__(self) -> None:
-        check_unique("inputs", (*self.inputs, self.label))
-        check_unique("labels", self.labels)
-        if self.window * len(self.inputs) > MAX_NUMBERS:
-            raise ValueError(f"a window of {self.window} rows has more than {MAX_NUMBERS} numbers; shorten it")
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        return (self.window, len(self.inputs))
 
 
 @dataclass

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import numpy as np
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.description import Table
 from fedprune.data.example_buffer import ExampleBuffer
-from fedprune.data.labels import ColumnName, LabelColumn, LabelNames, check_unique
-from fedprune.data.normalization import Normalization
+from fedprune.data.labels import LabelColumn
 from fedprune.data.skipped import Skipped, Unusable
 from fedprune.data.tables.numbers import numbers
 from fedprune.data.tables.rows import count_lines, read_rows, row_files
 from fedprune.system.paths import path_text
 
 SUFFIXES = (".csv", ".tsv")
-
-MAX_COLUMNS = 2**12
-
-InputColumns = Annotated[tuple[ColumnName, ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)]
-
-
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="table"):
-    """A row is an example: x is the numbers of the columns `inputs`, in that order.
-
-    The column `label` holds names of classes, the `labels`; without these, numbers.
-    """
-
-    inputs: InputColumns
-    label: ColumnName
-    labels: LabelNames = ()
-    normalize: Normalization | None = None
-
-    def __post_init__(self) -> None:
-        check_unique("inputs", (*self.inputs, self.label))
-        check_unique("labels", self.labels)
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        return (len(self.inputs),)
 
 
 def read_table(path: Path, table: Table) -> Dataset:

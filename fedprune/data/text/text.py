@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import numpy as np
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.description import Text
 from fedprune.data.example_buffer import ExampleBuffer
-from fedprune.data.labels import ColumnName, LabelColumn, LabelNames, check_unique
+from fedprune.data.labels import LabelColumn
 from fedprune.data.skipped import Fault, Skipped, Unusable
 from fedprune.data.tables.numbers import is_text
 from fedprune.data.tables.rows import count_lines, row_files
 from fedprune.data.tables.table import SUFFIXES
 from fedprune.data.text.records import JSONL, read_records
-from fedprune.data.text.tokenizers import Tokenizer, token_ids
+from fedprune.data.text.tokenizers import token_ids
 from fedprune.system.paths import path_text
-
-MAX_LENGTH = 2**16
-"""Tokens of an example."""
-
-
-class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="text"):
-    """A row or a line is an example: x is the ids of the first `length` tokens of the text in the column `text`.
-
-    The column `label` holds names of classes, the `labels`; without these, numbers.
-    """
-
-    text: ColumnName
-    label: ColumnName
-    length: Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]
-    tokenizer: Tokenizer
-    labels: LabelNames = ()
-
-    def __post_init__(self) -> None:
-        check_unique("labels", self.labels)
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        return (self.length,)
 
 
 def read_text(path: Path, text: Text) -> Dataset:
