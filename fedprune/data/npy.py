@@ -22,7 +22,9 @@ def packed(directory: Path) -> BinaryIO:
     """
     files = files_in(directory, (_SUFFIX,))
     if not files:
-        raise DataError(f"{path_text(directory)}: no {_SUFFIX} file is in it; put x.npy and y.npy there")
+        raise DataError(
+            f"{path_text(directory)}: no {_SUFFIX} file is in it; name an .npz file, or put x.npy and y.npy there"
+        )
     blob = io.BytesIO()
     try:
         if sum(file.stat().st_size for file in files) > MAX_BYTES:

@@ -175,7 +175,7 @@ def test_a_directory_with_x_npy_and_y_npy_is_arrays(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it has no array 'y'"):
         load_examples(tmp_path, Arrays())
     (tmp_path / "x.npy").unlink()
-    with pytest.raises(DataError, match=r"no \.npy file is in it; put x\.npy and y\.npy there"):
+    with pytest.raises(DataError, match=r"no \.npy file is in it; name an .npz file, or put x\.npy and y\.npy there"):
         load_examples(tmp_path, Arrays())
 
 
