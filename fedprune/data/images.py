@@ -19,10 +19,13 @@ from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
 MAX_PIXELS = 2**25
-"""Pixels of a picture before it is made smaller: 33 million, which take 100 MB. A file's header tells them."""
+"""Pixels of a picture before it is made smaller: 33 million, which take 100 MB twice. A file's header tells them."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Readers that are tried. Others start programs (EPS) or are rarely tested."""
+
+_DRAFT = 2
+"""How many times as many pixels a side of a JPEG keeps while it is decoded, at least, as the model takes."""
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -64,7 +67,9 @@ def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(file, formats=_FORMATS) as picture:
                 _check_pixels(picture)
-                turned = ImageOps.exif_transpose(picture).convert(_MODES[images.channels])
+                picture.draft(None, (_DRAFT * max(images.size),) * 2)  # decodes a large JPEG smaller, in less memory
+                ImageOps.exif_transpose(picture, in_place=True)
+                turned = picture.convert(_MODES[images.channels])
         except Unusable:
             raise
         except UnidentifiedImageError as error:

@@ -77,6 +77,15 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert x[4:].min() == 1.0
 
 
+def test_a_large_photo_comes_out_as_a_small_copy_of_it(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    rows, columns = np.mgrid[0:1200, 0:1600]
+    gradient = np.stack((columns / 1600, rows / 1200, np.full((1200, 1600), 0.5)), axis=2)
+    Image.fromarray((gradient * 255).astype(np.uint8)).save(tmp_path / "cat" / "a.jpg", quality=95)
+    x = load_examples(tmp_path, Images(size=(30, 40), labels=("cat",))).x[0]
+    np.testing.assert_allclose(x, gradient.reshape(30, 40, 40, 40, 3).mean(axis=(1, 3)), atol=0.05)
+
+
 def _bomb(width: int, height: int) -> bytes:
     """A PNG of some bytes whose header tells so many pixels."""
 
