@@ -16,6 +16,7 @@ from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.codecs import Values
+from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
@@ -155,5 +156,7 @@ def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> No
     """Put what `fedprune export` needs beside the checkpoints."""
     directory.write(TASK, bundle.blob)
     target = directory.path / HELD_OUT
-    if held_out.resolve() != target.resolve():
+    if held_out.suffix != target.suffix:
+        save_npz(target, read_examples(held_out, bundle.task.data))
+    elif held_out.resolve() != target.resolve():
         directory.copy_in(HELD_OUT, held_out)

@@ -199,7 +199,7 @@ def _measure(optimizer: str, folder: str) -> DeviceMemory:
     return_large_arrays()
     idle_mb = peak_memory_mb()
     ended: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
-    thread = TrainingThread(_examples, "litert", 1, None, ended.put)
+    thread = TrainingThread(lambda _: _examples(), "litert", 1, None, ended.put)
     store = AgentStore(Directory(Path(folder, "agent")), "device", _RUN)
     rounds = tuple(
         _round(number, sparsity, Path(folder), thread, ended, store, idle_mb)

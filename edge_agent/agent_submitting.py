@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby
 
+import msgspec
+
 from edge_agent.agent_offering import check_in, keep_ticket, wait, wait_as_told, warn_unreadable
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
@@ -43,7 +45,10 @@ def offered(state: AgentState, update: Content) -> Serving:
 
 
 def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
-    """Submit the update, with as many of its chunks as the gateway would ask for first."""
+    """Submit the update, with as many of its chunks as the gateway would ask for first.
+
+    The agent checks in with the number of its examples from now on: before, it knew only the most that there can be.
+    """
     if not state.awaits_training(event.number):
         return state, ()
     update = event.submit.update
@@ -54,6 +59,7 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
     state = replace(
         state,
         phase=Phase.SUBMITTING,
+        check_in=msgspec.structs.replace(state.check_in, examples=event.submit.examples),
         assignment=None,
         durations=state.durations_at(now),
         pending=event.submit,

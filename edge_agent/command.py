@@ -16,7 +16,7 @@ from fedprune.system.process import log_to_stderr
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="An agent.toml; the options below override it.")
 @click.option("--name", help="This agent's id in the federation: letters, digits, '_' and '-'.")
-@click.option("--data", type=click.Path(), help="This device's examples: an .npz with arrays x and y.")
+@click.option("--data", type=click.Path(), help="This device's examples: files of the task's form, or an .npz.")
 @click.option("--federation", help="The federation to join.  [default: fedprune]")
 @click.option("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT].  [default: mqtt://127.0.0.1:1883]")
 @click.option("--state", type=click.Path(), help="Where the agent remembers what it owes.  [default: agent-state]")

@@ -20,7 +20,7 @@ from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
-from fedprune.data import count_examples, load_npz
+from fedprune.data import load_examples, most_examples
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
@@ -52,7 +52,7 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     check_id(settings.name, "agent name")
     topics = Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
-    examples = count_examples(base / settings.data)
+    examples = most_examples(base / settings.data)
     with owned(base / settings.state) as disk:
         _serve(settings, base, disk, topics, CheckIn(examples=examples, trainer=trainer))
 
@@ -64,7 +64,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     training_thread = TrainingThread(
-        lambda: load_npz(base / settings.data), settings.trainer, settings.threads, disk, events.put
+        lambda data: load_examples(base / settings.data, data), settings.trainer, settings.threads, disk, events.put
     )
     idle_memory_mb = 0.0
 

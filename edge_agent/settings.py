@@ -11,7 +11,10 @@ from fedprune.wire.broker import Broker
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. Paths are relative to it. `name` is the agent's id in its federation."""
+    """The whole file. Paths are relative to it. `name` is the agent's id in its federation.
+
+    `data` is where this device's examples are; what they look like is the task's to say.
+    """
 
     name: str
     data: str

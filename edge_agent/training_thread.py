@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
-from fedprune.data import Dataset, fit_to
+from fedprune.data import Data, Dataset, fit_to
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 from fedprune.task.bundle import Bundle, read_bundle
@@ -53,7 +53,7 @@ class TrainingThread:
 
     def __init__(
         self,
-        load: Callable[[], Dataset],
+        load: Callable[[Data], Dataset],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
@@ -116,7 +116,7 @@ class TrainingThread:
         if self._prepared is None or self._prepared.bundle.blob != blob:
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._load(), bundle.network.input_forms, bundle.task.output_forms)
+            data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, data, trainer)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.architecture import task_outputs, variables_of
+from export.data_check import check_data
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.describing.refusal import LayerRefused, label
@@ -29,6 +30,7 @@ from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
+from fedprune.data.task_toml import with_words
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
@@ -53,6 +55,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     settings, or is not what its description makes. A model whose training graphs cannot be proven makes a bundle for
     the keras trainer alone, and a warning that says why.
     """
+    data = with_words(settings.data, base)
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
     network, table = _described(model, settings.training)
@@ -71,8 +74,10 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         training=settings.training,
         pruning=pruning,
         members={},
+        data=data,
         initial=initial,
     )
+    check_data(data, network.input_forms, task.output_forms)
     check_parity(model, network, TensorTable(table))
     verify_inference_graph(network, table, model)
     graphs = _proven_graphs(model, network, task)

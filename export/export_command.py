@@ -41,8 +41,9 @@ class FormatsFailed(ExportError):
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    metavar="PATH.npz",
-    help="Examples to calibrate int8 with, at most 200.  [default: a part of RUN/held-out.npz]",
+    metavar="PATH",
+    help="Examples to calibrate int8 with, at most 200: files of the task's form, or an .npz.  "
+    "[default: a part of RUN/held-out.npz]",
 )
 @click.option(
     "--out",

@@ -22,7 +22,7 @@ from export.report import FILE, Exported, Failure, Format, Report
 from export.signature import signature_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
-from fedprune.data import Dataset, fit_to, load_npz
+from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.errors import ExportError, ProtocolError
 from fedprune.model.tensors import Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
@@ -59,8 +59,10 @@ def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format
     """
     checkpoint = load_latest(run)
     bundle = load_bundle(run / TASK)
-    calibration = None if data is None else load_npz(data)
-    return export_model(bundle, checkpoint, load_npz(run / HELD_OUT), out, formats, on_step, calibration)
+    described = bundle.task.data
+    calibration = None if data is None else load_examples(data, described)
+    held_out = load_examples(run / HELD_OUT, described)
+    return export_model(bundle, checkpoint, held_out, out, formats, on_step, calibration)
 
 
 def export_model(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fedprune.data.description import Arrays, Data
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
@@ -130,6 +131,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSettings
     training: Training
     pruning: PruningSettings
+    data: Data = Arrays()
 
     def __post_init__(self) -> None:
         self.pruning.in_steps(self.training.steps_per_round)

@@ -74,6 +74,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     frozen = sum(spec.size for spec in task.table.of(TensorClass.FROZEN))
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
+    yield "data", one_line(msgspec.json.encode(task.data).decode())
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
     proximal = f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else ""
     for form in task.output_forms:

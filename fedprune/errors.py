@@ -5,6 +5,7 @@
     FedpruneError             1
     ├── ConfigurationError    3  a setting that a person wrote: option, .toml file, broker address
     ├── DataError             4  examples that cannot be used: a bad .npz, labels out of range, NaN
+    │   └── Unusable             (data.skipped) a row or a file, where the others may be good
     ├── TaskError             5  a task bundle or model that cannot be used, or does not fit the data
     │   ├── NoTrainingGraph      (export) a model that only the keras trainer trains
     │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs

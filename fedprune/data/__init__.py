@@ -1,14 +1,29 @@
 """Examples: loading them, checking them, and sharing them out over agents.
 
-A loader is a function from a path to a `Dataset` that raises `DataError` for anything it cannot use. Whatever comes
-after it (the fit to a model, the partition, training) sees only the `Dataset`, so a further format is one more loader.
+A reader is a function from a path, and the description of a form, to a `Dataset`; it raises `DataError` for what it
+cannot use. Whatever comes after it (the fit to a model, the partition, training) sees only the `Dataset`, so a further
+form is one more struct with its reader.
 """
 
 from __future__ import annotations
 
 from fedprune.data.dataset import Dataset
+from fedprune.data.description import Arrays, Data
 from fedprune.data.fit import fit_to
 from fedprune.data.importance import importance_of
+from fedprune.data.loading import load_examples, most_examples, read_examples
 from fedprune.data.npz import count_examples, load_npz, save_npz
 
-__all__ = ["Dataset", "count_examples", "fit_to", "importance_of", "load_npz", "save_npz"]
+__all__ = [
+    "Arrays",
+    "Data",
+    "Dataset",
+    "count_examples",
+    "fit_to",
+    "importance_of",
+    "load_examples",
+    "load_npz",
+    "most_examples",
+    "read_examples",
+    "save_npz",
+]

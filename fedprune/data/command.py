@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from fedprune.data.description import Arrays
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import Part, SplitSummary, prepare
 from fedprune.data.source import open_source
+from fedprune.data.task_toml import load_description
 from fedprune.system.table import table_lines
 
 _MAX_ROWS = 24
@@ -26,10 +28,18 @@ def data() -> None:
     "--source",
     default="auto",
     show_default=True,
-    metavar="auto|fashion-mnist|digits|PATH.npz",
-    help="auto is Fashion-MNIST, or scikit-learn's digits where that cannot be had. An .npz holds x [examples, ...], "
-    "uint8 pixels, floats or token ids, and y [examples], class numbers from 0, or else floats to be shared out with "
-    "iid; or x_NAME and y_NAME for each of several, to be shared out with iid; and perhaps a weight of each example.",
+    metavar="auto|fashion-mnist|digits|PATH",
+    help="auto is Fashion-MNIST, or scikit-learn's digits where that cannot be had. A path's .npz holds "
+    "x [examples, ...], uint8 pixels, floats or token ids, and y [examples], class numbers from 0, or else floats to "
+    "be shared out with iid; or x_NAME and y_NAME for each of several, to be shared out with iid; and perhaps a weight "
+    "of each example.",
+)
+@click.option(
+    "--task",
+    "task_toml",
+    type=click.Path(path_type=Path),
+    metavar="task.toml",
+    help="Its [data] table says how PATH is read: tables, series, images, recordings, text.",
 )
 @click.option(
     "--partition",
@@ -64,6 +74,7 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print split.json instead of a table.")
 def split(
     source: str,
+    task_toml: Path | None,
     partition_text: str,
     agents: int,
     examples_per_agent: int,
@@ -83,7 +94,7 @@ def split(
     """
     how = parse_partition(partition_text)
     summary = prepare(
-        open_source(source),
+        open_source(source, Arrays() if task_toml is None else load_description(task_toml)),
         how,
         agents=agents,
         examples_per_agent=examples_per_agent,

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -71,8 +71,10 @@ class _Archive:
     weight: _Member | None
 
 
-def load_npz(path: Path) -> Dataset:
+def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
     """Load `x` `[examples, ...]` and `y` `[examples, ...]`, or `x_NAME` and `y_NAME` for each input and output.
+
+    Messages call the file `origin`, or else by its path.
 
     x: uint8 is divided by 255, as image models expect; floats are kept, as float32; larger integers are token ids,
     kept as int32. y: integers become int64, floats float32. One integer for each example is its class number, from 0;
@@ -83,21 +85,22 @@ def load_npz(path: Path) -> Dataset:
     and labels: wrong shapes or dtypes, different lengths, NaN or infinity, negative class numbers, nothing at all, or
     more than `MAX_BYTES`. Whether labels suit a task is for `fit_to` to say.
     """
-    with _opened(path) as archive:
+    origin = origin or str(file)
+    with _opened(file, origin) as archive:
         return Dataset(
             {member.name: _input(archive.zip, member) for member in archive.inputs},
             {member.name: _label(archive.zip, member) for member in archive.labels},
-            str(path),
+            origin,
             None
             if archive.weight is None
             else _joined(archive.weight, _weights(archive.zip, archive.weight), np.float32),
         )
 
 
-def count_examples(path: Path) -> int:
+def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
     """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of an
     array."""
-    with _opened(path) as archive:
+    with _opened(file, origin or str(file)) as archive:
         for member in archive.inputs:
             for _ in _ids(archive.zip, member) if _are_ids(member) else _numbers(archive.zip, member):
                 pass
@@ -125,12 +128,12 @@ def save_npz(path: Path, dataset: Dataset) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Archive]:
+def _opened(file: Path | BinaryIO, origin: str) -> Iterator[_Archive]:
     """The archive and what it announces. Whatever is wrong with the file becomes a `DataError`."""
-    if why := why_unreadable(path):
-        raise DataError(f"{path}: {why}; name an .npz file with arrays x and y")
+    if isinstance(file, Path) and (why := why_unreadable(file)):
+        raise DataError(f"{origin}: {why}; name an .npz file with arrays x and y")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             inputs, labels = (
                 tuple(_member(archive, name) for name in _names(archive, letter)) for letter in ("x", "y")
             )
@@ -141,11 +144,11 @@ def _opened(path: Path) -> Iterator[_Archive]:
             _check_lengths(inputs, labels, weight)
             yield _Archive(archive, inputs, labels, weight)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{origin}: {error}") from None
     except MemoryError as error:
-        raise DataError(f"{path}: its arrays do not fit into this machine's memory; split the file") from error
+        raise DataError(f"{origin}: its arrays do not fit into this machine's memory; split the file") from error
     except (*_DAMAGED_ARCHIVE, *_DAMAGED_HEADER) as error:
-        raise DataError(f"{path}: not a readable .npz ({_brief(error)}); {_HOW}") from error
+        raise DataError(f"{origin}: not a readable .npz ({_brief(error)}); {_HOW}") from error
 
 
 def _names(archive: zipfile.ZipFile, letter: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The data that a person means: a well-known data set by its name, or a file of their own."""
+"""The data that a person means: a well-known data set by its name, or data of their own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedprune.data.dataset import Source
+from fedprune.data.description import Arrays, Data
 from fedprune.data.digits import digits
 from fedprune.data.fashion_mnist import fashion_mnist
-from fedprune.data.npz import load_npz
+from fedprune.data.loading import read_examples
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
+_ARRAYS = Arrays()
 
-def open_source(name: str) -> Source:
-    """`auto`, `fashion-mnist`, `digits`, or the path of an `.npz`. Raises `DataError` where it cannot be had.
+
+def open_source(name: str, data: Data = _ARRAYS) -> Source:
+    """`auto`, `fashion-mnist`, `digits`, or the path of examples as `data` describes them, which are not normalised.
+
+    Raises `DataError` where it cannot be had.
 
     `auto` is Fashion-MNIST, or digits where that cannot be had.
     """
@@ -27,7 +32,7 @@ def open_source(name: str) -> Source:
         case "digits":
             return digits()
         case _:
-            return Source(path_text(name), train=load_npz(Path(name)), test=None)
+            return Source(path_text(name), train=read_examples(Path(name), data), test=None)
 
 
 def fashion_mnist_or_digits(preferred: Callable[[], Source] = fashion_mnist) -> Source:

@@ -31,6 +31,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.data.description import Arrays, Data, Text
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.forms import MAX_ENDS, OutputForm, array_names
 from fedprune.model.losses import Loss, Objective
@@ -151,7 +152,7 @@ class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle's table of contents. The model turns inputs of `input_shapes` into `outputs`; `training` has their
-    losses."""
+    losses. `data` says what becomes of everybody's files before the model takes them."""
 
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
@@ -160,6 +161,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: Training
     pruning: Pruning
     members: dict[str, str]
+    data: Data = Arrays()
     initial: SeededWeights | None = None
     format_version: int = FORMAT_VERSION
 
@@ -342,6 +344,8 @@ def _problem(task: Task) -> str:
         return "a tensor is neither float32 nor of integers"
     if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
         return "a layer's statistics are not a mean and a variance of one shape"
+    if isinstance(task.data, Text) and task.data.lacks_words:
+        return "its vocabulary has no words"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"
     return ""

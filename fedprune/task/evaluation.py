@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedprune.data import Dataset, fit_to, load_npz
+from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array, Inputs, Weights
@@ -82,13 +82,13 @@ class Evaluator:
     """Scores weights on held-out examples, which stay in memory."""
 
     def __init__(self, bundle: Bundle, held_out: Path, *, threads: int) -> None:
-        """`held_out` is an .npz as `load_npz` reads it.
+        """`held_out` is an .npz as `load_npz` reads it, or files of the form that the task's data have.
 
         Raises `DataError` if it cannot be used or does not fit the task, `TaskError` or `ExportError` if the graph
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(load_npz(held_out), bundle.network.input_forms, task.output_forms)
+        self._data = fit_to(load_examples(held_out, task.data), bundle.network.input_forms, task.output_forms)
         self._forms = task.output_forms
         self._graph = InferenceGraph(bundle.network, threads=threads)
         self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round

@@ -341,8 +341,12 @@ def test_files_that_notepad_has_saved_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        (["data", "split", "--source", "folder", "--out", "x"], DATA, "is a directory; name an .npz file"),
-        (["agent", "--name", "a", "--data", "folder"], DATA, "is a directory; name an .npz file"),
+        (["data", "split", "--source", "folder", "--out", "x"], DATA, "no .npy file is in it; name an .npz file"),
+        (
+            ["agent", "--name", "a", "--data", "folder"],
+            DATA,
+            "it holds no folder; put the files into a folder for each",
+        ),
         (["task", "show", "folder"], STORAGE, "is a directory; name a .fedtask file"),
         (["task", "build", "folder", "--out", "x"], CONFIGURATION, "Is a directory; name a .toml file"),
         (["task", "build", "task.toml", "--out", "x"], TASK, "folder.keras: is a directory; model.file is a file"),
@@ -407,9 +411,9 @@ def test_a_model_of_ones_own_that_cannot_be_taken(
 @pytest.mark.parametrize("key", ["task", "held_out"])
 def test_a_federations_files_that_are_folders(nowhere: Site, key: str) -> None:
     (nowhere.path / "folder").mkdir()
-    code = STORAGE if key == "task" else DATA
+    code, said = (STORAGE, "is a directory; name a") if key == "task" else (DATA, "no .npy file is in it; name an .npz")
 
-    assert "folder: is a directory; name a" in refusal(code, "aggregator", nowhere.federation("run", **{key: "folder"}))
+    assert f"folder: {said}" in refusal(code, "aggregator", nowhere.federation("run", **{key: "folder"}))
 
 
 # Tasks

@@ -68,7 +68,7 @@ class _Thread:
         disk: Directory | None = None,
     ) -> None:
         self.delivered: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
-        self.thread = TrainingThread(load, trainer, 1, disk, self.delivered.put)
+        self.thread = TrainingThread(lambda _: load(), trainer, 1, disk, self.delivered.put)
 
     def trains(self, task: Bundle, blob: bytes | None = None) -> LocalResult | Exception:
         """What comes of the task's first round; of another bundle, if `blob` is one."""

@@ -130,6 +130,15 @@ def test_a_ticket_is_shown_at_once_and_from_then_on() -> None:
     assert agent.waits() == (shown,)
 
 
+def test_a_check_in_tells_the_most_examples_there_can_be_until_a_training_has_shown_how_many_there_are() -> None:
+    agent = agent_in(Phase.TRAINING)
+    assert agent.state.offer.examples == 1500
+
+    agent.gets(TrainingDone(1, submit(examples=23)))
+
+    assert agent.state.offer.examples == 23
+
+
 def test_whoever_gives_ever_new_tickets_makes_no_flood_of_check_ins() -> None:
     agent = agent_in(Phase.IDLE)
     said = [agent.gets(ticket(bytes([number]))) for number in range(100)]

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedprune.data.description import Data, Recordings, Text, Vocabulary
 from fedprune.errors import StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorSpec, weights_digest
@@ -498,3 +499,22 @@ def test_files_are_read_and_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "huge.fedtask")
     with pytest.raises(StorageError, match=r"missing\.fedtask: there is no such file"):
         load_bundle(tmp_path / "missing.fedtask")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Recordings(labels=("no", "yes")),
+        Text(text="review", label="mood", length=9, tokenizer=Vocabulary(words=("good", "bad"))),
+    ],
+)
+def test_a_bundle_carries_the_description_of_the_data(data: Data) -> None:
+    task = msgspec.structs.replace(make_task(), data=data)
+    assert read_bundle(write_bundle(task, network=NETWORK, weights=WEIGHTS)).task.data == data
+
+
+def test_a_bundle_whose_vocabulary_is_a_file_is_refused_since_no_device_has_it() -> None:
+    data = Text(text="review", label="mood", length=9, tokenizer=Vocabulary(file="/etc/hostname"))
+    task = msgspec.structs.replace(make_task(), data=data)
+    with pytest.raises(TaskError, match="its vocabulary has no words"):
+        read_bundle(write_bundle(task, network=NETWORK, weights=WEIGHTS))

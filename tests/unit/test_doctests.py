@@ -16,6 +16,10 @@ _ROOMS = (fedprune.codecs, fedprune.model, fedprune.pruning)
 _MODULES = sorted(
     {f"{room.__name__}.{module.name}" for room in _ROOMS for module in pkgutil.iter_modules(room.__path__)}
     | {f"aggregator.{module}" for module in ("explosion", "fixed_point", "merging", "outliers", "standing_apart")}
+    | {
+        f"fedprune.data.{module}"
+        for module in ("audio.front_end", "normalization", "tables.numbers", "text.tokenizers")
+    }
 )
 _WITHOUT_EXAMPLES = {"fedprune.codecs.reader", "fedprune.codecs.rice", "fedprune.model.tensor_files"}
 

@@ -37,6 +37,7 @@ _BREACHES = {
     "fedprune.graph.breach_8": "fedprune.task.bundle",
     "fedprune.network.breach_9": "fedprune.graph.graph",
     "edge_agent.breach_6": "fedprune.keras.layers",
+    "edge_agent.breach_7": "PIL",
 }
 """Which module imports what it may not."""
 

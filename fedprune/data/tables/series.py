@@ -1,0 +1,112 @@
+"""Examples that are windows over the rows of CSV files, as sensors write them: one row for each point in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedprune.data.dataset import Dataset
+from fedprune.data.description import Series
+from fedprune.data.example_buffer import ExampleBuffer
+from fedprune.data.labels import LabelColumn
+from fedprune.data.skipped import Fault, Skipped, Unusable, brief
+from fedprune.data.tables.numbers import numbers
+from fedprune.data.tables.rows import Row, count_lines, read_rows, row_files
+from fedprune.data.tables.table import SUFFIXES
+from fedprune.errors import DataError
+from fedprune.system.paths import path_text
+
+MAX_GROUPS = 2**12
+"""Groups of a file whose windows are open at a time: each holds up to a window of rows."""
+
+
+@dataclass
+class _Stretch:
+    """Rows of one group and class, as far as windows may still need them; `rest` rows are to be left out."""
+
+    where: str
+    label: float
+    rows: list[list[float]] = field(default_factory=list)
+    rest: int = 0
+    windows: int = 0
+
+
+class _Windows:
+    """Cuts windows out of rows as they come."""
+
+    def __init__(self, series: Series, labels: LabelColumn, skipped: Skipped, examples: ExampleBuffer) -> None:
+        self._series = series
+        self._labels = labels
+        self._skipped = skipped
+        self._examples = examples
+        self._open: dict[str, _Stretch] = {}
+
+    def take(self, row: Row) -> None:
+        """Add a row to its group's stretch. Without a fault in its numbers or label no other group's is ended."""
+        try:
+            cells = row.cells
+        except Unusable as unusable:
+            self._skipped.add(row.where, unusable)
+            self.end()
+            return
+        count = len(self._series.inputs)
+        group = "" if self._series.group is None else cells[-1]
+        try:
+            x, y = numbers(cells[:count], self._series.inputs), self._labels.read(cells[count])
+        except Unusable as unusable:
+            self._skipped.add(row.where, unusable)
+            self._end(group)
+            return
+        self._add(group, x, y, row.where)
+
+    def end(self) -> None:
+        """End all stretches, as at the end of a file."""
+        for group in list(self._open):
+            self._end(group)
+
+    def _add(self, group: str, x: list[float], y: float, where: str) -> None:
+        stretch = self._open.get(group)
+        if stretch is not None and self._labels.of_classes and stretch.label != y:
+            self._end(group)
+            stretch = None
+        if stretch is None:
+            if len(self._open) == MAX_GROUPS:
+                raise DataError(f"{where}: more than {MAX_GROUPS} groups in one file; is '{brief(group)}' a group?")
+            stretch = self._open[group] = _Stretch(where, y)
+        if stretch.rest:
+            stretch.rest -= 1
+            return
+        stretch.rows.append(x)
+        if len(stretch.rows) == self._series.window:
+            self._examples.add(stretch.rows, y)
+            stretch.windows += 1
+            stretch.rest = max(0, self._series.stride - self._series.window)
+            del stretch.rows[: self._series.stride]
+
+    def _end(self, group: str) -> None:
+        stretch = self._open.pop(group, None)
+        if stretch is not None and not stretch.windows:
+            what = f"{len(stretch.rows)} rows from there on, and a window takes {self._series.window}"
+            self._skipped.add(stretch.where, Unusable(Fault.SHORT, f"{what}; record for longer without a gap"))
+
+
+def read_series(path: Path, series: Series) -> Dataset:
+    """x float32 `[windows, window, inputs]`, y int64 `[windows]` or float32 `[windows, 1]`, of a CSV file or a
+    directory of them.
+
+    Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left.
+    """
+    files = row_files(path, SUFFIXES)
+    skipped = Skipped(path_text(path))
+    labels = LabelColumn(series.label, series.labels)
+    most = max(1, count_lines(files) // min(series.window, series.stride))
+    examples = ExampleBuffer(series.example_shape, np.float32, most, of_classes=labels.of_classes)
+    windows = _Windows(series, labels, skipped, examples)
+    columns = (*series.inputs, series.label, *([] if series.group is None else [series.group]))
+    for file in files:
+        for row in read_rows(file, columns):
+            windows.take(row)
+        windows.end()
+    return skipped.finish(examples)

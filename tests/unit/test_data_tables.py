@@ -1,0 +1,246 @@
+"""Tables and time series in CSV files: rows and windows, and one line for each kind of fault."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedprune.data import load_examples, most_examples
+from fedprune.data.description import Series, Table
+from fedprune.data.tables import rows as rows_module
+from fedprune.errors import DataError
+
+_TABLE = Table(inputs=("t", "h"), label="state", labels=("off", "on"))
+_SERIES = Series(inputs=("ax",), label="move", window=3, stride=2, group="who", labels=("sit", "walk"))
+
+
+def _written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_columns_are_found_by_name_and_labels_become_the_places_of_their_names(tmp_path: Path) -> None:
+    path = _written(tmp_path / "d.csv", "h,note,state,t\n40,x,on,21.5\n50,,off,-3e1\n")
+    data = load_examples(path, _TABLE)
+    assert (data.x.dtype, data.y.dtype) == (np.float32, np.int64)
+    assert data.x.tolist() == [[21.5, 40.0], [-30.0, 50.0]]
+    assert data.y.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_separator_is_found_in_the_header(tmp_path: Path, separator: str, end: str) -> None:
+    lines = (separator.join(cells) for cells in (("t", "h", "state"), ("1", "2", "on")))
+    path = _written(tmp_path / "d.csv", b"\xef\xbb\xbf" + end.join(lines).encode())
+    assert load_examples(path, _TABLE).x.tolist() == [[1.0, 2.0]]
+
+
+def test_without_names_the_label_is_a_number(tmp_path: Path) -> None:
+    path = _written(tmp_path / "d.csv", "t,h,power\n1,2,0.5\n3,4,-7\n")
+    data = load_examples(path, Table(inputs=("t", "h"), label="power"))
+    assert data.y.dtype == np.float32
+    assert data.y.tolist() == [[0.5], [-7.0]]
+
+
+def test_a_directory_is_all_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name, value in (("b.csv", 2), ("a.csv", 1), ("c.txt", 9)):
+        _written(tmp_path / name, f"t,h,state\n{value},0,on\n")
+    assert load_examples(tmp_path, _TABLE).x[:, 0].tolist() == [1.0, 2.0]
+    assert most_examples(tmp_path) == 4
+
+
+_FAULTS = [
+    ("1,,on", "1 rows with an empty cell skipped", "column 'h' is empty; fill it in"),
+    ("1", "1 rows with an empty cell skipped", "column 'h' is empty; fill it in"),
+    ('1,"3,5",on', "1 rows with a decimal comma skipped", "column 'h' is '3,5'; write 3.5"),
+    ("1,3,5,on", "1 rows with more cells than the header skipped", "4 cells, the header has 3"),
+    ("1,2026-11-26,on", "1 rows with a date or a time for a number skipped", "write it as a number"),
+    ("1,26.11.2026 03:15,on", "1 rows with a date or a time for a number skipped", "write it as a number"),
+    ("1,high,on", "1 rows without a finite number where one should be skipped", "column 'h' is 'high'"),
+    ("1,nan,on", "1 rows without a finite number where one should be skipped", "column 'h' is 'nan'"),
+    ("1,1e39,on", "1 rows without a finite number where one should be skipped", "column 'h' is '1e39'"),
+    (
+        "1,2,broken",
+        "1 rows with a label that the task does not know skipped",
+        "'broken' is none of the task's (off, on)",
+    ),
+    (b"1,\xe9,on", "1 rows that are not text in UTF-8 skipped", "save the file in UTF-8"),
+    ('1,"2"x,on', "1 rows with wrong quotes skipped", "correct its quotes"),
+]
+
+
+@pytest.mark.parametrize(("row", "counted", "cure"), _FAULTS)
+def test_a_row_that_cannot_be_used_is_named_counted_and_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: str | bytes, counted: str, cure: str
+) -> None:
+    middle = row if isinstance(row, bytes) else row.encode()
+    path = _written(tmp_path / "d.csv", b"t,h,state\n1,2,on\n" + middle + b"\n3,4,off\n")
+    with caplog.at_level(logging.WARNING):
+        data = load_examples(path, _TABLE)
+    assert data.x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    (line,) = caplog.messages
+    assert line.startswith(f"{path}: {counted}, the first is d.csv, line 3: ")
+    assert cure in line
+
+
+def test_faults_of_a_kind_are_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _written(tmp_path / "d.csv", "t,h,state\n" + "1,,on\n" * 500 + "1,2,on\n" + "x,2,on\n" * 3)
+    assert len(load_examples(path, _TABLE)) == 1
+    assert len(caplog.messages) == 2
+    assert "500 rows with an empty cell skipped, the first is d.csv, line 2" in caplog.messages[0]
+
+
+def test_a_file_of_which_nothing_is_left_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = _written(tmp_path / "d.csv", 't;h;state\n1;"3,5";on\n')
+    with pytest.raises(DataError, match=r"no example is left; .*1 rows with a decimal comma .* write 3\.5"):
+        load_examples(path, _TABLE)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("t,state\n1,on\n", "no column 'h' .its first line: t, state.; correct the names there"),
+        ("t,h,h,state\n1,2,3,on\n", "two columns 'h'"),
+        ("", "no column 't'"),
+        ("t,h,state\n", "no example in it"),
+        ("t,h,state\n1,2,on\n".encode("utf-16"), "in UTF-16; save it in UTF-8"),
+        ("t,h,state\n1," + "9" * 2**20 + ",on\n", "a line has more than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str | bytes, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        load_examples(_written(tmp_path / "d.csv", content), _TABLE)
+
+
+def test_a_file_without_a_column_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _written(tmp_path / "a.csv", "t,state\n1,on\n")
+    _written(tmp_path / "b.csv", "t,h,state\n1,2,on\n")
+    assert len(load_examples(tmp_path, _TABLE)) == 1
+    assert "1 files without the task's columns skipped, the first is a.csv: it has no column 'h'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("none.csv", "there is no such file; name a .csv or .tsv file"), ("d.txt", "learns from .csv or .tsv files")],
+)
+def test_a_path_that_is_no_table_is_refused(tmp_path: Path, name: str, complaint: str) -> None:
+    _written(tmp_path / "d.txt", "t,h,state\n1,2,on\n")
+    with pytest.raises(DataError, match=complaint):
+        load_examples(tmp_path / name, _TABLE)
+
+
+def test_a_directory_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_FILES", 1)
+    for name in ("a.csv", "b.csv"):
+        _written(tmp_path / name, "t,h,state\n1,2,on\n")
+    with pytest.raises(DataError, match="more than 1 files"):
+        load_examples(tmp_path, _TABLE)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_raise_anything_but_data_errors(tmp_path: Path, blob: bytes, start_well: bool) -> None:
+    path = _written(tmp_path / "d.csv", (b"t,h,state\n" if start_well else b"") + blob)
+    with suppress(DataError):
+        assert np.isfinite(load_examples(path, _TABLE).x).all()
+
+
+# Time series
+
+
+def _series(rows: list[tuple[str, str, str]]) -> str:
+    return "who,ax,move\n" + "".join(f"{','.join(row)}\n" for row in rows)
+
+
+def _windows(
+    tmp_path: Path, rows: list[tuple[str, str, str]], series: Series = _SERIES
+) -> tuple[list[list[float]], list]:
+    data = load_examples(_written(tmp_path / "d.csv", _series(rows)), series)
+    assert data.x.shape[1:] == (3, 1)
+    return data.x[..., 0].tolist(), data.y.tolist()
+
+
+def test_windows_begin_a_stride_apart(tmp_path: Path) -> None:
+    x, y = _windows(tmp_path, [("ann", str(t), "sit") for t in range(8)])
+    assert x == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
+    assert y == [0, 0, 0]
+
+
+def test_a_stride_longer_than_the_window_leaves_rows_out(tmp_path: Path) -> None:
+    series = Series(inputs=("ax",), label="move", window=3, stride=5, group="who", labels=("sit", "walk"))
+    x, _ = _windows(tmp_path, [("ann", str(t), "sit") for t in range(10)], series)
+    assert x == [[0, 1, 2], [5, 6, 7]]
+
+
+def test_windows_cross_neither_groups_nor_classes_and_groups_may_alternate(tmp_path: Path) -> None:
+    rows = [
+        (who, f"{100 * (who == 'bob') + t}", "walk" if t > 2 else "sit") for t in range(6) for who in ("ann", "bob")
+    ]
+    x, y = _windows(tmp_path, rows)
+    assert sorted(x) == [[0, 1, 2], [3, 4, 5], [100, 101, 102], [103, 104, 105]]
+    assert sorted(zip(y, (first for first, *_ in x), strict=True)) == [(0, 0), (0, 100), (1, 3), (1, 103)]
+
+
+def test_windows_do_not_cross_files(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        _written(tmp_path / name, _series([("ann", "1", "sit")] * 4))
+    assert len(load_examples(tmp_path, _SERIES)) == 2
+
+
+def test_a_bad_row_ends_its_groups_window_and_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [(who, "" if (who, t) == ("ann", 2) else str(t), "sit") for t in range(6) for who in ("ann", "bob")]
+    x, _ = _windows(tmp_path, rows)
+    assert sorted(x) == [[0, 1, 2], [2, 3, 4], [3, 4, 5]]
+    assert "1 rows with an empty cell skipped" in caplog.text
+    assert "1 stretches of rows shorter than a window skipped, the first is d.csv, line 2: 2 rows" in caplog.text
+
+
+def test_with_a_number_as_label_a_window_has_its_last_rows(tmp_path: Path) -> None:
+    path = _written(tmp_path / "d.csv", "ax,next\n" + "".join(f"{t},{t + 1}\n" for t in range(5)))
+    data = load_examples(path, Series(inputs=("ax",), label="next", window=3, stride=1))
+    assert data.y.tolist() == [[3.0], [4.0], [5.0]]
+
+
+def test_no_more_windows_come_than_an_agent_says_that_it_has(tmp_path: Path) -> None:
+    path = _written(tmp_path / "d.csv", _series([("ann", "1", "sit")] * 50))
+    series = Series(inputs=("ax",), label="move", window=1, stride=1, labels=("sit",))
+    assert len(load_examples(path, series)) == 50 <= most_examples(path)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "2", "", "x"]), st.sampled_from(["sit", "walk", "?"]))
+    ),
+    st.integers(1, 4),
+    st.integers(1, 5),
+)
+def test_every_window_is_consecutive_good_rows_of_one_group_and_class(
+    tmp_path: Path, rows: list[tuple[str, str, str]], window: int, stride: int
+) -> None:
+    """Compared with a plain cutting of the lists that are left between faults."""
+    series = Series(inputs=("ax",), label="move", window=window, stride=stride, group="who", labels=("sit", "walk"))
+    path = _written(tmp_path / "d.csv", _series(rows))
+    expected = 0
+    for group in "ab":
+        stretch: list[str] = []
+        runs = [stretch]
+        for who, value, move in rows:
+            if who == group:
+                good = value in ("1", "2") and move != "?"
+                if not good or (stretch and stretch[-1] != move):
+                    stretch = []
+                    runs.append(stretch)
+                if good:
+                    stretch.append(move)
+        expected += sum(max(0, (len(run) - window) // stride + 1) for run in runs)
+    try:
+        assert len(load_examples(path, series)) == expected
+    except DataError:
+        assert expected == 0
