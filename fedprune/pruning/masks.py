@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+
+_Score = TypeVar("_Score", np.float32, np.float64, np.floating, np.uint64)
 
 _PIECE = 2**16
 """Places of a tensor that are gone through at once."""
@@ -165,6 +168,29 @@ def put_kept(values: Array, kept: NDArray[np.bool_], fill: float = 0.0) -> Array
     return whole.reshape(kept.shape)
 
 
+def largest(scores: NDArray[_Score], count: int) -> NDArray[np.bool_]:
+    """Choose the `count` largest scores, of equal ones those that come first.
+
+    Args:
+        scores: one dimension, none NaN.
+        count: from 0 to their number.
+
+    Returns:
+        A bool array of their shape, True at `count` places.
+
+    Example:
+        >>> largest(np.float32([1, 3, 1, 0]), 2).tolist()
+        [True, True, False, False]
+    """
+    if not count:
+        return np.zeros(scores.size, np.bool_)
+    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    chosen: NDArray[np.bool_] = scores > threshold
+    ties = np.flatnonzero(scores == threshold)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return chosen
+
+
 def mask_sparsity(mask: Mask) -> float:
     """The fraction of scalars that `mask` prunes, in [0, 1]; 0.0 for one without tensors.
 
@@ -220,12 +246,7 @@ def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict
         return {}
     flat = np.concatenate([array.ravel() for array in scores.values()])
     keep = min(round(flat.size * (1.0 - sparsity)), int(np.count_nonzero(flat != _PRUNED)))
-    kept = np.zeros(flat.size, np.bool_)
-    if keep:
-        threshold = np.partition(flat, flat.size - keep)[flat.size - keep]
-        kept = flat > threshold
-        ties = np.flatnonzero(flat == threshold)
-        kept[ties[: keep - np.count_nonzero(kept)]] = True
+    kept = largest(flat, keep)
     ends = np.cumsum([array.size for array in scores.values()])
     pieces = np.split(kept, ends[:-1])
     return {name: piece.reshape(array.shape) for (name, array), piece in zip(scores.items(), pieces, strict=True)}

@@ -1,4 +1,4 @@
-"""Stages one by one: positions, values, and their chains."""
+"""Byte coders one by one: positions and values."""
 
 from __future__ import annotations
 
@@ -11,18 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedprune.codecs import Values
-from fedprune.codecs.positions import Bitmap, Coding, Kept, Known, Positions, Smallest
+from fedprune.codecs.floats import Fp16, Fp32
+from fedprune.codecs.integers import Codes, Int8
+from fedprune.codecs.links import Places, ValueCoder, Vector
+from fedprune.codecs.positions import Bitmap, Coding, Smallest
+from fedprune.codecs.quantisation import Quantisation
 from fedprune.codecs.reader import Reader, pack_bits
 from fedprune.codecs.rice import Rice
-from fedprune.codecs.stages import ABSENT, Vector, chain, decode, encode
+from fedprune.codecs.ternary import Ternary
 from fedprune.errors import ProtocolError
 from fedprune.model.randomness import Keyed
+from tests.encoding import KEY
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+EXACT_AGAIN = (Fp32(), Fp16(), Int8(), Quantisation(4), Quantisation(2))
+"""Coders of values of any kind; what they rounded once they write exactly."""
 
 
-def kept_positions() -> st.SearchStrategy[Kept]:
+def decode(coder: ValueCoder, blob: bytes, count: int) -> Vector:
+    reader = Reader(blob)
+    (vector,) = coder.read(reader, [count])
+    reader.finish()
+    return vector
+
+
+def kept_positions() -> st.SearchStrategy[Places]:
     """Masks scattered, clustered, empty and full."""
     scattered = arrays.arrays(np.bool_, st.integers(0, 300))
     runs = st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=6).map(
@@ -36,21 +49,21 @@ def vectors(limit: float = FLOAT32_MAX) -> st.SearchStrategy[Vector]:
     return arrays.arrays(np.float32, st.integers(0, 50), elements=elements)
 
 
-def bernoulli(density: float, size: int) -> Kept:
-    kept: Kept = Keyed(1, "bernoulli", str(density)).uniform(size, 0.0, 1.0) < density
+def bernoulli(density: float, size: int) -> Places:
+    kept: Places = Keyed(1, "bernoulli", str(density)).uniform(size, 0.0, 1.0) < density
     return kept
 
 
 @pytest.mark.parametrize("coding", [Bitmap(), Rice(), Smallest()])
 @given(kept=kept_positions())
-def test_positions_round_trip_and_leave_nothing(coding: Coding, kept: Kept) -> None:
+def test_positions_round_trip_and_leave_nothing(coding: Coding, kept: Places) -> None:
     reader = Reader(coding.encode(kept))
-    np.testing.assert_array_equal(coding.read(reader, kept.size), kept)
+    np.testing.assert_array_equal(coding.read(reader, kept.size, kept.size), kept)
     reader.finish()
 
 
 @given(kept=kept_positions())
-def test_smallest_is_no_longer_than_any_alternative(kept: Kept) -> None:
+def test_smallest_is_no_longer_than_any_alternative(kept: Places) -> None:
     length = len(Smallest().encode(kept))
     assert length <= 1 + min(len(Bitmap().encode(kept)), len(Rice().encode(kept)))
     if kept.all():
@@ -65,11 +78,14 @@ def test_rice_is_within_5_percent_of_the_entropy(percent: int) -> None:
     assert len(Rice().encode(kept)) <= 1.05 * kept.size * entropy / 8
 
 
-def test_known_positions_cost_nothing_and_are_held_to() -> None:
-    kept = np.array([True, False, True])
-    assert Known(kept).encode(kept) == b""
-    with pytest.raises(ValueError, match="known positions"):
-        Known(kept).encode(~kept)
+@pytest.mark.parametrize("coding", [Bitmap(), Rice(), Smallest()])
+def test_more_positions_than_may_be_sent_are_refused(coding: Coding) -> None:
+    kept = bernoulli(0.3, 200)
+    count = int(np.count_nonzero(kept))
+
+    np.testing.assert_array_equal(coding.read(Reader(coding.encode(kept)), 200, count), kept)
+    with pytest.raises(ProtocolError, match=f"{count} positions are sent, at most {count - 1} may be"):
+        coding.read(Reader(coding.encode(kept)), 200, count - 1)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +108,10 @@ def test_known_positions_cost_nothing_and_are_held_to() -> None:
 )
 def test_malformed_positions_are_refused(coding: Coding, blob: bytes, complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
-        coding.read(Reader(blob), 10)
+        coding.read(Reader(blob), 10, 10)
 
 
-def rice_of(kept: Kept, width: int) -> bytes:
+def rice_of(kept: Places, width: int) -> bytes:
     """The positions with any number of lower bits."""
     gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1
     lower = (gaps[:, np.newaxis] >> np.arange(width)) & 1
@@ -105,7 +121,7 @@ def rice_of(kept: Kept, width: int) -> bytes:
 
 
 @given(kept=arrays.arrays(np.bool_, st.integers(1, 300)) | st.integers(1, 3000).map(lambda size: bernoulli(0.05, size)))
-def test_positions_have_one_form(kept: Kept) -> None:
+def test_positions_have_one_form(kept: Places) -> None:
     """Of all schemes and widths that say the same, only what a writer takes is read."""
     widths = range(kept.size.bit_length() + 1)
     forms = [b"\0", b"\1" + pack_bits(kept), *(b"\2" + rice_of(kept, width) for width in widths)]
@@ -117,33 +133,33 @@ def test_positions_have_one_form(kept: Kept) -> None:
     for form in set(forms) - {written}:
         reader = Reader(form)
         try:
-            found = Smallest().read(reader, kept.size)
+            found = Smallest().read(reader, kept.size, kept.size)
         except ProtocolError:
             continue
         assert not np.array_equal(found, kept)
     for form in {rice_of(kept, width) for width in widths} - {shortest}:
         with pytest.raises(ProtocolError, match="lower bits"):
-            Rice().read(Reader(form), kept.size)
+            Rice().read(Reader(form), kept.size, kept.size)
 
 
 @settings(max_examples=200)
-@pytest.mark.parametrize("values", Values)
+@pytest.mark.parametrize("coder", [*EXACT_AGAIN, Ternary()])
 @given(data=st.data())
-def test_values_have_one_form(values: Values, data: st.DataObject) -> None:
+def test_values_have_one_form(coder: ValueCoder, data: st.DataObject) -> None:
     """Whatever bytes are read as values are those that a writer gives for these values."""
-    count, size = data.draw(st.integers(0, 4)), {Values.FP32: 4, Values.FP16: 2, Values.INT8: 1}[values]
+    count, size = data.draw(st.integers(0, 4)), {Fp32: 4, Fp16: 2}.get(type(coder), 1)
     scale = b""
-    if values is Values.INT8:
-        rounded = encode(values.stage, np.array([data.draw(st.floats(0.0, FLOAT32_MAX, width=32))], np.float32))[:4]
+    if size == 1:
+        rounded = coder.encode([np.array([data.draw(st.floats(0.0, FLOAT32_MAX, width=32))], np.float32)])[:4]
         scale = data.draw(st.just(rounded) | st.binary(min_size=4, max_size=4) | st.just(struct.pack("<f", -0.0)))
     code = st.binary(min_size=size, max_size=size) | st.sampled_from([b"\x7f", b"\x81", b"\0"]).map(lambda b: b * size)
-    blob = scale + b"".join(data.draw(st.lists(code, min_size=count, max_size=count)))
+    blob = scale + b"".join(data.draw(st.lists(code, max_size=count)))
     try:
-        vector = decode(values.stage, Reader(blob), count)
+        vector = decode(coder, blob, count)
     except ProtocolError:
         return
 
-    assert encode(values.stage, vector) == blob
+    assert coder.encode([vector]) == blob
 
 
 @pytest.mark.parametrize(
@@ -151,19 +167,19 @@ def test_values_have_one_form(values: Values, data: st.DataObject) -> None:
     [(1.0, (0, 0)), (1.0, (1, 126)), (-0.0, (0, 0)), (0.0, (1, 0)), (1e-40, (127, 0)), (1.0 + 2.0**-20, (127, 0))],
 )
 def test_an_int8_scale_is_the_one_that_a_writer_takes(scale: float, codes: tuple[int, int]) -> None:
-    with pytest.raises(ProtocolError, match=r"the int8 scale is .*, a writer takes"):
-        decode(Values.INT8.stage, Reader(struct.pack("<f2b", scale, *codes)), 2)
+    with pytest.raises(ProtocolError, match=r"the scale is .*, a writer takes"):
+        decode(Int8(), struct.pack("<f2b", scale, *codes), 2)
 
 
 @given(vectors())
 def test_fp32_is_exact(vector: Vector) -> None:
-    decoded = decode(Values.FP32.stage, Reader(encode(Values.FP32.stage, vector)), vector.size)
+    decoded = decode(Fp32(), Fp32().encode([vector]), vector.size)
     assert decoded.tobytes() == vector.tobytes()
 
 
 @given(vectors())
 def test_fp16_rounds_to_nearest_and_saturates(vector: Vector) -> None:
-    decoded = decode(Values.FP16.stage, Reader(encode(Values.FP16.stage, vector)), vector.size)
+    decoded = decode(Fp16(), Fp16().encode([vector]), vector.size)
     clipped = np.clip(vector.astype(np.float64), -65504.0, 65504.0)
     # Half a unit in the last of 11 bits, or of the smallest half.
     assert (np.abs(decoded - clipped) <= np.maximum(np.abs(clipped) * 2.0**-11, 2.0**-25)).all()
@@ -171,9 +187,9 @@ def test_fp16_rounds_to_nearest_and_saturates(vector: Vector) -> None:
 
 @given(vectors())
 def test_int8_is_within_half_a_step(vector: Vector) -> None:
-    payload = encode(Values.INT8.stage, vector)
+    payload = Int8().encode([vector])
     assert len(payload) == 4 + vector.size
-    decoded = decode(Values.INT8.stage, Reader(payload), vector.size)
+    decoded = decode(Int8(), payload, vector.size)
     largest = float(np.abs(vector).max(initial=0.0))
     subnormal_scale = largest < 127 * float(np.finfo(np.float32).smallest_normal)
     tolerance = largest if subnormal_scale else 0.5001 * largest / 127
@@ -183,64 +199,77 @@ def test_int8_is_within_half_a_step(vector: Vector) -> None:
 def test_int8_keeps_the_extremes() -> None:
     for extreme in (1.0, 1e-30, FLOAT32_MAX):
         vector = np.array([extreme, 0.0, -extreme], np.float32)
-        decoded = decode(Values.INT8.stage, Reader(encode(Values.INT8.stage, vector)), 3)
+        decoded = decode(Int8(), Int8().encode([vector]), 3)
         np.testing.assert_allclose(decoded, vector, rtol=2.0**-16)
 
 
-@pytest.mark.parametrize("values", Values)
-@given(vector=vectors())
-def test_what_was_decoded_is_encoded_to_the_same_bytes(values: Values, vector: Vector) -> None:
-    payload = encode(values.stage, vector)
-    assert encode(values.stage, decode(values.stage, Reader(payload), vector.size)) == payload
+@pytest.mark.parametrize("coder", EXACT_AGAIN)
+@given(vector=vectors(limit=2.0**100))
+def test_what_was_decoded_is_encoded_to_the_same_bytes(coder: ValueCoder, vector: Vector) -> None:
+    payload = coder.encode([vector])
+    assert coder.encode([decode(coder, payload, vector.size)]) == payload
+
+
+@pytest.mark.parametrize("coder", [*EXACT_AGAIN, Ternary()])
+@given(vector=vectors(limit=2.0**100))
+def test_what_a_compressor_made_is_coded_without_loss(coder: ValueCoder, vector: Vector) -> None:
+    vector = vector[vector != 0.0]
+    tensors, _, _ = coder.apply({"kernel": vector}, {}, {}, KEY)
+
+    np.testing.assert_array_equal(decode(coder, coder.encode([tensors["kernel"]]), vector.size), tensors["kernel"])
+
+
+@pytest.mark.parametrize("coder", [*EXACT_AGAIN, Ternary()])
+def test_several_vectors_are_coded_one_after_another(coder: ValueCoder) -> None:
+    vectors = [np.float32([0.5, -0.5, 0.5]), np.empty(0, np.float32), np.float32([-0.5])]
+    reader = Reader(coder.encode(vectors) + b"more")
+
+    found = coder.read(reader, [3, 0, 1])
+
+    for vector, alone in zip(found, vectors, strict=True):
+        np.testing.assert_array_equal(vector, decode(coder, coder.encode([alone]), alone.size))
+    assert bytes(reader.take(4)) == b"more"
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 9), (4, 5), (2, 3)])
+def test_codes_of_few_bits_share_bytes(bits: int, size: int) -> None:
+    vector = np.arange(-4, 5, dtype=np.float32)
+
+    assert len(Codes(bits).encode([vector])) == 4 + size
+
+
+def test_a_sign_takes_a_bit_and_no_value_takes_nothing() -> None:
+    assert len(Ternary().encode([np.full(17, -0.25, np.float32)])) == 4 + 3
+    assert Ternary().encode([np.empty(0, np.float32)]) == b""
 
 
 def test_int8_writes_no_subnormal_scale() -> None:
-    payload = encode(Values.INT8.stage, np.array([1e-37, -2e-40], np.float32))
+    payload = Int8().encode([np.array([1e-37, -2e-40], np.float32)])
     assert payload == bytes(4 + 2)
 
 
 @pytest.mark.parametrize(
-    ("values", "blob"),
+    ("coder", "blob"),
     [
-        (Values.FP32, struct.pack("<2f", 1.0, math.nan)),
-        (Values.FP32, struct.pack("<2f", math.inf, 1.0)),
-        (Values.FP16, struct.pack("<2H", 0x7C00, 0)),
-        (Values.FP16, struct.pack("<2H", 0x7C01, 0)),
-        (Values.INT8, struct.pack("<f2b", math.nan, 0, 0)),
-        (Values.INT8, struct.pack("<f2b", math.inf, 0, 1)),
-        (Values.INT8, struct.pack("<f2b", -1.0, 0, 1)),
-        (Values.INT8, struct.pack("<f2b", 3e38, 127, 1)),
-        (Values.INT8, struct.pack("<f2b", 1.0, 1, -128)),
-        (Values.INT8, struct.pack("<fb", 1.0, 1)),
+        (Fp32(), struct.pack("<2f", 1.0, math.nan)),
+        (Fp32(), struct.pack("<2f", math.inf, 1.0)),
+        (Fp16(), struct.pack("<2H", 0x7C00, 0)),
+        (Fp16(), struct.pack("<2H", 0x7C01, 0)),
+        (Int8(), struct.pack("<f2b", math.nan, 0, 0)),
+        (Int8(), struct.pack("<f2b", math.inf, 0, 1)),
+        (Int8(), struct.pack("<f2b", -1.0, 0, 1)),
+        (Int8(), struct.pack("<f2b", 3e38, 127, 1)),
+        (Int8(), struct.pack("<f2b", 1.0, 1, -128)),
+        (Int8(), struct.pack("<fb", 1.0, 1)),
+        (Quantisation(4), struct.pack("<fB", 1.0, 0xF0)),
+        (Quantisation(2), struct.pack("<fB", 1.0, 0b0011)),
+        (Quantisation(2), struct.pack("<fB", 1.0, 0b010010)),
+        (Ternary(), struct.pack("<fB", 0.0, 0)),
+        (Ternary(), struct.pack("<fB", -1.0, 0)),
+        (Ternary(), struct.pack("<fB", math.inf, 0)),
+        (Ternary(), struct.pack("<fB", 1.0, 4)),
     ],
 )
-def test_malformed_values_are_refused(values: Values, blob: bytes) -> None:
+def test_malformed_values_are_refused(coder: ValueCoder, blob: bytes) -> None:
     with pytest.raises(ProtocolError):
-        decode(values.stage, Reader(blob), 2)
-
-
-@given(vectors(), st.data())
-def test_a_chain_puts_every_value_back_where_it_was(vector: Vector, data: st.DataObject) -> None:
-    kept = data.draw(arrays.arrays(np.bool_, vector.size))
-    holey = np.where(kept, vector, ABSENT)
-    for coding in (Known(kept), Smallest()):
-        coder = chain(Positions(coding), Values.FP32.stage)
-        payload = encode(coder, holey)
-        assert len(payload) == len(coding.encode(kept)) + 4 * np.count_nonzero(kept)
-        np.testing.assert_array_equal(decode(coder, Reader(payload), vector.size), holey)
-
-
-def test_chains_nest() -> None:
-    vector = np.array([1.0, ABSENT, 2.0], np.float32)
-    flat = chain(Positions(Smallest()), Values.FP16.stage)
-    nested = chain(chain(Positions(Smallest())), chain(Values.FP16.stage))
-    assert encode(nested, vector) == encode(flat, vector)
-    np.testing.assert_array_equal(decode(nested, Reader(encode(flat, vector)), 3), vector)
-
-
-def test_a_coder_without_values_is_refused() -> None:
-    positions = Positions(Bitmap())
-    with pytest.raises(ValueError, match="value stage"):
-        encode(positions, np.ones(3, np.float32))
-    with pytest.raises(ValueError, match="value stage"):
-        decode(positions, Reader(b"\x07"), 3)
+        decode(coder, blob, 2)
