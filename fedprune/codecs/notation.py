@@ -18,6 +18,7 @@ from typing import Any
 
 from fedprune.codecs.clip import Clip
 from fedprune.codecs.codec import Codec
+from fedprune.codecs.context import ContextCoder
 from fedprune.codecs.feedback import Feedback
 from fedprune.codecs.floats import Fp16, Fp32
 from fedprune.codecs.integers import Int8
@@ -89,6 +90,7 @@ _MEANINGS = {
     "ternary": _Meaning(_Place.VALUES, Ternary),
     "bitmap": _Meaning(_Place.POSITIONS, lambda: lambda _: Bitmap()),
     "rice": _Meaning(_Place.POSITIONS, lambda: lambda _: Rice()),
+    "context": _Meaning(_Place.POSITIONS, lambda: ContextCoder),
 }
 
 _WORD = re.compile(r"([a-z0-9_]+)(?:\(\s*([^()\s]*)\s*\))?")

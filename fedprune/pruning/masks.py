@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.lamp import keep_by_lamp
 
 _Score = TypeVar("_Score", np.float32, np.float64, np.floating, np.uint64)
 
@@ -68,8 +69,10 @@ def score_mask(
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
         return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
+    if allocation is Allocation.LAMP:
+        return keep_by_lamp(prunable, _number_kept(previous, sparsity), previous)
     score = _SCORES[allocation]
-    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity)
+    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity, previous)
 
 
 def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
@@ -203,6 +206,12 @@ def mask_sparsity(mask: Mask) -> float:
     return pruned / total if total else 0.0
 
 
+def _number_kept(previous: Mask, sparsity: float) -> int:
+    """round(n (1 - sparsity)) of all n, or those that `previous` keeps if these are fewer."""
+    total = sum(kept.size for kept in previous.values())
+    return min(round(total * (1.0 - sparsity)), sum(int(np.count_nonzero(kept)) for kept in previous.values()))
+
+
 def _magnitudes(array: Array, kept: NDArray[np.bool_]) -> Array:
     """|w|, and `_PRUNED` where a weight is not kept."""
     return np.where(kept, np.abs(array), np.float32(_PRUNED))
@@ -218,35 +227,20 @@ def _keep_as_tfmot(array: Array, sparsity: float, previous: NDArray[np.bool_]) -
     return kept
 
 
-def _lamp_scores(array: Array, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """w_u^2 / sum of w_v^2 over all kept v that rank no higher than u, ranked by falling magnitude.
-
-    Of equal magnitudes the one with the lower index ranks higher, so that each layer has exactly one score of 1
-    and none is emptied. The running sum is taken in rank order, hence equal on every machine. `_PRUNED` where a
-    weight is not kept.
-    """
-    squares = np.where(kept, np.square(array.astype(np.float64)), 0.0).ravel()
-    ranking = np.argsort(-squares, kind="stable")
-    ranked = squares[ranking]
-    scores = np.zeros_like(squares)
-    scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
-    return np.where(kept, scores.reshape(array.shape), _PRUNED)
-
-
 _SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {
-    Allocation.LAMP: _lamp_scores,
     Allocation.GLOBAL: _magnitudes,
 }
 """From a tensor and where it is kept to scores, of which the best of all tensors together are kept."""
 
 
-def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict[str, NDArray[np.bool_]]:
+def _keep_best(
+    scores: dict[str, NDArray[np.floating]], sparsity: float, previous: Mask
+) -> dict[str, NDArray[np.bool_]]:
     """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index; never `_PRUNED`."""
     if not scores:
         return {}
     flat = np.concatenate([array.ravel() for array in scores.values()])
-    keep = min(round(flat.size * (1.0 - sparsity)), int(np.count_nonzero(flat != _PRUNED)))
-    kept = largest(flat, keep)
+    kept = largest(flat, _number_kept(previous, sparsity))
     ends = np.cumsum([array.size for array in scores.values()])
     pieces = np.split(kept, ends[:-1])
     return {name: piece.reshape(array.shape) for (name, array), piece in zip(scores.items(), pieces, strict=True)}

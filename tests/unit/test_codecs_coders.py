@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from fedprune.codecs.context import ContextCoder
 from fedprune.codecs.floats import Fp16, Fp32
 from fedprune.codecs.integers import Codes, Int8
 from fedprune.codecs.links import Places, ValueCoder, Vector
@@ -60,6 +61,67 @@ def test_positions_round_trip_and_leave_nothing(coding: Coding, kept: Places) ->
     reader = Reader(coding.encode(kept))
     np.testing.assert_array_equal(coding.read(reader, kept.size, kept.size), kept)
     reader.finish()
+
+
+@st.composite
+def masks_and_positions(draw: st.DrawFn) -> tuple[list[Places], Places]:
+    """Masks of some tensors, and which of their alive values are sent."""
+    shapes = st.lists(st.integers(0, 9), min_size=0, max_size=3).map(tuple)
+    masks = [draw(arrays.arrays(np.bool_, shape)) for shape in draw(st.lists(shapes, max_size=4))]
+    alive = sum(int(np.count_nonzero(mask)) for mask in masks)
+    return masks, draw(arrays.arrays(np.bool_, alive))
+
+
+@given(drawn=masks_and_positions())
+def test_positions_in_context_round_trip_and_leave_nothing(drawn: tuple[list[Places], Places]) -> None:
+    masks, kept = drawn
+    coder = ContextCoder(masks)
+    reader = Reader(coder.encode(kept))
+
+    np.testing.assert_array_equal(coder.read(reader, kept.size, int(np.count_nonzero(kept))), kept)
+    reader.finish()
+
+
+@given(drawn=masks_and_positions(), data=st.data())
+def test_damaged_positions_in_context_are_refused_or_have_one_form(
+    drawn: tuple[list[Places], Places], data: st.DataObject
+) -> None:
+    masks, kept = drawn
+    coder, blob = ContextCoder(masks), ContextCoder(masks).encode(kept)
+    at = data.draw(st.integers(0, len(blob)))
+    blob = blob[:at] + data.draw(st.binary(max_size=3)) + blob[at + data.draw(st.integers(0, 3)) :]
+    reader = Reader(blob)
+    try:
+        found = coder.read(reader, kept.size, kept.size)
+        reader.finish()
+    except ProtocolError:
+        return
+    assert coder.encode(found) == blob
+
+
+@pytest.mark.parametrize("permille", [2, 5, 10, 30, 100, 300])
+def test_context_coding_of_scattered_positions_is_within_2_percent_of_the_entropy(permille: int) -> None:
+    kept = bernoulli(permille / 1000, 100_000)
+    density = kept.mean()
+    entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
+    assert len(ContextCoder([np.ones(kept.shape, np.bool_)]).encode(kept)) <= 1.02 * kept.size * entropy / 8 + 16
+
+
+def test_context_coding_of_busy_rows_or_columns_is_far_below_the_entropy_of_scattered_positions() -> None:
+    busy = np.zeros((400, 100), np.bool_)
+    busy[::20] = bernoulli(0.3, 20 * 100).reshape(20, 100)
+    density = busy.mean()
+    entropy = busy.size * (-density * math.log2(density) - (1 - density) * math.log2(1 - density)) / 8
+    for kept in (busy, busy.T):
+        assert len(ContextCoder([np.ones(kept.shape, np.bool_)]).encode(kept.reshape(-1))) < 0.75 * entropy
+
+
+def test_a_promise_of_endless_positions_in_context_ends_soon() -> None:
+    """A few bytes decode to any number of likely bits: what bounds them is the table and what may be sent."""
+    mask = np.ones((1000, 1000), np.bool_)
+    for blob in (b"\x04\xff\xff\xff\xff", b"\x08\x55" + bytes(7), b"\x02\x80\x00", b"\x80\x00"):
+        with pytest.raises(ProtocolError):
+            ContextCoder([mask] * 3).read(Reader(blob), 3_000_000, 100)
 
 
 @given(kept=kept_positions())

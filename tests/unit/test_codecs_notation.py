@@ -61,7 +61,7 @@ def test_a_codec_has_one_spelling_and_that_is_read_back(written: str, spelt: str
         ("mask | int8 | fp16", "int8 and fp16 both say how values are coded; take one"),
         ("mask", "nothing says how values are coded; add one of fp32, fp16, int8, quantise, ternary"),
         ("mask | topk(0.1) | rice", "nothing says how values are coded"),
-        ("mask | topk(0.1) | int8", "topk chooses positions, which must be coded; add one of bitmap, rice"),
+        ("mask | topk(0.1) | int8", "topk chooses positions, which must be coded; add one of bitmap, rice, context"),
         ("mask | int8 | rice", "rice codes positions that topk or threshold chose; there are none here"),
         ("mask | random_mask(0.1) | int8 | rice", "rice codes positions"),
         ("mask | ternary", "ternary sends one magnitude for all"),
