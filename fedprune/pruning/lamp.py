@@ -7,7 +7,9 @@ magnitude, of equal ones by rising index; so each layer has exactly one score of
 are float64, and a sum is taken in rank order, hence every machine finds the same scores.
 
 Scores fall with the rank. So no weight needs its own: sorted magnitudes give each layer's scores, these tell how
-many of each layer are among the best of all, and a cut-off of its magnitudes which ones.
+many of each layer are among the best of all, and a cut-off of its magnitudes which ones. Of the `count` best of all no
+layer has more than `count`, so only so many magnitudes of a layer are sorted. Equal scores of a layer are of equal
+magnitudes, since squares of others differ by far more than float64 rounds: by rising index they are in rank order.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _LARGEST_SCORE = 1.0
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """Magnitudes of a layer's weights `[n]`, -1 where pruned; those that are kept, falling; their scores, falling."""
+    """Magnitudes of a layer's weights `[n]`, -1 where pruned; the largest of them, falling; their scores, falling."""
 
     magnitudes: Array
     ranked: Array
@@ -67,25 +69,28 @@ def keep_by_lamp(weights: Mapping[str, Array], count: int, previous: Mask) -> di
         >>> {name: kept.tolist() for name, kept in keep_by_lamp(weights, 3, full).items()}
         {'small': [False, True], 'large': [True, False, True]}
     """
-    layers = {name: _layer(array, previous[name]) for name, array in weights.items()}
+    if not count:
+        return {name: np.zeros(array.shape, np.bool_) for name, array in weights.items()}
+    layers = {name: _layer(array, previous[name], count) for name, array in weights.items()}
     threshold = _score_of_rank(list(layers.values()), count)
     open_places = count - sum(layer.more_than(threshold) for layer in layers.values())
     mask = {}
     for name, layer in layers.items():
-        above, reaching = layer.more_than(threshold), layer.at_least(threshold)
-        kept = layer.best(above)
-        if open_places and reaching > above:
-            ties = np.flatnonzero(layer.best(reaching) & ~kept)[:open_places]
-            kept[ties] = True
-            open_places -= ties.size
-        mask[name] = kept.reshape(weights[name].shape)
+        above = layer.more_than(threshold)
+        ties = min(open_places, layer.at_least(threshold) - above)
+        open_places -= ties
+        mask[name] = layer.best(above + ties).reshape(weights[name].shape)
     return mask
 
 
-def _layer(array: Array, kept: NDArray[np.bool_]) -> _Layer:
+def _layer(array: Array, kept: NDArray[np.bool_], most: int) -> _Layer:
+    """A layer with its `most` largest magnitudes, or all."""
     magnitudes = np.abs(array.reshape(-1))
-    ranked = np.sort(magnitudes[kept.reshape(-1)])[::-1]
+    largest = magnitudes[kept.reshape(-1)]
     magnitudes[~kept.reshape(-1)] = -1.0
+    if most < largest.size:
+        largest = np.partition(largest, largest.size - most)[largest.size - most :]
+    ranked = np.sort(largest)[::-1].copy()
     squares = np.square(ranked, dtype=np.float64)
     sums = np.cumsum(squares)
     scores = np.divide(squares, sums, out=squares, where=sums > 0.0)
