@@ -33,6 +33,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
+	$(BIN)/python -m benchmarks.codec || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.forged_descriptions || failed=1; \
 	$(BIN)/python -m benchmarks.transfers || failed=1; \

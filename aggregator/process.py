@@ -15,7 +15,7 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.codecs import Values
+from fedprune.codecs import Values, parse_codec
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
@@ -33,7 +33,7 @@ from fedprune.wire.transport import MqttLink
 _log = logging.getLogger(__name__)
 
 _UPDATE_OVERHEAD = 4096
-"""Bytes an update may need beyond fp32 values and a bitmap: headers, and the smaller codecs' bookkeeping."""
+"""Bytes an update may need beyond fp32 values and a bitmap: headers, scales and the bookkeeping of positions."""
 
 
 def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[RoundRecord], None]) -> None:
@@ -114,7 +114,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         seed=settings.seed,
         task=content_of(bundle.for_devices()),
         steps_per_round=bundle.task.training.steps_per_round,
-        update_values=settings.codec.update_values,
+        codec=str(parse_codec(settings.codec.update)),
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,

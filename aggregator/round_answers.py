@@ -40,7 +40,7 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         weights_digest=state.model.weights_digest,
         schedule_step=state.round * plan.steps_per_round,
         seed=plan.seed,
-        update_values=plan.update_values,
+        codec=plan.codec,
         seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
         left_out=state.left_out.get(agent),
     )

@@ -11,7 +11,7 @@ from aggregator.explosion import has_exploded
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
-from fedprune.codecs import Update, Values, check_update, decode_update
+from fedprune.codecs import Codec, Key, Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.system.disk import Disk
@@ -38,27 +38,28 @@ class MergedRound:
 
 
 class Merger:
-    """Merges the updates of a run, which it reads from `disk`. `evaluate` scores weights on held-out examples, whose
-    losses lie on `scale`."""
+    """Merges the updates of a run, which it reads from `disk`. `seed` keys what both sides draw. `evaluate` scores
+    weights on held-out examples, whose losses lie on `scale`."""
 
     def __init__(
         self,
         task: Task,
         run: str,
+        seed: int,
         values: Values,
-        update_values: Values,
+        codec: Codec,
         disk: Disk,
         evaluate: Callable[[Weights], Evaluation],
         scale: LossScale,
     ) -> None:
-        self._task, self._run = task, run
-        self._values, self._update_values = values, update_values
+        self._task, self._run, self._seed = task, run, seed
+        self._values, self._codec = values, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
 
-    def check(self, blob: bytes, model: GlobalModel) -> Norms:
-        """The norms of an update that was trained from `model`. Raises `ProtocolError` if it cannot be merged."""
-        update = self._decode(blob, model)
+    def check(self, blob: bytes, agent: str, model: GlobalModel) -> Norms:
+        """The norms of an agent's update to `model`. Raises `ProtocolError` if it cannot be merged."""
+        update = self._decode(blob, agent, model)
         check_update(update, self._task.table)
         return norms_of(update, model.checkpoint.weights, self._task.table)
 
@@ -105,7 +106,7 @@ class Merger:
             if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
                 raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
             try:
-                aggregate.add(self._decode(blob, model), update.weight)
+                aggregate.add(self._decode(blob, agent, model), update.weight)
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
@@ -116,8 +117,9 @@ class Merger:
     def _next(self, model: GlobalModel, weights: Weights, mask: Mask) -> GlobalModel:
         return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask)
 
-    def _decode(self, blob: bytes, model: GlobalModel) -> Update:
-        return decode_update(blob, self._task.table, self._known_mask(model), self._update_values)
+    def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
+        key = Key(self._seed, model.checkpoint.version, agent)
+        return decode_update(blob, self._task.table, self._known_mask(model), self._codec, key)
 
     def _known_mask(self, model: GlobalModel) -> Mask | None:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)

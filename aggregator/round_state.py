@@ -171,7 +171,7 @@ class Plan:
     seed: int
     task: Content
     steps_per_round: int
-    update_values: str
+    codec: str
     max_update_bytes: int
     ticket_key: bytes
     examples_cap: float

@@ -41,7 +41,7 @@ from aggregator.round_state import (
 )
 from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
-from fedprune.codecs import Values
+from fedprune.codecs import Values, parse_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
@@ -112,7 +112,9 @@ class AggregatorRunner:
         self._task = bundle.task
         self._run = plan.run
         self._values = values
-        self._merger = Merger(bundle.task, plan.run, values, Values(plan.update_values), store.updates, evaluate, scale)
+        self._merger = Merger(
+            bundle.task, plan.run, plan.seed, values, parse_codec(plan.codec), store.updates, evaluate, scale
+        )
         self._scale = scale
         self._cohort = plan.cohort
         self._topics, self._link, self._store = topics, link, store
@@ -253,7 +255,7 @@ class AggregatorRunner:
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
         try:
-            norms = self._merger.check(action.blob, self._model)
+            norms = self._merger.check(action.blob, agent, self._model)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)

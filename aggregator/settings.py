@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.codecs import Values
+from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.wire.broker import Broker
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -43,10 +43,13 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[codec]`` table: the value schemes of the agents' updates and of the model they are sent."""
+    """The ``[codec]`` table: the codec of the agents' updates, and the value scheme of the model that they are sent."""
 
-    update_values: Values = Values.INT8
+    update: str = DEFAULT_CODEC
     model_values: Literal["fp32", "fp16"] = "fp16"
+
+    def __post_init__(self) -> None:
+        parse_codec(self.update)
 
 
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

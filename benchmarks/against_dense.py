@@ -15,9 +15,10 @@ from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import rerun_demo, seeds_option, settled_accuracy, sources
 from benchmarks.demo.result import DemoResult
+from benchmarks.federation import DENSE_CODEC
 from fedprune.errors import ExportError
 
-_DENSE = ("--sparsity", "0", "--values", "fp32")
+_DENSE = ("--sparsity", "0", "--codec", DENSE_CODEC)
 
 _MOST_POINTS_LOST = 2.0
 _LEAST_BYTES_RATIO = 8.0

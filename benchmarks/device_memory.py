@@ -153,7 +153,7 @@ def _prepare(optimizer: str, folder: str) -> None:
             weights_digest=made.model.weights_digest,
             schedule_step=round_ * _STEPS,
             seed=0,
-            update_values="fp16",
+            codec="mask | feedback(2) | fp16",
             seconds_left=3600.0,
         )
         Path(folder, f"model-{round_}").write_bytes(made.blob)

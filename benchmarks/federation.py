@@ -18,6 +18,9 @@ from fedprune.system.disk import Directory
 
 _CHECK_S = 1.0
 
+DENSE_CODEC = "mask | fp32"
+"""The codec of federations that others are compared with: nothing is lost, neither up nor down."""
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -29,7 +32,7 @@ class Federation:
     agents: int
     rounds: int
     seed: int
-    values: str
+    codec: str
     trainer: str
     broker: str
     out: Path
@@ -76,8 +79,8 @@ def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[st
 
 
 def _federation_toml(federation: Federation, broker_url: str) -> str:
-    """The file that says how it is learned. The downlink is fp32 where the uplink is, else fp16. The fleet is named, so
-    that equal runs have equal cohorts."""
+    """The file that says how it is learned. The downlink of dense federations is fp32, else fp16. The fleet is named,
+    so that equal runs have equal cohorts."""
     return f"""\
 name = "{federation.name}"
 task = "task.fedtask"
@@ -95,8 +98,8 @@ fleet = {[_agent_name(index) for index in range(federation.agents)]}
 deadline_s = 300
 
 [codec]
-update_values = "{federation.values}"
-model_values = "{"fp32" if federation.values == "fp32" else "fp16"}"
+update = "{federation.codec}"
+model_values = "{"fp32" if federation.codec == DENSE_CODEC else "fp16"}"
 """
 
 

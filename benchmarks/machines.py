@@ -145,7 +145,7 @@ def _plan(agents: int) -> Plan:
         seed=1,
         task=content_of(b"task"),
         steps_per_round=1,
-        update_values="int8",
+        codec="mask | int8",
         max_update_bytes=_UPDATE_BYTES,
         ticket_key=_KEY,
         examples_cap=10.0,

@@ -39,7 +39,7 @@ from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import TaskSettings
-from fedprune.codecs import Values
+from fedprune.codecs import DEFAULT_CODEC, Values, parse_codec
 from fedprune.config import from_table, read_table
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.data.partition import parse_partition
@@ -154,8 +154,8 @@ class _Federation:
         self._data = {f"agent-{index}": self._share(path, index) for index in range(scenario.agents)}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, "run", Values.FP16, Values.INT8, self._disk, self._evaluator.evaluate,
-            self._evaluator.loss_scale,
+            self._bundle.task, "run", seed, Values.FP16, parse_codec(DEFAULT_CODEC), self._disk,
+            self._evaluator.evaluate, self._evaluator.loss_scale,
         )  # fmt: skip
         self._residuals: dict[str, Weights] = {}
         self._apart: dict[str, int] = {}
@@ -215,7 +215,7 @@ class _Federation:
                 continue
             self._residuals[agent] = result.update.residual_if_accepted
             self._disk.write(update_name(round_, agent), result.update.blob)
-            yield agent, _accepted(result, self._merger.check(result.update.blob, model))
+            yield agent, _accepted(result, self._merger.check(result.update.blob, agent, model))
 
     def _train(self, agent: str, model: GlobalModel, round_: int) -> LocalResult:
         task = self._bundle.task
@@ -227,7 +227,7 @@ class _Federation:
             weights_digest=model.model.weights_digest,
             schedule_step=round_ * task.training.steps_per_round,
             seed=self._seed,
-            update_values=Values.INT8,
+            codec=DEFAULT_CODEC,
             seconds_left=1e9,
         )
         local = LocalRound(agent, assignment, model.blob, lambda: self._residuals.get(agent), None, 0.0)
@@ -251,7 +251,7 @@ def _settings(scenario: Scenario, seed: int, rounds: int, path: Path) -> DemoSet
         partition=scenario.partition,
         seed=seed,
         sparsity=0.8,
-        values="int8",
+        codec=DEFAULT_CODEC,
         mask=scenario.mask,
         trainer="litert",
         broker="none",

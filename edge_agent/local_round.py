@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edge_agent.trainers import Slots, Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
-from fedprune.codecs import Values, decode_model
+from fedprune.codecs import Codec, Key, decode_model, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -55,11 +55,12 @@ def train_locally(
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
-    values = _values(assignment.update_values)
+    codec = _codec(assignment.codec)
     decoded, mask = decode_model(local.model, table)
     weights = table.with_frozen(decoded, bundle.frozen_weights())
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
+    key = Key(assignment.seed, assignment.round, local.agent)
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
@@ -68,7 +69,7 @@ def train_locally(
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         del decoded, weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, local.read_residual(), table, values, known_mask)
+        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
@@ -93,8 +94,8 @@ def owed_since(assignment: Assignment) -> int:
     return 0 if assignment.left_out is None else assignment.left_out.round + 1
 
 
-def _values(name: str) -> Values:
+def _codec(description: str) -> Codec:
     try:
-        return Values(name)
-    except ValueError:
-        raise ProtocolError(f"the gateway asks for values {name!r}, which this version does not have") from None
+        return parse_codec(description)
+    except ValueError as error:
+        raise ProtocolError(f"the gateway asks for a codec that this version does not have: {error}") from None

@@ -13,13 +13,10 @@ import numpy as np
 
 from edge_agent.trainers import Trained
 from edge_agent.trainers.divergence import TrainingDiverged
-from fedprune.codecs import ErrorFeedback, Update, Values, check_magnitudes, decode_update, encode_update
+from fedprune.codecs import Codec, Key, Update, alive_sizes, check_magnitudes, encode_update
 from fedprune.errors import ProtocolError
-from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights, euclidean_norm
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import put_kept, take_kept
-
-_NORM_CAP_DELTAS = 2.0
-"""A residual's norm is capped at this many norms of the round's own delta."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,8 @@ class Learned:
 class PreparedUpdate:
     """An update's bytes, and the residual that the agent will hold once it knows what became of them.
 
-    If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap.
+    If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap. A codec without error
+    feedback owes nothing.
     """
 
     blob: bytes
@@ -62,56 +60,41 @@ def prepare_update(
     learned: Learned,
     residual: Weights | None,
     table: TensorTable,
-    values: Values,
+    codec: Codec,
+    key: Key,
     known_mask: Mask | None,
 ) -> PreparedUpdate:
-    """Encode delta + residual, where the trained mask keeps weights.
+    """Compress and encode what was learned, where the trained mask keeps weights.
 
-    Statistics travel as they are, without residual: moments are pooled, never added up. The cap of the residual is
-    taken of the part of the delta that the mask keeps: what was pruned in this round was not learned in it. It holds
-    for the residual that is sent as for the one that is left: what a bad round left behind does not drown this one.
+    Statistics travel as they are, without residual: moments are pooled, never added up.
 
     Args:
         learned: what came of the training.
-        residual: what is owed from earlier rounds, for each prunable and dense tensor; None if nothing is.
+        residual: what is owed from earlier rounds, for prunable and dense tensors; None if nothing is.
         table: the task's tensor table.
-        values: the value scheme that the gateway asks for.
+        codec: the one that the gateway asks for.
+        key: the update's.
         known_mask: the gateway's mask; None where the agent chose its own, which then travels along.
 
     Raises:
         TrainingDiverged: a number is not finite, or beyond what a gateway takes (`check_magnitudes`).
     """
     delta, mask = learned.delta, learned.mask
-
-    def compress(wanted: Weights) -> tuple[bytes, dict[str, Array]]:
-        blob = _encode(wanted, learned, table, values, mask_is_known=known_mask is not None)
-        decoded = decode_update(blob, table, known_mask, values)
-        _check(decoded, table)  # a value at the bound may have been rounded beyond it
-        return blob, {name: _kept(array, mask, name) for name, array in decoded.delta.items()}
-
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by the check
-        feedback = ErrorFeedback(norm_cap=_NORM_CAP_DELTAS * euclidean_norm(delta))
-        owed = feedback.initial(delta) if residual is None else _owed(residual, learned, feedback)
-        del residual  # the caller does not hold it either
-        sent = feedback.send(compress, delta, owed, mask={})
-        if_late = sent.decoded
-        for name, array in if_late.items():
-            array += sent.residual[name]
-        feedback.cap(if_late)
-    return PreparedUpdate(sent.payload, _Whole(sent.residual, mask, table), _Whole(if_late, mask, table))
+    _check(Update(delta, learned.statistics, mask), table)
+    owed = codec.init(table) if residual is None else _owed(residual, learned)
+    del residual  # the caller does not hold it either
+    sent = codec.compress(delta, owed, key)
+    _check(Update(codec.arrived(sent, alive_sizes(table, mask), key), {}, mask), table)  # it may be rounded up
+    blob = encode_update(sent, learned.statistics, mask, table, codec, mask_is_known=known_mask is not None)
+    if_accepted = sent.state
+    del sent
+    if_late = codec.defer(delta, owed, key)
+    return PreparedUpdate(blob, _Whole(if_accepted, mask, table), _Whole(if_late, mask, table))
 
 
-def _owed(residual: Weights, learned: Learned, feedback: ErrorFeedback) -> dict[str, Array]:
-    """What the mask still keeps of the residual, up to the cap."""
-    owed = {name: np.array(_kept(residual[name], learned.mask, name)) for name in learned.delta}
-    feedback.cap(owed)
-    return owed
-
-
-def _encode(wanted: Weights, learned: Learned, table: TensorTable, values: Values, *, mask_is_known: bool) -> bytes:
-    update = Update(dict(_Whole(wanted, learned.mask, table)), learned.statistics, learned.mask)
-    _check(update, table)
-    return encode_update(update, table, values, mask_is_known=mask_is_known)
+def _owed(residual: Weights, learned: Learned) -> dict[str, Array]:
+    """What the mask still keeps of the residual."""
+    return {name: _kept(residual[name], learned.mask, name) for name in learned.delta if name in residual}
 
 
 def _check(update: Update, table: TensorTable) -> None:

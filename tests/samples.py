@@ -45,7 +45,7 @@ def assignment(round_: int = 0, *, run: str = RUN, model: Content = MODEL, task:
         weights_digest=digest("weights"),
         schedule_step=100 * round_,
         seed=7,
-        update_values="int8",
+        codec="mask | feedback(2) | int8",
         seconds_left=60.0,
     )
 

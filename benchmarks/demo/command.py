@@ -17,11 +17,18 @@ from benchmarks.children import default_broker, find_mosquitto
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult
 from benchmarks.demo.settings import DemoSettings
-from fedprune.codecs import Values
+from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
 from fedprune.wire.broker import Broker
 
 _PICTURE = "picture.png"
+
+
+def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
+    try:
+        return str(parse_codec(description))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -46,11 +53,12 @@ _PICTURE = "picture.png"
     help="Fraction of the kernels' weights to prune; 0 trains dense.",
 )
 @click.option(
-    "--values",
-    type=click.Choice([str(values) for values in Values]),
-    default="int8",
+    "--codec",
+    default=DEFAULT_CODEC,
     show_default=True,
-    help="How an update's values are sent.",
+    metavar="CHAIN",
+    callback=_codec,
+    help="How updates are made bytes: links joined by |, see docs/CODECS.md.",
 )
 @click.option(
     "--mask",
@@ -89,7 +97,7 @@ def demo(broker: str | None, **options: Any) -> None:
     \b
       fedprune demo
       fedprune demo --agents 8 --partition iid --sparsity 0.9 --out runs/sparse
-      fedprune demo --sparsity 0 --values fp32 --out runs/dense      # what to compare with
+      fedprune demo --sparsity 0 --codec "mask | fp32" --out runs/dense      # what to compare with
     """
     broker = _choose_broker(broker)
     settings = DemoSettings(broker=broker, federation=_federation(broker), **options)

@@ -82,7 +82,7 @@ def _federation(settings: DemoSettings, out: Path) -> Federation:
         agents=settings.agents,
         rounds=settings.rounds,
         seed=settings.seed,
-        values=settings.values,
+        codec=settings.codec,
         trainer=settings.trainer,
         broker=settings.broker,
         out=out,

@@ -23,7 +23,7 @@ class DemoSettings:
     partition: str
     seed: int
     sparsity: float
-    values: str
+    codec: str
     mask: str
     trainer: str
     broker: str

@@ -14,12 +14,13 @@ from rich.table import Table
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option, settled_accuracy
+from benchmarks.federation import DENSE_CODEC
 from benchmarks.federations.figures import CONFIDENCE, Figures, Learned, Pair, Parity, compare
 from benchmarks.federations.run import Run, Site, site
 from benchmarks.federations.scenarios import LEARNED, PAIRED
+from fedprune.codecs import DEFAULT_CODEC
 
 _SPARSITY = 0.8
-_VALUES = "int8"
 _EARLY_ROUNDS = 10
 _MOST_POINTS_APART = 1.0
 _LEARNED_SEEDS = 3
@@ -103,7 +104,7 @@ def _learned(network: str, seed: int) -> Learned:
         central = settled_accuracy(place.train_centrally())
         _say(f"{network}, seed {seed}, central: {central:.4f}")
     with site(scenario, seed, sparsity=0.0) as place:
-        dense = _run(network, place, "litert", values="fp32")
+        dense = _run(network, place, "litert", codec=DENSE_CODEC)
     return Learned(
         network=network,
         seed=seed,
@@ -115,11 +116,11 @@ def _learned(network: str, seed: int) -> Learned:
     )
 
 
-def _run(network: str, place: Site, trainer: str, values: str = _VALUES) -> Run:
+def _run(network: str, place: Site, trainer: str, codec: str = DEFAULT_CODEC) -> Run:
     began = time.monotonic()
-    run = place.federate(trainer, values)
+    run = place.federate(trainer, codec)
     _say(
-        f"{network}, seed {place.seed}, {trainer}, {values}: {settled_accuracy(run.accuracies):.4f} after "
+        f"{network}, seed {place.seed}, {trainer}, {codec}: {settled_accuracy(run.accuracies):.4f} after "
         f"{len(run.accuracies)} rounds, {time.monotonic() - began:.0f} s"
     )
     return run

@@ -40,7 +40,7 @@ class Site:
     path: Path
     source: str
 
-    def federate(self, trainer: str, values: str) -> Run:
+    def federate(self, trainer: str, codec: str) -> Run:
         """Run the federation, each part a process. Raises `FedpruneError`s, those of the children among them."""
         with tempfile.TemporaryDirectory(dir=self.path) as directory, Children(Path(directory)) as children:
             out = Path(directory)
@@ -51,7 +51,7 @@ class Site:
                 agents=self.scenario.agents,
                 rounds=self.scenario.rounds,
                 seed=self.seed,
-                values=values,
+                codec=codec,
                 trainer=trainer,
                 broker=default_broker(),
                 out=out,

@@ -193,7 +193,7 @@ def _plan(agents: int) -> Plan:
         seed=1,
         task=Content(_TASK.digest, _TASK.size),
         steps_per_round=1,
-        update_values="int8",
+        codec="mask | int8",
         max_update_bytes=1000,
         ticket_key=b"the key of the benchmark",
         examples_cap=10.0,

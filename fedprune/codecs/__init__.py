@@ -1,28 +1,35 @@
 """The codec: how whole updates and models become bytes.
 
-It has two layers. A *coder* turns one vector into bytes: a `chain` of small stages, one for positions, one for values
-(`stages`, `positions`, `values`); `container` lays a whole update or model out in them, tensor by tensor. A
-*compressor* stands above: it takes whole updates and may lose something, which `feedback` keeps for a later round.
+Updates go through two layers. *Compressors* take whole updates and may lose something: links joined by `chain`
+(`links`), one of which may keep what is lost for a later round (`feedback`). *Byte coders* write what is left,
+positions and values, and lose nothing. A `Codec` is a chain with its byte coders; its description says it all, and
+`parse_codec` makes a codec of it.
 
-What counts is what the receiver decodes: a sender that needs to know decodes its own bytes.
+What counts is what the receiver decodes: a sender that needs to know asks `Codec.arrived`.
 """
 
 from __future__ import annotations
 
-from fedprune.codecs.container import decode_model, decode_update, encode_model, encode_update
-from fedprune.codecs.feedback import ErrorFeedback, Sent
+from fedprune.codecs.codec import Codec, Compressed
+from fedprune.codecs.links import Key
+from fedprune.codecs.model_bytes import Values, decode_model, encode_model
+from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
-from fedprune.codecs.values import Values
+from fedprune.codecs.update_bytes import alive_sizes, decode_update, encode_update
 
 __all__ = [
-    "ErrorFeedback",
-    "Sent",
+    "DEFAULT_CODEC",
+    "Codec",
+    "Compressed",
+    "Key",
     "Update",
     "Values",
+    "alive_sizes",
     "check_magnitudes",
     "check_update",
     "decode_model",
     "decode_update",
     "encode_model",
     "encode_update",
+    "parse_codec",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +31,12 @@ class Reader:
             raise ProtocolError(f"truncated: {length} bytes expected, {len(self._rest)} left")
         taken, self._rest = self._rest[:length], self._rest[length:]
         return taken
+
+    def expect(self, magic: bytes) -> None:
+        """Take `magic`, or raise `ProtocolError` if something else is there."""
+        found = bytes(self.take(len(magic)))
+        if found != magic:
+            raise ProtocolError(f"the blob starts with {found!r}, not {magic!r}")
 
     def peek(self, length: int) -> memoryview:
         """The next bytes without taking them: `length`, or all that are left."""
@@ -60,3 +68,12 @@ class Reader:
 def pack_bits(bits: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
     """`bits` (zeros and ones) eight to a byte, the first in the lowest bit; the last byte is filled with zeros."""
     return np.packbits(bits, bitorder="little").tobytes()
+
+
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Say in which part the bytes went wrong."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise ProtocolError(f"{part}: {error}") from None

@@ -40,11 +40,13 @@ class Rice:
         width = _shortest_width(gaps)
         return _HEADER.size + (gaps.size * width + 7) // 8 + (gaps.size + int((gaps >> width).sum()) + 7) // 8
 
-    def read(self, reader: Reader, size: int) -> NDArray[np.bool_]:
+    def read(self, reader: Reader, size: int, most: int) -> NDArray[np.bool_]:
         count, width = reader.unpack("IB")
         # These bounds keep what follows within memory and int64, whatever the bytes say.
         if count > size or width > size.bit_length():
             raise ProtocolError(f"{count} positions with {width} lower bits do not fit in {size}")
+        if count > most:
+            raise ProtocolError(f"{count} positions are sent, at most {most} may be")
         lower = _read_lower(reader, count, width)
         upper = _read_upper(reader, count, most=size >> width)
         gaps = (upper << width) + lower

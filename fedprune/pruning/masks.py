@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.lamp import keep_by_lamp
+
+_Score = TypeVar("_Score", np.float32, np.float64, np.floating, np.uint64)
 
 _PIECE = 2**16
 """Places of a tensor that are gone through at once."""
@@ -65,8 +69,10 @@ def score_mask(
     prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
     if allocation is Allocation.UNIFORM:
         return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
+    if allocation is Allocation.LAMP:
+        return keep_by_lamp(prunable, _number_kept(previous, sparsity), previous)
     score = _SCORES[allocation]
-    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity)
+    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity, previous)
 
 
 def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
@@ -165,6 +171,29 @@ def put_kept(values: Array, kept: NDArray[np.bool_], fill: float = 0.0) -> Array
     return whole.reshape(kept.shape)
 
 
+def largest(scores: NDArray[_Score], count: int) -> NDArray[np.bool_]:
+    """Choose the `count` largest scores, of equal ones those that come first.
+
+    Args:
+        scores: one dimension, none NaN.
+        count: from 0 to their number.
+
+    Returns:
+        A bool array of their shape, True at `count` places.
+
+    Example:
+        >>> largest(np.float32([1, 3, 1, 0]), 2).tolist()
+        [True, True, False, False]
+    """
+    if not count:
+        return np.zeros(scores.size, np.bool_)
+    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    chosen: NDArray[np.bool_] = scores > threshold
+    ties = np.flatnonzero(scores == threshold)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return chosen
+
+
 def mask_sparsity(mask: Mask) -> float:
     """The fraction of scalars that `mask` prunes, in [0, 1]; 0.0 for one without tensors.
 
@@ -175,6 +204,12 @@ def mask_sparsity(mask: Mask) -> float:
     total = sum(kept.size for kept in mask.values())
     pruned = total - sum(int(np.count_nonzero(kept)) for kept in mask.values())
     return pruned / total if total else 0.0
+
+
+def _number_kept(previous: Mask, sparsity: float) -> int:
+    """round(n (1 - sparsity)) of all n, or those that `previous` keeps if these are fewer."""
+    total = sum(kept.size for kept in previous.values())
+    return min(round(total * (1.0 - sparsity)), sum(int(np.count_nonzero(kept)) for kept in previous.values()))
 
 
 def _magnitudes(array: Array, kept: NDArray[np.bool_]) -> Array:
@@ -192,40 +227,20 @@ def _keep_as_tfmot(array: Array, sparsity: float, previous: NDArray[np.bool_]) -
     return kept
 
 
-def _lamp_scores(array: Array, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """w_u^2 / sum of w_v^2 over all kept v that rank no higher than u, ranked by falling magnitude.
-
-    Of equal magnitudes the one with the lower index ranks higher, so that each layer has exactly one score of 1
-    and none is emptied. The running sum is taken in rank order, hence equal on every machine. `_PRUNED` where a
-    weight is not kept.
-    """
-    squares = np.where(kept, np.square(array.astype(np.float64)), 0.0).ravel()
-    ranking = np.argsort(-squares, kind="stable")
-    ranked = squares[ranking]
-    scores = np.zeros_like(squares)
-    scores[ranking] = np.divide(ranked, np.cumsum(ranked), out=np.zeros_like(ranked), where=ranked > 0.0)
-    return np.where(kept, scores.reshape(array.shape), _PRUNED)
-
-
 _SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {
-    Allocation.LAMP: _lamp_scores,
     Allocation.GLOBAL: _magnitudes,
 }
 """From a tensor and where it is kept to scores, of which the best of all tensors together are kept."""
 
 
-def _keep_best(scores: dict[str, NDArray[np.floating]], sparsity: float) -> dict[str, NDArray[np.bool_]]:
+def _keep_best(
+    scores: dict[str, NDArray[np.floating]], sparsity: float, previous: Mask
+) -> dict[str, NDArray[np.bool_]]:
     """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index; never `_PRUNED`."""
     if not scores:
         return {}
     flat = np.concatenate([array.ravel() for array in scores.values()])
-    keep = min(round(flat.size * (1.0 - sparsity)), int(np.count_nonzero(flat != _PRUNED)))
-    kept = np.zeros(flat.size, np.bool_)
-    if keep:
-        threshold = np.partition(flat, flat.size - keep)[flat.size - keep]
-        kept = flat > threshold
-        ties = np.flatnonzero(flat == threshold)
-        kept[ties[: keep - np.count_nonzero(kept)]] = True
+    kept = largest(flat, _number_kept(previous, sparsity))
     ends = np.cumsum([array.size for array in scores.values()])
     pieces = np.split(kept, ends[:-1])
     return {name: piece.reshape(array.shape) for (name, array), piece in zip(scores.items(), pieces, strict=True)}

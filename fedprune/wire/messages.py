@@ -13,7 +13,7 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
@@ -86,8 +86,9 @@ class Assignment(Message, frozen=True, kw_only=True):
     """One round's work for one agent.
 
     `weights_digest` is that of the decoded model (`fedprune.model.tensors.weights_digest`). `schedule_step` is the
-    number of global steps before this round. `seed` keys the agent's randomness. `seconds_left` until the deadline.
-    `left_out`: the agent's last update in `run` that was left out, if any; what that round left is to be dropped.
+    number of global steps before this round. `seed` keys the agent's randomness. `codec` describes that of its update.
+    `seconds_left` until the deadline. `left_out`: the agent's last update in `run` that was left out, if any; what that
+    round left is to be dropped.
     """
 
     run: Id
@@ -97,7 +98,7 @@ class Assignment(Message, frozen=True, kw_only=True):
     weights_digest: Sha256
     schedule_step: Count
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    update_values: Text
+    codec: Text
     seconds_left: Seconds
     left_out: LeftOut | None = None
 

@@ -61,7 +61,7 @@ def _check_fedprune(path: str, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(("where", "line"), [pytest.param(*shown, id=": ".join(shown)) for shown in _shown()])
 def test_what_is_shown_can_be_typed(where: str, line: str) -> None:
-    for part in re.split(r"&&|\||;", line):
+    for part in re.split(r"""(?:&&|\||;)(?=(?:[^"]*"[^"]*")*[^"]*$)""", line):
         words = shlex.split(part, comments=True)
         try:
             _check(words)

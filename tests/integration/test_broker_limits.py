@@ -19,7 +19,7 @@ LIMIT = 20_000
 
 ALONE = {
     "rounds": {"count": 2, "cohort": 1, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 5.0},
-    "codec": {"model_values": "fp32", "update_values": "int8"},
+    "codec": {"model_values": "fp32", "update": "mask | feedback(2) | int8"},
 }
 """Models of 37 kB: more than `LIMIT`."""
 

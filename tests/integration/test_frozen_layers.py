@@ -18,7 +18,7 @@ from edge_agent.trainers.litert import LiteRTTrainer
 from edge_agent.updates import prepare_update, take_delta
 from export.build import build_task
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
-from fedprune.codecs import Values, decode_update
+from fedprune.codecs import DEFAULT_CODEC, Key, Values, decode_update, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf, tfmot
@@ -111,14 +111,16 @@ def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
     keyed = Keyed(1)
     data = Dataset(keyed.uniform(EXAMPLES * 128, 0.0, 1.0).reshape(EXAMPLES, 8, 8, 2), np.arange(EXAMPLES) % 3)
     trainer = make(bundle, threads=1)
+    codec = parse_codec(DEFAULT_CODEC)
     version = new_model(start, task, "run", 0, Values.FP16, full_mask(table)).checkpoint
     for round_ in range(ROUNDS):
         known = task.pruning.mask.rules.known_mask(version.mask)
         work = Work(version.weights, version.mask, round_ * task.training.steps_per_round, None, Keyed(round_))
         learned = take_delta(version.weights, trainer.train(work, data), table)
-        sent = prepare_update(learned, None, table, Values.INT8, known)
+        key = Key(1, round_, "pi-1")
+        sent = prepare_update(learned, None, table, codec, key, known)
         aggregate = Aggregate(table, version.weights, known)
-        aggregate.add(decode_update(sent.blob, table, known, Values.INT8), examples=EXAMPLES)
+        aggregate.add(decode_update(sent.blob, table, known, codec, key), examples=EXAMPLES)
         merged = aggregate.result(version.exact)
         version = new_model(merged.weights, task, "run", round_ + 1, Values.FP16, merged.mask).checkpoint
 

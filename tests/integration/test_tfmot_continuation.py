@@ -16,7 +16,7 @@ from edge_agent.trainers import Trainer, Work
 from edge_agent.trainers.batches import draw_batches
 from edge_agent.trainers.choice import TrainerName, make_trainer
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Values, decode_model, decode_update
+from fedprune.codecs import Key, Values, decode_model, decode_update, parse_codec
 from fedprune.data import Dataset
 from fedprune.keras.stack import keras, tfmot
 from fedprune.model.randomness import Keyed
@@ -82,6 +82,9 @@ def test_rounds_equal_uninterrupted_training(case: Case, kind: TrainerName) -> N
     assert mask_sparsity(federated.mask) == sparsity(federated.weights, bundle.task.table)
 
 
+EXACT, KEY = parse_codec("mask | fp32"), Key(1, 0, "pi-1")
+
+
 def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) -> Checkpoint:
     """Rounds of one agent: every byte that the model and the updates would be on the wire, merged and pruned again."""
     task = bundle.task
@@ -91,7 +94,7 @@ def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) 
         base, mask = decode_model(model.blob, task.table)
         trained = trainer.train(Work(base, mask, number * STEPS, slots, round_key(number)), data)
         learned = take_delta(base, trained, task.table)
-        sent = prepare_update(learned, residual, task.table, Values.FP32, known_mask=None)
+        sent = prepare_update(learned, residual, task.table, EXACT, KEY, known_mask=None)
         slots, residual = trained.slots, sent.residual_if_accepted
         merged = merge(sent.blob, model.checkpoint, bundle, examples=len(data))
         model = new_model(merged.weights, task, "run", number + 1, Values.FP32, merged.mask)
@@ -101,7 +104,7 @@ def federate(trainer: Trainer, bundle: Bundle, initial: Weights, data: Dataset) 
 def merge(blob: bytes, base: Checkpoint, bundle: Bundle, examples: int) -> AggregateResult:
     table = bundle.task.table
     aggregate = Aggregate(table, base.weights, known_mask=None)
-    aggregate.add(decode_update(blob, table, None, Values.FP32), examples)
+    aggregate.add(decode_update(blob, table, None, EXACT, KEY), examples)
     return aggregate.result(base.exact)
 
 

@@ -24,7 +24,7 @@ from edge_agent.trainers import Trained, TrainingStopped, Work
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from edge_agent.trainers.litert import LiteRTTrainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
-from fedprune.codecs import Values, decode_model, decode_update
+from fedprune.codecs import Key, Values, decode_model, decode_update, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import DataError, StorageError
 from fedprune.pruning.masks import full_mask
@@ -50,7 +50,9 @@ def test_trainers_send_updates_that_cannot_be_told_apart() -> None:
     _, mask = decode_model(_first_round(task).model, table)
 
     updates = [
-        decode_update(_work(task, trainer).update.blob, table, mask, Values.FP32).delta
+        decode_update(
+            _work(task, trainer).update.blob, table, mask, parse_codec("mask | fp32"), Key(1, 0, "pi-1")
+        ).delta
         for trainer in ("keras", "litert")
     ]
 
@@ -297,7 +299,7 @@ def _first_round(bundle: Bundle) -> LocalRound:
         weights_digest=first.model.weights_digest,
         schedule_step=0,
         seed=1,
-        update_values="fp32",
+        codec="mask | fp32",
         seconds_left=60.0,
     )
     return LocalRound("pi-1", assignment, first.blob, lambda: None, None, 0.0)

@@ -13,17 +13,24 @@ from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
 from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
-from fedprune.codecs import Values, decode_update
+from fedprune.codecs import DEFAULT_CODEC, Key, Values, decode_update, parse_codec
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
-from tests.simulation.world import COHORT, ROUNDS, World
+from tests.simulation.world import COHORT, ROUNDS, SEED, World
 
 SEEDS = 200
 QUORUM_SEEDS = 60
 _BATCH = 20
+CODECS = (
+    DEFAULT_CODEC,
+    "mask | fp32",
+    "mask | feedback(2) | fp16",
+    "mask | feedback(10) | topk(0.5) | quantise(8) | rice",
+    "mask | feedback(10) | random_mask(0.5) | rotate | int8",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +42,14 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
     policy = MaskPolicy.OWN if seed % 2 else MaskPolicy.SHARED
-    world = World(seed, policy, rates, (Values.INT8, Values.FP32, Values.FP16)[seed % 3])
+    world = World(seed, policy, rates, CODECS[seed % len(CODECS)])
     world.run()
     return world
 
 
 def _whole_fleet(seed: int) -> World:
     """A federation that needs every agent in every round, many of whose updates are malformed."""
-    world = World(seed, MaskPolicy.SHARED, replace(Rates(), spoiled=0.2), Values.INT8, agents=COHORT, quorum=COHORT)
+    world = World(seed, MaskPolicy.SHARED, replace(Rates(), spoiled=0.2), DEFAULT_CODEC, agents=COHORT, quorum=COHORT)
     world.run()
     return world
 
@@ -68,7 +75,10 @@ def _check(world: World) -> None:
         aggregate = Aggregate(world.bundle.task.table, before.weights, known)
         for agent in accepted.keys() - left_out:
             blob = world.accepted_blobs[accepted[agent].digest]
-            aggregate.add(decode_update(blob, world.bundle.task.table, known, world.values), accepted[agent].weight)
+            update = decode_update(
+                blob, world.bundle.task.table, known, parse_codec(world.codec), Key(SEED, round_, agent)
+            )
+            aggregate.add(update, accepted[agent].weight)
         weights, mask = before.exact, before.mask
         if record.kept:
             merged = aggregate.result(before.exact)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.book import Book
-from fedprune.codecs import Values
+from fedprune.codecs import DEFAULT_CODEC
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import load_checkpoint
@@ -17,10 +17,12 @@ from tests.simulation.faults import CALM, Process, SimulatedDisk
 from tests.simulation.intruder import HARMLESS, Mischief, Trick
 from tests.simulation.world import COHORT, ROUNDS, World
 
+CODECS = (DEFAULT_CODEC, "mask | fp32", "mask | feedback(10) | topk(0.5) | ternary | rice")
+
 
 def all_together() -> World:
     """Every agent takes part in every round, so that the result does not depend on who is quick."""
-    return World(1, MaskPolicy.SHARED, CALM, Values.INT8, agents=COHORT, quorum=COHORT)
+    return World(1, MaskPolicy.SHARED, CALM, DEFAULT_CODEC, agents=COHORT, quorum=COHORT)
 
 
 def result(world: World) -> str:
@@ -66,12 +68,12 @@ def test_what_cannot_be_ours_changes_nothing(drawn: list[tuple[float, Mischief]]
 
 
 @settings(deadline=None, max_examples=120)
-@given(mischiefs(*Trick), st.sampled_from(MaskPolicy), st.sampled_from(Values))
+@given(mischiefs(*Trick), st.sampled_from(MaskPolicy), st.sampled_from(CODECS))
 def test_forgeries_may_do_harm_but_stop_nobody(
-    drawn: list[tuple[float, Mischief]], policy: MaskPolicy, values: Values
+    drawn: list[tuple[float, Mischief]], policy: MaskPolicy, codec: str
 ) -> None:
     """Who may say what is for the broker's access list; here, nothing may raise outside the tree."""
-    world = World(1, policy, CALM, values)
+    world = World(1, policy, CALM, codec)
     unleash(world, drawn)
 
     world.run(give_up=2000.0)

@@ -52,6 +52,7 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
 
+SEED = 1
 ROUNDS, AGENTS, COHORT = 4, 5, 3
 STEPS_PER_ROUND = 10
 LIMITS = Limits(max_task_bytes=1_000_000, max_model_bytes=1_000_000)
@@ -155,7 +156,7 @@ class World:
         seed: int,
         policy: MaskPolicy,
         rates: Rates,
-        update_values: Values,
+        codec: str,
         *,
         agents: int = AGENTS,
         quorum: int = 2,
@@ -163,7 +164,7 @@ class World:
         self.physics = Physics(seed, rates)
         self.bundle = make_bundle(policy)
         self.topics = Topics("sim")
-        self.values = update_values
+        self.codec = codec
         self.network = Network(self.physics)
         self.connection = sqlite3.connect(":memory:")
         self.checkpoints: dict[str, bytes] = {}
@@ -295,10 +296,10 @@ class World:
             quorum=self._quorum,
             deadline_s=150.0,
             gather_s=20.0,
-            seed=1,
+            seed=SEED,
             task=content_of(self.bundle.blob),
             steps_per_round=STEPS_PER_ROUND,
-            update_values=self.values,
+            codec=self.codec,
             max_update_bytes=10_000,
             ticket_key=b"%d" % incarnation,
             examples_cap=10.0,

@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
+from fedprune.codecs import (
+    Update,
+    Values,
+    alive_sizes,
+    decode_model,
+    decode_update,
+    encode_model,
+    encode_update,
+    parse_codec,
+)
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights, weights_digest
 from fedprune.pruning.masks import apply_mask, full_mask
+from tests.encoding import KEY, alive_values, encoded
 
 TABLE = TensorTable(
     (
@@ -54,6 +64,20 @@ updates = st.builds(
 models = tensors(*TensorClass)
 
 
+CODECS = (
+    "mask | fp32",
+    "mask | clip(1) | feedback(2) | int8",
+    "mask | fp16",
+    "mask | feedback(2) | topk(0.1) | ternary | rice",
+    "mask | topk(0.2) | ternary | context",
+    "mask | threshold(0.5) | quantise(4) | bitmap",
+    "mask | feedback(2) | topk(0.5) | rotate | quantise(2) | rice",
+    "mask | random_mask(0.3) | fp16",
+    "mask | subsample(0.3) | rotate | quantise(4)",
+    "mask | feedback(5) | low_rank(2) | quantise(8)",
+)
+
+
 def zero_update() -> Update:
     zeros = {spec.name: np.zeros(spec.shape, np.float32) for spec in TABLE}
     return Update(
@@ -72,17 +96,31 @@ def assert_same(found: Weights | Mask, expected: Weights | Mask) -> None:
 
 @given(updates, st.booleans())
 def test_fp32_update_arrives_exactly_at_kept_positions(update: Update, mask_is_known: bool) -> None:
-    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=mask_is_known)
-    decoded = decode_update(blob, TABLE, update.mask if mask_is_known else None, Values.FP32)
+    blob = encoded(update, TABLE, "mask | fp32", mask_is_known=mask_is_known)
+    decoded = decode_update(blob, TABLE, update.mask if mask_is_known else None, parse_codec("mask | fp32"), KEY)
     assert_same(decoded.delta, apply_mask(update.delta, update.mask))
     assert_same(decoded.statistics, update.statistics)
     assert_same(decoded.mask, update.mask)
 
 
-@given(updates, st.sampled_from(Values))
-def test_statistics_are_exact_in_every_scheme(update: Update, values: Values) -> None:
-    blob = encode_update(update, TABLE, values, mask_is_known=True)
-    assert_same(decode_update(blob, TABLE, update.mask, values).statistics, update.statistics)
+@given(updates, st.sampled_from(CODECS))
+def test_statistics_are_exact_in_every_codec(update: Update, codec: str) -> None:
+    blob = encoded(update, TABLE, codec, mask_is_known=True)
+    assert_same(decode_update(blob, TABLE, update.mask, parse_codec(codec), KEY).statistics, update.statistics)
+
+
+@pytest.mark.filterwarnings("error")
+@given(updates, st.sampled_from(CODECS), st.booleans())
+def test_what_a_sender_believes_to_arrive_arrives(update: Update, description: str, mask_is_known: bool) -> None:
+    codec = parse_codec(description)
+    sent = codec.compress(alive_values(update, TABLE), codec.init(TABLE), KEY)
+    blob = encode_update(sent, update.statistics, update.mask, TABLE, codec, mask_is_known=mask_is_known)
+
+    decoded = decode_update(blob, TABLE, update.mask if mask_is_known else None, codec, KEY)
+
+    believed = codec.arrived(sent, alive_sizes(TABLE, update.mask), KEY)
+    assert_same(alive_values(decoded, TABLE), believed)
+    assert_same(decoded.delta, apply_mask(decoded.delta, update.mask))
 
 
 @given(models, masks, st.sampled_from(Values))
@@ -117,37 +155,37 @@ def test_frozen_tensors_cost_no_byte_of_a_model(weights: Weights, mask: Mask, va
 @given(updates)
 def test_a_known_mask_costs_no_bytes(update: Update) -> None:
     kept = sum(int(np.count_nonzero(array)) for array in update.mask.values())
-    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=True)
-    assert len(blob) == 4 + 1 + 1 + 4 * (kept + 4 + 4 + 11)
+    blob = encoded(update, TABLE, "mask | fp32", mask_is_known=True)
+    assert len(blob) == 4 + 2 + 1 + 4 * (kept + 4 + 4 + 11)
 
 
 def test_a_full_mask_costs_a_byte_for_each_tensor() -> None:
     update = zero_update()
-    known = encode_update(update, TABLE, Values.INT8, mask_is_known=True)
-    own = encode_update(update, TABLE, Values.INT8, mask_is_known=False)
+    known = encoded(update, TABLE, "mask | int8", mask_is_known=True)
+    own = encoded(update, TABLE, "mask | int8", mask_is_known=False)
     assert len(own) == len(known) + 2
 
 
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda blob: blob[:-1], "tensor dense/bias: truncated"),
+        (lambda blob: blob[:-1], "values: truncated"),
         (lambda blob: blob + b"\0", "1 bytes too many"),
         (lambda blob: blob[:0], "truncated"),
-        (lambda blob: b"FPU2" + blob[4:], "starts with b'FPU2'"),
+        (lambda blob: b"FPU1" + blob[4:], "starts with b'FPU1'"),
         (lambda blob: b"FPM1" + blob[4:], "starts with b'FPM1'"),
-        (lambda blob: blob[:4] + b"\x03" + blob[5:], "value scheme 3"),
-        (lambda blob: blob[:4] + b"\x01" + blob[5:], "values are fp16, not fp32"),
-        (lambda blob: blob[:5] + b"\0" + blob[6:], "mask byte is 0, not 1"),
-        (lambda blob: blob[:5] + b"\x02" + blob[6:], "mask byte is 2, not 1"),
-        (lambda blob: blob[:6] + b"\x07" + blob[7:], "tensor conv/kernel: positions scheme 7"),
+        (lambda blob: blob[:4] + bytes([blob[4] ^ 1]) + blob[5:], "not of the codec 'mask | fp32'"),
+        (lambda blob: blob[:6] + b"\0" + blob[7:], "mask byte is 0, not 1"),
+        (lambda blob: blob[:6] + b"\x02" + blob[7:], "mask byte is 2, not 1"),
+        (lambda blob: blob[:7] + b"\x07" + blob[8:], "tensor conv/kernel: positions scheme 7"),
     ],
 )
 def test_malformed_update_is_refused_with_its_reason(damage: Any, complaint: str) -> None:
-    blob = encode_update(zero_update(), TABLE, Values.FP32, mask_is_known=False)
-    decode_update(blob, TABLE, None, Values.FP32)
-    with pytest.raises(ProtocolError, match=complaint):
-        decode_update(damage(blob), TABLE, None, Values.FP32)
+    codec = parse_codec("mask | fp32")
+    blob = encoded(zero_update(), TABLE, "mask | fp32", mask_is_known=False)
+    decode_update(blob, TABLE, None, codec, KEY)
+    with pytest.raises(ProtocolError, match=complaint.replace("|", "[|]")):
+        decode_update(damage(blob), TABLE, None, codec, KEY)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +207,18 @@ def test_malformed_model_is_refused_with_its_reason(damage: Any, complaint: str)
 
 def test_an_own_mask_is_refused_where_masks_are_shared() -> None:
     update = zero_update()
-    blob = encode_update(update, TABLE, Values.FP32, mask_is_known=False)
+    blob = encoded(update, TABLE, "mask | fp32", mask_is_known=False)
     with pytest.raises(ProtocolError, match="mask byte is 1, not 0"):
-        decode_update(blob, TABLE, update.mask, Values.FP32)
+        decode_update(blob, TABLE, update.mask, parse_codec("mask | fp32"), KEY)
 
 
 def test_an_update_that_is_not_finite_or_does_not_fit_is_our_own_bug() -> None:
-    for bad in (np.full(11, np.nan, np.float32), np.full(11, np.inf, np.float32), np.zeros(12, np.float32)):
-        update = zero_update()
-        update = Update({**update.delta, "dense/bias": bad}, update.statistics, update.mask)
+    update = zero_update()
+    for bad in (np.full(11, np.nan, np.float32), np.full(11, np.inf, np.float32)):
+        spoiled = Update({**update.delta, "dense/bias": bad}, update.statistics, update.mask)
         with pytest.raises(ValueError, match="tensor dense/bias"):
-            encode_update(update, TABLE, Values.INT8, mask_is_known=True)
+            encoded(spoiled, TABLE, "mask | fp32", mask_is_known=True)
+    for bad in (np.full(4, np.nan, np.float32), np.zeros(5, np.float32)):
+        spoiled = Update(update.delta, {**update.statistics, "norm/mean": bad}, update.mask)
+        with pytest.raises(ValueError, match="tensor norm/mean"):
+            encoded(spoiled, TABLE, "mask | fp32", mask_is_known=True)

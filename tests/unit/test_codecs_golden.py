@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, encode_update
+from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, parse_codec
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
+from tests.encoding import KEY, encoded
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "codecs.json"
 
@@ -27,6 +28,18 @@ TABLE = TensorTable(
         TensorSpec("mean", (3,), "float32", TensorClass.STATISTICS, "norm"),
         TensorSpec("seen", (2,), "int32", TensorClass.INTEGER, "seen"),
     )
+)
+
+CODECS = (
+    "mask | fp32",
+    "mask | fp16",
+    "mask | feedback(2) | int8",
+    "mask | clip(2) | feedback(2) | topk(0.2) | ternary | rice",
+    "mask | topk(0.1) | ternary | context",
+    "mask | threshold(2.5) | fp16 | bitmap",
+    "mask | random_mask(0.2) | quantise(4)",
+    "mask | subsample(0.2) | rotate | quantise(2)",
+    "mask | low_rank(2) | quantise(8)",
 )
 
 
@@ -50,11 +63,11 @@ def _cases() -> dict[str, dict[str, str]]:
     for values in Values:
         blob = encode_model(weights, mask, TABLE, values)
         cases[f"model, {values}"] = _case(blob, *decode_model(blob, TABLE))
-        for known_mask in (mask, None):
-            blob = encode_update(update, TABLE, values, mask_is_known=known_mask is not None)
-            decoded = decode_update(blob, TABLE, known_mask, values)
-            name = f"update, {values}, {'own' if known_mask is None else 'shared'} mask"
-            cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
+    for codec, known_mask in ((codec, known_mask) for codec in CODECS for known_mask in (mask, None)):
+        blob = encoded(update, TABLE, codec, mask_is_known=known_mask is not None)
+        decoded = decode_update(blob, TABLE, known_mask, parse_codec(codec), KEY)
+        name = f"update, {codec}, {'own' if known_mask is None else 'shared'} mask"
+        cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
     return cases
 
 

@@ -105,9 +105,7 @@ def first_model(bundle: Bundle, values: Values) -> GlobalModel:
 
 
 def do_round(bundle: Bundle, made: GlobalModel, trainer: Mover) -> LocalResult:
-    asked = msgspec.structs.replace(
-        assignment(0), weights_digest=made.model.weights_digest, update_values=str(Values.FP32)
-    )
+    asked = msgspec.structs.replace(assignment(0), weights_digest=made.model.weights_digest, codec="mask | fp32")
     data = Dataset(np.zeros((7, *NETWORK_INPUT), np.float32), np.zeros(7, np.int64))
     return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
 

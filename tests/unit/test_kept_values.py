@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedprune.codecs.floats import Fp16
 from fedprune.codecs.reader import Reader
-from fedprune.codecs.stages import decode, encode
-from fedprune.codecs.values import Values
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import put_kept, take_kept, zero_pruned
@@ -44,6 +43,6 @@ def test_every_half_and_what_lies_between_two_is_rounded_as_numpy_does() -> None
 
     largest = np.float32(np.finfo(np.float16).max)
     expected = np.clip(vector, -largest, largest).astype("<f2")
-    assert encode(Values.FP16.stage, vector) == expected.tobytes()
-    found = decode(Values.FP16.stage, Reader(expected.tobytes()), vector.size)
+    assert Fp16().encode([vector]) == expected.tobytes()
+    (found,) = Fp16().read(Reader(expected.tobytes()), [vector.size])
     np.testing.assert_array_equal(found, expected.astype(np.float32))

@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
 from edge_agent.trainers import Trained, Work
-from fedprune.codecs import Values, decode_update, encode_model
+from fedprune.codecs import Key, Values, decode_update, encode_model, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, TensorClass, weights_digest
@@ -43,7 +43,7 @@ class WatchedTrainer:
 
 
 def asked(**changes: object) -> Assignment:
-    right = {"weights_digest": bytes.fromhex(weights_digest(WEIGHTS)), "update_values": "fp32"}
+    right = {"weights_digest": bytes.fromhex(weights_digest(WEIGHTS)), "codec": "mask | fp32"}
     return msgspec.structs.replace(assignment(3), **{**right, **changes})
 
 
@@ -62,7 +62,8 @@ def test_what_is_submitted_is_what_was_learned() -> None:
     assert (submit.run, submit.round, submit.examples, submit.train_seconds) == (asked().run, 3, len(DATA), 2.0)
     assert submit.update == content_of(result.update.blob)
     assert decode(type(submit), encode(submit)) == submit, "the gateway takes any loss that a trainer may have"
-    update = decode_update(result.update.blob, BUNDLE.task.table, MASK, Values.FP32)
+    key = Key(asked().seed, asked().round, "pi-1")
+    update = decode_update(result.update.blob, BUNDLE.task.table, MASK, parse_codec("mask | fp32"), key)
     assert all((delta == 0.25).all() for delta in update.delta.values())
     (work,) = trainer.works
     assert work.schedule_step == asked().schedule_step
@@ -109,7 +110,7 @@ def test_what_is_drawn_depends_on_seed_round_and_agent() -> None:
         ({"weights_digest": digest("another")}, "the decoded model's digest is not the gateway's"),
         ({"model": b""}, "truncated"),
         ({"model": MODEL[:-1]}, "truncated"),
-        ({"update_values": "int4"}, "asks for values 'int4', which this version does not have"),
+        ({"codec": "mask | int4"}, "asks for a codec that this version does not have: codec: 'int4' is unknown"),
     ],
 )
 def test_nothing_is_trained_that_would_be_in_vain(changes: dict[str, Any], said: str) -> None:

@@ -153,3 +153,18 @@ def test_masks_are_the_same_on_every_machine(allocation: Allocation, digest: str
     mask = score_mask(weights(seed=7), TABLE, 0.8, allocation, EVERYTHING)
     packed = b"".join(np.packbits(kept).tobytes() for kept in mask.values())
     assert hashlib.sha256(packed).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 5, 7])
+def test_equal_lamp_scores_go_to_the_first_in_the_table(keep: int) -> None:
+    """Weights whose squares vanish in the sum have equal scores where their magnitudes are equal."""
+    rows = (TensorSpec(name, (7,), "float32", TensorClass.PRUNABLE, name) for name in ("first", "second"))
+    table = TensorTable(tuple(rows))
+    kernel = np.float32([1, 2, 1e30, 1, -2, 1, 1]) * np.float32(1e-10)
+    tensors = {"first": kernel, "second": kernel[::-1].copy()}
+    scores = [score for array in tensors.values() for score in lamp_scores(array)]
+
+    mask = score_mask(tensors, table, 1.0 - 2 * keep / 14, Allocation.LAMP, full_mask(table))
+
+    assert len(set(scores)) == 3
+    assert np.concatenate(list(mask.values())).tolist() == keep_literally(scores, 2 * keep)

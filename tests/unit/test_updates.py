@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.trainers import Trained
 from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
-from fedprune.codecs import Values, decode_update
+from fedprune.codecs import Key, decode_update, parse_codec
 from fedprune.codecs.update import LARGEST_VALUE
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
@@ -28,6 +28,15 @@ TABLE = TensorTable(
     )
 )
 TRAINABLE = ("kernel", "bias")
+EXACT, INT8 = "mask | feedback(2) | fp32", "mask | feedback(2) | int8"
+CODECS = (
+    EXACT,
+    "mask | feedback(2) | fp16",
+    INT8,
+    "mask | feedback(2) | topk(0.1) | ternary | rice",
+    "mask | feedback(2) | random_mask(0.2) | rotate | quantise(4)",
+)
+KEY = Key(1, 0, "pi-1")
 
 
 def weights(seed: int, scale: float = 1.0) -> Weights:
@@ -46,10 +55,12 @@ def trained(mask: Mask = MASK, *, by: float = 0.01, seed: int = 1) -> Trained:
 
 
 def prepare(
-    values: Values, residual: Weights | None = None, *, own: bool = False, by: float = 0.01, seed: int = 1
+    codec: str, residual: Weights | None = None, *, own: bool = False, by: float = 0.01, seed: int = 1
 ) -> PreparedUpdate:
     what = trained(OWN if own else MASK, by=by, seed=seed)
-    return prepare_update(take_delta(base(own), what, TABLE), residual, TABLE, values, None if own else MASK)
+    return prepare_update(
+        take_delta(base(own), what, TABLE), residual, TABLE, parse_codec(codec), KEY, None if own else MASK
+    )
 
 
 def base(own: bool) -> Weights:
@@ -57,8 +68,8 @@ def base(own: bool) -> Weights:
     return BASE if own else apply_mask(BASE, MASK)
 
 
-def sent(prepared: PreparedUpdate, values: Values, *, own: bool = False) -> Weights:
-    return decode_update(prepared.blob, TABLE, None if own else MASK, values).delta
+def sent(prepared: PreparedUpdate, codec: str, *, own: bool = False) -> Weights:
+    return decode_update(prepared.blob, TABLE, None if own else MASK, parse_codec(codec), KEY).delta
 
 
 def delta(own: bool = False) -> Weights:
@@ -71,19 +82,19 @@ def norm(tensors: Weights) -> float:
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
-@pytest.mark.parametrize("values", Values)
-def test_what_arrives_and_what_is_owed_add_up_to_what_was_learned(values: Values, own: bool) -> None:
-    prepared = prepare(values, own=own)
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_arrives_and_what_is_owed_add_up_to_what_was_learned(codec: str, own: bool) -> None:
+    prepared = prepare(codec, own=own)
 
     assert prepared.residual_if_accepted.keys() == prepared.residual_if_late.keys() == set(TRAINABLE)
     for name, wanted in delta(own).items():
-        arrived, owed = sent(prepared, values, own=own)[name], prepared.residual_if_accepted[name]
+        arrived, owed = sent(prepared, codec, own=own)[name], prepared.residual_if_accepted[name]
         np.testing.assert_allclose(arrived + owed, wanted, rtol=0, atol=1e-8)
         np.testing.assert_allclose(prepared.residual_if_late[name], wanted, rtol=0, atol=1e-8)
 
 
 def test_an_exact_codec_owes_nothing_once_accepted_and_everything_if_late() -> None:
-    prepared = prepare(Values.FP32)
+    prepared = prepare(EXACT)
 
     assert norm(prepared.residual_if_accepted) == 0.0
     assert norm(prepared.residual_if_late) == pytest.approx(norm(delta()), rel=1e-6)
@@ -93,23 +104,31 @@ def test_an_exact_codec_owes_nothing_once_accepted_and_everything_if_late() -> N
 def test_a_residual_is_sent_with_the_next_update_where_its_weights_are_still_kept(own: bool) -> None:
     residual = {name: weights(3, 0.001)[name] for name in TRAINABLE}
 
-    arrived = sent(prepare(Values.FP32, residual, own=own), Values.FP32, own=own)
+    arrived = sent(prepare(EXACT, residual, own=own), EXACT, own=own)
 
     mask = OWN if own else MASK
     for name, wanted in apply_mask({name: delta(own)[name] + residual[name] for name in TRAINABLE}, mask).items():
         np.testing.assert_allclose(arrived[name], wanted, rtol=0, atol=1e-8)
 
 
+def test_without_error_feedback_nothing_is_owed_whatever_becomes_of_the_update() -> None:
+    residual = {name: weights(3, 0.001)[name] for name in TRAINABLE}
+
+    prepared = prepare("mask | topk(0.1) | ternary | rice", residual)
+
+    assert dict(prepared.residual_if_accepted) == dict(prepared.residual_if_late) == {}
+
+
 def test_an_own_mask_travels_and_a_shared_one_does_not() -> None:
-    update = decode_update(prepare(Values.INT8, own=True).blob, TABLE, None, Values.INT8)
+    update = decode_update(prepare(INT8, own=True).blob, TABLE, None, parse_codec(INT8), KEY)
 
     np.testing.assert_array_equal(update.mask["kernel"], OWN["kernel"])
-    assert len(prepare(Values.INT8).blob) < len(prepare(Values.INT8, own=True).blob)
+    assert len(prepare(INT8).blob) < len(prepare(INT8, own=True).blob)
 
 
-@pytest.mark.parametrize("values", Values)
-def test_statistics_travel_as_they_are_and_leave_no_residual(values: Values) -> None:
-    update = decode_update(prepare(values).blob, TABLE, MASK, values)
+@pytest.mark.parametrize("codec", CODECS)
+def test_statistics_travel_as_they_are_and_leave_no_residual(codec: str) -> None:
+    update = decode_update(prepare(codec).blob, TABLE, MASK, parse_codec(codec), KEY)
 
     for name in ("mean", "variance"):
         np.testing.assert_array_equal(update.statistics[name], trained().weights[name])
@@ -117,11 +136,11 @@ def test_statistics_travel_as_they_are_and_leave_no_residual(values: Values) -> 
 
 @given(
     st.lists(st.tuples(st.booleans(), st.floats(1e-6, 10.0)), min_size=1, max_size=12),
-    st.sampled_from(Values),
+    st.sampled_from(CODECS),
     st.booleans(),
 )
 def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
-    rounds: list[tuple[bool, float]], values: Values, own: bool
+    rounds: list[tuple[bool, float]], codec: str, own: bool
 ) -> None:
     """An agent that is always late must not come back one day with the sum of all it ever learned.
 
@@ -129,7 +148,7 @@ def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
     """
     residual: Weights | None = None
     for seed, (is_late, by) in enumerate(rounds):
-        prepared = prepare(values, residual, by=by, seed=seed, own=own)
+        prepared = prepare(codec, residual, by=by, seed=seed, own=own)
         residual = prepared.residual_if_late if is_late else prepared.residual_if_accepted
         mask = OWN if own else MASK
         after = trained(mask, by=by, seed=seed).weights
@@ -140,15 +159,15 @@ def test_no_fate_makes_a_residual_grow_beyond_two_rounds_of_learning(
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
 def test_what_a_bad_round_left_behind_does_not_drown_the_next_one(own: bool) -> None:
     """A huge update that came late is owed: no more than two rounds of learning are sent with the next one."""
-    bad = prepare(Values.FP32, by=1e4, own=own).residual_if_late
+    bad = prepare(EXACT, by=1e4, own=own).residual_if_late
 
-    update = sent(prepare(Values.FP32, bad, own=own), Values.FP32, own=own)
-    learned = sent(prepare(Values.FP32, own=own), Values.FP32, own=own)
+    update = sent(prepare(EXACT, bad, own=own), EXACT, own=own)
+    learned = sent(prepare(EXACT, own=own), EXACT, own=own)
     assert norm(update) <= 3.0 * norm(learned) * (1 + 1e-5)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("values", Values)
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize(
     ("tensor", "before", "after"),
     [
@@ -160,20 +179,18 @@ def test_what_a_bad_round_left_behind_does_not_drown_the_next_one(own: bool) -> 
         ("bias", 0.0, LARGEST_VALUE * (1 + 2.0**-20)),
     ],
 )
-def test_what_cannot_be_sent_is_training_that_diverged(
-    tensor: str, before: float, after: float, values: Values
-) -> None:
+def test_what_cannot_be_sent_is_training_that_diverged(tensor: str, before: float, after: float, codec: str) -> None:
     base = {**BASE, tensor: np.full_like(BASE[tensor], before)}
     moved = Trained({**BASE, tensor: np.full_like(BASE[tensor], after)}, {"kernel": MASK["kernel"]}, {}, 1.0, 1.0)
 
     with pytest.raises(TrainingError, match=f"training diverged: its update's tensor {tensor}: .*learning rate"):
-        prepare_update(take_delta(base, moved, TABLE), None, TABLE, values, MASK)
+        prepare_update(take_delta(base, moved, TABLE), None, TABLE, parse_codec(codec), KEY, MASK)
 
 
 def test_a_value_that_int8_rounds_beyond_what_a_gateway_takes_is_not_sent() -> None:
     base = {**BASE, "bias": np.zeros(10, np.float32)}
     moved = Trained({**base, "bias": np.full(10, LARGEST_VALUE, np.float32)}, MASK, {}, 1.0, 1.0)
-    prepare_update(take_delta(base, moved, TABLE), None, TABLE, Values.FP32, MASK)
+    prepare_update(take_delta(base, moved, TABLE), None, TABLE, parse_codec(EXACT), KEY, MASK)
 
     with pytest.raises(TrainingError, match="tensor bias"):
-        prepare_update(take_delta(base, moved, TABLE), None, TABLE, Values.INT8, MASK)
+        prepare_update(take_delta(base, moved, TABLE), None, TABLE, parse_codec(INT8), KEY, MASK)

@@ -1,0 +1,161 @@
+"""The byte format of an update (uplink), little-endian throughout.
+
+==========  ======================================================================================================
+4 bytes     magic and version: ``FPU2``
+uint16      the codec: the lower 16 bits of the CRC-32 of its description
+uint8       0 both sides know the mask, 1 it travels with the update
+masks       where each prunable tensor is kept (`Smallest`), unless the mask is known
+statistics  all values of statistics tensors in fp32
+positions   which of the alive values of all tensors, one tensor after another, were chosen, if the codec codes that
+values      the values that are sent, by the codec
+==========  ======================================================================================================
+
+Alive are the values of prunable tensors that the mask keeps, row by row, and all values of dense tensors; integer and
+frozen tensors do not travel. Tensors are in the order of the tensor table.
+
+Nothing in a blob says how long it is: table, mask and codec do, and every byte must be accounted for. Each part has
+exactly one form as bytes: readers refuse what writers would not have written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedprune.codecs.codec import Codec, Compressed
+from fedprune.codecs.floats import Fp32
+from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
+from fedprune.codecs.positions import Smallest
+from fedprune.codecs.reader import Reader, naming
+from fedprune.codecs.update import Update
+from fedprune.errors import ProtocolError
+from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.pruning.masks import put_kept
+
+_MAGIC = b"FPU2"
+_COMPRESSED = (TensorClass.PRUNABLE, TensorClass.DENSE)
+
+
+def encode_update(
+    sent: Compressed, statistics: Weights, mask: Mask, table: TensorTable, codec: Codec, *, mask_is_known: bool
+) -> bytes:
+    """Write an update.
+
+    Args:
+        sent: what `codec` made of it.
+        statistics: the statistics tensors, with the shapes in `table`.
+        mask: where the prunable tensors are kept.
+        table: the task's tensor table.
+        codec: the one that compressed it.
+        mask_is_known: the receiver has the same mask, which then costs nothing.
+
+    Raises:
+        ValueError: an array does not fit `table` or is not finite.
+
+    Example:
+        >>> from fedprune.codecs.notation import parse_codec
+        >>> table = TensorTable((TensorSpec("kernel", (4,), "float32", TensorClass.PRUNABLE, "dense"),))
+        >>> codec, key = parse_codec("mask | int8"), Key(1, 0, "pi-1")
+        >>> mask = {"kernel": np.array([True, False, False, True])}
+        >>> sent = codec.compress({"kernel": np.float32([1, 4])}, codec.init(table), key)
+        >>> blob = encode_update(sent, {}, mask, table, codec, mask_is_known=True)
+        >>> len(blob), decode_update(blob, table, mask, codec, key).delta["kernel"].round(1).tolist()
+        (13, [1.0, 0.0, 0.0, 4.0])
+    """
+    names = [spec.name for spec in table.of(*_COMPRESSED)]
+    vectors = [sent.tensors[name] for name in names]
+    for name, vector in zip(names, vectors, strict=True):
+        if not np.isfinite(vector).all():
+            raise ValueError(f"tensor {name} holds NaN or infinity")
+    parts = [_MAGIC, codec.fingerprint.to_bytes(2, "little"), bytes([not mask_is_known])]
+    if not mask_is_known:
+        parts += [Smallest().encode(mask[spec.name].reshape(-1)) for spec in table.of(TensorClass.PRUNABLE)]
+    parts += [_statistics(spec, statistics) for spec in table.of(TensorClass.STATISTICS)]
+    if codec.positions is not None:
+        chosen = np.concatenate([*(sent.support[name] for name in names), np.empty(0, np.bool_)])
+        parts.append(codec.positions(_masks(table, mask)).encode(chosen))
+    return b"".join([*parts, codec.values.encode(vectors)])
+
+
+def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, codec: Codec, key: Key) -> Update:
+    """Read an update. Time and memory are bounded by the size of `table`.
+
+    Args:
+        blob: foreign bytes.
+        table: the task's tensor table.
+        known_mask: the mask that both sides have; None if the update must carry its own.
+        codec: the one that the update must be of.
+        key: the update's, by which places and signs that both sides draw are known.
+
+    Returns:
+        The update, whose numbers are finite; `check_update` checks them further.
+
+    Raises:
+        ProtocolError: the bytes are not those of any update that `encode_update` writes so.
+    """
+    reader = Reader(blob)
+    reader.expect(_MAGIC)
+    fingerprint, carries_mask = reader.unpack("HB")
+    if fingerprint != codec.fingerprint:
+        raise ProtocolError(f"the update is not of the codec {str(codec)!r}")
+    if carries_mask != (known_mask is None):
+        raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known_mask is None)}")
+    mask = _read_mask(reader, table) if known_mask is None else known_mask
+    statistics = {}
+    for spec in table.of(TensorClass.STATISTICS):
+        with naming(f"tensor {spec.name}"):
+            (vector,) = Fp32().read(reader, [spec.size])
+        statistics[spec.name] = vector.reshape(spec.shape)
+    alive = _read_alive(reader, codec, key, table, mask)
+    reader.finish()
+    delta = {spec.name: _whole(alive[spec.name], spec, mask) for spec in table.of(*_COMPRESSED)}
+    return Update(delta=delta, statistics=statistics, mask=mask)
+
+
+def alive_sizes(table: TensorTable, mask: Mask) -> dict[str, int]:
+    """The number of alive values of each tensor that is compressed, in table order."""
+    return {
+        spec.name: int(np.count_nonzero(mask[spec.name])) if spec.kind is TensorClass.PRUNABLE else spec.size
+        for spec in table.of(*_COMPRESSED)
+    }
+
+
+def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
+    mask = {}
+    for spec in table.of(TensorClass.PRUNABLE):
+        with naming(f"tensor {spec.name}"):
+            mask[spec.name] = Smallest().read(reader, spec.size, spec.size).reshape(spec.shape)
+    return mask
+
+
+def _read_alive(reader: Reader, codec: Codec, key: Key, table: TensorTable, mask: Mask) -> dict[str, Vector]:
+    def choose(sizes: Sizes, most: int) -> Support:
+        if codec.positions is None:
+            raise ValueError(f"the codec {str(codec)!r} chooses positions that it does not code")
+        with naming("positions"):
+            return split(codec.positions(_masks(table, mask)).read(reader, sum(sizes.values()), most), sizes)
+
+    counts, restore = codec.invert(alive_sizes(table, mask), key, choose)
+    with naming("values"):
+        vectors = codec.values.read(reader, list(counts.values()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            alive = restore(dict(zip(counts, vectors, strict=True)))
+        if not all(np.isfinite(vector).all() for vector in alive.values()):
+            raise ProtocolError("a value is NaN or infinite")
+    return alive
+
+
+def _masks(table: TensorTable, mask: Mask) -> list[Places]:
+    return [mask.get(spec.name, np.ones(spec.shape, np.bool_)) for spec in table.of(*_COMPRESSED)]
+
+
+def _statistics(spec: TensorSpec, statistics: Weights) -> bytes:
+    array = statistics[spec.name]
+    if array.shape != spec.shape:
+        raise ValueError(f"tensor {spec.name} is of shape {list(array.shape)}, not {list(spec.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"tensor {spec.name} holds NaN or infinity")
+    return Fp32().encode([array.reshape(-1)])
+
+
+def _whole(vector: Vector, spec: TensorSpec, mask: Mask) -> Vector:
+    return put_kept(vector, mask[spec.name]) if spec.name in mask else vector.reshape(spec.shape)
