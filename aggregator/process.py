@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import RoundRecord
+from aggregator.revoked import RevokedNames
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
@@ -70,6 +71,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
+                revoked=() if settings.revoked is None else RevokedNames(base / settings.revoked),
             )
             _loop(runner, events)
             link.drain()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -91,7 +91,7 @@ class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
     `evaluate` scores weights on the held-out examples, whose losses lie on `scale`; `report` is told of each finished
-    round. Of the checkpoints the best and the last `keep_checkpoints` stay.
+    round. Of the checkpoints the best and the last `keep_checkpoints` stay. Agents in `revoked` are ignored.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class AggregatorRunner:
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keep_checkpoints: int,
+        revoked: Container[str] = (),
     ) -> None:
         self._task = bundle.task
         self._run = plan.run
@@ -120,6 +121,7 @@ class AggregatorRunner:
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
+        self._revoked = revoked
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
@@ -167,6 +169,8 @@ class AggregatorRunner:
             return
         try:
             agent, kind = self._topics.parse_up(delivery.topic)
+            if agent in self._revoked:
+                raise ProtocolError(f"{agent} is revoked")
             if kind not in UPLINK:
                 raise ProtocolError(f"kind {kind[:40]!r} is unknown")
             self.handle(Said(agent, self._read(agent, kind, delivery.payload)))

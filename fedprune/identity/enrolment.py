@@ -1,0 +1,144 @@
+"""The enrolment endpoint's answers: a request becomes a status and a JSON body. No socket is in it.
+
+::
+
+    GET /authority      the authority's certificate, which a device compares with its token before it says anything
+    POST /enrolment     {"secret": hex, "request": PEM}  ->  {"federation", "certificate", "broker_port"}
+
+What is refused is answered by {"error": one line}. Whoever sends wrong secrets is not heard for a while: that slows
+nobody down who guesses 96 bits in vain, but bounds the work, and is seen in the log.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from fedprune.errors import ProtocolError
+from fedprune.identity.broker_process import reload_broker
+from fedprune.identity.certificates import MAX_REQUEST_BYTES, issue_requested, requested_key, serial_number
+from fedprune.identity.devices import TokenRefused
+from fedprune.identity.gateway import Gateway
+from fedprune.identity.token import SECRET_BYTES
+from fedprune.system.log import LimitedLog
+
+_log = logging.getLogger(__name__)
+
+AUTHORITY_PATH, ENROLMENT_PATH = "/authority", "/enrolment"
+
+MAX_BODY_BYTES = 2 * MAX_REQUEST_BYTES
+"""Of a request's body: line ends of PEM take two bytes in JSON."""
+
+MOST_WRONG = 5
+"""Wrong secrets from one address, before it is not heard for `WRONG_WINDOW_S`."""
+
+WRONG_WINDOW_S = 600.0
+
+MOST_ADDRESSES = 4096
+"""Addresses whose wrong secrets are counted; the one that was wrong the longest time ago is forgotten first."""
+
+
+class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device asks for its certificate. `secret` is the token's, in hexadecimal digits; `request` is PEM."""
+
+    secret: str
+    request: str
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """What a device is given: PEM, and whom it is to talk to."""
+
+    federation: str
+    certificate: str
+    broker_port: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+class Enrolment:
+    """Answers for one gateway. One thread at a time may call it. `clock` gives seconds, `now` the present."""
+
+    def __init__(self, gateway: Gateway, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
+        self._gateway = gateway
+        self._authority = gateway.authority
+        self._now = now
+        self._wrong = _WrongSecrets(clock)
+        self._refused = LimitedLog(_log, clock=clock)
+
+    def answer(self, method: str, path: str, body: bytes, address: str) -> Answer:
+        """`address` is the asker's, for the log and for the limit."""
+        match method, path:
+            case "GET", "/authority":
+                return Answer(200, self._authority.certificate)
+            case "POST", "/enrolment":
+                return self._enrol(body, address)
+            case _:
+                return _refusal(404, f"only GET {AUTHORITY_PATH} and POST {ENROLMENT_PATH} are answered here")
+
+    def _enrol(self, body: bytes, address: str) -> Answer:
+        if self._wrong.is_at_limit(address):
+            return self._refuse(429, address, f"too many wrong tokens from {address}; wait ten minutes")
+        try:
+            asked = msgspec.json.decode(body, type=EnrolmentRequest)
+            secret, request = binascii.unhexlify(asked.secret), asked.request.encode("ascii")
+            if len(secret) != SECRET_BYTES:
+                raise ProtocolError(f"a secret of {len(secret)} bytes")
+            key = requested_key(request)
+        except (msgspec.DecodeError, ValueError, ProtocolError) as error:
+            self._wrong.count(address)
+            return self._refuse(400, address, f"no request that can be read: {str(error)[:200]}")
+        try:
+            found = self._gateway.devices.redeem(
+                secret, key, address, int(self._now().timestamp()), lambda name: self._issue(name, request)
+            )
+        except TokenRefused as error:
+            self._wrong.count(address)
+            return self._refuse(403, address, str(error))
+        if found.was_revoked:
+            self._gateway.devices.publish(self._gateway.write_access)
+            reload_broker(self._gateway)
+        _log.info("%s joined, from %s", found.name, address)
+        settings = self._gateway.settings
+        enrolled = Enrolled(settings.federation, found.certificate.decode("ascii"), settings.broker_port)
+        return Answer(200, msgspec.json.encode(enrolled))
+
+    def _issue(self, name: str, request: bytes) -> tuple[bytes, int]:
+        certificate = issue_requested(self._authority, name, request, self._now())
+        return certificate, serial_number(certificate)
+
+    def _refuse(self, status: int, address: str, why: str) -> Answer:
+        self._refused.log(logging.WARNING, "refused %s: %s", address, why)
+        return _refusal(status, why)
+
+
+class _WrongSecrets:
+    """Counts the wrong secrets of each address within a window of time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counted: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def is_at_limit(self, address: str) -> bool:
+        began, wrong = self._counted.get(address, (0.0, 0))
+        return wrong >= MOST_WRONG and self._clock() - began < WRONG_WINDOW_S
+
+    def count(self, address: str) -> None:
+        now = self._clock()
+        began, wrong = self._counted.pop(address, (now, 0))
+        self._counted[address] = (began, wrong + 1) if now - began < WRONG_WINDOW_S else (now, 1)
+        if len(self._counted) > MOST_ADDRESSES:
+            self._counted.popitem(last=False)
+
+
+def _refusal(status: int, why: str) -> Answer:
+    return Answer(status, msgspec.json.encode({"error": why}))
