@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import RoundRecord
-from aggregator.revoked import RevokedNames
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.codecs import Values
 from fedprune.errors import ConfigurationError
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -71,7 +71,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
-                revoked=() if settings.revoked is None else RevokedNames(base / settings.revoked),
+                keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
             )
             _loop(runner, events)
             link.drain()

@@ -13,7 +13,7 @@ from fedprune.errors import ConfigurationError
 from fedprune.identity.certificates import fingerprint
 from fedprune.identity.gateway import open_gateway
 from fedprune.identity.gateway_command import DIRECTORY
-from fedprune.identity.joining import AUTHORITY, CERTIFICATE, KEY, Membership, join_gateway
+from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, KEY, Membership, join_gateway
 from fedprune.identity.mosquitto import PROBES
 from fedprune.identity.revocation import revoke as revoke_device
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
@@ -63,8 +63,8 @@ def enroll(name: str, directory: Path, minutes: int) -> None:
 def revoke(name: str, directory: Path) -> None:
     """Shut a device out: its certificate and its token are void, and its connection is ended.
 
-    NAME is the device's. The aggregator ignores it from now on if federation.toml names the gateway's file of revoked
-    names (`revoked`). A device that is to come back is enrolled again.
+    NAME is the device's. An aggregator whose federation.toml names the gateway's directory (`gateway`) ignores it from
+    now on. A device that is to come back is enrolled again.
 
     \b
       fedprune revoke pi-1
@@ -96,14 +96,20 @@ def join(token: str, directory: Path, data: str) -> None:
     """
     disk = Directory(directory)
     member = join_gateway(parse_token(token), disk)
-    if disk.read(_AGENT) is None:
-        disk.write(_AGENT, _agent_toml(member, data).encode())
+    wanted = _agent_toml(member, data)
+    found = disk.read(_AGENT)
+    if found is None:
+        disk.write(_AGENT, wanted.encode())
     click.echo(
         path_text(
             f"{member.name} has joined the federation {member.federation} at {member.broker_url}; start it: "
             f"fedprune agent --config {directory / _AGENT}"
         )
     )
+    if found not in (None, wanted.encode()):
+        click.echo(
+            path_text(f"{directory / _AGENT} was there already and is as it was; see that it says this:\n\n{wanted}")
+        )
 
 
 def _agent_toml(member: Membership, data: str) -> str:
@@ -114,6 +120,7 @@ def _agent_toml(member: Membership, data: str) -> str:
 name = {name}
 federation = {federation}
 data = {examples}
+authentication_key = "{AUTHENTICATION_KEY}"
 
 [broker]
 url = {url}

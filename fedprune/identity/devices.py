@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedprune.errors import ConfigurationError, FedpruneError, StorageError
+from fedprune.wire.authentication import KEY_BYTES
 
 FILE = "devices.sqlite"
 
@@ -24,16 +26,17 @@ MOST_DEVICES = 100_000
 MOST_CERTIFICATES = 1_000_000
 """That a gateway has issued, revoked ones too."""
 
-_BUSY_S = 10.0
+BUSY_S = 10.0
 """How long one transaction waits for another."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS invitations (
     name TEXT PRIMARY KEY, secret BLOB NOT NULL UNIQUE, expires INTEGER NOT NULL,
-    key BLOB, certificate BLOB, used INTEGER, address TEXT
+    used INTEGER, address TEXT, requested BLOB, serial TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS certificates (
-    serial TEXT PRIMARY KEY, name TEXT NOT NULL, issued INTEGER NOT NULL, revoked INTEGER
+    serial TEXT PRIMARY KEY, name TEXT NOT NULL, issued INTEGER NOT NULL, revoked INTEGER,
+    certificate BLOB NOT NULL, key BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS certificates_of_name ON certificates (name);
 CREATE TABLE IF NOT EXISTS lists (only INTEGER PRIMARY KEY CHECK (only = 0), number INTEGER NOT NULL) STRICT;
@@ -54,12 +57,12 @@ class Revoked:
 
 
 @dataclass(frozen=True)
-class Redeemed:
-    """A device that has joined. `was_revoked`: the broker has to be told that its name counts again."""
+class Member:
+    """A device that has joined. `key` is what it shares with the aggregator (`fedprune.wire.authentication`)."""
 
     name: str
     certificate: bytes
-    was_revoked: bool
+    key: bytes = field(repr=False)
 
 
 Issue = Callable[[str], tuple[bytes, int]]
@@ -94,41 +97,44 @@ class Devices:
                 (name, _hashed(secret), expires),
             )
 
-    def redeem(self, secret: bytes, key: bytes, address: str, now: int, issue: Issue) -> Redeemed:
-        """Have `issue` make the certificate of the name that was invited with `secret`, for the key of this digest.
+    def redeem(self, secret: bytes, requested: bytes, address: str, now: int, issue: Issue) -> Member:
+        """Make whoever was invited with `secret` a member. `requested` is the digest of the key to certify.
 
-        A secret serves one key: asked again with it, as where an answer was lost, it answers the same again.
-        Raises `TokenRefused`.
+        `issue` makes the certificate. A secret serves one key: asked again with it, as where an answer was lost, it
+        answers the same again. Raises `TokenRefused`.
         """
         with self._transaction() as connection:
             row = connection.execute(
-                "SELECT name, expires, key, certificate, used, address FROM invitations WHERE secret = ?",
+                "SELECT name, expires, used, address, requested, serial FROM invitations WHERE secret = ?",
                 (_hashed(secret),),
             ).fetchone()
             if row is None:
                 raise TokenRefused(
                     "this token is unknown: it was withdrawn, or is another gateway's; ask for a new one"
                 )
-            name, expires, known_key, certificate, used, user = row
+            name, expires, used, user, known, serial = row
             if now >= expires:
                 raise TokenRefused(f"the token of {name} ended {now - expires} s ago; ask for a new one")
-            if used is not None and known_key != key:
+            if used is not None and known != requested:
                 raise TokenRefused(
                     f"the token of {name} was used already, {now - used} s ago from {user}; if that was not this "
                     f"device, say so at the gateway: fedprune revoke {name}"
                 )
-            if used is not None:
-                return Redeemed(name, certificate, was_revoked=False)
-            was_revoked = name in _revoked_names(connection)
-            certificate, serial = issue(name)
-            connection.execute(
-                "UPDATE invitations SET key = ?, certificate = ?, used = ?, address = ? WHERE name = ?",
-                (key, certificate, now, address, name),
+            if used is None:
+                certificate, number = issue(name)
+                serial = str(number)
+                connection.execute(
+                    "UPDATE invitations SET used = ?, address = ?, requested = ?, serial = ? WHERE name = ?",
+                    (now, address, requested, serial, name),
+                )
+                connection.execute(
+                    "INSERT INTO certificates VALUES (?, ?, ?, NULL, ?, ?)",
+                    (serial, name, now, certificate, secrets.token_bytes(KEY_BYTES)),
+                )
+            return Member(
+                name,
+                *connection.execute("SELECT certificate, key FROM certificates WHERE serial = ?", (serial,)).fetchone(),
             )
-            connection.execute(
-                "INSERT INTO certificates (serial, name, issued) VALUES (?, ?, ?)", (str(serial), name, now)
-            )
-            return Redeemed(name, certificate, was_revoked)
 
     def revoke(self, name: str, witness: int, now: int, write: Callable[[Revoked], None]) -> bool:
         """End a name's invitation and certificates, and have `write` make that known; False if the name is unknown.
@@ -140,7 +146,9 @@ class Devices:
             certified = connection.execute("SELECT 1 FROM certificates WHERE name = ?", (name,)).fetchone()
             if not invited and certified is None:
                 return False
-            connection.execute("INSERT INTO certificates VALUES (?, ?, ?, ?)", (str(witness), name, now, now))
+            connection.execute(
+                "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)", (str(witness), name, now, now, b"", b"")
+            )
             connection.execute("UPDATE certificates SET revoked = ? WHERE name = ? AND revoked IS NULL", (now, name))
             write(_revoked(connection))
             return True
@@ -155,7 +163,7 @@ class Devices:
         try:
             if not self._path.exists():
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement in filter(str.strip, _SCHEMA.split(";")):

@@ -3,7 +3,8 @@
 ::
 
     GET /authority      the authority's certificate, which a device compares with its token before it says anything
-    POST /enrolment     {"secret": hex, "request": PEM}  ->  {"federation", "certificate", "broker_port"}
+    POST /enrolment     {"secret": hex, "request": PEM}, answered by
+                        {"federation": ..., "certificate": PEM, "authentication_key": hex, "broker_port": ...}
 
 What is refused is answered by {"error": one line}. Whoever sends wrong secrets is not heard for a while: that slows
 nobody down who guesses 96 bits in vain, but bounds the work, and is seen in the log.
@@ -44,6 +45,10 @@ MOST_ADDRESSES = 4096
 """Addresses whose wrong secrets are counted; the one that was wrong the longest time ago is forgotten first."""
 
 
+_MOST_SHOWN = 300
+"""Letters of a stranger's text that are shown."""
+
+
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device asks for its certificate. `secret` is the token's, in hexadecimal digits; `request` is PEM."""
 
@@ -52,10 +57,11 @@ class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """What a device is given: PEM, and whom it is to talk to."""
+    """What a device is given: its certificate in PEM, a key in hexadecimal digits, and whom it is to talk to."""
 
     federation: str
     certificate: str
+    authentication_key: str
     broker_port: int
 
 
@@ -96,20 +102,22 @@ class Enrolment:
             key = requested_key(request)
         except (msgspec.DecodeError, ValueError, ProtocolError) as error:
             self._wrong.count(address)
-            return self._refuse(400, address, f"no request that can be read: {str(error)[:200]}")
+            return self._refuse(400, address, f"no request that can be read: {plain(str(error))}")
         try:
-            found = self._gateway.devices.redeem(
+            member = self._gateway.devices.redeem(
                 secret, key, address, int(self._now().timestamp()), lambda name: self._issue(name, request)
             )
         except TokenRefused as error:
             self._wrong.count(address)
             return self._refuse(403, address, str(error))
-        if found.was_revoked:
+        if self._gateway.denies(member.name):  # it comes back, with another key
             self._gateway.devices.publish(self._gateway.write_access)
             reload_broker(self._gateway)
-        _log.info("%s joined, from %s", found.name, address)
+        _log.info("%s joined, from %s", member.name, address)
         settings = self._gateway.settings
-        enrolled = Enrolled(settings.federation, found.certificate.decode("ascii"), settings.broker_port)
+        enrolled = Enrolled(
+            settings.federation, member.certificate.decode("ascii"), member.key.hex(), settings.broker_port
+        )
         return Answer(200, msgspec.json.encode(enrolled))
 
     def _issue(self, name: str, request: bytes) -> tuple[bytes, int]:
@@ -119,6 +127,16 @@ class Enrolment:
     def _refuse(self, status: int, address: str, why: str) -> Answer:
         self._refused.log(logging.WARNING, "refused %s: %s", address, why)
         return _refusal(status, why)
+
+
+def plain(text: str) -> str:
+    """A stranger's text for people: of bounded length, on one line, without what a terminal would obey.
+
+    Example:
+        >>> plain("no\\n\\x1b[2J")
+        'no  [2J'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MOST_SHOWN])
 
 
 class _WrongSecrets:

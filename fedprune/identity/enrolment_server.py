@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 from fedprune.errors import ConfigurationError, FedpruneError
@@ -27,6 +28,9 @@ MOST_CONNECTIONS = 64
 
 LONGEST_S = 20.0
 """That a connection may take, from its first packet on."""
+
+_MAPPED = "::ffff:"
+"""Before an address of IPv4, on a socket of IPv6."""
 
 Answering = Callable[[str, str, bytes, str], Answer]
 """Method, path, body, and the asker's address."""
@@ -43,24 +47,36 @@ class EnrolmentServer(ThreadingHTTPServer):
     request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, port: int, certificate: Path, key: Path, answer: Answering) -> None:
+        self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(certificate, key)
         self._answer = answer
         self._one_at_a_time = threading.Lock()
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._failures = LimitedLog(_log)
+        self._faults = LimitedLog(_log)
         try:
             super().__init__(("", port), _Handler)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise ConfigurationError(
-                f"port {port} cannot be listened on ({error}); stop who does, or choose another enrolment_port with "
-                "`fedprune gateway init`"
+                f"port {port} cannot be listened on ({error.strerror}); stop who does, or choose another "
+                "enrolment_port with `fedprune gateway init`"
             ) from error
 
+    def server_bind(self) -> None:
+        """Take both kinds of addresses, and ask no name server who we are, as the base does."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)
+
     def answer(self, method: str, path: str, body: bytes, address: str) -> Answer:
+        """What to answer, whatever goes wrong here."""
         with self._one_at_a_time:
-            return self._answer(method, path, body, address)
+            try:
+                return self._answer(method, path, body, address.removeprefix(_MAPPED))
+            except FedpruneError as fault:
+                self._faults.log(logging.ERROR, "%s", fault)
+                return Answer(500, b'{"error": "the gateway has a problem of its own; its log says which"}')
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
@@ -70,19 +86,18 @@ class EnrolmentServer(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """One connection, from its handshake to its end."""
-        clock = threading.Timer(LONGEST_S, _cut, (request,))
+        connection = request.dup()  # what TLS wraps is taken from `request`
+        clock = threading.Timer(LONGEST_S, _cut, (connection,))
         clock.daemon = True
         clock.start()
         try:
-            with contextlib.suppress(OSError, ssl.SSLError), self._context.wrap_socket(request, True) as secured:
+            with contextlib.suppress(OSError), self._context.wrap_socket(request, server_side=True) as secured:
                 self.finish_request(secured, client_address)
         finally:
             clock.cancel()
-            self.shutdown_request(request)
+            _cut(connection)
+            connection.close()
             self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        self._failures.log(logging.ERROR, "a request of %s failed", client_address[0])
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,11 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("POST", self.rfile.read(int(length)))
 
     def _serve(self, method: str, body: bytes) -> None:
-        try:
-            self._send(self.server.answer(method, self.path, body, self.client_address[0]))
-        except FedpruneError as error:
-            _log.error("%s", error)
-            self._send(Answer(500, b'{"error": "the gateway has a problem of its own; its log says which"}'))
+        self._send(self.server.answer(method, self.path, body, self.client_address[0]))
 
     def _send(self, answer: Answer) -> None:
         self.send_response_only(answer.status)

@@ -27,8 +27,6 @@ SETTINGS = "gateway.toml"
 AUTHORITY, BROKER, ENROLMENT, AGGREGATOR = "ca", "broker", "enrolment", "aggregator"
 """Each is a certificate (.pem) with its key (.key)."""
 CONFIGURATION, ACCESS_LIST, REVOCATIONS, BROKER_PID = "mosquitto.conf", "access-list", "revoked.pem", "mosquitto.pid"
-REVOKED_NAMES = "revoked"
-"""Names, one a line, that the aggregator does not listen to."""
 
 _HERE = ("localhost", "127.0.0.1")
 """Where the gateway's own parts reach its broker."""
@@ -65,10 +63,13 @@ class Gateway:
         return blob
 
     def write_access(self, revoked: Revoked) -> None:
-        """Write by what broker and aggregator go: revocation list, access list, and names."""
+        """Write by what the broker goes: revocation list and access list."""
         self.directory.write(REVOCATIONS, revocation_list(self.authority, revoked.serials, revoked.number))
         self.directory.write(ACCESS_LIST, mosquitto.access_list(self.settings.federation, revoked.names).encode())
-        self.directory.write(REVOKED_NAMES, "".join(f"{name}\n" for name in revoked.names).encode())
+
+    def denies(self, name: str) -> bool:
+        """The access list takes all rights from this name."""
+        return mosquitto.denial(name) in (self.directory.read(ACCESS_LIST) or b"").decode()
 
     @property
     def devices(self) -> Devices:
@@ -83,7 +84,16 @@ def open_gateway(path: Path) -> Gateway:
 
 
 def init_gateway(path: Path, settings: GatewaySettings, now: datetime) -> Gateway:
-    """Make a gateway, or bring one up to date with other settings: its authority stays, and so do its devices."""
+    """Make a gateway, or bring one up to date with other settings: its authority stays, and so do its devices.
+
+    Raises `ConfigurationError` if it serves another federation.
+    """
+    served = open_gateway(path).settings.federation if (path / SETTINGS).exists() else settings.federation
+    if served != settings.federation:
+        raise ConfigurationError(
+            f"{path}: this gateway serves the federation {served}, and its devices know no other; make another gateway "
+            "in a directory of its own"
+        )
     gateway = Gateway(Directory(path), settings)
     try:
         os.chmod(path, 0o700)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from fedprune.config import from_table
+from fedprune.config import from_table, read_table
 from fedprune.errors import BrokerError
 from fedprune.identity.crossings import Crossing, cross_all
 from fedprune.identity.enrolment import Enrolment
@@ -22,7 +22,7 @@ from fedprune.identity.gateway import (
     AUTHORITY,
     CONFIGURATION,
     ENROLMENT,
-    REVOKED_NAMES,
+    SETTINGS,
     Gateway,
     init_gateway,
     open_gateway,
@@ -52,22 +52,24 @@ def gateway() -> None:
 @gateway.command()
 @click.argument("hosts", nargs=-1, required=True)
 @DIRECTORY
-@click.option("--federation", default="fedprune", show_default=True, help="The federation's name.")
-@click.option("--broker-port", default=8883, show_default=True, help="Where the broker will listen, with TLS.")
-@click.option("--enrolment-port", default=8884, show_default=True, help="Where new devices will be let in, with TLS.")
-def init(hosts: tuple[str, ...], directory: Path, **settings: str | int) -> None:
+@click.option("--federation", help="The federation's name.  [default: fedprune]")
+@click.option("--broker-port", type=int, help="Where the broker will listen, with TLS.  [default: 8883]")
+@click.option("--enrolment-port", type=int, help="Where new devices will be let in, with TLS.  [default: 8884]")
+def init(hosts: tuple[str, ...], directory: Path, **settings: str | int | None) -> None:
     """Make a gateway: a certificate authority, and a configuration of Mosquitto that lets in only whom it certifies.
 
     HOSTS are the names and addresses by which devices reach this machine. Called once more, with other names or ports,
-    it makes the gateway's own certificates and the configuration anew; the authority stays, and so do all devices.
+    it makes the gateway's own certificates and the configuration anew; the authority stays, and so do all devices, and
+    whatever no option changes.
 
     \b
       fedprune gateway init gateway.local 192.168.1.10
       mosquitto -c gateway/mosquitto.conf
       fedprune gateway check
     """
-    wanted = from_table({"hosts": hosts, **settings}, GatewaySettings, "options")
-    made = init_gateway(directory, wanted, datetime.now(UTC))
+    given = {"hosts": hosts} | {key: value for key, value in settings.items() if value is not None}
+    before = read_table(directory / SETTINGS) if (directory / SETTINGS).exists() else {}
+    made = init_gateway(directory, from_table(before | given, GatewaySettings, "options"), datetime.now(UTC))
     click.echo(_summary(made))
 
 
@@ -141,7 +143,7 @@ start the broker:         mosquitto -c {path / CONFIGURATION}
 prove it:                 fedprune gateway check --dir {made.path}
 let a device in:          fedprune gateway run --dir {made.path}, and: fedprune enroll NAME --dir {made.path}
 for federation.toml:      name = "{made.settings.federation}"
-                          revoked = "{path / REVOKED_NAMES}"
+                          gateway = "{path}"
                           [broker]
                           url = "{made.broker_url}"
                           tls.ca = "{path / AUTHORITY}.pem"

@@ -18,12 +18,12 @@ import msgspec
 
 from fedprune.errors import BrokerError, ProtocolError
 from fedprune.identity.certificates import fingerprint, new_key, signing_request
-from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest
+from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest, plain
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken
 from fedprune.system.disk import Directory
 from fedprune.wire.topics import check_id
 
-AUTHORITY, CERTIFICATE, KEY = "ca.pem", "device.pem", "device.key"
+AUTHORITY, CERTIFICATE, KEY, AUTHENTICATION_KEY = "ca.pem", "device.pem", "device.key", "authentication.key"
 
 _NEW_KEY = "joining.key"
 """Until it is certified. What the device had before stays in force until then."""
@@ -43,7 +43,7 @@ class GatewayUnproven(BrokerError):
 
 @dataclass(frozen=True)
 class Membership:
-    """What a device has by joining, beside the files `ca.pem`, `device.pem` and `device.key`."""
+    """What a device has by joining, beside its files."""
 
     name: str
     federation: str
@@ -68,6 +68,7 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
             failures.append(str(failure))
             continue
         disk.write(AUTHORITY, authority.encode())
+        disk.write_private(AUTHENTICATION_KEY, enrolled.authentication_key.encode())
         disk.write_private(KEY, key)
         disk.write(CERTIFICATE, enrolled.certificate.encode())
         disk.delete(_NEW_KEY)
@@ -146,4 +147,4 @@ def _reason(body: bytes) -> str:
         said: Any = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError):
         said = "it does not say why"
-    return " ".join(str(said)[:300].split())
+    return plain(str(said))

@@ -84,6 +84,11 @@ use_username_as_clientid true
 """
 
 
+def denial(name: str) -> str:
+    """The lines of an access list that take all rights from a name."""
+    return f"user {name}\ntopic deny #"
+
+
 def access_list(federation: str, revoked: tuple[str, ...]) -> str:
     """The text of Mosquitto's access list: who may publish (write) and be delivered (read) which topics.
 
@@ -92,7 +97,7 @@ def access_list(federation: str, revoked: tuple[str, ...]) -> str:
     root = f"fedprune/{federation}"
     lines = [
         "# Written by `fedprune gateway init` and `fedprune revoke`.",
-        *(line for name in revoked for line in (f"user {name}", "topic deny #")),
+        *map(denial, revoked),
         f"user {aggregator_name(federation)}",
         f"topic readwrite {root}/round",
         f"topic write {root}/content/+",

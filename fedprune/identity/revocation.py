@@ -26,6 +26,9 @@ from fedprune.wire.topics import Topics
 _RELOAD_S = 10.0
 """After which a broker that still takes the witness is said not to read its list again."""
 
+_AGAIN_S = 0.2
+"""Between two trials."""
+
 _LIFETIME = timedelta(hours=1)
 """Of the certificates that are made for a revocation."""
 
@@ -66,6 +69,7 @@ def _is_refused(gateway: Gateway, disk: Directory, name: str, witness: Credentia
             _connect(gateway, disk, name, witness)
         except BrokerError:
             return True
+        time.sleep(_AGAIN_S)
     return False
 
 

@@ -48,6 +48,8 @@ def check_host(host: str) -> str:
     """
     try:
         ipaddress.ip_address(host)
+        if "%" in host:  # an address that means something on one machine alone
+            raise ValueError
     except ValueError as error:
         if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
             raise ValueError(

@@ -107,14 +107,22 @@ def test_keys_are_readable_by_their_owner_alone_and_in_nothing_that_is_said(tmp_
 
 def test_init_again_takes_other_names_and_keeps_the_authority(gateway: SecuredGateway) -> None:
     before = {path.name: path.read_bytes() for path in gateway.path.iterdir()}
-    gateway.init("gateway.local", "192.168.1.10")
+    code, said = run("gateway", "init", "gateway.local", "192.168.1.10", "--dir", gateway.path)
+    assert code == 0, said
     after = {path.name: path.read_bytes() for path in gateway.path.iterdir()}
     assert {name for name in before if before[name] == after[name]} >= {"ca.pem", "ca.key", "access-list"}
     assert after["broker.pem"] != before["broker.pem"]
     assert b'hosts = ["gateway.local","192.168.1.10"]' in after["gateway.toml"]
+    assert f'federation = "{NAME}"\nbroker_port = {gateway.broker_port}\n'.encode() in after["gateway.toml"]
 
 
-@pytest.mark.parametrize("host", ["gateway local", "-x", "mqtts://gateway", "gateway:8883", "a\nb", ""])
+def test_a_gateway_does_not_change_its_federation(gateway: SecuredGateway) -> None:
+    code, said = run("gateway", "init", "127.0.0.1", "--dir", gateway.path, "--federation", "another")
+    assert code == 3
+    assert f"this gateway serves the federation {NAME}, and its devices know no other" in said
+
+
+@pytest.mark.parametrize("host", ["gateway local", "-x", "mqtts://gateway", "gateway:8883", "a\nb", "", "fe80::1%eth0"])
 def test_what_is_no_host_is_refused_before_anything_is_made(tmp_path: Path, host: str) -> None:
     code, said = run("gateway", "init", "--dir", tmp_path / "gateway", "--", host)
     assert code == 3, said

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import queue
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fedprune.errors import BrokerError
 from fedprune.identity.audit import Client
+from fedprune.identity.certificates import fingerprint
 from fedprune.identity.enrolment import Answer
 from fedprune.identity.enrolment_server import EnrolmentServer
+from fedprune.identity.gateway import init_gateway, open_gateway
 from fedprune.identity.joining import GatewayUnproven, join_gateway
-from fedprune.identity.token import parse_token
+from fedprune.identity.revocation import BrokerState, revoke
+from fedprune.identity.settings import GatewaySettings
+from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
 from fedprune.system.disk import Directory
+from fedprune.wire.messages import encode
 from fedprune.wire.topics import Topics
-from tests.brokers import MISSING
+from fedprune.wire.transport import MqttLink
+from tests.brokers import MISSING, free_port
 from tests.federations import NAME, Site
 from tests.processes import Child, run
+from tests.samples import assignment
 from tests.secured import SecuredGateway
 from tests.served import served
 
@@ -26,6 +35,7 @@ pytest.importorskip("cryptography")
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 BROKER = 6
+TOPICS = Topics(NAME)
 
 
 @pytest.fixture
@@ -48,9 +58,7 @@ def test_devices_that_have_joined_train_together_over_client_certificates(
     site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
     tls = {name: str(gateway.path / file) for name, file in _AGGREGATORS_FILES.items()}
     rounds = {"count": 2, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
-    federation = site.federation(
-        "run", broker={"url": site.url, "tls": tls}, rounds=rounds, revoked=str(gateway.path / "revoked")
-    )
+    federation = site.federation("run", broker={"url": site.url, "tls": tls}, rounds=rounds, gateway=str(gateway.path))
     with gateway.broker(), gateway.endpoint() as endpoint:
         agents = [join(gateway, site, name) for name in ("pi-1", "pi-2")]
         endpoint.says("pi-1 joined, from 127.0.0.1")
@@ -78,27 +86,58 @@ def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
         with Child("agent", "--config", captured) as agent, Child("agent", "--config", other) as bystander:
             agent.says("connected")
             bystander.says("connected")
+            with Client(gateway.client(), TOPICS.aggregator_client) as rogue_broker:
+                rogue_broker.publish(TOPICS.down("pi-1", "assignment"), encode(assignment()))
+                agent.says("it is not authentic: who sent it does not have this device's authentication key")
             assert gateway.revoke("pi-1") == "pi-1 is revoked; it is off the broker\n"
             broker.says("Client pi-1 already connected, closing old connection")
             agent.says("device.pem is revoked (")
             assert "lost" not in bystander.stderr
         code, tried, _ = gateway.check()
         assert (code, [what for what, row in tried.items() if not row["is_right"]]) == (0, [])
-        assert (gateway.path / "revoked").read_text() == "pi-1\n"
+        assert "user pi-1\ntopic deny #\n" in (gateway.path / "access-list").read_text()
         # Enrolled anew it has another key, and the old one stays shut out.
         key = (captured.parent / "device.key").read_bytes()
         for name in ("pem", "key"):
             (gateway.path / f"old.{name}").write_bytes((captured.parent / f"device.{name}").read_bytes())
+        captured.write_text(captured.read_text() + "# the owner's\n")
         join(gateway, site, "pi-1")
+        assert captured.read_text().endswith("# the owner's\n")
         assert (captured.parent / "device.key").read_bytes() != key
-        assert (gateway.path / "revoked").read_text() == ""
+        assert "topic deny #" not in (gateway.path / "access-list").read_text()
         with Child("agent", "--config", captured) as agent:
             agent.says("connected")
         with (
             pytest.raises(BrokerError, match="is revoked"),
-            Client(gateway.client("old"), Topics(NAME).agent_client("pi-1")),
+            Client(gateway.client("old"), TOPICS.agent_client("pi-1")),
         ):
             pass
+
+
+def test_a_broker_that_does_not_read_its_revocation_list_is_told_and_the_device_has_no_rights(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.change("mosquitto.conf", "crlfile ", "# crlfile ")
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+    monkeypatch.setattr("fedprune.identity.revocation._RELOAD_S", 0.5)
+    with gateway.broker(), gateway.endpoint():
+        for name in ("pi-1", "pi-2"):
+            directory = join(gateway, site, name).parent
+            for kind in ("pem", "key"):
+                (gateway.path / f"{name}.{kind}").write_bytes((directory / f"device.{kind}").read_bytes())
+        assert revoke(open_gateway(gateway.path), "pi-1", datetime.now(UTC)) is BrokerState.DEAF
+        with (
+            Client(gateway.client(), TOPICS.aggregator_client) as aggregator,
+            MqttLink(gateway.client("pi-1"), TOPICS.agent_client("pi-1"), queue.SimpleQueue()) as captured,
+            Client(gateway.client("pi-2"), TOPICS.agent_client("pi-2")) as other,
+        ):
+            aggregator.subscribe(TOPICS.all_up)
+            aggregator.subscribe(TOPICS.round)
+            aggregator.until(b"in force", lambda: aggregator.publish(TOPICS.round, b"in force"))
+            captured.publish(TOPICS.up("pi-1", "check-in"), b"captured")
+            captured.drain()
+            heard = aggregator.until(b"other", lambda: other.publish(TOPICS.up("pi-2", "check-in"), b"other"))
+            assert b"captured" not in {delivery.payload for delivery in heard}
 
 
 def test_a_name_that_nobody_has_cannot_be_revoked_and_one_that_is_in_use_not_be_invited(
@@ -161,6 +200,22 @@ def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(tmp_path: P
     ):
         join_gateway(token, Directory(tmp_path / "device"))
     assert asked == [("GET", "/authority", b"")]
+
+
+def test_a_device_whose_clock_is_before_everything_says_so(tmp_path: Path) -> None:
+    """Here the gateway was made in the future, which is the same to the device."""
+    future, port = datetime.now(UTC) + timedelta(days=1000), free_port()
+    made = init_gateway(tmp_path / "gateway", GatewaySettings(("127.0.0.1",), enrolment_port=port), future)
+    certificate = made.authority.certificate
+    token = JoinToken("pi-1", ("127.0.0.1",), port, fingerprint(certificate)[:FINGERPRINT_BYTES], new_secret())
+    server = EnrolmentServer(
+        port, made.path / "enrolment.pem", made.path / "enrolment.key", lambda *_: Answer(200, certificate)
+    )
+    with served(server):
+        code, said = run("join", format_token(token), "--dir", tmp_path / "device")
+    assert code == BROKER
+    assert "its certificate is not yet valid: this device's clock says 2" in said
+    assert said.endswith("set the clock, and join again\n")
 
 
 def test_the_names_of_a_token_are_tried_in_turn(tmp_path: Path, gateway: SecuredGateway) -> None:

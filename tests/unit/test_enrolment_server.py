@@ -35,7 +35,7 @@ class Endpoint:
 
     def __init__(self, files: tuple[Path, Path]) -> None:
         self.port = free_port()
-        self._context = ssl.create_default_context(cafile=str(files[0].with_name("ca.pem")))
+        self.context = ssl.create_default_context(cafile=str(files[0].with_name("ca.pem")))
         self.server = EnrolmentServer(self.port, *files, self._answer)
 
     @staticmethod
@@ -43,7 +43,7 @@ class Endpoint:
         return Answer(200, f"{method} {path} {len(body)} {address}".encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60.0, context=self._context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60.0, context=self.context)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -81,6 +81,19 @@ def test_nonsense_ends_its_own_connection_alone(endpoint: Endpoint, capfd: pytes
                     pass
     assert endpoint.ask("GET", "/authority")[0] == 200
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("has_shaken_hands", [False, True])
+def test_a_connection_that_says_nothing_is_ended(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, has_shaken_hands: bool
+) -> None:
+    monkeypatch.setattr("fedprune.identity.enrolment_server.LONGEST_S", 1.0 if has_shaken_hands else 0.01)
+    with endpoint.silent() as connection, contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+        if has_shaken_hands:
+            with endpoint.context.wrap_socket(connection, server_hostname="127.0.0.1") as secured:
+                assert secured.recv(1) == b""
+        else:
+            assert connection.recv(1) == b""
 
 
 def test_more_connections_than_there_is_room_for_are_closed_at_once(endpoint: Endpoint) -> None:
