@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+from fedprune.errors import BrokerError
 from fedprune.identity.gateway import BROKER_PID, Gateway
 
 _NAME = "mosquitto"
@@ -16,6 +17,7 @@ def reload_broker(gateway: Gateway) -> bool:
     """Have the broker read its access list and its revocation list again; False if it does not run.
 
     Connections stay. What is revoked is refused from the next connection on, and is delivered nothing from now on.
+    Raises `BrokerError` if the broker is another user's process.
     """
     pid = _running(gateway.path / BROKER_PID)
     if pid is None:
@@ -24,6 +26,11 @@ def reload_broker(gateway: Gateway) -> bool:
         os.kill(pid, signal.SIGHUP)
     except ProcessLookupError:
         return False
+    except PermissionError as error:
+        raise BrokerError(
+            f"process {pid}: Mosquitto belongs to another user, and was not told to read its lists again; run this as "
+            "the user who runs Mosquitto, once more"
+        ) from error
     return True
 
 

@@ -120,9 +120,18 @@ def serial_number(certificate: bytes) -> int:
 
 
 def fingerprint(certificate: bytes) -> bytes:
-    """The SHA-256 of a certificate's DER. Raises `ProtocolError` if it is no PEM of a certificate."""
+    """The SHA-256 of a certificate's DER. Raises `ProtocolError` as `plain_certificate` does."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(plain_certificate(certificate).decode("ascii"))).digest()
+
+
+def plain_certificate(text: bytes) -> bytes:
+    """The certificate that a stranger's PEM begins with, in PEM that says nothing else.
+
+    Whoever trusts what has the right fingerprint must take this: behind a certificate another may stand, which the
+    fingerprint does not cover and OpenSSL would read. Raises `ProtocolError` if the text is no certificate in PEM.
+    """
     try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode("ascii"))).digest()
+        return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(text.decode("ascii"))).encode("ascii")
     except ValueError as error:
         raise ProtocolError("not a certificate in PEM") from error
 

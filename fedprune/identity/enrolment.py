@@ -24,7 +24,7 @@ import msgspec
 from fedprune.errors import ProtocolError
 from fedprune.identity.broker_process import reload_broker
 from fedprune.identity.certificates import MAX_REQUEST_BYTES, issue_requested, requested_key, serial_number
-from fedprune.identity.devices import TokenRefused
+from fedprune.identity.devices import Member, TokenRefused
 from fedprune.identity.gateway import Gateway
 from fedprune.identity.token import SECRET_BYTES
 from fedprune.system.log import LimitedLog
@@ -83,30 +83,20 @@ class Enrolment:
 
     def answer(self, method: str, path: str, body: bytes, address: str) -> Answer:
         """`address` is the asker's, for the log and for the limit."""
-        match method, path:
-            case "GET", "/authority":
-                return Answer(200, self._authority.certificate)
-            case "POST", "/enrolment":
-                return self._enrol(body, address)
-            case _:
-                return _refusal(404, f"only GET {AUTHORITY_PATH} and POST {ENROLMENT_PATH} are answered here")
+        if (method, path) == ("GET", AUTHORITY_PATH):
+            return Answer(200, self._authority.certificate)
+        if (method, path) == ("POST", ENROLMENT_PATH):
+            return self._enrol(body, address)
+        return _refusal(404, f"only GET {AUTHORITY_PATH} and POST {ENROLMENT_PATH} are answered here")
 
     def _enrol(self, body: bytes, address: str) -> Answer:
         if self._wrong.is_at_limit(address):
             return self._refuse(429, address, f"too many wrong tokens from {address}; wait ten minutes")
         try:
-            asked = msgspec.json.decode(body, type=EnrolmentRequest)
-            secret, request = binascii.unhexlify(asked.secret), asked.request.encode("ascii")
-            if len(secret) != SECRET_BYTES:
-                raise ProtocolError(f"a secret of {len(secret)} bytes")
-            key = requested_key(request)
-        except (msgspec.DecodeError, ValueError, ProtocolError) as error:
+            member = self._redeem(body, address)
+        except ProtocolError as error:
             self._wrong.count(address)
             return self._refuse(400, address, f"no request that can be read: {plain(str(error))}")
-        try:
-            member = self._gateway.devices.redeem(
-                secret, key, address, int(self._now().timestamp()), lambda name: self._issue(name, request)
-            )
         except TokenRefused as error:
             self._wrong.count(address)
             return self._refuse(403, address, str(error))
@@ -119,6 +109,18 @@ class Enrolment:
             settings.federation, member.certificate.decode("ascii"), member.key.hex(), settings.broker_port
         )
         return Answer(200, msgspec.json.encode(enrolled))
+
+    def _redeem(self, body: bytes, address: str) -> Member:
+        """Raises `ProtocolError` for what is no request, `TokenRefused` for one whose secret lets nobody in."""
+        try:
+            asked = msgspec.json.decode(body, type=EnrolmentRequest)
+            secret, request = binascii.unhexlify(asked.secret), asked.request.encode("ascii")
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ProtocolError(str(error)) from error
+        if len(secret) != SECRET_BYTES:
+            raise ProtocolError(f"a secret of {len(secret)} bytes")
+        key, now = requested_key(request), int(self._now().timestamp())
+        return self._gateway.devices.redeem(secret, key, address, now, lambda name: self._issue(name, request))
 
     def _issue(self, name: str, request: bytes) -> tuple[bytes, int]:
         certificate = issue_requested(self._authority, name, request, self._now())

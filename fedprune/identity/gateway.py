@@ -65,7 +65,8 @@ class Gateway:
     def write_access(self, revoked: Revoked) -> None:
         """Write by what the broker goes: revocation list and access list."""
         self.directory.write(REVOCATIONS, revocation_list(self.authority, revoked.serials, revoked.number))
-        self.directory.write(ACCESS_LIST, mosquitto.access_list(self.settings.federation, revoked.names).encode())
+        access_list = mosquitto.access_list(self.settings.federation, revoked.names)
+        self.directory.write_private(ACCESS_LIST, access_list.encode())  # Mosquitto warns of one that others may read
 
     def denies(self, name: str) -> bool:
         """The access list takes all rights from this name."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from fedprune.errors import BrokerError, ProtocolError
-from fedprune.identity.certificates import fingerprint, new_key, signing_request
+from fedprune.identity.certificates import fingerprint, new_key, plain_certificate, signing_request
 from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest, plain
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken
 from fedprune.system.disk import Directory
@@ -88,15 +88,15 @@ def _proven_authority(token: JoinToken, host: str) -> str:
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE  # whoever it is: the fingerprint proves
     status, body = _ask(token, host, stranger, "GET", AUTHORITY_PATH, None)
     try:
-        found = fingerprint(body)[:FINGERPRINT_BYTES] if status == http.client.OK else b""
+        certificate = plain_certificate(body) if status == http.client.OK else b""
     except ProtocolError:
-        found = b""
-    if found != token.fingerprint:
+        certificate = b""
+    if not certificate or fingerprint(certificate)[:FINGERPRINT_BYTES] != token.fingerprint:
         raise GatewayUnproven(
             f"{host}:{token.port} is not the gateway that made this token; nothing was sent to it. Is the token "
             "an old one, or somebody between?"
         )
-    return body.decode("ascii")
+    return certificate.decode("ascii")
 
 
 def _enrol(token: JoinToken, host: str, authority: str, key: bytes) -> Enrolled:

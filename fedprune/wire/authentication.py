@@ -33,7 +33,10 @@ def verified(key: bytes | None, topic: str, payload: bytes) -> bytes:
         return payload
     message, mac = payload[:-MAC_BYTES], payload[-MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(key, topic, message)):
-        raise ProtocolError("it is not authentic: who sent it does not have this device's authentication key")
+        raise ProtocolError(
+            "it is not authentic: who sent it lacks the device's key (`authentication_key` in agent.toml, `gateway` in "
+            "federation.toml)"
+        )
     return message
 
 

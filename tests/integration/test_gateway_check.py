@@ -15,7 +15,6 @@ from tests.federations import NAME
 from tests.processes import FEDPRUNE, run
 from tests.secured import SecuredGateway
 
-pytest.importorskip("cryptography")
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 TOPICS = Topics(NAME)

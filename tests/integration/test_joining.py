@@ -31,7 +31,6 @@ from tests.samples import assignment
 from tests.secured import SecuredGateway
 from tests.served import served
 
-pytest.importorskip("cryptography")
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 BROKER = 6
@@ -88,7 +87,7 @@ def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
             bystander.says("connected")
             with Client(gateway.client(), TOPICS.aggregator_client) as rogue_broker:
                 rogue_broker.publish(TOPICS.down("pi-1", "assignment"), encode(assignment()))
-                agent.says("it is not authentic: who sent it does not have this device's authentication key")
+                agent.says("it is not authentic: who sent it lacks the device's key")
             assert gateway.revoke("pi-1") == "pi-1 is revoked; it is off the broker\n"
             broker.says("Client pi-1 already connected, closing old connection")
             agent.says("device.pem is revoked (")
@@ -182,7 +181,10 @@ def test_a_stranger_on_the_gateways_port_is_told_nothing(tmp_path: Path, gateway
         assert "refused" not in endpoint.stderr
 
 
-def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(tmp_path: Path, gateway: SecuredGateway) -> None:
+@pytest.mark.parametrize("shown", [("gateway",), ("gateway", "stranger")], ids="+".join)
+def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(
+    tmp_path: Path, gateway: SecuredGateway, shown: tuple[str, ...]
+) -> None:
     """Its certificate is public; a key that it certified is what the stranger lacks."""
     stranger = SecuredGateway(tmp_path / "stranger", gateway.broker_port, gateway.enrolment_port)
     stranger.init()
@@ -190,13 +192,13 @@ def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(tmp_path: P
 
     def answer(method: str, path: str, body: bytes, _: str) -> Answer:
         asked.append((method, path, body))
-        return Answer(200, (gateway.path / "ca.pem").read_bytes())
+        return Answer(200, b"".join((tmp_path / whose / "ca.pem").read_bytes() for whose in shown))
 
     files = (stranger.path / "enrolment.pem", stranger.path / "enrolment.key")
     token = parse_token(gateway.enrol("pi-1"))
     with (
         served(EnrolmentServer(gateway.enrolment_port, *files, answer)),
-        pytest.raises(GatewayUnproven, match=r"does not prove that it is the gateway \(.*\); nothing secret was sent"),
+        pytest.raises(GatewayUnproven, match=r"nothing (secret )?was sent"),
     ):
         join_gateway(token, Directory(tmp_path / "device"))
     assert asked == [("GET", "/authority", b"")]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
-pytest.importorskip("cryptography")
-
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
@@ -20,6 +18,7 @@ from fedprune.identity.certificates import (
     issue_client,
     issue_server,
     new_authority,
+    plain_certificate,
     requested_key,
     revocation_list,
     serial_number,
@@ -82,3 +81,16 @@ def test_what_is_no_request_is_refused(request_: bytes) -> None:
 def test_what_is_no_certificate_has_no_fingerprint(blob: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a certificate in PEM"):
         fingerprint(blob)
+
+
+def test_what_stands_behind_a_certificate_is_not_trusted_with_it(authority: Credentials) -> None:
+    """Where its base64 is padded Python reads no further, but OpenSSL does."""
+    taken = 0
+    for length in range(1, 16):
+        certificate = new_authority("a" * length, NOW).certificate
+        behind = certificate + authority.certificate
+        with contextlib.suppress(ProtocolError):
+            if fingerprint(behind) == fingerprint(certificate):
+                assert plain_certificate(behind) == certificate
+                taken += 1
+    assert taken
