@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError
+from fedprune.identity.device_commands import enroll
 from fedprune.identity.token import MOST_CHARACTERS, JoinToken, format_token, parse_token
 
 TOKEN = JoinToken("pi-1", ("gateway.local", "192.168.1.10", "fe80::1"), 8884, bytes(range(16)), bytes(range(12)))
@@ -15,6 +19,13 @@ TOKEN = JoinToken("pi-1", ("gateway.local", "192.168.1.10", "fe80::1"), 8884, by
 def test_a_token_says_where_the_gateway_is_and_fits_on_a_line() -> None:
     assert parse_token(f" {format_token(TOKEN)}\n") == TOKEN
     assert len(format_token(TOKEN)) < 120
+
+
+@pytest.mark.parametrize(("name", "said"), [("fedprune-check-1", "plays it"), ("aggregator.x", "use 1 to 64 letters")])
+def test_a_name_that_means_somebody_else_cannot_be_invited(tmp_path: Path, name: str, said: str) -> None:
+    failure = CliRunner().invoke(enroll, [name, "--dir", str(tmp_path)]).exception
+    assert isinstance(failure, ConfigurationError)
+    assert said in str(failure)
 
 
 def test_a_secret_is_not_shown_where_a_token_is() -> None:
