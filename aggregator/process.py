@@ -18,6 +18,7 @@ from aggregator.settings import FederationSettings
 from fedprune.codecs import Values, parse_codec
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -71,6 +72,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
+                keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
             )
             _loop(runner, events)
             link.drain()

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -43,6 +44,7 @@ from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
 from fedprune.codecs import Values, parse_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory, Disk
@@ -52,6 +54,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
+from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
 from fedprune.wire.serving import SendChunk
@@ -92,6 +95,7 @@ class AggregatorRunner:
 
     `evaluate` scores weights on the held-out examples, whose losses lie on `scale`; `report` is told of each finished
     round. Of the checkpoints the best and the last `keep_checkpoints` stay.
+    With `keys`, messages are authenticated, and agents without a key are ignored.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class AggregatorRunner:
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keep_checkpoints: int,
+        keys: DeviceKeys | None = None,
     ) -> None:
         self._task = bundle.task
         self._run = plan.run
@@ -122,6 +127,7 @@ class AggregatorRunner:
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints
+        self._keys = keys
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
@@ -171,10 +177,18 @@ class AggregatorRunner:
             agent, kind = self._topics.parse_up(delivery.topic)
             if kind not in UPLINK:
                 raise ProtocolError(f"kind {kind[:40]!r} is unknown")
-            self.handle(Said(agent, self._read(agent, kind, delivery.payload)))
+            payload = verified(self._key(agent), delivery.topic, delivery.payload)
+            self.handle(Said(agent, self._read(agent, kind, payload)))
         except ProtocolError as error:
             self._counts["ignored"] += 1
             self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
+
+    def _key(self, agent: str) -> bytes | None:
+        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
+        key = None if self._keys is None else self._keys.get(agent)
+        if self._keys is not None and key is None:
+            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
+        return key
 
     def _read(self, agent: str, kind: str, payload: bytes) -> Any:
         """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
@@ -214,11 +228,13 @@ class AggregatorRunner:
     def _perform(self, action: Action) -> list[Event]:
         match action:
             case Send(agent, message):
-                self._publish(self._topics.down(agent, kind_of(message)), encode(message))
+                self._tell(agent, kind_of(message), encode(message))
             case SendChunk(content, index, chunk_bytes, agent):
-                topic = self._topics.content(content.digest) if agent is None else self._topics.down(agent, "chunk")
-                chunk = chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes)
-                self._publish(topic, encode(chunk))
+                chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                if agent is None:
+                    self._publish(self._topics.content(content.digest), chunk)
+                else:
+                    self._tell(agent, "chunk", chunk)
             case Publish(manifest):
                 self._announce(manifest)
             case BookCohort(round_, examples, cap):
@@ -248,6 +264,12 @@ class AggregatorRunner:
         self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
         if manifest.done:
             self._publish(self._topics.round, b"", retain=True)
+
+    def _tell(self, agent: str, kind: str, message: bytes) -> None:
+        """Send a message to one agent, unless it was revoked meanwhile."""
+        topic = self._topics.down(agent, kind)
+        with suppress(ProtocolError):
+            self._publish(topic, add_mac(self._key(agent), topic, message))
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)

@@ -55,6 +55,7 @@ class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
 
+    `gateway` is the directory of `fedprune gateway init`: only devices that joined there may take part.
     The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
     """
 
@@ -64,6 +65,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    gateway: str | None = None
     keep_checkpoints: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5
     broker: Broker = Broker()
     rounds: Rounds = Rounds()

@@ -28,6 +28,7 @@ from fedprune.system.memory import return_large_arrays
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.usage import device_memory_mb, peak_memory_mb
+from fedprune.wire.authentication import read_key
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence
 from fedprune.wire.topics import Topics, check_id
@@ -73,11 +74,12 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
         training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb))
 
+    key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
     status = topics.status(name)
     client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
     with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
-        runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop)
+        runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, key)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))
         finally:

@@ -32,6 +32,7 @@ from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
+from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
 from fedprune.wire.topics import Topics
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 class AgentRunner:
     """One agent. `train` is called with each `Train` action and answers later through `end_training`, unless
-    `stop_training` was called."""
+    `stop_training` was called. With a `key`, messages are authenticated."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class AgentRunner:
         store: AgentStore,
         train: Callable[[Train], None],
         stop_training: Callable[[], None],
+        key: bytes | None = None,
     ) -> None:
         self.state = agent_state.start(
             name,
@@ -70,6 +72,7 @@ class AgentRunner:
         self._store = store
         self._train = train
         self._stop_training = stop_training
+        self._key = key
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
 
@@ -132,7 +135,7 @@ class AgentRunner:
     def _perform(self, action: Action) -> None:
         match action:
             case Send(message):
-                self._link.publish(self._topics.up(self.state.name, kind_of(message)), encode(message))
+                self._say(kind_of(message), encode(message))
             case SendUpdate(indexes, chunk_bytes):
                 self._send_update(indexes, chunk_bytes)
             case Follow(digest):
@@ -160,7 +163,11 @@ class AgentRunner:
         assert submit is not None
         for index in indexes:
             chunk = chunk_of(blob, submit.update.digest, index, chunk_bytes)
-            self._link.publish(self._topics.up(self.state.name, "chunk"), encode(chunk))
+            self._say("chunk", encode(chunk))
+
+    def _say(self, kind: str, message: bytes) -> None:
+        topic = self._topics.up(self.state.name, kind)
+        self._link.publish(topic, add_mac(self._key, topic, message))
 
     def _decode(self, delivery: Delivery) -> Event | None:
         topic, payload = delivery.topic, delivery.payload
@@ -170,7 +177,7 @@ class AgentRunner:
             raise ProtocolError("it is retained; only the round's manifest may be")
         kind = topic.rpartition("/")[2]
         if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
-            return decode(DOWNLINK[kind], payload)
+            return decode(DOWNLINK[kind], verified(self._key, topic, payload))
         chunk = decode(Chunk, payload)
         if topic != self._topics.content(chunk.digest):
             raise ProtocolError("a topic we did not ask for")

@@ -10,13 +10,15 @@
     │   ├── NoTrainingGraph      (export) a model that only the keras trainer trains
     │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs
     ├── BrokerError           6  the broker refuses us or our password, or lacks what we need
-    │   └── BrokerUnreachable    (wire.refusals) no connection can be opened, for a reason that may pass by itself
+    │   ├── BrokerUnreachable    (wire.refusals) no connection can be opened, for a reason that may pass by itself
+    │   └── GatewayUnproven      (identity.joining) who answers is not the gateway that made the join token
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
     │   └── OutputLost           (system.output) standard output is closed or full, or its reader has gone
     ├── ProtocolError         8  a foreign message or update that is malformed; it never stops a round
     ├── TrainingError         9  a trainer that could not train
     │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
+    ├── TokenRefused          1  (identity.devices) a join token that lets nobody in: unknown, late or used
     └── ExportError          10  a model that could not be exported or benchmarked
         └── FormatsFailed     1  (export.export_command) some formats could not be made, the others were
 

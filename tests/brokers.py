@@ -18,8 +18,8 @@ import pytest
 from paho.mqtt.publish import single
 
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
-_EXECUTABLE = shutil.which("mosquitto", path=_PATH)
-MISSING = "" if _EXECUTABLE else "Mosquitto is not installed"
+EXECUTABLE = shutil.which("mosquitto", path=_PATH)
+MISSING = "" if EXECUTABLE else "Mosquitto is not installed"
 """Why tests that need Mosquitto are skipped; empty if they are not."""
 
 OPEN = ("allow_anonymous true",)
@@ -51,13 +51,13 @@ class Mosquitto:
 
     def start(self, *settings: str) -> None:
         """Start, and return when it listens; `settings` are instead of those that it was made with."""
-        assert _EXECUTABLE is not None
+        assert EXECUTABLE is not None
         assert self._process is None
         # Without a user of its own, Mosquitto started by root could not read the tests' files.
         head = (f"user {getpass.getuser()}", *self._listener, "persistence false")
         self._config.write_text("\n".join((*head, *(settings or self._settings))) + "\n")
         self._process = subprocess.Popen(
-            [_EXECUTABLE, "-c", str(self._config), "-p", str(self.port)],
+            [EXECUTABLE, "-c", str(self._config), "-p", str(self.port)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

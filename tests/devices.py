@@ -25,7 +25,7 @@ TOPICS = Topics("tests")
 class Device:
     """An agent with a real store on a recorded link."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: bytes | None = None) -> None:
         self.store = AgentStore(Directory(path), "pi-1", "tests")
         self.link = Recorder()
         self.trains: list[Train | None] = []
@@ -39,6 +39,7 @@ class Device:
             self.store,
             train=self.trains.append,
             stop_training=lambda: self.trains.append(None),
+            key=key,
         )
         self.runner.connect(0.0)
 

@@ -22,6 +22,7 @@ from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
@@ -66,6 +67,7 @@ class Site:
         evaluate: Callable[[Weights], Evaluation] | None = None,
         clock: Callable[[], float] = lambda: 0.0,
         keep: int = 5,
+        keys: DeviceKeys | None = None,
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
@@ -85,6 +87,7 @@ class Site:
             report=self.records.append,
             clock=clock,
             keep_checkpoints=keep,
+            keys=keys,
         )
 
     def assignment_of(self, agent: str) -> Assignment:

@@ -50,6 +50,10 @@ class Directory:
     def write(self, name: str, blob: bytes) -> None:
         self._replace(name, lambda file: file.write(blob))
 
+    def write_private(self, name: str, blob: bytes) -> None:
+        """`write` for a secret: nobody but the owner may ever read the file, its draft included."""
+        self._replace(name, lambda file: file.write(blob), _private_opener)
+
     def copy_in(self, name: str, source: Path) -> None:
         """Write a copy of the file `source`, however large it is."""
 
@@ -99,12 +103,14 @@ class Directory:
         except OSError as error:
             raise storage_error(self.path, error) from error
 
-    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+    def _replace(
+        self, name: str, fill: Callable[[BinaryIO], object], opener: Callable[[str, int], int] | None = None
+    ) -> None:
         """Fill a draft, make it durable, and put it in the place of `name`."""
         target = self.path / name
         draft = target.with_name(_draft_of(name))
         try:
-            with draft.open("wb") as file:
+            with open(draft, "wb", opener=opener) as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,6 +120,12 @@ class Directory:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise storage_error(target, error) from error
+
+
+def _private_opener(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # a draft that a power cut left may have been made with other rights
+    return descriptor
 
 
 def _make(path: Path) -> None:

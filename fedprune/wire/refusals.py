@@ -57,6 +57,8 @@ def tls_refusal(broker: Broker, error: ssl.SSLError) -> str:
     reason = str(error.reason or error)
     if broker.tls.certificate is None and any(alert in reason for alert in _WANTS_CERTIFICATE):
         return f"TLS: it refuses clients without a certificate ({reason}); set {_CLIENT_CERTIFICATE}"
+    if broker.tls.certificate is not None and "REVOKED" in reason:
+        return f"TLS: {broker.tls.certificate} is revoked ({reason}); the gateway's owner can enrol the device anew"
     if broker.tls.certificate is not None and "ALERT" in reason:
         return f"TLS: it does not take {broker.tls.certificate} ({reason}); check broker.tls.certificate"
     return f"TLS: {getattr(error, 'verify_message', '') or reason}; check broker.tls and the port"

@@ -14,6 +14,7 @@ from aggregator.settings import FederationSettings
 from edge_agent.settings import AgentSettings
 from export.settings import TaskSettings
 from fedprune.config import load_toml
+from fedprune.identity.settings import GatewaySettings
 from fedprune.wire.broker import Broker
 from tests.docs.snippets import ROOT
 
@@ -21,6 +22,7 @@ _FILES: dict[str, type[msgspec.Struct]] = {
     "task.toml": TaskSettings,
     "federation.toml": FederationSettings,
     "agent.toml": AgentSettings,
+    "gateway.toml": GatewaySettings,
 }
 _TABLES = {**_FILES, "`[broker]`": Broker}
 

@@ -37,7 +37,10 @@ _BREACHES = {
     "fedprune.graph.breach_8": "fedprune.task.bundle",
     "fedprune.network.breach_9": "fedprune.graph.graph",
     "edge_agent.breach_6": "fedprune.keras.layers",
-    "edge_agent.breach_7": "PIL",
+    "edge_agent.breach_8": "PIL",
+    "fedprune.identity.breach_10": "fedprune.task.bundle",
+    "edge_agent.breach_7": "fedprune.identity.certificates",
+    "aggregator.breach_5": "cryptography",
 }
 """Which module imports what it may not."""
 

@@ -1,0 +1,45 @@
+"""The gateway's Mosquitto, from outside: told to read its lists again, and to let go of a device."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from fedprune.errors import BrokerError
+from fedprune.identity.gateway import BROKER_PID, Gateway
+
+_NAME = "mosquitto"
+_LONGEST_PID = 20
+
+
+def reload_broker(gateway: Gateway) -> bool:
+    """Have the broker read its access list and its revocation list again; False if it does not run.
+
+    Connections stay. What is revoked is refused from the next connection on, and is delivered nothing from now on.
+    Raises `BrokerError` if the broker is another user's process.
+    """
+    pid = _running(gateway.path / BROKER_PID)
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    except PermissionError as error:
+        raise BrokerError(
+            f"process {pid}: Mosquitto belongs to another user, and was not told to read its lists again; run this as "
+            "the user who runs Mosquitto, once more"
+        ) from error
+    return True
+
+
+def _running(pid_file: Path) -> int | None:
+    """The process that the file names, if it is Mosquitto: after a power cut the number may be anybody's."""
+    try:
+        with pid_file.open() as file:
+            pid = int(file.read(_LONGEST_PID))
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return pid if name == _NAME else None

@@ -1,0 +1,130 @@
+"""`fedprune enroll`, `fedprune revoke` at the gateway, and `fedprune join` on a device."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from fedprune.errors import ConfigurationError
+from fedprune.identity.certificates import fingerprint
+from fedprune.identity.gateway import open_gateway
+from fedprune.identity.gateway_command import DIRECTORY
+from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, KEY, Membership, join_gateway
+from fedprune.identity.mosquitto import PROBES
+from fedprune.identity.revocation import revoke as revoke_device
+from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
+from fedprune.system.disk import Directory
+from fedprune.system.paths import path_text
+from fedprune.wire.topics import check_id
+
+_AGENT = "agent.toml"
+
+
+@click.command()
+@click.argument("name")
+@DIRECTORY
+@click.option(
+    "--minutes",
+    type=click.IntRange(1, 60 * 24 * 7),
+    default=60,
+    show_default=True,
+    help="How long the token can be used.",
+)
+def enroll(name: str, directory: Path, minutes: int) -> None:
+    """Invite a device: print what is to be typed on it, once, within an hour.
+
+    NAME is what the device will be called in the federation: letters, digits, '_' and '-'. `fedprune gateway run` has
+    to run while the device joins. Whoever has the token can join with it: a second one is refused, and both are told.
+
+    \b
+      fedprune enroll pi-1
+    """
+    if check_id(name, "device") in PROBES:
+        raise ConfigurationError(f"device {name!r}: `fedprune gateway check` plays it; choose another name")
+    gateway = open_gateway(directory)
+    token = JoinToken(
+        name,
+        gateway.settings.hosts,
+        gateway.settings.enrolment_port,
+        fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES],
+        new_secret(),
+    )
+    gateway.devices.invite(name, token.secret, int(time.time()) + 60 * minutes)
+    click.echo(f"fedprune join {format_token(token)}")
+
+
+@click.command()
+@click.argument("name")
+@DIRECTORY
+def revoke(name: str, directory: Path) -> None:
+    """Shut a device out: its certificate and its token are void, and its connection is ended.
+
+    NAME is the device's. An aggregator whose federation.toml names the gateway's directory (`gateway`) ignores it from
+    now on. A device that is to come back is enrolled again.
+
+    \b
+      fedprune revoke pi-1
+    """
+    state = revoke_device(open_gateway(directory), check_id(name, "device"), datetime.now(UTC))
+    click.echo(f"{name} is revoked; {state.value}")
+
+
+@click.command()
+@click.argument("token")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=Path("agent"),
+    show_default=True,
+    help="Where the device's key, its certificate and agent.toml are put.",
+)
+@click.option("--data", default="data.npz", show_default=True, help="The device's examples, as agent.toml names them.")
+def join(token: str, directory: Path, data: str) -> None:
+    """Join a gateway's federation: make a key, have it certified, write agent.toml.
+
+    TOKEN is what `fedprune enroll` printed at the gateway. The key never leaves this device, and nothing secret is sent
+    before the gateway has proven that it made the token. An agent.toml that is there already is left as it is.
+
+    \b
+      fedprune join fpj1.bqW0zj...
+      fedprune agent --config agent/agent.toml
+    """
+    disk = Directory(directory)
+    member = join_gateway(parse_token(token), disk)
+    wanted = _agent_toml(member, data)
+    found = disk.read(_AGENT)
+    if found is None:
+        disk.write(_AGENT, wanted.encode())
+    click.echo(
+        path_text(
+            f"{member.name} has joined the federation {member.federation} at {member.broker_url}; start it: "
+            f"fedprune agent --config {directory / _AGENT}"
+        )
+    )
+    if found not in (None, wanted.encode()):
+        click.echo(
+            path_text(f"{directory / _AGENT} was there already and is as it was; see that it says this:\n\n{wanted}")
+        )
+
+
+def _agent_toml(member: Membership, data: str) -> str:
+    name, federation, url, examples = (
+        msgspec.json.encode(text).decode() for text in (member.name, member.federation, member.broker_url, data)
+    )
+    return f"""\
+name = {name}
+federation = {federation}
+data = {examples}
+authentication_key = "{AUTHENTICATION_KEY}"
+
+[broker]
+url = {url}
+tls.ca = "{AUTHORITY}"
+tls.certificate = "{CERTIFICATE}"
+tls.key = "{KEY}"
+"""

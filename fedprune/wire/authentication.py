@@ -1,0 +1,56 @@
+"""Message authentication between the aggregator and one device, who share a key: the broker between them has none.
+
+A message on a device's `up` and `down` topics is followed by `MAC_BYTES`, the beginning of HMAC-SHA-256 (RFC 2104) over
+its topic, a zero byte, and itself. The topic is in it, so that no message counts as another device's, in the other
+direction, or as another kind. What is broadcast is known by its digest, which came in an authenticated message.
+"""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+from fedprune.errors import ConfigurationError, ProtocolError
+
+KEY_BYTES = 32
+MAC_BYTES = 16
+
+
+def add_mac(key: bytes | None, topic: str, message: bytes) -> bytes:
+    """The payload for a message; without a key that is the message.
+
+    Example:
+        >>> payload = add_mac(bytes(32), "fedprune/x/up/1/pi-1/check-in", b"message")
+        >>> len(payload), verified(bytes(32), "fedprune/x/up/1/pi-1/check-in", payload)
+        (23, b'message')
+    """
+    return message if key is None else message + _mac(key, topic, message)
+
+
+def verified(key: bytes | None, topic: str, payload: bytes) -> bytes:
+    """The message in a payload. Raises `ProtocolError` if whoever sent it does not have the key."""
+    if key is None:
+        return payload
+    message, mac = payload[:-MAC_BYTES], payload[-MAC_BYTES:]
+    if not hmac.compare_digest(mac, _mac(key, topic, message)):
+        raise ProtocolError(
+            "it is not authentic: who sent it lacks the device's key (`authentication_key` in agent.toml, `gateway` in "
+            "federation.toml)"
+        )
+    return message
+
+
+def read_key(path: Path) -> bytes:
+    """The key in a file, in hexadecimal digits. Raises `ConfigurationError` if there is none."""
+    try:
+        key = bytes.fromhex(path.read_text("ascii"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no key in hexadecimal digits"
+        raise ConfigurationError(f"authentication_key {path}: {reason}; `fedprune join` writes it") from error
+    if len(key) != KEY_BYTES:
+        raise ConfigurationError(f"authentication_key {path}: {len(key)} bytes instead of {KEY_BYTES}; join again")
+    return key
+
+
+def _mac(key: bytes, topic: str, message: bytes) -> bytes:
+    return hmac.digest(key, topic.encode() + b"\0" + message, "sha256")[:MAC_BYTES]

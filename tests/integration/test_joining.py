@@ -1,0 +1,233 @@
+"""A device joins with one token and takes part; nobody else gets in, and who is revoked is out."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedprune.errors import BrokerError
+from fedprune.identity.audit import Client
+from fedprune.identity.certificates import fingerprint
+from fedprune.identity.enrolment import Answer
+from fedprune.identity.enrolment_server import EnrolmentServer
+from fedprune.identity.gateway import init_gateway, open_gateway
+from fedprune.identity.joining import GatewayUnproven, join_gateway
+from fedprune.identity.revocation import BrokerState, revoke
+from fedprune.identity.settings import GatewaySettings
+from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
+from fedprune.system.disk import Directory
+from fedprune.wire.messages import encode
+from fedprune.wire.topics import Topics
+from fedprune.wire.transport import MqttLink
+from tests.brokers import MISSING, free_port
+from tests.federations import NAME, Site
+from tests.processes import Child, run
+from tests.samples import assignment
+from tests.secured import SecuredGateway
+from tests.served import served
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+BROKER = 6
+TOPICS = Topics(NAME)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> SecuredGateway:
+    return SecuredGateway.made(tmp_path / "gateway")
+
+
+def join(gateway: SecuredGateway, site: Site, name: str) -> Path:
+    """The agent.toml of a device that has joined, with data of its own."""
+    site.agent(name)
+    directory = site.path / f"device-{name}"
+    code, said = run("join", gateway.enrol(name), "--dir", directory, "--data", site.path / f"{name}.npz")
+    assert code == 0, said
+    return directory / "agent.toml"
+
+
+def test_devices_that_have_joined_train_together_over_client_certificates(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+    tls = {name: str(gateway.path / file) for name, file in _AGGREGATORS_FILES.items()}
+    rounds = {"count": 2, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
+    federation = site.federation("run", broker={"url": site.url, "tls": tls}, rounds=rounds, gateway=str(gateway.path))
+    with gateway.broker(), gateway.endpoint() as endpoint:
+        agents = [join(gateway, site, name) for name in ("pi-1", "pi-2")]
+        endpoint.says("pi-1 joined, from 127.0.0.1")
+        endpoint.says("pi-2 joined, from 127.0.0.1")
+        with (
+            Child("aggregator", federation, "--json") as aggregator,
+            Child("agent", "--config", agents[0]),
+            Child("agent", "--config", agents[1]),
+        ):
+            assert [aggregator.reports()["agents"] for _ in range(2)] == [2, 2]
+            assert aggregator.ends() == 0
+    for agent in agents:
+        assert stat.S_IMODE((agent.parent / "device.key").stat().st_mode) == 0o600
+
+
+_AGGREGATORS_FILES = {"ca": "ca.pem", "certificate": "aggregator.pem", "key": "aggregator.key"}
+
+
+def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+    with gateway.broker() as broker, gateway.endpoint():
+        captured, other = (join(gateway, site, name) for name in ("pi-1", "pi-2"))
+        with Child("agent", "--config", captured) as agent, Child("agent", "--config", other) as bystander:
+            agent.says("connected")
+            bystander.says("connected")
+            with Client(gateway.client(), TOPICS.aggregator_client) as rogue_broker:
+                rogue_broker.publish(TOPICS.down("pi-1", "assignment"), encode(assignment()))
+                agent.says("it is not authentic: who sent it lacks the device's key")
+            assert gateway.revoke("pi-1") == "pi-1 is revoked; it is off the broker\n"
+            broker.says("Client pi-1 already connected, closing old connection")
+            agent.says("device.pem is revoked (")
+            assert "lost" not in bystander.stderr
+        code, tried, _ = gateway.check()
+        assert (code, [what for what, row in tried.items() if not row["is_right"]]) == (0, [])
+        assert "user pi-1\ntopic deny #\n" in (gateway.path / "access-list").read_text()
+        # Enrolled anew it has another key, and the old one stays shut out.
+        key = (captured.parent / "device.key").read_bytes()
+        for name in ("pem", "key"):
+            (gateway.path / f"old.{name}").write_bytes((captured.parent / f"device.{name}").read_bytes())
+        captured.write_text(captured.read_text() + "# the owner's\n")
+        join(gateway, site, "pi-1")
+        assert captured.read_text().endswith("# the owner's\n")
+        assert (captured.parent / "device.key").read_bytes() != key
+        assert "topic deny #" not in (gateway.path / "access-list").read_text()
+        with Child("agent", "--config", captured) as agent:
+            agent.says("connected")
+        with (
+            pytest.raises(BrokerError, match="is revoked"),
+            Client(gateway.client("old"), TOPICS.agent_client("pi-1")),
+        ):
+            pass
+
+
+def test_a_broker_that_does_not_read_its_revocation_list_is_told_and_the_device_has_no_rights(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.change("mosquitto.conf", "crlfile ", "# crlfile ")
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+    monkeypatch.setattr("fedprune.identity.revocation._RELOAD_S", 0.5)
+    with gateway.broker(), gateway.endpoint():
+        for name in ("pi-1", "pi-2"):
+            directory = join(gateway, site, name).parent
+            for kind in ("pem", "key"):
+                (gateway.path / f"{name}.{kind}").write_bytes((directory / f"device.{kind}").read_bytes())
+        assert revoke(open_gateway(gateway.path), "pi-1", datetime.now(UTC)) is BrokerState.DEAF
+        with (
+            Client(gateway.client(), TOPICS.aggregator_client) as aggregator,
+            MqttLink(gateway.client("pi-1"), TOPICS.agent_client("pi-1"), queue.SimpleQueue()) as captured,
+            Client(gateway.client("pi-2"), TOPICS.agent_client("pi-2")) as other,
+        ):
+            aggregator.subscribe(TOPICS.all_up)
+            aggregator.subscribe(TOPICS.round)
+            aggregator.until(b"in force", lambda: aggregator.publish(TOPICS.round, b"in force"))
+            captured.publish(TOPICS.up("pi-1", "check-in"), b"captured")
+            captured.drain()
+            heard = aggregator.until(b"other", lambda: other.publish(TOPICS.up("pi-2", "check-in"), b"other"))
+            assert b"captured" not in {delivery.payload for delivery in heard}
+
+
+def test_a_name_that_nobody_has_cannot_be_revoked_and_one_that_is_in_use_not_be_invited(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    assert run("revoke", "pi-9", "--dir", gateway.path) == (
+        3,
+        "fedprune: no device pi-9 was ever invited here; `fedprune enroll` invites\n",
+    )
+    with gateway.endpoint():
+        join(gateway, Site(tmp_path, "", tiny_task), "pi-1")
+    code, said = run("enroll", "pi-1", "--dir", gateway.path)
+    assert code == 3
+    assert "pi-1 has joined already; for another device choose another name, or revoke it first" in said
+    assert gateway.revoke("pi-1") == "pi-1 is revoked; the broker does not run; it will not let it in\n"
+
+
+def test_a_token_lets_one_device_in_and_the_second_is_told_on_both_sides(
+    tmp_path: Path, gateway: SecuredGateway
+) -> None:
+    token = gateway.enrol("pi-1")
+    with gateway.endpoint() as endpoint:
+        assert run("join", token, "--dir", tmp_path / "first")[0] == 0
+        code, said = run("join", token, "--dir", tmp_path / "second")
+        assert code == BROKER
+        assert said.startswith("fedprune: the gateway refuses: the token of pi-1 was used already, ")
+        assert "fedprune revoke pi-1" in endpoint.says("refused 127.0.0.1: the token of pi-1 was used already, ")
+        assert parse_token(token).secret.hex() not in endpoint.stderr
+    assert not (tmp_path / "second" / "device.pem").exists()
+
+
+def test_a_stranger_on_the_gateways_port_is_told_nothing(tmp_path: Path, gateway: SecuredGateway) -> None:
+    """It has another authority, which the token does not mean."""
+    stranger = SecuredGateway(tmp_path / "stranger", gateway.broker_port, gateway.enrolment_port)
+    stranger.init()
+    token = gateway.enrol("pi-1")
+    with stranger.endpoint() as endpoint:
+        code, said = run("join", token, "--dir", tmp_path / "device")
+        assert code == BROKER
+        assert "is not the gateway that made this token; nothing was sent to it" in said
+        endpoint.interrupt()
+        assert "refused" not in endpoint.stderr
+
+
+@pytest.mark.parametrize("shown", [("gateway",), ("gateway", "stranger")], ids="+".join)
+def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(
+    tmp_path: Path, gateway: SecuredGateway, shown: tuple[str, ...]
+) -> None:
+    """Its certificate is public; a key that it certified is what the stranger lacks."""
+    stranger = SecuredGateway(tmp_path / "stranger", gateway.broker_port, gateway.enrolment_port)
+    stranger.init()
+    asked = []
+
+    def answer(method: str, path: str, body: bytes, _: str) -> Answer:
+        asked.append((method, path, body))
+        return Answer(200, b"".join((tmp_path / whose / "ca.pem").read_bytes() for whose in shown))
+
+    files = (stranger.path / "enrolment.pem", stranger.path / "enrolment.key")
+    token = parse_token(gateway.enrol("pi-1"))
+    with (
+        served(EnrolmentServer(gateway.enrolment_port, *files, answer)),
+        pytest.raises(GatewayUnproven, match=r"nothing (secret )?was sent"),
+    ):
+        join_gateway(token, Directory(tmp_path / "device"))
+    assert asked == [("GET", "/authority", b"")]
+
+
+def test_a_device_whose_clock_is_before_everything_says_so(tmp_path: Path) -> None:
+    """Here the gateway was made in the future, which is the same to the device."""
+    future, port = datetime.now(UTC) + timedelta(days=1000), free_port()
+    made = init_gateway(tmp_path / "gateway", GatewaySettings(("127.0.0.1",), enrolment_port=port), future)
+    certificate = made.authority.certificate
+    token = JoinToken("pi-1", ("127.0.0.1",), port, fingerprint(certificate)[:FINGERPRINT_BYTES], new_secret())
+    server = EnrolmentServer(
+        port, made.path / "enrolment.pem", made.path / "enrolment.key", lambda *_: Answer(200, certificate)
+    )
+    with served(server):
+        code, said = run("join", format_token(token), "--dir", tmp_path / "device")
+    assert code == BROKER
+    assert "its certificate is not yet valid: this device's clock says 2" in said
+    assert said.endswith("set the clock, and join again\n")
+
+
+def test_the_names_of_a_token_are_tried_in_turn(tmp_path: Path, gateway: SecuredGateway) -> None:
+    token = parse_token(gateway.enrol("pi-1"))
+    with gateway.endpoint():
+        for hosts in (("gateway.invalid", "127.0.0.1"), ("localhost",)):
+            found = join_gateway(dataclasses.replace(token, hosts=hosts), Directory(tmp_path / "device"))
+            assert found.broker_url == f"mqtts://{hosts[-1]}:{gateway.broker_port}"
+            (tmp_path / "device" / "device.key").rename(
+                tmp_path / "device" / "joining.key"
+            )  # as if the answer was lost
+    with pytest.raises(BrokerError, match=r"no gateway answers: 127\.0\.0\.1:\d+: Connection refused; does `fedprune"):
+        join_gateway(token, Directory(tmp_path / "device"))

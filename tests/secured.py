@@ -1,0 +1,93 @@
+"""A gateway as a person makes it: `fedprune gateway init`, and Mosquitto with the configuration that it wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedprune.wire.broker import Broker, Tls
+from tests.brokers import EXECUTABLE, free_port
+from tests.federations import NAME
+from tests.processes import FEDPRUNE, PATIENCE_S, Child, run
+
+
+@dataclass(frozen=True)
+class SecuredGateway:
+    """A gateway's directory, made by the command."""
+
+    path: Path
+    broker_port: int
+    enrolment_port: int
+
+    @classmethod
+    def made(cls, path: Path, *hosts: str) -> SecuredGateway:
+        gateway = cls(path, free_port(), free_port())
+        gateway.init(*hosts)
+        return gateway
+
+    def init(self, *hosts: str) -> None:
+        ports = ("--broker-port", str(self.broker_port), "--enrolment-port", str(self.enrolment_port))
+        code, said = run(
+            "gateway", "init", *(hosts or ("127.0.0.1",)), "--dir", self.path, "--federation", NAME, *ports
+        )
+        assert code == 0, said
+
+    @contextmanager
+    def broker(self) -> Iterator[Child]:
+        assert EXECUTABLE is not None
+        with Child("-c", self.path / "mosquitto.conf", by=(EXECUTABLE,)) as process:
+            process.says("running")
+            yield process
+
+    @contextmanager
+    def endpoint(self) -> Iterator[Child]:
+        """`fedprune gateway run`."""
+        with Child("gateway", "run", "--dir", self.path) as process:
+            process.says("devices can join at port")
+            yield process
+
+    def enrol(self, name: str) -> str:
+        """A token for a device."""
+        done = self._fedprune("enroll", name)
+        assert done.returncode == 0, done.stderr
+        command, subcommand, token = done.stdout.split()
+        assert (command, subcommand) == ("fedprune", "join")
+        return token
+
+    def revoke(self, name: str) -> str:
+        """What is said of it."""
+        done = self._fedprune("revoke", name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def client(self, name: str = "aggregator") -> Broker:
+        """The broker, for who has a certificate in this directory."""
+        certificate, key = (str(self.path / f"{name}.{kind}") for kind in ("pem", "key"))
+        tls = Tls(ca=str(self.path / "ca.pem"), certificate=certificate, key=key)
+        return Broker(f"mqtts://127.0.0.1:{self.broker_port}", tls=tls)
+
+    def change(self, name: str, old: str, new: str) -> None:
+        """Change a file of the configuration as somebody who knows better would."""
+        text = (self.path / name).read_text()
+        assert old in text
+        (self.path / name).write_text(text.replace(old, new))
+
+    def check(self) -> tuple[int, dict[str, dict[str, Any]], str]:
+        """Exit code, what was tried by its name, and what was said, of `fedprune gateway check --json`."""
+        done = self._fedprune("gateway", "check", "--json")
+        return done.returncode, {row["tried"]: row for row in json.loads(done.stdout or "[]")}, done.stderr
+
+    def _fedprune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*FEDPRUNE, *arguments, "--dir", str(self.path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
