@@ -129,7 +129,7 @@ def _forge_messages(site: _Site) -> Iterator[Attack]:
         weights_digest=bytes(32),
         schedule_step=0,
         seed=0,
-        codec="mask | quantise(8)",
+        codec="mask | int8",
         seconds_left=600.0,
     )
     forgeries: dict[str, Message] = {
