@@ -53,7 +53,7 @@ def format_token(token: JoinToken) -> str:
     """
     words = ",".join((token.name, *token.hosts)).encode("ascii")
     body = token.fingerprint[:FINGERPRINT_BYTES] + token.secret + token.port.to_bytes(_PORT_BYTES, "big") + words
-    return _PREFIX + base64.urlsafe_b64encode(body + _check(body)).decode().rstrip("=")
+    return _PREFIX + _encoded(body + _check(body))
 
 
 def parse_token(text: str) -> JoinToken:
@@ -67,7 +67,8 @@ def parse_token(text: str) -> JoinToken:
     except (UnicodeEncodeError, binascii.Error):
         blob = b""
     body, check = blob[:-_CHECK_BYTES], blob[-_CHECK_BYTES:]
-    if len(blob) <= _HEAD_BYTES + _CHECK_BYTES or _check(body) != check:
+    whole = len(blob) > _HEAD_BYTES + _CHECK_BYTES and _check(body) == check
+    if not whole or _PREFIX + _encoded(blob) != word:  # the last letter has bits that say nothing
         raise ConfigurationError("the join token is damaged: copy it whole, from fpj1. to its last letter")
     return _parsed(body)
 
@@ -86,6 +87,10 @@ def _parsed(body: bytes) -> JoinToken:
         return JoinToken(name, tuple(map(check_host, hosts)), port, fingerprint, secret)
     except ValueError as error:
         raise ConfigurationError("this join token says nothing that can be used; ask for another one") from error
+
+
+def _encoded(blob: bytes) -> str:
+    return base64.urlsafe_b64encode(blob).decode().rstrip("=")
 
 
 def _check(body: bytes) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError
@@ -34,6 +34,7 @@ def test_a_secret_is_not_shown_where_a_token_is() -> None:
 
 
 @given(st.integers(0, len(format_token(TOKEN)) - 1), st.characters(codec="utf-8"))
+@example(len(format_token(TOKEN)) - 1, chr(ord(format_token(TOKEN)[-1]) + 1))
 def test_a_letter_that_is_wrong_is_noticed(place: int, letter: str) -> None:
     text = format_token(TOKEN)
     changed = text[:place] + letter + text[place + 1 :]
