@@ -45,5 +45,10 @@ def is_name(text: str) -> bool:
 
 
 def array_names(letter: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The arrays of several inputs or outputs, which have `names`; or of the only one, which has none."""
+    """The arrays of several inputs or outputs, which have `names`; or of the only one, which has none.
+
+    Example:
+        >>> array_names("y", ["kind", "box"]), array_names("y", [])
+        (('y_kind', 'y_box'), ('y',))
+    """
     return tuple(f"{letter}_{name}" for name in names) or (letter,)
