@@ -48,7 +48,7 @@ def array_names(letter: str, names: Sequence[str]) -> tuple[str, ...]:
     """The arrays of several inputs or outputs, which have `names`; or of the only one, which has none.
 
     Example:
-        >>> array_names("x", ["image", "weather"]), array_names("y", [])
-        (('x_image', 'x_weather'), ('y',))
+        >>> array_names("y", ["kind", "box"]), array_names("y", [])
+        (('y_kind', 'y_box'), ('y',))
     """
     return tuple(f"{letter}_{name}" for name in names) or (letter,)
