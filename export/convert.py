@@ -9,32 +9,30 @@ from typing import Any
 import numpy as np
 
 from export.report import Format
-from export.signature import signature_of
+from export.signature import Signature
 from fedprune.errors import ExportError
 from fedprune.keras.model import call_model
 from fedprune.keras.stack import tf
 from fedprune.model.tensors import Inputs
-from fedprune.network.description import Network
 from fedprune.runtime.tflite import one_line
 from fedprune.system.quiet import without_lines
 
 
-def convert(model: Any, form: Format, network: Network, representative: Sequence[Inputs]) -> bytes:
-    """`model`, which is that of `network`, with a batch of 1.
+def convert(model: Any, form: Format, signature: Signature, representative: Sequence[Inputs]) -> bytes:
+    """`model` with a batch of 1.
 
     `representative` has for each input `[examples, ...]`, float32 or ids, where int8's scales come from. Inputs and
-    outputs are called as `signature_of` says. Equal models give equal bytes. Raises `ExportError` where TFLite's
+    outputs are called as `signature` says. Equal models give equal bytes. Raises `ExportError` where TFLite's
     builtin ops cannot express the model.
     """
-    inputs, outputs = signature_of(network)
     batch_of_one = [
         tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=name)
-        for tensor, name in zip(model.inputs, inputs, strict=True)
+        for tensor, name in zip(model.inputs, signature.inputs, strict=True)
     ]
 
     def infer(*x: tf.Tensor) -> Any:
         found = call_model(model, x, training=False)
-        return dict(zip(outputs, found, strict=True)) if len(found) > 1 else found[0]
+        return dict(zip(signature.outputs, found, strict=True)) if len(found) > 1 else found[0]
 
     with without_lines(lambda _: True):  # it tells of its work at any log level
         try:

@@ -119,7 +119,7 @@ def export_model(
             if form is Format.FP32:
                 _check_fp32(verdicts[form])
     in_keras = score([expected], data, task.objectives)
-    x = dict(zip(signature_of(bundle.network)[0], examples.calibration.inputs.values(), strict=True))
+    x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
         task=task.name,

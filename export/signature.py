@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fedprune.network.description import Network
 
-ONLY_INPUT = "x"
-ONLY_OUTPUT = "output_0"
-"""TensorFlow's own name of an output without one."""
+
+@dataclass(frozen=True)
+class Signature:
+    """Names, in the network's order: those of the model where there are several inputs or outputs. TensorFlow gives an
+    output without a name its own."""
+
+    inputs: tuple[str, ...] = ("x",)
+    outputs: tuple[str, ...] = ("output_0",)
 
 
-def signature_of(network: Network) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of inputs and outputs, in the network's order: those of the model where there are several."""
-    return network.input_names or (ONLY_INPUT,), network.output_names or (ONLY_OUTPUT,)
+def signature_of(network: Network) -> Signature:
+    return Signature(network.input_names or Signature.inputs, network.output_names or Signature.outputs)

@@ -33,7 +33,7 @@ class Workbench:
         return list(answers) if isinstance(answers, list) else [answers]
 
     def convert(self, form: Format) -> bytes:
-        self._made = convert(self._model, form, self._job.network, self._job.calibration)
+        self._made = convert(self._model, form, signature_of(self._job.network), self._job.calibration)
         return self._made
 
     def run(self) -> Trial:
@@ -52,5 +52,6 @@ class Workbench:
         return RunsOn(runtime.name, runtime.version, ok=True, error="")
 
     def _answers(self, runtime: Runtime, x: Sequence[Inputs]) -> list[Array]:
-        inputs, outputs = signature_of(self._job.network)
-        return predict_by_names(runtime.interpreter(self._made), dict(zip(inputs, x, strict=True)), outputs)
+        signature = signature_of(self._job.network)
+        given = dict(zip(signature.inputs, x, strict=True))
+        return predict_by_names(runtime.interpreter(self._made), given, signature.outputs)

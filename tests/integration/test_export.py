@@ -43,6 +43,7 @@ from export.examples import choose_examples, complaints_of
 from export.export_command import export
 from export.exporting import export_model, export_run
 from export.report import Format, Report
+from export.signature import Signature
 from export.workbench import Workbench
 from export.zeros import count_zeros
 from fedprune.data import Dataset, save_npz
@@ -191,7 +192,7 @@ def test_kernels_are_found_whatever_the_converter_makes_of_their_layers() -> Non
         weights[spec.name] *= kept.reshape(spec.shape)
     model.set_weights(list(weights.values()))
     for form in (Format.FP32, Format.INT8):
-        found = count_zeros(convert(model, form, DATA.x[:2]), weights, table)
+        found = count_zeros(convert(model, form, Signature(), [DATA.x[:2]]), weights, table)
         for name, fraction in found.by_tensor.items():
             assert fraction == pytest.approx(np.mean(weights[name] == 0), abs=0.1 if form is Format.INT8 else 0)
 
@@ -398,7 +399,7 @@ def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
 def test_a_layer_that_tflite_cannot_express_is_named(form: Format) -> None:
     layers = [keras.layers.Input((4, 4, 4, 1)), keras.layers.AveragePooling3D(), keras.layers.Flatten()]
     with pytest.raises(ExportError, match=rf"cannot be converted to {form}: .* AvgPool3D; leave {form} out"):
-        convert(keras.Sequential(layers), form, np.zeros((2, 4, 4, 4, 1), np.float32))
+        convert(keras.Sequential(layers), form, Signature(), [np.zeros((2, 4, 4, 4, 1), np.float32)])
 
 
 def test_a_checkpoint_of_another_task_is_refused(run: Run, tmp_path: Path) -> None:
