@@ -42,7 +42,7 @@ def _unseen(
 ) -> Tensor | None:
     """What is added to the scores of places that must not be seen, `[n or 1, 1, places or 1, keys or 1]`; None where
     all may be."""
-    seen = []
+    seen: list[Tensor] = []
     if query_mask is not None:
         seen.append(graph.reshape(query_mask, (query_mask.shape[0], 1, places, 1)))
     if key_mask is not None:
