@@ -23,7 +23,6 @@ _JOINING = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Mu
 _HANDED_ON_THERE_ALONE = frozenset({"Identity", "Normalization", "Rescaling"})
 _MODELS = frozenset({"Functional", "Model", "Sequential"})
 
-
 History = tuple[Any, ...]
 """A tensor of Keras 3: layer, call and output."""
 
@@ -92,12 +91,7 @@ def masked_as_there(described: Config, inputs: Any, made: Any, sources: int, *, 
         refuse(described, f"is given masked steps, which tf_keras' {kind} does otherwise; leave masks or it out")
     if kind in _JOINING:
         if any(mask is None for mask in masks):
-            return _without(made)
+            return tf.identity(made)  # operators hand no mask on
         if sources > 1 and len(set(map(id, masks))) > 1:
             refuse(described, "joins steps of different masks, which tf_keras does otherwise; mask after it")
     return made
-
-
-def _without(made: Any) -> Any:
-    """The same values without a mask: operators hand none on."""
-    return tf.identity(made)

@@ -42,15 +42,17 @@ def _unseen(
 ) -> Tensor | None:
     """What is added to the scores of places that must not be seen, `[n or 1, 1, places or 1, keys or 1]`; None where
     all may be."""
-    before = np.tril(np.ones((1, 1, places, keys), np.float32))
-    seen = [graph.constant(before)] if layer.causal and (query_mask or key_mask) else []
+    seen: list[Tensor] = []
     if query_mask is not None:
         seen.append(graph.reshape(query_mask, (query_mask.shape[0], 1, places, 1)))
     if key_mask is not None:
         seen.append(graph.reshape(key_mask, (key_mask.shape[0], 1, 1, keys)))
-    if seen:
-        return graph.multiply(graph.subtract(1.0, reduce(graph.multiply, seen)), _UNSEEN)
-    return graph.constant((1.0 - before) * np.float32(_UNSEEN)) if layer.causal else None
+    if layer.causal:
+        before = np.tril(np.ones((1, 1, places, keys), np.float32))
+        if not seen:
+            return graph.constant((1.0 - before) * np.float32(_UNSEEN))
+        seen.append(graph.constant(before))
+    return graph.multiply(graph.subtract(1.0, reduce(graph.multiply, seen)), _UNSEEN) if seen else None
 
 
 def _heads(context: Context, x: Value, kernel: str, bias: str | None) -> Value:
