@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from fedprune.errors import StorageError
+from fedprune.model.metrics import Metric
 
-FORMAT = 3
+FORMAT = 4
 """Of the tables below; a book of another format is refused."""
 
 _TICKET_KEY_BYTES = 16
@@ -75,8 +76,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
 class RoundRecord(msgspec.Struct, frozen=True):
     """The figures of a finished round.
 
-    `accuracy` and `loss` are the global model's on the held-out examples; `accuracy` is None where the task's loss has
-    none (mean squared error), `loss` where its outputs are not finite. `sparsity` is that of the prunable tensors.
+    `loss` and `metrics`, by name in the task's order, are the global model's on the held-out examples; None where its
+    outputs are not finite, or the examples do not define them. `sparsity` is that of the prunable tensors.
     `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
@@ -91,8 +92,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
 
     round: int
     agents: int
-    accuracy: float | None
     loss: float | None
+    metrics: dict[str, float | None]
     sparsity: float
     bytes_up: int
     bytes_down: int
@@ -110,9 +111,14 @@ class RoundRecord(msgspec.Struct, frozen=True):
     delta_norm: float
     statistics_norm: float
 
+    @property
+    def accuracy(self) -> float | None:
+        """None where it is none of the task's metrics, too."""
+        return self.metrics.get(Metric.ACCURACY)
+
 
 def best_version(records: Sequence[RoundRecord]) -> int | None:
-    """The version of the model that did best on the held-out examples: by accuracy, or by loss where there is none.
+    """The version of the model that did best on the held-out examples: by the first metric, or by loss without one.
 
     Round r makes version r + 1. None where nothing was measured.
     """
@@ -121,9 +127,11 @@ def best_version(records: Sequence[RoundRecord]) -> int | None:
 
 
 def _goodness(record: RoundRecord) -> float | None:
-    if record.accuracy is not None:
-        return record.accuracy
-    return None if record.loss is None else -record.loss
+    """None where it is not defined. Losses are compared with metrics nowhere: a run has one first metric, or none."""
+    if not record.metrics:
+        return None if record.loss is None else -record.loss
+    name, value = next(iter(record.metrics.items()))
+    return value if value is None or Metric(name).larger_is_better else -value
 
 
 class Book:

@@ -12,6 +12,7 @@ from aggregator.process import run_aggregator
 from aggregator.round_places import named
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
+from fedprune.model.metrics import metrics_shown
 from fedprune.system.output import say
 from fedprune.system.process import log_to_stderr
 
@@ -59,11 +60,11 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 
 
 def _line(record: RoundRecord, rounds: int) -> str:
-    accuracy = "" if record.accuracy is None else f"accuracy {record.accuracy:.3f}, "
     loss = "nan" if record.loss is None else f"{record.loss:.4g}"
+    scores = ", ".join((*metrics_shown(record.metrics), f"loss {loss}"))
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
-        f"{accuracy}loss {loss}, sparsity {record.sparsity:.2f}, "
+        f"{scores}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
         f"{_remarks(record)}"
     )

@@ -18,15 +18,15 @@ from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 
 
 class Rollback(msgspec.Struct, frozen=True):
-    """What was done. `rounds` are left, with this `accuracy` and `loss` on the held-out examples (None where there is
-    none, and for the initial model); `undone` rounds are gone, and `discarded` updates of one that was open. `run` is
-    the run's new id."""
+    """What was done. `rounds` are left, with this `loss` and these `metrics` on the held-out examples (None and empty
+    for the initial model); `undone` rounds are gone, and `discarded` updates of one that was open. `run` is the run's
+    new id."""
 
     rounds: int
     undone: int
     discarded: int
-    accuracy: float | None
     loss: float | None
+    metrics: dict[str, float | None]
     run: str
 
 
@@ -68,8 +68,8 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     store.book.roll_back(target, run)
     for name in store.updates.names():
         store.updates.delete(name)
-    accuracy, loss = (records[target - 1].accuracy, records[target - 1].loss) if target else (None, None)
-    return Rollback(target, present - target, discarded, accuracy, loss, run)
+    loss, metrics = (records[target - 1].loss, records[target - 1].metrics) if target else (None, {})
+    return Rollback(target, present - target, discarded, loss, metrics, run)
 
 
 def _last_good(versions: list[int], records: list[RoundRecord], present: int) -> int:

@@ -304,8 +304,8 @@ class AggregatorRunner:
         return RoundRecord(
             round=round_,
             agents=len(updates),
-            accuracy=evaluation.accuracy,
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
+            metrics=dict(evaluation.metrics),
             sparsity=sparsity(weights, self._task.table),
             bytes_up=counts["bytes_up"],
             bytes_down=counts["bytes_down"],

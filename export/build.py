@@ -32,6 +32,7 @@ from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import WrittenGraph, write_training_graph
 from fedprune.model.losses import Loss
+from fedprune.model.metrics import Metric, default_metrics, why_unfit
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
@@ -63,6 +64,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     network, table = _described(model, settings.training.loss)
     form = form_of(network, settings.training.loss)
     _check_form(form, settings.model)
+    metrics = _metrics(settings, form)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):
@@ -78,6 +80,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
         pruning=pruning,
         members={},
         initial=initial,
+        metrics=metrics,
     )
     check_parity(model, network, TensorTable(table))
     verify_inference_graph(network, table, model)
@@ -114,6 +117,15 @@ def _check_form(form: Form, settings: ModelSettings) -> None:
         raise TaskError(f"{settings.file}: takes {list(form.input_shape)}; correct model.input_shape in task.toml")
     if settings.outputs not in (None, form.output_shape[-1]):
         raise TaskError(f"{settings.file}: has {form.output_shape[-1]} outputs; correct model.outputs in task.toml")
+
+
+def _metrics(settings: TaskSettings, form: Form) -> tuple[Metric, ...]:
+    """The metrics of task.toml, or those that are usual. Raises `TaskError` for one that the model cannot have."""
+    loss, named = settings.training.loss, settings.evaluation.metrics
+    metrics = default_metrics(loss) if named is None else named
+    if why := why_unfit(metrics, loss, form.output_shape[-1]):
+        raise TaskError(f"{why}; correct evaluation.metrics in task.toml")
+    return metrics
 
 
 def _check_learnable(model: Any, table: TensorTable, pruning: Pruning) -> None:

@@ -19,7 +19,7 @@ import zstandard
 from export.converter import Converter, ConverterProcess, Job
 from export.examples import choose_examples, complaints_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
-from export.report import FILE, Exported, Failure, Format, Report
+from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
@@ -37,8 +37,8 @@ _ZSTD_LEVEL = 19
 _TOLERANCE = 1e-3
 """The most that fp32 may be off Keras, relative to the largest output: rounding is far below, a mistake far above."""
 
-_ACCURACY_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
-"""By how much less accuracy, or how many times the loss where there is none, a format is degraded."""
+_POINTS_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
+"""By how much less of the metric that it is judged by, or how many times the loss without one, a format is degraded."""
 
 OnStep = Callable[[str], None]
 """Told of each step as it begins."""
@@ -109,10 +109,10 @@ def export_model(
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
-            verdicts[form] = judge(trial, data, task.objective, expected)
+            verdicts[form] = judge(trial, data, task, expected)
             if form is Format.FP32:
                 _check_fp32(verdicts[form], expected)
-    in_keras = score([expected], data, task.objective)
+    in_keras = score([expected], data, task.objective, task.metrics).evaluation
     x = examples.calibration.x
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
@@ -124,8 +124,8 @@ def export_model(
         target_sparsity=task.pruning.schedule.target_sparsity,
         examples=len(data),
         calibration_examples=len(examples.calibration),
-        keras_accuracy=in_keras.accuracy,
         keras_loss=in_keras.loss,
+        keras_metrics=dict(in_keras.metrics),
         exports=tuple(exports),
         failures=tuple(failures),
         warnings=(
@@ -185,8 +185,8 @@ def _describe(
         bytes_compressed=len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content)),
         sha256=hashlib.sha256(content).hexdigest(),
         sparsity=count_zeros(content, checkpoint.weights, task.table),
-        accuracy=verdict.evaluation.accuracy if verdict.evaluation else None,
         loss=verdict.evaluation.loss if verdict.evaluation else None,
+        metrics=dict(verdict.evaluation.metrics) if verdict.evaluation else {},
         max_difference=verdict.max_difference,
         degraded=verdict.evaluation is not None and _is_degraded(verdict.evaluation, in_keras),
         no_smaller=None if fp32 is None else form is not Format.FP32 and len(content) >= len(fp32),
@@ -196,16 +196,19 @@ def _describe(
 
 
 def _is_degraded(evaluation: Evaluation, in_keras: Evaluation) -> bool:
-    if evaluation.accuracy is not None and in_keras.accuracy is not None:
-        return in_keras.accuracy - evaluation.accuracy > _ACCURACY_TO_MISS
-    return not evaluation.loss <= _LOSS_TO_NOTICE * in_keras.loss
+    metric = judged_by(in_keras.metrics)
+    if metric is None:
+        return not evaluation.loss <= _LOSS_TO_NOTICE * in_keras.loss
+    found, wanted = evaluation.metrics[metric], in_keras.metrics[metric]
+    return found is None or wanted is None or wanted - found > _POINTS_TO_MISS
 
 
 def _worse(row: Exported, in_keras: Evaluation) -> str:
-    if row.accuracy is not None:
-        figures = f"accuracy {row.accuracy:.4f}, not {in_keras.accuracy:.4f}"
-    else:
+    metric = judged_by(in_keras.metrics)
+    if metric is None:
         figures = f"loss {row.loss:.4g}, not {in_keras.loss:.4g}"
+    else:
+        figures = f"{metric} {row.metrics[metric]:.4f}, not {in_keras.metrics[metric]:.4f}"
     advice = "; calibrate it with examples like those that it will see (--data)" if row.format is Format.INT8 else ""
     return f"{row.path} is worse than the Keras model: {figures}{advice}"
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fedprune.model.metrics import MOST_METRICS, Metric
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
@@ -123,6 +124,12 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation)
 
 
+class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[evaluation]`` table. Without `metrics` there are those that are usual for the loss."""
+
+    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(max_length=MOST_METRICS)] | None = None
+
+
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it."""
 
@@ -130,6 +137,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSettings
     training: Training
     pruning: PruningSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
         self.pruning.in_steps(self.training.steps_per_round)

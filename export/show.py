@@ -74,6 +74,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
     yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
     yield "loss", training.loss + (f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else "")
+    yield "metrics", ", ".join(task.metrics) or "none"
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"

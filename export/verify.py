@@ -9,8 +9,8 @@ import numpy as np
 from export.converter import Trial
 from export.report import RunsOn
 from fedprune.data import Dataset
-from fedprune.model.losses import Objective
 from fedprune.model.tensors import Array
+from fedprune.task.bundle import Task
 from fedprune.task.evaluation import Evaluation, score
 
 
@@ -23,9 +23,10 @@ class Verdict:
     runs_on: tuple[RunsOn, ...]
 
 
-def judge(trial: Trial, data: Dataset, objective: Objective, expected: Array) -> Verdict:
+def judge(trial: Trial, data: Dataset, task: Task, expected: Array) -> Verdict:
     """Compare the answers of a file with `expected`, Keras' answers to `data`."""
     if trial.answers is None:
         return Verdict(None, None, trial.runs_on)
     difference = float(np.abs(trial.answers - expected).max())
-    return Verdict(score([trial.answers], data, objective), difference, trial.runs_on)
+    found = score([trial.answers], data, task.objective, task.metrics).evaluation
+    return Verdict(found, difference, trial.runs_on)

@@ -80,7 +80,7 @@ class Site:
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
-            evaluate=evaluate or (lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss)),
+            evaluate=evaluate or (lambda _: Evaluation(1, loss, {"accuracy": accuracy()})),
             scale=LossScale(constant=1.0, ceiling=math.inf),
             report=self.records.append,
             clock=clock,

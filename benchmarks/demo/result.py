@@ -103,7 +103,7 @@ def export_results(out: Path, exports: Path, benchmark: Path) -> list[ExportResu
             format=entry["format"],
             bytes=entry["bytes"],
             bytes_compressed=entry["bytes_compressed"],
-            accuracy=entry["accuracy"],
+            accuracy=entry["metrics"].get("accuracy"),
             p50_ms=measured[entry["path"]].get("latency_ms", {}).get("p50"),
         )
         for entry in described["exports"]

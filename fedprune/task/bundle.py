@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.metrics import MOST_METRICS, Metric, why_unfit
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
@@ -131,7 +132,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle's table of contents. The model turns an `input_shape` into an `output_shape`
     `[*places, outputs]`: a row of numbers for each place, or a single one.
 
-    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without.
+    `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without. The first of
+    `metrics` tells which model is the best.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pruning: Pruning
     members: dict[str, str]
     initial: SeededWeights | None = None
+    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(max_length=MOST_METRICS)] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -307,6 +310,8 @@ def _problem(task: Task) -> str:
         return "a tensor is neither float32 nor of integers"
     if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
         return "a layer's statistics are not a mean and a variance of one shape"
+    if problem := why_unfit(task.metrics, task.training.loss, task.outputs):
+        return problem
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
         return "one initialiser is needed for each tensor"
     return ""

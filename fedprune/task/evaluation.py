@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.losses import Objective
+from fedprune.model.metrics import Metric, Tally
 from fedprune.model.tensors import Array, Inputs, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
@@ -20,11 +21,31 @@ from fedprune.task.bundle import Bundle
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`."""
+    """A model's scores on some examples: the mean loss (see `Objective`), without penalties (L1, L2, FedProx's), and
+    the task's metrics, by name in its order. A metric that the examples do not define is None."""
 
     examples: int
-    accuracy: float | None
     loss: float
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTally:
+    """The sums that an evaluation is computed of: those of two sets of examples add up to those of both."""
+
+    examples: int
+    loss: float
+    """The sum of the examples' losses."""
+    metrics: Mapping[Metric, Tally]
+
+    def __add__(self, other: EvaluationTally) -> EvaluationTally:
+        metrics = {metric: tally + other.metrics[metric] for metric, tally in self.metrics.items()}
+        return EvaluationTally(self.examples + other.examples, self.loss + other.loss, metrics)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        metrics = {str(metric): metric.value(tally) for metric, tally in self.metrics.items()}
+        return Evaluation(self.examples, self.loss / self.examples, metrics)
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class Evaluator:
         self._data = fit_to(
             load_npz(held_out), task.input_shape, task.output_shape, task.training.loss, bundle.network.vocabulary
         )
-        self._objective = task.objective
+        self._objective, self._metrics = task.objective, task.metrics
         self._outputs = task.outputs
         self._graph = InferenceGraph(bundle.network, threads=threads)
         self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
@@ -94,20 +115,24 @@ class Evaluator:
     def evaluate(self, weights: Weights) -> Evaluation:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
-        return score(self._graph.predict(self._data.x), self._data, self._objective)
+        return score(self._graph.predict(self._data.x), self._data, self._objective, self._metrics).evaluation
 
 
-def score(answers: Iterable[Array], data: Dataset, objective: Objective) -> Evaluation:
+def score(answers: Iterable[Array], data: Dataset, objective: Objective, metrics: Iterable[Metric]) -> EvaluationTally:
     """Score outputs, float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit the task.
 
-    No more than a batch of outputs is held: of a segmentation all may take more memory than the examples.
+    No more than a batch of outputs is held: of a segmentation all may take more memory than the examples. There is
+    one batch at least.
     """
-    done, losses, hits = 0, list[float](), list[float]()
+    metrics, done, total = tuple(metrics), 0, None
     for outputs in answers:
         labels = data.y[done : done + len(outputs)]
         done += len(outputs)
-        losses.append(objective.mean_loss(outputs, labels) * len(outputs))
-        accuracy = objective.accuracy(outputs, labels)
-        if accuracy is not None:
-            hits.append(accuracy * len(outputs))
-    return Evaluation(len(data), sum(hits) / done if hits else None, sum(losses) / done)
+        tally = EvaluationTally(
+            len(outputs),
+            objective.mean_loss(outputs, labels) * len(outputs),
+            {metric: metric.tally(outputs, labels, objective) for metric in metrics},
+        )
+        total = tally if total is None else total + tally
+    assert total is not None
+    return total

@@ -15,6 +15,7 @@ from fedprune.data import Dataset
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
+from fedprune.model.metrics import default_metrics
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
@@ -125,6 +126,7 @@ def bundle_of(
         training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
+        metrics=default_metrics(loss),
     )
     graph = proven(network, table, loss, batch_size)
     return read_bundle(write_bundle(task, network=network, weights=weights_of(model), graphs=(graph,)))

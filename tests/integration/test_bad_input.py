@@ -443,7 +443,7 @@ def _finish_round(state: Path) -> None:
     """Let the book say that round 1 is over."""
     book = Book.open(state / BOOK)
     book.assign(0, {"pi-1": 24, "pi-2": 24}, 240)
-    book.finish(RoundRecord(0, 2, 0.5, 1.0, 0.0, 1, 1, 1.0, 1.0, 1.0, 0, 0, 0, 1.0, True, 0, (), (), 0.0, 0.0))
+    book.finish(RoundRecord(0, 2, 1.0, {}, 0.0, 1, 1, 1.0, 1.0, 1.0, 0, 0, 0, 1.0, True, 0, (), (), 0.0, 0.0))
     book.close()
 
 

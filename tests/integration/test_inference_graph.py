@@ -22,6 +22,7 @@ from fedprune.errors import DataError, TaskError
 from fedprune.graph.inference import inference_batch
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
+from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import full_mask
@@ -79,6 +80,7 @@ def bundle_of(model: Any) -> Bundle:
         training=Training(steps_per_round=2, batch_size=8),
         pruning=Pruning(ConstantSparsity(begin_step=0, target_sparsity=0.5, frequency=1)),
         members={},
+        metrics=(Metric.ACCURACY,),
     )
     weights = {spec.name: array for spec, array in zip(task.tensors, model.get_weights(), strict=True)}
     return read_bundle(write_bundle(task, network=network, weights=weights))
@@ -152,7 +154,7 @@ def test_an_evaluation_is_that_of_keras(make: Callable[[], Any], tmp_path: Path)
     evaluation = Evaluator(bundle, tmp_path / "held-out.npz", threads=2).evaluate(weights)
 
     assert evaluation.examples == EXAMPLES
-    assert evaluation.accuracy == pytest.approx(expected_accuracy)
+    assert evaluation.metrics == {"accuracy": pytest.approx(expected_accuracy)}
     assert evaluation.loss == pytest.approx(expected_loss, rel=1e-4)
 
 

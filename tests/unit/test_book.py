@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord, best_version
 from fedprune.errors import StorageError
 from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE
@@ -27,8 +28,8 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
     return RoundRecord(
         round=round_,
         agents=2,
-        accuracy=0.75,
         loss=loss,
+        metrics={"accuracy": 0.75, "auc": None},
         sparsity=0.5,
         bytes_up=1000,
         bytes_down=2000,
@@ -134,6 +135,32 @@ def test_an_agent_that_is_assigned_again_weighs_what_it_said_last(book: Book) ->
     book.assign(0, {"pi-1": 99}, CAP)
 
     assert book.cohort(0) == (COHORT | {"pi-1": 99}, CAP)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "losses", "best"),
+    [
+        ([{"accuracy": 0.7}, {"accuracy": 0.9}, {"accuracy": 0.9}], [0.1, 0.5, 0.4], 2),
+        (
+            [{"mean_absolute_error": 3.0}, {"mean_absolute_error": 2.0}, {"mean_absolute_error": 4.0}],
+            [0.1, 0.2, 0.3],
+            2,
+        ),
+        ([{"auc": None, "accuracy": 0.9}, {"auc": 0.6, "accuracy": 0.5}], [0.1, 0.2], 2),
+        ([{}, {}, {}], [0.5, None, 0.4], 3),
+        ([{"auc": None}], [0.5], None),
+    ],
+)
+def test_the_best_model_is_told_by_the_first_metric_or_the_loss(
+    metrics: list[dict[str, float | None]], losses: list[float | None], best: int | None
+) -> None:
+    """Of two that are equally good the earlier one."""
+    records = [
+        msgspec.structs.replace(record(round_, loss=loss), metrics=each)
+        for round_, (each, loss) in enumerate(zip(metrics, losses, strict=True))
+    ]
+
+    assert best_version(records) == best
 
 
 def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
