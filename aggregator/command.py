@@ -32,7 +32,7 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
     \b
       name = "greenhouse"
       task = "greenhouse.fedtask"      # from `fedprune task build`
-      held_out = "held-out.npz"        # examples to evaluate each round with
+      held_out = "held-out.npz"        # examples to evaluate each round with; without, agents hold some of theirs out
       state = "run-1"                  # checkpoints and the book
       [broker]
       url = "mqtt://127.0.0.1:1883"
@@ -62,17 +62,28 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 def _line(record: RoundRecord, rounds: int) -> str:
     loss = "nan" if record.loss is None else f"{record.loss:.4g}"
     scores = ", ".join((*metrics_shown(record.metrics), f"loss {loss}"))
+    began = " as it began" if record.evaluated == record.round else ""
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
-        f"{scores}, sparsity {record.sparsity:.2f}, "
+        f"{scores}{began}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
         f"{_remarks(record)}"
     )
 
 
+def _spread(record: RoundRecord) -> str:
+    """The first figure's spread over the agents that evaluated the model as the round began."""
+    name = next((name for name in record.metrics if name in record.spreads), "loss")
+    spread = record.spreads[name]
+    worst, median, best = (f"{each:.3g}" for each in (spread.worst, spread.quartiles[1], spread.best))
+    return f"{name} of {spread.agents} agents {worst} ({spread.worst_agent}) to {best}, median {median}"
+
+
 def _remarks(record: RoundRecord) -> str:
     """What a person should look at; mostly nothing."""
     remarks = [] if record.kept else ["; NOT KEPT: the loss exploded"]
+    if record.spreads:
+        remarks.append(f"; {_spread(record)}")
     if record.left_out:
         remarks.append(f"; left out {named(record.outliers, record.left_out)}")
     if record.suspects:

@@ -18,7 +18,7 @@ def say_left_out(log: LimitedLog, round_: int, merged: MergedRound) -> None:
         for agent, why in merged.left_out.items():
             log.log(logging.WARNING, "round %s: the update of %s is left out: %s", round_ + 1, agent, why)
         return
-    why, agents = next(iter(merged.left_out.values())), named([*merged.left_out])
+    why, agents = next(iter(merged.left_out.values())), named(merged.named)
     what = "round %s: %s. Its updates, the largest first, were of %s; see to those agents, or lower the learning rate"
     log.log(logging.WARNING, what, round_ + 1, why, agents)
 

@@ -156,6 +156,8 @@ Step = tuple["RoundState", tuple[Action, ...]]
 class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
+    `hold_out`: the share of its examples that each agent evaluates the model on.
+
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
@@ -176,6 +178,7 @@ class Plan:
     ticket_key: bytes
     examples_cap: float
     fleet: frozenset[str] = frozenset()
+    hold_out: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
+from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
-from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
 from aggregator.round_remarks import say_left_out, suspects
 from aggregator.round_state import (
     Action,
@@ -61,6 +62,9 @@ from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
 
+_KEPT_UNTIL_JUDGED = 2
+"""Checkpoints that stay at least where agents evaluate: they tell a round later whether a merge is to be undone."""
+
 
 @dataclass(frozen=True)
 class RunStore:
@@ -90,8 +94,9 @@ class RunStore:
 class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
-    `evaluate` scores weights on the held-out examples, whose losses lie on `scale`; `report` is told of each finished
-    round. Of the checkpoints the best and the last `keep_checkpoints` stay.
+    `evaluate` scores weights on the gateway's held-out examples, whose losses lie on `scale`; both are None where
+    agents evaluate. `report` is told of each finished round. Of the checkpoints the best and the last
+    `keep_checkpoints` stay.
     """
 
     def __init__(
@@ -103,8 +108,8 @@ class AggregatorRunner:
         link: Link,
         store: RunStore,
         *,
-        evaluate: Callable[[Weights], Evaluation],
-        scale: LossScale,
+        evaluate: Callable[[Weights], Evaluation] | None,
+        scale: LossScale | None,
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keep_checkpoints: int,
@@ -119,7 +124,7 @@ class AggregatorRunner:
         self._report, self._clock = report, clock
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
-        self._keep = keep_checkpoints
+        self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
@@ -254,6 +259,7 @@ class AggregatorRunner:
         agent, submit = action.agent, action.submit
         try:
             norms = self._merger.check(action.blob, self._model)
+            check_evaluated(submit, self._task)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
@@ -275,10 +281,11 @@ class AggregatorRunner:
     def _merge(self, round_: int) -> Event:
         book = self._store.book
         updates = book.accepted(round_)
-        merged = self._merger.merge(self._model, updates, book.records())
+        records = book.records()
+        merged = self._merger.merge(self._model, updates, records, self._former_round)
+        scale = self._scale or loss_scale(self._task, records)
         apart = standing_apart(
-            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()},
-            self._scale.constant,
+            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}, scale.constant
         )
         self._model = merged.model
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
@@ -292,6 +299,11 @@ class AggregatorRunner:
         self._report(record)
         return Merged(self._model.model, merged.left_out)
 
+    def _former_round(self) -> FormerRound:
+        """The round that made the present model."""
+        round_ = self._model.checkpoint.version - 1
+        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
+
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
     ) -> RoundRecord:
@@ -304,8 +316,10 @@ class AggregatorRunner:
         return RoundRecord(
             round=round_,
             agents=len(updates),
+            evaluated=merged.evaluated,
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
             metrics=dict(evaluation.metrics),
+            spreads=merged.spreads,
             sparsity=sparsity(weights, self._task.table),
             bytes_up=counts["bytes_up"],
             bytes_down=counts["bytes_down"],
@@ -318,7 +332,7 @@ class AggregatorRunner:
             peak_memory_mb=peak_memory_mb(),
             kept=merged.kept,
             left_out=len(merged.left_out),
-            outliers=tuple(merged.left_out)[:MOST_NAMES],
+            outliers=tuple(merged.named[:MOST_NAMES]),
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
@@ -364,4 +378,7 @@ def _accepted_update(submit: Submit, weight: int, norms: Norms) -> AcceptedUpdat
         x_largest=submit.x_largest,
         delta_norm=norms.delta,
         statistics_norm=norms.statistics,
+        evaluated=0 if submit.evaluated is None else submit.evaluated.examples,
+        evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
+        tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,
     )

@@ -43,7 +43,8 @@ class FormatsFailed(ExportError):
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH.npz",
-    help="Examples to calibrate int8 with, at most 200.  [default: a part of RUN/held-out.npz]",
+    help="Examples to calibrate int8 with, at most 200.  [default: a part of RUN/held-out.npz]  Without that file: to "
+    "verify on, too.",
 )
 @click.option(
     "--out",

@@ -23,7 +23,7 @@ from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_npz
-from fedprune.errors import ExportError, ProtocolError
+from fedprune.errors import DataError, ExportError, ProtocolError
 from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
@@ -51,6 +51,7 @@ def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format
     """Export the newest checkpoint of an aggregator's state directory, verified on its held-out examples.
 
     int8 is calibrated with `data`, or else with a part of the held-out examples, on which then nothing is verified.
+    Where agents evaluate the gateway has none: a part of `data` then stands in for them.
 
     Raises:
         StorageError: `run` is no such directory, its files are damaged, or `out` cannot be written.
@@ -59,8 +60,14 @@ def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format
     """
     checkpoint = load_latest(run)
     bundle = load_bundle(run / TASK)
-    calibration = None if data is None else load_npz(data)
-    return export_model(bundle, checkpoint, load_npz(run / HELD_OUT), out, formats, on_step, calibration)
+    given = None if data is None else load_npz(data)
+    if (run / HELD_OUT).exists():
+        return export_model(bundle, checkpoint, load_npz(run / HELD_OUT), out, formats, on_step, given)
+    if given is None:
+        raise DataError(
+            f"{run}: no {HELD_OUT} in it to verify files on, since its agents evaluate; name some with --data"
+        )
+    return export_model(bundle, checkpoint, given, out, formats, on_step)
 
 
 def export_model(
@@ -109,7 +116,7 @@ def export_model(
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
-            verdicts[form] = judge(trial, data, task, expected)
+            verdicts[form] = judge(trial, data, task.objective, task.metrics, expected)
             if form is Format.FP32:
                 _check_fp32(verdicts[form], expected)
     in_keras = score([expected], data, task.objective, task.metrics).evaluation

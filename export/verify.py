@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from export.converter import Trial
 from export.report import RunsOn
 from fedprune.data import Dataset
+from fedprune.model.losses import Objective
+from fedprune.model.metrics import Metric
 from fedprune.model.tensors import Array
-from fedprune.task.bundle import Task
 from fedprune.task.evaluation import Evaluation, score
 
 
@@ -23,10 +25,10 @@ class Verdict:
     runs_on: tuple[RunsOn, ...]
 
 
-def judge(trial: Trial, data: Dataset, task: Task, expected: Array) -> Verdict:
+def judge(trial: Trial, data: Dataset, objective: Objective, metrics: Sequence[Metric], expected: Array) -> Verdict:
     """Compare the answers of a file with `expected`, Keras' answers to `data`."""
     if trial.answers is None:
         return Verdict(None, None, trial.runs_on)
     difference = float(np.abs(trial.answers - expected).max())
-    found = score([trial.answers], data, task.objective, task.metrics).evaluation
+    found = score([trial.answers], data, objective, metrics).evaluation
     return Verdict(found, difference, trial.runs_on)

@@ -80,7 +80,7 @@ class Metric(StrEnum):
             >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
             >>> outputs, labels = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 0])
             >>> tally = Metric.ACCURACY.tally(outputs, labels, objective)
-            >>> tally.tolist(), Metric.ACCURACY.value(tally + tally)
+            >>> tally.tolist(), Metric.ACCURACY.result(tally + tally)
             ([1, 2], 0.5)
         """
         rows = outputs.reshape(-1, outputs.shape[-1])
@@ -102,12 +102,17 @@ class Metric(StrEnum):
         dtype = np.float64 if LabelForm.NUMBERS in rule.labels else np.int64
         return np.dtype(dtype), rule.shape(loss.rule.labels, outputs)
 
-    def value(self, tally: Tally) -> float | None:
+    def result(self, tally: Tally) -> float | None:
         """The metric of the examples that were tallied; None where they define none (AUC of one class), or their
         outputs were not finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             value = _RULES[self].value(tally)
         return value if value is not None and math.isfinite(value) else None
+
+    def is_plausible(self, tally: Tally) -> bool:
+        """False for a tally, of numbers from 0, that no examples have: of more right answers than there are."""
+        value = self.result(tally)
+        return value is None or not self.larger_is_better or value <= 1.0
 
 
 def default_metrics(loss: Loss) -> tuple[Metric, ...]:

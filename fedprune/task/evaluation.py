@@ -44,7 +44,7 @@ class EvaluationTally:
 
     @property
     def evaluation(self) -> Evaluation:
-        metrics = {str(metric): metric.value(tally) for metric, tally in self.metrics.items()}
+        metrics = {str(metric): metric.result(tally) for metric, tally in self.metrics.items()}
         return Evaluation(self.examples, self.loss / self.examples, metrics)
 
 

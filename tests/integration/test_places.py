@@ -25,6 +25,7 @@ from fedprune.errors import DataError
 from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import full_mask
 from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
@@ -174,7 +175,8 @@ def test_files_answer_for_each_place() -> None:
     bench = Workbench(Job(network, tensors, weights_of(problem.model), problem.data.x, problem.data.x))
     bench.convert(Format.FP32)
 
-    verdict = judge(bench.run(), problem.data, Objective(problem.loss, from_logits=False), bench.evaluate())
+    objective = Objective(problem.loss, from_logits=False)
+    verdict = judge(bench.run(), problem.data, objective, [Metric.MEAN_IOU], bench.evaluate())
 
     assert verdict.max_difference is not None
     assert verdict.max_difference < 1e-4

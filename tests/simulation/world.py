@@ -25,6 +25,7 @@ from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import TrainingError
+from fedprune.model.metrics import Metric
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
 from fedprune.network import description
 from fedprune.network.description import Call
@@ -101,6 +102,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
         pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
+        metrics=(Metric.ACCURACY,),
     )
     return read_bundle(write_bundle(task, network=NETWORK, weights=None))
 

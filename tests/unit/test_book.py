@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.book import AcceptedUpdate, Book, RoundRecord, Spread, best_version
 from fedprune.errors import StorageError
 from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE
@@ -28,8 +28,10 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
     return RoundRecord(
         round=round_,
         agents=2,
+        evaluated=round_ + 1,
         loss=loss,
         metrics={"accuracy": 0.75, "auc": None},
+        spreads={"accuracy": Spread(2, 0.5, (0.6, 0.7, 0.8), 0.9, "pi-1")},
         sparsity=0.5,
         bytes_up=1000,
         bytes_down=2000,

@@ -56,7 +56,7 @@ def probabilities_for(loss: Loss) -> Array:
 
 
 def value(metric: Metric, outputs: Array, labels: Labels, loss: Loss, *, from_logits: bool = True) -> float | None:
-    return metric.value(metric.tally(outputs, labels, Objective(loss, from_logits)))
+    return metric.result(metric.tally(outputs, labels, Objective(loss, from_logits)))
 
 
 def scikits(metric: Metric, loss: Loss) -> float:
@@ -210,7 +210,7 @@ def test_classes_up_to_the_largest_number_take_no_square_of_it() -> None:
     tally = Metric.F1_SCORE.tally(outputs, labels, Objective(SPARSE, from_logits=True))
 
     assert tally.shape == (3, classes)
-    assert Metric.F1_SCORE.value(tally) == pytest.approx((2 / 3 + 0) / 2)
+    assert Metric.F1_SCORE.result(tally) == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_a_metric_that_does_not_fit_is_told_with_what_it_fits() -> None:
