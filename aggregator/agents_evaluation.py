@@ -51,7 +51,7 @@ def agents_evaluation(updates: Mapping[str, AcceptedUpdate], task: Task) -> Agen
     """
     total: EvaluationTally | None = None
     figures: dict[str, dict[str, float]] = {}
-    evaluated = [(agent, update) for agent, update in sorted(updates.items()) if update.evaluated]
+    evaluated = [(agent, update) for agent, update in sorted(updates.items()) if update.evaluated_examples]
     for agent, update in evaluated:
         if update.evaluated_loss is None:
             continue
@@ -81,9 +81,9 @@ def loss_scale(task: Task, records: Sequence[RoundRecord]) -> LossScale:
 
 
 def _tally(update: AcceptedUpdate, loss: float, task: Task) -> EvaluationTally:
-    examples = min(update.evaluated, update.weight)
-    share = examples / update.evaluated
-    tallies = unpack_tallies(update.tallies, task, update.evaluated)
+    examples = min(update.evaluated_examples, update.weight)
+    share = examples / update.evaluated_examples
+    tallies = unpack_tallies(update.tallies, task, update.evaluated_examples)
     weighted = {metric: tally if share == 1.0 else tally * np.float64(share) for metric, tally in tallies.items()}
     return EvaluationTally(examples, loss * examples, weighted)
 

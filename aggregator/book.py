@@ -41,7 +41,7 @@ CREATE TABLE updates (
     round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
     x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
-    evaluated INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
+    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
     left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
 CREATE INDEX updates_of_agent ON updates (agent, round);
@@ -73,7 +73,7 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     x_largest: float
     delta_norm: float
     statistics_norm: float
-    evaluated: int = 0
+    evaluated_examples: int = 0
     evaluated_loss: float | None = None
     tallies: bytes = b""
 
@@ -91,7 +91,7 @@ class Spread(msgspec.Struct, frozen=True):
 class RoundRecord(msgspec.Struct, frozen=True):
     """The figures of a finished round.
 
-    `loss` and `metrics`, by name in the task's order, are those of the global model of version `evaluated` on the
+    `loss` and `metrics`, by name in the task's order, are those of the global model of `evaluated_version` on the
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
@@ -109,7 +109,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
 
     round: int
     agents: int
-    evaluated: int
+    evaluated_version: int
     loss: float | None
     metrics: dict[str, float | None]
     spreads: dict[str, Spread]
@@ -141,12 +141,13 @@ def best_version(records: Sequence[RoundRecord]) -> int | None:
 
     None where nothing was measured.
     """
-    measured = [(_goodness(record), -record.evaluated) for record in records if _goodness(record) is not None]
+    measured = [(goodness(record), -record.evaluated_version) for record in records if goodness(record) is not None]
     return -max(measured)[1] if measured else None
 
 
-def _goodness(record: RoundRecord) -> float | None:
-    """None where it is not defined. Losses are compared with metrics nowhere: a run has one first metric, or none."""
+def goodness(record: RoundRecord) -> float | None:
+    """The figure that tells which of a run's models is better: the larger, the better. It is the first metric or, for a
+    task without metrics, the loss. None where that is not defined."""
     if not record.metrics:
         return None if record.loss is None else -record.loss
     name, value = next(iter(record.metrics.items()))

@@ -62,7 +62,7 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 def _line(record: RoundRecord, rounds: int) -> str:
     loss = "nan" if record.loss is None else f"{record.loss:.4g}"
     scores = ", ".join((*metrics_shown(record.metrics), f"loss {loss}"))
-    began = " as it began" if record.evaluated == record.round else ""
+    began = " as it began" if record.evaluated_version == record.round else ""
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
         f"{scores}{began}, sparsity {record.sparsity:.2f}, "

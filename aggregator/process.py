@@ -71,6 +71,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
+                patience=settings.rounds.patience,
             )
             _loop(runner, events)
             link.drain()

@@ -68,13 +68,13 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     store.book.roll_back(target, run)
     for name in store.updates.names():
         store.updates.delete(name)
-    found = next((record for record in records if record.evaluated == target), None)
+    found = next((record for record in records if record.evaluated_version == target), None)
     loss, metrics = (None, {}) if found is None else (found.loss, found.metrics)
     return Rollback(target, present - target, discarded, loss, metrics, run)
 
 
 def _last_good(versions: list[int], records: list[RoundRecord], present: int) -> int:
-    losses = {record.evaluated: record.loss for record in records if record.loss is not None}
+    losses = {record.evaluated_version: record.loss for record in records if record.loss is not None}
     best = min(losses.values(), default=math.inf)
     earlier = [version for version in versions if version < present]
     good = [version for version in earlier if version and losses.get(version, math.inf) <= FACTOR * best]

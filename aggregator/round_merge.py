@@ -25,7 +25,7 @@ from fedprune.wire.transfer import content_of
 
 @dataclass(frozen=True, eq=False)
 class MergedRound:
-    """The outcome of a round: its model, and the scores of version `evaluated` on the held-out examples (see
+    """The outcome of a round: its model, and the scores of version `evaluated_version` on the held-out examples (see
     `RoundRecord`), with their spread over agents.
 
     `left_out` gives the reason for each accepted update that is not in it, by agent, the largest update first. Where a
@@ -36,7 +36,7 @@ class MergedRound:
 
     model: GlobalModel
     evaluation: Evaluation
-    evaluated: int
+    evaluated_version: int
     spreads: dict[str, Spread]
     left_out: dict[str, str]
     named: list[str]
@@ -190,7 +190,7 @@ class Merger:
 def _is_judged(agents: AgentsEvaluation, records: Sequence[RoundRecord]) -> bool:
     """True where agents evaluated the model, and the one before it, and it is no model that was gone back to."""
     last = records[-1] if records else None
-    return bool(agents.evaluation.examples and last and last.kept and last.evaluated == last.round)
+    return bool(agents.evaluation.examples and last and last.kept and last.evaluated_version == last.round)
 
 
 def _not_kept(
@@ -220,7 +220,7 @@ def update_name(round_: int, agent: str) -> str:
 
 def largest_typical(records: Sequence[RoundRecord]) -> Norms:
     """The largest norms that were typical of a round whose merge was kept, 0 for none."""
-    undone = {record.evaluated for record in records if not record.kept}
+    undone = {record.evaluated_version for record in records if not record.kept}
     merged = [record for record in records if record.round + 1 not in undone]
     return Norms(
         max((record.delta_norm for record in merged), default=0.0),

@@ -63,11 +63,13 @@ class UpdateRefused:
 class Merged:
     """The round's aggregate is applied and checkpointed; this is the next round's model.
 
-    `left_out` gives the reason for each accepted update that the aggregate does without, by agent.
+    `left_out` gives the reason for each accepted update that the aggregate does without, by agent. `is_last`: the run
+    ends with it, since models no longer become better.
     """
 
     model: Model
     left_out: Mapping[str, str] = field(default_factory=dict)
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,13 +255,15 @@ def resume(
     last_accepted: Mapping[str, bytes],
     refused: Mapping[str, bytes],
     left_out: Mapping[str, LeftOut],
+    has_settled: bool = False,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
     `assigned` gives the most examples that each member's update may weigh, `cap` the round's own bound on that.
+    `has_settled`: models no longer became better, so that there is no further round.
     """
     unfinished = Phase.TRAINING if assigned else Phase.GATHERING
-    phase = Phase.DONE if round_ >= plan.rounds else unfinished
+    phase = Phase.DONE if round_ >= plan.rounds or has_settled else unfinished
     cohort = Cohort()
     for agent, examples in assigned.items():
         member = Member(Standing.ASSIGNED, examples)

@@ -26,7 +26,8 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
     of them, and samples its cohort from them. `examples_cap` bounds what one update may weigh, in medians of the
-    cohort's example counts: an agent that claims more counts as that many.
+    cohort's example counts: an agent that claims more counts as that many. The run ends early once `patience` models in
+    a row were no better than one before (see `aggregator.early_stopping`).
     """
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
@@ -36,6 +37,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gather_s: _Seconds = 30.0
     fleet: tuple[str, ...] = ()
     examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
+    patience: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.fleet and len(set(self.fleet)) < self.cohort:

@@ -67,6 +67,7 @@ class Site:
         agents_evaluate: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
         keep: int = 5,
+        patience: int | None = None,
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
@@ -86,6 +87,7 @@ class Site:
             report=self.records.append,
             clock=clock,
             keep_checkpoints=keep,
+            patience=patience,
         )
 
     def assignment_of(self, agent: str) -> Assignment:

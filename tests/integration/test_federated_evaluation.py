@@ -95,7 +95,7 @@ def test_it_agrees_with_the_evaluation_of_all_examples_in_one_place(site: Site, 
     checkpoints = Directory(site.path / "run" / CHECKPOINTS)
     for round_, record in enumerate(records):
         central = evaluator.evaluate(load_checkpoint(checkpoints, round_).weights)
-        assert (record.round, record.evaluated) == (round_, round_)
+        assert (record.round, record.evaluated_version) == (round_, round_)
         assert list(record.metrics) == ["accuracy", "auc", "f1_score"]
         assert record.metrics == central.metrics
         assert record.loss == pytest.approx(central.loss, rel=1e-6)

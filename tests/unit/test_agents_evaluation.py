@@ -64,7 +64,7 @@ def test_a_round_tells_the_mean_and_the_spread_of_the_model_it_began_with(site: 
         submit_update(site, runner, agent, evaluated=evaluated(hits, of, loss))
 
     (record,) = site.records
-    assert (record.evaluated, record.metrics) == (0, {"accuracy": 0.6})
+    assert (record.evaluated_version, record.metrics) == (0, {"accuracy": 0.6})
     assert record.loss == pytest.approx((2 * 1.0 + 2 * 0.5 + 4 * 0.25 + 2 * 2.0) / 10)
     assert record.spreads == {
         "accuracy": Spread(4, 0.0, (0.375, 0.625, 0.8125), 1.0, "pi-3"),
@@ -125,7 +125,7 @@ def test_an_evaluation_that_cannot_be_is_refused_with_its_update(site: Site, cla
 def test_an_evaluation_weighs_no_more_than_its_update() -> None:
     tallies = pack_tallies({Metric.ACCURACY: np.array([1000, 1000])})
     big = AcceptedUpdate(b"", 1, 10, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, 1000, 0.0, tallies)
-    small = msgspec.structs.replace(big, evaluated=10, evaluated_loss=1.0, tallies=evaluated(0, 10).tallies)
+    small = msgspec.structs.replace(big, evaluated_examples=10, evaluated_loss=1.0, tallies=evaluated(0, 10).tallies)
 
     found = agents_evaluation({"pi-0": big, "pi-1": small}, BUNDLE.task).evaluation
 

@@ -28,7 +28,7 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
     return RoundRecord(
         round=round_,
         agents=2,
-        evaluated=round_ + 1,
+        evaluated_version=round_ + 1,
         loss=loss,
         metrics={"accuracy": 0.75, "auc": None},
         spreads={"accuracy": Spread(2, 0.5, (0.6, 0.7, 0.8), 0.9, "pi-1")},
