@@ -60,15 +60,21 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 
 
 def _line(record: RoundRecord, rounds: int) -> str:
-    loss = "nan" if record.loss is None else f"{record.loss:.4g}"
-    scores = ", ".join((*metrics_shown(record.metrics), f"loss {loss}"))
-    began = " as it began" if record.evaluated_version == record.round else ""
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
-        f"{scores}{began}, sparsity {record.sparsity:.2f}, "
+        f"{_scores(record)}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
         f"{_remarks(record)}"
     )
+
+
+def _scores(record: RoundRecord) -> str:
+    """The figures of the new model or, where agents evaluate, of the one that the round began with."""
+    by_agents = record.evaluated_version == record.round
+    if by_agents and record.loss is None:
+        return "no agent told a loss"
+    loss = "nan" if record.loss is None else f"{record.loss:.4g}"
+    return ", ".join((*metrics_shown(record.metrics), f"loss {loss}")) + (" as it began" if by_agents else "")
 
 
 def _spread(record: RoundRecord) -> str:

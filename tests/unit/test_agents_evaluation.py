@@ -92,6 +92,7 @@ def test_a_round_in_which_nobody_evaluates_has_no_loss(site: Site) -> None:
 
     (record,) = site.records
     assert (record.loss, record.metrics, record.spreads, record.kept) == (None, {}, {}, True)
+    assert "4 agents, no agent told a loss, sparsity" in _line(record, 6)
     assert best_version(site.records) is None
 
 
