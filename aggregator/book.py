@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from fedprune.errors import StorageError
+from fedprune.model.metrics import Metric, metric_named
 
-FORMAT = 3
+FORMAT = 4
 """Of the tables below; a book of another format is refused."""
 
 _TICKET_KEY_BYTES = 16
@@ -40,6 +41,7 @@ CREATE TABLE updates (
     round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
     x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
+    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
     left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
 CREATE INDEX updates_of_agent ON updates (agent, round);
@@ -56,7 +58,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     """An update that counts, as `weight` examples, unless it is left out of the merge.
 
     Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
-    (`aggregator.outliers`).
+    (`aggregator.outliers`). The last three are its evaluation of the model that it trained from: on how many examples
+    (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the round.
     """
 
     digest: bytes
@@ -70,13 +73,28 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     x_largest: float
     delta_norm: float
     statistics_norm: float
+    evaluated_examples: int = 0
+    evaluated_loss: float | None = None
+    tallies: bytes = b""
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """A figure's spread over the `agents` that evaluated a model, from the worst one, `worst_agent`, to the best."""
+
+    agents: int
+    worst: float
+    quartiles: tuple[float, float, float]
+    best: float
+    worst_agent: str
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
     """The figures of a finished round.
 
-    `accuracy` and `loss` are the global model's on the held-out examples; `accuracy` is None where the task's loss has
-    none (mean squared error), `loss` where its outputs are not finite. `sparsity` is that of the prunable tensors.
+    `loss` and `metrics`, by name in the task's order, are those of the global model of `evaluated_version` on the
+    held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
+    None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
+    the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
     `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
@@ -91,8 +109,10 @@ class RoundRecord(msgspec.Struct, frozen=True):
 
     round: int
     agents: int
-    accuracy: float | None
+    evaluated_version: int
     loss: float | None
+    metrics: dict[str, float | None]
+    spreads: dict[str, Spread]
     sparsity: float
     bytes_up: int
     bytes_down: int
@@ -110,20 +130,28 @@ class RoundRecord(msgspec.Struct, frozen=True):
     delta_norm: float
     statistics_norm: float
 
+    @property
+    def accuracy(self) -> float | None:
+        """None where it is none of the task's metrics, too."""
+        return self.metrics.get(Metric.ACCURACY)
+
 
 def best_version(records: Sequence[RoundRecord]) -> int | None:
-    """The version of the model that did best on the held-out examples: by accuracy, or by loss where there is none.
+    """The version of the model that did best on the held-out examples: by the first metric, or by loss without one.
 
-    Round r makes version r + 1. None where nothing was measured.
+    None where nothing was measured.
     """
-    measured = [(_goodness(record), -record.round) for record in records if _goodness(record) is not None]
-    return 1 - max(measured)[1] if measured else None
+    measured = [(goodness(record), -record.evaluated_version) for record in records if goodness(record) is not None]
+    return -max(measured)[1] if measured else None
 
 
-def _goodness(record: RoundRecord) -> float | None:
-    if record.accuracy is not None:
-        return record.accuracy
-    return None if record.loss is None else -record.loss
+def goodness(record: RoundRecord) -> float | None:
+    """The figure that tells which of a run's models is better: the larger, the better. It is the first metric or, for a
+    task without metrics, the loss. None where that is not defined."""
+    if not record.metrics:
+        return None if record.loss is None else -record.loss
+    name, value = next(iter(record.metrics.items()))
+    return value if value is None or metric_named(name).larger_is_better else -value
 
 
 class Book:
@@ -215,6 +243,7 @@ class Book:
                     f"UPDATE updates SET {column} = ? WHERE round = ? AND agent = ?",
                     [(why, record.round, agent) for agent, why in reasons.items()],
                 )
+            self._connection.execute("UPDATE updates SET tallies = x'' WHERE round = ?", (record.round,))
             self._connection.execute(
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
@@ -244,6 +273,13 @@ class Book:
     def accepted(self, round_: int) -> dict[str, AcceptedUpdate]:
         """The accepted updates of a round, by agent."""
         rows = self._fetch(f"SELECT agent, {_UPDATE} FROM updates WHERE round = ? ORDER BY agent", round_)
+        return {agent: AcceptedUpdate(*fields) for agent, *fields in rows}
+
+    def merged(self, round_: int) -> dict[str, AcceptedUpdate]:
+        """The updates of a round that its merge was made of, by agent."""
+        rows = self._fetch(
+            f"SELECT agent, {_UPDATE} FROM updates WHERE round = ? AND left_out IS NULL ORDER BY agent", round_
+        )
         return {agent: AcceptedUpdate(*fields) for agent, *fields in rows}
 
     def last_accepted(self, before: int) -> dict[str, bytes]:

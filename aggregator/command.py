@@ -12,6 +12,7 @@ from aggregator.process import run_aggregator
 from aggregator.round_places import named
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
+from fedprune.model.metrics import metrics_shown
 from fedprune.system.output import say
 from fedprune.system.process import log_to_stderr
 
@@ -31,7 +32,7 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
     \b
       name = "greenhouse"
       task = "greenhouse.fedtask"      # from `fedprune task build`
-      held_out = "held-out.npz"        # examples to evaluate each round with
+      held_out = "held-out.npz"        # examples to evaluate each round with; without, agents hold some of theirs out
       state = "run-1"                  # checkpoints and the book
       [broker]
       url = "mqtt://127.0.0.1:1883"
@@ -59,19 +60,36 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
 
 
 def _line(record: RoundRecord, rounds: int) -> str:
-    accuracy = "" if record.accuracy is None else f"accuracy {record.accuracy:.3f}, "
-    loss = "nan" if record.loss is None else f"{record.loss:.4g}"
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
-        f"{accuracy}loss {loss}, sparsity {record.sparsity:.2f}, "
+        f"{_scores(record)}, sparsity {record.sparsity:.2f}, "
         f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
         f"{_remarks(record)}"
     )
 
 
+def _scores(record: RoundRecord) -> str:
+    """The figures of the new model or, where agents evaluate, of the one that the round began with."""
+    by_agents = record.evaluated_version == record.round
+    if by_agents and record.loss is None:
+        return "no agent told a loss"
+    loss = "nan" if record.loss is None else f"{record.loss:.4g}"
+    return ", ".join((*metrics_shown(record.metrics), f"loss {loss}")) + (" as it began" if by_agents else "")
+
+
+def _spread(record: RoundRecord) -> str:
+    """The first figure's spread over the agents that evaluated the model as the round began."""
+    name = next((name for name in record.metrics if name in record.spreads), "loss")
+    spread = record.spreads[name]
+    worst, median, best = (f"{each:.3g}" for each in (spread.worst, spread.quartiles[1], spread.best))
+    return f"{name} of {spread.agents} agents {worst} ({spread.worst_agent}) to {best}, median {median}"
+
+
 def _remarks(record: RoundRecord) -> str:
     """What a person should look at; mostly nothing."""
     remarks = [] if record.kept else ["; NOT KEPT: the loss exploded"]
+    if record.spreads:
+        remarks.append(f"; {_spread(record)}")
     if record.left_out:
         remarks.append(f"; left out {named(record.outliers, record.left_out)}")
     if record.suspects:

@@ -47,13 +47,14 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
     _say_sparsity(bundle, settings.rounds.count)
-    evaluator = Evaluator(bundle, base / settings.held_out, threads=settings.threads)
+    held_out = None if settings.held_out is None else base / settings.held_out
+    evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
             secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
         )
-        _keep_for_export(directory, bundle, base / settings.held_out)
+        _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
@@ -67,12 +68,13 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 topics,
                 link,
                 store,
-                evaluate=evaluator.evaluate,
-                scale=evaluator.loss_scale,
+                evaluate=None if evaluator is None else evaluator.evaluate,
+                scale=None if evaluator is None else evaluator.loss_scale,
                 report=report,
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
+                patience=settings.rounds.patience,
             )
             _loop(runner, events)
             link.drain()
@@ -121,6 +123,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
+        hold_out=settings.hold_out,
     )
 
 
@@ -154,10 +157,12 @@ def _say_sparsity(bundle: Bundle, rounds: int) -> None:
     )
 
 
-def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path) -> None:
+def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None) -> None:
     """Put what `fedprune export` needs beside the checkpoints."""
     directory.write(TASK, bundle.blob)
     target = directory.path / HELD_OUT
+    if held_out is None:
+        return
     if held_out.suffix != target.suffix:
         save_npz(target, read_examples(held_out, bundle.task.data))
     elif held_out.resolve() != target.resolve():

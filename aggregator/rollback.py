@@ -18,15 +18,15 @@ from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 
 
 class Rollback(msgspec.Struct, frozen=True):
-    """What was done. `rounds` are left, with this `accuracy` and `loss` on the held-out examples (None where there is
-    none, and for the initial model); `undone` rounds are gone, and `discarded` updates of one that was open. `run` is
-    the run's new id."""
+    """What was done. `rounds` are left, with this `loss` and these `metrics` on the held-out examples (None and empty
+    where nobody evaluated it); `undone` rounds are gone, and `discarded` updates of one that was open. `run` is the
+    run's new id."""
 
     rounds: int
     undone: int
     discarded: int
-    accuracy: float | None
     loss: float | None
+    metrics: dict[str, float | None]
     run: str
 
 
@@ -68,19 +68,17 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     store.book.roll_back(target, run)
     for name in store.updates.names():
         store.updates.delete(name)
-    accuracy, loss = (records[target - 1].accuracy, records[target - 1].loss) if target else (None, None)
-    return Rollback(target, present - target, discarded, accuracy, loss, run)
+    found = next((record for record in records if record.evaluated_version == target), None)
+    loss, metrics = (None, {}) if found is None else (found.loss, found.metrics)
+    return Rollback(target, present - target, discarded, loss, metrics, run)
 
 
 def _last_good(versions: list[int], records: list[RoundRecord], present: int) -> int:
-    best = min((record.loss for record in records if record.loss is not None), default=math.inf)
+    losses = {record.evaluated_version: record.loss for record in records if record.loss is not None}
+    best = min(losses.values(), default=math.inf)
     earlier = [version for version in versions if version < present]
-    good = [version for version in earlier if version and _loss(records[version - 1]) <= FACTOR * best]
+    good = [version for version in earlier if version and losses.get(version, math.inf) <= FACTOR * best]
     return max(good or earlier or versions, default=present)
-
-
-def _loss(record: RoundRecord) -> float:
-    return math.inf if record.loss is None else record.loss
 
 
 def _no_such(target: int, versions: list[int], present: int) -> str:

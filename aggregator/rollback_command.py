@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from aggregator.rollback import Rollback, roll_back_directory
+from fedprune.model.metrics import metrics_shown
 from fedprune.system.output import say
 
 
@@ -38,7 +39,7 @@ def rollback(run: Path, to: int | None, as_json: bool) -> None:
 
 
 def _line(done: Rollback) -> str:
-    scores = [f"accuracy {done.accuracy:.3f}"] if done.accuracy is not None else []
+    scores = metrics_shown(done.metrics)
     scores += [f"loss {done.loss:.4g}"] if done.loss is not None else []
     which = f"the model after {done.rounds} rounds" if done.rounds else "the initial model"
     updates = f", {done.discarded} updates of an open round discarded" if done.discarded else ""

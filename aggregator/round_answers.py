@@ -43,6 +43,7 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         codec=plan.codec,
         seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
         left_out=state.left_out.get(agent),
+        hold_out=plan.hold_out,
     )
 
 

@@ -349,7 +349,7 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
         served=served[-SERVED_MODELS:],
         deadline=now + state.plan.gather_s,
     )
-    if state.round >= state.plan.rounds:
+    if state.round >= state.plan.rounds or merged.is_last:
         state = replace(state, phase=Phase.DONE, deadline=None)
         return state, (Publish(manifest(state)),)
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aggregator.book import AcceptedUpdate, RoundRecord
+from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
+from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.merging import Aggregate
@@ -16,6 +17,7 @@ from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
+from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
@@ -23,23 +25,36 @@ from fedprune.wire.transfer import content_of
 
 @dataclass(frozen=True, eq=False)
 class MergedRound:
-    """The outcome of a round: its model, with the scores on the held-out examples.
+    """The outcome of a round: its model, and the scores of version `evaluated_version` on the held-out examples (see
+    `RoundRecord`), with their spread over agents.
 
-    `left_out` gives the reason for each accepted update that is not in it, by agent, the largest update first. Where
-    the merge was not `kept` the model is the one before, pruned to the schedule, and all updates are left out. `norms`
-    are those that were typical of what was merged.
+    `left_out` gives the reason for each accepted update that is not in it, by agent, the largest update first. Where a
+    merge was not `kept` (this one or, since agents tell that a round later, the one before) the model is that from
+    before it, pruned to the schedule, and all updates are left out. `named` are the agents to look at, the largest
+    update first. `norms` are those that were typical of what was merged.
     """
 
     model: GlobalModel
     evaluation: Evaluation
+    evaluated_version: int
+    spreads: dict[str, Spread]
     left_out: dict[str, str]
+    named: list[str]
     kept: bool
     norms: Norms
 
 
+@dataclass(frozen=True, eq=False)
+class FormerRound:
+    """The round that made a model: the checkpoint from before it, and the updates that were merged, by agent."""
+
+    checkpoint: Checkpoint
+    merged: dict[str, AcceptedUpdate]
+
+
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `seed` keys what both sides draw. `evaluate` scores
-    weights on held-out examples, whose losses lie on `scale`."""
+    weights on held-out examples; without it agents do. `scale` is that of the losses, as far as it is known."""
 
     def __init__(
         self,
@@ -49,8 +64,8 @@ class Merger:
         values: Values,
         codec: Codec,
         disk: Disk,
-        evaluate: Callable[[Weights], Evaluation],
-        scale: LossScale,
+        evaluate: Callable[[Weights], Evaluation] | None,
+        scale: LossScale | None,
     ) -> None:
         self._task, self._run, self._seed = task, run, seed
         self._values, self._codec = values, codec
@@ -64,38 +79,87 @@ class Merger:
         return norms_of(update, model.checkpoint.weights, self._task.table)
 
     def merge(
-        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], records: Sequence[RoundRecord]
+        self,
+        model: GlobalModel,
+        updates: Mapping[str, AcceptedUpdate],
+        records: Sequence[RoundRecord],
+        former: Callable[[], FormerRound] | None = None,
     ) -> MergedRound:
-        """Merge a round's accepted updates into `model`. `records` are those of the rounds before.
+        """Merge a round's accepted updates into `model`. `records` are those of the rounds before; `former` is the last
+        of these, which is asked for where agents evaluate.
 
         Raises `StorageError` if the disk no longer holds what it was given.
         """
-        norms = {agent: Norms(update.delta_norm, update.statistics_norm) for agent, update in updates.items()}
+        agents = agents_evaluation(updates, self._task)
+        scale = self._scale or loss_scale(self._task, records)
+        if self._evaluate is None and former is not None and _is_judged(agents, records):
+            unkept = self._if_former_exploded(model, agents, updates, records, former(), scale)
+            if unkept is not None:
+                return unkept
+        norms = _norms(updates)
         earlier = largest_typical(records)
         known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self._task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         merged = self._fold(model, taken)
-        evaluation = self._evaluate(merged.checkpoint.weights)
         of_taken = [norms[agent] for agent in taken]
-        before = records[-1].loss if records else None
-        unmerged = self._if_exploded(model, evaluation.loss, before or 0.0, are_usual(of_taken, known))
-        if unmerged is not None:
-            return _not_kept(unmerged, norms, evaluation.loss)
-        return MergedRound(merged, evaluation, left_out, True, typical(of_taken))
+        evaluation, evaluated = agents.evaluation, model.checkpoint.version
+        if self._evaluate is not None:
+            evaluation, evaluated = self._evaluate(merged.checkpoint.weights), merged.checkpoint.version
+            before = records[-1].loss if records else None
+            unmerged = self._if_exploded(model, evaluation.loss, before or 0.0, scale, are_usual(of_taken, known))
+            if unmerged is not None:
+                return _not_kept(unmerged, agents, norms, evaluation.loss)
+        return MergedRound(
+            merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken)
+        )
 
     def _if_exploded(
-        self, model: GlobalModel, loss: float, before: float, are_usual: bool
+        self, model: GlobalModel, loss: float, before: float, scale: LossScale, are_usual: bool
     ) -> tuple[GlobalModel, Evaluation] | None:
         """The model without the merge, if that made the loss explode. What pruning does is no fault of theirs."""
-        if not has_exploded(loss, before, self._scale, are_usual=are_usual):
+        assert self._evaluate is not None
+        if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
         unmerged = self._next(model, model.checkpoint.exact, model.checkpoint.mask)
         evaluation = self._evaluate(unmerged.checkpoint.weights)
         if not math.isfinite(evaluation.loss):
             return None
-        exploded = has_exploded(loss, max(before, evaluation.loss), self._scale, are_usual=are_usual)
+        exploded = has_exploded(loss, max(before, evaluation.loss), scale, are_usual=are_usual)
         return (unmerged, evaluation) if exploded else None
+
+    def _if_former_exploded(
+        self,
+        model: GlobalModel,
+        agents: AgentsEvaluation,
+        updates: Mapping[str, AcceptedUpdate],
+        records: Sequence[RoundRecord],
+        former: FormerRound,
+        scale: LossScale,
+    ) -> MergedRound | None:
+        """The model from before the former round, if agents find that its merge made their loss explode.
+
+        What they trained from the exploded model is left out. That it was pruning which did it would show in the next
+        round, since a model that was gone back to is not judged.
+        """
+        loss, before, version = agents.evaluation.loss, records[-1].loss, model.checkpoint.version
+        norms = _norms(former.merged)
+        earlier = largest_typical(records[:-1])
+        known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
+        if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
+            return None
+        unmerged = self._next(model, former.checkpoint.exact, former.checkpoint.mask)
+        why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
+        return MergedRound(
+            unmerged,
+            agents.evaluation,
+            version,
+            agents.spreads,
+            dict.fromkeys(_by_size(_norms(updates)), why),
+            _by_size(norms),
+            False,
+            Norms(0.0, 0.0),
+        )
 
     def _fold(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> GlobalModel:
         checkpoint = model.checkpoint
@@ -125,11 +189,30 @@ class Merger:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)
 
 
-def _not_kept(unmerged: tuple[GlobalModel, Evaluation], norms: Mapping[str, Norms], loss: float) -> MergedRound:
+def _is_judged(agents: AgentsEvaluation, records: Sequence[RoundRecord]) -> bool:
+    """True where agents evaluated the model, and the one before it, and it is no model that was gone back to."""
+    last = records[-1] if records else None
+    return bool(agents.evaluation.examples and last and last.kept and last.evaluated_version == last.round)
+
+
+def _not_kept(
+    unmerged: tuple[GlobalModel, Evaluation], agents: AgentsEvaluation, norms: Mapping[str, Norms], loss: float
+) -> MergedRound:
     model, evaluation = unmerged
     why = f"the merge was not kept: it took the held-out loss from {evaluation.loss:.3g} to {loss:.3g}"
-    by_size = sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
-    return MergedRound(model, evaluation, dict.fromkeys(by_size, why), False, Norms(0.0, 0.0))
+    left_out = dict.fromkeys(_by_size(norms), why)
+    return MergedRound(
+        model, evaluation, model.checkpoint.version, agents.spreads, left_out, [*left_out], False, Norms(0.0, 0.0)
+    )
+
+
+def _norms(updates: Mapping[str, AcceptedUpdate]) -> dict[str, Norms]:
+    return {agent: Norms(update.delta_norm, update.statistics_norm) for agent, update in updates.items()}
+
+
+def _by_size(norms: Mapping[str, Norms]) -> list[str]:
+    """The agents, the largest update first."""
+    return sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
 
 
 def update_name(round_: int, agent: str) -> str:
@@ -138,8 +221,10 @@ def update_name(round_: int, agent: str) -> str:
 
 
 def largest_typical(records: Sequence[RoundRecord]) -> Norms:
-    """The largest norms that were typical of a round, 0 for none."""
+    """The largest norms that were typical of a round whose merge was kept, 0 for none."""
+    undone = {record.evaluated_version for record in records if not record.kept}
+    merged = [record for record in records if record.round + 1 not in undone]
     return Norms(
-        max((record.delta_norm for record in records), default=0.0),
-        max((record.statistics_norm for record in records), default=0.0),
+        max((record.delta_norm for record in merged), default=0.0),
+        max((record.statistics_norm for record in merged), default=0.0),
     )

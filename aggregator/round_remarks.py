@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from aggregator.book import Book
+from aggregator.book import Book, RoundRecord, best_version
 from aggregator.round_merge import MergedRound
 from aggregator.round_places import named
 from aggregator.standing_apart import ROUNDS
 from fedprune.system.log import LimitedLog
+
+_log = logging.getLogger(__name__)
 
 
 def say_left_out(log: LimitedLog, round_: int, merged: MergedRound) -> None:
@@ -18,9 +20,18 @@ def say_left_out(log: LimitedLog, round_: int, merged: MergedRound) -> None:
         for agent, why in merged.left_out.items():
             log.log(logging.WARNING, "round %s: the update of %s is left out: %s", round_ + 1, agent, why)
         return
-    why, agents = next(iter(merged.left_out.values())), named([*merged.left_out])
+    why, agents = next(iter(merged.left_out.values())), named(merged.named)
     what = "round %s: %s. Its updates, the largest first, were of %s; see to those agents, or lower the learning rate"
     log.log(logging.WARNING, what, round_ + 1, why, agents)
+
+
+def say_settled(records: Sequence[RoundRecord], patience: int) -> None:
+    """Tell that the run ends early, and which model was the best."""
+    best = best_version(records)
+    what = (
+        "the run ends after %s rounds: %s models in a row were no better. The best one of all is that after %s rounds"
+    )
+    _log.info(f"{what}; `fedprune rollback` with --to %s goes back to it", len(records), patience, best, best)
 
 
 def suspects(log: LimitedLog, book: Book, round_: int, apart: Mapping[str, str]) -> list[str]:

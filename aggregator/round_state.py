@@ -63,11 +63,13 @@ class UpdateRefused:
 class Merged:
     """The round's aggregate is applied and checkpointed; this is the next round's model.
 
-    `left_out` gives the reason for each accepted update that the aggregate does without, by agent.
+    `left_out` gives the reason for each accepted update that the aggregate does without, by agent. `is_last`: the run
+    ends with it, since models no longer become better.
     """
 
     model: Model
     left_out: Mapping[str, str] = field(default_factory=dict)
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ Step = tuple["RoundState", tuple[Action, ...]]
 class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
+    `hold_out`: the share of its examples that each agent evaluates the model on.
+
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
@@ -176,6 +180,7 @@ class Plan:
     ticket_key: bytes
     examples_cap: float
     fleet: frozenset[str] = frozenset()
+    hold_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -250,13 +255,15 @@ def resume(
     last_accepted: Mapping[str, bytes],
     refused: Mapping[str, bytes],
     left_out: Mapping[str, LeftOut],
+    has_settled: bool = False,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
     `assigned` gives the most examples that each member's update may weigh, `cap` the round's own bound on that.
+    `has_settled`: models no longer became better, so that there is no further round.
     """
     unfinished = Phase.TRAINING if assigned else Phase.GATHERING
-    phase = Phase.DONE if round_ >= plan.rounds else unfinished
+    phase = Phase.DONE if round_ >= plan.rounds or has_settled else unfinished
     cohort = Cohort()
     for agent, examples in assigned.items():
         member = Member(Standing.ASSIGNED, examples)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
+from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
-from aggregator.round_merge import MergedRound, Merger, update_name
-from aggregator.round_remarks import say_left_out, suspects
+from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
+from aggregator.round_remarks import say_left_out, say_settled, suspects
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -64,6 +66,9 @@ from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
 
+_KEPT_UNTIL_JUDGED = 2
+"""Checkpoints that stay at least where agents evaluate: they tell a round later whether a merge is to be undone."""
+
 
 @dataclass(frozen=True)
 class RunStore:
@@ -93,8 +98,9 @@ class RunStore:
 class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
-    `evaluate` scores weights on the held-out examples, whose losses lie on `scale`; `report` is told of each finished
-    round. Of the checkpoints the best and the last `keep_checkpoints` stay.
+    `evaluate` scores weights on the gateway's held-out examples, whose losses lie on `scale`; both are None where
+    agents evaluate. `report` is told of each finished round. Of the checkpoints the best and the last
+    `keep_checkpoints` stay. With a `patience` the run may end early: see `aggregator.early_stopping`.
     With `keys`, messages are authenticated, and agents without a key are ignored.
     """
 
@@ -107,12 +113,13 @@ class AggregatorRunner:
         link: Link,
         store: RunStore,
         *,
-        evaluate: Callable[[Weights], Evaluation],
-        scale: LossScale,
+        evaluate: Callable[[Weights], Evaluation] | None,
+        scale: LossScale | None,
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keep_checkpoints: int,
         keys: DeviceKeys | None = None,
+        patience: int | None = None,
     ) -> None:
         self._task = bundle.task
         self._run = plan.run
@@ -126,7 +133,8 @@ class AggregatorRunner:
         self._report, self._clock = report, clock
         self._model = self._restore(bundle)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
-        self._keep = keep_checkpoints
+        self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
+        self._patience = patience
         self._keys = keys
         self._counts: Counter[str] = Counter()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
@@ -145,6 +153,7 @@ class AggregatorRunner:
             last_accepted=store.book.last_accepted(round_),
             refused=store.book.refused(),
             left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in store.book.left_out().items()},
+            has_settled=self._has_settled(),
         )
 
     @property
@@ -250,7 +259,8 @@ class AggregatorRunner:
             case GiveUp(failed):
                 raise TrainingError(
                     f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
-                    "mend the task or their data, then start again: the run goes on with this round"
+                    "mend the task or their data, or go back to an earlier model with `fedprune rollback`, then start "
+                    "again: the run goes on with this round"
                 )
             case _:
                 assert_never(action)
@@ -278,6 +288,7 @@ class AggregatorRunner:
         agent, submit = action.agent, action.submit
         try:
             norms = self._merger.check(action.blob, agent, self._model)
+            check_evaluated(submit, self._task)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
@@ -299,10 +310,11 @@ class AggregatorRunner:
     def _merge(self, round_: int) -> Event:
         book = self._store.book
         updates = book.accepted(round_)
-        merged = self._merger.merge(self._model, updates, book.records())
+        records = book.records()
+        merged = self._merger.merge(self._model, updates, records, self._former_round)
+        scale = self._scale or loss_scale(self._task, records)
         apart = standing_apart(
-            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()},
-            self._scale.constant,
+            {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}, scale.constant
         )
         self._model = merged.model
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
@@ -314,7 +326,21 @@ class AggregatorRunner:
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
-        return Merged(self._model.model, merged.left_out)
+        return Merged(self._model.model, merged.left_out, is_last=self._has_settled())
+
+    def _has_settled(self) -> bool:
+        """True, and a word on it, if models no longer become better."""
+        steps, records = self._task.training.steps_per_round, self._store.book.records()
+        schedule = self._task.pruning.schedule
+        if self._patience is None or not has_settled(records, self._patience, schedule, steps):
+            return False
+        say_settled(records, self._patience)
+        return True
+
+    def _former_round(self) -> FormerRound:
+        """The round that made the present model."""
+        round_ = self._model.checkpoint.version - 1
+        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
 
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
@@ -328,8 +354,10 @@ class AggregatorRunner:
         return RoundRecord(
             round=round_,
             agents=len(updates),
-            accuracy=evaluation.accuracy,
+            evaluated_version=merged.evaluated_version,
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
+            metrics=dict(evaluation.metrics),
+            spreads=merged.spreads,
             sparsity=sparsity(weights, self._task.table),
             bytes_up=counts["bytes_up"],
             bytes_down=counts["bytes_down"],
@@ -342,7 +370,7 @@ class AggregatorRunner:
             peak_memory_mb=peak_memory_mb(),
             kept=merged.kept,
             left_out=len(merged.left_out),
-            outliers=tuple(merged.left_out)[:MOST_NAMES],
+            outliers=tuple(merged.named[:MOST_NAMES]),
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
@@ -388,4 +416,7 @@ def _accepted_update(submit: Submit, weight: int, norms: Norms) -> AcceptedUpdat
         x_largest=submit.x_largest,
         delta_norm=norms.delta,
         statistics_norm=norms.statistics,
+        evaluated_examples=0 if submit.evaluated is None else submit.evaluated.examples,
+        evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
+        tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,
     )

@@ -9,6 +9,10 @@ import msgspec
 
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.wire.broker import Broker
+from fedprune.wire.messages import Share
+
+HOLD_OUT = 0.2
+"""The share of its examples that an agent holds out, unless the settings say otherwise."""
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -22,7 +26,8 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
     of them, and samples its cohort from them. `examples_cap` bounds what one update may weigh, in medians of the
-    cohort's example counts: an agent that claims more counts as that many.
+    cohort's example counts: an agent that claims more counts as that many. The run ends early once `patience` models in
+    a row were no better than one before (see `aggregator.early_stopping`).
     """
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
@@ -32,6 +37,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gather_s: _Seconds = 30.0
     fleet: tuple[str, ...] = ()
     examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
+    patience: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.fleet and len(set(self.fleet)) < self.cohort:
@@ -57,11 +63,15 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     `gateway` is the directory of `fedprune gateway init`: only devices that joined there may take part.
     The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
+
+    Models are evaluated on `held_out`, or by the agents, each on a share of its examples that it never trains on:
+    `agents_hold_out`, which is `HOLD_OUT` where there is no `held_out`, else 0.
     """
 
     task: str
-    held_out: str
     state: str
+    held_out: str | None = None
+    agents_hold_out: Share | None = None
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
@@ -70,3 +80,14 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     broker: Broker = Broker()
     rounds: Rounds = Rounds()
     codec: Codec = Codec()
+
+    def __post_init__(self) -> None:
+        if self.held_out is None and self.agents_hold_out == 0:
+            raise ValueError("give held_out, or agents_hold_out above 0: else nobody would know how good the model is")
+
+    @property
+    def hold_out(self) -> float:
+        """The share of its examples that each agent holds out."""
+        if self.agents_hold_out is None:
+            return HOLD_OUT if self.held_out is None else 0.0
+        return self.agents_hold_out

@@ -272,10 +272,11 @@ def _accepted(result: LocalResult, norms: Norms) -> AcceptedUpdate:
 def _record(round_: int, merged: MergedRound) -> RoundRecord:
     evaluation = merged.evaluation
     return RoundRecord(
-        round=round_, agents=0, accuracy=evaluation.accuracy, loss=evaluation.loss, sparsity=0.0, bytes_up=0,
-        bytes_down=0, seconds=0.0, train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0,
-        peak_memory_mb=0.0, kept=merged.kept, left_out=len(merged.left_out), outliers=tuple(merged.left_out),
-        suspects=(), delta_norm=merged.norms.delta, statistics_norm=merged.norms.statistics,
+        round=round_, agents=0, evaluated_version=merged.evaluated_version, loss=evaluation.loss,
+        metrics=dict(evaluation.metrics), spreads={}, sparsity=0.0, bytes_up=0, bytes_down=0, seconds=0.0,
+        train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0, peak_memory_mb=0.0, kept=merged.kept,
+        left_out=len(merged.left_out), outliers=tuple(merged.left_out), suspects=(), delta_norm=merged.norms.delta,
+        statistics_norm=merged.norms.statistics,
     )  # fmt: skip
 
 

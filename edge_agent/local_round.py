@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_agent.evaluating import evaluate_global
 from edge_agent.trainers import Slots, Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
@@ -44,14 +45,19 @@ class LocalResult:
 
 
 def train_locally(
-    local: LocalRound, bundle: Bundle, trainer: Trainer, data: Dataset, should_stop: Callable[[], bool] = never
+    local: LocalRound,
+    bundle: Bundle,
+    trainer: Trainer,
+    data: Dataset,
+    should_stop: Callable[[], bool] = never,
+    held_out: Dataset | None = None,
 ) -> LocalResult:
-    """Do the round, until `should_stop` says that nobody wants it.
+    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
 
     Raises:
       ProtocolError: the model is not the one the gateway described.
       TaskError: the bundle's frozen tensors do not fit its table.
-      TrainingStopped: it was stopped between two steps.
+      TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
@@ -61,6 +67,7 @@ def train_locally(
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     key = Key(assignment.seed, assignment.round, local.agent)
+    evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
@@ -85,6 +92,7 @@ def train_locally(
         peak_memory_mb=peak_memory_mb(),
         x_mean=data.x_mean,
         x_largest=data.x_largest,
+        evaluated=evaluated,
     )
     return LocalResult(submit, update, slots)
 

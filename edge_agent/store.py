@@ -21,19 +21,27 @@ from fedprune.errors import StorageError, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
-from fedprune.wire.messages import Content, Submit
+from fedprune.wire.messages import Content, Evaluated, Submit
 
 _log = logging.getLogger(__name__)
 
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 3
+_FORMAT = 4
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
 _TENSORS_SUFFIX = ".safetensors"
 _UPDATE_SUFFIX = ".update"
+
+
+class _Evaluated(msgspec.Struct, frozen=True):
+    """An evaluation, as it was submitted."""
+
+    examples: int
+    loss: float | None
+    tallies: bytes
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -50,6 +58,7 @@ class _Pending(msgspec.Struct, frozen=True):
     peak_memory_mb: float
     x_mean: float
     x_largest: float
+    evaluated: _Evaluated | None
     update: str
     residual_if_accepted: str
     residual_if_late: str
@@ -67,6 +76,7 @@ class _Pending(msgspec.Struct, frozen=True):
             peak_memory_mb=self.peak_memory_mb,
             x_mean=self.x_mean,
             x_largest=self.x_largest,
+            evaluated=None if self.evaluated is None else Evaluated(**msgspec.structs.asdict(self.evaluated)),
         )
 
 
@@ -189,6 +199,7 @@ class AgentStore:
             peak_memory_mb=submit.peak_memory_mb,
             x_mean=submit.x_mean,
             x_largest=submit.x_largest,
+            evaluated=None if submit.evaluated is None else _Evaluated(**msgspec.structs.asdict(submit.evaluated)),
             update=self._write(update.blob, _UPDATE_SUFFIX),
             residual_if_accepted=self._write(pack_residual(update.residual_if_accepted), _TENSORS_SUFFIX),
             residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),

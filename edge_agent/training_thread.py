@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
@@ -38,10 +39,13 @@ class _Training:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """All that is kept from round to round: a task, the data as it wants them, and its trainer."""
+    """All that is kept from round to round: a task, the data as it wants them, and its trainer. `aside`: the share and
+    the seed by which `held_out` was taken from the data."""
 
     bundle: Bundle
+    aside: tuple[float, int]
     data: Dataset
+    held_out: Dataset | None
     trainer: Trainer
 
 
@@ -106,18 +110,22 @@ class TrainingThread:
         """The result or the error, whatever it is: a round that cannot be trained must not end the agent."""
         try:
             local, bundle = training.open()
-            prepared = self._prepare(bundle)
-            return train_locally(local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set)
+            prepared = self._prepare(bundle, local)
+            return train_locally(
+                local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
+            )
         except Exception as error:
             return error
 
-    def _prepare(self, blob: bytes) -> _Prepared:
-        """Open the bundle and make its trainer, unless it is the last round's."""
-        if self._prepared is None or self._prepared.bundle.blob != blob:
+    def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
+        """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
+        share, seed = aside = (local.assignment.hold_out, local.assignment.seed)
+        if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
             data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
+            data, held_out = hold_out(data, share, seed, local.agent)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
-            self._prepared = _Prepared(bundle, data, trainer)
+            self._prepared = _Prepared(bundle, aside, data, held_out, trainer)
         return self._prepared

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from export.architecture import task_outputs, variables_of
@@ -33,10 +34,12 @@ from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.data.task_toml import with_words
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import write_training_graph
+from fedprune.model.metrics import default_metrics, why_unfit
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
 from fedprune.runtime.self_check import ProvenGraph
+from fedprune.runtime.tflite import one_line
 from fedprune.task.bundle import Pruning, SeededWeights, Task, Training, read_bundle, write_bundle
 from fedprune.task.outputs import Output
 
@@ -59,7 +62,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.steps_per_round)
     network, table = _described(model, settings.training)
-    outputs = task_outputs(network, settings.training)
+    outputs = _judged(task_outputs(network, settings.training), settings)
     _check_form(network, outputs, settings.model)
     _check_learnable(model, TensorTable(table), pruning)
     _check_frozen(TensorTable(table), settings.model)
@@ -117,6 +120,31 @@ def _check_form(network: Network, outputs: Sequence[Output], settings: ModelSett
     for output in outputs:
         if settings.outputs not in (None, output.shape[-1]):
             raise TaskError(f"{settings.file}: has {output.shape[-1]} outputs; correct model.outputs in task.toml")
+
+
+def _judged(outputs: Sequence[Output], settings: TaskSettings) -> tuple[Output, ...]:
+    """The outputs with the metrics of task.toml, or those that are usual. Raises `TaskError` for metrics of an output
+    that there is not, or that an output cannot have."""
+    names, given = [output.name for output in outputs], settings.evaluation.by_output
+    if unknown := sorted(set(given) - set(names)):
+        raise TaskError(f"{_no_metrics_of(unknown[0], names)}; correct evaluation.metrics in task.toml")
+    judged = []
+    for output in outputs:
+        loss = settings.training.objective_of(output).loss
+        metrics = given.get(output.name, default_metrics(loss))
+        if why := why_unfit(metrics, loss, output.shape[-1]):
+            which = f"output {output.name!r}: " if output.name else ""
+            raise TaskError(f"{which}{why}; correct evaluation.metrics in task.toml")
+        judged.append(msgspec.structs.replace(output, metrics=metrics))
+    return tuple(judged)
+
+
+def _no_metrics_of(unknown: str, names: Sequence[str]) -> str:
+    if names == [""]:
+        return "the model has one output: its metrics are a list, without a name"
+    if not unknown:
+        return f"the model has the outputs {', '.join(names)}: give a list of metrics for each by its name"
+    return f"the model has no output {one_line(unknown)!r}, but {', '.join(names)}"
 
 
 def _check_learnable(model: Any, table: TensorTable, pruning: Pruning) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from export.report import FILE, Exported, Failure, Format, Report
+from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.system.output import droppable
 
@@ -43,7 +43,7 @@ class FormatsFailed(ExportError):
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="Examples to calibrate int8 with, at most 200: files of the task's form, or an .npz.  "
-    "[default: a part of RUN/held-out.npz]",
+    "[default: a part of RUN/held-out.npz]  Without that file: to verify on, too.",
 )
 @click.option(
     "--out",
@@ -138,7 +138,9 @@ def _raise_failures(failures: Sequence[Failure], *, made: bool) -> None:
 
 
 def _table(report: Report) -> Table:
-    title = f"{report.task}, version {report.version}: {_quality(report.keras_accuracy, report.keras_loss)} in Keras"
+    metric = next(iter(judged_by(report.keras_metrics)), None)
+    quality = _quality(metric, report.keras_metrics, report.keras_loss)
+    title = f"{report.task}, version {report.version}: {metric or 'loss'} {quality} in Keras"
     table = Table(
         title=Text(f"{title} ({report.examples} examples)"),
         title_justify="left",
@@ -148,22 +150,22 @@ def _table(report: Report) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("file", no_wrap=True)
-    for heading in ("kB", "kB zstd", "sparsity", "loss" if report.keras_accuracy is None else "accuracy", "difference"):
+    for heading in ("kB", "kB zstd", "sparsity", metric or "loss", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("runs on")
     for row in report.exports:
-        table.add_row(*_cells(row, report))
+        table.add_row(*_cells(row, metric))
     for failure in report.failures:
         table.add_row(failure.format.file, *"–––––", Text("could not be made", "yellow"))
     return table
 
 
-def _quality(accuracy: float | None, loss: float) -> str:
-    return f"loss {loss:.4g}" if accuracy is None else f"accuracy {accuracy:.4f}"
+def _quality(metric: str | None, metrics: Mapping[str, float | None], loss: float | None) -> str:
+    return _number(loss, ".4g") if metric is None else _number(metrics.get(metric), ".4f")
 
 
-def _cells(row: Exported, report: Report) -> list[str | Text]:
-    quality = _number(row.loss, ".4g") if report.keras_accuracy is None else _number(row.accuracy, ".4f")
+def _cells(row: Exported, metric: str | None) -> list[str | Text]:
+    quality = _quality(metric, row.metrics, row.loss)
     return [
         Text(f"{row.path}{' !' if row.merges_integers else ''}", "yellow" if row.merges_integers else ""),
         Text(f"{row.bytes / 1000:,.1f}{' !' if row.no_smaller else ''}", "yellow" if row.no_smaller else ""),

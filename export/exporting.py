@@ -18,12 +18,12 @@ import zstandard
 from export.converter import Converter, ConverterProcess, Job
 from export.examples import choose_examples, complaints_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
-from export.report import FILE, Exported, Failure, Format, Report
+from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_examples
-from fedprune.errors import ExportError, ProtocolError
+from fedprune.errors import DataError, ExportError, ProtocolError
 from fedprune.model.tensors import Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
@@ -37,8 +37,8 @@ _ZSTD_LEVEL = 19
 _TOLERANCE = 1e-3
 """The most that fp32 may be off Keras, relative to the largest output: rounding is far below, a mistake far above."""
 
-_ACCURACY_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
-"""By how much less accuracy, or how many times the loss where there is none, a format is degraded."""
+_POINTS_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
+"""By how much less of a metric that it is judged by, or how many times the loss without one, a format is degraded."""
 
 OnStep = Callable[[str], None]
 """Told of each step as it begins."""
@@ -51,6 +51,7 @@ def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format
     """Export the newest checkpoint of an aggregator's state directory, verified on its held-out examples.
 
     int8 is calibrated with `data`, or else with a part of the held-out examples, on which then nothing is verified.
+    Where agents evaluate the gateway has none: a part of `data` then stands in for them.
 
     Raises:
         StorageError: `run` is no such directory, its files are damaged, or `out` cannot be written.
@@ -59,10 +60,15 @@ def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format
     """
     checkpoint = load_latest(run)
     bundle = load_bundle(run / TASK)
-    described = bundle.task.data
-    calibration = None if data is None else load_examples(data, described)
-    held_out = load_examples(run / HELD_OUT, described)
-    return export_model(bundle, checkpoint, held_out, out, formats, on_step, calibration)
+    form = bundle.task.data
+    given = None if data is None else load_examples(data, form)
+    if (run / HELD_OUT).exists():
+        return export_model(bundle, checkpoint, load_examples(run / HELD_OUT, form), out, formats, on_step, given)
+    if given is None:
+        raise DataError(
+            f"{run}: no {HELD_OUT} in it to verify files on, since its agents evaluate; name some with --data"
+        )
+    return export_model(bundle, checkpoint, given, out, formats, on_step)
 
 
 def export_model(
@@ -117,10 +123,10 @@ def export_model(
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
-            verdicts[form] = judge(trial, data, task.objectives, expected)
+            verdicts[form] = judge(trial, data, task.output_forms, expected)
             if form is Format.FP32:
                 _check_fp32(verdicts[form])
-    in_keras = score([expected], data, task.objectives)
+    in_keras = score([expected], data, task.output_forms).evaluation
     x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(
@@ -132,8 +138,8 @@ def export_model(
         target_sparsity=task.pruning.schedule.target_sparsity,
         examples=len(data),
         calibration_examples=len(examples.calibration),
-        keras_accuracy=in_keras.accuracy,
         keras_loss=in_keras.loss,
+        keras_metrics=dict(in_keras.metrics),
         exports=tuple(exports),
         failures=tuple(failures),
         warnings=(
@@ -192,8 +198,8 @@ def _describe(
         bytes_compressed=len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content)),
         sha256=hashlib.sha256(content).hexdigest(),
         sparsity=count_zeros(content, checkpoint.weights, task.table),
-        accuracy=verdict.evaluation.accuracy if verdict.evaluation else None,
         loss=verdict.evaluation.loss if verdict.evaluation else None,
+        metrics=dict(verdict.evaluation.metrics) if verdict.evaluation else {},
         max_difference=verdict.max_difference,
         degraded=verdict.evaluation is not None and _is_degraded(verdict.evaluation, in_keras),
         no_smaller=None if fp32 is None else form is not Format.FP32 and len(content) >= len(fp32),
@@ -203,16 +209,23 @@ def _describe(
 
 
 def _is_degraded(evaluation: Evaluation, in_keras: Evaluation) -> bool:
-    if evaluation.accuracy is not None and in_keras.accuracy is not None:
-        return in_keras.accuracy - evaluation.accuracy > _ACCURACY_TO_MISS
-    return not evaluation.loss <= _LOSS_TO_NOTICE * in_keras.loss
+    if not judged_by(in_keras.metrics):
+        return not evaluation.loss <= _LOSS_TO_NOTICE * in_keras.loss
+    return bool(_worse_metrics(evaluation.metrics, in_keras))
+
+
+def _worse_metrics(found: Mapping[str, float | None], in_keras: Evaluation) -> list[str]:
+    """A phrase for each metric that a file is judged by and in which it is degraded."""
+    pairs = ((name, found[name], in_keras.metrics[name]) for name in judged_by(in_keras.metrics))
+    return [
+        f"{name} {'not defined' if value is None else f'{value:.4f}'}, not {wanted:.4f}"
+        for name, value, wanted in pairs
+        if wanted is not None and (value is None or wanted - value > _POINTS_TO_MISS)
+    ]
 
 
 def _worse(row: Exported, in_keras: Evaluation) -> str:
-    if row.accuracy is not None:
-        figures = f"accuracy {row.accuracy:.4f}, not {in_keras.accuracy:.4f}"
-    else:
-        figures = f"loss {row.loss:.4g}, not {in_keras.loss:.4g}"
+    figures = "; ".join(_worse_metrics(row.metrics, in_keras)) or f"loss {row.loss:.4g}, not {in_keras.loss:.4g}"
     advice = "; calibrate it with examples like those that it will see (--data)" if row.format is Format.INT8 else ""
     return f"{row.path} is worse than the Keras model: {figures}{advice}"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
+
+from fedprune.model.metrics import metric_named
 
 FILE = "exports.json"
 
@@ -44,15 +47,24 @@ class Sparsity(msgspec.Struct, frozen=True):
     by_tensor: dict[str, float | None]
 
 
+def judged_by(keras_metrics: Mapping[str, float | None]) -> list[str]:
+    """The names of the metrics by which files are compared with the Keras model: the first one of each output, if it is
+    a fraction and the examples define it. Empty for the loss."""
+    firsts: dict[str, str] = {}
+    for name in keras_metrics:
+        firsts.setdefault(name.rpartition("/")[0], name)
+    return [name for name in firsts.values() if keras_metrics[name] is not None and metric_named(name).larger_is_better]
+
+
 class Exported(msgspec.Struct, frozen=True):
     """One file. `path` is relative to `exports.json`; `bytes_compressed` is by zstd at level 19.
 
-    `accuracy` is a fraction of the report's `examples`, None where the task's loss has none (mean squared error),
-    `loss` the task's, `max_difference` the largest to the Keras model in any output of any example. All are None where
-    no runtime here runs the file. `degraded`: it is worse than the Keras model by more than a point of accuracy, or,
-    where there is none, by more than a twentieth of the loss. `no_smaller`: it takes as many bytes as the fp32 file, or
-    more, and so gains nothing on the disk; None where fp32 was not made. `merges_integers`: the examples are whole
-    numbers, as token ids are, and its int8 input has one code for several of them.
+    `loss` and `metrics` are the task's on the report's `examples`, `max_difference` the largest to the Keras model in
+    any output of any example. They are None, and `metrics` empty, where no runtime here runs the file. `degraded`: it
+    is worse than the Keras model by more than a point of what `judged_by` names, or a twentieth of the loss.
+    `no_smaller`: it takes as many bytes as the fp32 file, or more, and so gains nothing on the disk; None where fp32
+    was not made. `merges_integers`: the examples are whole numbers, as token ids are, and its int8 input has one code
+    for several of them.
     """
 
     path: str
@@ -61,8 +73,8 @@ class Exported(msgspec.Struct, frozen=True):
     bytes_compressed: int
     sha256: str
     sparsity: Sparsity
-    accuracy: float | None
     loss: float | None
+    metrics: dict[str, float | None]
     max_difference: float | None
     degraded: bool
     no_smaller: bool | None
@@ -95,8 +107,8 @@ class Report(msgspec.Struct, frozen=True):
     target_sparsity: float
     examples: int
     calibration_examples: int
-    keras_accuracy: float | None
     keras_loss: float
+    keras_metrics: dict[str, float | None]
     exports: tuple[Exported, ...]
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]

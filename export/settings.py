@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from fedprune.data.description import Arrays, Data
+from fedprune.model.forms import MAX_ENDS
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.task.bundle import Pruning, Training
+from fedprune.task.outputs import Metrics
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 
@@ -124,6 +126,18 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation)
 
 
+class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[evaluation]`` table. `metrics` are a list for the only output, a table of lists for several outputs. Those
+    of an output that has none here are the usual ones for its loss."""
+
+    metrics: Metrics | Annotated[dict[str, Metrics], msgspec.Meta(max_length=MAX_ENDS)] = {}
+
+    @property
+    def by_output(self) -> dict[str, Metrics]:
+        """The metrics by the names of outputs; that of the only one is empty."""
+        return self.metrics if isinstance(self.metrics, dict) else {"": self.metrics}
+
+
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it."""
 
@@ -132,6 +146,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: Training
     pruning: PruningSettings
     data: Data = Arrays()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
         self.pruning.in_steps(self.training.steps_per_round)

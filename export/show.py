@@ -79,6 +79,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     proximal = f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else ""
     for form in task.output_forms:
         yield "loss", f"{'' if form.array == 'y' else f'{form.array}: '}{_loss(form.objective)}{proximal}"
+    yield "metrics", ", ".join(task.metrics) or "none"
     yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"

@@ -10,7 +10,7 @@ import numpy as np
 from export.converter import Trial
 from export.report import RunsOn
 from fedprune.data import Dataset
-from fedprune.model.losses import Objective
+from fedprune.model.forms import OutputForm
 from fedprune.model.tensors import Array
 from fedprune.task.evaluation import Evaluation, score
 
@@ -29,7 +29,7 @@ class Verdict:
     runs_on: tuple[RunsOn, ...]
 
 
-def judge(trial: Trial, data: Dataset, objectives: Sequence[Objective], expected: Sequence[Array]) -> Verdict:
+def judge(trial: Trial, data: Dataset, outputs: Sequence[OutputForm], expected: Sequence[Array]) -> Verdict:
     """Compare the answers of a file with `expected`, Keras' answers to `data`, both of each output."""
     if trial.answers is None:
         return Verdict(None, None, None, trial.runs_on)
@@ -38,4 +38,5 @@ def judge(trial: Trial, data: Dataset, objectives: Sequence[Objective], expected
     sizes = [float(np.abs(right).max()) for _, right in pairs]
     # What is not a number is the largest of all to numpy.
     largest, relative = np.max(differences), np.max(np.divide(differences, np.maximum(sizes, _SMALLEST)))
-    return Verdict(score([trial.answers], data, objectives), float(largest), float(relative), trial.runs_on)
+    found = score([trial.answers], data, outputs).evaluation
+    return Verdict(found, float(largest), float(relative), trial.runs_on)

@@ -65,9 +65,11 @@ class Site:
         loss: float = 1.0,
         accuracy: Callable[[], float] = lambda: 0.5,
         evaluate: Callable[[Weights], Evaluation] | None = None,
+        agents_evaluate: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
         keep: int = 5,
         keys: DeviceKeys | None = None,
+        patience: int | None = None,
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
@@ -82,12 +84,13 @@ class Site:
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
-            evaluate=evaluate or (lambda _: Evaluation(examples=1, accuracy=accuracy(), loss=loss)),
-            scale=LossScale(constant=1.0, ceiling=math.inf),
+            evaluate=None if agents_evaluate else evaluate or (lambda _: Evaluation(1, loss, {"accuracy": accuracy()})),
+            scale=None if agents_evaluate else LossScale(constant=1.0, ceiling=math.inf),
             report=self.records.append,
             clock=clock,
             keep_checkpoints=keep,
             keys=keys,
+            patience=patience,
         )
 
     def assignment_of(self, agent: str) -> Assignment:
@@ -133,7 +136,7 @@ def trained(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.
     return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
 
 
-def submit_update(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, **claims: float) -> Submit:
+def submit_update(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, **claims: Any) -> Submit:
     """An agent trains and submits; `claims` are what it says in the submit instead of the truth."""
     result = trained(site, runner, agent, factor)
     submit = msgspec.structs.replace(result.submit, **claims)

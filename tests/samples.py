@@ -12,6 +12,7 @@ from fedprune.wire.messages import (
     CheckIn,
     Chunk,
     Content,
+    Evaluated,
     Failed,
     LeftOut,
     Manifest,
@@ -69,6 +70,10 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
     )
 
 
+EVALUATED = Evaluated(examples=300, loss=0.5, tallies=b"\x91\x94\x00\xcc\xf0\x00\xcd\x01\x2c")
+"""240 of 300 right."""
+
+
 def chunks(blob: bytes, chunk_bytes: int = CHUNK_SIZES[0]) -> list[Chunk]:
     """All of a blob's chunks of that size, in order."""
     content, count = content_of(blob), chunk_count(len(blob), chunk_bytes)
@@ -82,9 +87,11 @@ MESSAGES: dict[str, Message] = {
     "assignment after an update was left out": msgspec.structs.replace(
         assignment(round_=3), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
     ),
+    "assignment that wants an evaluation": msgspec.structs.replace(assignment(round_=3), hold_out=0.2),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),
+    "submit with an evaluation": msgspec.structs.replace(submit(round_=3), evaluated=EVALUATED),
     "accepted": Accepted(run=RUN, round=3, digest=UPDATE.digest),
     "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
     "rejected with a ticket": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),

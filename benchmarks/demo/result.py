@@ -15,15 +15,17 @@ from fedprune.task.bundle import Bundle
 class RoundResult(msgspec.Struct, frozen=True):
     """One round, counted from 1. Bytes are MQTT payloads really published, all agents together; seconds are wall time.
 
-    The demo's model is a classifier, which always has an `accuracy`; `loss` is None where its outputs are not finite.
-    `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead, evaluation included.
-    `left_out` counts updates that the merge did without, `suspects` are agents that stand apart (see `RoundRecord`).
+    The demo's model is a classifier, which always has an `accuracy`, one of the task's `metrics`; `loss` is None where
+    its outputs are not finite. `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead,
+    evaluation included. `left_out` counts updates that the merge did without, `suspects` are agents that stand apart
+    (see `RoundRecord`).
     """
 
     round: int
     agents: int
     accuracy: float
     loss: float | None
+    metrics: dict[str, float | None]
     sparsity: float
     bytes_up: int
     bytes_down: int
@@ -103,7 +105,7 @@ def export_results(out: Path, exports: Path, benchmark: Path) -> list[ExportResu
             format=entry["format"],
             bytes=entry["bytes"],
             bytes_compressed=entry["bytes_compressed"],
-            accuracy=entry["accuracy"],
+            accuracy=entry["metrics"].get("accuracy"),
             p50_ms=measured[entry["path"]].get("latency_ms", {}).get("p50"),
         )
         for entry in described["exports"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedprune.model.losses import Objective
+from fedprune.model.metrics import Metric, metric_name
 
 MAX_ENDS = 16
 """Inputs of a model, and outputs of one."""
@@ -32,11 +33,18 @@ class InputForm:
 @dataclass(frozen=True)
 class OutputForm:
     """What a data file's `array` of an output holds: labels for `shape`, `[*places, outputs]`, as `objective` takes
-    them."""
+    them. `metrics` judge the output too; the `name` of the only one is empty."""
 
     array: str
     shape: tuple[int, ...]
     objective: Objective
+    name: str = ""
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def named_metrics(self) -> dict[str, Metric]:
+        """The metrics by the names that evaluations have for them."""
+        return {metric_name(metric, self.name): metric for metric in self.metrics}
 
 
 def is_name(text: str) -> bool:

@@ -35,6 +35,7 @@ from fedprune.data.description import Arrays, Data, Text
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.forms import MAX_ENDS, OutputForm, array_names
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
@@ -152,7 +153,8 @@ class SeededWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle's table of contents. The model turns inputs of `input_shapes` into `outputs`; `training` has their
-    losses. `data` says what becomes of everybody's files before the model takes them."""
+    losses. `data` says what becomes of everybody's files before the model takes them. The first metric, of the first
+    output that has one, tells which model is the best."""
 
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
@@ -179,9 +181,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The form of each output, and what its array in data files is called."""
         arrays = array_names("y", [output.name for output in self.outputs if output.name])
         return tuple(
-            OutputForm(array, output.shape, self.training.objective_of(output))
+            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics)
             for array, output in zip(arrays, self.outputs, strict=True)
         )
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics of all outputs, in their order, by the names that evaluations have for them."""
+        return {name: metric for form in self.output_forms for name, metric in form.named_metrics.items()}
 
 
 @dataclass(frozen=True)

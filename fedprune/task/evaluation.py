@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 
 from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.graph.inference import inference_batch, write_inference_graph
-from fedprune.model.losses import Objective
+from fedprune.model.forms import OutputForm
+from fedprune.model.losses import Labels
+from fedprune.model.metrics import Tally, metric_named
 from fedprune.model.tensors import Array, Inputs, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
@@ -20,15 +22,35 @@ from fedprune.task.bundle import Bundle
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores on some examples: see `Objective`. Penalties (L1, L2, FedProx's) are no part of `loss`.
+    """A model's scores on some examples: the mean loss (see `Objective`), without penalties (L1, L2, FedProx's), and
+    the task's metrics, by name (`metric_name`) in its order. A metric that the examples do not define is None.
 
-    Of several outputs `loss` is the sum of their losses, each times its weight, and `accuracy` the mean of the
-    accuracies of those that have one. Each example counts once: class and sample weights are for training.
+    Of several outputs `loss` is the sum of their losses, each times its weight. Each example counts once: class and
+    sample weights are for training.
     """
 
     examples: int
-    accuracy: float | None
     loss: float
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTally:
+    """The sums that an evaluation is computed of: those of two sets of examples add up to those of both."""
+
+    examples: int
+    loss: float
+    """The sum of the examples' losses."""
+    metrics: Mapping[str, Tally]
+
+    def __add__(self, other: EvaluationTally) -> EvaluationTally:
+        metrics = {name: tally + other.metrics[name] for name, tally in self.metrics.items()}
+        return EvaluationTally(self.examples + other.examples, self.loss + other.loss, metrics)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        metrics = {name: metric_named(name).result(tally) for name, tally in self.metrics.items()}
+        return Evaluation(self.examples, self.loss / self.examples, metrics)
 
 
 @dataclass(frozen=True)
@@ -108,29 +130,30 @@ class Evaluator:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
         answers = self._graph.predict(list(self._data.inputs.values()))
-        return score(answers, self._data, [form.objective for form in self._forms])
+        return score(answers, self._data, self._forms).evaluation
 
 
-def score(answers: Iterable[Sequence[Array]], data: Dataset, objectives: Sequence[Objective]) -> Evaluation:
-    """Score outputs, for each float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit the
-    task.
+def score(answers: Iterable[Sequence[Array]], data: Dataset, outputs: Sequence[OutputForm]) -> EvaluationTally:
+    """Score answers, for each output float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit
+    the task.
 
-    No more than a batch of outputs is held: of a segmentation all may take more memory than the examples.
+    No more than a batch of outputs is held: of a segmentation all may take more memory than the examples. There is
+    one batch at least.
     """
-    done, losses, hits = 0, list[float](), list[float]()
+    done, total = 0, None
     for batch in answers:
-        count = len(batch[0])
-        scored = [
-            (objective, outputs, labels[done : done + count])
-            for objective, outputs, labels in zip(objectives, batch, data.labels.values(), strict=True)
-        ]
-        done += count
-        losses.append(
-            count
-            * sum(objective.weight * objective.mean_loss(outputs, labels) for objective, outputs, labels in scored)
-        )
-        found = [objective.accuracy(outputs, labels) for objective, outputs, labels in scored]
-        accuracies = [accuracy for accuracy in found if accuracy is not None]
-        if accuracies:
-            hits.append(count * sum(accuracies) / len(accuracies))
-    return Evaluation(len(data), sum(hits) / done if hits else None, sum(losses) / done)
+        labels = [data.labels[form.array][done : done + len(batch[0])] for form in outputs]
+        done += len(batch[0])
+        tally = _tally_of(batch, labels, outputs)
+        total = tally if total is None else total + tally
+    assert total is not None
+    return total
+
+
+def _tally_of(batch: Sequence[Array], labels: Sequence[Labels], outputs: Sequence[OutputForm]) -> EvaluationTally:
+    loss, metrics = 0.0, dict[str, Tally]()
+    for form, given, wanted in zip(outputs, batch, labels, strict=True):
+        loss += form.objective.weight * form.objective.mean_loss(given, wanted)
+        for name, metric in form.named_metrics.items():
+            metrics[name] = metric.tally(given, wanted, form.objective)
+    return EvaluationTally(len(batch[0]), loss * len(batch[0]), metrics)

@@ -8,12 +8,14 @@ import msgspec
 
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import Loss
+from fedprune.model.metrics import MOST_METRICS, Metric, why_unfit
 
 MAX_CLASS_WEIGHTS = 2**16
 """Class weights of an output."""
 
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 Smoothing = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Metrics = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=MOST_METRICS)]
 ClassWeights = Annotated[
     tuple[Annotated[float, msgspec.Meta(ge=0, le=1e6)], ...], msgspec.Meta(max_length=MAX_CLASS_WEIGHTS)
 ]
@@ -36,12 +38,13 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An output of a model: of `shape` `[*places, outputs]`, a row of numbers for each place, or a single one.
 
     `from_logits`: a crossentropy applies its softmax or sigmoid itself, since the model ends without. The name is empty
-    where it is the only one.
+    where it is the only one. `metrics` judge the output beside its loss.
     """
 
     shape: tuple[int, ...]
     from_logits: bool
     name: str = ""
+    metrics: Metrics = ()
 
 
 def problem_of(form: OutputForm) -> str:
@@ -55,4 +58,4 @@ def problem_of(form: OutputForm) -> str:
         return f"class_weights need one class an example, and {objective.loss} of {[None, *form.shape]} has none"
     if given and given != classes:
         return f"class_weights has {given} numbers, the output {classes} classes"
-    return ""
+    return why_unfit(form.metrics, objective.loss, outputs)

@@ -22,6 +22,12 @@ CHUNK_BYTES = MAX_MESSAGE_BYTES - 256
 
 MAX_CONTENT_BYTES = 2**31 - 1
 
+MAX_TALLIES_BYTES = 64 * 1024
+"""The tallies of an evaluation, in a submit: those of all outputs together."""
+
+MAX_HOLD_OUT = 0.5
+"""The largest share of its examples that an agent may be told to hold out."""
+
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -31,6 +37,7 @@ Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=16)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD_OUT)]
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -88,7 +95,8 @@ class Assignment(Message, frozen=True, kw_only=True):
     `weights_digest` is that of the decoded model (`fedprune.model.tensors.weights_digest`). `schedule_step` is the
     number of global steps before this round. `seed` keys the agent's randomness. `codec` describes that of its update.
     `seconds_left` until the deadline. `left_out`: the agent's last update in `run` that was left out, if any; what that
-    round left is to be dropped.
+    round left is to be dropped. `hold_out`: the share of its examples that the agent evaluates the model on and does
+    not train on.
     """
 
     run: Id
@@ -101,6 +109,7 @@ class Assignment(Message, frozen=True, kw_only=True):
     codec: Text
     seconds_left: Seconds
     left_out: LeftOut | None = None
+    hold_out: Share = 0.0
 
 
 class Need(Message, frozen=True, kw_only=True):
@@ -123,12 +132,25 @@ class Chunk(Message, frozen=True, kw_only=True):
     chunk_bytes: Count = CHUNK_BYTES
 
 
+class Evaluated(msgspec.Struct, frozen=True):
+    """An agent's evaluation of the round's model, before it trained, on the `examples` that it holds out.
+
+    `loss` is their mean loss, None where it is not finite. `tallies` are the task's metrics
+    (`fedprune.task.tallies`), empty without a loss.
+    """
+
+    examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    loss: Loss | None = None
+    tallies: Annotated[bytes, msgspec.Meta(max_length=MAX_TALLIES_BYTES)] = b""
+
+
 class Submit(Message, frozen=True, kw_only=True):
     """An agent's update is ready; answered by `Accepted`, `Rejected` or `Need`. Also asks the book about it.
 
     `examples` weighs the update. `loss` is the mean training loss, `train_seconds` wall time spent training,
     `idle_memory_mb` and `peak_memory_mb` the process's high-water marks before its first assignment and now.
     `x_mean` and `x_largest` are the mean and the largest magnitude of the examples' inputs, as they are trained on.
+    `evaluated`: on the examples that the agent holds out, if it does.
     """
 
     run: Id
@@ -141,6 +163,7 @@ class Submit(Message, frozen=True, kw_only=True):
     peak_memory_mb: Seconds = 0.0
     x_mean: Loss = 0.0
     x_largest: Magnitude = 0.0
+    evaluated: Evaluated | None = None
 
 
 class Accepted(Message, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from fedprune.data import Dataset
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.metrics import default_metrics
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network
@@ -120,7 +121,7 @@ def bundle_of(
     task = Task(
         name="test",
         input_shapes=network.inputs,
-        outputs=(Output(tuple(model.output_shape[1:]), from_logits),),
+        outputs=(Output(tuple(model.output_shape[1:]), from_logits, metrics=default_metrics(loss)),),
         tensors=table,
         training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),

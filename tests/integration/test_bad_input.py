@@ -448,7 +448,7 @@ def _finish_round(state: Path) -> None:
     """Let the book say that round 1 is over."""
     book = Book.open(state / BOOK)
     book.assign(0, {"pi-1": 24, "pi-2": 24}, 240)
-    book.finish(RoundRecord(0, 2, 0.5, 1.0, 0.0, 1, 1, 1.0, 1.0, 1.0, 0, 0, 0, 1.0, True, 0, (), (), 0.0, 0.0))
+    book.finish(RoundRecord(0, 2, 1, 1.0, {}, {}, 0.0, 1, 1, 1.0, 1.0, 1.0, 0, 0, 0, 1.0, True, 0, (), (), 0.0, 0.0))
     book.close()
 
 
@@ -538,7 +538,7 @@ def test_a_memory_that_is_another_agents(nowhere: Site) -> None:
     config = nowhere.agent("pi-1")
     state = nowhere.path / "state-of-pi-1"
     state.mkdir()
-    (state / "agent.json").write_text('{"format": 3, "agent": "pi-7", "federation": "greenhouse"}')
+    (state / "agent.json").write_text('{"format": 4, "agent": "pi-7", "federation": "greenhouse"}')
 
     assert refusal(STORAGE, "agent", "--config", config) == (
         "this state directory belongs to agent pi-7 of federation greenhouse; name another with --state"

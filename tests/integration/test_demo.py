@@ -145,7 +145,7 @@ def test_two_demos_on_one_broker_are_two_federations(tmp_path: Path, mosquitto: 
 def test_a_model_that_cannot_be_benchmarked_has_its_row(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "int8.tflite").write_bytes(b"TFL3, but no more")
-    row = Exported("int8.tflite", Format.INT8, 17, 17, "", Sparsity(None, {}), None, None, None, False, None, False, ())
+    row = Exported("int8.tflite", Format.INT8, 17, 17, "", Sparsity(None, {}), None, {}, None, False, None, False, ())
     (tmp_path / "export" / FILE).write_bytes(msgspec.json.encode({"exports": [row]}))
     with Children(tmp_path) as children:
         benchmark_exports(tmp_path, children)

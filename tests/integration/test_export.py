@@ -132,13 +132,13 @@ def test_every_format_answers_as_keras_does(run: Run, report: Report) -> None:
     expected = run.model.predict(data.x, verbose=0)
     learned = float(np.mean(expected.argmax(axis=1) == data.y))
     assert learned > 2 / CLASSES
-    assert report.keras_accuracy == learned
+    assert report.keras_metrics == {"accuracy": learned}
     assert (report.examples, report.calibration_examples) == (len(DATA) / 2, len(DATA) / 2)
     for row in report.exports:
         answers = predict(default_runtime().interpreter(run.path / "export" / row.path), data.x)
         assert row.max_difference == np.abs(answers - expected).max()
-        assert row.accuracy == np.mean(answers.argmax(axis=1) == data.y)
-        assert row.accuracy == pytest.approx(learned, abs=0.03)
+        assert row.metrics["accuracy"] == np.mean(answers.argmax(axis=1) == data.y)
+        assert row.metrics["accuracy"] == pytest.approx(learned, abs=0.03)
     fp32, fp16, dynamic, int8 = (row.max_difference for row in report.exports)
     assert fp32 < 1e-5 < fp16 < int8
     assert dynamic < int8 < 0.1 * np.abs(expected).max()
@@ -244,12 +244,14 @@ def test_examples_that_calibrate_int8_badly_cannot_vouch_for_it(
     report = msgspec.json.decode((tmp_path / "exports.json").read_bytes(), type=Report)
     fp32, int8 = report.exports
     assert (report.examples, report.calibration_examples) == (len(DATA), len(x))
-    assert fp32.accuracy == report.keras_accuracy
-    assert int8.accuracy is not None
-    assert int8.accuracy < report.keras_accuracy - 0.01
+    of_int8, in_keras = int8.metrics["accuracy"], report.keras_metrics["accuracy"]
+    assert fp32.metrics["accuracy"] == in_keras
+    assert of_int8 is not None
+    assert in_keras is not None
+    assert of_int8 < in_keras - 0.01
     assert (fp32.degraded, int8.degraded) == (False, True)
-    assert f" {int8.accuracy:.4f} ! " in shown.output
-    assert f"Warning: int8.tflite is worse than the Keras model: accuracy {int8.accuracy:.4f}" in shown.output
+    assert f" {of_int8:.4f} ! " in shown.output
+    assert f"Warning: int8.tflite is worse than the Keras model: accuracy {of_int8:.4f}" in shown.output
     assert report.warnings[-1].startswith("int8.tflite is worse")
 
 
@@ -319,7 +321,7 @@ def test_a_run_may_have_any_name_in_any_locale(run: Run, tmp_path: Path, name: b
     assert (Path(os.fsdecode(path)) / "out" / "fp32.tflite").exists()
 
 
-def test_what_has_no_accuracy_shows_its_loss(tmp_path: Path) -> None:
+def test_what_is_measured_in_errors_shows_its_loss(tmp_path: Path) -> None:
     squared = Loss.MEAN_SQUARED_ERROR
     model, data = seeded(perceptron()), relabelled(DATA, squared, CLASSES)
     bundle = bundle_of(model, SCHEDULE, mask=MaskPolicy.SHARED, loss=squared, from_logits=False)
@@ -336,7 +338,8 @@ def test_what_has_no_accuracy_shows_its_loss(tmp_path: Path) -> None:
     assert f"version 1: loss {expected:.4g} in Keras" in shown.output
     assert " accuracy " not in shown.output
     assert f" {expected:.4g} " in shown.output.partition("fp32.tflite")[2]
-    assert (report.keras_accuracy, report.exports[0].accuracy) == (None, None)
+    for metrics in (report.keras_metrics, report.exports[0].metrics):
+        assert metrics["root_mean_squared_error"] == pytest.approx(expected**0.5, rel=1e-4)
     assert report.keras_loss == pytest.approx(expected, rel=1e-5)
     assert report.exports[0].loss == pytest.approx(expected, rel=1e-4)
 
@@ -347,8 +350,8 @@ def test_of_many_examples_a_fair_sample_is_taken(run: Run, tmp_path: Path) -> No
     many = Dataset(np.tile(DATA.x, (100, 1, 1, 1)), first_half_right)
     report = export_model(run.bundle, run.checkpoint, many, tmp_path, [Format.FP32], lambda _: None)
     assert report.examples == 10_000
-    assert report.keras_accuracy == pytest.approx(0.5, abs=0.03)
-    assert report.exports[0].accuracy == report.keras_accuracy
+    assert report.keras_metrics["accuracy"] == pytest.approx(0.5, abs=0.03)
+    assert report.exports[0].metrics == report.keras_metrics
 
 
 def test_a_converter_that_makes_mistakes_is_found_out(run: Run, tmp_path: Path) -> None:
@@ -389,7 +392,7 @@ def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
     assert "nothing here" in shown.output
     assert "version 99" in shown.output
     (row,) = msgspec.json.decode((tmp_path / "exports.json").read_bytes(), type=Report).exports
-    assert (row.accuracy, row.max_difference) == (None, None)
+    assert (row.metrics, row.max_difference) == ({}, None)
     assert [tried.ok for tried in row.runs_on] == [False]
     with pytest.raises(ExportError, match=r"fp32 was converted, but runs nowhere here: .* version 99"):
         export_from_the_future(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)

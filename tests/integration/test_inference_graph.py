@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from fedprune.data import Dataset, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.graph.inference import inference_batch
 from fedprune.keras.stack import keras
+from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import full_mask
@@ -69,10 +71,11 @@ MODELS: dict[str, Callable[[], Any]] = {
 def bundle_of(model: Any) -> Bundle:
     network, table = describe(model)
     training = Training(steps_per_round=2, batch_size=8)
+    (output,) = task_outputs(network, training)
     task = Task(
         name="test",
         input_shapes=network.inputs,
-        outputs=task_outputs(network, training),
+        outputs=(msgspec.structs.replace(output, metrics=(Metric.ACCURACY,)),),
         tensors=table,
         training=training,
         pruning=Pruning(ConstantSparsity(begin_step=0, target_sparsity=0.5, frequency=1)),
@@ -150,7 +153,7 @@ def test_an_evaluation_is_that_of_keras(make: Callable[[], Any], tmp_path: Path)
     evaluation = Evaluator(bundle, tmp_path / "held-out.npz", threads=2).evaluate(weights)
 
     assert evaluation.examples == EXAMPLES
-    assert evaluation.accuracy == pytest.approx(expected_accuracy)
+    assert evaluation.metrics == {"accuracy": pytest.approx(expected_accuracy)}
     assert evaluation.loss == pytest.approx(expected_loss, rel=1e-4)
 
 

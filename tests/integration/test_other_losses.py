@@ -5,7 +5,6 @@ Everything is done as a person would do it, by the commands; one agent trains wi
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,12 +147,15 @@ def test_a_multi_label_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
     majority = np.maximum(problem.y.mean(axis=0), 1 - problem.y.mean(axis=0)).mean()
     assert records[-1].accuracy is not None
     assert records[-1].accuracy > majority + 0.25
-    assert f"accuracy {records[-1].accuracy:.3f}, loss " in lines[-1]
+    area = records[-1].metrics["auc"]
+    assert area is not None
+    assert area > records[-1].accuracy
+    assert f"accuracy {records[-1].accuracy:.3f}, auc {area:.3f}, loss " in lines[-1]
     assert records[-1].sparsity == pytest.approx(0.5, abs=0.02)
-    assert report.keras_accuracy == pytest.approx(records[-1].accuracy, abs=0.005)
+    assert report.keras_metrics == pytest.approx(records[-1].metrics, abs=0.005)
     assert report.keras_loss == pytest.approx(records[-1].loss, rel=0.01)
     for row in report.exports:
-        assert row.accuracy == pytest.approx(report.keras_accuracy, abs=0.015)
+        assert row.metrics == pytest.approx(report.keras_metrics, abs=0.015)
 
 
 def test_a_regression_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
@@ -163,12 +165,18 @@ def test_a_regression_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
     report = exported(tmp_path)
 
     spread = float(load_npz(tmp_path / "held-out.npz").y.var())
-    assert [record.accuracy for record in records] == [None] * problem.rounds
+    root, absolute = records[-1].metrics.values()
+    assert root is not None
+    assert absolute is not None
     assert records[-1].loss is not None
     assert records[-1].loss < 0.7 * spread
-    assert f"2 agents, loss {records[-1].loss:.4g}, sparsity" in lines[-1]
-    assert json.loads((tmp_path / "export" / "exports.json").read_bytes())["keras_accuracy"] is None
+    assert root == pytest.approx(records[-1].loss ** 0.5)
+    assert (
+        f"2 agents, root_mean_squared_error {root:.4g}, mean_absolute_error {absolute:.4g}, "
+        f"loss {records[-1].loss:.4g}, sparsity"
+    ) in lines[-1]
+    assert report.keras_metrics == pytest.approx(records[-1].metrics, rel=1e-3)
     assert report.keras_loss == pytest.approx(records[-1].loss, rel=1e-3)
     for row in report.exports:
-        assert row.accuracy is None
+        assert row.metrics == pytest.approx(report.keras_metrics, rel=0.05)
         assert row.loss == pytest.approx(report.keras_loss, rel=0.05)

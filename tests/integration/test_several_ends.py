@@ -3,6 +3,7 @@ trained alike by both trainers and by tf_keras itself, evaluated and exported.""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 from keras_bundles import weights_of
 
+from aggregator.agents_evaluation import LOSS, agents_evaluation, check_evaluated, loss_scale
+from aggregator.book import AcceptedUpdate
 from benchmarks.latency.measure import Settings, measure
 from benchmarks.latency.results import Measured
+from edge_agent.evaluating import evaluate_global, hold_out
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
 from export.architecture import task_outputs
@@ -25,7 +29,7 @@ from export.proof.errors import NotProven
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.report import Format
-from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
+from export.settings import ConstantSettings, EvaluationSettings, ModelSettings, PruningSettings, TaskSettings
 from export.show import show
 from export.workbench import Workbench
 from fedprune.data import Dataset, fit_to, load_npz, save_npz
@@ -33,6 +37,7 @@ from fedprune.errors import DataError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
+from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import full_mask
@@ -42,6 +47,7 @@ from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.outputs import OutputLoss
+from fedprune.wire.messages import Content, Submit
 from tests.closeness import assert_close
 
 L = keras.layers
@@ -69,16 +75,23 @@ LOSSES = {
 }
 
 
+NAMES = [
+    *("topic/accuracy", "topic/f1_score", "there/accuracy", "there/auc"),
+    *("amount/root_mean_squared_error", "amount/mean_absolute_error"),
+]
+
+
 def plain() -> Any:
     layers = [L.Dense(5, "tanh", name="hidden"), L.Dense(TOPICS, "softmax", name="topic")]
     return keras.Sequential([L.Input((4,)), *layers], name="plain")
 
 
-def built(model: Any, training: Training, path: Path) -> Bundle:
+def built(model: Any, training: Training, path: Path, metrics: Any = {}) -> Bundle:  # noqa: B006 - nobody changes it
     """As it is built from a file, proofs and all."""
     model.save(path / "model.keras")
     pruning = PruningSettings(ConstantSettings(target_sparsity=0.0, begin_step=4, frequency=4))
-    return read_bundle(build_task(TaskSettings("t", ModelSettings(file="model.keras"), training, pruning), path))
+    task = TaskSettings("t", ModelSettings(file="model.keras"), training, pruning, EvaluationSettings(metrics))
+    return read_bundle(build_task(task, path))
 
 
 def examples(weight: bool) -> Dataset:
@@ -102,11 +115,20 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def bundle(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     training = Training(1, batch_size=EXAMPLES, optimizer=Sgd(0.1, 0.0), losses=LOSSES)
-    return built(model, training, tmp_path_factory.mktemp("branched"))
+    return built(model, training, tmp_path_factory.mktemp("branched"), {"topic": (Metric.ACCURACY, Metric.F1_SCORE)})
 
 
 def fitted(data: Dataset, bundle: Bundle) -> Dataset:
     return fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """The examples of all parts, without weights."""
+    x, y = (
+        {name: np.concatenate([arrays[name] for arrays in each]) for name in each[0]}
+        for each in ([part.inputs for part in parts], [part.labels for part in parts])
+    )
+    return Dataset(x, y)
 
 
 def trained(choice: Any, bundle: Bundle, data: Dataset) -> Any:
@@ -204,8 +226,59 @@ def test_gateways_score_as_keras_evaluates(model: Any, bundle: Bundle, tmp_path:
 
     right = np.mean((model.predict(x, verbose=0)[1] > 0) == there)  # Keras' own takes logits for probabilities
     assert found.loss == pytest.approx(expected["loss"], rel=1e-4)
-    assert found.accuracy == pytest.approx((expected["topic_accuracy"] + right) / 2, abs=1e-3)
+    assert list(found.metrics) == NAMES
+    assert found.metrics["topic/accuracy"] == pytest.approx(expected["topic_accuracy"], abs=1e-3)
+    assert found.metrics["there/accuracy"] == pytest.approx(right, abs=1e-3)
+    assert found.metrics["amount/root_mean_squared_error"] == pytest.approx(np.sqrt(expected["amount_loss"]), rel=1e-3)
     assert 0.0 < evaluator.loss_scale.constant < 10.0
+
+
+def test_agents_find_what_a_gateway_with_their_examples_would(bundle: Bundle, tmp_path: Path) -> None:
+    """Sample weights play no part in the evaluation of what is held out, and stay with what is trained on."""
+    whole, weights = fitted(examples(weight=True), bundle), bundle.initial_weights()
+    updates, held = {}, list[Dataset]()
+    for agent, first, last in (("pi-1", 0, 16), ("pi-2", 16, EXAMPLES)):
+        rest, held_out = hold_out(whole.take(np.arange(first, last)), 0.5, 1, agent)
+        assert held_out is not None
+        assert rest.weight is not None
+        assert len(rest) == len(rest.weight) == len(held_out)
+        found = evaluate_global(weights, bundle, held_out, lambda: False)
+        assert found is not None
+        content = Content(digest=b"0" * 32, size=1)
+        check_evaluated(Submit(run="run", round=0, update=content, examples=20, evaluated=found), bundle.task)
+        told = (found.examples, found.loss, found.tallies)
+        updates[agent] = AcceptedUpdate(b"", 1, 20, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, *told)
+        held.append(held_out)
+    save_npz(tmp_path / "held-out.npz", joined(held))
+    central = Evaluator(bundle, tmp_path / "held-out.npz", threads=1).evaluate(weights)
+
+    together = agents_evaluation(updates, bundle.task)
+
+    assert (together.evaluation.examples, list(together.evaluation.metrics)) == (EXAMPLES // 2, NAMES)
+    assert together.evaluation.loss == pytest.approx(central.loss, rel=1e-5)
+    assert together.evaluation.metrics == pytest.approx(central.metrics, rel=1e-5)
+    assert set(together.spreads) == {*NAMES, LOSS}
+    assert loss_scale(bundle.task, []).ceiling == math.inf
+
+
+@pytest.mark.parametrize(
+    ("metrics", "complaint"),
+    [
+        ((Metric.ACCURACY,), "the model has the outputs topic, there, amount: give a list of metrics for each by its"),
+        ({"topics": ()}, "the model has no output 'topics', but topic, there, amount; correct evaluation.metrics in"),
+        ({"amount": (Metric.AUC,)}, "output 'amount': metric auc does not go with the loss mean_squared_error, but"),
+    ],
+)
+def test_metrics_that_do_not_suit_the_outputs_are_refused(
+    metrics: Any, complaint: str, model: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskError, match=complaint):
+        built(model, Training(1, losses=LOSSES), tmp_path, metrics)
+
+
+def test_metrics_of_a_single_output_are_a_list(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="the model has one output: its metrics are a list, without a name"):
+        built(plain(), Training(1), tmp_path, {"topic": (Metric.ACCURACY,)})
 
 
 WRONG = {
@@ -242,6 +315,7 @@ def test_files_keep_the_names_and_answer_as_keras_does(bundle: Bundle, tmp_path:
     assert [row.format for row in report.exports] == list(Format)
     assert not report.failures
     for row in report.exports:
+        assert list(row.metrics) == NAMES
         assert row.max_difference is not None
         assert row.max_difference < (1e-4 if row.format is Format.FP32 else 0.5)
         signature = default_runtime().interpreter(tmp_path / row.path).get_signature_runner()
@@ -276,6 +350,7 @@ def test_a_bundle_is_shown_with_each_input_and_output(bundle: Bundle, capsys: py
         "loss y_topic: sparse_categorical_crossentropy, label smoothing 0.2",
         "loss y_there: binary_crossentropy, weight 0.25, class weights 1 to 3",
         "loss y_amount: mean_squared_error, weight 2",
+        f"metrics {', '.join(NAMES)}",
     }
 
 

@@ -373,7 +373,8 @@ def test_a_damaged_file_is_loaded_or_refused_in_the_tree(saved: Path, tmp_path: 
 
 
 def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "task.toml").write_text(TASK_TOML.replace("[training]\n", "[training]\nproximal_mu = 0.1\n"))
+    toml = TASK_TOML.replace("[training]\n", "[training]\nproximal_mu = 0.1\n")
+    (tmp_path / "task.toml").write_text(f'{toml}[evaluation]\nmetrics = ["f1_score", "auc"]\n')
     out = tmp_path / "task.fedtask"
 
     assert run("task", "build", str(tmp_path / "task.toml"), "--out", str(out)) == 0
@@ -381,14 +382,34 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("task", "show", str(out), "--json") == 0
     shown = msgspec.json.decode(capsys.readouterr().out)
 
-    assert shown["task"]["output_shape"] == [3]
+    assert shown["task"]["outputs"] == [{"shape": [3], "from_logits": True, "name": "", "metrics": ["f1_score", "auc"]}]
     assert shown["parameters"] == read_bundle(out.read_bytes()).task.table.parameters
     assert run("task", "show", str(out)) == 0
     told = capsys.readouterr().out
     assert "conv1/kernel" in told
     assert "to 3 (logits)" in told
     assert "sparse_categorical_crossentropy, FedProx with mu 0.1" in told
+    assert "f1_score, auc\n" in told
     assert "keras, litert" in told
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ('"mean_absolute_error"', "mean_absolute_error does not go with the loss sparse_categorical_crossentropy, but"),
+        ('"top_k_categorical_accuracy"', "needs 6 outputs, and the model has 3"),
+        ('"auc", "auc"', "a metric is named twice"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metrics: str, why: str
+) -> None:
+    (tmp_path / "task.toml").write_text(f"{TASK_TOML}[evaluation]\nmetrics = [{metrics}]\n")
+
+    assert run("task", "build", str(tmp_path / "task.toml"), "--out", "x") == TaskError.exit_code
+    said = capsys.readouterr().err
+    assert why in said
+    assert "correct evaluation.metrics in task.toml" in said
 
 
 @pytest.mark.parametrize(

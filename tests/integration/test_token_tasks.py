@@ -100,7 +100,7 @@ def test_gateways_answer_as_keras_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, model(data.x).numpy(), atol=1e-4)
     save_npz(tmp_path / "held-out.npz", data)
     scores = Evaluator(bundle, tmp_path / "held-out.npz", threads=1).evaluate(bundle.initial_weights())
-    assert scores.accuracy == pytest.approx(np.mean(found.argmax(axis=1) == data.y))
+    assert scores.metrics == {"accuracy": pytest.approx(np.mean(found.argmax(axis=1) == data.y))}
 
 
 def test_gateways_refuse_ids_that_the_model_does_not_know(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import TrainingError
+from fedprune.model.metrics import Metric
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
 from fedprune.network import description
 from fedprune.network.description import Call
@@ -96,7 +97,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     task = Task(
         name="simulated",
         input_shapes=((40,),),
-        outputs=(Output((20,), from_logits=True),),
+        outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
         pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),
@@ -131,7 +132,7 @@ class NoisyTrainer:
 def evaluate(weights: Weights) -> Evaluation:
     """A stand-in whose loss explodes with the weights."""
     largest = max(float(np.abs(array).max()) for array in weights.values())
-    return Evaluation(examples=1, accuracy=0.5, loss=1.0 if largest < _SANE else largest)
+    return Evaluation(1, 1.0 if largest < _SANE else largest, {"accuracy": 0.5})
 
 
 @dataclass(frozen=True)

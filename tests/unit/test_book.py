@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord
+from aggregator.book import AcceptedUpdate, Book, RoundRecord, Spread, best_version
 from fedprune.errors import StorageError
 from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE
@@ -27,8 +28,10 @@ def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
     return RoundRecord(
         round=round_,
         agents=2,
-        accuracy=0.75,
+        evaluated_version=round_ + 1,
         loss=loss,
+        metrics={"accuracy": 0.75, "auc": None},
+        spreads={"accuracy": Spread(2, 0.5, (0.6, 0.7, 0.8), 0.9, "pi-1")},
         sparsity=0.5,
         bytes_up=1000,
         bytes_down=2000,
@@ -136,6 +139,40 @@ def test_an_agent_that_is_assigned_again_weighs_what_it_said_last(book: Book) ->
     assert book.cohort(0) == (COHORT | {"pi-1": 99}, CAP)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "losses", "best"),
+    [
+        ([{"accuracy": 0.7}, {"accuracy": 0.9}, {"accuracy": 0.9}], [0.1, 0.5, 0.4], 2),
+        (
+            [{"mean_absolute_error": 3.0}, {"mean_absolute_error": 2.0}, {"mean_absolute_error": 4.0}],
+            [0.1, 0.2, 0.3],
+            2,
+        ),
+        ([{"auc": None, "accuracy": 0.9}, {"auc": 0.6, "accuracy": 0.5}], [0.1, 0.2], 2),
+        (
+            [
+                {"a/root_mean_squared_error": 3.0, "b/accuracy": 0.9},
+                {"a/root_mean_squared_error": 2.0, "b/accuracy": 0.1},
+            ],
+            [0.1, 0.2],
+            2,
+        ),
+        ([{}, {}, {}], [0.5, None, 0.4], 3),
+        ([{"auc": None}], [0.5], None),
+    ],
+)
+def test_the_best_model_is_told_by_the_first_metric_or_the_loss(
+    metrics: list[dict[str, float | None]], losses: list[float | None], best: int | None
+) -> None:
+    """Of two that are equally good the earlier one."""
+    records = [
+        msgspec.structs.replace(record(round_, loss=loss), metrics=each)
+        for round_, (each, loss) in enumerate(zip(metrics, losses, strict=True))
+    ]
+
+    assert best_version(records) == best
+
+
 def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
     for round_, agents in enumerate((("pi-1", "pi-2"), ("pi-1", "pi-3"), ("pi-3",))):
         book.assign(round_, COHORT, CAP)
@@ -165,7 +202,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 3; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 4; go on with the version that began the run"
     ):
         Book.open(path)
 

@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Site:
 def rounds(site: Site, count: int, losses: tuple[float, ...] = (), keep: int = 5) -> AggregatorRunner:
     """A run of which `count` rounds are done, with these losses on the held-out examples; then the next is open."""
     left = iter(losses or (1.0,) * count)
-    runner = begin(site, plan=PLAN, keep=keep, evaluate=lambda _: Evaluation(1, 0.5, next(left)))
+    runner = begin(site, plan=PLAN, keep=keep, evaluate=lambda _: Evaluation(1, next(left), {"accuracy": 0.5}))
     for _ in range(count):
         for agent in AGENTS:
             submit_update(site, runner, agent)
@@ -65,7 +65,7 @@ def test_it_goes_back_to_the_last_good_model(site: Site) -> None:
     site.book.close()
 
     assert json.loads(call(site, "--json").output) | {"run": ""} == {
-        "rounds": 2, "undone": 3, "discarded": 0, "accuracy": 0.5, "loss": 0.6, "run": "",
+        "rounds": 2, "undone": 3, "discarded": 0, "loss": 0.6, "metrics": {"accuracy": 0.5}, "run": "",
     }  # fmt: skip
 
 

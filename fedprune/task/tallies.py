@@ -1,0 +1,90 @@
+"""The tallies of an evaluation as bytes: what an agent tells of the examples that it holds out.
+
+The bytes are MessagePack, a list for each metric in the task's order. Counts are mostly 0, so that they are pairs: how
+many zeros come first, and the count that follows them. Sums of numbers are themselves. Where several outputs have a
+histogram of scores, neighbouring bins are sent as one: together they have no more bins than one alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from fedprune.errors import ProtocolError
+from fedprune.model.metrics import Metric, Tally, metric_named
+from fedprune.task.bundle import Task
+
+
+def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
+    """The bytes of the tallies of a task's metrics, which are by name and in the task's order."""
+    merged = _bins_sent_as_one(tallies)
+    return msgspec.msgpack.encode([_packed(_coarser(name, tally, merged)) for name, tally in tallies.items()])
+
+
+def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
+    """The tallies of so many examples, whose bytes are anybody's.
+
+    Raises `ProtocolError` unless they are those of the task's metrics, and of no more examples.
+    """
+    try:
+        lists = msgspec.msgpack.decode(blob, type=list[list[int | float]])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"its evaluation: {error}") from error
+    names = task.metrics
+    if len(lists) != len(names):
+        raise ProtocolError(f"its evaluation has {len(lists)} metrics, the task {len(names)}")
+    merged, tallies = _bins_sent_as_one(names), dict[str, Tally]()
+    metrics = ((form, name, metric) for form in task.output_forms for name, metric in form.named_metrics.items())
+    for (form, name, metric), numbers in zip(metrics, lists, strict=True):
+        dtype, shape = metric.form(form.objective.loss, form.shape[-1])
+        shape = _coarser(name, np.zeros(shape, np.int64), merged).shape
+        most = examples * math.prod(form.shape)
+        tally = _sums(numbers, shape) if dtype == np.float64 else _counts(numbers, shape, most)
+        if tally is None or not metric.is_plausible(tally):
+            raise ProtocolError(f"its evaluation: {name} is none of {examples} examples")
+        tallies[name] = tally
+    return tallies
+
+
+def _bins_sent_as_one(names: Iterable[str]) -> int:
+    """The power of 2 that is no less than the number of histograms."""
+    histograms = sum(metric_named(name) is Metric.AUC for name in names)
+    return 1 << max(histograms - 1, 0).bit_length()
+
+
+def _coarser(name: str, tally: Tally, merged: int) -> Tally:
+    """A tally as it is sent: of a histogram so many neighbouring bins are merged."""
+    return tally.reshape(2, -1, merged).sum(axis=2) if metric_named(name) is Metric.AUC else tally
+
+
+def _packed(tally: Tally) -> list[int] | list[float]:
+    flat = tally.ravel()
+    if tally.dtype == np.float64:
+        return [float(each) for each in flat]
+    places = np.flatnonzero(flat).tolist()
+    gaps = (place - before - 1 for before, place in pairwise((-1, *places)))
+    return [number for gap, place in zip(gaps, places, strict=True) for number in (gap, int(flat[place]))]
+
+
+def _sums(numbers: Sequence[float], shape: tuple[int, ...]) -> Tally | None:
+    """None for what is no such tally."""
+    if len(numbers) != math.prod(shape) or not all(math.isfinite(each) and each >= 0 for each in numbers):
+        return None
+    return np.array(numbers, np.float64).reshape(shape)
+
+
+def _counts(numbers: Sequence[float], shape: tuple[int, ...], most: int) -> Tally | None:
+    """None for what is no such tally, or counts more than `most`."""
+    flat, place = np.zeros(math.prod(shape), np.int64), -1
+    if len(numbers) % 2 or not all(isinstance(each, int) and each >= 0 for each in numbers):
+        return None
+    for gap, count in zip(numbers[::2], numbers[1::2], strict=True):
+        place += int(gap) + 1
+        if place >= len(flat) or not 1 <= count <= most:
+            return None
+        flat[place] = count
+    return flat.reshape(shape) if int(flat.sum()) <= 3 * most else None
