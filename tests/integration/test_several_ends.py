@@ -216,11 +216,9 @@ def test_agents_find_what_a_gateway_with_their_examples_would(bundle: Bundle, tm
         ({"amount": (Metric.AUC,)}, "output 'amount': metric auc does not go with the loss mean_squared_error, but"),
     ],
 )
-def test_metrics_that_do_not_suit_the_outputs_are_refused(
-    metrics: Any, complaint: str, model: Any, tmp_path: Path
-) -> None:
+def test_metrics_that_do_not_suit_the_outputs_are_refused(metrics: Any, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=complaint):
-        built(model, Training(1, losses=LOSSES), tmp_path, metrics)
+        built(branched(), Training(1, losses=LOSSES), tmp_path, metrics)
 
 
 def test_metrics_of_a_single_output_are_a_list(tmp_path: Path) -> None:
