@@ -11,6 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from branched_bundles import (
+    BINARY,
+    EXAMPLES,
+    LOSSES,
+    NAMES,
+    ONE_HOT,
+    SPARSE,
+    SQUARED,
+    TOPICS,
+    branched,
+    built,
+    examples,
+    fitted,
+    joined,
+    plain,
+)
 from keras_bundles import weights_of
 
 from aggregator.agents_evaluation import LOSS, agents_evaluation, check_evaluated, loss_scale
@@ -21,7 +37,6 @@ from edge_agent.evaluating import evaluate_global, hold_out
 from edge_agent.trainers import Work
 from edge_agent.trainers.choice import make_trainer
 from export.architecture import task_outputs
-from export.build import build_task
 from export.describing.model import describe
 from export.examples import choose_examples
 from export.exporting import export_model
@@ -29,81 +44,26 @@ from export.proof.errors import NotProven
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.report import Format
-from export.settings import ConstantSettings, EvaluationSettings, ModelSettings, PruningSettings, TaskSettings
 from export.show import show
 from export.workbench import Workbench
-from fedprune.data import Dataset, fit_to, load_npz, save_npz
+from fedprune.data import Dataset, load_npz, save_npz
 from fedprune.errors import DataError, TaskError
 from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
-from fedprune.model.losses import Loss
 from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.self_check import draw_classes
 from fedprune.runtime.tflite import default_runtime
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, Sgd, Training
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.outputs import OutputLoss
 from fedprune.wire.messages import Content, Submit
 from tests.closeness import assert_close
 
-L = keras.layers
-SPARSE, ONE_HOT, BINARY, SQUARED = Loss
-EXAMPLES, WORDS, TOPICS = 40, 9, 3
 TOLERANCE = 1e-4
-
-
-def branched() -> Any:
-    """A picture and words in; a topic, which is smoothed, whether a thing is there, and a quantity for each row out.
-    Inputs and outputs come in another order than that of their names."""
-    picture, words = L.Input((6, 6, 2), name="picture"), L.Input((4,), dtype="int32", name="a-word")
-    seen = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, name="seen")(picture)))
-    read = L.GlobalAveragePooling1D()(L.Embedding(WORDS, 5, name="words")(words))
-    both = L.Concatenate()([L.GlobalAveragePooling2D()(seen), read])
-    rows = L.Dense(1, name="amount")(L.Reshape((4, 16))(seen))
-    outputs = [L.Dense(TOPICS, "softmax", name="topic")(both), L.Dense(1, name="there")(both), rows]
-    return keras.Model([picture, words], outputs, name="branched")
-
-
-LOSSES = {
-    "topic": OutputLoss(SPARSE, label_smoothing=0.2),
-    "there": OutputLoss(BINARY, weight=0.25, class_weights=(1.0, 3.0)),
-    "amount": OutputLoss(SQUARED, weight=2.0),
-}
-
-
-NAMES = [
-    *("topic/accuracy", "topic/f1_score", "there/accuracy", "there/auc"),
-    *("amount/root_mean_squared_error", "amount/mean_absolute_error"),
-]
-
-
-def plain() -> Any:
-    layers = [L.Dense(5, "tanh", name="hidden"), L.Dense(TOPICS, "softmax", name="topic")]
-    return keras.Sequential([L.Input((4,)), *layers], name="plain")
-
-
-def built(model: Any, training: Training, path: Path, metrics: Any = {}) -> Bundle:  # noqa: B006 - nobody changes it
-    """As it is built from a file, proofs and all."""
-    model.save(path / "model.keras")
-    pruning = PruningSettings(ConstantSettings(target_sparsity=0.0, begin_step=4, frequency=4))
-    task = TaskSettings("t", ModelSettings(file="model.keras"), training, pruning, EvaluationSettings(metrics))
-    return read_bundle(build_task(task, path))
-
-
-def examples(weight: bool) -> Dataset:
-    keyed = Keyed(0, "examples")
-    picture = keyed.uniform(EXAMPLES * 72, -1.0, 1.0).reshape(EXAMPLES, 6, 6, 2)
-    words = (keyed.integers(EXAMPLES * 4) % np.uint64(WORDS)).astype(np.int32).reshape(EXAMPLES, 4)
-    topic = (words[:, 0] % TOPICS).astype(np.int64)
-    there = (picture[:, 0, 0, :1] > 0).astype(np.float32)
-    amount = np.stack([picture[:, row, row, 0] for row in range(4)], axis=1)[..., np.newaxis]
-    counts = keyed.uniform(EXAMPLES, 0.0, 2.0) if weight else None
-    x = {"x_a-word": words, "x_picture": picture}
-    return Dataset(x, {"y_topic": topic, "y_there": there, "y_amount": amount}, weight=counts)
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +76,6 @@ def model() -> Any:
 def bundle(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     training = Training(1, batch_size=EXAMPLES, optimizer=Sgd(0.1, 0.0), losses=LOSSES)
     return built(model, training, tmp_path_factory.mktemp("branched"), {"topic": (Metric.ACCURACY, Metric.F1_SCORE)})
-
-
-def fitted(data: Dataset, bundle: Bundle) -> Dataset:
-    return fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
-
-
-def joined(parts: Sequence[Dataset]) -> Dataset:
-    """The examples of all parts, without weights."""
-    x, y = (
-        {name: np.concatenate([arrays[name] for arrays in each]) for name in each[0]}
-        for each in ([part.inputs for part in parts], [part.labels for part in parts])
-    )
-    return Dataset(x, y)
 
 
 def trained(choice: Any, bundle: Bundle, data: Dataset) -> Any:
@@ -269,11 +216,9 @@ def test_agents_find_what_a_gateway_with_their_examples_would(bundle: Bundle, tm
         ({"amount": (Metric.AUC,)}, "output 'amount': metric auc does not go with the loss mean_squared_error, but"),
     ],
 )
-def test_metrics_that_do_not_suit_the_outputs_are_refused(
-    metrics: Any, complaint: str, model: Any, tmp_path: Path
-) -> None:
+def test_metrics_that_do_not_suit_the_outputs_are_refused(metrics: Any, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=complaint):
-        built(model, Training(1, losses=LOSSES), tmp_path, metrics)
+        built(branched(), Training(1, losses=LOSSES), tmp_path, metrics)
 
 
 def test_metrics_of_a_single_output_are_a_list(tmp_path: Path) -> None:

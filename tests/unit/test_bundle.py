@@ -367,6 +367,8 @@ def _grow(task: dict[str, Any], shape: list[int]) -> None:
         lambda task: task.update(output_of(())),
         lambda task: task.update(output_of((0, 3))),
         lambda task: task.update(output_of((3,), name="named")),
+        lambda task: task.update(output_of((3,), metrics=["mean_absolute_error"])),
+        lambda task: task.update(output_of((3,), metrics=["auc"] * 9)),
         lambda task: task.update(outputs=[]),
         lambda task: task.update(input_shapes=[[0]]),
         lambda task: task.update(input_shapes=[[-1]]),
