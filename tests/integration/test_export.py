@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -420,10 +420,17 @@ def test_data_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_file_that_was_there_but_no_report_of_another(run: Run, tmp_path: Path) -> None:
     for name in ("fp32.tflite", "exports.json"):
         (tmp_path / name).write_bytes(b"former")
-    with files_limited_to(1000), pytest.raises(StorageError, match=r"fp32\.tflite: File too large"):
-        export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+    with ExitStack() as limits:
+        steps = {"Writing": lambda: limits.enter_context(files_limited_to(1000))}
+        with pytest.raises(StorageError, match=r"fp32\.tflite: File too large"):
+            export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda step: steps.get(step, int)())
     assert files_in(tmp_path) == ["fp32.tflite"]
     assert (tmp_path / "fp32.tflite").read_bytes() == b"former"
+
+
+def test_a_disk_without_room_for_the_converters_own_files_is_told(run: Run, tmp_path: Path) -> None:
+    with files_limited_to(1000), pytest.raises(ExportError, match="is there room for them"):
+        export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
 
 
 @contextmanager
