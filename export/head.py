@@ -58,7 +58,8 @@ def _base_answer(parts: Parts, weights: Weights) -> Array:
     model, variables = build_model(parts.base, parts.base_table)
     for name, variable in variables.items():
         variable.assign(weights[name])
-    (activations,) = call_model(model, draw_probe(parts.base.inputs, parts.base.vocabularies), training=False)
+    probe = draw_probe(parts.base.inputs, parts.base.vocabularies, parts.base.paddings)
+    (activations,) = call_model(model, probe, training=False)
     answer: Array = activations.numpy()
     return answer
 
@@ -67,5 +68,5 @@ def _inferred(parts: Parts, weights: Weights) -> Array:
     """The inference graph's."""
     graph = InferenceGraph(parts.base, threads=1)
     graph.load(weights)
-    probe = draw_probe(parts.base.inputs, parts.base.vocabularies)
+    probe = draw_probe(parts.base.inputs, parts.base.vocabularies, parts.base.paddings)
     return np.concatenate([activations for (activations,) in graph.predict(probe)])

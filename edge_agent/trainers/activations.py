@@ -39,7 +39,8 @@ def split(bundle: Bundle, examples: int, threads: int) -> tuple[Bundle, KeptActi
     if examples * int(np.prod(shape)) * np.dtype(np.float32).itemsize > MAX_KEPT_BYTES:
         return bundle, None
     kept = KeptActivations(parts.base, parts.base_table, threads=threads)
-    probe = kept.compute(draw_probe(parts.base.inputs, parts.base.vocabularies), bundle.frozen_weights())
+    examples_of_probe = draw_probe(parts.base.inputs, parts.base.vocabularies, parts.base.paddings)
+    probe = kept.compute(examples_of_probe, bundle.frozen_weights())
     if not is_as_told(probe, bundle.head.activations):
         _log.warning(
             "task %r: the runtime computes other activations of the frozen base than TensorFlow; none are kept, "

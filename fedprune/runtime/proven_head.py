@@ -43,12 +43,15 @@ def parse_proven_head(blob: bytes) -> ProvenHead:
     return head
 
 
-def draw_probe(shapes: Sequence[tuple[int, ...]], vocabularies: Sequence[int | None]) -> list[Inputs]:
-    """Examples for each of the base's inputs, of these `shapes`: numbers from -1 to 1, or ids."""
+def draw_probe(
+    shapes: Sequence[tuple[int, ...]], vocabularies: Sequence[int | None], paddings: Sequence[float | None]
+) -> list[Inputs]:
+    """Examples for each of the base's inputs, of these `shapes`: numbers from -1 to 1, or ids. Where masks leave some
+    steps out, some are padding."""
     keyed = Keyed(_SEED, "base probe")
     return [
-        draw_inputs(keyed, (PROBE_EXAMPLES, *shape), vocabulary)
-        for shape, vocabulary in zip(shapes, vocabularies, strict=True)
+        draw_inputs(keyed, (PROBE_EXAMPLES, *shape), vocabulary, padding=padding)
+        for shape, vocabulary, padding in zip(shapes, vocabularies, paddings, strict=True)
     ]
 
 

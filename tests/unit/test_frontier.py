@@ -26,7 +26,9 @@ from fedprune.network.layers import (
     Padding,
     Rescaling,
     Statistic,
+    StepMask,
 )
+from fedprune.runtime.proven_head import draw_probe
 from fedprune.task.evaluation import InferenceGraph
 from tests.described import chain_of, convolution, normalization, table_of, weights_of
 
@@ -162,3 +164,21 @@ def test_penalties_of_the_head_stay() -> None:
     parts = parts_of(msgspec.structs.replace(CHAIN, penalties=(Penalty("end/kernel", l2=0.1),)))
 
     assert [penalty.tensor for penalty in parts.head.penalties] == ["end/kernel"]
+
+
+def test_the_probe_of_a_base_has_padding_where_a_mask_leaves_steps_out() -> None:
+    base = Network(
+        name="masked",
+        inputs=((6, 2),),
+        layers=(StepMask(name="mask", padding=-7.0), POOL),
+        calls=(Call(0, (0,)), Call(1, (0, 1))),
+        outputs=(2,),
+    )
+    (probe,) = draw_probe(base.inputs, base.vocabularies, base.paddings)
+    padded = (probe == -7.0).all(axis=-1)
+
+    assert padded.any()
+    assert not padded.all(axis=1).any()
+    assert answer(base, {}, probe) == pytest.approx(
+        np.stack([example[~left_out].mean(axis=0) for example, left_out in zip(probe, padded, strict=True)]), abs=1e-5
+    )
