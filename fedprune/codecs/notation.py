@@ -94,7 +94,7 @@ _MEANINGS = {
 }
 
 _WORD = re.compile(r"([a-z0-9_]+)(?:\(\s*([^()\s]*)\s*\))?")
-_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e-?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 
 
