@@ -94,7 +94,7 @@ _MEANINGS = {
 }
 
 _WORD = re.compile(r"([a-z0-9_]+)(?:\(\s*([^()\s]*)\s*\))?")
-_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e-?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 
 
@@ -178,6 +178,11 @@ def _check_sense(names: dict[_Place, str]) -> None:
             raise ValueError(f"codec: {choice} chooses positions, which must be coded; add one of {coders} at the end")
     elif positions is not None:
         raise ValueError(f"codec: {positions} codes positions that topk or threshold chose; there are none here")
+    if (choice, positions) == ("threshold", "context"):
+        raise ValueError(
+            "codec: context takes a step of Python for each value that is sent, and threshold bounds no number of them;"
+            " take topk, or rice"
+        )
     if values == "ternary" and (choice not in ("topk", "threshold") or transform is not None):
         raise ValueError("codec: ternary sends one magnitude for all; topk or threshold must stand right before it")
     if transform == "low_rank" and choice is not None:

@@ -8,6 +8,9 @@ import numpy as np
 
 from fedprune.codecs.links import Choose, Key, Restore, Sizes, State, Stateless, Support, Tensors, put, take
 
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
+"""What is less would be 0 in float32, and zeros be sent; what is more would be infinite."""
+
 
 @dataclass(frozen=True)
 class Threshold(Stateless):
@@ -25,8 +28,8 @@ class Threshold(Stateless):
     least: float
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.least < float("inf"):
-            raise ValueError(f"threshold({self.least:g}): the least magnitude must be above 0 and finite")
+        if not _SMALLEST <= self.least <= _LARGEST:
+            raise ValueError(f"threshold({self.least:g}): the least magnitude must be above 0 and finite in float32")
 
     def apply(self, tensors: Tensors, support: Support, state: State, key: Key) -> tuple[Tensors, Support, State]:  # noqa: ARG002
         chosen = {name: np.abs(vector) >= np.float32(self.least) for name, vector in tensors.items()}

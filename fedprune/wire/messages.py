@@ -1,7 +1,7 @@
 """The messages between agents and the aggregator: typed, versioned, size-checked before it is decoded.
 
-Messages are MessagePack maps (`Presence` alone is JSON, for people). A reader accepts its own schema version and
-the one before; it tolerates unknown fields. Who speaks is in the topic, never in the payload.
+Messages are MessagePack maps (`Presence` alone is JSON, for people). A reader accepts its own schema version alone, and
+tolerates unknown fields. Who speaks is in the topic, never in the payload.
 """
 
 from __future__ import annotations
@@ -258,6 +258,6 @@ def decode(kind: type[_M], payload: bytes) -> _M:
         message: Any = msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"{kind.__name__}: {error}") from error
-    if not SCHEMA_VERSION - 1 <= message.v <= SCHEMA_VERSION:
+    if message.v != SCHEMA_VERSION:
         raise ProtocolError(f"{kind.__name__}: schema version {message.v}, this side speaks {SCHEMA_VERSION}; upgrade")
     return message  # type: ignore[no-any-return]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 
@@ -16,6 +18,8 @@ from fedprune.codecs import DEFAULT_CODEC, parse_codec
         ("mask | clip(1e3) | threshold(1e-7) | fp16 | bitmap", "mask | clip(1000) | threshold(1e-07) | fp16 | bitmap"),
         ("mask | subsample(1) | rotate | quantise(4)", "mask | subsample(1) | rotate | quantise(4)"),
         ("mask | random_mask(0.1) | fp32", "mask | random_mask(0.1) | fp32"),
+        ("mask | feedback(10000000000000000) | int8", "mask | feedback(1e+16) | int8"),
+        ("mask | clip(1e300) | int8", "mask | clip(1e+300) | int8"),
         ("mask | low_rank(08) | quantise(2)", "mask | low_rank(8) | quantise(2)"),
     ],
 )
@@ -25,6 +29,13 @@ def test_a_codec_has_one_spelling_and_that_is_read_back(written: str, spelt: str
     assert str(codec) == spelt
     assert str(parse_codec(spelt)) == spelt
     assert parse_codec(spelt).fingerprint == codec.fingerprint
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300))
+def test_whatever_number_a_codec_is_told_its_spelling_is_read_back(number: float) -> None:
+    codec = parse_codec(f"mask | clip({number}) | int8")
+
+    assert str(parse_codec(str(codec))) == str(codec)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +57,9 @@ def test_a_codec_has_one_spelling_and_that_is_read_back(written: str, spelt: str
         ("mask | random_mask(0) | fp32", "the fraction"),
         ("mask | subsample(2) | fp32", "the fraction"),
         ("mask | threshold(0) | fp32 | rice", "the least magnitude must be above 0"),
+        ("mask | threshold(1e-46) | ternary | rice", "the least magnitude must be above 0"),
+        ("mask | threshold(1e39) | fp32 | rice", "the least magnitude must be above 0 and finite in float32"),
+        ("mask | threshold(0.1) | ternary | context", "context takes a step of Python for each value that is sent"),
         ("mask | clip(0) | fp32", "the largest norm must be above 0"),
         ("mask | clip(1e999) | fp32", "the largest norm must be above 0 and finite"),
         ("mask | feedback(0) | fp32", "the cap must be above 0"),

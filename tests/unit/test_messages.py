@@ -76,14 +76,12 @@ def test_unknown_fields_are_tolerated(name: str) -> None:
     assert decode(type(MESSAGES[name]), newer) == MESSAGES[name]
 
 
-def test_the_version_before_is_read_and_others_are_refused() -> None:
-    for version, name in ((version, name) for version in (-1, 0, 1, 2, 2**63) for name in MESSAGES):
+def test_messages_of_other_versions_are_refused() -> None:
+    others = (-1, 0, 1, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 2**63)
+    for version, name in ((version, name) for version in others for name in MESSAGES):
         message, kind = fields(MESSAGES[name]) | {"v": version}, type(MESSAGES[name])
-        if version in (SCHEMA_VERSION - 1, SCHEMA_VERSION):
+        with pytest.raises(ProtocolError, match=f"{kind.__name__}: "):
             decode(kind, msgspec.msgpack.encode(message))
-        else:
-            with pytest.raises(ProtocolError, match=f"{kind.__name__}: "):
-                decode(kind, msgspec.msgpack.encode(message))
 
 
 def test_size_is_checked_before_anything_is_decoded() -> None:
