@@ -100,17 +100,24 @@ def init_gateway(path: Path, settings: GatewaySettings, now: datetime) -> Gatewa
         os.chmod(path, 0o700)
     except OSError as error:
         raise storage_error(path, error) from error
-    if gateway.directory.read(f"{AUTHORITY}.pem") is None:
+    # In a transaction, so that of two commands at once the second finds the authority of the first.
+    gateway.devices.publish(lambda revoked: _make(gateway, revoked, now))
+    return gateway
+
+
+def _make(gateway: Gateway, revoked: Revoked, now: datetime) -> None:
+    """Write all files; the settings come last: where they are, devices may trust the authority, and none is made."""
+    settings, is_made = gateway.settings, (gateway.path / SETTINGS).exists()
+    if not is_made and gateway.directory.read(f"{AUTHORITY}.pem") is None:
         _write(gateway, AUTHORITY, new_authority(f"fedprune gateway of {settings.federation}", now))
     hosts = tuple(dict.fromkeys((*settings.hosts, *_HERE)))
     for name in (BROKER, ENROLMENT):
         _write(gateway, name, issue_server(gateway.authority, name, hosts, now))
     aggregator = issue_client(gateway.authority, mosquitto.aggregator_name(settings.federation), now)
     _write(gateway, AGGREGATOR, aggregator)
-    gateway.devices.publish(gateway.write_access)
+    gateway.write_access(revoked)
     gateway.directory.write(CONFIGURATION, _configuration(gateway).encode())
     gateway.directory.write(SETTINGS, _toml(msgspec.to_builtins(settings)).encode())
-    return gateway
 
 
 def _write(gateway: Gateway, name: str, credentials: Credentials) -> None:
