@@ -18,7 +18,14 @@ import msgspec
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity import mosquitto
-from fedprune.identity.certificates import Credentials, issue_client, issue_server, new_authority, revocation_list
+from fedprune.identity.certificates import (
+    Credentials,
+    is_pair,
+    issue_client,
+    issue_server,
+    new_authority,
+    revocation_list,
+)
 from fedprune.identity.devices import Devices, Revoked
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
@@ -53,8 +60,13 @@ class Gateway:
         return self.credentials(AUTHORITY)
 
     def credentials(self, name: str) -> Credentials:
-        """Raises `StorageError` if a file of theirs is gone."""
-        return Credentials(self._file(f"{name}.pem"), self._file(f"{name}.key"))
+        """Raises `StorageError` if a file of theirs is gone or damaged."""
+        found = Credentials(self._file(f"{name}.pem"), self._file(f"{name}.key"))
+        if not is_pair(found):
+            raise StorageError(
+                f"{self.path / name}.pem and {name}.key: no certificate and its key; restore both from one backup"
+            )
+        return found
 
     def _file(self, name: str) -> bytes:
         blob = self.directory.read(name)

@@ -47,3 +47,11 @@ def test_a_federation_has_the_longest_name_that_certificates_hold(tmp_path: Path
     init_gateway(tmp_path, GatewaySettings(("127.0.0.1",), "f" * LONGEST_FEDERATION), NOW)
     with pytest.raises(ValueError, match="federation of 45 letters; a gateway's may have 44: choose a shorter name"):
         GatewaySettings(("127.0.0.1",), "f" * (LONGEST_FEDERATION + 1))
+
+
+@pytest.mark.parametrize("other", [b"", b"x", None], ids=["empty", "damaged", "another's"])
+def test_a_key_that_is_not_its_certificates_is_said(tmp_path: Path, other: bytes | None) -> None:
+    made = init_gateway(tmp_path, SETTINGS, NOW)
+    (tmp_path / "ca.key").write_bytes((tmp_path / "broker.key").read_bytes() if other is None else other)
+    with pytest.raises(StorageError, match=r"ca\.pem and ca\.key: no certificate and its key; restore both"):
+        made.credentials("ca")
