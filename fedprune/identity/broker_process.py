@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 from fedprune.errors import BrokerError
@@ -11,10 +12,11 @@ from fedprune.identity.gateway import BROKER_PID, Gateway
 
 _NAME = "mosquitto"
 _LONGEST_PID = 20
+_PATIENCE_S = 10.0
 
 
 def reload_broker(gateway: Gateway) -> bool:
-    """Have the broker read its access list and its revocation list again; False if it does not run.
+    """Have the broker read its access list and its revocation list again; False if no process here is it.
 
     Connections stay. What is revoked is refused from the next connection on, and is delivered nothing from now on.
     Raises `BrokerError` if the broker is another user's process.
@@ -31,6 +33,15 @@ def reload_broker(gateway: Gateway) -> bool:
             f"process {pid}: Mosquitto belongs to another user, and was not told to read its lists again; run this as "
             "the user who runs Mosquitto, once more"
         ) from error
+    return True
+
+
+def broker_listens(gateway: Gateway) -> bool:
+    """Something takes connections at the broker's port: a Mosquitto in a container does so without a process here."""
+    try:
+        socket.create_connection(("127.0.0.1", gateway.settings.broker_port), _PATIENCE_S).close()
+    except OSError:
+        return False
     return True
 
 

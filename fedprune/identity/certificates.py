@@ -114,6 +114,16 @@ def revocation_list(authority: Credentials, serials: Collection[int], number: in
     return builder.sign(_private(authority.key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def is_pair(credentials: Credentials) -> bool:
+    """The key is the certificate's: whoever restores files by hand may mix them up, or lose a part."""
+    try:
+        certified = x509.load_pem_x509_certificate(credentials.certificate).public_key()
+        private = serialization.load_pem_private_key(credentials.key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return isinstance(private, ec.EllipticCurvePrivateKey) and private.public_key() == certified
+
+
 def serial_number(certificate: bytes) -> int:
     """Of a certificate that this gateway has issued."""
     return x509.load_pem_x509_certificate(certificate).serial_number

@@ -17,7 +17,7 @@ from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE
 from fedprune.identity.mosquitto import PROBES
 from fedprune.identity.revocation import revoke as revoke_device
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
-from fedprune.system.disk import Directory
+from fedprune.system.ownership import owned
 from fedprune.system.paths import path_text
 from fedprune.wire.topics import check_id
 
@@ -94,12 +94,12 @@ def join(token: str, directory: Path, data: str) -> None:
       fedprune join fpj1.bqW0zj...
       fedprune agent --config agent/agent.toml
     """
-    disk = Directory(directory)
-    member = join_gateway(parse_token(token), disk)
-    wanted = _agent_toml(member, data)
-    found = disk.read(_AGENT)
-    if found is None:
-        disk.write(_AGENT, wanted.encode())
+    with owned(directory) as disk:  # two at once would mix their keys
+        member = join_gateway(parse_token(token), disk)
+        wanted = _agent_toml(member, data)
+        found = disk.read(_AGENT)
+        if found is None:
+            disk.write(_AGENT, wanted.encode())
     click.echo(
         path_text(
             f"{member.name} has joined the federation {member.federation} at {member.broker_url}; start it: "

@@ -18,7 +18,14 @@ import msgspec
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity import mosquitto
-from fedprune.identity.certificates import Credentials, issue_client, issue_server, new_authority, revocation_list
+from fedprune.identity.certificates import (
+    Credentials,
+    is_pair,
+    issue_client,
+    issue_server,
+    new_authority,
+    revocation_list,
+)
 from fedprune.identity.devices import Devices, Revoked
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
@@ -53,8 +60,13 @@ class Gateway:
         return self.credentials(AUTHORITY)
 
     def credentials(self, name: str) -> Credentials:
-        """Raises `StorageError` if a file of theirs is gone."""
-        return Credentials(self._file(f"{name}.pem"), self._file(f"{name}.key"))
+        """Raises `StorageError` if a file of theirs is gone or damaged."""
+        found = Credentials(self._file(f"{name}.pem"), self._file(f"{name}.key"))
+        if not is_pair(found):
+            raise StorageError(
+                f"{self.path / name}.pem and {name}.key: no certificate and its key; restore both from one backup"
+            )
+        return found
 
     def _file(self, name: str) -> bytes:
         blob = self.directory.read(name)
@@ -100,17 +112,24 @@ def init_gateway(path: Path, settings: GatewaySettings, now: datetime) -> Gatewa
         os.chmod(path, 0o700)
     except OSError as error:
         raise storage_error(path, error) from error
-    if gateway.directory.read(f"{AUTHORITY}.pem") is None:
+    # In a transaction, so that of two commands at once the second finds the authority of the first.
+    gateway.devices.publish(lambda revoked: _make(gateway, revoked, now))
+    return gateway
+
+
+def _make(gateway: Gateway, revoked: Revoked, now: datetime) -> None:
+    """Write all files; the settings come last: where they are, devices may trust the authority, and none is made."""
+    settings, is_made = gateway.settings, (gateway.path / SETTINGS).exists()
+    if not is_made and gateway.directory.read(f"{AUTHORITY}.pem") is None:
         _write(gateway, AUTHORITY, new_authority(f"fedprune gateway of {settings.federation}", now))
     hosts = tuple(dict.fromkeys((*settings.hosts, *_HERE)))
     for name in (BROKER, ENROLMENT):
         _write(gateway, name, issue_server(gateway.authority, name, hosts, now))
     aggregator = issue_client(gateway.authority, mosquitto.aggregator_name(settings.federation), now)
     _write(gateway, AGGREGATOR, aggregator)
-    gateway.devices.publish(gateway.write_access)
+    gateway.write_access(revoked)
     gateway.directory.write(CONFIGURATION, _configuration(gateway).encode())
     gateway.directory.write(SETTINGS, _toml(msgspec.to_builtins(settings)).encode())
-    return gateway
 
 
 def _write(gateway: Gateway, name: str, credentials: Credentials) -> None:

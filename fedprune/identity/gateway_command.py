@@ -113,6 +113,7 @@ def run(directory: Path, quiet: bool) -> None:
     """
     log_to_stderr("gateway", verbose=not quiet)
     opened = open_gateway(directory)
+    opened.credentials(ENROLMENT)  # says which file is gone or damaged
     files = (opened.path / f"{ENROLMENT}.pem", opened.path / f"{ENROLMENT}.key")
     answers = Enrolment(opened, time.monotonic, lambda: datetime.now(UTC))
     events: queue.SimpleQueue[BaseException] = queue.SimpleQueue()

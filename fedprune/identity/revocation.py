@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.identity.audit import Client
-from fedprune.identity.broker_process import reload_broker
+from fedprune.identity.broker_process import broker_listens, reload_broker
 from fedprune.identity.certificates import Credentials, issue_client, serial_number
 from fedprune.identity.gateway import AUTHORITY, Gateway
 from fedprune.system.disk import Directory
@@ -38,6 +38,10 @@ class BrokerState(Enum):
 
     OFF = "it is off the broker"
     NOT_RUNNING = "the broker does not run; it will not let it in"
+    UNTOLD = (
+        "what listens at the broker's port could not be told, since mosquitto.pid names no Mosquitto that runs here: "
+        "start it again with this gateway's mosquitto.conf and lists; until then the device stays connected"
+    )
     DEAF = (
         "the broker goes on with its old revocation list: it delivers nothing to the device and takes nothing of it, "
         "but start it again"
@@ -50,8 +54,11 @@ def revoke(gateway: Gateway, name: str, now: datetime) -> BrokerState:
     known = gateway.devices.revoke(name, serial_number(witness.certificate), int(now.timestamp()), gateway.write_access)
     if not known:
         raise ConfigurationError(f"no device {name} was ever invited here; `fedprune enroll` invites")
-    if not reload_broker(gateway):
+    was_told = reload_broker(gateway)
+    if not broker_listens(gateway):
         return BrokerState.NOT_RUNNING
+    if not was_told:
+        return BrokerState.UNTOLD
     with tempfile.TemporaryDirectory(prefix="fedprune-revoke-") as scratch:
         disk = Directory(Path(scratch))
         if not _is_refused(gateway, disk, name, witness):

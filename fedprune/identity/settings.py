@@ -16,6 +16,9 @@ MOST_HOSTS = 8
 LONGEST_HOST = 253
 """Of a name in DNS."""
 
+LONGEST_FEDERATION = 44
+"""Letters: a certificate's name has room for 64, and the authority's has 20 before the federation's."""
+
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -31,6 +34,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_id(self.federation, "federation")
+        if len(self.federation) > LONGEST_FEDERATION:
+            raise ValueError(
+                f"federation of {len(self.federation)} letters; a gateway's may have {LONGEST_FEDERATION}: choose a "
+                "shorter name"
+            )
         if not 1 <= len(self.hosts) <= MOST_HOSTS:
             raise ValueError(f"{len(self.hosts)} names and addresses; give 1 to {MOST_HOSTS}")
         for host in self.hosts:

@@ -139,6 +139,16 @@ def test_a_broker_that_does_not_read_its_revocation_list_is_told_and_the_device_
             assert b"captured" not in {delivery.payload for delivery in heard}
 
 
+def test_a_broker_whose_process_is_not_found_is_not_said_to_be_off(gateway: SecuredGateway) -> None:
+    """As in a container: it listens, and goes on with its old lists."""
+    gateway.enrol("pi-1")
+    with gateway.broker():
+        (gateway.path / "mosquitto.pid").unlink()
+        said = gateway.revoke("pi-1")
+    assert said.startswith("pi-1 is revoked; what listens at the broker's port could not be told")
+    assert "until then the device stays connected" in said
+
+
 def test_a_name_that_nobody_has_cannot_be_revoked_and_one_that_is_in_use_not_be_invited(
     tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
 ) -> None:
