@@ -56,7 +56,9 @@ def built(model: Any, training: Training, path: Path, metrics: Any = {}) -> Bund
     """As it is built from a file, proofs and all."""
     model.save(path / "model.keras")
     pruning = PruningSettings(ConstantSettings(target_sparsity=0.0, begin_step=4, frequency=4))
-    task = TaskSettings("t", ModelSettings(file="model.keras"), training, pruning, EvaluationSettings(metrics))
+    task = TaskSettings(
+        "t", ModelSettings(file="model.keras"), training, pruning, evaluation=EvaluationSettings(metrics)
+    )
     return read_bundle(build_task(task, path))
 
 

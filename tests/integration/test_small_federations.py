@@ -11,6 +11,7 @@ import pytest
 from benchmarks.federations.run import site
 from benchmarks.federations.scenarios import PAIRED, Prepared
 from benchmarks.federations.windows import people
+from fedprune.codecs import DEFAULT_CODEC
 from fedprune.data.npz import save_npz
 
 
@@ -22,7 +23,7 @@ def test_a_scenario_is_built_and_federated_and_its_accuracy_told_for_each_round(
 
     scenario = replace(PAIRED["window-cnn"], prepare=prepare, agents=2, steps_per_round=2, rounds=3)
     with site(scenario, 1, sparsity=0.8) as place:
-        run = place.federate("litert", "int8")
+        run = place.federate("litert", DEFAULT_CODEC)
         assert place.source == "three people"
     assert not place.path.exists()
     assert len(run.accuracies) == 3
