@@ -77,7 +77,7 @@ class Metric(StrEnum):
             objective: says what labels are, and whether outputs are logits.
 
         Example:
-            >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+            >>> objective = Objective(Loss("sparse_categorical_crossentropy"), from_logits=True)
             >>> outputs, labels = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 0])
             >>> tally = Metric.ACCURACY.tally(outputs, labels, objective)
             >>> tally.tolist(), Metric.ACCURACY.result(tally + tally)
