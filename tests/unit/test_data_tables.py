@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedprune.data import load_examples, most_examples
 from fedprune.data.description import Series, Table
+from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.tables import rows as rows_module
 from fedprune.errors import DataError
 
@@ -120,9 +121,7 @@ def test_an_error_that_a_gateway_hears_shows_nothing_that_the_data_hold(
     assert "diary" not in str(refusal.value)
 
 
-def test_rows_that_are_appended_while_they_are_read_wait_for_the_next_time(tmp_path: Path) -> None:
-    from fedprune.data.example_buffer import ExampleBuffer
-
+def test_rows_that_are_appended_while_they_are_read_wait_for_the_next_time() -> None:
     buffer = ExampleBuffer((1,), np.float32, 2, of_classes=True)
     for value in range(3):
         buffer.add([value], 0)
