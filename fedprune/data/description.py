@@ -7,6 +7,7 @@ which a device imports only for its own form.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -322,5 +323,5 @@ Data = Arrays | Table | Series | Images | Recordings | Text
 def _check_unique(key: str, names: Sequence[str]) -> None:
     """Raise ValueError, which names the key, if a name stands twice."""
     if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        twice, _ = Counter(names).most_common(1)[0]
         raise ValueError(f"data.{key} names {twice!r} twice; each name stands once")

@@ -27,18 +27,24 @@ class ExampleBuffer:
         try:
             self._x: NDArray[Any] = np.empty((room, *shape), dtype)
             self._y: NDArray[Any] = np.empty(room, np.int64) if of_classes else np.empty((room, 1), np.float32)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # ValueError: 2 GiB are more than a 32-bit machine can name
             raise DataError(
                 f"{most} examples of {'x'.join(map(str, shape))} do not fit into this machine's memory; split the data"
             ) from error
+        self._holds_all = room == max(1, most)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, x: ArrayLike, y: float) -> None:
-        """Copy in one example. Raises `DataError` once there is no more room."""
+        """Copy in one example. Raises `DataError` once there is no more room.
+
+        Beyond `most` it is left out: who records appended it after the examples were counted.
+        """
         if self._count == len(self._x):
+            if self._holds_all:
+                return
             raise DataError(f"more than {self._count} examples, or {MAX_BYTES >> 20} MiB of them; split the data")
         self._x[self._count] = x
         self._y[self._count] = y

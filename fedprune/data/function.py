@@ -10,7 +10,7 @@ import importlib.util
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,8 +69,10 @@ def _told(origin: str) -> Iterator[None]:
 @contextmanager
 def _importing_from(directory: Path) -> Iterator[None]:
     """Modules beside the function's can be imported, as if Python had been started there."""
-    sys.path.insert(0, str(directory.absolute()))
+    place = str(directory.absolute())  # the function may change the working directory
+    sys.path.insert(0, place)
     try:
         yield
     finally:
-        sys.path.remove(str(directory.absolute()))
+        with suppress(ValueError):  # the function may have removed it
+            sys.path.remove(place)

@@ -19,7 +19,8 @@ from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
 MAX_PIXELS = 2**25
-"""Pixels of a picture before it is made smaller: 33 million, which take 100 MB twice. A file's header tells them."""
+"""Pixels of a picture before it is made smaller, which a file's header tells, and on the way to the model's size: 33
+million, which take 100 MB twice."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Readers that are tried. Others start programs (EPS) or are rarely tested."""
@@ -62,6 +63,17 @@ def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
         ) from error
     height, width = images.size
 
+    def sized(picture: Any) -> Any:
+        bilinear = Image.Resampling.BILINEAR
+        if images.fit == "crop":
+            return ImageOps.fit(picture, (width, height), bilinear)
+        if width * picture.height > MAX_PIXELS:  # Pillow brings all rows to the new width first
+            raise Unusable(
+                Fault.TOO_LARGE,
+                f"{picture.height} rows of {picture.width} pixels, too long to be made {width} wide; cut it",
+            )
+        return picture.resize((width, height), bilinear)
+
     def decode(file: Path) -> NDArray[np.uint8]:
         check_size(file)
         try:
@@ -70,6 +82,7 @@ def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
                 picture.draft(None, (_DRAFT * max(images.size),) * 2)  # decodes a large JPEG smaller, in less memory
                 ImageOps.exif_transpose(picture, in_place=True)
                 turned = picture.convert(_MODES[images.channels])
+            return np.asarray(sized(turned), np.uint8).reshape(images.example_shape)
         except Unusable:
             raise
         except UnidentifiedImageError as error:
@@ -78,12 +91,6 @@ def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
             raise Unusable(
                 Fault.DAMAGED, f"not a picture that can be read ({brief(error)}); save it anew or remove it"
             ) from error
-        bilinear = Image.Resampling.BILINEAR
-        if images.fit == "crop":
-            made = ImageOps.fit(turned, (width, height), bilinear)
-        else:
-            made = turned.resize((width, height), bilinear)
-        return np.asarray(made, np.uint8).reshape(images.example_shape)
 
     return decode
 

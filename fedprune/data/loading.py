@@ -92,9 +92,15 @@ def _most(path: Path) -> int:
         from fedprune.data.npy import packed
 
         return count_examples(packed(path), path_text(path))
-    if path.is_dir() and not files_in(path, _ROWS):
-        return count_files(path)
-    return count_lines(row_files(path, _ROWS))
+    if not path.is_dir():
+        return count_lines(row_files(path, _ROWS))
+    rows = count_lines(files_in(path, _ROWS))
+    try:
+        return max(rows, count_files(path))  # beside folders of pictures a table may lie that no task reads
+    except DataError:
+        if rows:
+            return rows
+        raise
 
 
 def _names_function(path: Path) -> bool:

@@ -29,7 +29,7 @@ def packed(directory: Path) -> BinaryIO:
     try:
         if sum(file.stat().st_size for file in files) > MAX_BYTES:
             raise DataError(f"{path_text(directory)}: more than {MAX_BYTES >> 20} MiB; split the data")
-        with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for file in files:
                 archive.write(file, file.name)
     except OSError as error:

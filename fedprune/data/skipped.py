@@ -57,17 +57,21 @@ class Skipped:
         self._firsts.setdefault(unusable.fault, f"{where}: {unusable}")
 
     def finish(self, examples: ExampleBuffer) -> Dataset:
-        """The examples that are left, after a warning for each kind of fault. Raises `DataError` if none is left."""
-        lines = [
-            f"{self._origin}: {count} {fault} skipped, the first is {self._firsts[fault]}"
-            for fault, count in self._counts.items()
-        ]
+        """The examples that are left, after a warning for each kind of fault. Raises `DataError` if none is left.
+
+        The error shows nothing of what the data hold: an agent tells it to the gateway, whose task chooses the column
+        that is read.
+        """
+        for fault, count in self._counts.items():
+            _log.warning("%s: %s %s skipped, the first is %s", self._origin, count, fault, self._firsts[fault])
         if not len(examples):
+            counts = ", ".join(f"{count} {fault}" for fault, count in self._counts.items())
             raise DataError(
-                f"no example is left; {' | '.join(lines)}" if lines else f"{self._origin}: no example in it"
+                f"{self._origin}: no example is left: {counts}; the warnings before this, where it was read, tell the "
+                "first of each and its cure"
+                if counts
+                else f"{self._origin}: no example in it"
             )
-        for line in lines:
-            _log.warning("%s", line)
         return examples.dataset(self._origin)
 
 

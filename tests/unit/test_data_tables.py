@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedprune.data import load_examples, most_examples
 from fedprune.data.description import Series, Table
+from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.tables import rows as rows_module
 from fedprune.errors import DataError
 
@@ -63,6 +65,7 @@ _FAULTS = [
     ("1,2026-11-26,on", "1 rows with a date or a time for a number skipped", "write it as a number"),
     ("1,26.11.2026 03:15,on", "1 rows with a date or a time for a number skipped", "write it as a number"),
     ("1,high,on", "1 rows without a finite number where one should be skipped", "column 'h' is 'high'"),
+    ("1,2026_11_26,on", "1 rows without a finite number where one should be skipped", "column 'h' is '2026_11_26'"),
     ("1,nan,on", "1 rows without a finite number where one should be skipped", "column 'h' is 'nan'"),
     ("1,1e39,on", "1 rows without a finite number where one should be skipped", "column 'h' is '1e39'"),
     (
@@ -96,10 +99,33 @@ def test_faults_of_a_kind_are_counted_in_one_line(tmp_path: Path, caplog: pytest
     assert "500 rows with an empty cell skipped, the first is d.csv, line 2" in caplog.messages[0]
 
 
-def test_a_file_of_which_nothing_is_left_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_file_of_which_nothing_is_left_is_refused_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = _written(tmp_path / "d.csv", 't;h;state\n1;"3,5";on\n')
-    with pytest.raises(DataError, match=r"no example is left; .*1 rows with a decimal comma .* write 3\.5"):
+    with pytest.raises(DataError, match=r"no example is left: 1 rows with a decimal comma; the warnings before this"):
         load_examples(path, _TABLE)
+    assert "column 'h' is '3,5'; write 3.5" in caplog.text
+
+
+@pytest.mark.parametrize(("label", "labels"), [("diary", ("x",)), ("diary", ()), ("t", ())])
+def test_an_error_that_a_gateway_hears_shows_nothing_that_the_data_hold(
+    tmp_path: Path, label: str, labels: tuple[str, ...]
+) -> None:
+    path = _written(tmp_path / "d.csv", "t,diary,secret\nhush,hush,hush\n")
+    with pytest.raises(DataError, match="no example is left") as refusal:
+        load_examples(path, Table(inputs=("secret",), label=label, labels=labels))
+    assert "hush" not in str(refusal.value)
+    with pytest.raises(DataError) as refusal:
+        load_examples(path, Table(inputs=("none",), label="t"))
+    assert "diary" not in str(refusal.value)
+
+
+def test_rows_that_are_appended_while_they_are_read_wait_for_the_next_time() -> None:
+    buffer = ExampleBuffer((1,), np.float32, 2, of_classes=True)
+    for value in range(3):
+        buffer.add([value], 0)
+    assert buffer.dataset("d.csv").x.tolist() == [[0.0], [1.0]]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +139,12 @@ def test_a_file_of_which_nothing_is_left_is_refused_with_the_reason(tmp_path: Pa
         ("t,h,state\n1," + "9" * 2**20 + ",on\n", "a line has more than 1048576 bytes"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str | bytes, complaint: str) -> None:
-    with pytest.raises(DataError, match=complaint):
+def test_a_file_that_cannot_be_used_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | bytes, complaint: str
+) -> None:
+    with pytest.raises(DataError) as refusal:
         load_examples(_written(tmp_path / "d.csv", content), _TABLE)
+    assert re.search(complaint, f"{caplog.text} {refusal.value}")
 
 
 def test_a_file_without_a_column_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,6 +228,15 @@ def test_a_bad_row_ends_its_groups_window_and_no_other(tmp_path: Path, caplog: p
     assert sorted(x) == [[0, 1, 2], [2, 3, 4], [3, 4, 5]]
     assert "1 rows with an empty cell skipped" in caplog.text
     assert "1 stretches of rows shorter than a window skipped, the first is d.csv, line 2: 2 rows" in caplog.text
+
+
+def test_rows_of_nobody_known_are_no_group_and_end_every_window(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("" if t == 3 else "ann", str(t), "sit") for t in range(7)] + [(" ", "9", "sit")] * 4
+    x, _ = _windows(tmp_path, rows)
+    assert x == [[0, 1, 2], [4, 5, 6]]
+    assert "5 rows with an empty cell skipped, the first is d.csv, line 5: column 'who' is empty" in caplog.text
 
 
 def test_with_a_number_as_label_a_window_has_its_last_rows(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def number(cell: str, column: str) -> float:
         value = float(cell)
     except ValueError:
         raise _no_number(cell, column) from None
+    if "_" in cell:  # to Python 2026_11_26 is a number
+        raise _no_number(cell, column)
     if not abs(value) <= _LARGEST:
         raise Unusable(Fault.NO_NUMBER, f"column {column!r} is '{brief(cell)}'; correct it or remove the row")
     return value

@@ -11,7 +11,7 @@ from fedprune.data.dataset import Dataset
 from fedprune.data.description import Series
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.labels import LabelColumn
-from fedprune.data.skipped import Fault, Skipped, Unusable, brief
+from fedprune.data.skipped import Fault, Skipped, Unusable
 from fedprune.data.tables.numbers import numbers
 from fedprune.data.tables.rows import Row, count_lines, read_rows, row_files
 from fedprune.data.tables.table import SUFFIXES
@@ -52,7 +52,12 @@ class _Windows:
             self.end()
             return
         count = len(self._series.inputs)
-        group = "" if self._series.group is None else cells[-1]
+        group = "" if self._series.group is None else cells[-1].strip()
+        if self._series.group is not None and not group:  # it may be anybody's
+            what = f"column {self._series.group!r} is empty; fill it in or remove the row"
+            self._skipped.add(row.where, Unusable(Fault.EMPTY, what))
+            self.end()
+            return
         try:
             x, y = numbers(cells[:count], self._series.inputs), self._labels.read(cells[count])
         except Unusable as unusable:
@@ -73,7 +78,9 @@ class _Windows:
             stretch = None
         if stretch is None:
             if len(self._open) == MAX_GROUPS:
-                raise DataError(f"{where}: more than {MAX_GROUPS} groups in one file; is '{brief(group)}' a group?")
+                raise DataError(
+                    f"{where}: more than {MAX_GROUPS} groups in one file; is {self._series.group!r} the right column?"
+                )
             stretch = self._open[group] = _Stretch(where, y)
         if stretch.rest:
             stretch.rest -= 1

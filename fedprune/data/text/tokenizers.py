@@ -23,6 +23,8 @@ UNKNOWN = 1
 
 _FIRST_WORD = 2
 _WORD = re.compile(r"\w+")
+_PIECE = re.compile(r"\S{1,1024}")
+"""What is composed at once: of accents alone that takes time that grows with the square of their number."""
 
 
 def token_ids(text: str, length: int, tokenizer: Tokenizer) -> NDArray[np.int32]:
@@ -55,7 +57,9 @@ def _tokens(text: str, length: int, tokenizer: Tokenizer) -> Iterator[int]:
 
 def words_of(text: str) -> Iterator[str]:
     """The words of a text, as they are hashed or looked up."""
-    return (match[0] for match in _WORD.finditer(unicodedata.normalize("NFKC", text).lower()))
+    for piece in _PIECE.finditer(text):
+        for match in _WORD.finditer(unicodedata.normalize("NFKC", piece[0]).lower()):
+            yield match[0]
 
 
 @lru_cache(maxsize=1)
