@@ -14,8 +14,6 @@ from fedprune.errors import ExportError, TaskError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Weights
 from fedprune.task.bundle import Bundle
-from fedprune.task.evaluation import InferenceGraph, score
-from fedprune.task.tallies import pack_tallies
 from fedprune.wire.messages import MAX_TALLIES_BYTES, Evaluated
 
 _log = logging.getLogger(__name__)
@@ -43,6 +41,10 @@ def evaluate_global(
 
     Raises `TrainingStopped` if nobody wants the round any more.
     """
+    # A device takes these into its memory only where its federation wants them.
+    from fedprune.task.evaluation import InferenceGraph, score
+    from fedprune.task.tallies import pack_tallies
+
     graph = InferenceGraph(bundle.network, threads=1)
     try:
         graph.load(weights)
