@@ -34,8 +34,8 @@ def packed(directory: Path) -> BinaryIO:
                 archive.write(file, file.name)
     except OSError as error:
         raise DataError(f"{path_text(directory)}: {error.strerror}; make its files readable") from error
-    except ValueError as error:  # ZIP's calendar begins in 1980
-        raise DataError(f"{path_text(directory)}: {error}; `touch` its files") from error
+    except ValueError as error:  # names that are no text
+        raise DataError(f"{path_text(directory)}: {error}; rename its files") from error
     except MemoryError as error:
         raise DataError(f"{path_text(directory)}: more than this machine's memory; save one .npz, or less") from error
     return blob

@@ -51,7 +51,6 @@ class LossRule:
     fewest_outputs: int
     activation: Literal["softmax", "sigmoid"] | None
     mean_loss: Callable[[_Wide, Labels, bool], float]
-    accuracy: Callable[[Array, Labels, bool], float] | None
 
     def classes(self, outputs: int) -> int:
         """The number of classes that an example's labels are of, if the model has so many `outputs`; 0 if an example
@@ -76,7 +75,7 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, what it is computed from, and what it counts.
+    """A loss, what it is computed from, and how much it counts.
 
     `from_logits`: a crossentropy applies its softmax or sigmoid itself. The loss of a model is the sum of those of its
     outputs, each times its `weight` (Keras' ``loss_weights``). `label_smoothing` is the part of a target that is spread
@@ -87,8 +86,8 @@ class Objective:
     Example:
         >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
         >>> outputs, labels = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 0])
-        >>> objective.accuracy(outputs, labels), round(objective.mean_loss(outputs, labels), 4)
-        (0.5, 0.7201)
+        >>> round(objective.mean_loss(outputs, labels), 4)
+        0.7201
     """
 
     loss: Loss
@@ -109,15 +108,6 @@ class Objective:
                 labels = self._smooth(self.targets(labels, rows.shape[-1]))
                 mean_loss = _crossentropy if self.loss.rule.activation == "softmax" else _binary_crossentropy
             return mean_loss(rows.astype(np.float64), labels, self.from_logits)
-
-    def accuracy(self, outputs: Array, labels: Labels) -> float | None:
-        """The fraction of right answers; of a mean squared error there is none.
-
-        Right is, for classes, that the largest output is the label's; else each output that is on its label's side
-        of 1/2 (of 0 for logits) counts, as in Keras' binary accuracy.
-        """
-        accuracy = self.loss.rule.accuracy
-        return None if accuracy is None else accuracy(*self._rows(outputs, labels), self.from_logits)
 
     def constant_loss(self, labels: Labels, outputs: int) -> float:
         """The loss of the best answer that is the same for all examples: what a model comes to that knows nothing.
@@ -207,46 +197,30 @@ def _squared_error(outputs: _Wide, labels: Labels, from_logits: bool) -> float: 
     return float(np.square(outputs - labels).mean())
 
 
-def _sparse_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:  # noqa: ARG001 - the order is the same
-    return float(np.mean(outputs.argmax(axis=1) == labels))
-
-
-def _row_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:
-    return _sparse_accuracy(outputs, labels.argmax(axis=1), from_logits)
-
-
-def _binary_accuracy(outputs: Array, labels: Labels, from_logits: bool) -> float:
-    return float(np.mean((outputs > (0.0 if from_logits else 0.5)) == labels))
-
-
 _RULES = {
     Loss.SPARSE_CATEGORICAL_CROSSENTROPY: LossRule(
         labels=LabelForm.CLASS_NUMBERS,
         fewest_outputs=2,
         activation="softmax",
         mean_loss=_sparse_crossentropy,
-        accuracy=_sparse_accuracy,
     ),
     Loss.CATEGORICAL_CROSSENTROPY: LossRule(
         labels=LabelForm.PROBABILITIES,
         fewest_outputs=2,
         activation="softmax",
         mean_loss=_crossentropy,
-        accuracy=_row_accuracy,
     ),
     Loss.BINARY_CROSSENTROPY: LossRule(
         labels=LabelForm.BITS,
         fewest_outputs=1,
         activation="sigmoid",
         mean_loss=_binary_crossentropy,
-        accuracy=_binary_accuracy,
     ),
     Loss.MEAN_SQUARED_ERROR: LossRule(
         labels=LabelForm.NUMBERS,
         fewest_outputs=1,
         activation=None,
         mean_loss=_squared_error,
-        accuracy=None,
     ),
 }
 

@@ -13,6 +13,7 @@ from fedprune.keras.model import keras_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model import losses
 from fedprune.model.losses import Labels, Loss, Objective
+from fedprune.model.metrics import Metric, why_unfit
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 
@@ -35,6 +36,14 @@ def outputs_of(objective: Objective) -> Array:
         return LOGITS
     end = keras.activations.sigmoid if objective.loss is BINARY else keras.activations.softmax
     return np.asarray(end(tf.constant(LOGITS)).numpy())
+
+
+def accuracy_of(objective: Objective, outputs: Array, labels: Labels) -> float | None:
+    """As an evaluation tells it; None where the loss has none."""
+    accuracy = Metric.ACCURACY
+    if why_unfit([accuracy], objective.loss, outputs.shape[-1]):
+        return None
+    return accuracy.result(accuracy.tally(outputs, labels, objective))
 
 
 def keras_accuracy(objective: Objective) -> keras.metrics.Metric:
@@ -66,7 +75,7 @@ def test_the_accuracy_is_keras_own(loss: Loss, from_logits: bool) -> None:
     metric = keras_accuracy(objective)
     metric.update_state(labels, outputs)
 
-    accuracy = objective.accuracy(outputs, labels)
+    accuracy = accuracy_of(objective, outputs, labels)
 
     assert accuracy == pytest.approx(float(metric.result()))
     assert accuracy is not None
@@ -83,7 +92,7 @@ def test_losses_and_accuracies_are_means_over_places(loss: Loss, from_logits: bo
     assert objective.mean_loss(outputs, of_places) == pytest.approx(
         float(keras_loss(objective)(of_places, outputs)), 1e-5
     )
-    assert objective.accuracy(outputs, of_places) == objective.accuracy(outputs_of(objective), labels)
+    assert accuracy_of(objective, outputs, of_places) == accuracy_of(objective, outputs_of(objective), labels)
     assert objective.targets(of_places, OUTPUTS).shape == outputs.shape
 
 
@@ -103,7 +112,7 @@ def test_the_best_answer_that_is_the_same_for_all_is_one_for_each_place(
 
 
 def test_a_mean_squared_error_has_no_accuracy() -> None:
-    assert Objective(SQUARED, from_logits=False).accuracy(LOGITS, LABELS[SQUARED]) is None
+    assert accuracy_of(Objective(SQUARED, from_logits=False), LOGITS, LABELS[SQUARED]) is None
 
 
 @pytest.mark.parametrize("loss", Loss)
@@ -117,7 +126,7 @@ def test_targets_of_a_training_graph_are_rows(loss: Loss) -> None:
 def test_equal_logits_are_chance() -> None:
     outputs, objective = np.full((4, 10), 3.0, np.float32), Objective(SPARSE, from_logits=True)
 
-    assert objective.accuracy(outputs, np.arange(4)) == 0.25
+    assert accuracy_of(objective, outputs, np.arange(4)) == 0.25
     assert objective.mean_loss(outputs, np.arange(4)) == pytest.approx(math.log(10))
 
 
