@@ -20,6 +20,7 @@ from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.system.table import table_lines
 from fedprune.task.bundle import Adam, Bundle, Sgd, Task
+from fedprune.task.learning_rates import LearningRateDecay
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -80,7 +81,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     for form in task.output_forms:
         yield "loss", f"{'' if form.array == 'y' else f'{form.array}: '}{_loss(form.objective)}{proximal}"
     yield "metrics", ", ".join(task.metrics) or "none"
-    yield "optimizer", f"{_optimizer(training.optimizer)}; its state: {training.optimizer_state}"
+    decay = training.learning_rate_decay
+    decayed = "" if decay is None else f", learning rate decay: {_settings(decay, 'kind')}"
+    yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
     for line in unpruned(bundle.network, task.table):
@@ -129,9 +132,9 @@ def _loss(objective: Objective) -> str:
     return f"{objective.loss}{weight}{smoothed}{weights}"
 
 
-def _optimizer(optimizer: Sgd | Adam) -> str:
-    settings = msgspec.to_builtins(optimizer)
-    return f"{settings.pop('name')} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
+def _settings(chosen: Sgd | Adam | LearningRateDecay, tag: str) -> str:
+    settings = msgspec.to_builtins(chosen)
+    return f"{settings.pop(tag)} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
 
 
 def _schedule(schedule: Schedule, steps_per_round: int) -> str:

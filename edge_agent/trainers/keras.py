@@ -166,6 +166,7 @@ class KerasTrainer:
 
     def _load(self, work: Work) -> None:
         weights = work.weights
+        self._optimizer.learning_rate.assign(self._task.training.learning_rate_at(work.schedule_step))
         if work.slots is None:
             for variable in self._optimizer.variables:
                 variable.assign(tf.zeros_like(variable))

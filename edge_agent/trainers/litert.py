@@ -103,7 +103,8 @@ class LiteRTTrainer:
         """Set the weights to start from, and return the optimizer in its state."""
         weights = work.weights
         shapes = {name: weights[name].shape for name in graph.trained}
-        optimizer = make_optimizer(self._task.training.optimizer, shapes)
+        training = self._task.training
+        optimizer = make_optimizer(training.optimizer, shapes, training.learning_rate_at(work.schedule_step))
         if work.slots is not None:
             check_form(work.slots, form_of(self._slots(optimizer, weights, work.mask)), self._task.name)
             optimizer.load(optimizer_variables(work.slots))

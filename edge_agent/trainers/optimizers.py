@@ -40,9 +40,11 @@ class Optimizer(Protocol):
         ...
 
 
-def make_optimizer(settings: Sgd | Adam, shapes: _Shapes) -> Optimizer:
-    """An optimizer of tensors with these names and shapes."""
-    return _SgdOptimizer(settings, shapes) if isinstance(settings, Sgd) else _AdamOptimizer(settings, shapes)
+def make_optimizer(settings: Sgd | Adam, shapes: _Shapes, learning_rate: float) -> Optimizer:
+    """An optimizer of tensors with these names and shapes; `learning_rate` is the round's."""
+    if isinstance(settings, Sgd):
+        return _SgdOptimizer(settings, shapes, learning_rate)
+    return _AdamOptimizer(settings, shapes, learning_rate)
 
 
 class _State:
@@ -66,9 +68,9 @@ class _State:
 
 
 class _SgdOptimizer(_State):
-    def __init__(self, settings: Sgd, shapes: _Shapes) -> None:
+    def __init__(self, settings: Sgd, shapes: _Shapes, learning_rate: float) -> None:
         super().__init__(shapes, arrays=1)
-        self._rate = np.float32(settings.learning_rate)
+        self._rate = np.float32(learning_rate)
         self._momentum = np.float32(settings.momentum)
         self._nesterov = settings.nesterov
 
@@ -84,9 +86,9 @@ class _SgdOptimizer(_State):
 
 
 class _AdamOptimizer(_State):
-    def __init__(self, settings: Adam, shapes: _Shapes) -> None:
+    def __init__(self, settings: Adam, shapes: _Shapes, learning_rate: float) -> None:
         super().__init__(shapes, arrays=2)
-        self._rate = np.float32(settings.learning_rate)
+        self._rate = np.float32(learning_rate)
         self._beta_1, self._beta_2 = np.float32(settings.beta_1), np.float32(settings.beta_2)
         self._epsilon = np.float32(settings.epsilon)
 

@@ -47,6 +47,7 @@ from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.system.disk import why_unreadable
+from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.outputs import ClassWeights, Output, OutputLoss, Smoothing, problem_of
 
 FORMAT_VERSION = 3
@@ -98,6 +99,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     proximal_mu: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     optimizer_state: Literal["reset", "keep"] = "reset"
+    learning_rate_decay: LearningRateDecay | None = None
     label_smoothing: Smoothing = 0.0
     class_weights: ClassWeights = ()
     losses: Annotated[dict[str, OutputLoss], msgspec.Meta(max_length=MAX_ENDS)] = {}
@@ -107,6 +109,12 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("steps_per_round and batch_size must be at least 1")
         if self._only != OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY) and self.losses:
             raise ValueError("give loss, label_smoothing and class_weights of each output in its own table of losses")
+
+    def learning_rate_at(self, schedule_step: int) -> float:
+        """The learning rate of the round that begins after `schedule_step` global steps."""
+        decay = self.learning_rate_decay
+        factor = 1.0 if decay is None else decay.factor_at(schedule_step // self.steps_per_round)
+        return self.optimizer.learning_rate * factor
 
     def objective_of(self, output: Output) -> Objective:
         """What is learned of an output. Raises KeyError if there is no loss for it."""

@@ -34,6 +34,7 @@ from fedprune.task.bundle import (
     read_bundle,
     write_bundle,
 )
+from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.outputs import Output
 
 CLASSES = 4
@@ -115,6 +116,7 @@ def bundle_of(
     from_logits: bool = True,
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
     proximal_mu: float = 0.0,
+    decay: LearningRateDecay | None = None,
 ) -> Bundle:
     """A bundle as an agent receives it. Its training graph is taken without proof."""
     network, table = describe(model)
@@ -123,7 +125,9 @@ def bundle_of(
         input_shapes=network.inputs,
         outputs=(Output(tuple(model.output_shape[1:]), from_logits, metrics=default_metrics(loss)),),
         tensors=table,
-        training=Training(steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep"),
+        training=Training(
+            steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep", learning_rate_decay=decay
+        ),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},
     )

@@ -34,6 +34,7 @@ from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Adam, Bundle, Sgd
+from fedprune.task.learning_rates import CosineDecay
 from tests.closeness import assert_close
 
 ROUNDS, STEPS = 3, 6
@@ -128,6 +129,20 @@ def test_every_loss_is_the_keras_trainers(
     _, ours = rounds_of_both(bundle, weights_of(model), data, state, TOLERANCE)
 
     assert ours[-1].loss < ours[0].loss
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.02, 0.9), Adam(0.002)], ids=["momentum", "Adam"])
+def test_the_learning_rate_decays_to_nothing_as_the_keras_trainers(optimizer: Sgd | Adam) -> None:
+    model, data = seeded(perceptron()), learnable(50)
+    decay = CosineDecay(end_round=ROUNDS - 1)
+    bundle = bundle_of(model, PRUNING, mask=MaskPolicy.SHARED, optimizer=optimizer, steps_per_round=STEPS, decay=decay)
+
+    _, ours = rounds_of_both(bundle, weights_of(model), data, "reset", TOLERANCE)
+
+    *_, before, last = ours
+    for name, weights in last.weights.items():
+        np.testing.assert_array_equal(weights, before.weights[name] * last.mask.get(name, np.True_), err_msg=name)
+    assert ours[1].loss < ours[0].loss
 
 
 def rounds_of_both(

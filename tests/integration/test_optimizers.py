@@ -46,11 +46,11 @@ def test_many_steps_equal_keras(settings: Sgd | Adam) -> None:
     """Halfway another optimizer goes on from the first one's variables."""
     weights = {name: drawn(Keyed(1, name), shape) for name, shape in SHAPES.items()}
     variables = [tf.Variable(array) for array in weights.values()]
-    ours, theirs = make_optimizer(settings, SHAPES), keras_optimizer(settings)
+    ours, theirs = make_optimizer(settings, SHAPES, settings.learning_rate), keras_optimizer(settings)
 
     for step in range(STEPS):
         if step == STEPS // 2:
-            kept, ours = ours.variables(), make_optimizer(settings, SHAPES)
+            kept, ours = ours.variables(), make_optimizer(settings, SHAPES, settings.learning_rate)
             ours.load(kept)
         theirs.apply_gradients(zip(map(tf.constant, gradients(step).values()), variables, strict=True))
         ours.step(weights, gradients(step))

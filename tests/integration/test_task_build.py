@@ -373,7 +373,9 @@ def test_a_damaged_file_is_loaded_or_refused_in_the_tree(saved: Path, tmp_path: 
 
 
 def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    toml = TASK_TOML.replace("[training]\n", "[training]\nproximal_mu = 0.1\n")
+    toml = TASK_TOML.replace(
+        "[training]\n", '[training]\nproximal_mu = 0.1\nlearning_rate_decay = { kind = "cosine", end_round = 9 }\n'
+    )
     (tmp_path / "task.toml").write_text(f'{toml}[evaluation]\nmetrics = ["f1_score", "auc"]\n')
     out = tmp_path / "task.fedtask"
 
@@ -389,6 +391,7 @@ def test_the_command_builds_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "conv1/kernel" in told
     assert "to 3 (logits)" in told
     assert "sparse_categorical_crossentropy, FedProx with mu 0.1" in told
+    assert "learning rate decay: cosine (begin_round 0, end_round 9, alpha 0.0)" in told
     assert "f1_score, auc\n" in told
     assert "keras, litert" in told
 

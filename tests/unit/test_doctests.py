@@ -20,6 +20,7 @@ _MODULES = sorted(
         f"fedprune.data.{module}"
         for module in ("audio.front_end", "normalization", "tables.numbers", "text.tokenizers")
     }
+    | {"fedprune.task.learning_rates"}
 )
 _WITHOUT_EXAMPLES = {"fedprune.codecs.reader", "fedprune.codecs.rice", "fedprune.model.tensor_files"}
 

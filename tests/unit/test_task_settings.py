@@ -83,6 +83,38 @@ def _training(directory: Path, **training: Any) -> Training:
     return load_toml(path, TaskSettings).training
 
 
+@pytest.mark.parametrize(
+    ("decay", "rates"),
+    [
+        (
+            {"kind": "cosine", "begin_round": 2, "end_round": 6, "alpha": 0.1},
+            [0.2, 0.2, 0.2, 0.1736, 0.11, 0.0464, 0.02],
+        ),
+        ({"kind": "exponential", "rate": 0.5}, [0.2, 0.1, 0.05]),
+    ],
+)
+def test_a_learning_rate_decays_by_rounds(tmp_path: Path, decay: dict[str, Any], rates: list[float]) -> None:
+    training = _training(tmp_path, optimizer={"name": "sgd", "learning_rate": 0.2}, learning_rate_decay=decay)
+    found = [training.learning_rate_at(number * _STEPS) for number in range(len(rates))]
+    assert found == pytest.approx(rates, abs=1e-4)
+    assert training.learning_rate_at(_STEPS - 1) == training.learning_rate_at(0)
+
+
+@pytest.mark.parametrize(
+    ("decay", "said"),
+    [
+        ({"kind": "cosine", "begin_round": 4, "end_round": 4}, "end_round is 4; it must be greater than begin_round 4"),
+        ({"kind": "cosine", "end_round": 4, "alpha": 1.5}, "training.learning_rate_decay.alpha"),
+        ({"kind": "exponential", "rate": 0}, "training.learning_rate_decay.rate"),
+        ({"kind": "step", "rate": 0.5}, "training.learning_rate_decay"),
+    ],
+)
+def test_a_decay_that_makes_no_sense_is_refused(tmp_path: Path, decay: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"task\.toml: ") as refused:
+        _training(tmp_path, learning_rate_decay=decay)
+    assert said in str(refused.value)
+
+
 def test_one_output_has_its_loss_in_training_and_several_have_tables(tmp_path: Path) -> None:
     one = _training(tmp_path, loss="binary_crossentropy", label_smoothing=0.1, class_weights=[1.0, 3])
     assert one.objective_of(Output((1,), True)) == Objective(Loss.BINARY_CROSSENTROPY, True, 1.0, 0.1, (1.0, 3.0))
