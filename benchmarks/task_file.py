@@ -17,10 +17,14 @@ def task_file(
     sparsity: float,
     mask: str = "shared",
     learning_rate: float = 0.05,
+    alpha: float | None = None,
 ) -> str:
-    """The whole file; `model` is what its ``[model]`` table has, in TOML."""
+    """The whole file; `model` is what its ``[model]`` table has, in TOML. With `alpha` the
+    learning rate falls along a cosine once the model is pruned, to so much of itself in the end."""
     begin = round(rounds * _PRUNING_BEGINS)
     end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    window = f"begin_round = {end}, end_round = {rounds}"
+    decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {window}, alpha = {alpha} }}\n'
     return f"""\
 name = "{name}"
 
@@ -31,7 +35,7 @@ name = "{name}"
 steps_per_round = {steps_per_round}
 batch_size = {BATCH_SIZE}
 optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9 }}
-
+{decay}
 [pruning]
 mask = "{mask}"
 allocation = "{"lamp" if mask == "shared" else "uniform"}"

@@ -82,6 +82,7 @@ def site(scenario: Scenario, seed: int, *, sparsity: float) -> Iterator[Site]:
             rounds=scenario.rounds,
             sparsity=sparsity,
             learning_rate=scenario.learning_rate,
+            alpha=scenario.alpha,
         )
         Directory(path).write("task.toml", task.encode())
         children.run("task", "task", "build", str(path / "task.toml"), "--out", str(path / _TASK))

@@ -20,7 +20,7 @@ from fedprune.data.prepare import prepare
 from fedprune.data.source import open_source
 
 _NEW_PEOPLE = 6
-_SPOKEN_HELD_OUT, _PICTURES_HELD_OUT = 2400, 800
+_SPOKEN_HELD_OUT, _PICTURES_HELD_OUT = 9600, 800
 _IMAGES_HELD_OUT = 10_000
 
 
@@ -35,13 +35,14 @@ class Prepared:
 @dataclass(frozen=True)
 class Scenario:
     """A federation. `prepare` writes agent-0.npz and so on, and held-out.npz, into a directory, as the seed has it.
-    The learning rate is that of SGD with momentum."""
+    The learning rate is that of SGD with momentum; with `alpha` it falls to so much of itself."""
 
     prepare: Callable[[int, Path], Prepared]
     agents: int
     steps_per_round: int
     rounds: int
     learning_rate: float = 0.05
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ PAIRED = {
         steps_per_round=20,
         rounds=40,
         learning_rate=0.01,
+        alpha=0.05,
     ),
 }
 """Each runs on either trainer. Learning rates with batch normalisation are low: at 0.05, and with Keras' own
