@@ -21,7 +21,7 @@ import msgspec
 from fedprune.errors import StorageError
 from fedprune.model.metrics import Metric, metric_named
 
-FORMAT = 4
+FORMAT = 5
 """Of the tables below; a book of another format is refused."""
 
 _TICKET_KEY_BYTES = 16
@@ -41,6 +41,7 @@ CREATE TABLE updates (
     round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
     x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
+    local_steps INTEGER NOT NULL, counted_steps INTEGER NOT NULL,
     evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
     left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
@@ -58,7 +59,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     """An update that counts, as `weight` examples, unless it is left out of the merge.
 
     Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
-    (`aggregator.outliers`). The last three are its evaluation of the model that it trained from: on how many examples
+    (`aggregator.outliers`). It is of `local_steps`, as the agent said, and counts as `counted_steps`
+    (`aggregator.local_work`). The last three are its evaluation of the model that it trained from: on how many examples
     (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the round.
     """
 
@@ -73,6 +75,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     x_largest: float
     delta_norm: float
     statistics_norm: float
+    local_steps: int
+    counted_steps: int
     evaluated_examples: int = 0
     evaluated_loss: float | None = None
     tallies: bytes = b""

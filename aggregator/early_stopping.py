@@ -8,7 +8,7 @@ from aggregator.book import RoundRecord, goodness
 from fedprune.pruning.schedules import Schedule, steps_to_reach_target
 
 
-def has_settled(records: Sequence[RoundRecord], patience: int, schedule: Schedule, steps_per_round: int) -> bool:
+def has_settled(records: Sequence[RoundRecord], patience: int, schedule: Schedule, clock_steps_per_round: int) -> bool:
     """True once `patience` models in a row were no better than one before them, by the first metric or the loss.
 
     Models from before the schedule has pruned as far as it will do not count: they are better for being denser.
@@ -16,10 +16,10 @@ def has_settled(records: Sequence[RoundRecord], patience: int, schedule: Schedul
     Args:
         records: those of all rounds; the model of version v is what v rounds made.
         patience: 1 or more.
-        schedule: the task's; `steps_per_round` of its steps make a round.
+        schedule: the task's; `clock_steps_per_round` of its steps make a round.
     """
     needed = steps_to_reach_target(schedule)
     pruned_at = schedule.end_step if needed is None else needed
-    pruned = [record for record in records if record.evaluated_version * steps_per_round >= pruned_at]
+    pruned = [record for record in records if record.evaluated_version * clock_steps_per_round >= pruned_at]
     found = [value for value in map(goodness, pruned) if value is not None]
     return bool(found) and len(found) - 1 - found.index(max(found)) >= patience

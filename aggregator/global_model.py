@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from aggregator.round_state import Model
+from aggregator.server_optimizers import mask_state
 from fedprune.codecs import Values, decode_model, encode_model
 from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.masks import apply_mask, score_mask
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.wire.transfer import content_of
+
+NO_STATE: Weights = MappingProxyType({})
+"""That of a gateway without a server optimizer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +31,15 @@ class GlobalModel:
         return Model(content_of(self.blob), bytes.fromhex(weights_digest(self.checkpoint.weights)))
 
 
-def new_model(weights: Weights, task: Task, run: str, version: int, values: Values, previous: Mask) -> GlobalModel:
+def new_model(
+    weights: Weights,
+    task: Task,
+    run: str,
+    version: int,
+    values: Values,
+    previous: Mask,
+    optimizer_state: Weights = NO_STATE,
+) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
     Args:
@@ -36,6 +49,7 @@ def new_model(weights: Weights, task: Task, run: str, version: int, values: Valu
         version: how many rounds were merged; the schedule's clock follows from it.
         values: the value scheme that models travel in.
         previous: where weights may still be kept: everywhere at first, then what the merge says.
+        optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
 
     Returns:
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
@@ -45,7 +59,8 @@ def new_model(weights: Weights, task: Task, run: str, version: int, values: Valu
     exact = apply_mask(weights, mask)
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
-    return GlobalModel(Checkpoint(run, version, task.table.with_frozen(decoded, exact), exact, mask), blob)
+    state = mask_state(optimizer_state, mask)
+    return GlobalModel(Checkpoint(run, version, task.table.with_frozen(decoded, exact), exact, mask, state), blob)
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:
@@ -55,5 +70,5 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> Global
 
 def _mask(weights: Weights, task: Task, version: int, previous: Mask) -> Mask:
     """The mask in force once `version` rounds of steps are made, by the schedule's global clock."""
-    sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.steps_per_round)
+    sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.clock_steps_per_round)
     return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)

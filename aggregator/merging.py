@@ -49,10 +49,10 @@ class Aggregate:
     mean = base + sum(n_k d_k) / n, variance = sum(n_k (var_k + d_k^2)) / n - (mean - base)^2.
 
     Room never runs out, whatever the base and the cohort: updates that `check_update` passed hold at most
-    `LARGEST_VALUE` = 2^40 and variances of 2^80. A weight base + delta is then below 2^129 and, with 32 fraction bits,
-    2^161; a second moment is at most 2^80 + (2^40 + 2^40)^2 < 2^83, with 22 fraction bits 2^105. Times `MOST_EXAMPLES`
-    < 2^31 and `MOST_UPDATES` = 2^24 the largest sum is below 2^216, within `fixed_point.SUM_LIMIT`; and examples
-    number less than 2^55.
+    `LARGEST_VALUE` = 2^40 and variances of 2^80. A weight base + scale x delta is then below 2^129 and, with 32
+    fraction bits, 2^161; a second moment is at most 2^80 + (2^40 + 2^40)^2 < 2^83, with 22 fraction bits 2^105. Times
+    `MOST_EXAMPLES` < 2^31 and `MOST_UPDATES` = 2^24 the largest sum is below 2^216, within `fixed_point.SUM_LIMIT`;
+    and examples number less than 2^55.
 
     Example:
         >>> from fedprune.model.tensors import TensorSpec
@@ -89,18 +89,19 @@ class Aggregate:
         own = table.of(TensorClass.PRUNABLE) if known_mask is None else ()
         self._kept = {spec.name: np.zeros(spec.shape, np.int64) for spec in own}
 
-    def add(self, update: Update, examples: int) -> None:
+    def add(self, update: Update, examples: int, scale: float = 1.0) -> None:
         """Fold in one update.
 
         Args:
             update: one that `check_update` passed.
             examples: what it weighs, from 1 to `MOST_EXAMPLES`.
+            scale: what its delta is multiplied by, above 0 and up to 2^40.
 
         Raises:
             OverflowError: there is no room; only unchecked updates, or more than `MOST_UPDATES`, can take it all.
             ValueError: the examples are out of their range.
         """
-        for name, addend in self._addends(update):
+        for name, addend in self._addends(update, scale):
             self._sums[name].add(addend, examples)
         for name, kept in self._kept.items():
             kept += np.where(update.mask[name], examples, 0)
@@ -138,10 +139,11 @@ class Aggregate:
         mask = union if self._known_mask is None else self._known_mask
         return AggregateResult(merged, mask, self._updates, self._examples)
 
-    def _addends(self, update: Update) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    def _addends(self, update: Update, scale: float) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """The addends of one update for each example, by tensor."""
         for name, delta in update.delta.items():
             addend = delta.astype(np.float64)
+            addend *= scale
             if name in self._kept:
                 addend += self._base[name]
                 addend *= update.mask[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import RoundRecord
+from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
@@ -47,6 +48,8 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
     _say_sparsity(bundle, settings.rounds.count)
+    if settings.aggregation.rule == "fednova":
+        check_normalizable(bundle.task)
     held_out = None if settings.held_out is None else base / settings.held_out
     evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
@@ -75,6 +78,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 keep_checkpoints=settings.keep_checkpoints,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
                 patience=settings.rounds.patience,
+                aggregation=settings.aggregation,
             )
             _loop(runner, events)
             link.drain()
@@ -117,7 +121,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         gather_s=rounds.gather_s,
         seed=settings.seed,
         task=content_of(bundle.for_devices()),
-        steps_per_round=bundle.task.training.steps_per_round,
+        clock_steps_per_round=bundle.task.training.clock_steps_per_round,
         codec=str(parse_codec(settings.codec.update)),
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
         ticket_key=ticket_key,
@@ -129,7 +133,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
 
 def _check_clock(bundle: Bundle, rounds: int) -> None:
     """Raise `ConfigurationError` if the schedule's clock, which counts steps over all rounds, would run over."""
-    steps = bundle.task.training.steps_per_round
+    steps = bundle.task.training.clock_steps_per_round
     if steps * rounds >= STEP_LIMIT:
         raise ConfigurationError(
             f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
@@ -139,7 +143,7 @@ def _check_clock(bundle: Bundle, rounds: int) -> None:
 
 def _say_sparsity(bundle: Bundle, rounds: int) -> None:
     """Tell the sparsity that the run will end with, and how to reach the target if that is another."""
-    schedule, per_round = bundle.task.pruning.schedule, bundle.task.training.steps_per_round
+    schedule, per_round = bundle.task.pruning.schedule, bundle.task.training.clock_steps_per_round
     sparsity, needed = final_sparsity(schedule, rounds * per_round), steps_to_reach_target(schedule)
     if not misses_target(schedule, sparsity):
         _log.info("the run of %s rounds will end at sparsity %.2f", rounds, sparsity)

@@ -38,7 +38,7 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         task=plan.task,
         model=state.model.content,
         weights_digest=state.model.weights_digest,
-        schedule_step=state.round * plan.steps_per_round,
+        schedule_step=state.round * plan.clock_steps_per_round,
         seed=plan.seed,
         codec=plan.codec,
         seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),

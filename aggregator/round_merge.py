@@ -10,8 +10,11 @@ from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, lo
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
 from aggregator.global_model import GlobalModel, new_model
+from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
+from aggregator.server_optimizers import server_step
+from aggregator.settings import AS_USUAL, Aggregation
 from fedprune.codecs import Codec, Key, Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
@@ -66,11 +69,13 @@ class Merger:
         disk: Disk,
         evaluate: Callable[[Weights], Evaluation] | None,
         scale: LossScale | None,
+        aggregation: Aggregation = AS_USUAL,
     ) -> None:
         self._task, self._run, self._seed = task, run, seed
         self._values, self._codec = values, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
+        self._aggregation = aggregation
 
     def check(self, blob: bytes, agent: str, model: GlobalModel) -> Norms:
         """The norms of an agent's update to `model`. Raises `ProtocolError` if it cannot be merged."""
@@ -96,7 +101,7 @@ class Merger:
             unkept = self._if_former_exploded(model, agents, updates, records, former(), scale)
             if unkept is not None:
                 return unkept
-        norms = _norms(updates)
+        norms = norms_of_usual_work(updates)
         earlier = largest_typical(records)
         known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self._task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
@@ -121,7 +126,7 @@ class Merger:
         assert self._evaluate is not None
         if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
-        unmerged = self._next(model, model.checkpoint.exact, model.checkpoint.mask)
+        unmerged = self._as_it_was(model, model.checkpoint)
         evaluation = self._evaluate(unmerged.checkpoint.weights)
         if not math.isfinite(evaluation.loss):
             return None
@@ -143,43 +148,52 @@ class Merger:
         round, since a model that was gone back to is not judged.
         """
         loss, before, version = agents.evaluation.loss, records[-1].loss, model.checkpoint.version
-        norms = _norms(former.merged)
+        norms = norms_of_usual_work(former.merged)
         earlier = largest_typical(records[:-1])
         known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
-        unmerged = self._next(model, former.checkpoint.exact, former.checkpoint.mask)
+        unmerged = self._as_it_was(model, former.checkpoint)
         why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
         return MergedRound(
             unmerged,
             agents.evaluation,
             version,
             agents.spreads,
-            dict.fromkeys(_by_size(_norms(updates)), why),
+            dict.fromkeys(_by_size(norms_of_usual_work(updates)), why),
             _by_size(norms),
             False,
             Norms(0.0, 0.0),
         )
 
     def _fold(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> GlobalModel:
-        checkpoint = model.checkpoint
+        checkpoint, training = model.checkpoint, self._task.training
         aggregate = Aggregate(self._task.table, checkpoint.weights, self._known_mask(model))
+        rate = training.learning_rate_at(checkpoint.version * training.clock_steps_per_round)
+        scales = fednova_scales(updates, training, rate) if self._aggregation.rule == "fednova" else {}
         for agent, update in updates.items():
             name = update_name(checkpoint.version, agent)
             blob = self._disk.read(name)
             if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
                 raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
             try:
-                aggregate.add(self._decode(blob, agent, model), update.weight)
+                aggregate.add(self._decode(blob, agent, model), update.weight, scales.get(agent, 1.0))
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
                 ) from error
         merged = aggregate.result(checkpoint.exact)
-        return self._next(model, merged.weights, merged.mask)
+        weights, state = merged.weights, checkpoint.optimizer_state
+        if (optimizer := self._aggregation.optimizer) is not None:
+            weights, state = server_step(optimizer, checkpoint.exact, weights, state, self._task.table)
+        return self._next(model, weights, merged.mask, state)
 
-    def _next(self, model: GlobalModel, weights: Weights, mask: Mask) -> GlobalModel:
-        return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask)
+    def _as_it_was(self, model: GlobalModel, checkpoint: Checkpoint) -> GlobalModel:
+        """The model after `model`, with nothing of what was learned since `checkpoint`."""
+        return self._next(model, checkpoint.exact, checkpoint.mask, checkpoint.optimizer_state)
+
+    def _next(self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights) -> GlobalModel:
+        return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask, state)
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)
@@ -204,10 +218,6 @@ def _not_kept(
     return MergedRound(
         model, evaluation, model.checkpoint.version, agents.spreads, left_out, [*left_out], False, Norms(0.0, 0.0)
     )
-
-
-def _norms(updates: Mapping[str, AcceptedUpdate]) -> dict[str, Norms]:
-    return {agent: Norms(update.delta_norm, update.statistics_norm) for agent, update in updates.items()}
 
 
 def _by_size(norms: Mapping[str, Norms]) -> list[str]:

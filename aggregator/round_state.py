@@ -174,7 +174,7 @@ class Plan:
     gather_s: float
     seed: int
     task: Content
-    steps_per_round: int
+    clock_steps_per_round: int
     codec: str
     max_update_bytes: int
     ticket_key: bytes

@@ -16,6 +16,7 @@ from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
+from aggregator.local_work import check_local_steps, counted_steps
 from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
@@ -42,6 +43,8 @@ from aggregator.round_state import (
     WarnNobody,
     resume,
 )
+from aggregator.server_optimizers import ServerOptimizer, check_state
+from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
 from fedprune.codecs import Values, parse_codec
@@ -52,7 +55,7 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle
+from fedprune.task.bundle import Bundle, Training
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
@@ -120,18 +123,27 @@ class AggregatorRunner:
         keep_checkpoints: int,
         keys: DeviceKeys | None = None,
         patience: int | None = None,
+        aggregation: Aggregation = AS_USUAL,
     ) -> None:
-        self._task = bundle.task
+        self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
         self._values = values
         self._merger = Merger(
-            bundle.task, plan.run, plan.seed, values, parse_codec(plan.codec), store.updates, evaluate, scale
+            bundle.task,
+            plan.run,
+            plan.seed,
+            values,
+            parse_codec(plan.codec),
+            store.updates,
+            evaluate,
+            scale,
+            aggregation,
         )
         self._scale = scale
         self._cohort = plan.cohort
         self._topics, self._link, self._store = topics, link, store
         self._report, self._clock = report, clock
-        self._model = self._restore(bundle)
+        self._model = self._restore(bundle, aggregation.optimizer)
         self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
@@ -289,6 +301,7 @@ class AggregatorRunner:
         try:
             norms = self._merger.check(action.blob, agent, self._model)
             check_evaluated(submit, self._task)
+            check_local_steps(submit, self._bundle)
         except ProtocolError as error:
             self._counts["refused"] += 1
             self._store.book.refuse(agent, submit.update.digest)
@@ -304,7 +317,9 @@ class AggregatorRunner:
                 action.weight,
             )
         self._store.updates.write(update_name(submit.round, agent), action.blob)
-        self._store.book.accept(submit.round, agent, _accepted_update(submit, action.weight, norms))
+        self._store.book.accept(
+            submit.round, agent, _accepted_update(submit, action.weight, norms, self._task.training)
+        )
         return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:
@@ -330,7 +345,7 @@ class AggregatorRunner:
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
-        steps, records = self._task.training.steps_per_round, self._store.book.records()
+        steps, records = self._task.training.clock_steps_per_round, self._store.book.records()
         schedule = self._task.pruning.schedule
         if self._patience is None or not has_settled(records, self._patience, schedule, steps):
             return False
@@ -384,7 +399,7 @@ class AggregatorRunner:
         served = self.state.serving.contents
         self._contents = {digest: blob for digest, blob in self._contents.items() if digest in served}
 
-    def _restore(self, bundle: Bundle) -> GlobalModel:
+    def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
         version = self._store.book.next_round()
         if version == 0:
             initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
@@ -398,12 +413,13 @@ class AggregatorRunner:
             )
         try:
             self._task.table.check(checkpoint.weights)
+            check_state(optimizer, checkpoint.optimizer_state, self._task.table)
         except ProtocolError as error:
             raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
         return restored_model(checkpoint, self._task, self._values)
 
 
-def _accepted_update(submit: Submit, weight: int, norms: Norms) -> AcceptedUpdate:
+def _accepted_update(submit: Submit, weight: int, norms: Norms, training: Training) -> AcceptedUpdate:
     return AcceptedUpdate(
         digest=submit.update.digest,
         size=submit.update.size,
@@ -416,6 +432,8 @@ def _accepted_update(submit: Submit, weight: int, norms: Norms) -> AcceptedUpdat
         x_largest=submit.x_largest,
         delta_norm=norms.delta,
         statistics_norm=norms.statistics,
+        local_steps=submit.local_steps,
+        counted_steps=counted_steps(submit, weight, training),
         evaluated_examples=0 if submit.evaluated is None else submit.evaluated.examples,
         evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
         tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from aggregator.server_optimizers import FedAdam, FedAvgM
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.wire.broker import Broker
 from fedprune.wire.messages import Share
@@ -58,6 +59,19 @@ class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parse_codec(self.update)
 
 
+class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[aggregation]`` table. `rule`: FedAvg weighs each update by its examples; FedNova also divides it by the
+    local work that went into it (see `aggregator.local_work`). The mean is added to the model, or `optimizer` makes a
+    step of it (see `aggregator.server_optimizers`)."""
+
+    rule: Literal["fedavg", "fednova"] = "fedavg"
+    optimizer: FedAvgM | FedAdam | None = None
+
+
+AS_USUAL = Aggregation()
+"""FedAvg, whose mean is added as it is."""
+
+
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
 
@@ -80,6 +94,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     broker: Broker = Broker()
     rounds: Rounds = Rounds()
     codec: Codec = Codec()
+    aggregation: Aggregation = AS_USUAL
 
     def __post_init__(self) -> None:
         if self.held_out is None and self.agents_hold_out == 0:

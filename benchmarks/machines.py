@@ -125,7 +125,7 @@ def _names(agents: int) -> Iterator[str]:
 
 
 def _submit(round_: int, update: Content) -> Submit:
-    return Submit(run="run", round=round_, update=update, examples=_EXAMPLES)
+    return Submit(run="run", round=round_, update=update, examples=_EXAMPLES, local_steps=1)
 
 
 def _model(version: int) -> Model:
@@ -144,7 +144,7 @@ def _plan(agents: int) -> Plan:
         gather_s=1e6,
         seed=1,
         task=content_of(b"task"),
-        steps_per_round=1,
+        clock_steps_per_round=1,
         codec="mask | int8",
         max_update_bytes=_UPDATE_BYTES,
         ticket_key=_KEY,

@@ -225,7 +225,7 @@ class _Federation:
             task=content_of(self._bundle.blob),
             model=model.model.content,
             weights_digest=model.model.weights_digest,
-            schedule_step=round_ * task.training.steps_per_round,
+            schedule_step=round_ * task.training.clock_steps_per_round,
             seed=self._seed,
             codec=DEFAULT_CODEC,
             seconds_left=1e9,
@@ -265,7 +265,7 @@ def _accepted(result: LocalResult, norms: Norms) -> AcceptedUpdate:
     submit = result.submit
     return AcceptedUpdate(
         submit.update.digest, submit.update.size, submit.examples, submit.loss, submit.train_seconds, 0.0, 0.0,
-        submit.x_mean, submit.x_largest, norms.delta, norms.statistics,
+        submit.x_mean, submit.x_largest, norms.delta, norms.statistics, submit.local_steps, submit.local_steps,
     )  # fmt: skip
 
 

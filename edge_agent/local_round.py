@@ -74,6 +74,7 @@ def train_locally(
     try:
         trained = trainer.train(work, data)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
+        steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         del decoded, weights, work, trained  # a device has no room for them beside what follows
         update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
@@ -86,6 +87,7 @@ def train_locally(
         round=assignment.round,
         update=content_of(update.blob),
         examples=len(data),
+        local_steps=steps,
         loss=loss,
         train_seconds=seconds,
         idle_memory_mb=local.idle_memory_mb,

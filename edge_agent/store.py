@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 4
+_FORMAT = 5
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
@@ -52,6 +52,7 @@ class _Pending(msgspec.Struct, frozen=True):
     digest: bytes
     size: int
     examples: int
+    local_steps: int
     loss: float
     train_seconds: float
     idle_memory_mb: float
@@ -70,6 +71,7 @@ class _Pending(msgspec.Struct, frozen=True):
             round=self.round,
             update=Content(digest=self.digest, size=self.size),
             examples=self.examples,
+            local_steps=self.local_steps,
             loss=self.loss,
             train_seconds=self.train_seconds,
             idle_memory_mb=self.idle_memory_mb,
@@ -193,6 +195,7 @@ class AgentStore:
             digest=submit.update.digest,
             size=submit.update.size,
             examples=submit.examples,
+            local_steps=submit.local_steps,
             loss=submit.loss,
             train_seconds=submit.train_seconds,
             idle_memory_mb=submit.idle_memory_mb,

@@ -60,7 +60,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     """
     data = with_words(settings.data, base)
     model = _load(settings.model, base)
-    pruning = settings.pruning.in_steps(settings.training.steps_per_round)
+    pruning = settings.pruning.in_steps(settings.training.clock_steps_per_round)
     network, table = _described(model, settings.training)
     outputs = _judged(task_outputs(network, settings.training), settings)
     _check_form(network, outputs, settings.model)

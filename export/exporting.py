@@ -248,7 +248,7 @@ def _missed_target(task: Task, checkpoint: Checkpoint) -> Iterator[str]:
     schedule, found = task.pruning.schedule, sparsity(checkpoint.weights, task.table)
     if not misses_target(schedule, found):
         return
-    steps, per_round = steps_to_reach_target(schedule), task.training.steps_per_round
+    steps, per_round = steps_to_reach_target(schedule), task.training.clock_steps_per_round
     if steps is None:
         reason = "no run reaches it, since the schedule's updates are too seldom: see its frequency"
     elif checkpoint.version * per_round < steps:

@@ -61,21 +61,21 @@ class _Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         try:
             self.in_steps(1)
         except ValueError as error:
-            raise ValueError(str(error).replace("_step", "_round") if self._is_in_rounds else str(error)) from error
+            raise ValueError(str(error).replace("_step", "_round") if self.is_in_rounds else str(error)) from error
 
     def in_steps(self, steps_per_round: int) -> Schedule:
         """The schedule on the global clock."""
         raise NotImplementedError
 
     @property
-    def _is_in_rounds(self) -> bool:
+    def is_in_rounds(self) -> bool:
         return (self.begin_round, self.end_round) != (None, None)
 
     def _window(self, steps_per_round: int, *, needs_end: bool) -> dict[str, int]:
         steps = {"begin_step": self.begin_step, "end_step": self.end_step, "frequency": self.frequency}
-        if self._is_in_rounds and any(value is not None for value in steps.values()):
+        if self.is_in_rounds and any(value is not None for value in steps.values()):
             raise ValueError("give begin_round and end_round, or steps and a frequency, not both")
-        if self._is_in_rounds:
+        if self.is_in_rounds:
             rounds = {"begin_step": self.begin_round, "end_step": self.end_round}
             steps = {key: None if value is None else value * steps_per_round for key, value in rounds.items()}
             steps["frequency"] = steps_per_round
@@ -149,4 +149,13 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
-        self.pruning.in_steps(self.training.steps_per_round)
+        if self.training.epochs_per_round and not self.pruning.schedule.is_in_rounds:
+            raise ValueError(
+                "pruning.schedule: give begin_round and end_round; with epochs_per_round devices make unequal "
+                "numbers of steps"
+            )
+        if self.training.epochs_per_round and self.pruning.mask is MaskPolicy.OWN:
+            raise ValueError(
+                'mask = "own" needs steps_per_round: TF-MOT prunes by a clock of steps that all devices make'
+            )
+        self.pruning.in_steps(self.training.clock_steps_per_round)

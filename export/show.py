@@ -19,7 +19,7 @@ from fedprune.network.frontier import cut_at_frontier
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.system.table import table_lines
-from fedprune.task.bundle import Adam, Bundle, Sgd, Task
+from fedprune.task.bundle import Adam, Bundle, Sgd, Task, Training
 from fedprune.task.learning_rates import LearningRateDecay
 
 
@@ -76,7 +76,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     parts = [f"prunable {task.table.prunable:,}", *([f"frozen {frozen:,}"] if frozen else [])]
     yield "parameters", f"{task.table.parameters:,}, of them {', '.join(parts)}"
     yield "data", one_line(msgspec.json.encode(task.data).decode())
-    yield "training", f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
+    yield "training", _work(training)
     proximal = f", FedProx with mu {training.proximal_mu:g}" if training.proximal_mu else ""
     for form in task.output_forms:
         yield "loss", f"{'' if form.array == 'y' else f'{form.array}: '}{_loss(form.objective)}{proximal}"
@@ -84,7 +84,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     decay = training.learning_rate_decay
     decayed = "" if decay is None else f", learning rate decay: {_settings(decay, 'kind')}"
     yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
-    yield "pruning", _schedule(pruning.schedule, training.steps_per_round)
+    yield "pruning", _schedule(pruning.schedule, training)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
     for line in unpruned(bundle.network, task.table):
         yield "dense kernels", one_line(line)
@@ -137,10 +137,17 @@ def _settings(chosen: Sgd | Adam | LearningRateDecay, tag: str) -> str:
     return f"{settings.pop(tag)} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
 
 
-def _schedule(schedule: Schedule, steps_per_round: int) -> str:
+def _work(training: Training) -> str:
+    if training.steps_per_round:
+        return f"{training.steps_per_round} steps a round, {training.batch_size} examples each"
+    return f"{training.epochs_per_round} epochs a round of a device's own examples, in steps of {training.batch_size}"
+
+
+def _schedule(schedule: Schedule, training: Training) -> str:
     begin, end, every = schedule.begin_step, schedule.end_step, schedule.frequency
-    rounds = f"rounds {begin / steps_per_round:g} to {end / steps_per_round:g}"
-    when = f"steps {begin} to {end} by {every} ({rounds})" if end >= 0 else f"every {every} steps from {begin} on"
+    unit, a_round = "steps" if training.steps_per_round else "rounds", training.clock_steps_per_round
+    rounds = f" (rounds {begin / a_round:g} to {end / a_round:g})" if training.steps_per_round else ""
+    when = f"{unit} {begin} to {end} by {every}{rounds}" if end >= 0 else f"every {every} {unit} from {begin} on"
     if isinstance(schedule, PolynomialDecay):
         reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
         return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, power {schedule.power:g}; {when}"

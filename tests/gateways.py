@@ -17,6 +17,7 @@ from aggregator.cohort import Standing
 from aggregator.round_answers import ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
@@ -46,7 +47,7 @@ TASK_PLAN = replace(
     cohort=2,
     quorum=2,
     task=content_of(BUNDLE.blob),
-    steps_per_round=BUNDLE.task.training.steps_per_round,
+    clock_steps_per_round=BUNDLE.task.training.steps_per_round,
 )
 
 
@@ -70,6 +71,7 @@ class Site:
         keep: int = 5,
         keys: DeviceKeys | None = None,
         patience: int | None = None,
+        aggregation: Aggregation = AS_USUAL,
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
@@ -91,6 +93,7 @@ class Site:
             keep_checkpoints=keep,
             keys=keys,
             patience=patience,
+            aggregation=aggregation,
         )
 
     def assignment_of(self, agent: str) -> Assignment:

@@ -61,6 +61,7 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
         round=round_,
         update=update,
         examples=examples,
+        local_steps=47,
         loss=0.25,
         train_seconds=1.5,
         idle_memory_mb=40.0,

@@ -192,7 +192,7 @@ def _plan(agents: int) -> Plan:
         gather_s=_HOURS,
         seed=1,
         task=Content(_TASK.digest, _TASK.size),
-        steps_per_round=1,
+        clock_steps_per_round=1,
         codec="mask | int8",
         max_update_bytes=1000,
         ticket_key=b"the key of the benchmark",

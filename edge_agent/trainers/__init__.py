@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a round's training: weights (zero outside `mask`), the steps' mean loss, and wall seconds spent.
+    """The outcome of a round's training: weights (zero outside `mask`), the mean loss of its `steps`, and its seconds.
 
     The loss is with the model's own penalties and without FedProx's term. With `slots` the next round goes on exactly,
     if the task keeps them.
@@ -58,13 +58,14 @@ class Trained:
     slots: Slots
     loss: float
     seconds: float
+    steps: int
 
 
 class Trainer(Protocol):
     """Trains one task's model on one device. Construction may be slow (TensorFlow); `train` may be called often."""
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        """Train `steps_per_round` steps.
+        """Train the steps of a round (`Training.local_steps`).
 
         Raises:
           TrainingStopped: `work.should_stop` said so.

@@ -16,16 +16,14 @@ class TrainingDiverged(TrainingError):
         super().__init__(f"training diverged: {where}; lower the task's learning rate")
 
 
-def check_finite(losses: NDArray[np.float32], weights: Weights, steps_done: int) -> None:
-    """Raise `TrainingDiverged`, naming the step, unless the steps' losses and the weights that came of them are finite.
-
-    `steps_done` counts the global steps before these.
-    """
+def check_finite(losses: NDArray[np.float32], weights: Weights) -> None:
+    """Raise `TrainingDiverged`, naming the round's step, unless the steps' losses and the weights that came of them are
+    finite."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
-        where = f"the loss is {losses[bad[0]]} at step {steps_done + bad[0] + 1}"
+        where = f"the loss is {losses[bad[0]]} at step {bad[0] + 1} of the round"
     elif unfit := next((name for name, array in weights.items() if not _is_finite(array)), None):
-        where = f"{unfit} is not finite after step {steps_done + losses.size}"
+        where = f"{unfit} is not finite after the round's {losses.size} steps"
     else:
         return
     raise TrainingDiverged(where)

@@ -65,7 +65,7 @@ class KerasTrainer:
         self._slots_form = form_of(self._slots(self._model.weights(), self._model.mask()))
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
+        """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         Random layers are seeded from `work.keyed` too, so that equal work gives equal results on one machine.
         Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or TensorFlow fails;
@@ -73,7 +73,8 @@ class KerasTrainer:
         """
         started = time.perf_counter()
         training = self._task.training
-        batches = draw_batches(work.keyed, len(data), training.steps_per_round, training.batch_size)
+        steps = training.local_steps(len(data), training.batch_size)
+        batches = draw_batches(work.keyed, len(data), steps, training.batch_size)
         self._augmenter = Augmenter(self._network, work.keyed)
         try:
             self._load(work)
@@ -81,13 +82,14 @@ class KerasTrainer:
         except tf.errors.OpError as error:
             raise TrainingError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
         weights, mask = self._model.weights(), self._model.mask()
-        check_finite(losses, weights, work.schedule_step)
+        check_finite(losses, weights)
         return Trained(
             weights=apply_mask(weights, mask),
             mask=mask,
             slots=self._slots(weights, mask),
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
+            steps=steps,
         )
 
     def _run_until_stopped(

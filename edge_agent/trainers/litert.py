@@ -58,7 +58,7 @@ class LiteRTTrainer:
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
 
     def train(self, work: Work, data: Dataset) -> Trained:
-        """Train `steps_per_round` full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
+        """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
         Raises `TrainingError` if the loss or a weight is not finite, if kept slots do not fit, or LiteRT fails;
@@ -73,7 +73,8 @@ class LiteRTTrainer:
             graph = self._load_graph()
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
-        batches = draw_batches(work.keyed, len(data), training.steps_per_round, graph.batch_size)
+        steps = training.local_steps(len(data), graph.batch_size)
+        batches = draw_batches(work.keyed, len(data), steps, graph.batch_size)
         augmenter = Augmenter(self._network, work.keyed)
         optimizer = self._start(graph, work)
         mask = work.mask
@@ -86,7 +87,7 @@ class LiteRTTrainer:
                 losses[index] = self._differentiate(graph, augmenter.take(data, batch, index), work.keyed)
                 self._move(graph, optimizer, mask, work.weights)
         weights = graph.held().weights
-        check_finite(losses, weights, work.schedule_step)
+        check_finite(losses, weights)
         slots = self._slots(optimizer, weights, mask) if training.optimizer_state == "keep" else {}
         del optimizer  # a device has no room for its state beside another copy of the weights
         zero_pruned(weights, mask)
@@ -97,6 +98,7 @@ class LiteRTTrainer:
             slots=slots,
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
+            steps=steps,
         )
 
     def _start(self, graph: TrainingGraph, work: Work) -> Optimizer:

@@ -55,6 +55,9 @@ MAX_BUNDLE_BYTES = 256 * 2**20
 MAX_PARAMETERS = 2**25
 """128 MiB of weights, more than a small device can train."""
 
+MOST_LOCAL_STEPS = 100_000
+"""Local steps of a round, at most: a device with so many examples makes a part of its epochs only."""
+
 _MAX_EXAMPLE = 2**24
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"})
 
@@ -84,7 +87,8 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="n
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training. `steps_per_round` is a constant of the task: the schedule's global clock counts in it.
+    """Local training: in each round every device makes `steps_per_round` steps, which the schedule's global clock then
+    counts; or `epochs_per_round` epochs of its own examples, and the clock counts rounds. The other one of them is 0.
 
     `loss`, `label_smoothing` and `class_weights` are those of the only output, `losses` of each of several by its name.
 
@@ -93,7 +97,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights that the mask keeps: w_t would pull those that an agent has just pruned back into its mask.
     """
 
-    steps_per_round: int
+    steps_per_round: int = 0
     batch_size: int = 32
     optimizer: Sgd | Adam = Sgd()
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
@@ -103,17 +107,35 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_smoothing: Smoothing = 0.0
     class_weights: ClassWeights = ()
     losses: Annotated[dict[str, OutputLoss], msgspec.Meta(max_length=MAX_ENDS)] = {}
+    epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
     def __post_init__(self) -> None:
-        if self.steps_per_round < 1 or self.batch_size < 1:
-            raise ValueError("steps_per_round and batch_size must be at least 1")
+        if self.steps_per_round < 0 or bool(self.steps_per_round) == bool(self.epochs_per_round):
+            raise ValueError("give either steps_per_round or epochs_per_round, and at least 1 of them")
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
         if self._only != OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY) and self.losses:
             raise ValueError("give loss, label_smoothing and class_weights of each output in its own table of losses")
+
+    @property
+    def clock_steps_per_round(self) -> int:
+        """Steps of the schedule's global clock in a round."""
+        return self.steps_per_round or 1
+
+    def local_steps(self, examples: int, batch_size: int) -> int:
+        """The steps of a device's round, with so many examples in batches of `batch_size`. In an epoch each example
+        comes up once at least, unless that takes more than `MOST_LOCAL_STEPS`.
+
+        Example:
+            >>> Training(epochs_per_round=2).local_steps(examples=100, batch_size=32)
+            7
+        """
+        return self.steps_per_round or min(-(-self.epochs_per_round * examples // batch_size), MOST_LOCAL_STEPS)
 
     def learning_rate_at(self, schedule_step: int) -> float:
         """The learning rate of the round that begins after `schedule_step` global steps."""
         decay = self.learning_rate_decay
-        factor = 1.0 if decay is None else decay.factor_at(schedule_step // self.steps_per_round)
+        factor = 1.0 if decay is None else decay.factor_at(schedule_step // self.clock_steps_per_round)
         return self.optimizer.learning_rate * factor
 
     def objective_of(self, output: Output) -> Objective:
@@ -359,6 +381,8 @@ def _problem(task: Task) -> str:
         return "a tensor is neither float32 nor of integers"
     if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
         return "a layer's statistics are not a mean and a variance of one shape"
+    if task.training.epochs_per_round and task.pruning.mask.rules.device_schedule(task.pruning.schedule) is not None:
+        return 'epochs_per_round needs mask = "shared": devices prune by a clock of steps that all of them make'
     if isinstance(task.data, Text) and task.data.lacks_words:
         return "its vocabulary has no words"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):

@@ -1,15 +1,15 @@
 """Checkpoints: a version of the global model, as a safetensors file that other tools can read.
 
 Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the
-model under its tensor names, the masks under ``mask/NAME``, and the gateway's unrounded weights under
-``exact/NAME``.
+model under its tensor names, the masks under ``mask/NAME``, the gateway's unrounded weights under ``exact/NAME``,
+and the state of its server optimizer, if it has one, under ``server/PART/NAME``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,21 @@ from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
 
 _SUFFIX = ".safetensors"
+_SERVER = "server/"
 _WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a new run in an empty directory"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """`weights` is the global model: what agents decode. `exact` is the gateway's own, before the downlink codec."""
+    """`weights` is the global model: what agents decode. `exact` is the gateway's own, before the downlink codec.
+    `optimizer_state` is that of the server optimizer, by `part/tensor`."""
 
     run: str
     version: int
     weights: Weights
     exact: Weights
     mask: Mask
+    optimizer_state: Weights = field(default_factory=dict)
 
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
@@ -41,6 +44,7 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
     named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
     named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
+    named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
 
@@ -61,6 +65,11 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
             weights={name: tensors[name] for name in names},
             exact={name: tensors[f"exact/{name}"] for name in names},
             mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
+            optimizer_state={
+                key.removeprefix(_SERVER): array
+                for key, array in sorted(tensors.items())
+                if key.startswith(_SERVER) and key not in names
+            },
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StorageError(f"checkpoint {name} is damaged ({error}); {_WAYS_OUT}") from error

@@ -147,8 +147,9 @@ class Evaluated(msgspec.Struct, frozen=True):
 class Submit(Message, frozen=True, kw_only=True):
     """An agent's update is ready; answered by `Accepted`, `Rejected` or `Need`. Also asks the book about it.
 
-    `examples` weighs the update. `loss` is the mean training loss, `train_seconds` wall time spent training,
-    `idle_memory_mb` and `peak_memory_mb` the process's high-water marks before its first assignment and now.
+    `examples` weighs the update, which is of `local_steps` optimizer steps. `loss` is the mean training loss,
+    `train_seconds` wall time spent training, `idle_memory_mb` and `peak_memory_mb` the process's high-water marks
+    before its first assignment and now.
     `x_mean` and `x_largest` are the mean and the largest magnitude of the examples' inputs, as they are trained on.
     `evaluated`: on the examples that the agent holds out, if it does.
     """
@@ -157,6 +158,7 @@ class Submit(Message, frozen=True, kw_only=True):
     round: Count
     update: Content
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     loss: Loss = 0.0
     train_seconds: Seconds = 0.0
     idle_memory_mb: Seconds = 0.0

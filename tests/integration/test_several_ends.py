@@ -192,9 +192,11 @@ def test_agents_find_what_a_gateway_with_their_examples_would(bundle: Bundle, tm
         found = evaluate_global(weights, bundle, held_out, lambda: False)
         assert found is not None
         content = Content(digest=b"0" * 32, size=1)
-        check_evaluated(Submit(run="run", round=0, update=content, examples=20, evaluated=found), bundle.task)
+        check_evaluated(
+            Submit(run="run", round=0, update=content, examples=20, local_steps=1, evaluated=found), bundle.task
+        )
         told = (found.examples, found.loss, found.tallies)
-        updates[agent] = AcceptedUpdate(b"", 1, 20, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, *told)
+        updates[agent] = AcceptedUpdate(b"", 1, 20, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, 1, 1, *told)
         held.append(held_out)
     save_npz(tmp_path / "held-out.npz", joined(held))
     central = Evaluator(bundle, tmp_path / "held-out.npz", threads=1).evaluate(weights)

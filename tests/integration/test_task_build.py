@@ -420,7 +420,7 @@ def test_a_metric_that_does_not_fit_is_refused(
     [
         ("[pruning]\nsparsty = 1", "key 'pruning.sparsty' unknown"),
         ("[model]\nbuiltn = 1", "key 'model.builtn' unknown (did you mean 'model.builtin'?)"),
-        ("[training]\nsteps_per_round = 0", "steps_per_round and batch_size must be at least 1"),
+        ("[training]\nsteps_per_round = 0", "give either steps_per_round or epochs_per_round"),
     ],
 )
 def test_the_command_names_a_wrong_key(

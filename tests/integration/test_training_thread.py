@@ -260,7 +260,7 @@ def _train_too_far(_: LiteRTTrainer, work: Work, __: Dataset) -> Trained:
     weights = dict(work.weights)
     for array in weights.values():
         array -= np.float32(3e38)
-    return Trained(far, work.mask, {}, loss=1.0, seconds=1.0)
+    return Trained(far, work.mask, {}, loss=1.0, seconds=1.0, steps=1)
 
 
 def _task_of(steps: int) -> Bundle:

@@ -125,7 +125,13 @@ class GatewayCheck:
             taken = [(round_, store.book.accepted(round_).get(agent)) for round_ in range(known_round + 1)]
             for round_, update in [(round_, update) for round_, update in taken if update is not None][-1:]:
                 content = Content(digest=update.digest, size=update.size)
-                submit = Submit(run=runner.state.plan.run, round=round_, update=content, examples=update.weight)
+                submit = Submit(
+                    run=runner.state.plan.run,
+                    round=round_,
+                    update=content,
+                    examples=update.weight,
+                    local_steps=update.local_steps,
+                )
                 runner.deliver(Delivery(TOPICS.up(agent, "submit"), encode(submit)))
                 answers = [decode(Accepted, payload) for payload in link.on(TOPICS.down(agent, "accepted"))]
                 assert [answer.digest for answer in answers] == [update.digest], f"{agent} is not told that it counts"
@@ -139,7 +145,7 @@ class GatewayCheck:
             cohort=len(AGENTS),
             quorum=len(AGENTS),
             task=content_of(self._bundle.blob),
-            steps_per_round=self._bundle.task.training.steps_per_round,
+            clock_steps_per_round=self._bundle.task.training.steps_per_round,
         )
         return AggregatorRunner(
             plan,

@@ -11,6 +11,8 @@ from aggregator import round_uploads
 from aggregator.book import Book
 from aggregator.global_model import new_model
 from aggregator.merging import Aggregate
+from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
+from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
 from fedprune.codecs import DEFAULT_CODEC, Key, Values, decode_update, parse_codec
@@ -31,6 +33,7 @@ CODECS = (
     "mask | feedback(10) | topk(0.5) | quantise(8) | rice",
     "mask | feedback(10) | random_mask(0.5) | rotate | int8",
 )
+AGGREGATIONS = (AS_USUAL, Aggregation(optimizer=FedAvgM()), Aggregation(optimizer=FedAdam()))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +45,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
     policy = MaskPolicy.OWN if seed % 2 else MaskPolicy.SHARED
-    world = World(seed, policy, rates, CODECS[seed % len(CODECS)])
+    world = World(seed, policy, rates, CODECS[seed % len(CODECS)], aggregation=AGGREGATIONS[seed % len(AGGREGATIONS)])
     world.run()
     return world
 
@@ -79,13 +82,18 @@ def _check(world: World) -> None:
                 blob, world.bundle.task.table, known, parse_codec(world.codec), Key(SEED, round_, agent)
             )
             aggregate.add(update, accepted[agent].weight)
-        weights, mask = before.exact, before.mask
+        weights, mask, state = before.exact, before.mask, before.optimizer_state
         if record.kept:
             merged = aggregate.result(before.exact)
             weights, mask = merged.weights, merged.mask
-        expected = new_model(weights, world.bundle.task, before.run, round_ + 1, Values.FP16, mask).checkpoint
+            if (optimizer := world.aggregation.optimizer) is not None:
+                weights, state = server_step(optimizer, before.exact, weights, state, world.bundle.task.table)
+        expected = new_model(weights, world.bundle.task, before.run, round_ + 1, Values.FP16, mask, state).checkpoint
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
+        assert after.optimizer_state.keys() == expected.optimizer_state.keys()
+        for name, array in expected.optimizer_state.items():
+            np.testing.assert_array_equal(after.optimizer_state[name], array, f"round {round_}: {name} was lost")
     for run, round_, digest in world.trained_from:
         if world.run_of[round_] == run:
             assert digest == digests[round_], f"round {round_}: an agent trained from another model"

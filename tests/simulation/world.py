@@ -17,6 +17,7 @@ from aggregator.rollback import roll_back
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
 from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
 from edge_agent.runner import AgentRunner
@@ -126,7 +127,7 @@ class NoisyTrainer:
             name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
             for name, array in work.weights.items()
         }
-        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0)
+        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND)
 
 
 def evaluate(weights: Weights) -> Evaluation:
@@ -161,7 +162,9 @@ class World:
         *,
         agents: int = AGENTS,
         quorum: int = 2,
+        aggregation: Aggregation = AS_USUAL,
     ) -> None:
+        self.aggregation = aggregation
         self.physics = Physics(seed, rates)
         self.bundle = make_bundle(policy)
         self.topics = Topics("sim")
@@ -280,6 +283,7 @@ class World:
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
+            aggregation=self.aggregation,
         )
         runner.connect()
         watch()
@@ -299,7 +303,7 @@ class World:
             gather_s=20.0,
             seed=SEED,
             task=content_of(self.bundle.blob),
-            steps_per_round=STEPS_PER_ROUND,
+            clock_steps_per_round=STEPS_PER_ROUND,
             codec=self.codec,
             max_update_bytes=10_000,
             ticket_key=b"%d" % incarnation,

@@ -124,7 +124,7 @@ def test_an_evaluation_that_cannot_be_is_refused_with_its_update(site: Site, cla
 
 def test_an_evaluation_weighs_no_more_than_its_update() -> None:
     tallies = pack_tallies({"accuracy": np.array([1000, 1000])})
-    big = AcceptedUpdate(b"", 1, 10, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, 1000, 0.0, tallies)
+    big = AcceptedUpdate(b"", 1, 10, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.0, 1, 1, 1000, 0.0, tallies)
     small = msgspec.structs.replace(big, evaluated_examples=10, evaluated_loss=1.0, tallies=evaluated(0, 10).tallies)
 
     found = agents_evaluation({"pi-0": big, "pi-1": small}, BUNDLE.task).evaluation

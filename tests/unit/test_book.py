@@ -21,7 +21,7 @@ CAP = 200
 
 def update(name: str = "update", weight: int = 10) -> AcceptedUpdate:
     content = content_of(name.encode())
-    return AcceptedUpdate(content.digest, content.size, weight, 0.25, 1.5, 40.0, 60.0, 0.5, 1.0, 2.0, 3.0)
+    return AcceptedUpdate(content.digest, content.size, weight, 0.25, 1.5, 40.0, 60.0, 0.5, 1.0, 2.0, 3.0, 5, 4)
 
 
 def record(round_: int, *, loss: float | None = 0.5) -> RoundRecord:
@@ -202,7 +202,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 4; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 5; go on with the version that began the run"
     ):
         Book.open(path)
 

@@ -96,7 +96,7 @@ class Mover:
     def train(self, work: Work, _: Dataset) -> Trained:
         self.works.append(work)
         moved = {name: array + np.float32(0.25) for name, array in work.weights.items()}
-        return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0)
+        return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0, steps=4)
 
 
 def first_model(bundle: Bundle, values: Values) -> GlobalModel:

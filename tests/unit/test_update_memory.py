@@ -34,7 +34,7 @@ def drawn(name: str) -> Weights:
 def test_an_update_takes_few_bytes_a_parameter(density: float, most: float, codec: str) -> None:
     mask = {"kernel": Keyed(1, "mask").uniform(SIDE * SIDE, 0.0, 1.0).reshape(SIDE, SIDE) < density}
     base, residual = apply_mask(drawn("base"), mask), apply_mask(drawn("residual"), mask)
-    trained = Trained(apply_mask(drawn("trained"), mask), mask, {}, 1.0, 1.0)
+    trained = Trained(apply_mask(drawn("trained"), mask), mask, {}, 1.0, 1.0, 1)
 
     tracemalloc.start()
     try:
@@ -49,7 +49,7 @@ def test_an_update_takes_few_bytes_a_parameter(density: float, most: float, code
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_an_update_is_made_of_stays_as_it_is(codec: str) -> None:
     mask = {"kernel": drawn("mask")["kernel"] > 0}
-    trained = Trained(apply_mask(drawn("trained"), mask), mask, {}, 1.0, 1.0)
+    trained = Trained(apply_mask(drawn("trained"), mask), mask, {}, 1.0, 1.0, 1)
     for array in trained.weights.values():
         array.flags.writeable = False
     residual = drawn("residual")

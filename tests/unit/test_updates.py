@@ -51,7 +51,7 @@ OWN: Mask = {"kernel": MASK["kernel"] & (weights(8)["kernel"] > -0.8)}
 
 def trained(mask: Mask = MASK, *, by: float = 0.01, seed: int = 1) -> Trained:
     moved = {name: array + weights(seed, by)[name] for name, array in BASE.items()}
-    return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0)
+    return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=1)
 
 
 def prepare(
@@ -181,7 +181,7 @@ def test_what_a_bad_round_left_behind_does_not_drown_the_next_one(own: bool) -> 
 )
 def test_what_cannot_be_sent_is_training_that_diverged(tensor: str, before: float, after: float, codec: str) -> None:
     base = {**BASE, tensor: np.full_like(BASE[tensor], before)}
-    moved = Trained({**BASE, tensor: np.full_like(BASE[tensor], after)}, {"kernel": MASK["kernel"]}, {}, 1.0, 1.0)
+    moved = Trained({**BASE, tensor: np.full_like(BASE[tensor], after)}, {"kernel": MASK["kernel"]}, {}, 1.0, 1.0, 1)
 
     with pytest.raises(TrainingError, match=f"training diverged: its update's tensor {tensor}: .*learning rate"):
         prepare_update(take_delta(base, moved, TABLE), None, TABLE, parse_codec(codec), KEY, MASK)
@@ -189,7 +189,7 @@ def test_what_cannot_be_sent_is_training_that_diverged(tensor: str, before: floa
 
 def test_a_value_that_int8_rounds_beyond_what_a_gateway_takes_is_not_sent() -> None:
     base = {**BASE, "bias": np.zeros(10, np.float32)}
-    moved = Trained({**base, "bias": np.full(10, LARGEST_VALUE, np.float32)}, MASK, {}, 1.0, 1.0)
+    moved = Trained({**base, "bias": np.full(10, LARGEST_VALUE, np.float32)}, MASK, {}, 1.0, 1.0, 1)
     prepare_update(take_delta(base, moved, TABLE), None, TABLE, parse_codec(EXACT), KEY, MASK)
 
     with pytest.raises(TrainingError, match="tensor bias"):
