@@ -124,7 +124,7 @@ def test_the_work_of_proximal_steps_is_that_of_the_paper() -> None:
 def test_the_work_is_what_the_devices_optimizer_makes_of_equal_gradients(nesterov: bool, mu: float) -> None:
     settings = Sgd(0.125, 0.75, nesterov)
     weights = {"w": np.zeros(1, np.float32)}
-    optimizer = make_optimizer(settings, {"w": (1,)})
+    optimizer = make_optimizer(settings, {"w": (1,)}, settings.learning_rate)
     for _ in range(12):
         optimizer.step(weights, {"w": np.float32([1.0]) + np.float32(mu) * weights["w"]})
 
