@@ -75,12 +75,14 @@ class Site:
         return self._write(f"{state}.toml", settings | changes)
 
     def agent(self, name: str, **changes: Any) -> Path:
+        """An agent.toml: without TensorFlow, which takes seconds to load, unless `changes` name the other trainer."""
         self._data(name, 24, sum(name.encode()))
         settings = {
             "name": name,
             "federation": NAME,
             "data": f"{name}.npz",
             "state": f"state-of-{name}",
+            "trainer": "litert",
             "broker": {"url": self.url},
         }
         return self._write(f"{name}.toml", settings | changes)

@@ -129,15 +129,17 @@ class Child:
 def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file: int = 0) -> tuple[int, str]:
     """Run a command to its end: exit code and what it said on stderr.
 
-    With `largest_file`, in kB, the disk is full for every file that would become larger.
+    With `largest_file`, in kB, the disk is full for every file that would become larger, and Python leaves no half of
+    what it compiled.
     """
     limit = ("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash") if largest_file else ()
+    compiled = {"PYTHONDONTWRITEBYTECODE": "1"} if largest_file else {}
     done = subprocess.run(
         [*limit, *FEDPRUNE, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **compiled, **(env or {})},
         timeout=PATIENCE_S,
         check=False,
     )

@@ -4,6 +4,10 @@ Two habits of theirs are kept from an agent. Their C++ side writes a dozen lines
 loads, before any of its own settings takes effect (CUDA drivers that it did not find, kernels that it chose). And
 both TensorFlow and TF-MOT load Keras 3 although only Keras 2 is used here: with what that loads in turn, a second
 and some 90 MB.
+
+A third costs whoever builds a task. For each call of LSTM and GRU tf_keras also traces a variant for NVIDIA's
+processors, and the gradients of that: most of the time that building, copying and proving such a network takes. What
+these compute where there is such a processor is another sum than a Pi's, so the variant is left out.
 """
 
 from __future__ import annotations
@@ -40,5 +44,6 @@ with without_lines(_NOISE.match), _without_keras_3():
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 tf.get_logger().setLevel("ERROR")
+keras.src.layers.rnn.gru_lstm_utils.function_register = lambda *_, **__: None
 
 __all__ = ["keras", "tf", "tfmot"]

@@ -111,11 +111,17 @@ print(*[needed.name for needed in wanted if needed.marker])
     assert set(done.stdout.split()) == expected, done.stderr
 
 
+@pytest.mark.parametrize(
+    "device",
+    [BOOKWORM_64.name, BOOKWORM_32.name, pytest.param(TRIXIE_64.name, marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_what_must_be_equal_on_every_machine_is(device: Device) -> None:
     """Keyed randomness, masks, codecs and messages against the digests and bytes that were fixed on x86-64."""
     shutil.copytree(_ROOT / "tests", device.home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     ids = [device.name_of(device.home / "tests" / test) for test in _SAME_EVERYWHERE]
-    options = ("-q", "-p", "no:cacheprovider", "--rootdir", device.name_of(device.home))
+    # Rewriting assertions, so that they tell more, takes an emulator longer than the tests.
+    options = ("-q", "-p", "no:cacheprovider", "--assert=plain", "--rootdir", device.name_of(device.home))
     done = inside(device, "-m", "pytest", *options, *ids)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -45,19 +45,34 @@ def access(path: Path, *rules: str) -> tuple[str, ...]:
     return (*OPEN, f"acl_file {path}")
 
 
-def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(tmp_path: Path, tiny_task: Path) -> None:
-    """The one drops what is too large and acknowledges it, the other hangs up. Both at once: it takes patience."""
+@pytest.fixture(scope="module")
+def federations(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path) -> Iterator[dict[str, tuple[Child, Child]]]:
+    """One for each limit, all at once: what does not come takes patience, and nobody computes meanwhile."""
+    path = tmp_path_factory.mktemp("limits")
+    mine = f"fedprune/{NAME}"
+    writable = (f"readwrite {mine}/{topics}" for topics in ("up/#", "down/#", "content/#", "status/#"))
+    settings = {
+        "large messages are dropped": (*OPEN, f"message_size_limit {LIMIT}"),
+        "who sends large packets is hung up on": (*OPEN, f"max_packet_size {LIMIT}"),
+        "no manifest": access(path / "acl", f"read {mine}/round", *writable),
+    }
+    with ExitStack() as running:
+        yield {
+            limit: running.enter_context(federation(path / str(number), tiny_task, *lines))
+            for number, (limit, lines) in enumerate(settings.items())
+        }
+
+
+@pytest.mark.parametrize("limit", ["large messages are dropped", "who sends large packets is hung up on"])
+def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(
+    limit: str, federations: dict[str, tuple[Child, Child]]
+) -> None:
     assert CHUNK_SIZES[0] > LIMIT > CHUNK_SIZES[1]
-    with ExitStack() as both:
-        pairs = [
-            both.enter_context(federation(tmp_path / setting, tiny_task, *OPEN, f"{setting} {LIMIT}"))
-            for setting in ("message_size_limit", "max_packet_size")
-        ]
-        for aggregator, agent in pairs:
-            said = agent.says(f"no chunk of {CHUNK_BYTES} bytes comes")
-            assert f"asking for chunks of {CHUNK_SIZES[1]}" in said
-            assert [aggregator.reports()["agents"] for _ in range(2)] == [1, 1]
-            assert aggregator.ends() == 0
+    aggregator, agent = federations[limit]
+    said = agent.says(f"no chunk of {CHUNK_BYTES} bytes comes")
+    assert f"asking for chunks of {CHUNK_SIZES[1]}" in said
+    assert [aggregator.reports()["agents"] for _ in range(2)] == [1, 1]
+    assert aggregator.ends() == 0
 
 
 @pytest.mark.slow
@@ -100,12 +115,6 @@ def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: P
         assert f"let this agent read {mine}/content/# and {mine}/down/pi-1/#" in agent.says("nothing came of a content")
 
 
-def test_a_manifest_that_the_broker_does_not_take_is_said(tmp_path: Path, tiny_task: Path) -> None:
-    mine = f"fedprune/{NAME}"
-    settings = access(
-        tmp_path / "acl",
-        f"read {mine}/round",
-        *(f"readwrite {mine}/{topics}" for topics in ("up/#", "down/#", "content/#", "status/#")),
-    )
-    with federation(tmp_path / "run", tiny_task, *settings) as (aggregator, _):
-        assert f"publish on {mine}/round, retained" in aggregator.says("the manifest does not come back")
+def test_a_manifest_that_the_broker_does_not_take_is_said(federations: dict[str, tuple[Child, Child]]) -> None:
+    aggregator, _ = federations["no manifest"]
+    assert f"publish on fedprune/{NAME}/round, retained" in aggregator.says("the manifest does not come back")

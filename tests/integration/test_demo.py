@@ -183,7 +183,8 @@ def test_who_ends_a_demo_ends_every_process_of_it(tmp_path: Path, how: signal.Si
 @contextmanager
 def _long_demo(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A demo that trains, and would for long; it is ended at the latest with the context."""
-    command = (*_COMMAND, "--out", str(out), "--rounds", "500", "--examples-per-agent", "64", *options)
+    lasting = ("--rounds", "500", "--examples-per-agent", "64", "--trainer", "litert")
+    command = (*_COMMAND, "--out", str(out), *lasting, *options)
     demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")

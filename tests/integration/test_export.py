@@ -66,6 +66,21 @@ SCHEDULE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=SPARSITY)
 DATA = learnable(200)
 
 
+def here(workbench: type[Workbench]) -> Callable[[Job], AbstractContextManager[Workbench]]:
+    """A converter in this process."""
+    return lambda job: nullcontext(workbench(job))
+
+
+export_here = partial(export_model, open_converter=here(Workbench))
+"""As `export_model`, without a process of its own for the converter, which takes seconds to start."""
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command converts as `export_here` does."""
+    monkeypatch.setattr(exporting, "export_model", export_here)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as an aggregator leaves it, and the Keras model of its newest checkpoint."""
@@ -212,6 +227,7 @@ def test_the_command_writes_equal_bytes_in_another_process_and_keeps_the_termina
     assert files_in(tmp_path) == ["exports.json", "fp32.tflite", "int8.tflite"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_command_shows_a_table(run: Run, tmp_path: Path) -> None:
     shown = CliRunner().invoke(
         export, [str(run.path), "--formats", "fp16", "--out", str(tmp_path)], catch_exceptions=False
@@ -223,6 +239,7 @@ def test_the_command_shows_a_table(run: Run, tmp_path: Path) -> None:
     assert "Warning" not in shown.output
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     "degenerate",
     [
@@ -294,7 +311,7 @@ def test_a_model_that_missed_its_target_says_which_run_would_reach_it(run: Run, 
     task = run.bundle.task
     pruning = msgspec.structs.replace(task.pruning, schedule=schedule)
     bundle = replace(run.bundle, task=msgspec.structs.replace(task, pruning=pruning))
-    report = export_model(bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
+    report = export_here(bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda _: None)
 
     rounds = math.ceil(100 / task.training.steps_per_round)
     assert report.target_sparsity == 0.9
@@ -305,8 +322,19 @@ def test_a_model_that_missed_its_target_says_which_run_would_reach_it(run: Run, 
     )
 
 
-@pytest.mark.parametrize("name", [b"gr\xc3\xb6\xc3\x9fe", b"caf\xe9"], ids=["UTF-8", "Latin-1"])
-@pytest.mark.parametrize("python", [{}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["C", "ASCII"])
+_UTF_8, _LATIN_1 = b"gr\xc3\xb6\xc3\x9fe", b"caf\xe9"
+_ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "python"),
+    [
+        pytest.param(_UTF_8, _ASCII, id="UTF-8, ASCII"),
+        pytest.param(_LATIN_1, {}, id="Latin-1, C"),
+        pytest.param(_UTF_8, {}, id="UTF-8, C", marks=pytest.mark.slow),
+        pytest.param(_LATIN_1, _ASCII, id="Latin-1, ASCII", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_may_have_any_name_in_any_locale(run: Run, tmp_path: Path, name: bytes, python: dict[str, str]) -> None:
     path = os.fsencode(tmp_path) + b"/" + name
     shutil.copytree(run.path, os.fsdecode(path), ignore=shutil.ignore_patterns("export"))
@@ -321,6 +349,7 @@ def test_a_run_may_have_any_name_in_any_locale(run: Run, tmp_path: Path, name: b
     assert (Path(os.fsdecode(path)) / "out" / "fp32.tflite").exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_measured_in_errors_shows_its_loss(tmp_path: Path) -> None:
     squared = Loss.MEAN_SQUARED_ERROR
     model, data = seeded(perceptron()), relabelled(DATA, squared, CLASSES)
@@ -348,7 +377,7 @@ def test_of_many_examples_a_fair_sample_is_taken(run: Run, tmp_path: Path) -> No
     right = np.tile(run.model.predict(DATA.x, verbose=0).argmax(axis=1), 50)
     first_half_right = np.concatenate([right, (right + 1) % CLASSES])
     many = Dataset(np.tile(DATA.x, (100, 1, 1, 1)), first_half_right)
-    report = export_model(run.bundle, run.checkpoint, many, tmp_path, [Format.FP32], lambda _: None)
+    report = export_here(run.bundle, run.checkpoint, many, tmp_path, [Format.FP32], lambda _: None)
     assert report.examples == 10_000
     assert report.keras_metrics["accuracy"] == pytest.approx(0.5, abs=0.03)
     assert report.exports[0].metrics == report.keras_metrics
@@ -365,11 +394,6 @@ def test_a_converter_that_makes_mistakes_is_found_out(run: Run, tmp_path: Path) 
             run.bundle, run.checkpoint, DATA, tmp_path, ALL, lambda _: None, open_converter=here(WithoutBiases)
         )
     assert files_in(tmp_path) == []
-
-
-def here(workbench: type[Workbench]) -> Callable[[Job], AbstractContextManager[Workbench]]:
-    """A converter in this process."""
-    return lambda job: nullcontext(workbench(job))
 
 
 def test_a_file_that_runs_nowhere_is_reported_and_refused_if_it_is_fp32(
@@ -423,7 +447,7 @@ def test_a_full_disk_leaves_the_file_that_was_there_but_no_report_of_another(run
     with ExitStack() as limits:
         steps = {"Writing": lambda: limits.enter_context(files_limited_to(1000))}
         with pytest.raises(StorageError, match=r"fp32\.tflite: File too large"):
-            export_model(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda step: steps.get(step, int)())
+            export_here(run.bundle, run.checkpoint, DATA, tmp_path, [Format.FP32], lambda step: steps.get(step, int)())
     assert files_in(tmp_path) == ["fp32.tflite"]
     assert (tmp_path / "fp32.tflite").read_bytes() == b"former"
 
@@ -435,13 +459,16 @@ def test_a_disk_without_room_for_the_converters_own_files_is_told(run: Run, tmp_
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """As a full disk would: the system refuses to write more into a file."""
+    """As a full disk would: the system refuses to write more into a file. Python leaves no half of what it compiled."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        patch.setattr(sys, "dont_write_bytecode", True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 @pytest.mark.parametrize(

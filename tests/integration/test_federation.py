@@ -63,8 +63,9 @@ def assert_all_counted_once(site: Site, state: str) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
-    """A federation in which nothing went wrong: the digest of its model; its agents wait for another."""
-    with start_agent(site, "pi-1", trainer="keras") as first, start_agent(site, "pi-2", trainer="keras") as second:
+    """A federation of both trainers in which nothing went wrong: the digest of its model; its agents wait for
+    another."""
+    with start_agent(site, "pi-1", trainer="keras") as first, start_agent(site, "pi-2") as second:
         with Child("aggregator", site.federation("undisturbed"), "--json") as aggregator:
             records = [aggregator.reports() for _ in range(ROUNDS)]
             assert aggregator.ends() == 0
@@ -73,22 +74,22 @@ def undisturbed(site: Site) -> Iterator[tuple[str, Child, Child]]:
         yield result(site, "undisturbed"), first, second
 
 
-@pytest.mark.usefixtures("undisturbed")
-def test_a_fleet_of_both_trainers_learns_what_one_of_keras_does(
-    tmp_path_factory: pytest.TempPathFactory, site: Site
+def test_a_fleet_of_both_trainers_learns_what_one_of_litert_does(
+    undisturbed: tuple[str, Child, Child], tmp_path_factory: pytest.TempPathFactory, site: Site
 ) -> None:
-    mixed = Site(tmp_path_factory.mktemp("mixed"), site.url, site.task)
-    federation = mixed.federation("run", name="mixed")
+    _, heavy, light = undisturbed
+    assert "libtensorflow" in heavy.mapped()
+    assert "libtensorflow" not in light.mapped()
+    alike = Site(tmp_path_factory.mktemp("alike"), site.url, site.task)
+    federation = alike.federation("run", name="alike")
     with (
-        start_agent(mixed, "pi-1", federation="mixed", trainer="keras") as heavy,
-        start_agent(mixed, "pi-2", federation="mixed", trainer="litert") as light,
+        start_agent(alike, "pi-1", federation="alike"),
+        start_agent(alike, "pi-2", federation="alike"),
         Child("aggregator", federation) as aggregator,
     ):
         assert aggregator.ends() == 0
-        assert "libtensorflow" in heavy.mapped()
-        assert "libtensorflow" not in light.mapped()
-    assert_all_counted_once(mixed, "run")
-    expected, found = load_latest(site.path / "undisturbed"), load_latest(mixed.path / "run")
+    assert_all_counted_once(alike, "run")
+    expected, found = load_latest(alike.path / "run"), load_latest(site.path / "undisturbed")
     for name, weights in expected.exact.items():
         apart = np.linalg.norm(found.exact[name] - weights) / np.linalg.norm(weights)
         assert apart <= MOST_APART, name
@@ -172,7 +173,7 @@ def test_whoever_is_killed_the_federation_learns_what_it_would_have(
     with Mosquitto(tmp_path_factory.mktemp("unsteady")) as broker:
         unsteady = Site(tmp_path_factory.mktemp("killed"), broker.url, site.task)
         federation = unsteady.federation("run")
-        with start_agent(unsteady, "pi-1") as first, start_agent(unsteady, "pi-2") as second:
+        with start_agent(unsteady, "pi-1", trainer="keras") as first, start_agent(unsteady, "pi-2") as second:
             with Child("aggregator", federation, "--json") as aggregator:
                 second.says("round 1: training")
                 with second.held_up():

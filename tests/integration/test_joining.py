@@ -43,12 +43,15 @@ def gateway(tmp_path: Path) -> SecuredGateway:
 
 
 def join(gateway: SecuredGateway, site: Site, name: str) -> Path:
-    """The agent.toml of a device that has joined, with data of its own."""
+    """The agent.toml of a device that has joined, with data of its own. TensorFlow would take it seconds to load."""
     site.agent(name)
     directory = site.path / f"device-{name}"
     code, said = run("join", gateway.enrol(name), "--dir", directory, "--data", site.path / f"{name}.npz")
     assert code == 0, said
-    return directory / "agent.toml"
+    config = directory / "agent.toml"
+    if "trainer" not in config.read_text():
+        config.write_text(f'trainer = "litert"\n{config.read_text()}')
+    return config
 
 
 def test_devices_that_have_joined_train_together_over_client_certificates(

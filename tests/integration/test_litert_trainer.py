@@ -113,11 +113,18 @@ def regularised(outputs: int, end: str) -> Any:
     )
 
 
-@pytest.mark.parametrize(("policy", "state"), [(MaskPolicy.SHARED, "reset"), (MaskPolicy.OWN, "keep")])
-@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("policy", "state", "mu"),
+    [
+        (MaskPolicy.SHARED, "reset", 0.5),
+        (MaskPolicy.OWN, "keep", 0.0),
+        pytest.param(MaskPolicy.SHARED, "reset", 0.0, marks=pytest.mark.slow),
+        pytest.param(MaskPolicy.OWN, "keep", 0.5, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("loss", "outputs", "end"), LOSSES.values(), ids=LOSSES.keys())
 def test_every_loss_is_the_keras_trainers(
-    loss: Loss, outputs: int, end: str, mu: float, policy: MaskPolicy, state: str
+    loss: Loss, outputs: int, end: str, policy: MaskPolicy, state: str, mu: float
 ) -> None:
     model = seeded(regularised(outputs, end))
     bundle = bundle_of(

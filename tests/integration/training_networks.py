@@ -358,13 +358,9 @@ def keras_step(model: Any, loss: Callable[[Any, Any], Any], x: Inputs, y: Array)
     """The same by tf_keras, which also moves `model`'s statistics."""
     names = {variable.ref(): spec.name for spec, variable in zip(tensor_table(model), model.weights, strict=True)}
 
-    @tf.function
-    def differentiate(x: Any, y: Any) -> Any:
-        with tf.GradientTape() as tape:
-            total = loss(y, model(x, training=True)) + sum(model.losses)
-        return total, tape.gradient(total, model.trainable_variables)
-
-    total, gradients = differentiate(x, y)
+    with tf.GradientTape() as tape:
+        total = loss(y, model(x, training=True)) + sum(model.losses)
+    gradients = tape.gradient(total, model.trainable_variables)
     return Step(
         loss=float(total),
         gradients={
