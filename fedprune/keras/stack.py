@@ -44,6 +44,7 @@ with without_lines(_NOISE.match), _without_keras_3():
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 tf.get_logger().setLevel("ERROR")
+# LSTM and GRU trace a variant for cuDNN beside each one that runs here, which takes longer than the rest of a build.
 keras.src.layers.rnn.gru_lstm_utils.function_register = lambda *_, **__: None
 
 __all__ = ["keras", "tf", "tfmot"]
