@@ -23,7 +23,7 @@ from fedprune.keras.layer import (
 )
 from fedprune.keras.pointwise import activate
 from fedprune.keras.refusal import require
-from fedprune.keras.stack import keras
+from fedprune.keras.stack import keras, tf
 from fedprune.network.layers import (
     Convolution,
     DepthwiseConvolution,
@@ -142,6 +142,19 @@ def _read_global_pooling(statistic: Statistic) -> Read:
     return read
 
 
+@keras.saving.register_keras_serializable(package="fedprune")
+class MaskedAveragePooling1D(keras.layers.GlobalAveragePooling1D):  # type: ignore[misc]
+    """The mean over the steps that a mask leaves, which is 0 where it leaves none: Keras divides 0 by 0 there, and one
+    such example makes a batch's whole loss NaN."""
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        if mask is None:
+            return super().call(inputs)
+        kept = tf.expand_dims(tf.cast(mask, inputs.dtype), -1)
+        steps = tf.reduce_sum(kept, 1, keepdims=self.keepdims)
+        return tf.reduce_sum(inputs * kept, 1, keepdims=self.keepdims) / tf.maximum(steps, 1.0)
+
+
 def _make_global_pooling(layer: GlobalPooling, shape: Shape, _penalties: Penalties) -> Callable[..., Any]:
     return partial(_GLOBAL_POOLINGS[layer.statistic][len(shape) - 2], keepdims=layer.keep_axes)
 
@@ -167,7 +180,7 @@ _POOLINGS = {
 }
 _GLOBAL_POOLINGS = {
     Statistic.MAX: (keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D),
-    Statistic.MEAN: (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D),
+    Statistic.MEAN: (MaskedAveragePooling1D, keras.layers.GlobalAveragePooling2D),
 }
 
 _MOVES = "strides padding data_format"
