@@ -18,7 +18,6 @@ from export.architecture import task_outputs, variables_of
 from export.data_check import check_data
 from export.describing.model import describe
 from export.describing.parity import check_parity
-from export.describing.refusal import LayerRefused, label
 from export.head import proven_head
 from export.initial import recipe, redrawn
 from export.model_code import load_model
@@ -34,6 +33,7 @@ from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.data.task_toml import with_words
 from fedprune.errors import FedpruneError, TaskError
 from fedprune.graph.training import write_training_graph
+from fedprune.keras.refusal import LayerRefused, label
 from fedprune.model.metrics import default_metrics, why_unfit
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network

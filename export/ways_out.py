@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from export.describing.layers import LAYERS
-from export.describing.refusal import LayerRefused, plain
+from fedprune.keras.layers import READERS
+from fedprune.keras.refusal import LayerRefused, plain
 from fedprune.keras.stack import keras
 
 DESCRIPTIONS, PROOFS = 6, 2
@@ -92,7 +92,7 @@ def _with(layer: Any, settings: Mapping[str, Any]) -> _Change:
 
 def _replacements(layer: Any) -> Iterator[_Change]:
     """What may stand for a layer of a kind that no description has: a layer that does the like, or none."""
-    if type(layer) in LAYERS:
+    if type(layer) in READERS:
         return
     for words, make in _alike(layer):
         yield f"{words} instead", make

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from export.architecture import tensor_table, variables_of
-from export.describing.augmentation import AUGMENTATION
-from export.describing.draft import Draft
-from export.describing.layers import LAYERS, NOISY, attend, check_common
-from export.describing.masks import HEEDING, attention_masks, check_masks, leave_out, output_mask
+from export.describing.masks import attention_masks, check_masks, heeded_masks, output_mask
 from export.describing.operators import IS_OPERATOR, Made, Value, read_operator
-from export.describing.refusal import label, refuse
-from export.describing.sequences import check_recurrent_dropout
 from fedprune.errors import TaskError
+from fedprune.keras.attention import attend
+from fedprune.keras.augmentation import AUGMENTATION
+from fedprune.keras.draft import Draft
+from fedprune.keras.layers import READERS
+from fedprune.keras.masks import leave_out
+from fedprune.keras.pointwise import NOISY
+from fedprune.keras.recurrent import check_recurrent_dropout
+from fedprune.keras.refusal import check_common, label, refuse
 from fedprune.keras.stack import keras, tf
 from fedprune.model.forms import MAX_ENDS, MAX_NAME, is_name
 from fedprune.model.tensors import TensorSpec, TensorTable
@@ -77,9 +80,9 @@ class _Walk:
             return [self._operator(node, made)]
         if isinstance(layer, keras.layers.MultiHeadAttention):
             return [self._attention(node, made, training)]
-        if not isinstance(layer, keras.Model | keras.layers.Masking) and type(layer) not in LAYERS:
+        if not isinstance(layer, keras.Model | keras.layers.Masking) and type(layer) not in READERS:
             others = (keras.layers.Masking, keras.layers.MultiHeadAttention)
-            kinds = ", ".join(sorted(kind.__name__ for kind in [*LAYERS, *others]))
+            kinds = ", ".join(sorted(kind.__name__ for kind in [*READERS, *others]))
             refuse(layer, "a layer of this kind", f"layers of these: {kinds}")
         inputs = [made[tensor] for tensor in node.flat_input_ids]
         if not all(isinstance(value, Value) for value in inputs):
@@ -108,8 +111,8 @@ class _Walk:
         if isinstance(layer, keras.layers.Masking):
             value = Value(*leave_out(self._draft, layer, *numbers))
         else:
-            heeded = [mask for mask in masks if mask is not None and isinstance(layer, HEEDING)]
-            number = LAYERS[type(layer)](self._draft, layer, [*numbers, *heeded])
+            reader = READERS[type(layer)]
+            number = reader.read(self._draft, layer, [*numbers, *heeded_masks(layer, masks)])
             value = Value(number, output_mask(self._draft, layer, numbers, masks))
         self._check_shape(layer, node.outputs, value)
         return value

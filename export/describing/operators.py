@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from export.describing.draft import Draft
-from export.describing.functions import DEFAULT_SLOPE, leaky, rescale
-from export.describing.layers import concatenate, subtract
-from export.describing.refusal import plain, refuse
+from fedprune.keras.draft import Draft
+from fedprune.keras.joins import subtract
+from fedprune.keras.pointwise import DEFAULT_SLOPE, leaky, rescale
+from fedprune.keras.refusal import plain, refuse
+from fedprune.keras.shapes import concatenate
 from fedprune.keras.stack import keras, tf
 from fedprune.network import layers as network
 from fedprune.network.layers import Function, Operation, Statistic

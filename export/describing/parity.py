@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.describing.augmentation import without_augmentation
-from export.describing.layers import NOISY
 from fedprune.errors import TaskError
+from fedprune.keras.augmentation import without_augmentation
 from fedprune.keras.model import build_model, call_model
+from fedprune.keras.pointwise import NOISY
 from fedprune.keras.stack import keras, tf
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, TensorSpec, TensorTable

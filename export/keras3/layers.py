@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 from fedprune.errors import TaskError
 from fedprune.keras import activations
+from fedprune.keras.layer import KERNEL
+from fedprune.keras.layers import READERS
 from fedprune.keras.stack import keras
 
 Config = Mapping[str, Any]
@@ -102,103 +104,13 @@ _WITHOUT_EFFECT = _names("name trainable dtype seed renorm_clipping renorm_momen
 _AS_IN_TF_KERAS = ("data_format", "channels_last")
 """A setting that tf_keras' layer does not have, and its only value."""
 
-_WINDOWS = "strides padding data_format"
-_CONVOLUTION = f"{_WINDOWS} kernel_size dilation_rate"
-_WEIGHTS = """
-    activation use_bias bias_initializer bias_regularizer activity_regularizer bias_constraint
-"""
-_KERNEL = "kernel_initializer kernel_regularizer kernel_constraint"
-_DEPTHWISE = "depth_multiplier depthwise_initializer depthwise_regularizer depthwise_constraint"
-_POINTWISE = "pointwise_initializer pointwise_regularizer pointwise_constraint"
-_ORDINARY = _names(f"filters groups {_CONVOLUTION} {_WEIGHTS} {_KERNEL}")
-_TRANSPOSED = _names(f"filters output_padding {_CONVOLUTION} {_WEIGHTS} {_KERNEL}")
-_EACH_CHANNEL = _names(f"{_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE}")
-_SEPARABLE = _names(f"filters {_CONVOLUTION} {_WEIGHTS} {_DEPTHWISE} {_POINTWISE}")
-_POOLING = _names(f"pool_size {_WINDOWS}")
-_GLOBAL_POOLING = _names("data_format keepdims")
-_FILLING = "fill_mode fill_value interpolation"
-_RECURRENT = f"""
-    units recurrent_activation recurrent_initializer recurrent_regularizer recurrent_constraint dropout
-    recurrent_dropout return_sequences return_state go_backwards stateful unroll zero_output_for_mask {_WEIGHTS}
-    {_KERNEL}
-"""
-_STATELESS = """
-    axis epsilon center scale beta_initializer gamma_initializer beta_regularizer gamma_regularizer beta_constraint
-    gamma_constraint
-"""
-_NORMALIZATION = f"{_STATELESS} momentum synchronized renorm moving_mean_initializer moving_variance_initializer"
-
 _SETTINGS: dict[str, frozenset[str]] = {
-    "Activation": _names("activation"),
-    "Add": frozenset(),
-    "Average": frozenset(),
-    "AveragePooling1D": _POOLING,
-    "AveragePooling2D": _POOLING,
-    "BatchNormalization": _names(_NORMALIZATION),
-    "Bidirectional": _names("layer backward_layer merge_mode"),
-    "Concatenate": _names("axis"),
-    "Conv1D": _ORDINARY,
-    "Conv1DTranspose": _TRANSPOSED,
-    "Conv2D": _ORDINARY,
-    "Conv2DTranspose": _TRANSPOSED,
-    "Cropping1D": _names("cropping"),
-    "Cropping2D": _names("cropping data_format"),
-    "Dense": _names(f"units {_WEIGHTS} {_KERNEL}"),
-    "DepthwiseConv1D": _EACH_CHANNEL,
-    "DepthwiseConv2D": _EACH_CHANNEL,
-    "Dot": _names("axes normalize"),
-    "Dropout": _names("rate noise_shape"),
-    "ELU": _names("alpha"),
-    "Flatten": _names("data_format"),
-    "GaussianDropout": _names("rate"),
-    "GaussianNoise": _names("stddev"),
-    "Embedding": _names(
-        "input_dim output_dim embeddings_initializer embeddings_regularizer embeddings_constraint mask_zero"
-    ),
-    "GRU": _names(f"{_RECURRENT} reset_after"),
-    "GlobalAveragePooling1D": _GLOBAL_POOLING,
-    "GlobalAveragePooling2D": _GLOBAL_POOLING,
-    "GlobalMaxPooling1D": _GLOBAL_POOLING,
-    "GlobalMaxPooling2D": _GLOBAL_POOLING,
-    "GroupNormalization": _names(f"groups {_STATELESS}"),
-    "Identity": frozenset(),
-    "LayerNormalization": _names(_STATELESS),
-    "LSTM": _names(f"{_RECURRENT} unit_forget_bias"),
-    "LeakyReLU": _names("negative_slope"),
+    **{kind.__name__: _names(reader.settings) for kind, reader in READERS.items()},
     "Masking": _names("mask_value"),
-    "MaxPooling1D": _POOLING,
-    "MaxPooling2D": _POOLING,
-    "Maximum": frozenset(),
-    "Minimum": frozenset(),
     "MultiHeadAttention": _names(
         f"num_heads key_dim value_dim dropout use_bias output_shape attention_axes bias_initializer bias_regularizer "
-        f"activity_regularizer bias_constraint {_KERNEL}"
+        f"activity_regularizer bias_constraint {KERNEL}"
     ),
-    "Multiply": frozenset(),
-    "Normalization": _names("axis mean variance invert"),
-    "Permute": _names("dims"),
-    "RandomContrast": _names("factor value_range"),
-    "RandomFlip": _names("mode"),
-    "RandomRotation": _names(f"factor {_FILLING}"),
-    "RandomTranslation": _names(f"height_factor width_factor {_FILLING}"),
-    "RandomZoom": _names(f"height_factor width_factor {_FILLING}"),
-    "ReLU": _names("max_value negative_slope threshold"),
-    "RepeatVector": _names("n"),
-    "Rescaling": _names("scale offset"),
-    "Reshape": _names("target_shape"),
-    "SeparableConv1D": _SEPARABLE,
-    "SeparableConv2D": _SEPARABLE,
-    "SimpleRNN": _names(_RECURRENT),
-    "Softmax": _names("axis"),
-    "SpatialDropout1D": _names("rate"),
-    "SpatialDropout2D": _names("rate data_format"),
-    "Subtract": frozenset(),
-    "UnitNormalization": _names("axis"),
-    "UpSampling1D": _names("size"),
-    "UpSampling2D": _names("size interpolation data_format"),
-    "TimeDistributed": _names("layer"),
-    "ZeroPadding1D": _names("padding"),
-    "ZeroPadding2D": _names("padding data_format"),
 }
 """The layers, with the settings that are taken over."""
 

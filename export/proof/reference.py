@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.describing.augmentation import AUGMENTATION, does_nothing
+from fedprune.keras.augmentation import AUGMENTATION, does_nothing
 from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Objective

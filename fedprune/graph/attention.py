@@ -9,18 +9,18 @@ import numpy as np
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Value
-from fedprune.graph.context import Context
+from fedprune.graph.context import Context, Rules
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.noise import drop
 from fedprune.graph.products import batch_matmul
-from fedprune.graph.rearranging import transpose
+from fedprune.graph.shapes import transpose
 from fedprune.network.layers import MultiHeadAttention
 
 _UNSEEN = -1e9
 """What Keras adds to the score of a place that must not be seen: its exponential is 0."""
 
 
-def multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: list[Value]) -> Value:
+def _multi_head_attention(context: Context, layer: MultiHeadAttention, inputs: list[Value]) -> Value:
     query, value, key, *masks = layer.roles(inputs)
     query_mask, key_mask = (None if mask is None else mask.tensor for mask in masks)
     tape, n, places = context.tape, query.shape[0], query.shape[1]
@@ -73,3 +73,6 @@ def _project(context: Context, x: Value, inputs: int, kernel: str, bias: str | N
         return y
     shift = context.weight(bias)
     return ops.add(tape, y, ops.reshape(tape, shift, (math.prod(shift.shape),)))
+
+
+RULES: Rules = {MultiHeadAttention: _multi_head_attention}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.batch_normalization import Examples
 from fedprune.graph.graph import Tensor
-from fedprune.graph.normalization import Examples
 
 
 class Context:
@@ -43,3 +45,14 @@ class Context:
         """A new input of numbers that are uniform over [0, 1)."""
         self._noises += 1
         return self.tape.graph.input(f"u{self._noises - 1}", shape)
+
+
+def with_bias(context: Context, layer: Any, y: Value) -> Value:
+    """`y` plus the bias of the layer, if it has one."""
+    return ops.add(context.tape, y, context.weight(layer.bias)) if layer.bias else y
+
+
+Rule = Callable[[Context, Any, list[Value]], Value]
+"""What takes the context, a layer and its inputs, and returns its output."""
+Rules = Mapping[type, Rule]
+"""Rules by the kinds of layers."""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
-from fedprune.graph.rearranging import slice_along, transpose
+from fedprune.graph.context import Context, Rules, with_bias
+from fedprune.graph.shapes import slice_along, transpose
 from fedprune.graph.windows import convolution_patches, depthwise_convolution, scatter_patches, windows_of
 from fedprune.network.layers import Convolution, DepthwiseConvolution, Dilated, Padding, TransposedConvolution
 
 _Dilated = TypeVar("_Dilated", bound=Dilated)
 
 
-def convolution(context: Context, layer: Convolution, inputs: list[Value]) -> Value:
-    """Without the bias. Each group of channels has filters of its own."""
+def _convolution(context: Context, layer: Convolution, inputs: list[Value]) -> Value:
+    """Without the bias, which may wait (`fedprune.graph.rules`). Each group of channels has filters of its own."""
     tape, kernel = context.tape, context.weight(layer.kernel)
     channels, filters = kernel.shape[-2], layer.filters // layer.groups
 
@@ -37,7 +37,7 @@ def convolution(context: Context, layer: Convolution, inputs: list[Value]) -> Va
     return _as_output(tape, layer, inputs[0], _over_phases(tape, layer, as_image(tape, inputs[0]), convolve))
 
 
-def depthwise(context: Context, layer: DepthwiseConvolution, inputs: list[Value]) -> Value:
+def _depthwise(context: Context, layer: DepthwiseConvolution, inputs: list[Value]) -> Value:
     """With a multiplier, channels are repeated."""
     tape, kernel = context.tape, context.weight(layer.kernel)
     image = ops.repeat_channels(tape, as_image(tape, inputs[0]), layer.multiplier)
@@ -51,7 +51,7 @@ def depthwise(context: Context, layer: DepthwiseConvolution, inputs: list[Value]
     return with_bias(context, layer, y)
 
 
-def transposed_convolution(context: Context, layer: TransposedConvolution, inputs: list[Value]) -> Value:
+def _transposed_convolution(context: Context, layer: TransposedConvolution, inputs: list[Value]) -> Value:
     """The gradient of a convolution: each place becomes what a window over the output holds, and windows add up."""
     (x,) = inputs
     tape, kernel, shape = context.tape, context.weight(layer.kernel), layer.output(x.shape[1:])
@@ -63,11 +63,6 @@ def transposed_convolution(context: Context, layer: TransposedConvolution, input
     patches = ops.reshape(tape, ops.matmul(tape, rows, matrix), (count, width))
     y = scatter_patches(tape, patches, windows_of(layer, image), image)
     return with_bias(context, layer, ops.reshape(tape, y, (x.shape[0], *shape)))
-
-
-def with_bias(context: Context, layer: Any, y: Value) -> Value:
-    """`y` plus the bias of the layer, if it has one."""
-    return ops.add(context.tape, y, context.weight(layer.bias)) if layer.bias else y
 
 
 def as_image(tape: Tape, x: Value) -> Value:
@@ -108,3 +103,10 @@ def _over_phases(tape: Tape, layer: _Dilated, x: Value, convolve: Callable[[_Dil
     y = transpose(tape, ops.reshape(tape, y, (n, down, rows, columns * across * filters)), 0, 2, 1, 3)
     y = ops.reshape(tape, y, (n, rows * down, columns * across, filters))
     return slice_along(tape, slice_along(tape, y, 1, 0, out[0]), 2, 0, out[1])
+
+
+RULES: Rules = {
+    Convolution: _convolution,
+    DepthwiseConvolution: _depthwise,
+    TransposedConvolution: _transposed_convolution,
+}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
-from fedprune.graph.operations import fold, is_positive, multiply
-from fedprune.network.layers import Merge, Operation
+from fedprune.graph.context import Context, Rules
+from fedprune.graph.operations import add, fold, is_positive, multiply
+from fedprune.network.layers import Add, Merge, Operation
 
 
-def merge(context: Context, layer: Merge, inputs: list[Value]) -> Value:
+def _add(context: Context, _: Add, inputs: list[Value]) -> Value:
+    total, *others = inputs
+    for other in others:
+        total = add(context.tape, total, other)
+    return total
+
+
+def _merge(context: Context, layer: Merge, inputs: list[Value]) -> Value:
     """Two by two, from the first on, as Keras does."""
     total, *others = inputs
     for other in others:
@@ -30,3 +37,6 @@ def _choose(tape: Tape, a: Value, b: Value, *, larger: bool) -> Value:
         (a, lambda d: fold(graph, graph.multiply(d, graph.subtract(1.0, chosen)), a.shape)),
         (b, lambda d: fold(graph, graph.multiply(d, chosen), b.shape)),
     )
+
+
+RULES: Rules = {Add: _add, Merge: _merge}

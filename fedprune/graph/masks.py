@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
+from fedprune.graph.context import Context, Rules
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.network.layers import IdMask, StepMask
 
 
-def id_mask(context: Context, _: IdMask, inputs: list[Value]) -> Value:
+def _id_mask(context: Context, _: IdMask, inputs: list[Value]) -> Value:
     (ids,), graph = inputs, context.tape.graph
     return context.tape.leaf(graph.minimum(graph.to_float(ids.tensor), 1.0), differentiable=False)
 
 
-def step_mask(context: Context, layer: StepMask, inputs: list[Value]) -> Value:
+def _step_mask(context: Context, layer: StepMask, inputs: list[Value]) -> Value:
     (x,), graph = inputs, context.tape.graph
     differs = ops.is_positive(graph, ops.absolute(graph, graph.add(x.tensor, -layer.padding)))
     some = graph.reduce_max(differs, len(x.shape) - 1)
@@ -41,3 +41,6 @@ def chosen(graph: Graph, mask: Tensor, x: Tensor, other: Tensor) -> Tensor:
 
 def _column(graph: Graph, mask: Tensor) -> Tensor:
     return graph.reshape(mask, (*mask.shape, 1))
+
+
+RULES: Rules = {IdMask: _id_mask, StepMask: _step_mask}

@@ -45,6 +45,11 @@ def softplus(graph: Graph, x: Tensor) -> Tensor:
     return graph.add(graph.relu(x), graph.add(graph.log(total), graph.divide(lost, total)))
 
 
+def row(tape: Tape, value: float | Sequence[float], size: int) -> Value:
+    """A row of constants: one number `size` times, or so many numbers."""
+    return tape.leaf(tape.graph.constant(np.full(size, value, np.float32)), differentiable=False)
+
+
 def fold(graph: Graph, d: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The gradient of what was repeated to `d`'s shape: the sum over its copies."""
     leading = len(d.shape) - len(shape)

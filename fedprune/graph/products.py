@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
-from fedprune.network.layers import Dot
+from fedprune.graph.context import Context, Rules, with_bias
+from fedprune.network.layers import Dense, Dot
 
 
-def dot(context: Context, layer: Dot, inputs: list[Value]) -> Value:
+def _dense(context: Context, layer: Dense, inputs: list[Value]) -> Value:
+    (x,) = inputs
+    rows = ops.reshape(context.tape, x, (*ops.in_blocks(x.tensor.size // x.shape[-1]), x.shape[-1]))
+    y = ops.matmul(context.tape, rows, context.weight(layer.kernel), in_parts=True)
+    return with_bias(context, layer, ops.reshape(context.tape, y, (*x.shape[:-1], layer.units)))
+
+
+def _dot(context: Context, layer: Dot, inputs: list[Value]) -> Value:
     """A product of matrices for each example; rows are matrices of one row."""
     x, y = inputs
     rows_last, columns_last = (axis == len(value.shape) - 2 for axis, value in zip(layer.axes, inputs, strict=True))
@@ -49,3 +56,6 @@ def batch_matmul(tape: Tape, a: Value, b: Value, *, transpose_a: bool = False, t
 
 def _as_matrices(tape: Tape, x: Value) -> Value:
     return ops.reshape(tape, x, (x.shape[0], 1, x.shape[1])) if len(x.shape) == 2 else x
+
+
+RULES: Rules = {Dense: _dense, Dot: _dot}

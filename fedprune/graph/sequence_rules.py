@@ -5,14 +5,14 @@ from __future__ import annotations
 from fedprune.graph import operations as ops
 from fedprune.graph import recurrent
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
+from fedprune.graph.context import Context, Rules
 from fedprune.graph.graph import Tensor
 from fedprune.graph.masks import without_masked
 from fedprune.graph.recurrent import Unroll
 from fedprune.network import layers as kinds
 
 
-def embedding(context: Context, layer: kinds.Embedding, inputs: list[Value]) -> Value:
+def _embedding(context: Context, layer: kinds.Embedding, inputs: list[Value]) -> Value:
     """Rows of the table. The gradient adds up at the rows alone that were taken, without one-hot rows."""
     (ids,), graph, table = inputs, context.tape.graph, context.weight(layer.table)
     flat = graph.reshape(ids.tensor, (ids.tensor.size,))
@@ -22,22 +22,22 @@ def embedding(context: Context, layer: kinds.Embedding, inputs: list[Value]) -> 
     return ops.reshape(context.tape, rows, (*ids.shape, layer.units))
 
 
-def reversal(context: Context, _: kinds.Reversal, inputs: list[Value]) -> Value:
+def _reversal(context: Context, _: kinds.Reversal, inputs: list[Value]) -> Value:
     (x,), graph = inputs, context.tape.graph
     return context.tape.record(graph.reverse(x.tensor, 1), (x, lambda d: graph.reverse(d, 1)))
 
 
-def simple_rnn(context: Context, layer: kinds.SimpleRNN, inputs: list[Value]) -> Value:
+def _simple_rnn(context: Context, layer: kinds.SimpleRNN, inputs: list[Value]) -> Value:
     bias = context.weight(layer.bias) if layer.bias else None
     return _recur(context, layer, inputs, recurrent.simple_rnn, bias, None)
 
 
-def lstm(context: Context, layer: kinds.LSTM, inputs: list[Value]) -> Value:
+def _lstm(context: Context, layer: kinds.LSTM, inputs: list[Value]) -> Value:
     bias = context.weight(layer.bias) if layer.bias else None
     return _recur(context, layer, inputs, recurrent.lstm, bias, None)
 
 
-def gru(context: Context, layer: kinds.GRU, inputs: list[Value]) -> Value:
+def _gru(context: Context, layer: kinds.GRU, inputs: list[Value]) -> Value:
     bias = context.weight(layer.bias) if layer.bias else None
     if not layer.reset_after:
         return _recur(context, layer, inputs, recurrent.gru_reset_before, bias, None)
@@ -90,3 +90,12 @@ def _row(tape: Tape, matrix: Value, number: int) -> Value:
     return tape.record(
         row, (matrix, lambda d: graph.pad(graph.reshape(d, (1, width)), {0: (number, rows - number - 1)}))
     )
+
+
+RULES: Rules = {
+    kinds.GRU: _gru,
+    kinds.LSTM: _lstm,
+    kinds.Embedding: _embedding,
+    kinds.Reversal: _reversal,
+    kinds.SimpleRNN: _simple_rnn,
+}

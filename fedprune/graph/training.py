@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from fedprune.errors import TaskError
 from fedprune.graph.autodiff import Tape, Value
+from fedprune.graph.batch_normalization import Examples
 from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.graph.losses import mean_loss
-from fedprune.graph.normalization import Examples
 from fedprune.graph.operations import absolute_sum, square_sum
 from fedprune.graph.rules import Pending, apply_layer
 from fedprune.model.losses import Objective

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fedprune.errors import TaskError
-from fedprune.keras.layers import Penalties, call_layer, make_layer, variables_of
+from fedprune.keras.layer import Penalties
+from fedprune.keras.layers import call_layer, make_layer, variables_of
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorTable

@@ -9,6 +9,8 @@ import msgspec
 
 from fedprune.network.layer import MAX_SIZE, Count, Layer, Name, Shape
 
+__all__ = ["AttentionLayer", "MultiHeadAttention", "Roles"]
+
 _Input = TypeVar("_Input")
 
 
@@ -85,3 +87,7 @@ class MultiHeadAttention(Layer, frozen=True, kw_only=True, tag="multi-head-atten
             (self.output_kernel, (self.heads, self.value_size, self.units)),
             (self.output_bias, (self.units,)),
         )
+
+
+AttentionLayer = MultiHeadAttention
+"""A layer of any kind in this module."""

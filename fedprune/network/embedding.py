@@ -8,6 +8,8 @@ import msgspec
 
 from fedprune.network.layer import MAX_SIZE, Count, Layer, Name, Shape
 
+__all__ = ["Embedding", "EmbeddingLayer"]
+
 
 class Embedding(Layer, frozen=True, kw_only=True, tag="embedding"):
     """For each id from 0 to `vocabulary` - 1 its row of `table` `[vocabulary, units]`. Its input is the network's own,
@@ -23,3 +25,7 @@ class Embedding(Layer, frozen=True, kw_only=True, tag="embedding"):
 
     def tensors(self, *inputs: Shape) -> dict[str, Shape]:  # noqa: ARG002 - the table is the same for all inputs
         return self.named((self.table, (self.vocabulary, self.units)))
+
+
+EmbeddingLayer = Embedding
+"""A layer of any kind in this module."""

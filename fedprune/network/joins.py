@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from fedprune.network.layer import Layer, Shape
 
+__all__ = ["Add", "JoiningLayer", "Merge", "Operation"]
+
 _BROADCAST_RANK = 3
 """Axes up to which runtimes repeat an axis of size 1."""
 
@@ -40,3 +42,7 @@ class Merge(Layer, frozen=True, kw_only=True, tag="merge"):
         if len(shape) > _BROADCAST_RANK and any(x != shape for x in inputs):
             self.refuse(f"repeats axes of shapes that have more than {_BROADCAST_RANK}")
         return shape
+
+
+JoiningLayer = Add | Merge
+"""A layer of any kind in this module."""

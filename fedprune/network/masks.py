@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from fedprune.network.layer import Layer, Number, Shape
 
+__all__ = ["IdMask", "MaskingLayer", "StepMask"]
+
 
 class IdMask(Layer, frozen=True, kw_only=True, tag="id-mask"):
     """1 for each id but 0, which stands for padding. Its input is the network's own, as that of Embedding is."""
@@ -28,3 +30,7 @@ class StepMask(Layer, frozen=True, kw_only=True, tag="step-mask"):
         if len(x) < 2:
             self.refuse(f"takes steps and channels, not the shape {list(x)}")
         return x[:-1]
+
+
+MaskingLayer = IdMask | StepMask
+"""A layer of any kind in this module."""

@@ -8,6 +8,8 @@ import msgspec
 
 from fedprune.network.layer import Count, Layer, Name, Shape
 
+__all__ = ["BatchNormalization", "GroupNormalization", "LayerNormalization", "NormalizationLayer", "UnitNormalization"]
+
 _Epsilon = Annotated[float, msgspec.Meta(ge=1e-12, le=1e3)]
 """Not 0: what fills a batch up is constant."""
 
@@ -84,3 +86,7 @@ class UnitNormalization(Layer, frozen=True, kw_only=True, tag="unit-normalizatio
         if not x:
             self.refuse("takes rows, not single numbers")
         return x
+
+
+NormalizationLayer = BatchNormalization | GroupNormalization | LayerNormalization | UnitNormalization
+"""A layer of any kind in this module."""

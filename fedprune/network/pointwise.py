@@ -9,6 +9,8 @@ import msgspec
 
 from fedprune.network.layer import Layer, Numbers, Shape
 
+__all__ = ["Activation", "Dropout", "Function", "GaussianNoise", "PointwiseLayer", "Rescaling"]
+
 
 class Function(StrEnum):
     """An activation function, by its name in Keras 3. `GELU_TANH` is GELU as tanh approximates it."""
@@ -87,3 +89,7 @@ class GaussianNoise(Layer, frozen=True, kw_only=True, tag="gaussian-noise"):
 
     deviation: Annotated[float, msgspec.Meta(ge=0, le=1e3)]
     relative: bool = False
+
+
+PointwiseLayer = Activation | Dropout | GaussianNoise | Rescaling
+"""A layer of any kind in this module."""

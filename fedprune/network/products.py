@@ -8,6 +8,8 @@ import msgspec
 
 from fedprune.network.layer import Count, Layer, Name, Shape
 
+__all__ = ["Dense", "Dot", "ProductLayer"]
+
 _Axis = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
@@ -41,3 +43,7 @@ class Dot(Layer, frozen=True, kw_only=True, tag="dot"):
             self.refuse(f"sums over axes of one size, not {self.axes[0]} of {list(x)} and {self.axes[1]} of {list(y)}")
         rest = (shape[:axis] + shape[axis + 1 :] for axis, shape in zip(self.axes, inputs, strict=True))
         return sum(rest, ()) or (1,)
+
+
+ProductLayer = Dense | Dot
+"""A layer of any kind in this module."""

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from fedprune.network.layer import Count, Layer, Name, Shape
 
+__all__ = ["GRU", "LSTM", "Recurrent", "RecurrentLayer", "Reversal", "SimpleRNN"]
+
 
 class Recurrent(Layer, frozen=True, kw_only=True):
     """A cell of `units` that goes through `[steps, inputs]`, from a state of zeros: `kernel` `[inputs, gates units]`,
@@ -83,3 +85,7 @@ class Reversal(Layer, frozen=True, kw_only=True, tag="reversal"):
         if not x:
             self.refuse("reverses steps, not single numbers")
         return x
+
+
+RecurrentLayer = GRU | LSTM | Reversal | SimpleRNN
+"""A layer of any kind in this module."""

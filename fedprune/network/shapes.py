@@ -9,6 +9,8 @@ import msgspec
 
 from fedprune.network.layer import MAX_COUNT, MAX_SIZE, Layer, Shape, Sizes
 
+__all__ = ["Concatenate", "Cropping", "Permute", "Reshape", "ShapeLayer", "Upsampling", "ZeroPadding"]
+
 _Padding = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
@@ -94,3 +96,7 @@ class Concatenate(Layer, frozen=True, kw_only=True, tag="concatenate"):
             self.refuse(f"joins inputs that differ along axis {self.axis} alone, not {[list(x) for x in inputs[:4]]}")
         joined = sum(x[self.axis] for x in inputs)
         return (*inputs[0][: self.axis], joined, *inputs[0][self.axis + 1 :])
+
+
+ShapeLayer = Concatenate | Cropping | Permute | Reshape | Upsampling | ZeroPadding
+"""A layer of any kind in this module."""

@@ -10,6 +10,19 @@ import msgspec
 
 from fedprune.network.layer import Count, Layer, Name, Shape, Sizes
 
+__all__ = [
+    "Convolution",
+    "DepthwiseConvolution",
+    "Dilated",
+    "GlobalPooling",
+    "Padding",
+    "Pooling",
+    "Statistic",
+    "TransposedConvolution",
+    "Windowed",
+    "WindowedLayer",
+]
+
 _MAX_WINDOW = 2**10
 """Places that a window (of a convolution or pooling) may see at once."""
 _MAX_REACH = 2**16
@@ -171,3 +184,7 @@ class GlobalPooling(Layer, frozen=True, kw_only=True, tag="global-pooling"):
         if len(x) not in (2, 3):
             self.refuse(f"takes channels and one or two axes of places, not the shape {list(x)}")
         return ((1,) * (len(x) - 1) if self.keep_axes else ()) + x[-1:]
+
+
+WindowedLayer = Convolution | DepthwiseConvolution | GlobalPooling | Pooling | TransposedConvolution
+"""A layer of any kind in this module."""

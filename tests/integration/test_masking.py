@@ -22,8 +22,6 @@ from training_networks import (
 )
 
 from export.architecture import task_outputs, tensor_table
-from export.describing.layers import LAYERS
-from export.describing.masks import HEEDING
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.proof.errors import NotProven
@@ -34,6 +32,8 @@ from fedprune.graph import recurrent, rules
 from fedprune.graph.autodiff import Value
 from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph, Tensor
+from fedprune.keras.layer import Masks
+from fedprune.keras.layers import READERS
 from fedprune.keras.model import build_model
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
@@ -215,9 +215,10 @@ def test_masks_that_no_description_has_are_refused(end: Callable[[Any], Any], re
 
 def test_of_each_layer_that_takes_a_mask_it_is_known_what_becomes_of_it() -> None:
     """A new kind of layer has to be looked at."""
-    takes_one = {kind for kind in LAYERS if "mask" in inspect.signature(kind.call).parameters}
+    takes_one = {kind for kind in READERS if "mask" in inspect.signature(kind.call).parameters}
 
-    assert takes_one <= {*HEEDING, L.BatchNormalization, L.GroupNormalization, L.Softmax, L.TimeDistributed}
+    heeding = {kind for kind, reader in READERS.items() if reader.masks is Masks.HEEDED}
+    assert takes_one <= {*heeding, L.BatchNormalization, L.GroupNormalization, L.Softmax, L.TimeDistributed}
 
 
 def test_a_masked_mean_of_logits_is_logits() -> None:

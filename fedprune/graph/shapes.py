@@ -8,19 +8,31 @@ import numpy as np
 
 from fedprune.graph import operations as ops
 from fedprune.graph.autodiff import Tape, Value
-from fedprune.graph.context import Context
+from fedprune.graph.context import Context, Rules
 from fedprune.model.tensors import Array
-from fedprune.network.layers import Cropping, Permute, Upsampling
+from fedprune.network.layers import Concatenate, Cropping, Permute, Reshape, Upsampling, ZeroPadding
 
 
-def cropping(context: Context, layer: Cropping, inputs: list[Value]) -> Value:
+def _reshape(context: Context, layer: Reshape, inputs: list[Value]) -> Value:
+    return ops.reshape(context.tape, inputs[0], (inputs[0].shape[0], *layer.shape))
+
+
+def _zero_padding(context: Context, layer: ZeroPadding, inputs: list[Value]) -> Value:
+    return ops.pad(context.tape, inputs[0], dict(enumerate(layer.padding, start=1)))
+
+
+def _concatenate(context: Context, layer: Concatenate, inputs: list[Value]) -> Value:
+    return ops.concatenate(context.tape, inputs, layer.axis + 1)
+
+
+def _cropping(context: Context, layer: Cropping, inputs: list[Value]) -> Value:
     (x,) = inputs
     for axis, (before, after) in enumerate(layer.cropping, start=1):
         x = slice_along(context.tape, x, axis, before, x.shape[axis] - before - after)
     return x
 
 
-def upsampling(context: Context, layer: Upsampling, inputs: list[Value]) -> Value:
+def _upsampling(context: Context, layer: Upsampling, inputs: list[Value]) -> Value:
     (x,) = inputs
     enlarge = _interpolate if layer.bilinear else _repeat
     for axis, times in enumerate(layer.size, start=1):
@@ -28,7 +40,7 @@ def upsampling(context: Context, layer: Upsampling, inputs: list[Value]) -> Valu
     return x
 
 
-def permute(context: Context, layer: Permute, inputs: list[Value]) -> Value:
+def _permute(context: Context, layer: Permute, inputs: list[Value]) -> Value:
     return transpose(context.tape, inputs[0], 0, *(axis + 1 for axis in layer.axes))
 
 
@@ -83,3 +95,13 @@ def _nearest_two(length: int, times: int) -> Array:
     for entry, part in ((first, np.float32(1.0) - share), (first + 1.0, share)):
         np.add.at(shares, (rows, np.clip(entry, 0, length - 1).astype(np.intp)), part)
     return shares
+
+
+RULES: Rules = {
+    Concatenate: _concatenate,
+    Cropping: _cropping,
+    Permute: _permute,
+    Reshape: _reshape,
+    Upsampling: _upsampling,
+    ZeroPadding: _zero_padding,
+}

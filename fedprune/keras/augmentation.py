@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from export.describing.draft import Draft
-from export.describing.refusal import refuse
+from fedprune.keras.draft import Draft
+from fedprune.keras.layer import Family, Reader
+from fedprune.keras.refusal import refuse
 from fedprune.keras.stack import keras
 from fedprune.network import augmentation as network
 from fedprune.network.augmentation import FillMode, Interpolation, Range
@@ -55,13 +56,22 @@ def _filling(layer: Any) -> dict[str, Any]:
     return {"fill_mode": mode, "interpolation": Interpolation(layer.interpolation), "fill": (fill,)}
 
 
-AUGMENTATION: dict[type, Callable[[Draft, Any, list[int]], int]] = {
-    keras.layers.RandomContrast: _contrast,
-    keras.layers.RandomFlip: _flip,
-    keras.layers.RandomRotation: _rotation,
-    keras.layers.RandomTranslation: _translation,
-    keras.layers.RandomZoom: _zoom,
-}
+_FILLING = "fill_mode fill_value interpolation"
+
+FAMILY = Family(
+    readers={
+        keras.layers.RandomContrast: Reader(_contrast, "factor value_range"),
+        keras.layers.RandomFlip: Reader(_flip, "mode"),
+        keras.layers.RandomRotation: Reader(_rotation, f"factor {_FILLING}"),
+        keras.layers.RandomTranslation: Reader(_translation, f"height_factor width_factor {_FILLING}"),
+        keras.layers.RandomZoom: Reader(_zoom, f"height_factor width_factor {_FILLING}"),
+    },
+    makers={},
+)
+"""Devices augment without Keras (`edge_agent.augmentation`), so that there are no makers."""
+
+AUGMENTATION = tuple(FAMILY.readers)
+"""Keras' augmentation layers."""
 
 
 def does_nothing(x: Any, training: Any = None) -> Any:  # noqa: ARG001 - Keras gives it
@@ -72,7 +82,7 @@ def does_nothing(x: Any, training: Any = None) -> Any:  # noqa: ARG001 - Keras g
 @contextmanager
 def without_augmentation(model: Any) -> Iterator[None]:
     """`model`, whose augmentation layers return what they take, also in training."""
-    layers = [layer for layer in model.submodules if isinstance(layer, tuple(AUGMENTATION))]
+    layers = [layer for layer in model.submodules if isinstance(layer, AUGMENTATION)]
     try:
         for layer in layers:
             vars(layer)["call"] = does_nothing

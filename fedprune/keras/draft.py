@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from export.describing.front import Step, augmentation_of
-from export.describing.refusal import refuse
+from fedprune.keras.front import Step, augmentation_of
+from fedprune.keras.refusal import refuse
 from fedprune.keras.stack import keras
 from fedprune.network.augmentation import AnyAugmentation, Augmentation
 from fedprune.network.description import Call, Network, Penalty

@@ -35,6 +35,18 @@ def require(layer: Any, **settings: Any) -> None:
             refuse(layer, f"{name} = {plain(found)}", plain(expected), **{name: expected})
 
 
+def check_common(layer: Any) -> None:
+    """Raise `TaskError` for settings that any Keras layer may have, and no description."""
+    require(layer, compute_dtype="float32")
+    if hasattr(layer, "data_format"):
+        require(layer, data_format="channels_last")
+    for name, value in (vars(layer) | vars(getattr(layer, "cell", layer))).items():
+        if name.endswith("_constraint") and value is not None:
+            refuse(layer, name, "none")
+    if getattr(layer, "activity_regularizer", None) is not None:
+        refuse(layer, "activity_regularizer", "a regularizer of its weights")
+
+
 def label(layer: Any) -> str:
     """A layer for people: its name and Keras class."""
     return f"layer {layer.name[:60]!r} ({type(layer).__name__})"
