@@ -17,10 +17,16 @@ def task_file(
     sparsity: float,
     mask: str = "shared",
     learning_rate: float = 0.05,
+    adam: bool = False,
+    data: str = "",
 ) -> str:
-    """The whole file; `model` is what its ``[model]`` table has, in TOML."""
+    """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` it is SGD with
+    momentum that trains."""
     begin = round(rounds * _PRUNING_BEGINS)
     end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    optimizer = "adam" if adam else "sgd"
+    described = f"\n[data]\n{data}" if data else ""
+    momentum = "" if adam else ", momentum = 0.9"
     return f"""\
 name = "{name}"
 
@@ -30,7 +36,7 @@ name = "{name}"
 [training]
 steps_per_round = {steps_per_round}
 batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9 }}
+optimizer = {{ name = "{optimizer}", learning_rate = {learning_rate}{momentum} }}
 
 [pruning]
 mask = "{mask}"
@@ -43,4 +49,4 @@ target_sparsity = {sparsity}
 begin_step = {begin * steps_per_round}
 end_step = {end * steps_per_round}
 frequency = {steps_per_round}
-"""
+{described}"""

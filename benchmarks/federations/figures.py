@@ -24,6 +24,11 @@ class Pair(msgspec.Struct, frozen=True):
     litert_sparsity: float
     keras_sparsity: float
 
+    @property
+    def points(self) -> float:
+        """By how many points LiteRT's accuracy is above TensorFlow's."""
+        return (self.litert_accuracy - self.keras_accuracy) * 100
+
 
 class Parity(msgspec.Struct, frozen=True):
     """All pairs of a network; the mean of litert - keras in points, and its confidence interval (paired t)."""
@@ -55,14 +60,17 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
+    """`tasks` are pairs of tasks with devices' own files and eight agents."""
+
     parities: tuple[Parity, ...]
+    tasks: tuple[Parity, ...]
     learned: tuple[Learned, ...]
     seconds: float
 
 
 def compare(network: str, pairs: Sequence[Pair]) -> Parity:
     """The mean of the paired differences, and the interval that Student's t gives for it; two pairs or more."""
-    points = [(pair.litert_accuracy - pair.keras_accuracy) * 100 for pair in pairs]
+    points = [pair.points for pair in pairs]
     mean = statistics.mean(points)
     reach = float(student_t.ppf((1 + CONFIDENCE) / 2, len(points) - 1))
     margin = reach * statistics.stdev(points) / math.sqrt(len(points))

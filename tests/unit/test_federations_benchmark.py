@@ -108,14 +108,14 @@ def test_pairs_hold_within_a_point_where_the_accuracy_tells_anything(
     differences: tuple[float, ...], accuracy: float, verdicts: tuple[bool, bool]
 ) -> None:
     pairs = [_pair(seed, difference, accuracy) for seed, difference in enumerate(differences)]
-    assert tuple(claims(Figures((compare("any", pairs),), (), 1.0)).values()) == verdicts
+    assert tuple(claims(Figures((compare("any", pairs),), (), (), 1.0)).values()) == verdicts
 
 
 def test_what_is_learned_is_asked_of_the_pruned_model() -> None:
     name = next(iter(LEARNED))
     good, bad = (Learned(name, 1, accuracy, 0.5, 0.8, 0.99, 0.99) for accuracy in (LEARNED[name].least, 0.8))
-    assert list(claims(Figures((), (good,), 1.0)).values()) == [True]
-    assert list(claims(Figures((), (bad,), 1.0)).values()) == [False]
+    assert list(claims(Figures((), (), (good,), 1.0)).values()) == [True]
+    assert list(claims(Figures((), (), (bad,), 1.0)).values()) == [False]
 
 
 def test_a_settled_accuracy_is_the_mean_of_the_last_five_rounds() -> None:
