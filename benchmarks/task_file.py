@@ -20,8 +20,8 @@ def task_file(
     adam: bool = False,
     data: str = "",
 ) -> str:
-    """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` it is SGD with
-    momentum that trains."""
+    """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
+    is SGD with momentum."""
     begin = round(rounds * _PRUNING_BEGINS)
     end = max(begin + 1, round(rounds * _PRUNING_ENDS))
     optimizer = "adam" if adam else "sgd"

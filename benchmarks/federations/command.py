@@ -49,10 +49,10 @@ def main(seeds: tuple[int, ...], names: tuple[str, ...], target: Path | None) ->
     """Run federations with a broker, an aggregator and agents as processes, 80 % pruned as the demo's.
 
     Pairs with the same seed on LiteRT and on TensorFlow: a CNN (Fashion-MNIST), a 1-D CNN with BatchNormalization
-    (accelerometer windows), a DS-CNN (spectrograms), a GRU and a small Transformer (sentences); and, with two seeds and
-    eight agents each, a text task from JSONL files and a speech task from recordings. On LiteRT alone, with three seeds: the 1-D CNN with 24
-    agents, tested on people who took no part, and a MobileNet on images of 96 x 96, each beside the same run dense and
-    beside central training. The CNN's data are real, the others are made here. Takes 7 GB of memory.
+    (accelerometer windows), a DS-CNN (spectrograms), a GRU and a small Transformer (sentences). Pairs with eight agents
+    and two seeds: a text task from JSONL files, and a speech task from recordings. On LiteRT alone, with three seeds:
+    the 1-D CNN with 24 agents, tested on people who took no part, and a MobileNet on images of 96 x 96, each beside the
+    same run dense and beside central training. The CNN's data are real, the others are made here. Takes 7 GB of memory.
     Exits with 1 if a claim does not hold.
     """
     began = time.monotonic()

@@ -28,8 +28,8 @@ _READ_HELD_OUT, _HEARD_HELD_OUT = 6000, 2400
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a seed makes of a scenario: the name of the data, the tables ``[model]`` and ``[data]`` of task.toml, and how
-    the names of everybody's data end."""
+    """What a seed makes of a scenario: the name of the data, the tables ``[model]`` and ``[data]`` of task.toml, and
+    the end of the names of everybody's data."""
 
     source: str
     model: str
@@ -179,15 +179,15 @@ PAIRED = {
         _sentences("gru_reader", 3, examples=640, held_out=_READ_HELD_OUT),
         agents=3,
         steps_per_round=20,
-        rounds=25,
-        learning_rate=0.005,
+        rounds=15,
+        learning_rate=0.01,
         adam=True,
     ),
     "transformer": Scenario(
         _sentences("transformer_reader", 3, examples=640, held_out=_READ_HELD_OUT),
         agents=3,
         steps_per_round=20,
-        rounds=25,
+        rounds=15,
         learning_rate=0.005,
         adam=True,
     ),
@@ -200,8 +200,8 @@ TASKS = {
         _sentences("gru_reader", 8, examples=240, held_out=_READ_HELD_OUT),
         agents=8,
         steps_per_round=12,
-        rounds=25,
-        learning_rate=0.005,
+        rounds=15,
+        learning_rate=0.01,
         adam=True,
     ),
     "speech": Scenario(_utterances(8, examples=160, held_out=_HEARD_HELD_OUT), agents=8, steps_per_round=10, rounds=20),

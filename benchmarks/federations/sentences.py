@@ -15,9 +15,8 @@ IDS = 512
 
 _SHORTEST = 8
 _TOPIC_WORDS, _COMMON_WORDS = 40, 60
-_ABOUT, _DENIED = 0.26, 0.1
-"""How often a word is one of the sentence's topic, and how often one of another topic, which "not" comes before."""
-_NOT = "not"
+_ABOUT, _ASTRAY = 0.34, 0.06
+"""How often a word is one of the sentence's topic, and how often one of another topic."""
 _LANGUAGE = 20_261_126
 """Seeds the words: they are the same whoever writes."""
 
@@ -40,9 +39,8 @@ class Sentence(msgspec.Struct, frozen=True):
 
 
 def written(seed: int, count: int) -> list[Sentence]:
-    """`count` sentences, as many of each topic as there can be. Equal seeds give equal sentences.
-
-    Whoever overlooks what is denied takes some for another topic.
+    """`count` sentences, as many of each topic as there can be; of some, more words are of another topic. Equal seeds
+    give equal sentences.
     """
     random = np.random.default_rng(seed)
     words = _words()
@@ -55,21 +53,16 @@ def write_sentences(path: Path, sentences: list[Sentence]) -> None:
 
 
 def _sentence(topic: int, words: list[str], random: np.random.Generator) -> str:
-    said: list[str] = []
     length = int(random.integers(_SHORTEST, LENGTH + 1))
-    while len(said) < length:
-        kind = random.random()
-        if kind < _ABOUT:
-            said.append(_of(topic, words, random))
-        elif kind < _ABOUT + _DENIED:
-            said += [_NOT, _of((topic + int(random.integers(1, len(TOPICS)))) % len(TOPICS), words, random)]
-        else:
-            said.append(words[-1 - int(random.integers(_COMMON_WORDS))])
-    return " ".join(said[:length])
+    return " ".join(_word(topic, words, random) for _ in range(length))
 
 
-def _of(topic: int, words: list[str], random: np.random.Generator) -> str:
-    return words[topic * _TOPIC_WORDS + int(random.integers(_TOPIC_WORDS))]
+def _word(topic: int, words: list[str], random: np.random.Generator) -> str:
+    kind = random.random()
+    if kind >= _ABOUT + _ASTRAY:
+        return words[-1 - int(random.integers(_COMMON_WORDS))]
+    other = 0 if kind < _ABOUT else int(random.integers(1, len(TOPICS)))
+    return words[(topic + other) % len(TOPICS) * _TOPIC_WORDS + int(random.integers(_TOPIC_WORDS))]
 
 
 def _words() -> list[str]:

@@ -15,7 +15,7 @@ SHAPE = (24, 20, 1)
 
 _FORMANTS, _KNOTS = 3, 4
 _LOWEST_HZ, _HIGHEST_HZ = 250.0, 3400.0
-_NOISE = 0.6
+_NOISE = 0.5
 """Standard deviation of each sample; a formant's amplitude is 1 on average."""
 _LANGUAGE = 20_261_127
 """Seeds the words: they are the same whoever speaks them."""

@@ -69,8 +69,8 @@ class Draft:
         return self.tensor(layer, "bias") if layer.use_bias else None
 
     def network(self, outputs: Mapping[str, int], masks: Sequence[int | None]) -> Network:
-        """The description of what `outputs`, values by names, and their `masks` depend on. Augmentation leaves the calls: a value is what
-        it augments.
+        """The description of what `outputs`, values by names, and their `masks` depend on. Augmentation leaves the
+        calls: a value is what it augments.
 
         Raises `LayerError` for augmentation that is not at the front.
         """

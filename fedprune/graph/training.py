@@ -94,7 +94,7 @@ def _returned(context: Context, table: TensorTable, losses: Sequence[Value]) -> 
 def _shares(
     graph: Graph, objectives: Sequence[Objective], shares: Sequence[Tensor], importance: Tensor
 ) -> Iterator[Tensor]:
-    """The part `[batch, 1]` or `[batch, places]` that each example, or each place of it, has in the loss of each output,
+    """The part that each example `[batch, 1]`, or each place of it `[batch, places]`, has in the loss of each output,
     which has its weight in it."""
     for number, (objective, share) in enumerate(zip(objectives, shares, strict=True)):
         column = graph.slice(importance, 1, number, 1)

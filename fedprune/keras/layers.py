@@ -78,8 +78,8 @@ def variables_of(layer: AnyLayer, made: Any) -> dict[str, Any]:
 
 
 class MaskedOutput(keras.layers.Layer):
-    """Gives a model's output `[batch, *places, outputs]` the mask `[batch, *places]`, of 1 and 0, that Keras' losses and
-    metrics look for."""
+    """Gives a model's output `[batch, *places, outputs]` its mask `[batch, *places]`, of 1 and 0, as Keras' losses look
+    for it."""
 
     def call(self, inputs: Sequence[Any]) -> Any:
         x, mask = inputs

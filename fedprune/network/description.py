@@ -193,9 +193,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.output_masks:
             return
         if len(self.output_masks) != len(self.outputs):
-            raise TaskError(
-                f"network {self.name[:60]!r}: {len(self.output_masks)} masks, of {len(self.outputs)} outputs"
-            )
+            raise TaskError(f"network {self.name[:60]!r}: each output needs a mask or none, if any has one")
         masks = mask_values(len(self.inputs), ((layer, call.inputs) for layer, call in self.steps()))
         for output, mask in zip(self.outputs, self.output_masks, strict=True):
             if mask is not None and (mask not in masks or shapes[mask] != shapes[output][:-1]):
