@@ -97,7 +97,7 @@ url = "{broker_url}"
 count = {federation.rounds}
 cohort = {federation.agents}
 fleet = {[_agent_name(index) for index in range(federation.agents)]}
-deadline_s = 300
+deadline_s = 3600
 
 [codec]
 update = "{federation.codec}"
