@@ -29,6 +29,11 @@ class Pair(msgspec.Struct, frozen=True):
         """By how many points LiteRT's accuracy is above TensorFlow's."""
         return (self.litert_accuracy - self.keras_accuracy) * 100
 
+    @property
+    def accuracy(self) -> float:
+        """The mean of both runs."""
+        return (self.litert_accuracy + self.keras_accuracy) / 2
+
 
 class Parity(msgspec.Struct, frozen=True):
     """All pairs of a network; the mean of litert - keras in points, and its confidence interval (paired t)."""
@@ -41,7 +46,15 @@ class Parity(msgspec.Struct, frozen=True):
     @property
     def accuracy(self) -> float:
         """The mean of all runs."""
-        return statistics.mean((pair.litert_accuracy + pair.keras_accuracy) / 2 for pair in self.pairs)
+        return statistics.mean(pair.accuracy for pair in self.pairs)
+
+
+class TaskPair(msgspec.Struct, frozen=True):
+    """A pair of a task with devices' own files, and the number of its agents."""
+
+    task: str
+    agents: int
+    pair: Pair
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -60,10 +73,8 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """`tasks` are pairs of tasks with devices' own files and eight agents."""
-
     parities: tuple[Parity, ...]
-    tasks: tuple[Parity, ...]
+    tasks: tuple[TaskPair, ...]
     learned: tuple[Learned, ...]
     seconds: float
 

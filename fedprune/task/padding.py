@@ -7,6 +7,7 @@ of them count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def counted_places(network: Network, inputs: Sequence[Inputs]) -> tuple[Counted 
             case StepMask():
                 found[value] = (inputs[taken[0]] != np.float32(layer.padding)).any(axis=-1)
             case Merge():
-                found[value] = np.logical_and.reduce([found[number] for number in taken])
+                found[value] = reduce(np.logical_and, (found[number] for number in taken))
             case Concatenate():
                 found[value] = np.concatenate([found[number] for number in taken], axis=layer.axis + 1)
     return tuple(None if mask is None else found[mask] for mask in network.output_masks)
