@@ -235,9 +235,7 @@ def test_padded_steps_of_an_output_are_learned_as_keras_fit_learns_them(make: Ca
     model = make()
     data = padded_examples(model)
     schedule = ConstantSparsity(begin_step=1, frequency=1, target_sparsity=0.5)
-    bundle = bundle_of(
-        model, schedule, mask=MaskPolicy.SHARED, optimizer=Sgd(0.3), steps_per_round=3, batch_size=BATCH
-    )
+    bundle = bundle_of(model, schedule, mask=MaskPolicy.SHARED, optimizer=Sgd(0.3), steps_per_round=3, batch_size=BATCH)
 
     trainer = make_trainer(choice, bundle, examples=BATCH, threads=1)
     work = Work(weights_of(model), full_mask(bundle.task.table), 0, None, Keyed(5))

@@ -115,9 +115,7 @@ def test_pairs_hold_within_a_point_where_the_accuracy_tells_anything(
     assert tuple(claims(Figures((compare("any", pairs),), (), (), 1.0)).values()) == verdicts
 
 
-@pytest.mark.parametrize(
-    ("difference", "verdict"), [(0.019, True), (-0.019, True), (0.021, False), (-0.021, False)]
-)
+@pytest.mark.parametrize(("difference", "verdict"), [(0.019, True), (-0.019, True), (0.021, False), (-0.021, False)])
 def test_a_task_holds_within_two_points_on_either_side(difference: float, verdict: bool) -> None:
     task = TaskPair("speech", 8, _pair(1, difference))
     assert list(claims(Figures((), (task,), (), 1.0)).values()) == [verdict, True]
