@@ -16,7 +16,7 @@ from fedprune.errors import ProtocolError
 from fedprune.model.forms import OutputForm
 from fedprune.model.metrics import metric_named
 from fedprune.task.bundle import Task
-from fedprune.task.evaluation import Evaluation, EvaluationTally, LossScale
+from fedprune.task.evaluation import Evaluation, EvaluationTally, LossScale, LossTally
 from fedprune.task.tallies import unpack_tallies
 from fedprune.wire.messages import Submit
 
@@ -95,7 +95,7 @@ def _tally(update: AcceptedUpdate, loss: float, task: Task) -> EvaluationTally:
     share = examples / update.evaluated_examples
     tallies = unpack_tallies(update.tallies, task, update.evaluated_examples)
     weighted = {name: tally if share == 1.0 else tally * np.float64(share) for name, tally in tallies.items()}
-    return EvaluationTally(examples, loss * examples, weighted)
+    return EvaluationTally(examples, (LossTally(loss * examples, examples),), weighted)
 
 
 def _larger_is_better(name: str) -> bool:

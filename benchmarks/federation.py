@@ -24,8 +24,9 @@ DENSE_CODEC = "mask | fp32"
 
 @dataclass(frozen=True)
 class Federation:
-    """A federation in the directory `out`, which holds task.fedtask, and in data/ everybody's examples: agent-0.npz and
-    so on, and held-out.npz. `broker` is embedded, mosquitto, or an mqtt:// address; `name` is the federation's there.
+    """A federation in the directory `out`, which holds task.fedtask, and in data/ everybody's examples: agent-0 and so
+    on, and held-out, each with the `suffix`. `broker` is embedded, mosquitto, or an mqtt:// address; `name` is the
+    federation's there.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Federation:
     trainer: str
     broker: str
     out: Path
+    suffix: str = ".npz"
 
 
 def run_federation(federation: Federation, children: Children, on_round: Callable[[RoundRecord], None]) -> None:
@@ -84,7 +86,7 @@ def _federation_toml(federation: Federation, broker_url: str) -> str:
     return f"""\
 name = "{federation.name}"
 task = "task.fedtask"
-held_out = "data/held-out.npz"
+held_out = "data/held-out{federation.suffix}"
 state = "run"
 seed = {federation.seed}
 
@@ -95,7 +97,7 @@ url = "{broker_url}"
 count = {federation.rounds}
 cohort = {federation.agents}
 fleet = {[_agent_name(index) for index in range(federation.agents)]}
-deadline_s = 300
+deadline_s = 3600
 
 [codec]
 update = "{federation.codec}"
@@ -110,7 +112,7 @@ def _agent_name(index: int) -> str:
 def _agent_toml(federation: Federation, name: str, broker_url: str) -> str:
     return f"""\
 name = "{name}"
-data = "../data/{name}.npz"
+data = "../data/{name}{federation.suffix}"
 state = "{name}"
 federation = "{federation.name}"
 trainer = "{federation.trainer}"

@@ -18,13 +18,19 @@ def task_file(
     mask: str = "shared",
     learning_rate: float = 0.05,
     alpha: float | None = None,
+    adam: bool = False,
+    data: str = "",
 ) -> str:
-    """The whole file; `model` is what its ``[model]`` table has, in TOML. With `alpha` the
-    learning rate falls along a cosine once the model is pruned, to so much of itself in the end."""
+    """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
+    is SGD with momentum. With `alpha` the learning rate falls along a cosine once the model is pruned, to so much of
+    itself in the end."""
     begin = round(rounds * _PRUNING_BEGINS)
     end = max(begin + 1, round(rounds * _PRUNING_ENDS))
     window = f"begin_round = {end}, end_round = {rounds}"
     decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {window}, alpha = {alpha} }}\n'
+    optimizer = "adam" if adam else "sgd"
+    described = f"\n[data]\n{data}" if data else ""
+    momentum = "" if adam else ", momentum = 0.9"
     return f"""\
 name = "{name}"
 
@@ -34,7 +40,7 @@ name = "{name}"
 [training]
 steps_per_round = {steps_per_round}
 batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9 }}
+optimizer = {{ name = "{optimizer}", learning_rate = {learning_rate}{momentum} }}
 {decay}
 [pruning]
 mask = "{mask}"
@@ -47,4 +53,4 @@ target_sparsity = {sparsity}
 begin_step = {begin * steps_per_round}
 end_step = {end * steps_per_round}
 frequency = {steps_per_round}
-"""
+{described}"""

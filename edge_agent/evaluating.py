@@ -43,13 +43,15 @@ def evaluate_global(
     """
     # A device takes these into its memory only where its federation wants them.
     from fedprune.task.evaluation import InferenceGraph, score
+    from fedprune.task.padding import counted_places
     from fedprune.task.tallies import pack_tallies
 
     graph = InferenceGraph(bundle.network, threads=1)
     try:
         graph.load(weights)
-        answers = _until_stopped(graph.predict(list(held_out.inputs.values())), should_stop)
-        tally = score(answers, held_out, bundle.task.output_forms)
+        inputs = list(held_out.inputs.values())
+        answers = _until_stopped(graph.predict(inputs), should_stop)
+        tally = score(answers, held_out, bundle.task.output_forms, counted_places(bundle.network, inputs))
     except (ExportError, TaskError) as error:
         _log.warning("cannot evaluate the global model here: %s", error)
         return None

@@ -31,6 +31,7 @@ from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, Task, load_bundle
 from fedprune.task.checkpoints import Checkpoint, load_latest
 from fedprune.task.evaluation import Evaluation, score
+from fedprune.task.padding import counted_places
 from fedprune.task.run_directory import HELD_OUT, TASK
 
 _ZSTD_LEVEL = 19
@@ -98,6 +99,7 @@ def export_model(
     task = bundle.task
     examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
+    counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
     files: dict[Format, bytes] = {}
     verdicts: dict[Format, Verdict] = {}
@@ -123,10 +125,10 @@ def export_model(
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
-            verdicts[form] = judge(trial, data, task.output_forms, expected)
+            verdicts[form] = judge(trial, data, task.output_forms, expected, counted)
             if form is Format.FP32:
                 _check_fp32(verdicts[form])
-    in_keras = score([expected], data, task.output_forms).evaluation
+    in_keras = score([expected], data, task.output_forms, counted).evaluation
     x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
     report = Report(

@@ -13,6 +13,7 @@ from fedprune.data import Dataset
 from fedprune.model.forms import OutputForm
 from fedprune.model.tensors import Array
 from fedprune.task.evaluation import Evaluation, score
+from fedprune.task.padding import Counted
 
 _SMALLEST = np.finfo(np.float32).tiny
 """No answers are taken for smaller than this."""
@@ -29,8 +30,15 @@ class Verdict:
     runs_on: tuple[RunsOn, ...]
 
 
-def judge(trial: Trial, data: Dataset, outputs: Sequence[OutputForm], expected: Sequence[Array]) -> Verdict:
-    """Compare the answers of a file with `expected`, Keras' answers to `data`, both of each output."""
+def judge(
+    trial: Trial,
+    data: Dataset,
+    outputs: Sequence[OutputForm],
+    expected: Sequence[Array],
+    counted: Sequence[Counted | None],
+) -> Verdict:
+    """Compare the answers of a file with `expected`, Keras' answers to `data`, both of each output. Evaluated are the
+    places that are `counted`."""
     if trial.answers is None:
         return Verdict(None, None, None, trial.runs_on)
     pairs = list(zip(trial.answers, expected, strict=True))
@@ -38,5 +46,5 @@ def judge(trial: Trial, data: Dataset, outputs: Sequence[OutputForm], expected: 
     sizes = [float(np.abs(right).max()) for _, right in pairs]
     # What is not a number is the largest of all to numpy.
     largest, relative = np.max(differences), np.max(np.divide(differences, np.maximum(sizes, _SMALLEST)))
-    found = score([trial.answers], data, outputs).evaluation
+    found = score([trial.answers], data, outputs, counted).evaluation
     return Verdict(found, float(largest), float(relative), trial.runs_on)

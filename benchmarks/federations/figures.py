@@ -24,6 +24,16 @@ class Pair(msgspec.Struct, frozen=True):
     litert_sparsity: float
     keras_sparsity: float
 
+    @property
+    def points(self) -> float:
+        """By how many points LiteRT's accuracy is above TensorFlow's."""
+        return (self.litert_accuracy - self.keras_accuracy) * 100
+
+    @property
+    def accuracy(self) -> float:
+        """The mean of both runs."""
+        return (self.litert_accuracy + self.keras_accuracy) / 2
+
 
 class Parity(msgspec.Struct, frozen=True):
     """All pairs of a network; the mean of litert - keras in points, and its confidence interval (paired t)."""
@@ -36,7 +46,15 @@ class Parity(msgspec.Struct, frozen=True):
     @property
     def accuracy(self) -> float:
         """The mean of all runs."""
-        return statistics.mean((pair.litert_accuracy + pair.keras_accuracy) / 2 for pair in self.pairs)
+        return statistics.mean(pair.accuracy for pair in self.pairs)
+
+
+class TaskPair(msgspec.Struct, frozen=True):
+    """A pair of a task with devices' own files, and the number of its agents."""
+
+    task: str
+    agents: int
+    pair: Pair
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -56,13 +74,14 @@ class Learned(msgspec.Struct, frozen=True):
 
 class Figures(msgspec.Struct, frozen=True):
     parities: tuple[Parity, ...]
+    tasks: tuple[TaskPair, ...]
     learned: tuple[Learned, ...]
     seconds: float
 
 
 def compare(network: str, pairs: Sequence[Pair]) -> Parity:
     """The mean of the paired differences, and the interval that Student's t gives for it; two pairs or more."""
-    points = [(pair.litert_accuracy - pair.keras_accuracy) * 100 for pair in pairs]
+    points = [pair.points for pair in pairs]
     mean = statistics.mean(points)
     reach = float(student_t.ppf((1 + CONFIDENCE) / 2, len(points) - 1))
     margin = reach * statistics.stdev(points) / math.sqrt(len(points))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.federations import keywords, pictures, windows
+from benchmarks.federations import keywords, pictures, sentences, utterances, windows
 from fedprune.keras.stack import keras
 
 L = keras.layers
@@ -41,6 +41,34 @@ def small_mobilenet() -> Any:
         y = _relu(L.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False)(y))
         y = _relu(L.Conv2D(filters, 1, use_bias=False)(y))
     return keras.Model(x, L.Dense(len(pictures.CLASSES), "softmax")(L.GlobalAveragePooling2D()(y)))
+
+
+def gru_reader() -> Any:
+    """Words through a GRU, which stops where a sentence ends."""
+    ids = L.Input((sentences.LENGTH,), dtype="int32")
+    words = L.Embedding(sentences.IDS, 16, mask_zero=True)(ids)
+    return keras.Model(ids, L.Dense(len(sentences.TOPICS), "softmax")(L.GRU(24)(words)))
+
+
+def transformer_reader() -> Any:
+    """A convolution tells the attention which words are neighbours; one block that normalises first (Xiong et al. 2020,
+    "On layer normalization in the Transformer architecture", arXiv 2002.04745)."""
+    width = 24
+    ids = L.Input((sentences.LENGTH,), dtype="int32")
+    x = L.Conv1D(width, 3, padding="same")(L.Embedding(sentences.IDS, width)(ids))
+    y = L.LayerNormalization()(x)
+    x = L.Add()([x, L.MultiHeadAttention(2, width // 2)(y, y)])
+    y = L.Dense(2 * width, "gelu")(L.LayerNormalization()(x))
+    x = L.LayerNormalization()(L.Add()([x, L.Dense(width)(y)]))
+    return keras.Model(ids, L.Dense(len(sentences.TOPICS), "softmax")(L.GlobalAveragePooling1D()(x)))
+
+
+def keyword_cnn() -> Any:
+    """Two convolutions over a log-mel spectrogram."""
+    x = L.Input(utterances.SHAPE)
+    y = L.Conv2D(16, 5, strides=2, padding="same", activation="relu")(x)
+    y = L.Conv2D(24, 3, strides=2, padding="same", activation="relu")(y)
+    return keras.Model(x, L.Dense(len(utterances.WORDS), "softmax")(L.Flatten()(y)))
 
 
 def _relu(x: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from aggregator.book import RoundRecord
 from benchmarks.children import Children, default_broker
 from benchmarks.federation import Federation, run_federation
-from benchmarks.federations.scenarios import Scenario
+from benchmarks.federations.scenarios import Prepared, Scenario
 from benchmarks.task_file import BATCH_SIZE, task_file
 from fedprune.data.npz import count_examples
 from fedprune.system.disk import Directory
@@ -33,12 +33,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Site:
-    """A scenario with a seed, in a directory that has everybody's data and the task; `source` names the data."""
+    """A scenario with a seed, in a directory that has everybody's data and the task."""
 
     scenario: Scenario
     seed: int
     path: Path
-    source: str
+    prepared: Prepared
+
+    @property
+    def source(self) -> str:
+        return self.prepared.source
 
     def federate(self, trainer: str, codec: str) -> Run:
         """Run the federation, each part a process. Raises `FedpruneError`s, those of the children among them."""
@@ -55,6 +59,7 @@ class Site:
                 trainer=trainer,
                 broker=default_broker(),
                 out=out,
+                suffix=self.prepared.suffix,
             )
             records: list[RoundRecord] = []
             run_federation(federation, children, records.append)
@@ -83,10 +88,12 @@ def site(scenario: Scenario, seed: int, *, sparsity: float) -> Iterator[Site]:
             sparsity=sparsity,
             learning_rate=scenario.learning_rate,
             alpha=scenario.alpha,
+            adam=scenario.adam,
+            data=prepared.data,
         )
         Directory(path).write("task.toml", task.encode())
         children.run("task", "task", "build", str(path / "task.toml"), "--out", str(path / _TASK))
-        yield Site(scenario, seed, path, prepared.source)
+        yield Site(scenario, seed, path, prepared)
 
 
 def _train_centrally(path: Path, epochs: int, seed: int) -> tuple[float, ...]:

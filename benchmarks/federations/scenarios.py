@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.demo.settings import cnn_table
+from benchmarks.federations import sentences, utterances
 from benchmarks.federations.keywords import spoken
 from benchmarks.federations.pictures import pictures
 from benchmarks.federations.windows import people
@@ -22,20 +23,24 @@ from fedprune.data.source import open_source
 _NEW_PEOPLE = 6
 _SPOKEN_HELD_OUT, _PICTURES_HELD_OUT = 9600, 800
 _IMAGES_HELD_OUT = 10_000
+_READ_HELD_OUT, _HEARD_HELD_OUT = 6000, 2400
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a seed makes of a scenario: the name of the data, and the ``[model]`` table of task.toml."""
+    """What a seed makes of a scenario: the name of the data, the tables ``[model]`` and ``[data]`` of task.toml, and
+    the end of the names of everybody's data."""
 
     source: str
     model: str
+    data: str = ""
+    suffix: str = ".npz"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A federation. `prepare` writes agent-0.npz and so on, and held-out.npz, into a directory, as the seed has it.
-    The learning rate is that of SGD with momentum; with `alpha` it falls to so much of itself."""
+    """A federation. `prepare` writes agent-0 and so on, and held-out, into a directory, as the seed has it. The
+    learning rate is that of SGD with momentum, or of Adam; with `alpha` it falls to so much of itself."""
 
     prepare: Callable[[int, Path], Prepared]
     agents: int
@@ -43,6 +48,7 @@ class Scenario:
     rounds: int
     learning_rate: float = 0.05
     alpha: float | None = None
+    adam: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,38 @@ def _people_and_others(agents: int, *, windows: int) -> Callable[[int, Path], Pr
     return share
 
 
+def _sentences(function: str, agents: int, *, examples: int, held_out: int) -> Callable[[int, Path], Prepared]:
+    """A network that reads, and JSONL files of sentences."""
+
+    def share(seed: int, path: Path) -> Prepared:
+        path.mkdir()
+        everything = sentences.written(seed, agents * examples + held_out)
+        for name, first, last in _shares(agents, examples, held_out):
+            sentences.write_sentences(path / f"{name}.jsonl", everything[first:last])
+        return Prepared("sentences", _table(function, seed), sentences.DATA, ".jsonl")
+
+    return share
+
+
+def _utterances(agents: int, *, examples: int, held_out: int) -> Callable[[int, Path], Prepared]:
+    """The keyword spotter, and folders of WAV files."""
+
+    def share(seed: int, path: Path) -> Prepared:
+        samples, y = utterances.uttered(seed, agents * examples + held_out)
+        for name, first, last in _shares(agents, examples, held_out):
+            utterances.write_utterances(path / name, samples[first:last], y[first:last])
+        return Prepared("utterances", _table("keyword_cnn", seed), utterances.DATA, "")
+
+    return share
+
+
+def _shares(agents: int, examples: int, held_out: int) -> Iterator[tuple[str, int, int]]:
+    """The name of everybody's data, and which examples they are: from one to before another."""
+    for index in range(agents):
+        yield f"agent-{index}", index * examples, (index + 1) * examples
+    yield "held-out", agents * examples, agents * examples + held_out
+
+
 def _joined(parts: list[Dataset]) -> Dataset:
     return Dataset(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
 
@@ -139,9 +177,38 @@ PAIRED = {
         learning_rate=0.01,
         alpha=0.05,
     ),
+    "gru": Scenario(
+        _sentences("gru_reader", 3, examples=640, held_out=_READ_HELD_OUT),
+        agents=3,
+        steps_per_round=20,
+        rounds=15,
+        learning_rate=0.01,
+        adam=True,
+    ),
+    "transformer": Scenario(
+        _sentences("transformer_reader", 3, examples=640, held_out=_READ_HELD_OUT),
+        agents=3,
+        steps_per_round=20,
+        rounds=15,
+        learning_rate=0.005,
+        adam=True,
+    ),
 }
 """Each runs on either trainer. Learning rates with batch normalisation are low: at 0.05, and with Keras' own
 momentum, the accuracy went up and down by two points from round to round, which hides how far trainers are apart."""
+
+TASKS = {
+    "text": Scenario(
+        _sentences("gru_reader", 8, examples=240, held_out=_READ_HELD_OUT),
+        agents=8,
+        steps_per_round=12,
+        rounds=15,
+        learning_rate=0.01,
+        adam=True,
+    ),
+    "speech": Scenario(_utterances(8, examples=160, held_out=_HEARD_HELD_OUT), agents=8, steps_per_round=10, rounds=20),
+}
+"""Each has devices' own files, from which the task's form makes examples, and runs on either trainer."""
 
 LEARNED = {
     "window-cnn": Goal(

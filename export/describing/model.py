@@ -43,15 +43,17 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     draft = Draft(model.name, dict(zip(model.input_names, shapes, strict=True)), names)
     made = _Walk(draft).model(model, [Value(number) for number in range(len(shapes))], training=None)
-    outputs = [output.number for output in made if isinstance(output, Value)]
+    outputs = [output for output in made if isinstance(output, Value)]
     if len(outputs) < len(made):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
-    if any(isinstance(output, Value) and output.mask is not None for output in made):
-        raise TaskError(
-            f"model {model.name!r} returns steps of which some are masked, and Keras' loss leaves those out, which is "
-            "not supported; end it with a layer that drops the mask (as Reshape does), or return one row"
-        )
-    network = draft.network(dict(zip(model.output_names, outputs, strict=True)))
+    for output in outputs:
+        if output.mask is not None and draft.shape(output.mask) != draft.shape(output.number)[:-1]:
+            raise TaskError(
+                f"model {model.name!r} returns {[None, *draft.shape(output.number)]} of which steps are masked, and "
+                "Keras' loss knows no mask of that shape; end it with a layer that drops the mask (as Reshape does)"
+            )
+    named = dict(zip(model.output_names, (output.number for output in outputs), strict=True))
+    network = draft.network(named, [output.mask for output in outputs])
     _check_used(model, network, names)
     try:
         network = parse_network(pack_network(network))

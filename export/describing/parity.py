@@ -1,4 +1,5 @@
-"""The described model is compared with the one that it was made of: outputs, gradients, and moving statistics.
+"""The described model is compared with the one that it was made of: outputs and their masks, gradients, and moving
+statistics.
 
 Both run in tf_keras with equal weights and examples, so that they differ by rounding, or by a mistake of a reader.
 Importing this module imports TensorFlow.
@@ -77,9 +78,16 @@ def _results(
     for number, (inferred, output) in enumerate(zip(outputs, learnt, strict=True)):
         which = f"output {number + 1}" if number else "the output"
         results |= {which: inferred, f"{which} in training": output}
+        results |= {f"the mask of {which}": _mask_of(output)}
     results |= {f"the gradient of {name}": found for name, found in zip(trained, gradients, strict=True)}
     results |= {f"{name} after a step": variable for name, variable in variables.items()}
     return {what: None if found is None else tf.convert_to_tensor(found).numpy() for what, found in results.items()}
+
+
+def _mask_of(output: tf.Tensor) -> tf.Tensor | None:
+    """The mask that Keras' losses find, of 1 and 0; None if there is none."""
+    mask = getattr(output, "_keras_mask", None)
+    return None if mask is None else tf.cast(mask, output.dtype)
 
 
 def _loss_of(output: tf.Tensor) -> tf.Tensor:
@@ -92,6 +100,8 @@ def _compare(name: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -
     floor = _NOISE * math.sqrt(sum(_norm(array) ** 2 for array in gradients))
     for what in found.keys() | expected.keys():
         ours, theirs = found.get(what), expected.get(what)
+        if ours is None and theirs is None and what.startswith("the mask"):
+            continue
         if ours is None or theirs is None or ours.shape != theirs.shape:
             raise TaskError(f"model {name[:60]!r} is described wrongly: {what} is missing; report it with the model")
         difference = _norm(ours - theirs)

@@ -1,4 +1,4 @@
-"""Losses: the mean over the examples of a batch and their places, and how a gradient starts from it."""
+"""Losses: the mean over the examples of a batch and their places that count, and how a gradient starts from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedprune.model.losses import Loss, Objective
 
 GraphLoss = Callable[[Tape, Value, Tensor, Tensor], Value]
 """To a value [1] from the model's output `[rows, k]`, which is logits for a crossentropy, targets `[rows, k]`, and the
-share `[batch, 1]` that each row of an example has."""
+share `[batch, 1]` that each row of an example has, or `[rows, 1]` that each row has."""
 
 
 def mean_loss(tape: Tape, objective: Objective, output: Value, target: Tensor, share: Tensor) -> Value:
@@ -21,7 +21,8 @@ def mean_loss(tape: Tape, objective: Objective, output: Value, target: Tensor, s
     Args:
         output: of the model, `[batch, *places, k]`. A crossentropy starts from the logits below a softmax or sigmoid.
         target: `[batch, *places, k]`; one-hot even where Keras takes class numbers.
-        share: of each example in the mean, `[batch, 1]`. Places share alike.
+        share: of each example in the mean, `[batch, 1]`, in which its places share alike; or of each place
+            `[batch, places]`.
     """
     graph, loss = tape.graph, objective.loss
     batch, *places, outputs = output.shape
@@ -33,7 +34,8 @@ def mean_loss(tape: Tape, objective: Objective, output: Value, target: Tensor, s
         count = math.prod(places)
         source = reshape(tape, source, (batch * count, outputs))
         target = graph.reshape(target, source.shape)
-        share = graph.multiply(share, 1.0 / count)
+        of_examples = share.shape[1] == 1
+        share = graph.multiply(share, 1.0 / count) if of_examples else graph.reshape(share, (batch * count, 1))
     return _LOSSES[loss](tape, source, target, share)
 
 
@@ -80,7 +82,7 @@ def _mean(tape: Tape, rows: Tensor, share: Tensor, source: Value, slope: Tensor)
 
 
 def _shared(graph: Graph, x: Tensor, share: Tensor) -> Tensor:
-    """`x` `[rows, ...]` times the share of each row's example."""
+    """`x` `[rows, ...]` times the share of each row, or of each row's example."""
     batch = share.shape[0]
     return graph.reshape(graph.multiply(graph.reshape(x, (batch, x.size // batch)), share), x.shape)
 

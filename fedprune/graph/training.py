@@ -60,8 +60,9 @@ def write_training_graph(
     }
     frozen = frozenset(spec.name for spec in table.of(TensorClass.FROZEN))
     context = Context(tape, weights.__getitem__, examples, frozen)
-    outputs = _run(context, network, inputs)
-    shares = _shares(graph, objectives, examples.share, importance)
+    outputs, masks = _run(context, network, inputs)
+    parts = [examples.share if mask is None else _unpadded_share(graph, mask, present) for mask in masks]
+    shares = _shares(graph, objectives, parts, importance)
     losses = [
         mean_loss(tape, objective, output, target, share)
         for objective, output, target, share in zip(objectives, outputs, targets, shares, strict=True)
@@ -90,19 +91,35 @@ def _returned(context: Context, table: TensorTable, losses: Sequence[Value]) -> 
     return returned
 
 
-def _shares(graph: Graph, objectives: Sequence[Objective], share: Tensor, importance: Tensor) -> Iterator[Tensor]:
-    """The part `[batch, 1]` that each example has in the loss of each output, which has its weight in it."""
-    for number, objective in enumerate(objectives):
+def _shares(
+    graph: Graph, objectives: Sequence[Objective], shares: Sequence[Tensor], importance: Tensor
+) -> Iterator[Tensor]:
+    """The part that each example `[batch, 1]`, or each place of it `[batch, places]`, has in the loss of each output,
+    which has its weight in it."""
+    for number, (objective, share) in enumerate(zip(objectives, shares, strict=True)):
         column = graph.slice(importance, 1, number, 1)
         part = graph.multiply(share, column)
         yield part if objective.weight == 1.0 else graph.multiply(part, objective.weight)
 
 
-def _run(context: Context, network: Network, inputs: Sequence[Value]) -> list[Value]:
+def _unpadded_share(graph: Graph, mask: Tensor, present: Tensor) -> Tensor:
+    """The share `[batch, places]` of each place in a mean over those whose `mask` `[batch, *places]` is 1, of the
+    examples that are `present` `[batch, 1]`; 0 where there are none."""
+    batch = mask.shape[0]
+    counted = graph.multiply(graph.reshape(mask, (batch, mask.size // batch)), present)
+    return graph.divide(counted, graph.maximum(graph.sum(counted, 0, 1), 1.0))
+
+
+def _run(context: Context, network: Network, inputs: Sequence[Value]) -> tuple[list[Value], list[Tensor | None]]:
+    """The network's outputs, and the mask of each."""
     values = [Pending(x) for x in inputs]
     for layer, call in network.steps():
         values.append(apply_layer(context, layer, [values[number] for number in call.inputs]))
-    return [values[number].get() for number in network.outputs]
+    masks = network.output_masks or (None,) * len(network.outputs)
+    return (
+        [values[number].get() for number in network.outputs],
+        [None if number is None else values[number].get().tensor for number in masks],
+    )
 
 
 def _penalise(tape: Tape, weight: Value, penalty: Penalty) -> list[Value]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -68,9 +68,9 @@ class Draft:
         """The name of a Keras layer's bias, if it has one."""
         return self.tensor(layer, "bias") if layer.use_bias else None
 
-    def network(self, outputs: Mapping[str, int]) -> Network:
-        """The description of what `outputs`, values by names, depend on. Augmentation leaves the calls: a value is what
-        it augments.
+    def network(self, outputs: Mapping[str, int], masks: Sequence[int | None]) -> Network:
+        """The description of what `outputs`, values by names, and their `masks` depend on. Augmentation leaves the
+        calls: a value is what it augments.
 
         Raises `LayerError` for augmentation that is not at the front.
         """
@@ -79,7 +79,8 @@ class Draft:
         layers: dict[int, AnyLayer] = {}
         calls: list[Call] = []
         values = {value: value for value in range(first)}
-        for number in self._needed(outputs.values()):
+        masked = [mask for mask in masks if mask is not None]
+        for number in self._needed([*outputs.values(), *masked]):
             call = self._calls[number]
             layer = self._layers[call.layer]
             steps.append((layer, call.inputs, first + number))
@@ -100,6 +101,7 @@ class Draft:
             augmentation=augmentation_of(steps, tuple(outputs.values())),
             input_names=tuple(self._inputs) if first > 1 else (),
             output_names=tuple(outputs) if len(outputs) > 1 else (),
+            output_masks=tuple(None if mask is None else values[mask] for mask in masks) if masked else (),
         )
 
     def _needed(self, outputs: Iterable[int]) -> list[int]:

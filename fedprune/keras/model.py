@@ -10,6 +10,7 @@ import numpy as np
 from fedprune.errors import TaskError
 from fedprune.keras.layer import Penalties
 from fedprune.keras.layers import call_layer, make_layer, variables_of
+from fedprune.keras.masks import MaskedOutput
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorTable
@@ -45,7 +46,8 @@ def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, An
 
 def keras_loss(objective: Objective) -> Any:
     """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over examples and
-    places, without the objective's weight. Class numbers are smoothed as one-hot rows: Keras does not smooth them."""
+    places, of an output with a mask over those that it keeps; without the objective's weight. Class numbers are
+    smoothed as one-hot rows: Keras does not smooth them."""
     loss, smoothing = _KERAS_LOSSES[objective.loss], objective.label_smoothing
     if objective.loss.rule.activation is None:
         return loss()
@@ -105,7 +107,12 @@ def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any
             made[call.layer] = make_layer(layer, call.layer, taken[0], penalties, trainable)
         values.append(call_layer(layer, made[call.layer], [values[value] for value in call.inputs]))
         variables |= variables_of(layer, made[call.layer])
-    return keras.Model(_only(inputs), _only([values[number] for number in network.outputs])), variables
+    masks = network.output_masks or (None,) * len(network.outputs)
+    outputs = [
+        values[number] if mask is None else MaskedOutput()([values[number], values[mask]])
+        for number, mask in zip(network.outputs, masks, strict=True)
+    ]
+    return keras.Model(_only(inputs), _only(outputs)), variables
 
 
 def _only(ends: list[Any]) -> Any:

@@ -72,7 +72,7 @@ class Metric(StrEnum):
         """Take the tally of some examples.
 
         Args:
-            outputs: float32 `[examples, *places, outputs]`; at least one example.
+            outputs: float32 `[examples, *places, outputs]`.
             labels: as `Objective.mean_loss` takes them.
             objective: says what labels are, and whether outputs are logits.
 
@@ -89,7 +89,7 @@ class Metric(StrEnum):
         rule = _RULES[self]
         parts = (
             rule.tally(_Answers(rows[start : start + size], wanted[start : start + size], objective))
-            for start in range(0, len(rows), size)
+            for start in range(0, max(len(rows), 1), size)
         )
         total = next(parts)
         for part in parts:

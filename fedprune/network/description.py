@@ -18,6 +18,7 @@ from fedprune.model.forms import MAX_ENDS, MAX_NAME, NAME_PATTERN, InputForm, ar
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.augmentation import MAX_AUGMENTATION, AnyAugmentation
 from fedprune.network.layers import MAX_SIZE, AnyLayer, BatchNormalization, Embedding, IdMask, Shape, StepMask
+from fedprune.network.masks import mask_values
 
 VERSION = 1
 MAX_BYTES = 2**22
@@ -57,6 +58,8 @@ class Penalty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The member ``network.json`` of a bundle. `inputs` are shapes without the batch, `outputs` numbers of values.
 
+    `output_masks` are, where there are any, the values that say which places of each output count: those that are 0 are
+    padding, which is neither learned nor judged. None: all of an output's places count.
     Where there are several inputs or outputs they have names, which tell them apart; a single one has none.
     `augmentation` is what examples of the only input go through before anything else in training, and in nothing but
     training.
@@ -71,6 +74,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     augmentation: Annotated[tuple[AnyAugmentation, ...], msgspec.Meta(max_length=MAX_AUGMENTATION)] = ()
     input_names: _Names = ()
     output_names: _Names = ()
+    output_masks: Annotated[tuple[_Number | None, ...], msgspec.Meta(max_length=MAX_ENDS)] = ()
     version: int = VERSION
 
     @property
@@ -128,6 +132,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TaskError(f"network {self.name[:60]!r}: an output is a value that nothing makes")
         if not ids.isdisjoint(self.outputs):
             raise TaskError(f"network {self.name[:60]!r}: an output is the ids that go in, which nothing can learn")
+        self._check_output_masks(shapes)
         return tuple(shapes)
 
     def steps(self) -> Iterator[tuple[AnyLayer, Call]]:
@@ -182,6 +187,17 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         used = {value for call in self.calls for value in call.inputs} | set(self.outputs)
         if unused := [name for value, name in enumerate(self.input_names) if value not in used]:
             raise TaskError(f"network {self.name[:60]!r}: nothing takes input {unused[0]!r}; leave it out")
+
+    def _check_output_masks(self, shapes: list[Shape]) -> None:
+        """Raise `TaskError` unless each is a mask, of the places of its output."""
+        if not self.output_masks:
+            return
+        if len(self.output_masks) != len(self.outputs):
+            raise TaskError(f"network {self.name[:60]!r}: each output needs a mask or none, if any has one")
+        masks = mask_values(len(self.inputs), ((layer, call.inputs) for layer, call in self.steps()))
+        for output, mask in zip(self.outputs, self.output_masks, strict=True):
+            if mask is not None and (mask not in masks or shapes[mask] != shapes[output][:-1]):
+                raise TaskError(f"network {self.name[:60]!r}: an output's mask is none, or not of the output's places")
 
     def _owners(self, shapes: tuple[Shape, ...]) -> dict[str, tuple[Shape, AnyLayer]]:
         """Each tensor that a layer must have, with its shape."""

@@ -1,11 +1,16 @@
 """Layers that make masks: for each step of a sequence 1, or 0 where the step is padding.
 
-A mask is a value like others. Layers that leave padding out take it as one more input.
+A mask is a value like others. Layers that leave padding out take it as one more input, and the loss leaves out the
+places of an output that has one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from fedprune.network.joins import Merge, Operation
 from fedprune.network.layer import Layer, Number, Shape
+from fedprune.network.shapes import Concatenate
 
 __all__ = ["IdMask", "MaskingLayer", "StepMask"]
 
@@ -34,3 +39,20 @@ class StepMask(Layer, frozen=True, kw_only=True, tag="step-mask"):
 
 MaskingLayer = IdMask | StepMask
 """A layer of any kind in this module."""
+
+
+def mask_values(inputs: int, steps: Iterable[tuple[Layer, Sequence[int]]]) -> dict[int, tuple[Layer, Sequence[int]]]:
+    """The values that are masks, each with the layer that makes it and that layer's inputs: masks of a network's own
+    `inputs`, so many, and what joins such. `steps` are its layers, each with its inputs, in order."""
+    found: dict[int, tuple[Layer, Sequence[int]]] = {}
+    for value, (layer, taken) in enumerate(steps, start=inputs):
+        match layer:
+            case IdMask() | StepMask():
+                is_mask = all(number < inputs for number in taken)
+            case Merge(operation=Operation.MULTIPLY) | Concatenate():
+                is_mask = all(number in found for number in taken)
+            case _:
+                is_mask = False
+        if is_mask:
+            found[value] = layer, taken
+    return found

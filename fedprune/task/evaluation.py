@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from fedprune.model.tensors import Array, Inputs, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
 from fedprune.task.bundle import Bundle
+from fedprune.task.padding import Counted, counted_places
+
+_Rows = TypeVar("_Rows", Array, Labels)
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Evaluation:
     """A model's scores on some examples: the mean loss (see `Objective`), without penalties (L1, L2, FedProx's), and
     the task's metrics, by name (`metric_name`) in its order. A metric that the examples do not define is None.
 
-    Of several outputs `loss` is the sum of their losses, each times its weight. Each example counts once: class and
-    sample weights are for training.
+    Of several outputs `loss` is the sum of their losses, each times its weight. Each example counts once, or each place
+    of it that is no padding: class and sample weights are for training.
     """
 
     examples: int
@@ -34,23 +37,40 @@ class Evaluation:
     metrics: Mapping[str, float | None]
 
 
+@dataclass(frozen=True)
+class LossTally:
+    """The sum of the losses of so many examples, or of places that are no padding."""
+
+    total: float
+    count: int
+
+    def __add__(self, other: LossTally) -> LossTally:
+        return LossTally(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        """0 of nothing but padding."""
+        return self.total / max(self.count, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class EvaluationTally:
     """The sums that an evaluation is computed of: those of two sets of examples add up to those of both."""
 
     examples: int
-    loss: float
-    """The sum of the examples' losses."""
+    losses: tuple[LossTally, ...]
+    """Whose means add up to the loss."""
     metrics: Mapping[str, Tally]
 
     def __add__(self, other: EvaluationTally) -> EvaluationTally:
+        losses = tuple(first + second for first, second in zip(self.losses, other.losses, strict=True))
         metrics = {name: tally + other.metrics[name] for name, tally in self.metrics.items()}
-        return EvaluationTally(self.examples + other.examples, self.loss + other.loss, metrics)
+        return EvaluationTally(self.examples + other.examples, losses, metrics)
 
     @property
     def evaluation(self) -> Evaluation:
         metrics = {name: metric_named(name).result(tally) for name, tally in self.metrics.items()}
-        return Evaluation(self.examples, self.loss / self.examples, metrics)
+        return Evaluation(self.examples, sum(loss.mean for loss in self.losses), metrics)
 
 
 @dataclass(frozen=True)
@@ -112,6 +132,7 @@ class Evaluator:
         task = bundle.task
         self._data = fit_to(load_examples(held_out, task.data), bundle.network.input_forms, task.output_forms)
         self._forms = task.output_forms
+        self._counted = counted_places(bundle.network, list(self._data.inputs.values()))
         self._graph = InferenceGraph(bundle.network, threads=threads)
         self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
 
@@ -119,7 +140,8 @@ class Evaluator:
     def loss_scale(self) -> LossScale:
         objectives = [form.objective for form in self._forms]
         constants = (
-            form.objective.constant_loss(self._data.labels[form.array], form.shape[-1]) for form in self._forms
+            form.objective.constant_loss(_those(counted, self._data.labels[form.array]), form.shape[-1])
+            for form, counted in zip(self._forms, self._counted, strict=True)
         )
         return LossScale(
             sum(objective.weight * constant for objective, constant in zip(objectives, constants, strict=True)),
@@ -130,30 +152,47 @@ class Evaluator:
         """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
         self._graph.load(weights)
         answers = self._graph.predict(list(self._data.inputs.values()))
-        return score(answers, self._data, self._forms).evaluation
+        return score(answers, self._data, self._forms, self._counted).evaluation
 
 
-def score(answers: Iterable[Sequence[Array]], data: Dataset, outputs: Sequence[OutputForm]) -> EvaluationTally:
+def score(
+    answers: Iterable[Sequence[Array]],
+    data: Dataset,
+    outputs: Sequence[OutputForm],
+    counted: Sequence[Counted | None],
+) -> EvaluationTally:
     """Score answers, for each output float32 `[≤ batch, *places, outputs]`, batch after batch, against `data` that fit
-    the task.
+    the task. Of each output the places that are `counted` are looked at (`counted_places`).
 
     No more than a batch of outputs is held: of a segmentation all may take more memory than the examples. There is
     one batch at least.
     """
     done, total = 0, None
     for batch in answers:
-        labels = [data.labels[form.array][done : done + len(batch[0])] for form in outputs]
+        part = slice(done, done + len(batch[0]))
+        labels = [data.labels[form.array][part] for form in outputs]
+        kept = [None if places is None else places[part] for places in counted]
         done += len(batch[0])
-        tally = _tally_of(batch, labels, outputs)
+        tally = _tally_of(batch, labels, outputs, kept)
         total = tally if total is None else total + tally
     assert total is not None
     return total
 
 
-def _tally_of(batch: Sequence[Array], labels: Sequence[Labels], outputs: Sequence[OutputForm]) -> EvaluationTally:
-    loss, metrics = 0.0, dict[str, Tally]()
-    for form, given, wanted in zip(outputs, batch, labels, strict=True):
-        loss += form.objective.weight * form.objective.mean_loss(given, wanted)
+def _tally_of(
+    batch: Sequence[Array], labels: Sequence[Labels], outputs: Sequence[OutputForm], counted: Sequence[Counted | None]
+) -> EvaluationTally:
+    losses, metrics = list[LossTally](), dict[str, Tally]()
+    for form, answers, wanted, places in zip(outputs, batch, labels, counted, strict=True):
+        given, right = _those(places, answers), _those(places, wanted)
+        mean = form.objective.mean_loss(given, right) if len(given) else 0.0
+        losses.append(LossTally(form.objective.weight * mean * len(given), len(given)))
         for name, metric in form.named_metrics.items():
-            metrics[name] = metric.tally(given, wanted, form.objective)
-    return EvaluationTally(len(batch[0]), loss * len(batch[0]), metrics)
+            metrics[name] = metric.tally(given, right, form.objective)
+    return EvaluationTally(len(batch[0]), tuple(losses), metrics)
+
+
+def _those(counted: Counted | None, rows: _Rows) -> _Rows:
+    """The rows `[examples, *places, ...]` of all places that count, one below the other `[places, ...]`; all rows, as
+    they are, where each place does."""
+    return rows if counted is None else rows[counted]

@@ -167,6 +167,13 @@ def gaps() -> Any:
     return keras.Sequential([L.Input((5, 3)), L.Masking(-1.0), L.GRU(4, return_sequences=True), L.LSTM(3), L.Dense(2)])
 
 
+def tags() -> Any:
+    """An answer for each word, of which some are padding."""
+    x = L.Input((5,), dtype="int32")
+    y = L.Bidirectional(L.GRU(3, return_sequences=True))(L.Embedding(9, 4, mask_zero=True)(x))
+    return keras.Model(x, L.Dense(2, activation="softmax")(y))
+
+
 def other_operator() -> Any:
     x = L.Input((3,))
     return keras.Model(x, L.Dense(2)(keras.ops.sin(x)))
@@ -197,6 +204,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "attention": attention,
     "padded": padded,
     "gaps": gaps,
+    "tags": tags,
 }
 UNANSWERED: dict[str, Callable[[], Any]] = {"augmented": augmented}
 REFUSED: dict[str, Callable[[], Any]] = {
@@ -216,9 +224,12 @@ def main(folder: Path) -> None:
             noise = keras.random.uniform(variable.shape, 0.0, 0.3, seed=len(variable.path))
             variable.assign(keras.ops.convert_to_tensor(variable) + keras.ops.cast(noise, variable.dtype))
         x = np.array(keras.random.uniform((5, *model.input_shape[1:]), -2.0, 2.0, seed=2))
-        x = np.abs(4 * x).astype(np.int32) if name in ("tokens", "padded") else x
-        x[:, 3] = 0 if name == "padded" else -1.0 if name == "gaps" else x[:, 3]
-        answers = {"x": x, "inference": np.asarray(model(x, training=False))}
+        x = np.abs(4 * x).astype(np.int32) if name in ("tokens", "padded", "tags") else x
+        x[:, 3] = 0 if name in ("padded", "tags") else -1.0 if name == "gaps" else x[:, 3]
+        inferred = model(x, training=False)
+        answers = {"x": x, "inference": np.asarray(inferred)}
+        if name == "tags":
+            answers["mask"] = np.asarray(inferred._keras_mask)
         model.save(folder / f"{name}.keras")
         answers["training"] = np.asarray(model(x, training=True))  # which moves statistics
         answers["penalties"] = np.asarray(sum(model.losses))

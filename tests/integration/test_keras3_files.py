@@ -23,6 +23,7 @@ from export.model_files import load_model_file
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf
 from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.task.padding import counted_places
 
 
 def _has_keras_3() -> bool:
@@ -35,7 +36,7 @@ def _has_keras_3() -> bool:
 pytestmark = pytest.mark.skipif(not _has_keras_3(), reason="Keras 3 is not installed")
 MODELS = (
     "mobile", "series", "arithmetic", "activations", "decoder", "transfer", "sequences", "tokens", "attention",
-    "padded", "gaps",
+    "padded", "gaps", "tags",
 )  # fmt: skip
 HALF = {"transfer": 1e-2}
 """Keras computed in float16."""
@@ -73,6 +74,16 @@ def test_it_is_described(saved: Path, name: str) -> None:
 
     check_parity(model, network, TensorTable(table))
     assert TensorTable(table).prunable
+
+
+def test_the_padded_steps_of_an_output_are_those_of_keras_3(saved: Path) -> None:
+    expected = np.load(saved / "tags.npz")
+    network, _ = describe(load_model_file(saved / "tags.keras"))
+
+    (counted,) = counted_places(network, [expected["x"]])
+
+    np.testing.assert_array_equal(counted, expected["mask"])
+    assert not expected["mask"].all()
 
 
 def test_several_inputs_and_outputs_keep_their_order_and_names(saved: Path) -> None:

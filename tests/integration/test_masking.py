@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from keras_bundles import bundle_of, weights_of
 from training_networks import (
     BATCH,
     CLASSES,
@@ -21,27 +23,36 @@ from training_networks import (
     training_graph,
 )
 
+from edge_agent.trainers import Work
+from edge_agent.trainers.choice import make_trainer
 from export.architecture import task_outputs, tensor_table
 from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.proof.errors import NotProven
 from export.proof.inference import verify_inference_graph
 from export.proof.proof import Proof
+from fedprune.data import Dataset, save_npz
 from fedprune.errors import TaskError
-from fedprune.graph import recurrent, rules
+from fedprune.graph import recurrent, rules, training
 from fedprune.graph.autodiff import Value
 from fedprune.graph.context import Context
 from fedprune.graph.graph import Graph, Tensor
 from fedprune.keras.layer import Masks
 from fedprune.keras.layers import READERS
-from fedprune.keras.model import build_model
+from fedprune.keras.model import build_model, keras_loss
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
+from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorTable
 from fedprune.network import layers as kinds
+from fedprune.pruning.masks import full_mask
+from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Training
-from fedprune.task.evaluation import InferenceGraph
+from fedprune.task.bundle import Sgd, Training
+from fedprune.task.evaluation import Evaluator, InferenceGraph
+from fedprune.task.padding import counted_places
+from tests.closeness import assert_close
 
 L = keras.layers
 SPARSE = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
@@ -188,10 +199,127 @@ def test_masks_go_where_keras_hands_them(join: Callable[[Any, Any], list[Any]]) 
     )
 
 
+def tagger_of_ids() -> Any:
+    x = L.Input((5,), dtype="int32")
+    y = L.GRU(4, return_sequences=True)(L.Embedding(9, 4, mask_zero=True)(x))
+    return randomised(keras.Model(x, L.Dense(CLASSES)(y)))
+
+
+def tagger_of_numbers() -> Any:
+    """Steps are skipped anywhere, not at the end alone."""
+    x = L.Input((5, 3))
+    y = L.Bidirectional(L.LSTM(3, return_sequences=True))(L.Masking(-0.5)(x))
+    return randomised(keras.Model(x, L.TimeDistributed(L.Dense(CLASSES))(y)))
+
+
+TAGGERS = {"ids": tagger_of_ids, "numbers": tagger_of_numbers}
+
+
+def padded_examples(model: Any) -> Dataset:
+    """Tags of all steps, also of those that are padding, as some examples are throughout; some examples weigh more."""
+    random = np.random.default_rng(4)
+    padding = random.random((BATCH, 5)) < 0.4
+    padding[1] = True
+    if model.input_shape == (None, 5):
+        x = np.where(padding, 0, random.integers(1, 9, (BATCH, 5))).astype(np.int32)
+    else:
+        x = np.where(padding[..., None], -0.5, random.uniform(-1, 1, (BATCH, 5, 3))).astype(np.float32)
+    weight = random.uniform(0.0, 3.0, BATCH).astype(np.float32)
+    return Dataset(x, random.integers(0, CLASSES, (BATCH, 5)), weight=weight)
+
+
+@pytest.mark.parametrize("choice", ["litert", "keras"])
+@pytest.mark.parametrize("make", TAGGERS.values(), ids=TAGGERS)
+def test_padded_steps_of_an_output_are_learned_as_keras_fit_learns_them(make: Callable[[], Any], choice: str) -> None:
+    """Each batch is all there is, so that the order is none. Keras' loss is divided by the steps that count."""
+    model = make()
+    data = padded_examples(model)
+    schedule = ConstantSparsity(begin_step=1, frequency=1, target_sparsity=0.5)
+    bundle = bundle_of(model, schedule, mask=MaskPolicy.SHARED, optimizer=Sgd(0.3), steps_per_round=3, batch_size=BATCH)
+
+    trainer = make_trainer(choice, bundle, examples=BATCH, threads=1)
+    work = Work(weights_of(model), full_mask(bundle.task.table), 0, None, Keyed(5))
+    trained = trainer.train(work, data)
+
+    model.compile(keras.optimizers.SGD(0.3, 0.9), keras_loss(SPARSE))
+    told = model.fit(data.x, data.y, BATCH, epochs=3, sample_weight=data.weight, verbose=0)
+    assert_close(trained.weights, weights_of(model), 1e-4)
+    assert trained.loss == pytest.approx(np.mean(told.history["loss"]), rel=1e-4)
+
+
+def _of_all_steps(graph: Graph, mask: Tensor, present: Tensor) -> Tensor:
+    """As if nothing were masked."""
+    return right_share(graph, graph.add(graph.multiply(mask, 0.0), 1.0), present)
+
+
+def _of_as_many(graph: Graph, mask: Tensor, present: Tensor) -> Tensor:
+    """As if the sum were over the steps that count, and still divided by the number of all."""
+    counted = graph.multiply(mask, present)
+    return graph.divide(counted, graph.multiply(graph.sum(present, 0), float(mask.shape[1])))
+
+
+def _with_absent(graph: Graph, mask: Tensor, present: Tensor) -> Tensor:
+    """As if what fills a batch up were examples."""
+    return right_share(graph, mask, graph.add(graph.multiply(present, 0.0), 1.0))
+
+
+right_share = training._unpadded_share
+
+
+@pytest.mark.parametrize("share", [_of_all_steps, _of_as_many, _with_absent])
+def test_a_graph_whose_loss_counts_other_steps_is_refused(share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tagger_of_numbers()
+    proof = proof_of(model, SPARSE)
+    proof.check(training_graph(model, SPARSE.loss, BATCH), briefly=True)
+    monkeypatch.setattr(training, "_unpadded_share", share)
+
+    with pytest.raises(NotProven, match="differs from tf_keras"):
+        proof.check(training_graph(model, SPARSE.loss, BATCH), briefly=True)
+
+
+def test_the_steps_of_each_output_that_count_are_those_of_keras_mask() -> None:
+    """Of masks that are joined, laid end to end, and of none."""
+    x = L.Input((5, 3))
+    y, z = L.Masking(-0.5)(x), L.Masking(0.25)(x)
+    ends = [L.Add()([y, z]), L.Concatenate(1)([y, z]), L.Conv1D(2, 1)(y), L.LSTM(3, return_sequences=True)(z)]
+    model = randomised(keras.Model(x, [L.Dense(2, name=f"end{place}")(end) for place, end in enumerate(ends)]))
+    network, table = describe(model)
+    check_parity(model, network, TensorTable(table))
+    series = np.random.default_rng(0).uniform(-1, 1, (6, 5, 3)).astype(np.float32)
+    series[0, 1], series[1, 4], series[2], series[3, 3] = -0.5, 0.25, -0.5, 0.0
+
+    found = counted_places(network, [series])
+
+    expected = [getattr(output, "_keras_mask", None) for output in model(series)]
+    assert [mask is None for mask in found] == [mask is None for mask in expected] == [False, False, True, False]
+    for counted, mask in zip(found, expected, strict=True):
+        if counted is not None:
+            np.testing.assert_array_equal(counted, mask.numpy())
+
+
+def test_examples_that_are_all_padding_are_neither_judged_nor_in_the_way(tmp_path: Path) -> None:
+    """Also where they are all that an evaluation takes at a time, or all there is."""
+    model = tagger_of_ids()
+    bundle = bundle_of(model, ConstantSparsity(begin_step=1, frequency=1, target_sparsity=0.5), mask=MaskPolicy.SHARED)
+    x, y = np.zeros((120, 5), np.int32), np.zeros((120, 5), np.int64)
+    x[3, :2], y[3, :2] = (4, 7), (1, 2)
+    save_npz(tmp_path / "one.npz", Dataset(x, y))
+    save_npz(tmp_path / "none.npz", Dataset(np.zeros_like(x), y))
+
+    one, none = (
+        Evaluator(bundle, tmp_path / name, threads=1).evaluate(bundle.initial_weights())
+        for name in ("one.npz", "none.npz")
+    )
+
+    assert one.loss == pytest.approx(SPARSE.mean_loss(model(x)[3:4, :2].numpy(), y[3:4, :2]), rel=1e-4)
+    assert none.loss == 0.0
+    assert none.metrics == {"accuracy": None}
+
+
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "an output with a mask": (
-        lambda y: L.Dense(2)(L.GRU(3, return_sequences=True)(y)),
-        "returns steps of which some are masked, .* end it with a layer that drops the mask",
+    "an output of more than steps": (
+        lambda y: L.TimeDistributed(L.Reshape((3, 1)))(L.GRU(3, return_sequences=True)(y)),
+        r"returns \[None, 5, 3, 1\] of which steps are masked, .* end it with a layer that drops the mask",
     ),
     "a later layer": (lambda y: L.GRU(3)(L.Masking()(L.Dense(3)(y))), "masking of what a layer makes .* first layer"),
     "softmax": (lambda y: L.GRU(3)(L.TimeDistributed(L.Softmax())(y)), r"a mask, .* use Activation\('softmax'\)"),

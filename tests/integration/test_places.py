@@ -3,6 +3,7 @@ word. They are built, proven, trained alike by both trainers, evaluated and expo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import full_mask
 from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
 from fedprune.task.evaluation import Evaluator
+from fedprune.task.padding import counted_places
 from tests.closeness import assert_close
 
 L = keras.layers
@@ -82,6 +84,21 @@ def tagging() -> Problem:
     return Problem(model, Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Dataset(x, tags), "sparse_categorical_accuracy")
 
 
+def padded_tagging() -> Problem:
+    """The same for sentences of different lengths, which are filled up with 0. What fills up has any tags."""
+    layers = [
+        L.Embedding(WORDS, 5, mask_zero=True),
+        L.Bidirectional(L.GRU(4, return_sequences=True)),
+        L.Dense(TAGS, "softmax"),
+    ]
+    model = keras.Sequential([L.Input((LENGTH,), dtype="int32"), *layers])
+    data = tagging().data
+    x, tags = data.x.copy(), data.y.copy()
+    padding = np.arange(LENGTH) > np.arange(EXAMPLES)[:, None] % LENGTH
+    x[padding], tags[padding] = 0, np.arange(np.count_nonzero(padding)) % TAGS
+    return Problem(model, Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Dataset(x, tags), "sparse_categorical_accuracy")
+
+
 def events() -> Problem:
     """Which of two things happens at each step of a series: zeros and ones, through a sigmoid."""
     layers = [L.Conv1D(6, 3, padding="same", activation="relu"), L.Dense(2, "sigmoid")]
@@ -92,7 +109,13 @@ def events() -> Problem:
     )
 
 
-PROBLEMS = {"autoencoder": autoencoder, "segmentation": segmentation, "tagging": tagging, "events": events}
+PROBLEMS = {
+    "autoencoder": autoencoder,
+    "segmentation": segmentation,
+    "tagging": tagging,
+    "padded tagging": padded_tagging,
+    "events": events,
+}
 
 
 @pytest.fixture(scope="module", params=PROBLEMS)
@@ -153,7 +176,8 @@ def test_gateways_score_as_keras_evaluates(problem: Problem, bundle: Bundle, tmp
         loss=keras_loss(bundle.task.objectives[0]), metrics=[problem.metric] if problem.metric else None
     )
     data = fitted(problem, bundle)
-    evaluated = problem.model.evaluate(data.x, data.y, batch_size=7, verbose=0, return_dict=True)
+    # In one batch: Keras' mean of batches counts examples, whatever padding they have.
+    evaluated = problem.model.evaluate(data.x, data.y, batch_size=EXAMPLES, verbose=0, return_dict=True)
     assert scores.examples == EXAMPLES
     assert scores.loss == pytest.approx(evaluated["loss"], rel=1e-4)
     if problem.metric is None:
@@ -171,16 +195,18 @@ def test_labels_of_other_places_are_refused_with_a_line(problem: Problem, bundle
         Evaluator(bundle, tmp_path / "held-out.npz", threads=1)
 
 
-def test_files_answer_for_each_place() -> None:
+@pytest.mark.parametrize("make", [segmentation, padded_tagging])
+def test_files_answer_for_each_place(make: Callable[[], Problem]) -> None:
     keras.utils.set_random_seed(1)
-    problem = segmentation()
+    problem = make()
     network, tensors = describe(problem.model)
     bench = Workbench(Job(network, tensors, weights_of(problem.model), [problem.data.x], [problem.data.x]))
     bench.convert(Format.FP32)
 
     objective = Objective(problem.loss, from_logits=False)
     form = OutputForm("y", problem.model.output_shape[1:], objective, metrics=(Metric.MEAN_IOU,))
-    verdict = judge(bench.run(), problem.data, [form], bench.evaluate())
+    counted = counted_places(network, [problem.data.x])
+    verdict = judge(bench.run(), problem.data, [form], bench.evaluate(), counted)
 
     assert verdict.max_difference is not None
     assert verdict.max_difference < 1e-4

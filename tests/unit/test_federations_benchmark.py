@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 
 from benchmarks.demo.rerun import parse_seeds, settled_accuracy
-from benchmarks.federations import keywords, pictures, windows
+from benchmarks.federations import keywords, pictures, sentences, utterances, windows
 from benchmarks.federations.command import claims
-from benchmarks.federations.figures import Figures, Learned, Pair, compare
-from benchmarks.federations.scenarios import LEARNED, PAIRED, Scenario
+from benchmarks.federations.figures import Figures, Learned, Pair, TaskPair, compare
+from benchmarks.federations.scenarios import LEARNED, PAIRED, TASKS, Scenario
 from fedprune.data import Dataset, load_npz
+from fedprune.data.description import Data
+from fedprune.data.loading import read_examples
 
 _MAKERS: dict[str, tuple[Callable[[int, int], Dataset], tuple[int, ...], int]] = {
     "windows": (lambda seed, count: windows.people(seed, 0, 1, count)[0], windows.SHAPE, len(windows.ACTIVITIES)),
@@ -108,14 +112,51 @@ def test_pairs_hold_within_a_point_where_the_accuracy_tells_anything(
     differences: tuple[float, ...], accuracy: float, verdicts: tuple[bool, bool]
 ) -> None:
     pairs = [_pair(seed, difference, accuracy) for seed, difference in enumerate(differences)]
-    assert tuple(claims(Figures((compare("any", pairs),), (), 1.0)).values()) == verdicts
+    assert tuple(claims(Figures((compare("any", pairs),), (), (), 1.0)).values()) == verdicts
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(0.019, True), (-0.019, True), (0.021, False), (-0.021, False)])
+def test_a_task_holds_within_two_points_on_either_side(difference: float, verdict: bool) -> None:
+    task = TaskPair("speech", 8, _pair(1, difference))
+    assert list(claims(Figures((), (task,), (), 1.0)).values()) == [verdict, True]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nothing_that_is_held_out_is_an_agents(tmp_path: Path, name: str) -> None:
+    """Of what tasks make their examples of, whole files or lines of files."""
+    scenario = TASKS[name]
+    prepared = scenario.prepare(7, tmp_path / "data")
+    described = msgspec.convert(tomllib.loads(prepared.data), Data)
+    *agents, held_out = (
+        [row.tobytes() for row in read_examples(tmp_path / "data" / f"{who}{prepared.suffix}", described).x]
+        for who in (*(f"agent-{index}" for index in range(scenario.agents)), "held-out")
+    )
+    seen = {row for rows in agents for row in rows}
+    assert {len(rows) for rows in agents} == {len(seen) // scenario.agents}
+    assert seen.isdisjoint(held_out)
+    assert len(held_out) >= 2000
+
+
+def test_sentences_are_those_of_their_seed_with_as_many_of_each_topic() -> None:
+    first, again, other = (sentences.written(seed, 40) for seed in (1, 1, 2))
+    assert first == again != other
+    assert {topic: sum(each.topic == topic for each in first) for topic in sentences.TOPICS} == dict.fromkeys(
+        sentences.TOPICS, 10
+    )
+
+
+def test_utterances_are_those_of_their_seed_with_as_many_of_each_word() -> None:
+    (first, y), (again, _), (other, _) = (utterances.uttered(seed, 16) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.bincount(y).tolist() == [2] * len(utterances.WORDS)
 
 
 def test_what_is_learned_is_asked_of_the_pruned_model() -> None:
     name = next(iter(LEARNED))
     good, bad = (Learned(name, 1, accuracy, 0.5, 0.8, 0.99, 0.99) for accuracy in (LEARNED[name].least, 0.8))
-    assert list(claims(Figures((), (good,), 1.0)).values()) == [True]
-    assert list(claims(Figures((), (bad,), 1.0)).values()) == [False]
+    assert list(claims(Figures((), (), (good,), 1.0)).values()) == [True]
+    assert list(claims(Figures((), (), (bad,), 1.0)).values()) == [False]
 
 
 def test_a_settled_accuracy_is_the_mean_of_the_last_five_rounds() -> None:

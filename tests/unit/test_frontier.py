@@ -182,3 +182,19 @@ def test_the_probe_of_a_base_has_padding_where_a_mask_leaves_steps_out() -> None
     assert answer(base, {}, probe) == pytest.approx(
         np.stack([example[~left_out].mean(axis=0) for example, left_out in zip(probe, padded, strict=True)]), abs=1e-5
     )
+
+
+def test_a_network_whose_output_has_padded_steps_is_not_cut() -> None:
+    """Which these are is asked of what goes in, and a head would not see it."""
+    frozen = {"base/kernel", "base/bias"}
+    chain = chain_of((6, 2), dense("base"), relu("r"), dense("end"))
+    assert cut(chain, frozen) is not None
+
+    masked = msgspec.structs.replace(
+        chain,
+        layers=(*chain.layers, StepMask(name="mask", padding=0.0)),
+        calls=(*chain.calls, Call(3, (0,))),
+        output_masks=(4,),
+    )
+
+    assert cut(masked, frozen) is None

@@ -32,9 +32,13 @@ from fedprune.network.layers import (
     Concatenate,
     Dropout,
     Function,
+    IdMask,
+    Merge,
+    Operation,
     Reshape,
     Reversal,
     Shape,
+    StepMask,
     ZeroPadding,
 )
 from tests.described import convolution, dense, embedding, normalization
@@ -314,3 +318,59 @@ def test_the_smallest_table_tells_which_ids_there_are() -> None:
 def test_ids_go_to_embeddings_and_to_nothing_else(layers: tuple[AnyLayer, ...], calls: tuple[Call, ...]) -> None:
     with pytest.raises(TaskError, match="numbers as ids; give ids to Embedding layers and masks alone"):
         Network("n", ((6,),), layers, calls, (len(calls),)).shapes()
+
+
+# The masks of outputs
+
+PADDED = Network(
+    name="padded",
+    inputs=((6, 5), (6, 5)),
+    layers=(
+        StepMask(name="first", padding=0.0),
+        StepMask(name="second", padding=1.0),
+        Merge(name="both", operation=Operation.MULTIPLY),
+        Merge(name="either", operation=Operation.MAXIMUM),
+        Add(name="sum"),
+        StepMask(name="late", padding=0.0),
+    ),
+    calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2, 3)), Call(3, (2, 3)), Call(4, (0, 1)), Call(5, (6,))),
+    outputs=(6,),
+    input_names=("left", "right"),
+)
+
+
+@pytest.mark.parametrize("mask", [2, 3, 4])
+def test_an_output_has_a_mask_of_what_goes_in_or_one_that_joins_such(mask: int) -> None:
+    network = msgspec.structs.replace(PADDED, output_masks=(mask,))
+
+    network.check(TensorTable(()))
+
+    assert parse_network(pack_network(network)) == network
+
+
+@pytest.mark.parametrize("mask", [0, 5, 6, 7, 99], ids=["an input", "a maximum", "itself", "of a sum", "not there"])
+def test_what_is_no_mask_masks_no_output(mask: int) -> None:
+    """It could be anything but 0 and 1."""
+    with pytest.raises(TaskError, match=r"^network 'padded': an output's mask is none, or not of the output's places$"):
+        msgspec.structs.replace(PADDED, output_masks=(mask,)).shapes()
+
+
+def test_a_mask_of_other_places_masks_no_output() -> None:
+    ids = IdMask(name="ids")
+    words = Network(
+        name="words",
+        inputs=((4,), (6, 5)),
+        layers=(ids, embedding(), Add(name="sum")),
+        calls=(Call(0, (0,)), Call(1, (0,)), Call(2, (1, 1))),
+        outputs=(4,),
+        input_names=("words", "numbers"),
+        output_masks=(2,),
+    )
+    with pytest.raises(TaskError, match="not of the output's places"):
+        words.shapes()
+
+
+@pytest.mark.parametrize("masks", [(2, 2), (2, None)])
+def test_each_output_has_a_mask_or_none_if_any_has_one(masks: tuple[int | None, ...]) -> None:
+    with pytest.raises(TaskError, match="each output needs a mask or none"):
+        msgspec.structs.replace(PADDED, output_masks=masks).shapes()
