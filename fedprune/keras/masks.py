@@ -16,7 +16,7 @@ from fedprune.keras.stack import keras, tf
 from fedprune.network.layers import IdMask, Merge, Operation, Reshape, Shape, StepMask
 
 
-class MaskedOutput(keras.layers.Layer):
+class MaskedOutput(keras.layers.Layer):  # type: ignore[misc]
     """Gives a model's output `[batch, *places, outputs]` its mask `[batch, *places]`, of 1 and 0, as Keras' losses look
     for it."""
 
