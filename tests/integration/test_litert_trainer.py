@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,8 +68,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("optimizer", "policy", "state"), CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+USUAL = ("momentum, shared mask", "Adam, own mask")
+"""The cases of every model in `make test`, which has all of one of them."""
+
+
+def cases() -> Iterator[Any]:
+    for name, model in MODELS.items():
+        for case, settings in CASES.items():
+            marks = () if model is mobile or case in USUAL else (pytest.mark.slow,)
+            yield pytest.param(model, *settings, id=f"{name}, {case}", marks=marks)
+
+
+@pytest.mark.parametrize(("build", "optimizer", "policy", "state"), cases())
 def test_rounds_equal_the_keras_trainers(
     build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy, state: str
 ) -> None:
