@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -72,11 +72,17 @@ USUAL = ("momentum, shared mask", "Adam, own mask")
 """The cases of every model in `make test`, which has all of one of them."""
 
 
-def cases() -> Iterator[Any]:
-    for name, model in MODELS.items():
-        for case, settings in CASES.items():
-            marks = () if model is mobile or case in USUAL else (pytest.mark.slow,)
-            yield pytest.param(model, *settings, id=f"{name}, {case}", marks=marks)
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            model,
+            *settings,
+            id=f"{name}, {case}",
+            marks=() if model is mobile or case in USUAL else (pytest.mark.slow,),
+        )
+        for name, model in MODELS.items()
+        for case, settings in CASES.items()
+    ]
 
 
 @pytest.mark.parametrize(("build", "optimizer", "policy", "state"), cases())
