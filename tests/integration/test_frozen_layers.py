@@ -98,8 +98,15 @@ def litert_trainer(bundle: Bundle, *, threads: int) -> LiteRTTrainer:
     return LiteRTTrainer(bundle, examples=EXAMPLES, threads=threads)
 
 
-@pytest.mark.parametrize("make", [KerasTrainer, litert_trainer])
-@pytest.mark.parametrize("policy", MaskPolicy)
+@pytest.mark.parametrize(
+    ("make", "policy"),
+    [
+        (KerasTrainer, MaskPolicy.SHARED),
+        (litert_trainer, MaskPolicy.OWN),
+        pytest.param(KerasTrainer, MaskPolicy.OWN, marks=pytest.mark.slow),
+        pytest.param(litert_trainer, MaskPolicy.SHARED, marks=pytest.mark.slow),
+    ],
+)
 def test_no_bit_of_them_changes_in_rounds_that_prune_and_learn(
     tmp_path: Path, make: Callable[..., Trainer], policy: MaskPolicy
 ) -> None:

@@ -69,8 +69,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("optimizer", "policy", "state"), CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+USUAL = ("momentum, shared mask", "Adam, own mask")
+"""The cases of every model in `make test`, which has all of one of them."""
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            model,
+            *settings,
+            id=f"{name}, {case}",
+            marks=() if model is mobile or case in USUAL else (pytest.mark.slow,),
+        )
+        for name, model in MODELS.items()
+        for case, settings in CASES.items()
+    ]
+
+
+@pytest.mark.parametrize(("build", "optimizer", "policy", "state"), cases())
 def test_rounds_equal_the_keras_trainers(
     build: Callable[[], Any], optimizer: Sgd | Adam, policy: MaskPolicy, state: str
 ) -> None:
