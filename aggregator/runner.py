@@ -20,7 +20,7 @@ from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
-from aggregator.round_remarks import say_left_out, say_settled, suspects
+from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -333,6 +333,8 @@ class AggregatorRunner:
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         self._contents[self._model.model.content.digest] = self._model.blob
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
+        inputs = max(update.x_largest for update in updates.values())
+        record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
         book.finish(record, merged.left_out, apart)
         for name in self._store.updates.names():
             self._store.updates.delete(name)

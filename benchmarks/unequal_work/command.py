@@ -68,15 +68,15 @@ class Row:
 
 
 def _unequal(name: str, aggregation: Aggregation = AS_USUAL) -> Row:
-    return Row("unequal work", name, _UNEQUAL, "dirichlet:0.5", 2, 20, aggregation=aggregation)
+    return Row("unequal work", name, _UNEQUAL, "dirichlet:0.5", 2, 12, aggregation=aggregation)
 
 
 def _server(name: str, aggregation: Aggregation = AS_USUAL) -> Row:
-    return Row("server optimizers", name, _EQUAL, "dirichlet:0.1", 1, 30, aggregation=aggregation)
+    return Row("server optimizers", name, _EQUAL, "dirichlet:0.1", 1, 15, aggregation=aggregation)
 
 
 def _personal(name: str, network: Network, *local: str) -> Row:
-    return Row("local layers", name, _EQUAL, "dirichlet:0.1", 1, 30, network, local=local, agents_evaluate=True)
+    return Row("local layers", name, _EQUAL, "dirichlet:0.1", 1, 15, network, local=local, agents_evaluate=True)
 
 
 ROWS = (
@@ -86,7 +86,6 @@ ROWS = (
     _server("FedAvgM, learning rate 1", Aggregation(optimizer=FedAvgM())),
     _server("FedAvgM, learning rate 0.3", Aggregation(optimizer=FedAvgM(0.3))),
     _server("FedAdam, learning rate 0.01", Aggregation(optimizer=FedAdam())),
-    _server("FedAdam, learning rate 0.003", Aggregation(optimizer=FedAdam(0.003))),
     _personal("all shared", "perceptron"),
     _personal("FedPer: head local", "perceptron", "head"),
     _personal("all shared, batch normalisation", "normalized_perceptron"),

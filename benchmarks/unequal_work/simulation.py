@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Federation:
-    """All of `shares` train in every round. Models are evaluated on the file `held_out` or, without one, by the agents."""
+    """All of `shares` train in every round. Models are evaluated on the file `held_out` or, without it, by agents."""
 
     def __init__(
         self, bundle: Bundle, shares: Mapping[str, Dataset], aggregation: Aggregation, seed: int, held_out: Path | None
