@@ -1,7 +1,7 @@
 """What helps unequal and unlike devices? `python -m benchmarks.unequal_work [--seeds 1,2,3] [--json FILE]`
 
-Federations of ten agents train a perceptron of 51,000 weights on Fashion-MNIST (or what stands in for it), on LiteRT,
-in this process and without pruning. Three comparisons, each with the same data, first weights and order of examples for
+Federations of ten agents train a perceptron of 51,000 weights on Fashion-MNIST, on LiteRT, in this process and
+without pruning. Three comparisons, each with the same data, first weights and order of examples for
 all of its rows:
 
 - *Unequal work*: agents with 20 to 2,000 examples (Dirichlet 0.5) train two epochs a round. FedAvg beside FedNova.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
@@ -31,23 +30,18 @@ from aggregator.settings import AS_USUAL, Aggregation
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option
 from benchmarks.unequal_work.simulation import Federation, Outcome
-from export.build import build_task
-from export.local_layers import with_local_layers
-from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
-from fedprune.data import Dataset, fit_to, load_npz
+from benchmarks.unequal_work.task import INPUTS, make_bundle
+from fedprune.data import Dataset, fit_to, load_npz, save_npz
+from fedprune.data.dataset import Source
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import prepare
 from fedprune.data.source import open_source
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle
 
 _AGENTS = 10
 _UNEQUAL = (20, 50, 100, 200, 300, 500, 800, 1000, 1500, 2000)
 _EQUAL = (600,) * _AGENTS
 _HELD_OUT = 2000
-_OPTIMIZER = Sgd(learning_rate=0.05, momentum=0.9)
-_NETWORKS = Path(__file__).with_name("networks.py")
-
-Network = Literal["perceptron", "normalized_perceptron"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Row:
     partition: str
     epochs: int
     rounds: int
-    network: Network = "perceptron"
+    is_normalized: bool = False
     aggregation: Aggregation = AS_USUAL
     local: tuple[str, ...] = ()
     agents_evaluate: bool = False
@@ -75,8 +69,8 @@ def _server(name: str, aggregation: Aggregation = AS_USUAL) -> Row:
     return Row("server optimizers", name, _EQUAL, "dirichlet:0.1", 1, 15, aggregation=aggregation)
 
 
-def _personal(name: str, network: Network, *local: str) -> Row:
-    return Row("local layers", name, _EQUAL, "dirichlet:0.1", 1, 15, network, local=local, agents_evaluate=True)
+def _personal(name: str, *local: str, is_normalized: bool = True) -> Row:
+    return Row("local layers", name, _EQUAL, "dirichlet:0.1", 1, 15, is_normalized, local=local, agents_evaluate=True)
 
 
 ROWS = (
@@ -86,11 +80,11 @@ ROWS = (
     _server("FedAvgM, learning rate 1", Aggregation(optimizer=FedAvgM())),
     _server("FedAvgM, learning rate 0.3", Aggregation(optimizer=FedAvgM(0.3))),
     _server("FedAdam, learning rate 0.01", Aggregation(optimizer=FedAdam())),
-    _personal("all shared", "perceptron"),
-    _personal("FedPer: head local", "perceptron", "head"),
-    _personal("all shared, batch normalisation", "normalized_perceptron"),
-    _personal("FedBN: batch normalisation local", "normalized_perceptron", "batch_normalization"),
-    _personal("both local", "normalized_perceptron", "batch_normalization", "head"),
+    _personal("all shared", is_normalized=False),
+    _personal("FedPer: head local", "head", is_normalized=False),
+    _personal("all shared, batch normalisation"),
+    _personal("FedBN: batch normalisation local", "batch_normalization"),
+    _personal("both local", "batch_normalization", "head"),
 )
 
 
@@ -104,59 +98,44 @@ class Result(msgspec.Struct, frozen=True):
     unkept: int
 
 
-@dataclass
-class _Bundles:
-    """Each network's task, built once: graphs do not depend on what rows and seeds change in it."""
-
-    built: dict[Network, Bundle] = field(default_factory=dict)
-
-    def of(self, row: Row, seed: int) -> Bundle:
-        if row.network not in self.built:
-            model = ModelSettings(file=f"{_NETWORKS.name}:{row.network}", initial="seed")
-            schedule = ConstantSettings(target_sparsity=0.0, begin_round=1)
-            training = Training(epochs_per_round=1, optimizer=_OPTIMIZER)
-            settings = TaskSettings(row.network, model, training, PruningSettings(schedule))
-            self.built[row.network] = read_bundle(build_task(settings, _NETWORKS.parent))
-        bundle = self.built[row.network]
-        task = bundle.task
-        assert task.initial is not None
-        task = msgspec.structs.replace(
-            task,
-            training=msgspec.structs.replace(task.training, epochs_per_round=row.epochs),
-            initial=msgspec.structs.replace(task.initial, seed=seed),
-            tensors=with_local_layers(task.tensors, bundle.network, row.local),
-        )
-        return read_bundle(write_bundle(task, network=bundle.network, weights=None, graphs=bundle.graphs))
-
-
 @click.command(cls=Script)
 @seeds_option("1,2,3")
 @json_option("Write the numbers there.")
 def main(seeds: tuple[int, ...], target: Path | None) -> None:
     """Compare FedNova, server optimizers and local layers with FedAvg."""
-    bundles = _Bundles()
     results = []
-    for row in ROWS:
-        outcomes = [_run(row, bundles.of(row, seed), seed) for seed in seeds]
-        results.append(
-            Result(
-                row.comparison,
-                row.name,
-                tuple(outcome.accuracy for outcome in outcomes),
-                tuple(outcome.worst for outcome in outcomes),
-                sum(outcome.unkept for outcome in outcomes),
+    with tempfile.TemporaryDirectory() as directory:
+        data = _Data(open_source("fashion-mnist"), Path(directory))
+        for row in ROWS:
+            outcomes = [_run(row, data.of(row, seed), seed) for seed in seeds]
+            results.append(
+                Result(
+                    row.comparison,
+                    row.name,
+                    tuple(outcome.accuracy for outcome in outcomes),
+                    tuple(outcome.worst for outcome in outcomes),
+                    sum(outcome.unkept for outcome in outcomes),
+                )
             )
-        )
-        click.echo(f"{row.comparison}, {row.name}: {', '.join(f'{each:.3f}' for each in results[-1].accuracies)}")
+            click.echo(f"{row.comparison}, {row.name}: {', '.join(f'{each:.3f}' for each in results[-1].accuracies)}")
     write_json(results, target)
     Console(width=120).print(_table(results, seeds))
 
 
-def _run(row: Row, bundle: Bundle, seed: int) -> Outcome:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory)
+@dataclass(frozen=True)
+class _Data:
+    """Splits of Fashion-MNIST in a directory, each made once for all rows that want it."""
+
+    source: Source
+    directory: Path
+
+    def of(self, row: Row, seed: int) -> Path:
+        """The directory of the agents' images and the held-out ones, as vectors."""
+        path = self.directory / f"{row.partition}-{max(row.examples)}-{seed}"
+        if path.exists():
+            return path
         prepare(
-            open_source("auto"),
+            self.source,
             parse_partition(row.partition),
             agents=_AGENTS,
             examples_per_agent=max(row.examples),
@@ -164,14 +143,27 @@ def _run(row: Row, bundle: Bundle, seed: int) -> Outcome:
             seed=seed,
             out=path,
         )
-        shares = {f"agent-{index}": _share(path, index, bundle, most) for index, most in enumerate(row.examples)}
-        held_out = None if row.agents_evaluate else path / "held-out.npz"
-        return Federation(bundle, shares, row.aggregation, seed, held_out).run(row.rounds)
+        for file in path.glob("*.npz"):
+            save_npz(file, _flat(file))
+        return path
+
+
+def _run(row: Row, path: Path, seed: int) -> Outcome:
+    bundle = make_bundle(epochs=row.epochs, seed=seed, is_normalized=row.is_normalized, local=row.local)
+    shares = {f"agent-{index}": _share(path, index, bundle, most) for index, most in enumerate(row.examples)}
+    held_out = None if row.agents_evaluate else path / "held-out.npz"
+    return Federation(bundle, shares, row.aggregation, seed, held_out).run(row.rounds)
 
 
 def _share(path: Path, index: int, bundle: Bundle, most: int) -> Dataset:
     data = fit_to(load_npz(path / f"agent-{index}.npz"), bundle.network.input_forms, bundle.task.output_forms)
     return data.take(np.arange(min(len(data), most)))
+
+
+def _flat(path: Path) -> Dataset:
+    """The images of a file as vectors."""
+    data = load_npz(path)
+    return Dataset(data.x.reshape(len(data), INPUTS), data.y)
 
 
 def _table(results: list[Result], seeds: tuple[int, ...]) -> Table:

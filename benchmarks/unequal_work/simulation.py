@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,12 @@ class Federation:
         task = self._bundle.task
         model = new_model(self._bundle.initial_weights(), task, "run", 0, Values.FP32, full_mask(task.table))
         records: list[RoundRecord] = []
-        former: FormerRound | None = None
+        former: Callable[[], FormerRound] | None = None
         for round_ in range(rounds):
             updates = {agent: self._update(agent, model, round_) for agent in self._data}
-            merged = self._merger.merge(model, updates, records, None if former is None else lambda last=former: last)
+            merged = self._merger.merge(model, updates, records, former)
             taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
-            former = FormerRound(model.checkpoint, taken)
+            former = partial(FormerRound, model.checkpoint, taken)
             model = merged.model
             records.append(_record(round_, merged))
         self._directory.cleanup()
