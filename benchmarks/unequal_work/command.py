@@ -56,13 +56,15 @@ class Row:
     epochs: int
     rounds: int
     is_normalized: bool = False
+    momentum: float = 0.9
     aggregation: Aggregation = AS_USUAL
     local: tuple[str, ...] = ()
     agents_evaluate: bool = False
 
 
-def _unequal(name: str, aggregation: Aggregation = AS_USUAL) -> Row:
-    return Row("unequal work", name, _UNEQUAL, "dirichlet:0.5", 2, 12, aggregation=aggregation)
+def _unequal(name: str, momentum: float, aggregation: Aggregation = AS_USUAL) -> Row:
+    comparison = f"unequal work, momentum {momentum:g}"
+    return Row(comparison, name, _UNEQUAL, "dirichlet:0.5", 2, 12, momentum=momentum, aggregation=aggregation)
 
 
 def _server(name: str, aggregation: Aggregation = AS_USUAL) -> Row:
@@ -74,8 +76,10 @@ def _personal(name: str, *local: str, is_normalized: bool = True) -> Row:
 
 
 ROWS = (
-    _unequal("FedAvg"),
-    _unequal("FedNova", Aggregation("fednova")),
+    _unequal("FedAvg", 0.9),
+    _unequal("FedNova", 0.9, Aggregation("fednova")),
+    _unequal("FedAvg", 0.0),
+    _unequal("FedNova", 0.0, Aggregation("fednova")),
     _server("FedAvg"),
     _server("FedAvgM, learning rate 1", Aggregation(optimizer=FedAvgM())),
     _server("FedAvgM, learning rate 0.3", Aggregation(optimizer=FedAvgM(0.3))),
@@ -149,7 +153,9 @@ class _Data:
 
 
 def _run(row: Row, path: Path, seed: int) -> Outcome:
-    bundle = make_bundle(epochs=row.epochs, seed=seed, is_normalized=row.is_normalized, local=row.local)
+    bundle = make_bundle(
+        epochs=row.epochs, seed=seed, is_normalized=row.is_normalized, local=row.local, momentum=row.momentum
+    )
     shares = {f"agent-{index}": _share(path, index, bundle, most) for index, most in enumerate(row.examples)}
     held_out = None if row.agents_evaluate else path / "held-out.npz"
     return Federation(bundle, shares, row.aggregation, seed, held_out).run(row.rounds)

@@ -30,10 +30,12 @@ INPUTS = 784
 _HIDDEN, _CLASSES = 64, 10
 _BATCH_SIZES = (8, 16, 32)
 """As in tasks that are built: who has few examples takes smaller batches."""
-_OPTIMIZER = Sgd(learning_rate=0.05, momentum=0.9)
+_RATE = 0.05
 
 
-def make_bundle(*, epochs: int, seed: int, is_normalized: bool, local: Collection[str]) -> Bundle:
+def make_bundle(
+    *, epochs: int, seed: int, is_normalized: bool, local: Collection[str], momentum: float = 0.9
+) -> Bundle:
     """The task of `epochs` a round, first weights drawn from `seed`, and the layers named `local` on the devices."""
     network = _network(is_normalized=is_normalized)
     table = with_local_layers(_tensors(is_normalized=is_normalized), network, local)
@@ -42,7 +44,7 @@ def make_bundle(*, epochs: int, seed: int, is_normalized: bool, local: Collectio
         input_shapes=network.inputs,
         outputs=(Output((_CLASSES,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=table,
-        training=Training(epochs_per_round=epochs, batch_size=_BATCH_SIZES[-1], optimizer=_OPTIMIZER),
+        training=Training(epochs_per_round=epochs, batch_size=_BATCH_SIZES[-1], optimizer=Sgd(_RATE, momentum)),
         pruning=Pruning(ConstantSparsity(target_sparsity=0.0, begin_step=1, frequency=1)),
         members={},
         initial=SeededWeights(seed, tuple(map(_initializer, table))),
