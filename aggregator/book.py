@@ -108,7 +108,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     `left_out` counts accepted updates that the merge does without: outliers, or all where the merge made the loss
     explode and so was not `kept`; `outliers` names their agents, the largest first. `suspects` names the agents whose
     loss or inputs stand apart from the others' for some rounds now. Both name `MOST_NAMES` at most. The norms are those
-    that were typical of the updates that were merged, 0 if none was.
+    that were typical of the updates that were merged, 0 if none was. `hint` says, in one round of a run that learns
+    nothing, what may be wrong (`aggregator.chance`).
     """
 
     round: int
@@ -133,6 +134,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     suspects: tuple[str, ...]
     delta_norm: float
     statistics_norm: float
+    hint: str = ""
 
     @property
     def accuracy(self) -> float | None:

@@ -60,7 +60,7 @@ def new_model(
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
     state = mask_state(optimizer_state, mask)
-    return GlobalModel(Checkpoint(run, version, task.table.with_frozen(decoded, exact), exact, mask, state), blob)
+    return GlobalModel(Checkpoint(run, version, task.table.with_unsent(decoded, exact), exact, mask, state), blob)
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:

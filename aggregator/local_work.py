@@ -95,8 +95,10 @@ def fednova_scales(updates: Mapping[str, AcceptedUpdate], training: Training, le
 
 
 def accumulated_work(optimizer: Sgd, proximal_mu: float, most: int) -> NDArray[np.float64]:
-    """|a_i| for 0 to `most` local steps: how far they move the weights, in learning rates and gradients, if all
-    gradients are equal. That is the L1 norm of a_i, whose entries are positive unless momentum swings past the pull.
+    """|a_i| for 0 to `most` local steps: how far they move the weights, in learning rates and gradients.
+
+    It is taken for equal gradients, and so is the sum of a_i's entries. That is its L1 norm, since they are positive
+    unless momentum swings about FedProx's pull.
 
     An entry of a_i is what one step's gradient has moved by the end of the round: with momentum rho (1 - rho^m) /
     (1 - rho) after m steps, with FedProx's mu and the learning rate eta (1 - eta mu)^(m - 1) (Wang et al. 2020, section

@@ -50,6 +50,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     _say_sparsity(bundle, settings.rounds.count)
     if settings.aggregation.rule == "fednova":
         check_normalizable(bundle.task)
+    _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
     evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
@@ -138,6 +139,16 @@ def _check_clock(bundle: Bundle, rounds: int) -> None:
         raise ConfigurationError(
             f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
             f"at most {STEP_LIMIT - 1} can be counted: lower rounds.count"
+        )
+
+
+def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
+    """Raise `ConfigurationError` if the gateway is to evaluate models of which it has a part only."""
+    local = sorted({spec.layer for spec in bundle.task.table.local})
+    if local and settings.held_out is not None:
+        raise ConfigurationError(
+            f"held_out: layer {local[0]!r} of the task stays on the devices, so the gateway has no whole model to "
+            "evaluate; leave held_out away, and the agents evaluate theirs"
         )
 
 

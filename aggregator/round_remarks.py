@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from aggregator.book import Book, RoundRecord, best_version
+from aggregator.chance import causes_at_chance
 from aggregator.round_merge import MergedRound
 from aggregator.round_places import named
 from aggregator.standing_apart import ROUNDS
@@ -23,6 +26,15 @@ def say_left_out(log: LimitedLog, round_: int, merged: MergedRound) -> None:
     why, agents = next(iter(merged.left_out.values())), named(merged.named)
     what = "round %s: %s. Its updates, the largest first, were of %s; see to those agents, or lower the learning rate"
     log.log(logging.WARNING, what, round_ + 1, why, agents)
+
+
+def with_hint(log: LimitedLog, records: Sequence[RoundRecord], x_largest: float, constant: float) -> RoundRecord:
+    """The last record, with what may be wrong with a run that learns nothing, which is told too."""
+    causes = causes_at_chance(records, x_largest, constant)
+    if causes:
+        what = "after %s rounds models are no better than the same answer for all examples. Likely causes, in order: %s"
+        log.log(logging.WARNING, what, len(records), causes)
+    return msgspec.structs.replace(records[-1], hint=causes)
 
 
 def say_settled(records: Sequence[RoundRecord], patience: int) -> None:

@@ -158,7 +158,8 @@ Step = tuple["RoundState", tuple[Action, ...]]
 class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
-    `hold_out`: the share of its examples that each agent evaluates the model on.
+    `clock_steps_per_round`: by how many steps a round moves the clock of the pruning schedule. `hold_out`: the share of
+    its examples that each agent evaluates the model on.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts

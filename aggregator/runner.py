@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
+from aggregator.acceptance import accepted_update
 from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.local_work import check_local_steps, counted_steps
-from aggregator.outliers import Norms
+from aggregator.local_work import check_local_steps
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
-from aggregator.round_remarks import say_left_out, say_settled, suspects
+from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -55,13 +55,13 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle, Training
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, decode, encode, kind_of
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
@@ -317,9 +317,7 @@ class AggregatorRunner:
                 action.weight,
             )
         self._store.updates.write(update_name(submit.round, agent), action.blob)
-        self._store.book.accept(
-            submit.round, agent, _accepted_update(submit, action.weight, norms, self._task.training)
-        )
+        self._store.book.accept(submit.round, agent, accepted_update(submit, action.weight, norms, self._task.training))
         return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:
@@ -335,6 +333,8 @@ class AggregatorRunner:
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         self._contents[self._model.model.content.digest] = self._model.blob
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
+        inputs = max(update.x_largest for update in updates.values())
+        record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
         book.finish(record, merged.left_out, apart)
         for name in self._store.updates.names():
             self._store.updates.delete(name)
@@ -417,24 +417,3 @@ class AggregatorRunner:
         except ProtocolError as error:
             raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
         return restored_model(checkpoint, self._task, self._values)
-
-
-def _accepted_update(submit: Submit, weight: int, norms: Norms, training: Training) -> AcceptedUpdate:
-    return AcceptedUpdate(
-        digest=submit.update.digest,
-        size=submit.update.size,
-        weight=weight,
-        loss=submit.loss,
-        train_seconds=submit.train_seconds,
-        idle_memory_mb=submit.idle_memory_mb,
-        peak_memory_mb=submit.peak_memory_mb,
-        x_mean=submit.x_mean,
-        x_largest=submit.x_largest,
-        delta_norm=norms.delta,
-        statistics_norm=norms.statistics,
-        local_steps=submit.local_steps,
-        counted_steps=counted_steps(submit, weight, training),
-        evaluated_examples=0 if submit.evaluated is None else submit.evaluated.examples,
-        evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
-        tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,
-    )

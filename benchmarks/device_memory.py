@@ -6,7 +6,6 @@ a round from a dense model, as federations begin, and two from a pruned one, wit
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import multiprocessing
 import queue
@@ -118,9 +117,8 @@ def _alone(work: Callable[..., Any], *arguments: object) -> Any:
 def _prepare(optimizer: str, folder: str) -> None:
     """Write what a gateway sends: the task's bundle, and for each round its assignment and model."""
     from aggregator.global_model import new_model
+    from benchmarks.unproven import unproven_graph
     from fedprune.codecs import Values
-    from fedprune.graph.training import write_training_graph
-    from fedprune.runtime.self_check import ProvenGraph, SelfCheck
     from fedprune.task.bundle import write_bundle
     from fedprune.task.outputs import Output
 
@@ -137,9 +135,7 @@ def _prepare(optimizer: str, folder: str) -> None:
         members={},
         initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in table)),
     )
-    written = write_training_graph(network, table, task.objectives, _BATCH)
-    check = SelfCheck((_probe(written.blob, table),))
-    proven = ProvenGraph(_BATCH, hashlib.sha256(written.blob).hexdigest(), written.memory_bytes, check)
+    proven = unproven_graph(network, table, task.objectives, _BATCH)
     blob = write_bundle(task, network=network, weights=None, graphs=(proven,))
     Path(folder, "task").write_bytes(blob)
     weights, mask = read_bundle(blob).initial_weights(), full_mask(table)
@@ -158,21 +154,6 @@ def _prepare(optimizer: str, folder: str) -> None:
         )
         Path(folder, f"model-{round_}").write_bytes(made.blob)
         Path(folder, f"assignment-{round_}").write_bytes(msgspec.msgpack.encode(assignment))
-
-
-def _probe(graph: bytes, table: TensorTable) -> Any:
-    """A probe of the graph that the runtime here passes: the benchmark is not about other ones."""
-    from fedprune.runtime.self_check import Probe, Sketch, draw_case, outputs_of, sums_of
-    from fedprune.runtime.training_graph import TrainingGraph
-
-    tensors, seed = tuple(table), 0
-    loaded = TrainingGraph(graph, tensors, threads=1)
-    outputs = outputs_of(draw_case(loaded, tensors, seed, _BATCH, 1.0).run(loaded), tensors)
-    sketches = {}
-    for name, array in outputs.items():
-        first, second, third = sums_of(array, seed, name)
-        sketches[name] = Sketch(1.0, (first, second, third))
-    return Probe(seed=seed, examples=_BATCH, scale=1.0, answers=sketches)
 
 
 def _network() -> Network:

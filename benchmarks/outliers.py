@@ -26,6 +26,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.outliers import FACTOR, LEAST_UPDATES, Norms
@@ -215,7 +216,8 @@ class _Federation:
                 continue
             self._residuals[agent] = result.update.residual_if_accepted
             self._disk.write(update_name(round_, agent), result.update.blob)
-            yield agent, _accepted(result, self._merger.check(result.update.blob, agent, model))
+            norms = self._merger.check(result.update.blob, agent, model)
+            yield agent, accepted_update(result.submit, result.submit.examples, norms, self._bundle.task.training)
 
     def _train(self, agent: str, model: GlobalModel, round_: int) -> LocalResult:
         task = self._bundle.task
@@ -259,14 +261,6 @@ def _settings(scenario: Scenario, seed: int, rounds: int, path: Path) -> DemoSet
         data="auto",
         out=path,
     )
-
-
-def _accepted(result: LocalResult, norms: Norms) -> AcceptedUpdate:
-    submit = result.submit
-    return AcceptedUpdate(
-        submit.update.digest, submit.update.size, submit.examples, submit.loss, submit.train_seconds, 0.0, 0.0,
-        submit.x_mean, submit.x_largest, norms.delta, norms.statistics, submit.local_steps, submit.local_steps,
-    )  # fmt: skip
 
 
 def _record(round_: int, merged: MergedRound) -> RoundRecord:

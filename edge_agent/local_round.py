@@ -24,7 +24,8 @@ from fedprune.wire.transfer import content_of
 class LocalRound:
     """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds.
 
-    The residual of a large model is large, and wanted only after the training: `read_residual` is called then.
+    The residual of a large model is large, and wanted only after the training: `read_residual` is called then. `local`
+    are the tensors that are this device's own, as its last round left them; None before its first one.
     """
 
     agent: str
@@ -33,15 +34,18 @@ class LocalRound:
     read_residual: Callable[[], Weights | None]
     slots: Slots | None
     idle_memory_mb: float
+    local: Weights | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """All that a round leaves. `slots` is None unless the task keeps optimizer state."""
+    """All that a round leaves. `slots` is None unless the task keeps optimizer state, `local` if it has no layers that
+    stay on the device."""
 
     submit: Submit
     update: PreparedUpdate
     slots: Slots | None
+    local: Weights | None = None
 
 
 def train_locally(
@@ -63,9 +67,10 @@ def train_locally(
     assignment, table = local.assignment, bundle.task.table
     codec = _codec(assignment.codec)
     decoded, mask = decode_model(local.model, table)
-    weights = table.with_frozen(decoded, bundle.frozen_weights())
+    weights = table.with_unsent(decoded, bundle.unsent_weights())
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
+    weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
     key = Key(assignment.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
@@ -76,6 +81,7 @@ def train_locally(
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
         steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
+        own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del decoded, weights, work, trained  # a device has no room for them beside what follows
         update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
     except TrainingDiverged as error:
@@ -96,7 +102,7 @@ def train_locally(
         x_largest=data.x_largest,
         evaluated=evaluated,
     )
-    return LocalResult(submit, update, slots)
+    return LocalResult(submit, update, slots, own)
 
 
 def owed_since(assignment: Assignment) -> int:

@@ -108,7 +108,8 @@ class AgentRunner:
             return
         if isinstance(result, LocalResult):
             try:
-                self._store.remember(result.submit, result.update, result.slots, self.state.durations_at(now))
+                durations = self.state.durations_at(now)
+                self._store.remember(result.submit, result.update, result.slots, durations, result.local)
             except Exception as error:
                 result = error
         if isinstance(result, LocalResult):

@@ -1,4 +1,5 @@
-"""The memory of an agent across crashes: its pending update, residual, optimizer slots, task bundles, and history.
+"""The memory of an agent across crashes: its pending update, residual, optimizer slots, local tensors, task bundles,
+and history.
 
 Blobs are written first, under names made of their digest; then one small record that refers to them replaces the
 last one. So each change happens whole or not at all, whenever the power goes. The record's structs are its own: the
@@ -64,6 +65,7 @@ class _Pending(msgspec.Struct, frozen=True):
     residual_if_accepted: str
     residual_if_late: str
     slots: str | None
+    local: str | None
 
     def submit(self) -> Submit:
         return Submit(
@@ -89,6 +91,7 @@ class _Owed(msgspec.Struct, frozen=True):
     round: int
     residual: str
     slots: str | None
+    local: str | None
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -105,10 +108,10 @@ class _Record(msgspec.Struct, frozen=True):
         """The names of all blobs that this record refers to."""
         names: set[str | None] = set()
         if self.owed is not None:
-            names |= {self.owed.residual, self.owed.slots}
+            names |= {self.owed.residual, self.owed.slots, self.owed.local}
         if self.pending is not None:
             names |= {self.pending.update, self.pending.residual_if_accepted}
-            names |= {self.pending.residual_if_late, self.pending.slots}
+            names |= {self.pending.residual_if_late, self.pending.slots, self.pending.local}
         return {name for name in names if name is not None}
 
 
@@ -187,7 +190,23 @@ class AgentStore:
         blob = None if owed is None or owed.slots is None else self._read(owed.slots)
         return None if blob is None else unpack_tensors(blob)
 
-    def remember(self, submit: Submit, update: PreparedUpdate, slots: Slots | None, durations: Durations) -> None:
+    def local(self, run: str, since: int = 0) -> Weights | None:
+        """The tensors that are this device's own, as the last round of `run` left them, but none from before `since`.
+
+        None if there are none, or they are damaged: then they are what they were at first.
+        """
+        owed = self._owed(run, since)
+        blob = None if owed is None or owed.local is None else self._read(owed.local)
+        return None if blob is None else unpack_tensors(blob)
+
+    def remember(
+        self,
+        submit: Submit,
+        update: PreparedUpdate,
+        slots: Slots | None,
+        durations: Durations,
+        local: Weights | None = None,
+    ) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
         pending = _Pending(
             run=submit.run,
@@ -207,6 +226,7 @@ class AgentStore:
             residual_if_accepted=self._write(pack_residual(update.residual_if_accepted), _TENSORS_SUFFIX),
             residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),
             slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
+            local=None if local is None else self._write(pack_tensors(local), _TENSORS_SUFFIX),
         )
         owed = self._record.owed
         self._commit(
@@ -244,7 +264,7 @@ class AgentStore:
             msgspec.structs.replace(
                 self._record,
                 done=self.done.with_round(pending.run, pending.round).last,
-                owed=_Owed(pending.run, pending.round, residual, pending.slots),
+                owed=_Owed(pending.run, pending.round, residual, pending.slots, pending.local),
                 pending=None,
             )
         )

@@ -20,6 +20,7 @@ from export.describing.model import describe
 from export.describing.parity import check_parity
 from export.head import proven_head
 from export.initial import recipe, redrawn
+from export.local_layers import with_local_layers
 from export.model_code import load_model
 from export.models import cnn_108k
 from export.proof.errors import NotProven
@@ -62,6 +63,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.clock_steps_per_round)
     network, table = _described(model, settings.training)
+    if settings.model.local:
+        table = with_local_layers(table, network, settings.model.local)
     outputs = _judged(task_outputs(network, settings.training), settings)
     _check_form(network, outputs, settings.model)
     _check_learnable(model, TensorTable(table), pruning)

@@ -99,6 +99,7 @@ def export_model(
     task = bundle.task
     examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
+    _check_whole(task)
     counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
     files: dict[Format, bytes] = {}
@@ -159,6 +160,14 @@ def export_model(
 
 def _fit(data: Dataset, bundle: Bundle) -> Dataset:
     return fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
+
+
+def _check_whole(task: Task) -> None:
+    if local := sorted({spec.layer for spec in task.table.local}):
+        raise ExportError(
+            f"task {task.name!r}: layer {local[0]!r} stays on the devices, so the run has no whole model to export; "
+            "build a task without model.local to have one"
+        )
 
 
 def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:

@@ -22,7 +22,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `input_shape` (without the batch) and `outputs` make a built-in model; a file's are only compared with them.
     Initial weights are drawn from `seed`, or are the file's own, which is a file's default. Layers that are frozen in
-    the file (``trainable = False``) stay as they are, and dense, unless `frozen` is ``train``.
+    the file (``trainable = False``) stay as they are, and dense, unless `frozen` is ``train``. Those named `local` stay
+    on each device (see `export.local_layers`).
     """
 
     builtin: Literal["cnn-108k"] | None = None
@@ -32,6 +33,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     initial: Literal["seed", "file"] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     frozen: Literal["keep", "train"] = "keep"
+    local: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.builtin is None) == (self.file is None):

@@ -86,6 +86,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
     yield "pruning", _schedule(pruning.schedule, training)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
+    if local := sorted({spec.layer for spec in task.table.local}):
+        yield "local layers", one_line(f"{', '.join(local)}: each device's own, and dense")
     for line in unpruned(bundle.network, task.table):
         yield "dense kernels", one_line(line)
     yield "start", "weights in the bundle" if task.initial is None else f"drawn from seed {task.initial.seed}"

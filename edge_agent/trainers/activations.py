@@ -40,7 +40,7 @@ def split(bundle: Bundle, examples: int, threads: int) -> tuple[Bundle, KeptActi
         return bundle, None
     kept = KeptActivations(parts.base, parts.base_table, threads=threads)
     examples_of_probe = draw_probe(parts.base.inputs, parts.base.vocabularies, parts.base.paddings)
-    probe = kept.compute(examples_of_probe, bundle.frozen_weights())
+    probe = kept.compute(examples_of_probe, bundle.unsent_weights())
     if not is_as_told(probe, bundle.head.activations):
         _log.warning(
             "task %r: the runtime computes other activations of the frozen base than TensorFlow; none are kept, "

@@ -77,7 +77,7 @@ def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mas
 
     Returns:
         The tensors in table order, 0 where pruned, and the mask. Encoding them again gives `blob`. The frozen ones are
-        not among them: `TensorTable.with_frozen` puts them back.
+        not among them: `TensorTable.with_unsent` puts them back.
 
     Raises:
         ProtocolError: the bytes are not those of any model of this table.

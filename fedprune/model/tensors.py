@@ -45,13 +45,17 @@ class TensorClass(StrEnum):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One row of the tensor table. `layer` groups a layer's tensors: it pairs a moving mean with its variance."""
+    """One row of the tensor table. `layer` groups a layer's tensors: it pairs a moving mean with its variance.
+
+    A `local` tensor, which is dense or a statistic, is each device's own: it is in no model and in no update.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     kind: TensorClass
     layer: str
+    local: bool = False
 
     @property
     def size(self) -> int:
@@ -71,12 +75,22 @@ class TensorTable:
         return len(self._specs)
 
     def of(self, *kinds: TensorClass) -> tuple[TensorSpec, ...]:
-        """The rows of the given classes, in table order."""
-        return tuple(spec for spec in self._specs if spec.kind in kinds)
+        """The rows of the given classes that are not local, in table order."""
+        return tuple(spec for spec in self._specs if spec.kind in kinds and not spec.local)
+
+    @property
+    def local(self) -> tuple[TensorSpec, ...]:
+        """The rows that each device has values of its own for, in table order."""
+        return tuple(spec for spec in self._specs if spec.local)
+
+    @property
+    def unsent(self) -> tuple[TensorSpec, ...]:
+        """The rows that no model brings, in table order: frozen and local ones."""
+        return tuple(spec for spec in self._specs if spec.local or spec.kind is TensorClass.FROZEN)
 
     @property
     def moments(self) -> tuple[tuple[str, str], ...]:
-        """The names of each layer's statistics, moving mean and moving variance."""
+        """The names of each layer's statistics that are not local, moving mean and moving variance."""
         by_layer: dict[str, list[str]] = {}
         for spec in self.of(TensorClass.STATISTICS):
             by_layer.setdefault(spec.layer, []).append(spec.name)
@@ -92,17 +106,17 @@ class TensorTable:
         """Number of scalars in the prunable tensors."""
         return sum(spec.size for spec in self.of(TensorClass.PRUNABLE))
 
-    def with_frozen(self, tensors: Weights, frozen: Weights) -> dict[str, Array]:
-        """A whole model: the frozen tensors from `frozen`, all others from `tensors`, in table order.
+    def with_unsent(self, tensors: Weights, unsent: Weights) -> dict[str, Array]:
+        """A whole model: what no model brings from `unsent`, all others from `tensors`, in table order.
 
         Example:
             >>> base = TensorSpec("base", (), "float32", TensorClass.FROZEN, "base")
             >>> table = TensorTable((base, TensorSpec("bias", (), "float32", TensorClass.DENSE, "dense")))
-            >>> table.with_frozen({"bias": np.float32(2)}, {"base": np.float32(1)}) == {"base": 1, "bias": 2}
+            >>> table.with_unsent({"bias": np.float32(2)}, {"base": np.float32(1)}) == {"base": 1, "bias": 2}
             True
         """
-        sources = {spec.name: frozen if spec.kind is TensorClass.FROZEN else tensors for spec in self._specs}
-        return {name: source[name] for name, source in sources.items()}
+        kept = {spec.name for spec in self.unsent}
+        return {spec.name: (unsent if spec.name in kept else tensors)[spec.name] for spec in self._specs}
 
     def check(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Raise `ProtocolError` unless `weights` has exactly this table's names, shapes and dtypes, all finite."""

@@ -10,7 +10,7 @@ A bundle is a zip archive (stored, fixed timestamps, so that equal tasks have eq
 ``head.json``               if it is there, devices can keep the activations of a frozen base, and train the head alone:
                             the same of its graphs, see `fedprune.runtime.proven_head`
 ``weights.safetensors``     the initial weights, unless the task draws them from a seed; what gateways give to devices
-                            has the frozen ones alone
+                            has the frozen and the local ones alone
 ==========================  =========================================================================
 
 Nothing in a bundle is ever executed: neither code nor graph of its sender's.
@@ -238,17 +238,18 @@ class Bundle:
         """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""
         return self._initial(self.task.table)
 
-    def frozen_weights(self) -> dict[str, NDArray[np.float32]]:
-        """The tensors that no round changes and no model brings, by name. Raises what `initial_weights` does."""
-        frozen = self.task.table.of(TensorClass.FROZEN)
-        return self._initial(TensorTable(frozen)) if frozen else {}
+    def unsent_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors that no model brings, by name: frozen ones, and what local ones are at first. Raises what
+        `initial_weights` does."""
+        unsent = self.task.table.unsent
+        return self._initial(TensorTable(unsent)) if unsent else {}
 
     def for_devices(self) -> bytes:
         """The bundle's bytes without the initial weights that models bring: pretrained ones, too, travel once."""
         if self._weights is None:
             return self.blob
         return write_bundle(
-            self.task, network=self.network, weights=self.frozen_weights(), graphs=self.graphs, head=self.head
+            self.task, network=self.network, weights=self.unsent_weights(), graphs=self.graphs, head=self.head
         )
 
     def _initial(self, table: TensorTable) -> dict[str, NDArray[np.float32]]:
@@ -275,7 +276,7 @@ def write_bundle(
 ) -> bytes:
     """The bundle's bytes; `task.members` is filled in here.
 
-    `weights` is None exactly if `task.initial` is given; a bundle for devices has those of frozen tensors alone.
+    `weights` is None exactly if `task.initial` is given; one for devices has those of frozen and local tensors alone.
     """
     members = {_NETWORK: pack_network(network)}
     if graphs:
@@ -375,6 +376,8 @@ def _problem(task: Task) -> str:
         return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"
     if len({spec.name for spec in task.tensors}) != len(task.tensors):
         return "two tensors have the same name"
+    if any(spec.kind not in (TensorClass.DENSE, TensorClass.STATISTICS) for spec in task.table.local):
+        return "a local tensor is neither dense nor a statistic"
     if any((spec.dtype in _INTEGERS) != (spec.kind is TensorClass.INTEGER) for spec in task.tensors):
         return "a tensor's dtype does not fit its class"
     if any(spec.dtype not in _INTEGERS | {"float32"} for spec in task.tensors):

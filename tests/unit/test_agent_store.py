@@ -77,6 +77,21 @@ def test_a_new_agent_remembers_nothing(disk: Directory) -> None:
     assert store.slots(RUN) is None
 
 
+def test_local_tensors_are_what_the_last_round_of_the_run_left(disk: Directory, is_restarted: bool) -> None:
+    store = opened(disk)
+    for round_, outcome in ((3, Outcome.ACCEPTED), (4, Outcome.LATE)):
+        store.remember(of_round(round_), prepared(), None, TOOK, tensors(float(round_)))
+        store.settle(outcome)
+        store = opened(disk) if is_restarted else store
+        assert_equal(store.local(RUN), tensors(float(round_)))
+
+    assert store.local("another") is None
+    assert store.local(RUN, since=5) is None, "its update was left out of the merge"
+    store.remember(of_round(5), prepared(), None, TOOK, tensors(5.0))
+    store.settle(Outcome.INVALID)
+    assert opened(disk).local(RUN) is None
+
+
 def test_a_pending_update_outlives_the_process(disk: Directory, is_restarted: bool) -> None:
     store = opened(disk)
     store.remember(of_round(3), prepared(b"bytes"), SLOTS, TOOK)
@@ -224,12 +239,12 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
 
     submitted = {"run", "round", "digest", "size", "examples", "local_steps", "loss"}
     measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb", "x_mean", "x_largest", "evaluated"}
-    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots"}
+    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots", "local"}
     assert record.keys() == {
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
     }  # fmt: skip
     assert record["pending"].keys() == submitted | measured | blobs
-    assert record["owed"].keys() == {"run", "round", "residual", "slots"}
+    assert record["owed"].keys() == {"run", "round", "residual", "slots", "local"}
 
 
 def test_a_settled_round_stays_settled_when_other_runs_come_between(disk: Directory, is_restarted: bool) -> None:

@@ -1,0 +1,31 @@
+"""From an agent's submit to the book's entry."""
+
+from __future__ import annotations
+
+from aggregator.book import AcceptedUpdate
+from aggregator.local_work import counted_steps
+from aggregator.outliers import Norms
+from fedprune.task.bundle import Training
+from fedprune.wire.messages import Submit
+
+
+def accepted_update(submit: Submit, weight: int, norms: Norms, training: Training) -> AcceptedUpdate:
+    """An update that was checked, with its norms, as the book has it. It weighs `weight` examples."""
+    return AcceptedUpdate(
+        digest=submit.update.digest,
+        size=submit.update.size,
+        weight=weight,
+        loss=submit.loss,
+        train_seconds=submit.train_seconds,
+        idle_memory_mb=submit.idle_memory_mb,
+        peak_memory_mb=submit.peak_memory_mb,
+        x_mean=submit.x_mean,
+        x_largest=submit.x_largest,
+        delta_norm=norms.delta,
+        statistics_norm=norms.statistics,
+        local_steps=submit.local_steps,
+        counted_steps=counted_steps(submit, weight, training),
+        evaluated_examples=0 if submit.evaluated is None else submit.evaluated.examples,
+        evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
+        tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,
+    )

@@ -1,0 +1,1 @@
+"""Unequal and unlike devices: FedNova, server optimizers and local layers beside FedAvg."""
