@@ -44,8 +44,8 @@ def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, An
 
 def keras_loss(objective: Objective) -> Any:
     """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over examples and
-    places, of an output with a mask over those that it keeps; without the objective's weight. Class numbers are smoothed
-    as one-hot rows: Keras does not smooth them."""
+    places, without the objective's weight; of an output with a mask it is over those that this keeps. Class numbers are
+    smoothed as one-hot rows: Keras does not smooth them."""
     loss, smoothing = _KERAS_LOSSES[objective.loss], objective.label_smoothing
     if objective.loss.rule.activation is None:
         return loss()

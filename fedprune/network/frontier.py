@@ -29,8 +29,8 @@ def cut_at_frontier(network: Network, table: TensorTable) -> Parts | None:
     before which nothing trains, moves or draws.
 
     None where the base would hold no tensor, or there would be no base: examples that are augmented are new in every
-    step, and which places of an output are padding is asked of what goes in. A penalty of a base's tensor would be lost,
-    so such a network is not cut either.
+    step, and which places of an output are padding is asked of what goes in. A penalty of a base's tensor would be
+    lost, so such a network is not cut either.
     """
     frontier = None if network.augmentation or network.output_masks else _frontier(network, table)
     if frontier is None:
