@@ -25,7 +25,7 @@ from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.model.tensors import Inputs, TensorClass, TensorSpec, TensorTable
 from fedprune.network import layers as kinds
 from fedprune.network.augmentation import (
     FillMode,
@@ -41,6 +41,7 @@ from fedprune.network.layers import Function, Operation, Padding, Statistic
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import MAX_PARAMETERS
+from fedprune.task.padding import counted_places
 
 MEMORY_BYTES = 3 * 2**30
 """Address space of the process, of which the runtime reserves a part that it does not use."""
@@ -90,6 +91,7 @@ def judge(blob: bytes) -> Verdict:
         small = graph.memory_bytes <= _RUN * np.dtype(np.float32).itemsize
         if small:
             _run(graph.blob, table)
+            counted_places(network, _zeros(network))
             if network.augmentation:
                 augment(np.zeros((1, *network.inputs[0]), np.float32), network.augmentation, Keyed(0))
         return Verdict(None, ran=small)
@@ -170,6 +172,12 @@ def _run(graph: bytes, table: TensorTable) -> None:
     x = [np.zeros((loaded.batch_size, *shape), np.float32) for shape in loaded.input_shapes]
     y = [np.zeros((loaded.batch_size, *shape), np.float32) for shape in loaded.target_shapes]
     loaded.run(_ones(table), x, y, noise)
+
+
+def _zeros(network: Network) -> list[Inputs]:
+    return [
+        np.zeros((2, *form.shape), dtype) for form, dtype in zip(network.input_forms, network.input_dtypes, strict=True)
+    ]
 
 
 def _images() -> Network:
@@ -259,20 +267,25 @@ def _decoder() -> Network:
 
 
 def _joined() -> Network:
-    """Ids and numbers in, two values out."""
+    """Ids and numbers in, two values out, with steps that are padding."""
     layers = (
         kinds.Embedding(name="words", vocabulary=9, units=3, table="words/table"),
         kinds.Dense(name="numbers", units=3, kernel="numbers/kernel", bias="numbers/bias"),
         kinds.Concatenate(name="both", axis=0),
+        kinds.IdMask(name="written"),
+        kinds.StepMask(name="measured", padding=0.0),
+        kinds.Concatenate(name="either", axis=0),
     )
+    inputs = ((0,), (1,), (2, 3), (0,), (1,), (5, 6))
     return Network(
         name="joined",
         inputs=((4,), (6, 2)),
         layers=layers,
-        calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2, 3))),
+        calls=tuple(Call(number, taken) for number, taken in enumerate(inputs)),
         outputs=(3, 4),
         input_names=("word", "number"),
         output_names=("numbers", "both"),
+        output_masks=(6, 7),
     )
 
 

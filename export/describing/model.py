@@ -46,12 +46,6 @@ def describe(model: Any) -> tuple[Network, tuple[TensorSpec, ...]]:
     outputs = [output for output in made if isinstance(output, Value)]
     if len(outputs) < len(made):
         raise TaskError(f"model {model.name!r} returns a shape; it must return rows of numbers")
-    for output in outputs:
-        if output.mask is not None and draft.shape(output.mask) != draft.shape(output.number)[:-1]:
-            raise TaskError(
-                f"model {model.name!r} returns {[None, *draft.shape(output.number)]} of which steps are masked, and "
-                "Keras' loss knows no mask of that shape; end it with a layer that drops the mask (as Reshape does)"
-            )
     named = dict(zip(model.output_names, (output.number for output in outputs), strict=True))
     network = draft.network(named, [output.mask for output in outputs])
     _check_used(model, network, names)

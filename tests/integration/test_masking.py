@@ -317,10 +317,6 @@ def test_examples_that_are_all_padding_are_neither_judged_nor_in_the_way(tmp_pat
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "an output of more than steps": (
-        lambda y: L.TimeDistributed(L.Reshape((3, 1)))(L.GRU(3, return_sequences=True)(y)),
-        r"returns \[None, 5, 3, 1\] of which steps are masked, .* end it with a layer that drops the mask",
-    ),
     "a later layer": (lambda y: L.GRU(3)(L.Masking()(L.Dense(3)(y))), "masking of what a layer makes .* first layer"),
     "softmax": (lambda y: L.GRU(3)(L.TimeDistributed(L.Softmax())(y)), r"a mask, .* use Activation\('softmax'\)"),
     "batch normalisation": (lambda y: L.GRU(3)(L.BatchNormalization()(y)), "a mask, by which .* LayerNormalization"),
