@@ -33,7 +33,7 @@ _OWN_FILES = ("task.fedtask", "federation.toml", "mosquitto.conf")
 _HELD_OUT = 10_000
 """Examples that are held out, at most."""
 
-_USUAL_ALPHA = 0.5
+_USUAL_ALPHA = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Simulation:
     "--partition",
     metavar="iid|dirichlet:ALPHA|group",
     help="How examples are spread over agents.  [default: by group, where the task has groups and there are enough; "
-    "dirichlet:0.5 of classes; iid of numbers]",
+    "dirichlet:1 of classes; iid of numbers]",
 )
 @click.option(
     "--trainer",

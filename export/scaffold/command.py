@@ -156,7 +156,8 @@ def _told(directory: Path, plan: Plan, model: ModelLook) -> str:
     form = msgspec.to_builtins(plan.data)["form"]
     classes = f", {len(labels)} classes" if (labels := getattr(plan.data, "labels", ())) else ""
     return f"""\
-{model.name}: {model.parameters:,} weights; {path_text(form)}: {plan.examples:,} examples{classes}; {plan.loss}
+{path_text(model.source)}: {model.parameters:,} weights, {plan.loss}
+{path_text(form)}: {plan.examples:,} examples{classes}
 {", ".join(_FILES)} are in {path_text(directory)}. Look at them, then run
   fedprune simulate {path_text(directory)}    # on this machine, with {plan.agents} agents
 or build the task for devices: fedprune task build {path_text(directory / "task.toml")} --out \

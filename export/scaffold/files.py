@@ -43,7 +43,7 @@ file = {_value(model_file)}
 
 [training]
 # {plan.examples:,} examples were found: {plan.agents} agents train on four fifths of them.
-{_line(f"steps_per_round = {plan.steps_per_round}", "local steps between two exchanges; with more of them agents drift apart")}
+{_line(f"steps_per_round = {plan.steps_per_round}", "local steps between two exchanges")}
 {_line(f"batch_size = {plan.batch_size}", "a device takes a smaller one if its examples or memory want it")}
 optimizer = {{ name = "adam", learning_rate = 0.001 }}
 loss = "{plan.loss}" # {_SAYS[plan.loss]}

@@ -44,7 +44,8 @@ class Questions:
         if value is None:
             if not self._on_terminal:
                 raise Unanswered(f"say {what} with --{option}{_one_of(choices)}")
-            value = str(click.prompt(f"{what[0].upper()}{what[1:]}{_one_of(choices)}", default=usual, err=True)).strip()
+            kind = click.Choice(list(choices)) if choices else None
+            value = str(click.prompt(what[0].upper() + what[1:], default=usual, type=kind, err=True)).strip()
         if choices and value not in choices:
             raise ConfigurationError(f"--{option} {value!r}: it is none of {_shown(choices)}")
         return value
