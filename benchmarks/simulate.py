@@ -23,6 +23,7 @@ from fedprune.data.task_toml import load_description
 from fedprune.errors import ConfigurationError, DataError
 from fedprune.system.disk import Directory
 from fedprune.system.output import say
+from fedprune.task.bundle import load_bundle
 
 MAX_AGENTS = 64
 """Agents, each a process."""
@@ -47,7 +48,7 @@ class _Simulation:
     rounds: int
     seed: int
     codec: str
-    trainer: str
+    trainer: str | None
     broker: str
     out: Path
 
@@ -66,10 +67,8 @@ class _Simulation:
 )
 @click.option(
     "--trainer",
-    type=click.Choice(["auto", "keras", "litert"]),
-    default="litert",
-    show_default=True,
-    help="What the agents train with: LiteRT, as devices do, or TensorFlow.",
+    type=click.Choice(["keras", "litert"]),
+    help="What the agents train with.  [default: LiteRT, as devices do; TensorFlow where no training graph was proven]",
 )
 @click.option(
     "--broker",
@@ -87,7 +86,7 @@ def simulate(
     data: str | None,
     agents: int | None,
     partition: str | None,
-    trainer: str,
+    trainer: str | None,
     broker: str | None,
     out: Path | None,
 ) -> None:
@@ -152,13 +151,18 @@ def _federate(simulation: _Simulation, children: Children) -> None:
             rounds=simulation.rounds,
             seed=simulation.seed,
             codec=simulation.codec,
-            trainer=simulation.trainer,
+            trainer=simulation.trainer or _trainer(simulation.out / "task.fedtask"),
             broker=simulation.broker,
             out=simulation.out,
         ),
         children,
         on_round,
     )
+
+
+def _trainer(bundle: Path) -> str:
+    """The light trainer, unless the task has no graph for it."""
+    return "litert" if load_bundle(bundle).graphs else "keras"
 
 
 def _data_path(directory: Path) -> Path:

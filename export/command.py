@@ -86,8 +86,11 @@ def build(config: Path, out: Path) -> None:
     metavar="CHAIN",
     help="How updates are made bytes: docs/CODECS.md.",
 )
+@click.option("--quick", is_flag=True, help="Try no exports, which take most of the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def check(config: Path, data: Path | None, device_names: tuple[str, ...], codec: str, as_json: bool) -> int:
+def check(
+    config: Path, data: Path | None, device_names: tuple[str, ...], codec: str, quick: bool, as_json: bool
+) -> int:
     """Tell what of CONFIG (a task.toml, or a .fedtask that was built) would fail or be slow on a device.
 
     It builds the task, reads examples, tries each export, measures a training step, and estimates what it would take on
@@ -98,13 +101,14 @@ def check(config: Path, data: Path | None, device_names: tuple[str, ...], codec:
     """
     from export.checking.check import check_task  # what it needs is loaded when it is needed
     from export.checking.display import show as display_check
+    from export.report import Format
 
     devices = _devices(device_names)
     try:
         chain = parse_codec(codec)
     except ValueError as error:
         raise ConfigurationError(f"--codec: {error}") from error
-    found = check_task(*_named(config), data, chain, devices)
+    found = check_task(*_named(config), data, chain, devices, () if quick else tuple(Format))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:

@@ -84,8 +84,12 @@ def check_task(
     data: Path | None,
     codec: Codec,
     devices: Sequence[DeviceClass] = DEVICES,
+    formats: Sequence[Format] = tuple(Format),
 ) -> Check:
-    """Build the task and look at it from all sides; what would fail is a finding and no error."""
+    """Build the task and look at it from all sides; what would fail is a finding and no error.
+
+    The exports to `formats` are tried, which takes most of the time.
+    """
     with _warnings() as warnings:
         try:
             bundle = read_bundle(build())
@@ -94,7 +98,7 @@ def check_task(
     findings = [_model(bundle), *(Finding("build", "look", line) for line in warnings), _graphs(bundle)]
     examples, of_data = _data(bundle, data)
     findings += of_data
-    findings += _exports(bundle, examples)
+    findings += _exports(bundle, examples, formats)
     steps: dict[int, float] = {}
     rows = tuple(_device(bundle, device, examples, steps) for device in devices)
     return Check(name, tuple(findings), rows, round_bytes(bundle, codec, _final_sparsity(bundle)), steps)
@@ -164,14 +168,14 @@ def _data(bundle: Bundle, path: Path | None) -> tuple[Dataset | None, list[Findi
     return data, found
 
 
-def _exports(bundle: Bundle, examples: Dataset | None) -> Iterator[Finding]:
+def _exports(bundle: Bundle, examples: Dataset | None, formats: Sequence[Format]) -> Iterator[Finding]:
     """Each format of the initial model; a conversion that crashes costs its format alone."""
     x = list(drawn_inputs(bundle.network, _CALIBRATED))
     if examples is not None:
         x = [array[:_CALIBRATED] for array in examples.inputs.values()]
     weights = {name: np.asarray(array) for name, array in bundle.initial_weights().items()}
     with ConverterProcess(Job(bundle.network, bundle.task.tensors, weights, x, x)) as converter:
-        for form in Format:
+        for form in formats:
             try:
                 size = len(converter.convert(form))
             except FedpruneError as error:

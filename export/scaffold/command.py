@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,12 +153,21 @@ def _relative(directory: Path, source: str) -> str:
     return os.path.relpath(source, directory)
 
 
+def _columns(data: Data) -> Iterator[tuple[str, str]]:
+    """The columns that were found or given."""
+    for key in ("label", "group", "text", "inputs"):
+        value = getattr(data, key, None)
+        if value is not None:
+            yield key, value if isinstance(value, str) else ", ".join(value)
+
+
 def _told(directory: Path, plan: Plan, model: ModelLook) -> str:
     form = msgspec.to_builtins(plan.data)["form"]
     classes = f", {len(labels)} classes" if (labels := getattr(plan.data, "labels", ())) else ""
+    columns = "".join(f"; {key} {path_text(value)}" for key, value in _columns(plan.data))
     return f"""\
 {path_text(model.source)}: {model.parameters:,} weights, {plan.loss}
-{path_text(form)}: {plan.examples:,} examples{classes}
+{path_text(form)}: {plan.examples:,} examples{classes}{columns}
 {", ".join(_FILES)} are in {path_text(directory)}. Look at them, then run
   fedprune simulate {path_text(directory)}    # on this machine, with {plan.agents} agents
 or build the task for devices: fedprune task build {path_text(directory / "task.toml")} --out \

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fedprune.data.folders import MAX_FILES
+from fedprune.data.folders import files_by_folder
 from fedprune.data.loading import names_function
 from fedprune.data.skipped import Unusable
 from fedprune.data.tables.numbers import number
@@ -159,12 +159,8 @@ def _fields(path: Path) -> list[str]:
 
 
 def _folders(path: Path) -> FoldersLook:
-    folders = {
-        folder.name: sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-    kinds = Counter(file.suffix.lower() for files in folders.values() for file in islice(files, MAX_FILES))
+    folders = files_by_folder(path)
+    kinds = Counter(file.suffix.lower() for files in folders.values() for file in files)
     pictures, recordings = (sum(kinds[suffix] for suffix in suffixes) for suffixes in (_PICTURES, _RECORDINGS))
     if not pictures and not recordings:
         raise DataError(

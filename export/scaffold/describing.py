@@ -28,6 +28,7 @@ from fedprune.system.paths import path_text
 
 _USUAL_LABELS = ("label", "class", "target", "y")
 _USUAL_GROUPS = ("person", "subject", "user", "participant", "device", "machine", "group", "session", "id")
+_USUAL_TIMES = ("time", "timestamp", "seconds", "millis", "date", "index")
 _NO_GROUP = "none"
 
 
@@ -73,7 +74,7 @@ def _rows(path: Path, look: RowsLook, model: ModelLook, questions: Questions) ->
             f"{origin}: lines of JSON are read as text, and the model takes numbers; begin it with an Embedding, or "
             "save the numbers as a .csv file"
         )
-    label = _label(look, questions)
+    label = _label(look, model, questions)
     targets = targets_of_column(output, label, look.columns[label], questions, origin)
     if model.vocabularies[0] is not None:
         return Described(_text(origin, look, label, targets, model, questions), targets.loss)
@@ -86,11 +87,19 @@ def _rows(path: Path, look: RowsLook, model: ModelLook, questions: Questions) ->
     return Described(Series(inputs, label, window, stride, group, targets.labels), targets.loss)
 
 
-def _label(look: RowsLook, questions: Questions) -> str:
+def _label(look: RowsLook, model: ModelLook, questions: Questions) -> str:
+    """The column of labels: called so, or the only one with as many different texts as the model has classes."""
     names = list(look.columns)
     usual = [name for name in names if name.lower() in _USUAL_LABELS]
-    if questions.given("label") is None and len(usual) == 1:
-        return usual[0]
+    classes = max(2, model.outputs[0].shape[-1])
+    fitting = [
+        name
+        for name, column in look.columns.items()
+        if not column.is_numeric and len(column.distinct) == classes and column.cells > classes
+    ]
+    for likely in (usual, fitting):
+        if questions.given("label") is None and len(likely) == 1:
+            return likely[0]
     return questions.ask("label", "which column holds the labels", names, usual=names[-1])
 
 
@@ -128,8 +137,10 @@ def _inputs(
         )
     wanted = shape[-1]
     numeric = [name for name, column in look.columns.items() if column.is_numeric and name not in others]
-    if questions.given("inputs") is None and len(numeric) == wanted:
-        return tuple(numeric)
+    signals = [name for name in numeric if name.lower() not in (*_USUAL_TIMES, *_USUAL_GROUPS)]
+    for likely in (numeric, signals):
+        if questions.given("inputs") is None and len(likely) == wanted:
+            return tuple(likely)
     found = f"{len(numeric)} columns of numbers beside the label ({', '.join(numeric)[:200]})"
     if questions.given("inputs") is None and len(numeric) < wanted:
         raise TaskError(f"{origin} has {found}, and the model takes {wanted}; let it take {len(numeric)}{_odd(look)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.snippets import ROOT, commands
+from tests.docs.snippets import ROOT, blocks
 
 _EXAMPLES = ROOT / "docs" / "examples"
 _TIMEOUT_S = 900
@@ -28,7 +28,8 @@ def test_every_example_is_run() -> None:
 @pytest.mark.parametrize("name", [*_IN_EVERY_RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONGER)])
 def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path) -> None:
     place = Path(shutil.copytree(_EXAMPLES / name, tmp_path / name))
-    said = "".join(_typed(command, place) for command in commands(_EXAMPLES / name / "README.md") if "." in command)
+    shown = [command for block in blocks(_EXAMPLES / name / "README.md") for command in block.commands]
+    said = "".join(_typed(command, place) for command in shown)
 
     rounds = [line for line in said.splitlines() if line.startswith("round ")]
     assert len(rounds) == _ROUNDS

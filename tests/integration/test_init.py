@@ -51,7 +51,7 @@ def _made(example: str, directory: Path) -> Path:
     ("example", "arguments"),
     [
         ("keywords", ("--data", "words")),
-        ("text", ("--data", "reviews.jsonl", "--label", "mood")),
+        ("text", ("--data", "reviews.jsonl")),
         ("anomaly", ("--data", "normal.npz")),
     ],
 )

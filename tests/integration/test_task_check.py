@@ -57,7 +57,7 @@ def test_what_would_fail_is_told_and_the_exit_code_is_one(site: Path) -> None:
     np.savez(site / "other.npz", x=x, y=y)
     result = CliRunner().invoke(
         task,
-        ["check", str(site / "tiny.fedtask"), "--data", str(site / "other.npz"), "--device", "pi 4"],
+        ["check", str(site / "tiny.fedtask"), "--data", str(site / "other.npz"), "--device", "pi 4", "--quick"],
         standalone_mode=False,
     )
     assert result.exception is None
@@ -71,7 +71,7 @@ def test_what_would_fail_is_told_and_the_exit_code_is_one(site: Path) -> None:
 
 def test_a_device_without_memory_fails_and_only_if_all_do_the_task_does(site: Path) -> None:
     def check(*devices: DeviceClass) -> Check:
-        return check_task("tiny", (site / "tiny.fedtask").read_bytes, None, parse_codec(DEFAULT_CODEC), devices)
+        return check_task("tiny", (site / "tiny.fedtask").read_bytes, None, parse_codec(DEFAULT_CODEC), devices, ())
 
     both = check(_SMALL, _LARGE)
     assert [row.verdict for row in both.devices] == ["fails", "good"]

@@ -171,7 +171,7 @@ def test_columns_of_numbers_are_inputs_and_are_normalised(tmp_path: Path) -> Non
 
 
 def test_windows_are_as_long_as_the_model_takes_and_people_are_found(tmp_path: Path) -> None:
-    described = _described(_people(tmp_path), _model((16, 2), 2), label="act")
+    described = _described(_people(tmp_path), _model((16, 2), 2))
     assert described.data == Series(("ax", "ay"), "act", 16, 8, "who", ("run", "sit"))
 
 
@@ -264,15 +264,16 @@ def test_what_does_not_fit_is_one_line(
         ("d.csv", "a,b,a\n1,2,3\n", "each of them once"),
         ("d.csv", "a,b\n", "no row under its header"),
         ("d.xlsx", "PK", "the task learns from"),
-        ("folder/d.txt", "x", "it holds neither .npy, .csv nor .jsonl files"),
+        ("folder/a/d.txt", "x", "it holds neither .npy, .csv nor .jsonl files"),
+        ("folder/d.txt", "x", "put the files into a folder for each class"),
     ],
 )
 def test_data_of_no_form_are_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
     path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(content)
     with pytest.raises(DataError, match=said):
-        look_at_data(path if path.suffix != ".txt" else path.parent)
+        look_at_data(tmp_path / name.split("/")[0])
 
 
 def test_somebody_at_a_terminal_is_asked_again_until_the_answer_is_possible() -> None:
