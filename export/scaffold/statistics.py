@@ -21,6 +21,7 @@ from fedprune.data.loading import read_examples
 from fedprune.data.skipped import Unusable
 from fedprune.data.task_toml import with_words
 from fedprune.errors import DataError
+from fedprune.model.tensors import Inputs
 from fedprune.system.paths import path_text
 
 _FILES = 500
@@ -117,7 +118,7 @@ def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:
     return Statistics(len(dataset), Standard(_rounded(mean), _rounded(std)), tuple(notes), dataset)
 
 
-def _moments(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(x: Inputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation of each column or channel, the last axis of x; where there are too many, of all together."""
     rows = x.reshape(-1, x.shape[-1] if x.ndim > 1 and x.shape[-1] <= MAX_COLUMNS else 1)
     parts = range(0, len(rows), _PART)

@@ -27,7 +27,8 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("name", [*_IN_EVERY_RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONGER)])
 def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path) -> None:
-    place = Path(shutil.copytree(_EXAMPLES / name, tmp_path / name))
+    left_out = shutil.ignore_patterns("mine", "__pycache__")
+    place = Path(shutil.copytree(_EXAMPLES / name, tmp_path / name, ignore=left_out))
     shown = [command for block in blocks(_EXAMPLES / name / "README.md") for command in block.commands]
     said = "".join(_typed(command, place) for command in shown)
 
