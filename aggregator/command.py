@@ -54,12 +54,13 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
         if as_json:
             say(msgspec.json.encode(record).decode())
         elif not quiet:
-            say(_line(record, settings.rounds.count))
+            say(round_line(record, settings.rounds.count))
 
     run_aggregator(settings, config.parent, report)
 
 
-def _line(record: RoundRecord, rounds: int) -> str:
+def round_line(record: RoundRecord, rounds: int) -> str:
+    """A round for people to read, of so many rounds."""
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
         f"{_scores(record)}, sparsity {record.sparsity:.2f}, "

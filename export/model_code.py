@@ -1,4 +1,5 @@
-"""Loading a model from a function of the owner's own: ``net.py:make`` or ``package.net:make``.
+"""Loading a model from code of the owner's own: a function that returns it, or the model itself, in ``net.py:make`` or
+``package.net:make``.
 
 It is run here, on the workstation of who wrote it; nothing of it travels. Importing this module imports TensorFlow.
 """
@@ -7,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from export.model_files import load_model_file
@@ -22,22 +24,25 @@ from fedprune.keras.stack import keras
 
 
 def load_model(source: str, base: Path) -> Any:
-    """The tf_keras model that a task names as ``model.file``: a file's, or what a function returns.
+    """The tf_keras model that a task names as ``model.file``: a file's, what a function returns, or what a name is.
 
-    Both are relative to `base`. Raises `TaskError` for a bad file, for a function that is not there or raises, and for
+    Paths are relative to `base`. Raises `TaskError` for a bad file, for a function that is not there or raises, and for
     one that returns no Keras model.
     """
     place, colon, function = source.rpartition(":")
     if not colon or (base / source).exists():
         return load_model_file(base / source)
-    with _importing_from(base):
+    with _importing_from(base, place):
+        keras.backend.reset_uids()  # so that equal code names its layers equally
         module = _module(place, base, source)
         make = getattr(module, function, None)
+        if _is_model(make):
+            return _plain(make, source)
         if not callable(make):
             raise TaskError(
                 f"{source}: {place} has no function {function[:60]!r}; model.file names one as file.py:function"
             )
-        keras.backend.reset_uids()  # so that equal code names its layers equally
+        keras.backend.reset_uids()
         try:
             model = make()
         except (Exception, SystemExit) as error:
@@ -45,6 +50,40 @@ def load_model(source: str, base: Path) -> Any:
                 f"{source}: {_brief(error)}; correct the function, which is called without arguments"
             ) from error
     return _plain(model, source)
+
+
+def find_models(place: str, base: Path) -> list[str]:
+    """The names in a Python file that may be its model: models, or where it has none its functions without arguments.
+
+    Raises `TaskError` if it cannot be imported.
+    """
+    with _importing_from(base, place):
+        module = _module(place, base, place)
+    shown = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    models = {id(value): name for name, value in shown.items() if _is_model(value)}
+    if models:
+        return list(models.values())
+    return [
+        name
+        for name, value in shown.items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and _needs_nothing(value)
+    ]
+
+
+def _needs_nothing(function: FunctionType) -> bool:
+    """True for a function that can be called without arguments."""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return all(each.default is not each.empty or each.kind in optional for each in parameters)
+
+
+def _is_model(value: Any) -> bool:
+    """True for models of tf_keras, and of Keras 3, which code may have brought along."""
+    return isinstance(value, keras.Model) or _is_keras_3(value)
+
+
+def _is_keras_3(value: Any) -> bool:
+    return type(value).__module__.startswith("keras.src.models")
 
 
 def _module(place: str, base: Path, source: str) -> ModuleType:
@@ -75,7 +114,7 @@ def _plain(model: Any, source: str) -> Any:
             return full_precision(stripped(model))
         except (ValueError, TypeError) as error:  # Keras', on parts that it cannot make again
             raise TaskError(f"{source}: {_brief(error)}; build the model from Keras' own parts") from error
-    if type(model).__module__.startswith("keras.src.models"):  # Keras 3, which the function brought along
+    if _is_keras_3(model):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "model.keras"
             model.save(str(path))
@@ -84,13 +123,15 @@ def _plain(model: Any, source: str) -> Any:
 
 
 @contextmanager
-def _importing_from(base: Path) -> Iterator[None]:
-    """Modules beside the task.toml can be imported, as if Python had been started there."""
-    sys.path.insert(0, str(base.absolute()))
+def _importing_from(base: Path, place: str) -> Iterator[None]:
+    """Modules beside the task.toml, and beside a file that it names, can be imported as if Python was started there."""
+    beside = [base.absolute(), *([(base / place).absolute().parent] if place.endswith(".py") else [])]
+    sys.path[:0] = map(str, beside)
     try:
         yield
     finally:
-        sys.path.remove(str(base.absolute()))
+        for directory in beside:
+            sys.path.remove(str(directory))
 
 
 def _brief(error: BaseException) -> str:

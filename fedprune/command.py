@@ -14,7 +14,12 @@ from fedprune.system.process import Terminated, interruptible, leave
 
 _SUBCOMMANDS = {
     "demo": ("benchmarks.demo.command:demo", "Run a whole federation on this machine, on real data."),
-    "task": ("export.command:task", "Build or show a task bundle: what a federation learns."),
+    "init": ("export.scaffold.command:init", "Write a federation's files for your model and your data."),
+    "simulate": (
+        "benchmarks.simulate:simulate",
+        "Run your federation on this machine, your data shared out.",
+    ),
+    "task": ("export.command:task", "Build, check or show a task bundle: what a federation learns."),
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
     "gateway": ("fedprune.identity.gateway_command:gateway", "A broker that lets in nobody else: make, check, open."),
@@ -55,6 +60,8 @@ def cli() -> None:
 
     \b
     A first look:            fedprune demo
+    Your model, your data:   fedprune init mine --from model.py --data photos
+                             fedprune simulate mine
     Your own federation:     fedprune task build task.toml --out my.fedtask
                              fedprune aggregator federation.toml
                              fedprune agent --name pi-1 --data pi-1.npz --broker mqtt://GATEWAY

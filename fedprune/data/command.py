@@ -46,8 +46,9 @@ def data() -> None:
     "partition_text",
     default="dirichlet:0.5",
     show_default=True,
-    metavar="iid|dirichlet:ALPHA",
-    help="iid: every agent has the same mixture of classes. dirichlet: the smaller ALPHA, the more one-sided.",
+    metavar="iid|dirichlet:ALPHA|group",
+    help="iid: every agent has the same mixture of classes. dirichlet: the smaller ALPHA, the more one-sided. group: "
+    "of series, each agent has all windows of its groups.",
 )
 @click.option(
     "--agents", default=4, show_default=True, type=click.IntRange(1, 100_000), metavar="N", help="How many shares."

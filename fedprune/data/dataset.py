@@ -84,10 +84,11 @@ class Source:
     """A whole data set, before it is shared out.
 
     `test` is None where the data have no split of their own. `note` is empty, or says why this is not what was
-    asked for.
+    asked for. `groups` are the numbers of whom the examples of `train` are of, int64 `[examples]`, where that is known.
     """
 
     name: str
     train: Dataset
     test: Dataset | None
     note: str = ""
+    groups: NDArray[np.int64] | None = None

@@ -23,6 +23,16 @@ def count_files(path: Path) -> int:
     return sum(len(_files(folder)) for folder in _folders(path))
 
 
+def files_by_folder(path: Path) -> dict[str, list[Path]]:
+    """The files of each folder of a directory, by the folder's name, sorted. Raises `DataError`, also for too many."""
+    found: dict[str, list[Path]] = {}
+    for folder in _folders(path):
+        found[folder.name] = _files(folder)
+        if sum(map(len, found.values())) > MAX_FILES:
+            raise DataError(f"{path_text(path)}: more than {MAX_FILES} files; name fewer")
+    return found
+
+
 def labelled_files(path: Path, labels: Sequence[str], skipped: Skipped) -> list[tuple[Path, int]]:
     """Each file with its class number, in the order of folders' and files' names.
 

@@ -30,7 +30,7 @@ def read_examples(path: Path, data: Data) -> Dataset:
 
     An `.npz`, or a function that returns arrays, may stand in for files of any form. Raises `DataError`.
     """
-    if _names_function(path):
+    if names_function(path):
         from fedprune.data.function import call_function
 
         return call_function(path)
@@ -79,7 +79,7 @@ def most_examples(path: Path) -> int:
 
 
 def _most(path: Path) -> int:
-    if _names_function(path):
+    if names_function(path):
         from fedprune.data.function import call_function
 
         return len(call_function(path))
@@ -103,7 +103,7 @@ def _most(path: Path) -> int:
         raise
 
 
-def _names_function(path: Path) -> bool:
+def names_function(path: Path) -> bool:
     """True for ``DIRECTORY/mine.py:load`` and ``DIRECTORY/package.module:load``, where no file is called so."""
     place, colon, name = path.name.rpartition(":")
     return bool(place and colon) and name.isidentifier() and not path.exists()

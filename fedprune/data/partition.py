@@ -1,4 +1,4 @@
-"""Sharing examples out over agents, alike (IID) or with skewed classes (Dirichlet)."""
+"""Sharing examples out over agents: alike (IID), with skewed classes (Dirichlet), or by whom they are of."""
 
 from __future__ import annotations
 
@@ -32,13 +32,21 @@ class Dirichlet:
         return f"dirichlet:{self.alpha}"
 
 
-Partition = Iid | Dirichlet
+@dataclass(frozen=True)
+class ByGroup:
+    """All examples of a group (a person, a machine) belong to one agent."""
+
+    def __str__(self) -> str:
+        return "group"
+
+
+Partition = Iid | Dirichlet | ByGroup
 
 
 def parse_partition(text: str) -> Partition:
-    """Read `iid` or `dirichlet:ALPHA`. Raises `ConfigurationError` for anything else."""
-    if text == "iid":
-        return Iid()
+    """Read `iid`, `group` or `dirichlet:ALPHA`. Raises `ConfigurationError` for anything else."""
+    if text in ("iid", "group"):
+        return Iid() if text == "iid" else ByGroup()
     name, _, alpha = text.partition(":")
     try:
         how = Dirichlet(float(alpha))
@@ -46,14 +54,14 @@ def parse_partition(text: str) -> Partition:
         name = ""
     if name != "dirichlet" or not MIN_ALPHA <= how.alpha <= MAX_ALPHA:
         raise ConfigurationError(
-            f"partition {text!r}: write iid or dirichlet:ALPHA, ALPHA from {MIN_ALPHA:g} to {MAX_ALPHA:g} "
+            f"partition {text!r}: write iid, group or dirichlet:ALPHA, ALPHA from {MIN_ALPHA:g} to {MAX_ALPHA:g} "
             "(dirichlet:0.5 is usual)"
         )
     return how
 
 
 def partition(
-    labels: NDArray[np.int64], agents: int, examples_per_agent: int, how: Partition, keyed: Keyed
+    labels: NDArray[np.int64], agents: int, examples_per_agent: int, how: Iid | Dirichlet, keyed: Keyed
 ) -> list[NDArray[np.int64]]:
     """For each agent the ascending indices of its `examples_per_agent` examples; no example has two agents.
 
@@ -70,6 +78,21 @@ def partition(
     else:
         shares = list(keyed.permutation(len(labels))[:wanted].reshape(agents, examples_per_agent))
     return [np.sort(share) for share in shares]
+
+
+def partition_groups(groups: NDArray[np.int64], agents: int, keyed: Keyed) -> list[NDArray[np.int64]]:
+    """For each agent the ascending indices of the examples of its groups, which are dealt out one by one.
+
+    Args:
+        groups: the number of each example's group, int64 `[examples]`.
+
+    Raises `DataError` where there are fewer groups than agents.
+    """
+    names = np.unique(groups)
+    if len(names) < agents:
+        raise DataError(f"{agents} agents need a group each, there are {len(names)}; ask for fewer agents, or for iid")
+    dealt = names[keyed.permutation(len(names))]
+    return [np.flatnonzero(np.isin(groups, dealt[agent::agents])) for agent in range(agents)]
 
 
 def _skewed_shares(

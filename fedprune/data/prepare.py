@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset, Source
 from fedprune.data.npz import save_npz
-from fedprune.data.partition import Dirichlet, Partition, partition
+from fedprune.data.partition import ByGroup, Dirichlet, Partition, partition, partition_groups
 from fedprune.errors import DataError
 from fedprune.model.randomness import Keyed
 from fedprune.system.disk import Directory
@@ -54,7 +54,8 @@ def prepare(
 
     The agents' examples come from the training split. At most `held_out` examples come from the test split; where
     there is none, at most a fifth of the data is held out and the agents share the rest. Held-out examples are drawn
-    class by class, in proportion. Where `y` does not hold one for each example, all examples are drawn alike.
+    class by class, in proportion. Where `y` does not hold one for each example, all examples are drawn alike. By group
+    a fifth of the groups is held out, and agents have all examples of theirs, but no more than `examples_per_agent`.
 
     Where the source stands in for another (it has a note) and is too small, the agents get fewer examples each,
     and the note says so. Otherwise raises `DataError` for too few examples, or none with a class where classes are to
@@ -67,10 +68,14 @@ def prepare(
             f"{source.name}: {' and '.join(names)} {are} not one class number an example, which {how} needs; share it "
             "out with iid"
         )
-    train, test = _train_and_test(source, held_out, seed)
-    examples, note = _affordable(source, len(train), agents, examples_per_agent)
+    note = source.note
     try:
-        shares = partition(_classes(train), agents, examples, how, Keyed(seed, "partition"))
+        if isinstance(how, ByGroup):
+            train, test, shares = _by_group(source, agents, examples_per_agent, held_out, seed)
+        else:
+            train, test = _train_and_test(source, held_out, seed)
+            examples, note = _affordable(source, len(train), agents, examples_per_agent)
+            shares = partition(_classes(train), agents, examples, how, Keyed(seed, "partition"))
     except DataError as error:
         raise DataError(f"{source.name}: {error}") from None
     summary = SplitSummary(
@@ -87,6 +92,21 @@ def prepare(
     return summary
 
 
+def _by_group(
+    source: Source, agents: int, most: int, held_out: int, seed: int
+) -> tuple[Dataset, Dataset, list[NDArray[np.int64]]]:
+    """What agents share, what is held out, and each agent's share, of at most so many examples."""
+    groups = source.groups
+    if groups is None or source.test is not None:
+        raise DataError("nothing tells groups apart; name their column in data.group, or share it out with iid")
+    names = np.unique(groups)
+    apart = names[Keyed(seed, "held-out").permutation(len(names))[: max(1, len(names) // _HELD_OUT_SHARE)]]
+    is_apart = np.isin(groups, apart)
+    shares = partition_groups(groups[~is_apart], agents, Keyed(seed, "partition"))
+    rest, chosen = np.flatnonzero(~is_apart), np.flatnonzero(is_apart)[:held_out]
+    return source.train.take(rest), source.train.take(chosen), [share[:most] for share in shares]
+
+
 def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
     whole = source.test or source.train
     limit = len(whole) if source.test else len(whole) // _HELD_OUT_SHARE
@@ -94,7 +114,7 @@ def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, 
     if not len(chosen):
         classes = len(np.unique(_classes(whole)))
         raise DataError(
-            f"{source.name}: nothing would be held out of {len(whole)} examples in {classes} classes; "
+            f"nothing would be held out of {len(whole)} examples in {classes} classes; "
             f"it takes {_HELD_OUT_SHARE} examples of a class, and one held out for each class"
         )
     if source.test:

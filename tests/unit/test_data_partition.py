@@ -126,7 +126,7 @@ def test_a_partition_is_read_as_it_is_written(how: Partition) -> None:
              "dirichlet:inf", "dirichlet:1e-9", "dirichlet:half", "pathological:2"]
 )  # fmt: skip
 def test_a_misspelt_partition_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="write iid or dirichlet:ALPHA"):
+    with pytest.raises(ConfigurationError, match="write iid, group or dirichlet:ALPHA"):
         parse_partition(text)
 
 

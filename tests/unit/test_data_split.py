@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from fedprune.data import Dataset, load_npz
 from fedprune.data.command import data
 from fedprune.data.dataset import Source
-from fedprune.data.partition import Dirichlet, Iid
+from fedprune.data.partition import ByGroup, Dirichlet, Iid
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.errors import DataError
 
@@ -178,3 +178,39 @@ def test_the_table_stays_readable_with_many_classes_and_agents(tmp_path: Path) -
     assert len(shown.output.splitlines()) < 40
     assert "of 80 agents" in shown.output
     assert "held-out.npz" in shown.output
+
+
+def test_a_group_is_one_agents_or_held_out(tmp_path: Path) -> None:
+    groups = np.arange(300) % 10
+    source = replace(_ONE_FILE, groups=groups)
+    summary = prepare(source, ByGroup(), agents=3, examples_per_agent=1000, held_out=1000, seed=1, out=tmp_path)
+    owners = [{int(groups[number]) for number in _numbers(tmp_path / part.file)} for part in summary.agents]
+    apart = {int(groups[number]) for number in _numbers(tmp_path / "held-out.npz")}
+    assert len(apart) == 2
+    assert sorted(group for each in (*owners, apart) for group in each) == list(range(10))
+    assert summary.partition == "group"
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [(None, "nothing tells groups apart"), (np.zeros(300, np.int64), "need a group each, there are 0")],
+)
+def test_groups_that_cannot_be_shared_out_are_one_line(tmp_path: Path, groups: np.ndarray | None, said: str) -> None:
+    source = replace(_ONE_FILE, groups=groups)
+    with pytest.raises(DataError, match=f"mine.npz: .*{said}"):
+        prepare(source, ByGroup(), agents=3, examples_per_agent=9, held_out=9, seed=1, out=tmp_path)
+
+
+def test_windows_are_shared_out_by_the_person_they_are_of(tmp_path: Path) -> None:
+    lines = [f"{number},{person},sit" for person in "abcdef" for number in range(12)]
+    (tmp_path / "people.csv").write_text("\n".join(["ax,who,move", *lines]))
+    (tmp_path / "task.toml").write_text(
+        '[data]\nform = "series"\ninputs = ["ax"]\nlabel = "move"\nlabels = ["sit"]\nwindow = 4\nstride = 4\n'
+        'group = "who"\n'
+    )
+    arguments = ["split", "--source", str(tmp_path / "people.csv"), "--task", str(tmp_path / "task.toml"), "--json"]
+    result = CliRunner().invoke(
+        data, [*arguments, "--partition", "group", "--agents", "5", "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert [part["examples"] for part in json.loads(result.output)["agents"]] == [3] * 5

@@ -39,6 +39,18 @@ def read_wav(path: Path, rate_hz: int, samples: int) -> Array:
     return padded
 
 
+def wav_length(path: Path) -> tuple[int, int]:
+    """The samples a second that a file's header tells, and how many there are. Raises `Unusable`."""
+    check_size(path)
+    try:
+        with path.open("rb") as stream, wave.open(stream) as file:
+            return file.getframerate(), file.getnframes()
+    except _DAMAGED as error:
+        raise Unusable(
+            Fault.DAMAGED, f"not a WAV file with PCM samples ({brief(error)}); convert or remove it"
+        ) from error
+
+
 def _first_samples(file: wave.Wave_read, rate_hz: int, samples: int) -> NDArray[np.float64]:
     """At most `samples` samples. The header is not believed: no more is read than is wanted."""
     channels, width = file.getnchannels(), file.getsampwidth()

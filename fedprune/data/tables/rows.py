@@ -84,6 +84,19 @@ def count_lines(files: Sequence[Path]) -> int:
     return count
 
 
+def column_names(path: Path) -> list[str]:
+    """The names in a file's header, under the separator that makes the most of it. Raises `DataError`."""
+    try:
+        with path.open("rb") as file:
+            header = file.readline(MAX_LINE + 1)
+        text = _text(header.removeprefix(_BOM))
+    except OSError as error:
+        raise DataError(f"{path_text(path)}: {error.strerror}; make the file readable") from error
+    except Unusable as fault:
+        raise DataError(f"{path_text(path)}: {fault}") from None
+    return max((_names(text, separator) for separator in _SEPARATORS), key=len)
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of one file. Whatever is wrong with a row, or with the whole file, is a row with a fault."""
     name = path_text(path.name)

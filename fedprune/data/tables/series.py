@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
 from fedprune.data.description import Series
@@ -42,6 +43,8 @@ class _Windows:
         self._skipped = skipped
         self._examples = examples
         self._open: dict[str, _Stretch] = {}
+        self.groups: list[str] = []
+        """The group of each window that was added."""
 
     def take(self, row: Row) -> None:
         """Add a row to its group's stretch. Without a fault in its numbers or label no other group's is ended."""
@@ -88,6 +91,7 @@ class _Windows:
         stretch.rows.append(x)
         if len(stretch.rows) == self._series.window:
             self._examples.add(stretch.rows, y)
+            self.groups.append(group)
             stretch.windows += 1
             stretch.rest = max(0, self._series.stride - self._series.window)
             del stretch.rows[: self._series.stride]
@@ -105,6 +109,12 @@ def read_series(path: Path, series: Series) -> Dataset:
 
     Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left.
     """
+    return read_grouped(path, series)[0]
+
+
+def read_grouped(path: Path, series: Series) -> tuple[Dataset, NDArray[np.int64]]:
+    """What `read_series` gives, and the number of each window's group, int64 `[windows]`: groups with one name are one,
+    in whichever file they are. Without a column of groups each file is one."""
     files = row_files(path, SUFFIXES)
     skipped = Skipped(path_text(path))
     labels = LabelColumn(series.label, series.labels)
@@ -112,8 +122,11 @@ def read_series(path: Path, series: Series) -> Dataset:
     examples = ExampleBuffer(series.example_shape, np.float32, most, of_classes=labels.of_classes)
     windows = _Windows(series, labels, skipped, examples)
     columns = (*series.inputs, series.label, *([] if series.group is None else [series.group]))
+    owners: list[str] = []
     for file in files:
         for row in read_rows(file, columns):
             windows.take(row)
         windows.end()
-    return skipped.finish(examples)
+        owners += [file.name if series.group is None else group for group in windows.groups[len(owners) :]]
+    dataset = skipped.finish(examples)
+    return dataset, np.unique(owners[: len(dataset)], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,73 @@
+"""The process that looks at a model, run as ``python -m export.scaffold.model_child SOURCE BASE ANSWER``.
+
+ANSWER is the file that it writes: see `export.scaffold.model_look`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from export.describing.model import describe
+from export.model_code import find_models, load_model
+from export.scaffold.model_look import Answer, Candidates, ModelLook, OutputLook, Refused
+from fedprune.errors import FedpruneError
+from fedprune.model.tensors import TensorClass, TensorTable
+from fedprune.network.description import Network
+from fedprune.network.layers import Activation, BatchNormalization, LayerNormalization, Rescaling
+
+_NORMALIZING = (BatchNormalization, LayerNormalization)
+
+
+def main(source: str, base: Path, answered: Path) -> None:
+    answered.write_bytes(msgspec.json.encode(_answer(source, base)))
+
+
+def _answer(source: str, base: Path) -> Answer:
+    try:
+        if source.endswith(".py"):
+            names = find_models(source, base)
+            if len(names) != 1:
+                return Candidates(tuple(names))
+            source = f"{source}:{names[0]}"
+        return _look(source, load_model(source, base))
+    except FedpruneError as error:
+        return Refused(str(error))
+
+
+def _look(source: str, model: Any) -> ModelLook:
+    network, tensors = describe(model)
+    table = TensorTable(tensors)
+    first = [layer for layer, call in network.steps() if 0 in call.inputs]
+    scales = [max(layer.scale) for layer in first if isinstance(layer, Rescaling)]
+    return ModelLook(
+        source=source,
+        name=network.name,
+        inputs=network.inputs,
+        vocabularies=network.vocabularies,
+        outputs=tuple(_outputs(network)),
+        parameters=table.parameters,
+        prunable=table.prunable,
+        frozen=sum(spec.size for spec in table.of(TensorClass.FROZEN)),
+        pixel_scale=scales[0] if scales else None,
+        normalizes=any(isinstance(layer, _NORMALIZING) for layer in first),
+    )
+
+
+def _outputs(network: Network) -> list[OutputLook]:
+    shapes, first = network.shapes(), len(network.inputs)
+    makers = [layer for layer, _ in network.steps()]
+    names = network.output_names or ("",)
+    looks = []
+    for name, value in zip(names, network.outputs, strict=True):
+        last = makers[value - first] if value >= first else None
+        function = str(last.function) if isinstance(last, Activation) else "linear"
+        looks.append(OutputLook(shapes[value], name, function))
+    return looks
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,109 @@
+"""`fedprune init` on real models, in the process with TensorFlow, and the bundles that come of what it writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.settings import FederationSettings
+from edge_agent.settings import AgentSettings
+from export.build import build_task
+from export.scaffold.model_look import Candidates, ModelLook, look_at_model
+from export.settings import TaskSettings
+from fedprune.config import load_toml
+from fedprune.errors import TaskError
+from fedprune.task.bundle import read_bundle
+from tests.docs.snippets import ROOT
+from tests.processes import run
+
+_CODE = """
+import keras
+from keras import layers
+
+def _hidden():
+    return 1
+
+def needs(size):
+    return size
+
+def small():
+    return keras.Sequential([layers.Input((4,)), layers.Dense(8, "relu"), layers.Dense(3, "softmax")])
+
+def large(size=64):
+    return keras.Sequential([layers.Input((4,)), layers.Dense(size, "relu"), layers.Dense(3)])
+"""
+
+
+def _made(example: str, directory: Path) -> Path:
+    """The example's model, and the data that its script makes."""
+    for script in (ROOT / "docs" / "examples" / example).glob("*.py"):
+        (directory / script.name).write_bytes(script.read_bytes())
+    subprocess.run([sys.executable, "make_data.py"], cwd=directory, check=True, timeout=600)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("example", "arguments"),
+    [
+        ("keywords", ("--data", "words")),
+        ("text", ("--data", "reviews.jsonl")),
+        ("anomaly", ("--data", "normal.npz")),
+    ],
+)
+def test_what_init_writes_builds(tmp_path: Path, example: str, arguments: tuple[str, ...]) -> None:
+    _made(example, tmp_path)
+    code, said = _init(tmp_path, "--from", "model.py", *arguments)
+    assert code == 0, said
+    mine = tmp_path / "mine"
+    bundle = read_bundle(build_task(load_toml(mine / "task.toml", TaskSettings), mine))
+    assert bundle.graphs
+    federation = load_toml(mine / "federation.toml", FederationSettings)
+    agent = load_toml(mine / "agent.toml", AgentSettings)
+    assert (federation.name, agent.federation) == ("mine", "mine")
+    assert (mine / agent.data).exists()
+
+
+def test_which_function_is_the_model_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    code, said = _init(tmp_path, "--from", "net.py", "--data", "mine.npz")
+    assert code == 2
+    assert said.strip() == "Error: say which of net.py is the model: --from net.py:small or --from net.py:large"
+
+    looked = look_at_model("net.py:large", tmp_path)
+    assert isinstance(looked, ModelLook)
+    assert (looked.inputs, looked.outputs[0].shape, looked.outputs[0].activation) == (((4,),), (3,), "linear")
+    assert looked.parameters == 4 * 64 + 64 + 64 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise RuntimeError('no disk')", r"net.py cannot be imported: RuntimeError: no disk \(net.py, line 1\)"),
+        ("import os; os._exit(3)", "looking at the model ended with exit code 3"),
+    ],
+)
+def test_code_that_fails_is_one_line(tmp_path: Path, code: str, said: str) -> None:
+    (tmp_path / "net.py").write_text(code)
+    with pytest.raises(TaskError, match=said):
+        look_at_model("net.py", tmp_path)
+
+
+def test_a_file_without_a_model_has_no_candidates(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("x = 1\n")
+    assert look_at_model("net.py", tmp_path) == Candidates(())
+
+
+def _init(directory: Path, *arguments: str) -> tuple[int, str]:
+    """Called as in a shell in that directory: exit code, and what it said on stderr."""
+    here = Path.cwd()
+    os.chdir(directory)
+    try:
+        return run("init", "mine", *arguments)
+    finally:
+        os.chdir(here)

@@ -1,0 +1,315 @@
+"""What init makes of data and a model's form: descriptions that read the data, and a line for what does not fit.
+
+The model's form is given here; `tests/integration/test_init.py` takes it from models.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from export.scaffold.data_look import look_at_data
+from export.scaffold.describing import Described, describe_data
+from export.scaffold.files import task_toml
+from export.scaffold.model_look import ModelLook, OutputLook
+from export.scaffold.plan import Plan, Wishes, make_plan
+from export.scaffold.questions import Questions, Unanswered
+from export.settings import TaskSettings
+from fedprune.config import from_table
+from fedprune.data import load_examples
+from fedprune.data.description import (
+    Bytes,
+    HashedWords,
+    Images,
+    LogMel,
+    Mfcc,
+    Recordings,
+    Series,
+    Table,
+    Text,
+    Waveform,
+)
+from fedprune.errors import ConfigurationError, DataError, TaskError
+from fedprune.model.losses import Loss
+from tests.processes import run
+
+_OPTIONS = (
+    "from", "data", "label", "targets", "inputs", "group", "stride", "text", "tokenizer", "seconds", "front-end",
+    "loss",
+)  # fmt: skip
+
+
+def _model(
+    takes: tuple[int, ...], outputs: int, activation: str = "softmax", vocabulary: int | None = None, **changes: Any
+) -> ModelLook:
+    known: dict[str, Any] = {
+        "source": "model.py:model",
+        "name": "net",
+        "inputs": (takes,),
+        "vocabularies": (vocabulary,),
+        "outputs": (OutputLook((outputs,), "", activation),),
+        "parameters": 20_000,
+        "prunable": 19_000,
+        "frozen": 0,
+        "pixel_scale": None,
+        "normalizes": False,
+    }
+    return ModelLook(**(known | changes))
+
+
+def _questions(**given: str) -> Questions:
+    options: dict[str, str | None] = dict.fromkeys(_OPTIONS)
+    return Questions(options | {key.replace("_", "-"): value for key, value in given.items()}, on_terminal=False)
+
+
+def _described(path: Path, model: ModelLook, **given: str) -> Described:
+    return describe_data(path, look_at_data(path), model, _questions(**given))
+
+
+def _plan(path: Path, model: ModelLook, agents: int = 2, **given: str) -> Plan:
+    look, questions = look_at_data(path), _questions(**given)
+    return make_plan(
+        path, look, describe_data(path, look, model, questions), model, questions, Wishes(agents, 10, None)
+    )
+
+
+def _pictures(path: Path, count: int = 20) -> Path:
+    for name, grey in (("dark", 30), ("light", 200)):
+        (path / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (6, 5), (grey, number, 0)).save(path / name / f"{number}.png")
+    return path
+
+
+def _sounds(path: Path, rate: int = 16_000, seconds: float = 1.0, count: int = 20) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("no", "yes"):
+        (path / name).mkdir(parents=True)
+        for number in range(count):
+            with wave.open(str(path / name / f"{number}.wav"), "wb") as file:
+                file.setparams((1, 2, rate, 0, "NONE", ""))
+                file.writeframes(random.integers(-9000, 9000, round(rate * seconds)).astype("<i2").tobytes())
+    return path
+
+
+def _csv(path: Path, header: str, row: Callable[[int], str], count: int = 60) -> Path:
+    path.write_text("\n".join([header, *(row(number) for number in range(count))]) + "\n")
+    return path
+
+
+def _rooms(path: Path) -> Path:
+    return _csv(path / "rooms.csv", "t;h;watts", lambda n: f"{300 + n % 7};{n % 50};{1000 + 3.5 * n}")
+
+
+def _people(path: Path) -> Path:
+    return _csv(
+        path / "people.csv",
+        "who,time,ax,ay,act",
+        lambda n: f"p{n // 100},12:00:{n % 60:02},{n % 9},{n % 5},{'run' if n // 50 % 2 else 'sit'}",
+        400,
+    )
+
+
+def _reviews(path: Path) -> Path:
+    lines = [json.dumps({"text": f"word{n} good", "stars": n % 2, "id": n}) for n in range(60)]
+    (path / "reviews.jsonl").write_text("\n".join(lines))
+    return path / "reviews.jsonl"
+
+
+def test_pictures_get_the_models_size_and_the_folders_names(tmp_path: Path) -> None:
+    described = _described(_pictures(tmp_path), _model((8, 6, 1), 2))
+    assert described.data == Images((8, 6), ("dark", "light"), channels=1)
+    assert described.loss is Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+
+
+def test_two_classes_may_have_one_output(tmp_path: Path) -> None:
+    assert _described(_pictures(tmp_path), _model((8, 6, 3), 1, "sigmoid")).loss is Loss.BINARY_CROSSENTROPY
+
+
+def test_a_model_that_rescales_pixels_gets_them_as_it_expects_them(tmp_path: Path) -> None:
+    plan = _plan(_pictures(tmp_path), _model((5, 6, 3), 2, pixel_scale=1 / 255))
+    x = load_examples(tmp_path, plan.data).x
+    assert x.max() == pytest.approx(200, abs=0.1)
+    assert "0 to 255" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("takes", "front_end"),
+    [((49, 40, 1), LogMel), ((49, 10), Mfcc), ((98, 40), LogMel), ((61, 13, 1), Mfcc), ((16_000, 1), Waveform)],
+)
+def test_a_front_end_is_found_that_makes_what_the_model_takes(
+    tmp_path: Path, takes: tuple[int, ...], front_end: type
+) -> None:
+    plan = _plan(_sounds(tmp_path, count=4), _model(takes, 2))
+    assert isinstance(plan.data, Recordings)
+    assert isinstance(plan.data.front_end, front_end)
+    x = load_examples(tmp_path, plan.data).x
+    assert x[0].size == np.prod(takes)
+    if front_end is not Waveform:
+        assert abs(float(x.mean())) < 0.1
+        assert float(x.std()) == pytest.approx(1, abs=0.1)
+
+
+def test_columns_of_numbers_are_inputs_and_are_normalised(tmp_path: Path) -> None:
+    plan = _plan(_rooms(tmp_path), _model((2,), 1, "linear"), label="watts")
+    assert isinstance(plan.data, Table)
+    assert (plan.data.inputs, plan.data.labels, plan.loss) == (("t", "h"), (), Loss.MEAN_SQUARED_ERROR)
+    x = load_examples(tmp_path / "rooms.csv", plan.data).x
+    assert abs(x.mean(axis=0)).max() < 1e-3
+    assert abs(x.std(axis=0) - 1).max() < 1e-3
+    assert "Rescaling" in " ".join(plan.notes)  # of targets in the thousands
+
+
+def test_windows_are_as_long_as_the_model_takes_and_people_are_found(tmp_path: Path) -> None:
+    described = _described(_people(tmp_path), _model((16, 2), 2))
+    assert described.data == Series(("ax", "ay"), "act", 16, 8, "who", ("run", "sit"))
+
+
+def test_text_gets_as_many_ids_as_the_model_knows(tmp_path: Path) -> None:
+    path = _reviews(tmp_path)
+    described = _described(path, _model((12,), 2, vocabulary=500), label="stars")
+    assert described.data == Text("text", "stars", 12, HashedWords(500), ("0", "1"))
+    of_bytes = _described(path, _model((12,), 2, vocabulary=257), label="stars").data
+    assert isinstance(of_bytes, Text)
+    assert of_bytes.tokenizer == Bytes()
+
+
+@pytest.mark.parametrize(
+    ("y", "outputs", "activation", "loss"),
+    [
+        (np.arange(40) % 3, 3, "linear", Loss.SPARSE_CATEGORICAL_CROSSENTROPY),
+        (np.eye(3)[np.arange(40) % 3], 3, "softmax", Loss.CATEGORICAL_CROSSENTROPY),
+        (np.arange(40) % 2, 1, "sigmoid", Loss.BINARY_CROSSENTROPY),
+        (np.linspace(0, 1, 40), 1, "linear", Loss.MEAN_SQUARED_ERROR),
+    ],
+)
+def test_the_loss_of_arrays_follows_from_labels_and_the_models_end(
+    tmp_path: Path, y: np.ndarray, outputs: int, activation: str, loss: Loss
+) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=np.random.default_rng(0).normal(50, 9, (40, 4)), y=y)
+    plan = _plan(path, _model((4,), outputs, activation))
+    assert plan.loss is loss
+    assert abs(load_examples(path, plan.data).x.mean()) < 0.01
+
+
+@pytest.mark.parametrize("make", [_pictures, _rooms, _people, _reviews, _sounds])
+def test_what_is_written_parses_and_is_what_was_planned(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    models = {
+        _pictures: (_model((5, 6, 3), 2), {}),
+        _rooms: (_model((2,), 1, "linear"), {"label": "watts"}),
+        _people: (_model((16, 2), 2), {"label": "act"}),
+        _reviews: (_model((12,), 2, vocabulary=500), {"label": "stars"}),
+        _sounds: (_model((49, 40, 1), 2), {}),
+    }
+    model, given = models[make]
+    plan = _plan(make(tmp_path), model, **given)
+    settings = from_table(tomllib.loads(task_toml("mine", "../model.py:model", model, plan)), TaskSettings, "task.toml")
+    assert settings.data == plan.data
+    assert (settings.training.loss, settings.training.batch_size) == (plan.loss, plan.batch_size)
+    assert settings.pruning.schedule.target_sparsity == plan.sparsity
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "given", "error", "said"),
+    [
+        (_pictures, _model((8, 6, 3), 5), {}, TaskError, r"has 2 classes \(dark, light\), and the model 5 outputs"),
+        (_pictures, _model((8, 6, 2), 2), {}, TaskError, "holds pictures, and the model takes"),
+        (_pictures, _model((8, 6, 3), 2, "relu"), {}, TaskError, "ends in relu, and tells 2 classes apart"),
+        (_sounds, _model((50, 7, 2), 2), {}, TaskError, "no usual front-end makes"),
+        (_sounds, _model((49, 40), 2), {"seconds": "soon"}, ConfigurationError, "--seconds 'soon'"),
+        (_rooms, _model((3,), 1, "linear"), {"label": "watts"}, TaskError, "has 2 columns of numbers.*let it take 2"),
+        (_rooms, _model((2,), 3), {"label": "watts"}, TaskError, "has 60 classes"),
+        (
+            _rooms,
+            _model((2,), 4, "linear"),
+            {"label": "watts", "targets": "numbers"},
+            TaskError,
+            "returns 4; end it in",
+        ),
+        (_rooms, _model((2,), 1, "linear"), {"label": "power"}, ConfigurationError, "--label 'power': it is none of t"),
+        (_rooms, _model((2,), 1, "linear"), {}, Unanswered, "which column holds the labels with --label .one of: t, h"),
+        (_rooms, _model((1,), 1, "linear"), {"label": "watts"}, Unanswered, "with --inputs"),
+        (_people, _model((16, 2), 2), {"label": "act", "group": "age"}, ConfigurationError, "--group 'age'"),
+        (_reviews, _model((12,), 2), {"label": "stars"}, TaskError, "begin it with an Embedding"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    tmp_path: Path,
+    make: Callable[[Path], Path],
+    model: ModelLook,
+    given: dict[str, str],
+    error: type[Exception],
+    said: str,
+) -> None:
+    with pytest.raises(error, match=said) as refusal:
+        _described(make(tmp_path), model, **given)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("d.csv", "", "its first line must have the names of the columns"),
+        ("d.csv", "a,b,a\n1,2,3\n", "each of them once"),
+        ("d.csv", "a,b\n", "no row under its header"),
+        ("d.xlsx", "PK", "the task learns from"),
+        ("folder/a/d.txt", "x", "it holds neither .npy, .csv nor .jsonl files"),
+        ("folder/d.txt", "x", "put the files into a folder for each class"),
+    ],
+)
+def test_data_of_no_form_are_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(content)
+    with pytest.raises(DataError, match=said):
+        look_at_data(tmp_path / name.split("/")[0])
+
+
+def test_somebody_at_a_terminal_is_asked_again_until_the_answer_is_possible() -> None:
+    @click.command()
+    def ask() -> None:
+        click.echo(Questions({"label": None}, on_terminal=True).ask("label", "which column has the labels", ["t", "h"]))
+
+    result = CliRunner().invoke(ask, input="power\nh\n")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "h"
+
+
+def test_too_few_examples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="40 examples are too few for 32 agents"):
+        _plan(_pictures(tmp_path), _model((5, 6, 3), 2), agents=32)
+
+
+def test_files_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    _pictures(tmp_path)
+    (tmp_path / "dark" / "3.png").write_bytes(b"no picture")
+    assert "1 files cannot be used, the first is dark/3.png" in _plan(tmp_path, _model((5, 6, 3), 2)).notes[0]
+
+
+def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text("mine")
+    code, said = run("init", tmp_path, "--from", "model.py", "--data", tmp_path)
+    assert code == ConfigurationError.exit_code
+    assert "federation.toml: there already" in said
+    assert (tmp_path / "federation.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("has_data", "option"), [(False, "--data"), (True, "--from")])
+def test_a_missing_answer_is_named_with_its_option(tmp_path: Path, has_data: bool, option: str) -> None:
+    data = ("--data", _rooms(tmp_path)) if has_data else ()
+    code, said = run("init", tmp_path / "mine", *data)
+    assert code == 2
+    assert said.startswith("Error: say where your ")
+    assert said.endswith(f"with {option}\n")
+    assert not (tmp_path / "mine").exists()
