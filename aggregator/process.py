@@ -15,10 +15,11 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.codecs import Values, parse_codec
+from fedprune.codecs import parse_codec
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -46,13 +47,14 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
+    _check_masks(bundle, settings)
     _say_sparsity(bundle, settings.rounds.count)
     held_out = None if settings.held_out is None else base / settings.held_out
     evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_codec
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -64,7 +66,6 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
             runner = AggregatorRunner(
                 plan,
                 bundle,
-                Values(settings.codec.model_values),
                 topics,
                 link,
                 store,
@@ -124,6 +125,8 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         examples_cap=rounds.examples_cap,
         fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
         hold_out=settings.hold_out,
+        model_codec=settings.codec.model_codec,
+        seeded=bundle.task.initial is not None,
     )
 
 
@@ -134,6 +137,15 @@ def _check_clock(bundle: Bundle, rounds: int) -> None:
         raise ConfigurationError(
             f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
             f"at most {STEP_LIMIT - 1} can be counted: lower rounds.count"
+        )
+
+
+def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
+    """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
+    if settings.codec.model is not None and bundle.task.pruning.mask is not MaskPolicy.SHARED:
+        raise ConfigurationError(
+            'codec.model needs a task whose mask is "shared": agents that choose their own leave no residual to send '
+            "later; leave codec.model out, or build the task anew"
         )
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import GlobalModel, new_model
+from aggregator.global_model import GlobalModel, new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
-from fedprune.codecs import Codec, Key, Update, Values, check_update, decode_update
+from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.system.disk import Disk
@@ -61,14 +61,14 @@ class Merger:
         task: Task,
         run: str,
         seed: int,
-        values: Values,
+        model_codec: ModelCodec,
         codec: Codec,
         disk: Disk,
         evaluate: Callable[[Weights], Evaluation] | None,
         scale: LossScale | None,
     ) -> None:
         self._task, self._run, self._seed = task, run, seed
-        self._values, self._codec = values, codec
+        self._model_codec, self._codec = model_codec, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
 
@@ -148,7 +148,7 @@ class Merger:
         known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
-        unmerged = self._next(model, former.checkpoint.exact, former.checkpoint.mask)
+        unmerged = self._whole(model, former.checkpoint.exact, former.checkpoint.mask)  # a delta may lead back slowly
         why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
         return MergedRound(
             unmerged,
@@ -179,7 +179,14 @@ class Merger:
         return self._next(model, merged.weights, merged.mask)
 
     def _next(self, model: GlobalModel, weights: Weights, mask: Mask) -> GlobalModel:
-        return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask)
+        values, deltas = self._model_codec.values, self._model_codec.deltas
+        if deltas is None:
+            return self._whole(model, weights, mask)
+        return next_model(weights, self._task, self._run, model.checkpoint, values, deltas, self._seed)
+
+    def _whole(self, model: GlobalModel, weights: Weights, mask: Mask) -> GlobalModel:
+        version = model.checkpoint.version + 1
+        return new_model(weights, self._task, self._run, version, self._model_codec.values, mask)
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)

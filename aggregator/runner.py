@@ -7,13 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
 from aggregator import round_machine
 from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.deltas import keep_delta, replays
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.outliers import Norms
@@ -29,6 +30,7 @@ from aggregator.round_state import (
     LinkDrained,
     Merge,
     Merged,
+    Model,
     Phase,
     Plan,
     Publish,
@@ -44,7 +46,7 @@ from aggregator.round_state import (
 )
 from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
-from fedprune.codecs import Values, parse_codec
+from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.model.tensors import Weights, sparsity
@@ -62,7 +64,7 @@ from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Re
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import chunk_of
+from fedprune.wire.transfer import chunk_of, content_of
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +110,6 @@ class AggregatorRunner:
         self,
         plan: Plan,
         bundle: Bundle,
-        values: Values,
         topics: Topics,
         link: Link,
         store: RunStore,
@@ -123,16 +124,23 @@ class AggregatorRunner:
     ) -> None:
         self._task = bundle.task
         self._run = plan.run
-        self._values = values
+        self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
-            bundle.task, plan.run, plan.seed, values, parse_codec(plan.codec), store.updates, evaluate, scale
+            bundle.task,
+            plan.run,
+            plan.seed,
+            parse_model_codec(plan.model_codec),
+            parse_codec(plan.codec),
+            store.updates,
+            evaluate,
+            scale,
         )
         self._scale = scale
         self._cohort = plan.cohort
         self._topics, self._link, self._store = topics, link, store
         self._report, self._clock = report, clock
         self._model = self._restore(bundle)
-        self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
+        self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
         self._keys = keys
@@ -145,7 +153,7 @@ class AggregatorRunner:
         assigned, cap = store.book.cohort(round_)
         self.state = resume(
             plan,
-            self._model.model,
+            self._offer(),
             round_,
             assigned=assigned,
             cap=cap,
@@ -317,8 +325,8 @@ class AggregatorRunner:
             {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}, scale.constant
         )
         self._model = merged.model
+        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
-        self._contents[self._model.model.content.digest] = self._model.blob
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         book.finish(record, merged.left_out, apart)
         for name in self._store.updates.names():
@@ -326,7 +334,16 @@ class AggregatorRunner:
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
-        return Merged(self._model.model, merged.left_out, is_last=self._has_settled())
+        return Merged(self._offer(), merged.left_out, is_last=self._has_settled())
+
+    def _offer(self) -> Model:
+        """The present model as agents are told of it; all that leads to it can be sent from now on."""
+        model, whole = self._model.model, self._model.blob
+        found = replays(self._store.checkpoints, self._model.checkpoint.version, len(whole))
+        contents = {base: content_of(replay) for base, replay in found.items()}
+        self._contents[model.content.digest] = whole
+        self._contents |= {contents[base].digest: replay for base, replay in found.items()}
+        return replace(model, replays=contents)
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""

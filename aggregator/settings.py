@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.codecs import DEFAULT_CODEC, parse_codec
+from fedprune.codecs import DEFAULT_CODEC, describe_model_codec, parse_codec, parse_model_codec
 from fedprune.wire.broker import Broker
 from fedprune.wire.messages import Share
 
@@ -49,13 +49,21 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[codec]`` table: the codec of the agents' updates, and the value scheme of the model that they are sent."""
+    """The ``[codec]`` table: the codec of the agents' updates, the value scheme of models that travel whole, and the
+    chain by which they travel from version to version; without it all travel whole."""
 
     update: str = DEFAULT_CODEC
     model_values: Literal["fp32", "fp16"] = "fp16"
+    model: str | None = None
 
     def __post_init__(self) -> None:
         parse_codec(self.update)
+        parse_model_codec(describe_model_codec(self.model_values, self.model))
+
+    @property
+    def model_codec(self) -> str:
+        """The canonical description of how models travel."""
+        return str(parse_model_codec(describe_model_codec(self.model_values, self.model)))
 
 
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,8 +18,8 @@ from aggregator.round_answers import ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.round_model import Held, HoldsNothing
 from edge_agent.trainers import Trained, Work
-from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
@@ -73,14 +73,13 @@ class Site:
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
-        book.start(plan.run, plan.task.digest, Values.FP16)
+        book.start(plan.run, plan.task.digest, plan.model_codec)
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
         self.link = Recorder()
         return AggregatorRunner(
             plan,
             BUNDLE,
-            Values.FP16,
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
@@ -130,9 +129,12 @@ class FarTrainer(NoisyTrainer):
         return replace(trained, weights=apply_mask(moved, trained.mask))
 
 
-def trained(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0) -> LocalResult:
-    model = fetch(site, runner, runner.state.model.content)
-    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
+def trained(
+    site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
+) -> LocalResult:
+    assignment = site.assignment_of(agent)
+    model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
+    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held or HoldsNothing())
     return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from aggregator import round_uploads
 from aggregator.book import Book
-from aggregator.global_model import new_model
+from aggregator.global_model import new_model, next_model
 from aggregator.merging import Aggregate
 from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
-from fedprune.codecs import DEFAULT_CODEC, Key, Values, decode_update, parse_codec
-from fedprune.model.tensors import weights_digest
+from fedprune.codecs import DEFAULT_CODEC, Key, decode_update, parse_codec, parse_model_codec
+from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.task.checkpoints import load_checkpoint
+from fedprune.task.checkpoints import Checkpoint, load_checkpoint
 from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.world import COHORT, ROUNDS, SEED, World
@@ -31,6 +31,12 @@ CODECS = (
     "mask | feedback(10) | topk(0.5) | quantise(8) | rice",
     "mask | feedback(10) | random_mask(0.5) | rotate | int8",
 )
+MODEL_CODECS = (
+    "fp16",
+    "fp16 + mask | topk(0.2) | ternary | rice",
+    "fp32 + mask | int8",
+    "fp16 + mask | topk(0.1) | quantise(4) | context",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +48,8 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
     policy = MaskPolicy.OWN if seed % 2 else MaskPolicy.SHARED
-    world = World(seed, policy, rates, CODECS[seed % len(CODECS)])
+    model_codec = MODEL_CODECS[seed // 2 % len(MODEL_CODECS)] if policy is MaskPolicy.SHARED else "fp16"
+    world = World(seed, policy, rates, CODECS[seed % len(CODECS)], model_codec=model_codec)
     world.run()
     return world
 
@@ -83,7 +90,7 @@ def _check(world: World) -> None:
         if record.kept:
             merged = aggregate.result(before.exact)
             weights, mask = merged.weights, merged.mask
-        expected = new_model(weights, world.bundle.task, before.run, round_ + 1, Values.FP16, mask).checkpoint
+        expected = _next(world, before, weights, mask)
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
     for run, round_, digest in world.trained_from:
@@ -97,6 +104,13 @@ def _check(world: World) -> None:
         update = book.accepted(event.round).get(event.agent)
         was_taken = update is not None and update.digest == event.digest
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
+
+
+def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask) -> Checkpoint:
+    codec, task = parse_model_codec(world.model_codec), world.bundle.task
+    if codec.deltas is None:
+        return new_model(weights, task, before.run, before.version + 1, codec.values, mask).checkpoint
+    return next_model(weights, task, before.run, before, codec.values, codec.deltas, SEED).checkpoint
 
 
 def _left_out(world: World, round_: int) -> set[str]:

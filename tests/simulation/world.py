@@ -22,9 +22,8 @@ from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_lo
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
-from fedprune.codecs import Values
 from fedprune.data import Dataset
-from fedprune.errors import TrainingError
+from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.metrics import Metric
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
 from fedprune.network import description
@@ -159,6 +158,7 @@ class World:
         rates: Rates,
         codec: str,
         *,
+        model_codec: str = "fp16",
         agents: int = AGENTS,
         quorum: int = 2,
     ) -> None:
@@ -166,6 +166,7 @@ class World:
         self.bundle = make_bundle(policy)
         self.topics = Topics("sim")
         self.codec = codec
+        self.model_codec = model_codec
         self.network = Network(self.physics)
         self.connection = sqlite3.connect(":memory:")
         self.checkpoints: dict[str, bytes] = {}
@@ -257,7 +258,7 @@ class World:
             guarded(lambda: runner.deliver(delivery))
 
         book = SimulatedBook(self.connection, process)
-        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, self.model_codec)
         self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
         link = SimulatedLink(
             process,
@@ -271,7 +272,6 @@ class World:
         runner = AggregatorRunner(
             self._plan(run, incarnation),
             self.bundle,
-            Values.FP16,
             self.topics,
             link,
             RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
@@ -304,6 +304,8 @@ class World:
             max_update_bytes=10_000,
             ticket_key=b"%d" % incarnation,
             examples_cap=10.0,
+            model_codec=self.model_codec,
+            seeded=True,
         )
 
     def _agent_life(self, process: Process) -> None:
@@ -340,7 +342,10 @@ class World:
             if self.physics.happens(self.physics.rates.failed):
                 self.physics.after(1.0, lambda: end(TrainingError("out of memory")))
                 return
-            result = self._train(process.name, action, store)
+            try:
+                result: LocalResult | Exception = self._train(process.name, action, store)
+            except ProtocolError as error:
+                result = error
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
             if self.physics.happens(_SLOW):
                 duration *= 10.0
@@ -360,7 +365,7 @@ class World:
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
         residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, store.held)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:
