@@ -27,6 +27,7 @@ from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
@@ -53,8 +54,8 @@ TASK_PLAN = replace(
 class Site:
     """A gateway's directory, and one aggregator after another in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, bundle: Bundle = BUNDLE) -> None:
+        self.path, self.bundle = path, bundle
         self.records: list[RoundRecord] = []
         self.link = Recorder()
 
@@ -79,7 +80,7 @@ class Site:
         self.link = Recorder()
         return AggregatorRunner(
             plan,
-            BUNDLE,
+            self.bundle,
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
@@ -135,7 +136,7 @@ def trained(
     assignment = site.assignment_of(agent)
     model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
     local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held or HoldsNothing())
-    return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
+    return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 
 
 def submit_update(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, **claims: Any) -> Submit:

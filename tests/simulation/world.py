@@ -60,31 +60,32 @@ DATA = Dataset(np.zeros((7, 40), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 _HUGE, _SANE = np.float32(1e4), 20.0
 
-NETWORK = description.Network(
-    name="simulated",
-    inputs=((40,),),
-    layers=(
-        Dense(name="a", units=20, kernel="a/kernel", bias="a/bias"),
-        BatchNormalization(
-            name="b",
-            epsilon=1e-3,
-            momentum=0.99,
-            unbiased=False,
-            gamma=None,
-            beta=None,
-            mean="b/moving_mean",
-            variance="b/moving_variance",
-        ),
-    ),
-    calls=(Call(0, (0,)), Call(1, (1,))),
-    outputs=(2,),
-)
+
+def _network(inputs: int) -> description.Network:
+    dense = Dense(name="a", units=20, kernel="a/kernel", bias="a/bias")
+    normalization = BatchNormalization(
+        name="b",
+        epsilon=1e-3,
+        momentum=0.99,
+        unbiased=False,
+        gamma=None,
+        beta=None,
+        mean="b/moving_mean",
+        variance="b/moving_variance",
+    )
+    return description.Network(
+        name="simulated",
+        inputs=((inputs,),),
+        layers=(dense, normalization),
+        calls=(Call(0, (0,)), Call(1, (1,))),
+        outputs=(2,),
+    )
 
 
-def make_bundle(policy: MaskPolicy) -> Bundle:
+def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
     """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
-        TensorSpec("a/kernel", (40, 20), "float32", TensorClass.PRUNABLE, "a"),
+        TensorSpec("a/kernel", (inputs, 20), "float32", TensorClass.PRUNABLE, "a"),
         TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
         TensorSpec("b/moving_mean", (20,), "float32", TensorClass.STATISTICS, "b"),
         TensorSpec("b/moving_variance", (20,), "float32", TensorClass.STATISTICS, "b"),
@@ -95,7 +96,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     )
     task = Task(
         name="simulated",
-        input_shapes=((40,),),
+        input_shapes=((inputs,),),
         outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
@@ -103,7 +104,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
-    return read_bundle(write_bundle(task, network=NETWORK, weights=None))
+    return read_bundle(write_bundle(task, network=_network(inputs), weights=None))
 
 
 class NoisyTrainer:

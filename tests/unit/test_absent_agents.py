@@ -15,18 +15,24 @@ from aggregator.runner import AggregatorRunner
 from edge_agent.held_model import NONE_HELD, HeldModel
 from edge_agent.round_model import UnusableBase, round_model
 from fedprune.model.tensors import weights_digest
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
+from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Assignment, CheckIn
-from tests.gateways import BUNDLE, TASK_PLAN, Site, fetch, tell, trained
+from fedprune.wire.transfer import content_of
+from tests.gateways import TASK_PLAN, Site, fetch, tell, trained
 from tests.samples import chunks
+from tests.simulation.world import make_bundle
 
 ROUNDS = 24
+BUNDLE = make_bundle(MaskPolicy.SHARED, inputs=1500)
 PLAN = replace(
     TASK_PLAN,
+    task=content_of(BUNDLE.blob),
     rounds=ROUNDS + 1,
     cohort=1,
     quorum=1,
-    model_codec="fp16 + mask | topk(0.02) | ternary | rice",
+    model_codec="fp16 + mask | topk(0.01) | ternary | rice",
     seeded=True,
 )
 
@@ -35,7 +41,7 @@ PLAN = replace(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which pi-0 did all rounds but the last; `held-N` is what it held after version N."""
     path = tmp_path_factory.mktemp("run")
-    site = Site(path / "gateway")
+    site = Site(path / "gateway", BUNDLE)
     runner = site.start(PLAN)
     runner.connect()
     held = HeldModel(Directory(path / "held"))
@@ -53,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(run: Path, tmp_path: Path) -> Iterator[Site]:
     """The gateway, started again where a cohort for the last round is still to be found."""
     shutil.copytree(run / "gateway", tmp_path / "gateway")
-    site = Site(tmp_path / "gateway")
+    site = Site(tmp_path / "gateway", BUNDLE)
     yield site
     site.book.close()
 
@@ -81,15 +87,9 @@ def test_who_was_absent_gets_the_same_model_for_fewer_bytes_than_a_whole_one(
     weights, mask = round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, held)
 
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
-    present = load(site)
-    assert {name: kept.tolist() for name, kept in mask.items()} == present
+    present = load_checkpoint(site.checkpoints, ROUNDS).mask
+    assert {name: kept.tolist() for name, kept in mask.items()} == {n: kept.tolist() for n, kept in present.items()}
     assert held.version == (PLAN.run, ROUNDS)
-
-
-def load(site: Site) -> dict[str, list[object]]:
-    from fedprune.task.checkpoints import load_checkpoint
-
-    return {name: kept.tolist() for name, kept in load_checkpoint(site.checkpoints, ROUNDS).mask.items()}
 
 
 def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> None:
