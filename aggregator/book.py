@@ -95,7 +95,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
-    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
+    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included, and
+    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`). `led_astray` counts how often
+    agents said that what they held led to another model, which they then fetched whole. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
     those that weigh fewer examples than they claim. `peak_memory_mb` is the
@@ -129,6 +131,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     suspects: tuple[str, ...]
     delta_norm: float
     statistics_norm: float
+    bytes_up_by_kind: dict[str, int] = {}
+    bytes_down_by_kind: dict[str, int] = {}
+    led_astray: int = 0
 
     @property
     def accuracy(self) -> float | None:

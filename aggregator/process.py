@@ -15,7 +15,6 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.codecs import parse_codec
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_keys import DeviceKeys
@@ -54,7 +53,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_codec
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.chains(bundle.task.table)[1]
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -107,7 +106,7 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:
-    rounds = settings.rounds
+    rounds, (update_codec, model_codec) = settings.rounds, settings.codec.chains(bundle.task.table)
     return Plan(
         run=run,
         incarnation=incarnation,
@@ -119,13 +118,13 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         seed=settings.seed,
         task=content_of(bundle.for_devices()),
         steps_per_round=bundle.task.training.steps_per_round,
-        codec=str(parse_codec(settings.codec.update)),
+        codec=update_codec,
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
         hold_out=settings.hold_out,
-        model_codec=settings.codec.model_codec,
+        model_codec=model_codec,
         seeded=bundle.task.initial is not None,
     )
 
@@ -142,10 +141,11 @@ def _check_clock(bundle: Bundle, rounds: int) -> None:
 
 def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
     """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
-    if settings.codec.model is not None and bundle.task.pruning.mask is not MaskPolicy.SHARED:
+    sends_deltas = settings.codec.model is not None or settings.codec.preset is not None
+    if sends_deltas and bundle.task.pruning.mask is not MaskPolicy.SHARED:
         raise ConfigurationError(
-            'codec.model needs a task whose mask is "shared": agents that choose their own leave no residual to send '
-            "later; leave codec.model out, or build the task anew"
+            'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
+            "residual to send later; leave them out, or build the task anew"
         )
 
 

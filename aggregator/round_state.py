@@ -226,7 +226,8 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
     updates on their way in, `uploads_bytes` their sizes together. `serving`: the task, the last models, and who lacks
-    what of them; `served`: those models' contents, oldest first. `tickets_given`: in the second that began at `tickets_since`.
+    what of them; `served`: those models' contents, oldest first. `tickets_given`: in the second that began at
+    `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """

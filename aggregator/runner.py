@@ -46,6 +46,7 @@ from aggregator.round_state import (
 )
 from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
+from aggregator.traffic import Traffic, TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
@@ -60,7 +61,19 @@ from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.messages import (
+    UPLINK,
+    CheckIn,
+    Failed,
+    LeftOut,
+    Manifest,
+    Reason,
+    Rejected,
+    Submit,
+    decode,
+    encode,
+    kind_of,
+)
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
@@ -145,6 +158,7 @@ class AggregatorRunner:
         self._patience = patience
         self._keys = keys
         self._counts: Counter[str] = Counter()
+        self._up, self._down = TrafficCount(), TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
@@ -187,7 +201,7 @@ class AggregatorRunner:
         if delivery.topic == self._topics.round:
             self._manifests_unheard = 0
             return
-        self._counts["bytes_up"] += len(delivery.payload)
+        self._up.add(Traffic.UPDATE if delivery.topic.endswith("/chunk") else Traffic.CONTROL, len(delivery.payload))
         if delivery.topic.startswith(self._topics.all_status[:-1]):
             return
         try:
@@ -215,6 +229,9 @@ class AggregatorRunner:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._perform(Send(agent, answer))
             raise
+        if isinstance(message, CheckIn) and message.wants_whole:
+            self._counts["led_astray"] += 1
+            self._agents_log.log(logging.WARNING, "what %s held led to another model; it is sent the whole one", agent)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return message
@@ -248,10 +265,11 @@ class AggregatorRunner:
                 self._tell(agent, kind_of(message), encode(message))
             case SendChunk(content, index, chunk_bytes, agent):
                 chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
                 if agent is None:
-                    self._publish(self._topics.content(content.digest), chunk)
+                    self._publish(self._topics.content(content.digest), chunk, kind)
                 else:
-                    self._tell(agent, "chunk", chunk)
+                    self._tell(agent, "chunk", chunk, kind)
             case Publish(manifest):
                 self._announce(manifest)
             case BookCohort(round_, examples, cap):
@@ -283,14 +301,14 @@ class AggregatorRunner:
         if manifest.done:
             self._publish(self._topics.round, b"", retain=True)
 
-    def _tell(self, agent: str, kind: str, message: bytes) -> None:
+    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
         """Send a message to one agent, unless it was revoked meanwhile."""
         topic = self._topics.down(agent, kind)
         with suppress(ProtocolError):
-            self._publish(topic, add_mac(self._key(agent), topic, message))
+            self._publish(topic, add_mac(self._key(agent), topic, message), what)
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)
+    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
+        self._down.add(what, self._link.publish(topic, payload, retain=retain))
 
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
@@ -368,6 +386,7 @@ class AggregatorRunner:
         now, counts = self._clock(), self._counts
         began = now if self._began is None else self._began
         self._began, self._counts = now, Counter()
+        up, down = self._up.take(), self._down.take()
         return RoundRecord(
             round=round_,
             agents=len(updates),
@@ -376,8 +395,8 @@ class AggregatorRunner:
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
             sparsity=sparsity(weights, self._task.table),
-            bytes_up=counts["bytes_up"],
-            bytes_down=counts["bytes_down"],
+            bytes_up=sum(up.values()),
+            bytes_down=sum(down.values()),
             seconds=now - began,
             train_seconds=max(update.train_seconds for update in updates.values()),
             train_loss=sum(update.loss * update.weight for update in taken) / weight,
@@ -391,6 +410,9 @@ class AggregatorRunner:
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
+            bytes_up_by_kind=up,
+            bytes_down_by_kind=down,
+            led_astray=counts["led_astray"],
         )
 
     def _tenths_waiting(self) -> int | None:

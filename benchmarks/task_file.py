@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BATCH_SIZE = 32
 
-_PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
+PRUNING = (0.1, 0.5)
 """The part of the rounds over which sparsity grows; the rest fine-tunes the pruned model."""
 
 
@@ -17,10 +17,13 @@ def task_file(
     sparsity: float,
     mask: str = "shared",
     learning_rate: float = 0.05,
+    pruning: tuple[float, float] = PRUNING,
+    initial_sparsity: float = 0.0,
 ) -> str:
-    """The whole file; `model` is what its ``[model]`` table has, in TOML."""
-    begin = round(rounds * _PRUNING_BEGINS)
-    end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    """The whole file; `model` is what its ``[model]`` table has, in TOML. Sparsity grows from `initial_sparsity` over
+    the part `pruning` of the rounds."""
+    begin, end = (round(rounds * part) for part in pruning)
+    end = max(begin + 1, end)
     return f"""\
 name = "{name}"
 
@@ -38,7 +41,7 @@ allocation = "{"lamp" if mask == "shared" else "uniform"}"
 
 [pruning.schedule]
 kind = "polynomial"
-initial_sparsity = 0.0
+initial_sparsity = {initial_sparsity}
 target_sparsity = {sparsity}
 begin_step = {begin * steps_per_round}
 end_step = {end * steps_per_round}

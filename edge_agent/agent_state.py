@@ -213,7 +213,8 @@ class AgentState:
     """Everything the agent knows.
 
     `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and version
-    of the model that it holds, which `wants_whole` says led elsewhere. `ticket`: what the gateway gave it, at `ticket_at`.
+    of the model that it holds; `wants_whole`: what it held led elsewhere. `ticket`: what the gateway gave it, at
+    `ticket_at`.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same

@@ -1,4 +1,4 @@
-"""The model that an agent holds: the last one that it decoded, so that a later one costs a delta, and a restart nothing.
+"""The model that an agent holds: the last one that it decoded. So a later one costs a delta, and a restart nothing.
 
 One blob on the disk, replaced whole: a line of JSON that says what it is, then the model's bytes. It is kept once the
 digest of its weights was right, and beside the agent's record: losing it costs a download and nothing else.

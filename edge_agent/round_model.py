@@ -79,9 +79,7 @@ def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: He
     return weights, mask
 
 
-def _checked(
-    decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle
-) -> tuple[dict[str, Array], Mask]:
+def _checked(decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> tuple[dict[str, Array], Mask]:
     weights = bundle.task.table.with_frozen(decoded, bundle.frozen_weights())
     if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")

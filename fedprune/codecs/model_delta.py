@@ -109,7 +109,7 @@ def apply_delta(
         raise ProtocolError("the delta is of another mask than this side computed")
     update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key)
     check_update(update, table)
-    weights = dict(base) | update.statistics
+    weights = {**base, **update.statistics}
     with np.errstate(over="ignore"):
         for name, move in update.delta.items():
             moved = base[name] + move

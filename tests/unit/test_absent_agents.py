@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,11 @@ def site(run: Path, tmp_path: Path) -> Iterator[Site]:
     site.book.close()
 
 
+def holding(run: Path, tmp_path: Path, version: int) -> HeldModel:
+    """What the agent held after a version, on a disk of its own."""
+    return HeldModel(Directory(shutil.copytree(run / f"held-{version}", tmp_path / f"held-{version}")))
+
+
 def returns(site: Site, version: int, *, wants_whole: bool = False) -> tuple[AggregatorRunner, Assignment]:
     """An agent that holds `version` checks in at a gateway that was started again, without the member that it had."""
     runner = site.start(replace(PLAN, incarnation=2))
@@ -76,10 +81,10 @@ def returns(site: Site, version: int, *, wants_whole: bool = False) -> tuple[Agg
 
 @pytest.mark.parametrize("absent", [1, 5, 20])
 def test_who_was_absent_gets_the_same_model_for_fewer_bytes_than_a_whole_one(
-    run: Path, site: Site, absent: int
+    run: Path, site: Site, tmp_path: Path, absent: int
 ) -> None:
     runner, assignment = returns(site, ROUNDS - absent)
-    held = HeldModel(Directory(run / f"held-{ROUNDS - absent}"))
+    held = holding(run, tmp_path, ROUNDS - absent)
     assert assignment.model is not None
     assert assignment.base == ROUNDS - absent
     assert assignment.model.size < runner.state.model.content.size
@@ -106,16 +111,15 @@ def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> N
 
 def test_who_holds_the_present_model_downloads_nothing(run: Path, site: Site, tmp_path: Path) -> None:
     runner, assignment = returns(site, ROUNDS - 1)
-    held = HeldModel(Directory(tmp_path / "held"))
+    held = holding(run, tmp_path, ROUNDS - 1)
     assert assignment.model is not None
-    shutil.copy(run / f"held-{ROUNDS - 1}" / "held.model", tmp_path / "held" / "held.model")
     round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, held)
     tell(runner, "pi-0", CheckIn(examples=7, run=PLAN.run, version=held.version[1]))
 
     again = site.assignment_of("pi-0")
 
     assert (again.model, again.base) == (None, ROUNDS)
-    weights, _ = round_model(b"", again, BUNDLE, HeldModel(Directory(tmp_path / "held")))
+    weights, _ = round_model(b"", again, BUNDLE, held)
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
 
 
@@ -125,8 +129,7 @@ def test_what_does_not_lead_to_the_model_is_forgotten_and_the_whole_one_asked_fo
     """The agent says that it holds one version, and holds another: its disk was put back to an older state."""
     runner, assignment = returns(site, ROUNDS - 1)
     assert assignment.model is not None
-    shutil.copytree(run / f"held-{ROUNDS - 5}", tmp_path / "held")
-    held = HeldModel(Directory(tmp_path / "held"))
+    held = holding(run, tmp_path, ROUNDS - 5)
     with pytest.raises(UnusableBase, match=f"version {ROUNDS - 1} of the model is not held here"):
         round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, held)
     assert held.version == NONE_HELD
@@ -140,29 +143,30 @@ def test_what_does_not_lead_to_the_model_is_forgotten_and_the_whole_one_asked_fo
     assert held.version == (PLAN.run, ROUNDS)
 
 
-def test_a_newer_version_than_was_said_skips_what_it_has(run: Path, site: Site) -> None:
+def test_a_newer_version_than_was_said_skips_what_it_has(run: Path, site: Site, tmp_path: Path) -> None:
     """A training that was stopped leaves a model that the gateway was not told of."""
     runner, assignment = returns(site, ROUNDS - 9)
     assert assignment.model is not None
     replay = fetch(site, runner, assignment.model)
 
-    weights, _ = round_model(replay, assignment, BUNDLE, HeldModel(Directory(run / f"held-{ROUNDS - 3}")))
+    weights, _ = round_model(replay, assignment, BUNDLE, holding(run, tmp_path, ROUNDS - 3))
 
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
 
 
 @pytest.mark.parametrize("spoil", [lambda replay: replay[:-1], lambda replay: replay + b"\0", lambda _: b""])
-def test_a_replay_that_was_tampered_with_is_refused(run: Path, site: Site, spoil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_replay_that_was_tampered_with_is_refused(
+    run: Path, site: Site, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
     runner, assignment = returns(site, ROUNDS - 2)
     assert assignment.model is not None
-    shutil.copytree(run / f"held-{ROUNDS - 2}", tmp_path / "held")
-    held = HeldModel(Directory(tmp_path / "held"))
+    held = holding(run, tmp_path, ROUNDS - 2)
 
     with pytest.raises(UnusableBase):
         round_model(spoil(fetch(site, runner, assignment.model)), assignment, BUNDLE, held)
 
 
-def test_a_delta_that_is_gone_costs_a_whole_model(run: Path, site: Site) -> None:
+def test_a_delta_that_is_gone_costs_a_whole_model(site: Site) -> None:
     (site.path / "checkpoints" / f"{ROUNDS - 1:06d}.delta").unlink()
 
     runner, assignment = returns(site, ROUNDS - 3)
@@ -208,7 +212,6 @@ def test_an_assignment_that_names_no_codec_of_this_version_is_refused(run: Path,
     assert assignment.model is not None
     replay = fetch(site, runner, assignment.model)
     for codec in ("fp16", "fp16 + mask | magic"):
-        shutil.copytree(run / f"held-{ROUNDS - 1}", tmp_path / codec[-5:])
-        held = HeldModel(Directory(tmp_path / codec[-5:]))
+        held = holding(run, tmp_path / codec, ROUNDS - 1)
         with pytest.raises(UnusableBase):
             round_model(replay, msgspec.structs.replace(assignment, model_codec=codec), BUNDLE, held)

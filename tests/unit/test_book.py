@@ -202,7 +202,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 4; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 5; go on with the version that began the run"
     ):
         Book.open(path)
 

@@ -161,7 +161,7 @@ def test_numbers_that_are_no_model_are_refused() -> None:
     for bad in (np.nan, np.inf, 2.0**41):
         spoiled = delta.replace((np.float32(123.0) - base["bias"][:1]).tobytes(), np.float32(bad).tobytes())
         assert spoiled != delta
-        with pytest.raises(ProtocolError, match="NaN or infinite|at most"):
+        with pytest.raises(ProtocolError, match=r"NaN or infinite|at most"):
             applied(base, spoiled, kept, chain)
     with pytest.raises(ProtocolError, match="a variance is negative"):
         applied(base, delta_of(base | {"variance": np.full(3, np.float32(-1.0))}, base, kept, chain), kept, chain)

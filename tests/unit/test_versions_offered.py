@@ -8,7 +8,7 @@ import msgspec
 
 from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
-from aggregator.round_state import Connected, Merged, Model, RoundState, UpdateStored, resume
+from aggregator.round_state import Connected, Merged, Model, UpdateStored, resume
 from edge_agent import agent_state
 from edge_agent.agent_state import Phase, Train, TrainingDone, TrainingFailed, Warn
 from fedprune.wire.messages import Assignment, CheckIn, Failed, Need
@@ -21,12 +21,11 @@ from tests.drivers import (
     PLAN,
     Agent,
     Gateway,
-    need,
     sent_to,
     started,
     submission,
 )
-from tests.samples import MODEL_BLOB, RUN, TASK, assignment, chunks, digest, submit
+from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, assignment, chunks, digest, submit
 
 WHOLE, FROM_3, FROM_4 = content_of(b"all of it" * 9), content_of(b"from 3 to 5"), content_of(b"from 4")
 FIFTH = Model(WHOLE, digest("fifth"), {3: FROM_3, 4: FROM_4})
@@ -37,15 +36,9 @@ HERE = {"model": None, "base": 0}
 def gateway(*, seeded: bool = False) -> Gateway:
     found = Gateway()
     plan = replace(PLAN, rounds=9, seeded=seeded, model_codec="fp16 + mask | int8")
-    found.state = _resumed(plan)
+    found.state = resume(plan, FIFTH, 5, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={})
     found.gets(Connected())
     return found
-
-
-def _resumed(plan: object) -> RoundState:
-    return resume(
-        plan, FIFTH, 5, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={}  # type: ignore[arg-type]
-    )
 
 
 def assigned(gateway: Gateway, *check_ins: CheckIn) -> list[Assignment]:
@@ -210,4 +203,4 @@ def test_the_same_work_by_other_bytes_changes_nothing() -> None:
     assert agent.gets(msgspec.structs.replace(assignment(), model=FROM_3, base=2)) == ()
 
     assert agent.state.receiving is before
-    assert need(assignment().model).digest in agent.state.receiving  # type: ignore[arg-type]
+    assert MODEL.digest in agent.state.receiving
