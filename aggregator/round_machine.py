@@ -189,7 +189,9 @@ def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     if member is not None and member.has_work:
         check_in = said.message
         assert isinstance(check_in, CheckIn)
-        state = replace(state, cohort=state.cohort.put(agent, replace(member, base=base_of(state, check_in))))
+        base = base_of(state, check_in)
+        if base != member.base:  # as after a restart: the book does not say it
+            state = replace(state, cohort=state.cohort.put(agent, replace(member, base=base)))
         return state, (Send(agent, assignment(state, agent, now)),)  # it keeps its place by asking for its work, not so
     if member is not None and member.standing is Standing.STORING:
         return state, ()

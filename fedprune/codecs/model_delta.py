@@ -109,14 +109,16 @@ def apply_delta(
         raise ProtocolError("the delta is of another mask than this side computed")
     update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key)
     check_update(update, table)
-    weights = {**base, **update.statistics}
+    weights, moves = {**base, **update.statistics}, dict(update.delta)
+    del update  # a device has no room for whole moves beside whole weights
     with np.errstate(over="ignore"):
-        for name, move in update.delta.items():
-            moved = base[name] + move
-            weights[name] = np.where(mask[name], moved, np.float32(0.0)) if name in mask else moved
-            if not np.isfinite(weights[name]).all():
+        for name in list(moves):
+            moved = base[name] + moves.pop(name)
+            if not np.isfinite(moved).all():
                 raise ProtocolError(f"tensor {name}: a weight overflows")
+            weights[name] = np.where(mask[name], moved, np.float32(0.0)) if name in mask else moved
     model = encode_model(weights, mask, table, values)
+    del weights
     return decode_model(model, table)[0], model
 
 

@@ -152,4 +152,5 @@ def test_the_faults_really_happen() -> None:
     assert {event.outcome for world in worlds for event in world.settled} == set(Outcome)
     assert any(_left_out(world, round_) for world in worlds for round_ in range(ROUNDS))
     assert any(not record.kept for world in worlds for record in Book(world.connection).records())
+    assert {over for world in worlds for over in world.led_over} >= {None, 0, 1, 2}
     assert any("rolls back" in what for world in worlds for _, what in world.physics.trace)

@@ -149,6 +149,7 @@ class Settled:
 class World:
     """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent.
 
+    `led_over`: over how many versions a replay led to the model that an agent trained from, None for whole models.
     `huge`: digests of updates of a training that went wrong. `run_of`: the run's id for each round that is not undone.
     """
 
@@ -175,6 +176,7 @@ class World:
         self.accepted_blobs: dict[bytes, bytes] = {}
         self.settled: list[Settled] = []
         self.trained_from: list[tuple[str, int, str]] = []
+        self.led_over: list[int | None] = []
         self.huge: set[bytes] = set()
         self.run_of: dict[int, str] = {}
         self.done = False
@@ -386,6 +388,7 @@ class WitnessedTrainer(NoisyTrainer):
     def train(self, work: Work, data: Dataset) -> Trained:
         assignment, physics = self._assignment, self._world.physics
         self._world.trained_from.append((assignment.run, assignment.round, weights_digest(work.weights)))
+        self._world.led_over.append(None if assignment.base < 0 else assignment.round - assignment.base)
         trained = super().train(work, data)
         self.went_wrong = physics.happens(physics.rates.huge)
         if self.went_wrong:

@@ -47,6 +47,7 @@ CODECS = (
     "mask | feedback(2) | int8",
     "mask | clip(2) | feedback(2) | topk(0.2) | ternary | rice",
     "mask | topk(0.1) | ternary | context",
+    "mask | budget(30) | ternary | context",
     "mask | threshold(2.5) | fp16 | bitmap",
     "mask | random_mask(0.2) | quantise(4)",
     "mask | subsample(0.2) | rotate | quantise(2)",
