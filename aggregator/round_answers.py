@@ -47,7 +47,7 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         left_out=state.left_out.get(agent),
         hold_out=plan.hold_out,
         base=base if is_short else -1,
-        model_codec=plan.model_codec,
+        model_codec=plan.model_codec if is_short else "",
     )
 
 

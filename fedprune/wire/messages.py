@@ -104,7 +104,7 @@ class Assignment(Message, frozen=True, kw_only=True):
 
     `model` is the whole model where `base` is -1, else a replay that leads to it from version `base`; None if the agent
     needs none, since `base` is the round's own version. Version 0 of a task with a random start follows from the task.
-    `model_codec` describes how models travel.
+    `model_codec` describes how models travel, empty where `base` is -1.
     """
 
     run: Id
