@@ -28,7 +28,7 @@ _TICKET_KEY_BYTES = 16
 
 _SCHEMA = """
 CREATE TABLE federation (
-    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_values TEXT NOT NULL,
+    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_codec TEXT NOT NULL,
     starts INTEGER NOT NULL, ticket_key BLOB NOT NULL, began INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE former_runs (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
@@ -99,7 +99,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
-    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included. `seconds` is
+    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included, and
+    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`). `led_astray` counts how often
+    agents said that what they held led to another model, which they then fetched whole. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
     those that weigh fewer examples than they claim. `peak_memory_mb` is the
@@ -134,6 +136,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     suspects: tuple[str, ...]
     delta_norm: float
     statistics_norm: float
+    bytes_up_by_kind: dict[str, int] = {}
+    bytes_down_by_kind: dict[str, int] = {}
+    led_astray: int = 0
     hint: str = ""
 
     @property
@@ -176,22 +181,24 @@ class Book:
             connection.execute("PRAGMA synchronous = FULL")
         return cls(connection)
 
-    def start(self, run: str, task: bytes, model_values: str) -> tuple[str, int]:
+    def start(self, run: str, task: bytes, model_codec: str) -> tuple[str, int]:
         """(run, number of this start). A book that is new takes `run`, an old one keeps its own.
 
-        Raises `StorageError` if the book is about another task, or its checkpoints hold what other values decode to.
+        Raises `StorageError` if the book is about another task, or its checkpoints hold what another model codec made.
         """
         with self._transaction():
             self._connection.execute(
                 "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?, 0)",
-                (run, task, model_values, secrets.token_bytes(_TICKET_KEY_BYTES)),
+                (run, task, model_codec, secrets.token_bytes(_TICKET_KEY_BYTES)),
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
-            row = self._connection.execute("SELECT run, starts, task, model_values FROM federation").fetchone()
+            row = self._connection.execute("SELECT run, starts, task, model_codec FROM federation").fetchone()
             if row[2] != task:
                 raise StorageError("the state directory holds a run of another task; name an empty one for this task")
-            if row[3] != model_values:
-                raise StorageError(f"the run's models are {row[3]}; set codec.model_values so, or name an empty state")
+            if row[3] != model_codec:
+                raise StorageError(
+                    f"the run's models are {row[3]}; set codec.model_values and codec.model so, or name an empty state"
+                )
         return row[0], row[1]
 
     @property

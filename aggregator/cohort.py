@@ -37,7 +37,8 @@ class Standing(Enum):
 class Member:
     """`examples`: the most that its update may weigh. `assigned_at`: monotonic seconds; in the past where the book only
     says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
-    updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal."""
+    updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal. `base`:
+    the version of the model that it can go on from, -1 for none."""
 
     standing: Standing
     examples: int
@@ -47,6 +48,7 @@ class Member:
     refusals: int = 0
     digest: bytes = b""
     why: str = ""
+    base: int = -1
 
     @property
     def has_work(self) -> bool:

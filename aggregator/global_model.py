@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
-from fedprune.codecs import Values, decode_model, encode_model
+from fedprune.codecs import Codec, Values, apply_delta, decode_model, delta_key, encode_delta, encode_model
+from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
-from fedprune.pruning.masks import apply_mask, score_mask
+from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
+from fedprune.task.versions import mask_of_version
 from fedprune.wire.transfer import content_of
 
 NO_STATE: Weights = MappingProxyType({})
@@ -20,10 +22,11 @@ NO_STATE: Weights = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class GlobalModel:
-    """A checkpoint and its bytes on the wire."""
+    """A checkpoint, its bytes on the wire, and the delta that leads to it from the version before, if there is one."""
 
     checkpoint: Checkpoint
     blob: bytes
+    delta: bytes | None = None
 
     @property
     def model(self) -> Model:
@@ -55,7 +58,7 @@ def new_model(
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
         weights, and its bytes.
     """
-    mask = _mask(weights, task, version, previous)
+    mask = mask_of_version(task, version, weights, previous)
     exact = apply_mask(weights, mask)
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
@@ -63,12 +66,45 @@ def new_model(
     return GlobalModel(Checkpoint(run, version, task.table.with_unsent(decoded, exact), exact, mask, state), blob)
 
 
+def next_model(
+    weights: Weights,
+    task: Task,
+    run: str,
+    base: Checkpoint,
+    values: Values,
+    deltas: Codec,
+    seed: int,
+    optimizer_state: Weights = NO_STATE,
+) -> GlobalModel:
+    """The version after `base` that a delta leads to: agents that hold `base` decode it of a few bytes.
+
+    The mask is scored on the decoded weights of `base`, which all sides hold, so that it costs nothing. What the delta
+    loses is the difference between the unrounded weights and the decoded ones, and so is sent in later rounds.
+    Weights that are too far away for a delta travel whole.
+
+    Args:
+        weights: the merged ones, float32, by tensor name in table order.
+        task: gives the tensor table, the schedule and the allocation.
+        run: the run's id, for the checkpoint.
+        base: the version before.
+        values: the value scheme that each version is rounded to.
+        deltas: the chain.
+        seed: keys what the chain draws.
+        optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
+    """
+    table, version = task.table, base.version + 1
+    mask = mask_of_version(task, version, base.weights, base.mask)
+    exact, key = apply_mask(weights, mask), delta_key(seed, version)
+    try:
+        delta = encode_delta(exact, base.weights, mask, table, deltas, key)
+        decoded, blob = apply_delta(base.weights, delta, mask, table, deltas, key, values)
+    except ProtocolError:
+        return new_model(weights, task, run, version, values, base.mask, optimizer_state)
+    state = mask_state(optimizer_state, mask)
+    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state)
+    return GlobalModel(checkpoint, blob, delta)
+
+
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:
     """A version from its checkpoint: encoding what was decoded gives the same bytes again."""
     return GlobalModel(checkpoint, encode_model(checkpoint.weights, checkpoint.mask, task.table, values))
-
-
-def _mask(weights: Weights, task: Task, version: int, previous: Mask) -> Mask:
-    """The mask in force once `version` rounds of steps are made, by the schedule's global clock."""
-    sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.clock_steps_per_round)
-    return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)

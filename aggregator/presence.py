@@ -1,4 +1,4 @@
-"""The agents that wait for work: who was heard lately, and how many examples each said it holds.
+"""The agents that wait for work: who was heard lately, how many examples each said it holds, and which model.
 
 Two generations make forgetting cheap: who is heard enters the new one, and every `GENERATION_S` the old one is
 dropped and the new one becomes the old. So an agent counts for one to two generations after it was last heard, and
@@ -18,15 +18,16 @@ GENERATION_S = 60.0
 MAX_PRESENT = 200_000
 """Agents that can wait at a time, about 40 MB; others are told to come back later."""
 
-_NOBODY: HashTrieMap[str, int] = HashTrieMap()
+_NOBODY: HashTrieMap[str, tuple[int, int]] = HashTrieMap()
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Agents and the examples that they hold; `turned_at` is when the last generation was dropped."""
+    """Agents, the examples that they hold, and the version of the model that each can go on from, -1 for none;
+    `turned_at` is when the last generation was dropped."""
 
-    recent: HashTrieMap[str, int] = _NOBODY
-    before: HashTrieMap[str, int] = _NOBODY
+    recent: HashTrieMap[str, tuple[int, int]] = _NOBODY
+    before: HashTrieMap[str, tuple[int, int]] = _NOBODY
     turned_at: float = 0.0
 
     def at(self, now: float) -> Presence:
@@ -37,17 +38,24 @@ class Presence:
         turned_at = self.turned_at + generations * GENERATION_S
         return Presence(_NOBODY, self.recent if generations == 1 else _NOBODY, turned_at)
 
-    def heard(self, agent: str, examples: int) -> Presence:
+    def heard(self, agent: str, examples: int, base: int = -1) -> Presence:
         """With an agent that waits; the same if it is new and there is no room."""
         if agent not in self and len(self) >= MAX_PRESENT:
             return self
-        return replace(self, recent=self.recent.insert(agent, examples), before=self.before.discard(agent))
+        return replace(self, recent=self.recent.insert(agent, (examples, base)), before=self.before.discard(agent))
 
     def without(self, agent: str) -> Presence:
         return replace(self, recent=self.recent.discard(agent), before=self.before.discard(agent))
 
     def examples(self, agent: str) -> int:
         """Raises KeyError for an agent that does not wait."""
+        return self._said(agent)[0]
+
+    def base(self, agent: str) -> int:
+        """Raises KeyError for an agent that does not wait."""
+        return self._said(agent)[1]
+
+    def _said(self, agent: str) -> tuple[int, int]:
         found = self.recent.get(agent)
         return self.before[agent] if found is None else found
 

@@ -16,10 +16,10 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.codecs import Values, parse_codec
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -47,6 +47,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
+    _check_masks(bundle, settings)
     _say_sparsity(bundle, settings.rounds.count)
     if settings.aggregation.rule == "fednova":
         check_normalizable(bundle.task)
@@ -56,7 +57,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.model_values
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.codec.chains(bundle.task.table)[1]
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -68,7 +69,6 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
             runner = AggregatorRunner(
                 plan,
                 bundle,
-                Values(settings.codec.model_values),
                 topics,
                 link,
                 store,
@@ -111,7 +111,7 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:
-    rounds = settings.rounds
+    rounds, (update_codec, model_codec) = settings.rounds, settings.codec.chains(bundle.task.table)
     return Plan(
         run=run,
         incarnation=incarnation,
@@ -123,12 +123,14 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         seed=settings.seed,
         task=content_of(bundle.for_devices()),
         clock_steps_per_round=bundle.task.training.clock_steps_per_round,
-        codec=str(parse_codec(settings.codec.update)),
+        codec=update_codec,
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
         hold_out=settings.hold_out,
+        model_codec=model_codec,
+        seeded=bundle.task.initial is not None,
     )
 
 
@@ -149,6 +151,16 @@ def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
         raise ConfigurationError(
             f"held_out: layer {local[0]!r} of the task stays on the devices, so the gateway has no whole model to "
             "evaluate; leave held_out away, and the agents evaluate theirs"
+        )
+
+
+def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
+    """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
+    sends_deltas = settings.codec.model is not None or settings.codec.preset is not None
+    if sends_deltas and bundle.task.pruning.mask is not MaskPolicy.SHARED:
+        raise ConfigurationError(
+            'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
+            "residual to send later; leave them out, or build the task anew"
         )
 
 

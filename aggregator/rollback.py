@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from aggregator.book import RoundRecord
+from aggregator.deltas import forget_newer_deltas
 from aggregator.explosion import FACTOR
 from aggregator.runner import RunStore
 from fedprune.errors import ConfigurationError, StorageError
@@ -63,6 +64,7 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     if target not in versions:
         raise ConfigurationError(_no_such(target, versions, present))
     checkpoint = load_checkpoint(store.checkpoints, target)
+    forget_newer_deltas(store.checkpoints, target)
     forget_newer(store.checkpoints, target)
     save_checkpoint(store.checkpoints, checkpoint)  # it is there; a write makes deletions before it durable
     store.book.roll_back(target, run)

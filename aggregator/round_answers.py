@@ -31,12 +31,14 @@ def manifest(state: RoundState) -> Manifest:
 
 
 def assignment(state: RoundState, agent: str, now: float) -> Assignment:
-    plan = state.plan
+    """The round's work for a member of the cohort, with the fewest bytes that lead to the model from what it holds."""
+    plan, base = state.plan, state.cohort.members[agent].base
+    is_short = base == state.round or base in state.model.replays
     return Assignment(
         run=plan.run,
         round=state.round,
         task=plan.task,
-        model=state.model.content,
+        model=state.model.replays.get(base) if is_short else state.model.content,
         weights_digest=state.model.weights_digest,
         schedule_step=state.round * plan.clock_steps_per_round,
         seed=plan.seed,
@@ -44,7 +46,19 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
         left_out=state.left_out.get(agent),
         hold_out=plan.hold_out,
+        base=base if is_short else -1,
+        model_codec=plan.model_codec if is_short else "",
     )
+
+
+def base_of(state: RoundState, check_in: CheckIn) -> int:
+    """The version of the model that an agent can go on from, -1 for none: a random start everybody has who has the
+    task. It said so itself, and only once a digest was right; one that lies trains another model, or none."""
+    if check_in.wants_whole:
+        return -1
+    if check_in.run == state.plan.run and 0 <= check_in.version <= state.round:
+        return check_in.version
+    return 0 if state.plan.seeded else -1
 
 
 def accepted(state: RoundState, submit: Submit) -> Accepted:

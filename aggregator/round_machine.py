@@ -18,10 +18,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from aggregator.cohort import Cohort, Standing
-from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
+from aggregator.round_answers import TICKETS_PER_S, assignment, base_of, cannot_wait, finished, manifest, no_work
 from aggregator.round_places import (
     ANSWER_S,
     assign,
@@ -63,6 +64,7 @@ from aggregator.round_uploads import (
     take_submit,
 )
 from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, LeftOut, Need, Submit
+from fedprune.wire.serving import Serving
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition
 
@@ -185,6 +187,11 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
+        check_in = said.message
+        assert isinstance(check_in, CheckIn)
+        base = base_of(state, check_in)
+        if base != member.base:  # as after a restart: the book does not say it
+            state = replace(state, cohort=state.cohort.put(agent, replace(member, base=base)))
         return state, (Send(agent, assignment(state, agent, now)),)  # it keeps its place by asking for its work, not so
     if member is not None and member.standing is Standing.STORING:
         return state, ()
@@ -210,7 +217,7 @@ def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tup
     assert isinstance(check_in, CheckIn)
     refusal = cannot_wait(state, said.agent, check_in)
     if refusal is None:
-        presence = state.presence.at(now).heard(said.agent, check_in.examples)
+        presence = state.presence.at(now).heard(said.agent, check_in.examples, base_of(state, check_in))
         return replace(state, presence=presence), None
     if refusal.ticket:
         if now - state.tickets_since >= 1.0:
@@ -331,9 +338,10 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
     left_out = state.left_out
     for agent, why in merged.left_out.items():
         left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
-    served = (*(content for content in state.served if content != merged.model.content), merged.model.content)
-    serving = state.serving.offer(merged.model.content)
-    for content in served[:-SERVED_MODELS]:
+    served = (*state.served, merged.model.contents)[-SERVED_MODELS:]
+    serving = reduce(Serving.offer, merged.model.contents, state.serving)
+    still = {content for contents in served for content in contents}
+    for content in {content for contents in state.served for content in contents} - still:
         serving = serving.withdraw(content.digest)
     state = replace(
         state,
@@ -346,7 +354,7 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
         left_out=left_out,
         presence=state.presence.at(now),
         serving=serving,
-        served=served[-SERVED_MODELS:],
+        served=served,
         deadline=now + state.plan.gather_s,
     )
     if state.round >= state.plan.rounds or merged.is_last:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import GlobalModel, new_model
+from aggregator.global_model import GlobalModel, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
-from fedprune.codecs import Codec, Key, Update, Values, check_update, decode_update
+from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.system.disk import Disk
@@ -64,7 +64,7 @@ class Merger:
         task: Task,
         run: str,
         seed: int,
-        values: Values,
+        model_codec: ModelCodec,
         codec: Codec,
         disk: Disk,
         evaluate: Callable[[Weights], Evaluation] | None,
@@ -72,7 +72,7 @@ class Merger:
         aggregation: Aggregation = AS_USUAL,
     ) -> None:
         self._task, self._run, self._seed = task, run, seed
-        self._values, self._codec = values, codec
+        self._model_codec, self._codec = model_codec, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
@@ -126,7 +126,8 @@ class Merger:
         assert self._evaluate is not None
         if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
-        unmerged = self._as_it_was(model, model.checkpoint)
+        was = model.checkpoint
+        unmerged = self._next(model, was.exact, was.mask, was.optimizer_state)
         evaluation = self._evaluate(unmerged.checkpoint.weights)
         if not math.isfinite(evaluation.loss):
             return None
@@ -153,7 +154,7 @@ class Merger:
         known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
-        unmerged = self._as_it_was(model, former.checkpoint)
+        unmerged = self._whole(model, former.checkpoint)  # a delta may lead back slowly
         why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
         return MergedRound(
             unmerged,
@@ -188,12 +189,16 @@ class Merger:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, self._task.table)
         return self._next(model, weights, merged.mask, state)
 
-    def _as_it_was(self, model: GlobalModel, checkpoint: Checkpoint) -> GlobalModel:
-        """The model after `model`, with nothing of what was learned since `checkpoint`."""
-        return self._next(model, checkpoint.exact, checkpoint.mask, checkpoint.optimizer_state)
-
     def _next(self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights) -> GlobalModel:
-        return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask, state)
+        codec, base = self._model_codec, model.checkpoint
+        if codec.deltas is not None:
+            return next_model(weights, self._task, self._run, base, codec.values, codec.deltas, self._seed, state)
+        return new_model(weights, self._task, self._run, base.version + 1, codec.values, mask, state)
+
+    def _whole(self, model: GlobalModel, earlier: Checkpoint) -> GlobalModel:
+        """The model after `model`, with nothing of what was learned since `earlier`."""
+        version, values = model.checkpoint.version + 1, self._model_codec.values
+        return new_model(earlier.exact, self._task, self._run, version, values, earlier.mask, earlier.optimizer_state)
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)

@@ -48,7 +48,10 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
     for agent in selected:
         former = cohort.get(agent)
         refusals, why = (0, "") if former is None else (former.refusals, former.why)
-        cohort = cohort.put(agent, Member(Standing.ASSIGNED, examples[agent], now, refusals=refusals, why=why))
+        member = Member(
+            Standing.ASSIGNED, examples[agent], now, refusals=refusals, why=why, base=state.presence.base(agent)
+        )
+        cohort = cohort.put(agent, member)
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import reduce
 
 from rpds import HashTrieMap
 
@@ -164,6 +165,8 @@ class Plan:
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
+
+    `model_codec` describes how models travel. `seeded`: version 0 is random, and follows from the task alone.
     """
 
     run: str
@@ -182,14 +185,25 @@ class Plan:
     examples_cap: float
     fleet: frozenset[str] = frozenset()
     hold_out: float = 0.0
+    model_codec: str = "fp16"
+    seeded: bool = False
 
 
 @dataclass(frozen=True)
 class Model:
-    """A version of the global model as agents fetch it; `weights_digest` is that of the decoded weights."""
+    """A version of the global model as agents fetch it; `weights_digest` is that of the decoded weights.
+
+    `replays` are the contents that lead to it from versions before, by their numbers; the model whole is larger.
+    """
 
     content: Content
     weights_digest: bytes
+    replays: Mapping[int, Content] = field(default_factory=dict)
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """All that is offered of it."""
+        return (self.content, *self.replays.values())
 
 
 @dataclass(frozen=True)
@@ -213,7 +227,8 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
     updates on their way in, `uploads_bytes` their sizes together. `serving`: the task, the last models, and who lacks
-    what of them; `served`: those models, oldest first. `tickets_given`: in the second that began at `tickets_since`.
+    what of them; `served`: those models' contents, oldest first. `tickets_given`: in the second that began at
+    `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
@@ -231,7 +246,7 @@ class RoundState:
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
     serving: Serving = field(default_factory=Serving)
-    served: tuple[Content, ...] = ()
+    served: tuple[tuple[Content, ...], ...] = ()
     tickets_since: float = -math.inf
     tickets_given: int = 0
     nobody: int = 0
@@ -281,6 +296,6 @@ def resume(
         last_accepted=HashTrieMap(last_accepted),
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
-        serving=Serving().offer(plan.task).offer(model.content),
-        served=(model.content,),
+        serving=reduce(Serving.offer, model.contents, Serving().offer(plan.task)),
+        served=(model.contents,),
     )

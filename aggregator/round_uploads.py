@@ -96,7 +96,7 @@ def accept(state: RoundState, event: UpdateStored) -> Step:
     state = replace(
         state,
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, member.examples),
+        presence=state.presence.heard(agent, member.examples, state.round),
     )
     return state, (Send(agent, accepted(state, submit)),)
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -15,6 +15,7 @@ from aggregator import round_machine
 from aggregator.acceptance import accepted_update
 from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.deltas import keep_delta, replays
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
@@ -30,6 +31,7 @@ from aggregator.round_state import (
     LinkDrained,
     Merge,
     Merged,
+    Model,
     Phase,
     Plan,
     Publish,
@@ -47,7 +49,8 @@ from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
-from fedprune.codecs import Values, parse_codec
+from aggregator.traffic import Traffic, TrafficCount
+from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.model.tensors import Weights, sparsity
@@ -61,11 +64,22 @@ from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, decode, encode, kind_of
+from fedprune.wire.messages import (
+    UPLINK,
+    CheckIn,
+    Failed,
+    LeftOut,
+    Manifest,
+    Reason,
+    Rejected,
+    decode,
+    encode,
+    kind_of,
+)
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import chunk_of
+from fedprune.wire.transfer import chunk_of, content_of
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +125,6 @@ class AggregatorRunner:
         self,
         plan: Plan,
         bundle: Bundle,
-        values: Values,
         topics: Topics,
         link: Link,
         store: RunStore,
@@ -127,12 +140,12 @@ class AggregatorRunner:
     ) -> None:
         self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
-        self._values = values
+        self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
             bundle.task,
             plan.run,
             plan.seed,
-            values,
+            parse_model_codec(plan.model_codec),
             parse_codec(plan.codec),
             store.updates,
             evaluate,
@@ -144,11 +157,12 @@ class AggregatorRunner:
         self._topics, self._link, self._store = topics, link, store
         self._report, self._clock = report, clock
         self._model = self._restore(bundle, aggregation.optimizer)
-        self._contents = {plan.task.digest: bundle.for_devices(), self._model.model.content.digest: self._model.blob}
+        self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
         self._keys = keys
         self._counts: Counter[str] = Counter()
+        self._up, self._down = TrafficCount(), TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
@@ -157,7 +171,7 @@ class AggregatorRunner:
         assigned, cap = store.book.cohort(round_)
         self.state = resume(
             plan,
-            self._model.model,
+            self._offer(),
             round_,
             assigned=assigned,
             cap=cap,
@@ -191,7 +205,7 @@ class AggregatorRunner:
         if delivery.topic == self._topics.round:
             self._manifests_unheard = 0
             return
-        self._counts["bytes_up"] += len(delivery.payload)
+        self._up.add(Traffic.UPDATE if delivery.topic.endswith("/chunk") else Traffic.CONTROL, len(delivery.payload))
         if delivery.topic.startswith(self._topics.all_status[:-1]):
             return
         try:
@@ -219,6 +233,9 @@ class AggregatorRunner:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._perform(Send(agent, answer))
             raise
+        if isinstance(message, CheckIn) and message.wants_whole:
+            self._counts["led_astray"] += 1
+            self._agents_log.log(logging.WARNING, "what %s held led to another model; it is sent the whole one", agent)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return message
@@ -252,10 +269,11 @@ class AggregatorRunner:
                 self._tell(agent, kind_of(message), encode(message))
             case SendChunk(content, index, chunk_bytes, agent):
                 chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
                 if agent is None:
-                    self._publish(self._topics.content(content.digest), chunk)
+                    self._publish(self._topics.content(content.digest), chunk, kind)
                 else:
-                    self._tell(agent, "chunk", chunk)
+                    self._tell(agent, "chunk", chunk, kind)
             case Publish(manifest):
                 self._announce(manifest)
             case BookCohort(round_, examples, cap):
@@ -287,14 +305,14 @@ class AggregatorRunner:
         if manifest.done:
             self._publish(self._topics.round, b"", retain=True)
 
-    def _tell(self, agent: str, kind: str, message: bytes) -> None:
+    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
         """Send a message to one agent, unless it was revoked meanwhile."""
         topic = self._topics.down(agent, kind)
         with suppress(ProtocolError):
-            self._publish(topic, add_mac(self._key(agent), topic, message))
+            self._publish(topic, add_mac(self._key(agent), topic, message), what)
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._counts["bytes_down"] += self._link.publish(topic, payload, retain=retain)
+    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
+        self._down.add(what, self._link.publish(topic, payload, retain=retain))
 
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
@@ -330,8 +348,8 @@ class AggregatorRunner:
             {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}, scale.constant
         )
         self._model = merged.model
+        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
-        self._contents[self._model.model.content.digest] = self._model.blob
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         inputs = max(update.x_largest for update in updates.values())
         record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
@@ -341,7 +359,16 @@ class AggregatorRunner:
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
-        return Merged(self._model.model, merged.left_out, is_last=self._has_settled())
+        return Merged(self._offer(), merged.left_out, is_last=self._has_settled())
+
+    def _offer(self) -> Model:
+        """The present model as agents are told of it; all that leads to it can be sent from now on."""
+        model, whole = self._model.model, self._model.blob
+        found = replays(self._store.checkpoints, self._model.checkpoint.version, len(whole))
+        contents = {base: content_of(replay) for base, replay in found.items()}
+        self._contents[model.content.digest] = whole
+        self._contents |= {contents[base].digest: replay for base, replay in found.items()}
+        return replace(model, replays=contents)
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
@@ -366,6 +393,7 @@ class AggregatorRunner:
         now, counts = self._clock(), self._counts
         began = now if self._began is None else self._began
         self._began, self._counts = now, Counter()
+        up, down = self._up.take(), self._down.take()
         return RoundRecord(
             round=round_,
             agents=len(updates),
@@ -374,8 +402,8 @@ class AggregatorRunner:
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
             sparsity=sparsity(weights, self._task.table),
-            bytes_up=counts["bytes_up"],
-            bytes_down=counts["bytes_down"],
+            bytes_up=sum(up.values()),
+            bytes_down=sum(down.values()),
             seconds=now - began,
             train_seconds=max(update.train_seconds for update in updates.values()),
             train_loss=sum(update.loss * update.weight for update in taken) / weight,
@@ -389,6 +417,9 @@ class AggregatorRunner:
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
+            bytes_up_by_kind=up,
+            bytes_down_by_kind=down,
+            led_astray=counts["led_astray"],
         )
 
     def _tenths_waiting(self) -> int | None:

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from aggregator.presets import Preset, chains
 from aggregator.server_optimizers import FedAdam, FedAvgM
-from fedprune.codecs import DEFAULT_CODEC, parse_codec
+from fedprune.codecs import DEFAULT_CODEC, describe_model_codec, parse_codec, parse_model_codec
+from fedprune.model.tensors import TensorTable
 from fedprune.wire.broker import Broker
 from fedprune.wire.messages import Share
 
@@ -50,13 +52,27 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[codec]`` table: the codec of the agents' updates, and the value scheme of the model that they are sent."""
+    """The ``[codec]`` table: the codec of the agents' updates, the value scheme of models that travel whole, and the
+    chain by which they travel from version to version; without it all travel whole. A `preset` stands for both chains.
+    """
 
     update: str = DEFAULT_CODEC
     model_values: Literal["fp32", "fp16"] = "fp16"
+    model: str | None = None
+    preset: Preset | None = None
 
     def __post_init__(self) -> None:
+        if self.preset is not None and (self.update, self.model) != (DEFAULT_CODEC, None):
+            raise ValueError(f"codec.preset {self.preset} sets codec.update and codec.model; give it alone, or these")
         parse_codec(self.update)
+        parse_model_codec(describe_model_codec(self.model_values, self.model))
+
+    def chains(self, table: TensorTable) -> tuple[str, str]:
+        """The canonical descriptions of the codec of updates, and of how models travel, for a task's tensors."""
+        update, model = self.update, self.model
+        if self.preset is not None:
+            update, model = chains(self.preset, table)
+        return str(parse_codec(update)), str(parse_model_codec(describe_model_codec(self.model_values, model)))
 
 
 class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

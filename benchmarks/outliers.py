@@ -40,7 +40,7 @@ from edge_agent.local_round import LocalResult, LocalRound, train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import TaskSettings
-from fedprune.codecs import DEFAULT_CODEC, Values, parse_codec
+from fedprune.codecs import DEFAULT_CODEC, ModelCodec, Values, parse_codec
 from fedprune.config import from_table, read_table
 from fedprune.data import Dataset, fit_to, load_npz
 from fedprune.data.partition import parse_partition
@@ -155,7 +155,7 @@ class _Federation:
         self._data = {f"agent-{index}": self._share(path, index) for index in range(scenario.agents)}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, "run", seed, Values.FP16, parse_codec(DEFAULT_CODEC), self._disk,
+            self._bundle.task, "run", seed, ModelCodec(Values.FP16), parse_codec(DEFAULT_CODEC), self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale,
         )  # fmt: skip
         self._residuals: dict[str, Weights] = {}

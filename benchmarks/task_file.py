@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BATCH_SIZE = 32
 
-_PRUNING_BEGINS, _PRUNING_ENDS = 0.1, 0.5
+PRUNING = (0.1, 0.5)
 """The part of the rounds over which sparsity grows; the rest fine-tunes the pruned model."""
 
 
@@ -20,12 +20,14 @@ def task_file(
     alpha: float | None = None,
     adam: bool = False,
     data: str = "",
+    pruning: tuple[float, float] = PRUNING,
+    initial_sparsity: float = 0.0,
 ) -> str:
     """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
     is SGD with momentum. With `alpha` the learning rate falls along a cosine once the model is pruned, to so much of
-    itself in the end."""
-    begin = round(rounds * _PRUNING_BEGINS)
-    end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    itself in the end. Sparsity grows from `initial_sparsity` over the part `pruning` of the rounds."""
+    begin, end = (round(rounds * part) for part in pruning)
+    end = max(begin + 1, end)
     window = f"begin_round = {end}, end_round = {rounds}"
     decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {window}, alpha = {alpha} }}\n'
     optimizer = "adam" if adam else "sgd"
@@ -48,7 +50,7 @@ allocation = "{"lamp" if mask == "shared" else "uniform"}"
 
 [pruning.schedule]
 kind = "polynomial"
-initial_sparsity = 0.0
+initial_sparsity = {initial_sparsity}
 target_sparsity = {sparsity}
 begin_step = {begin * steps_per_round}
 end_step = {end * steps_per_round}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from edge_agent.agent_offering import leave_round, wait
+from edge_agent.agent_offering import check_in, leave_round, wait
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
     MAX_REFUSALS,
@@ -29,7 +29,7 @@ from fedprune.errors import ProtocolError
 from fedprune.system.paths import path_text
 from fedprune.wire.messages import Assignment, Chunk, Failed, Need, kind_of
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import FIRST_WINDOW, Receiving
+from fedprune.wire.transfer import FIRST_WINDOW, Receiving, need_of
 from fedprune.wire.transitions import backoff
 
 _HOPELESS = 2.0
@@ -51,7 +51,7 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     """An assignment while there is one: the same renews the deadline, a newer one replaces it."""
     current = state.assignment
     assert current is not None
-    if (assignment.run, assignment.round, assignment.model) == (current.run, current.round, current.model):
+    if _is_same_work(assignment, current):
         state = replace(state, deadline=now + assignment.seconds_left)
         return (await_deadline(state, now), ()) if state.phase is Phase.TRAINING else (state, ())
     is_old = assignment.run == current.run and assignment.round < current.round
@@ -60,6 +60,15 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     idle, left = leave_round(state, now)
     state, actions = take(idle, assignment, now)
     return state, left + actions
+
+
+def _is_same_work(assignment: Assignment, other: Assignment) -> bool:
+    """What leads to the model may be something else by now: the agent says in between that it holds another one."""
+    return (assignment.run, assignment.round, assignment.weights_digest) == (
+        other.run,
+        other.round,
+        other.weights_digest,
+    )
 
 
 def decline(state: AgentState, assignment: Assignment, why: str, now: float) -> Step:
@@ -141,16 +150,28 @@ def await_deadline(state: AgentState, now: float) -> AgentState:
 
 
 def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
-    """The training failed, unless it is one that was stopped."""
+    """The training failed, unless it is one that was stopped. Where the model was not to be made of what is held, the
+    agent asks for the whole one at once: it can still do the round."""
     if not state.awaits_training(event.number):
         return state, ()
     assert state.assignment is not None
-    idle = replace(state, phase=Phase.IDLE, assignment=None, tasks=event.tasks, attempt=0)
+    idle = replace(
+        state,
+        phase=Phase.IDLE,
+        assignment=None,
+        tasks=event.tasks,
+        held=event.held,
+        wants_whole=event.wants_whole,
+        attempt=0,
+    )
+    if event.wants_whole:
+        idle, offer = check_in(idle, now)
+        return idle, (Warn(f"round {state.assignment.round + 1}: {event.why}; it is fetched whole"), *offer)
     return wait(idle, IDLE_CHECK_IN_S, now), (Send(_failed(state.assignment, event.why)),)
 
 
 def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
-    wanted = {assignment.model.digest: assignment.model}
+    wanted = {} if assignment.model is None else {assignment.model.digest: assignment.model}
     if assignment.task.digest not in state.tasks:
         wanted[assignment.task.digest] = assignment.task
     begun = {digest: Receiving.begin(content, now, state.name, state.link) for digest, content in wanted.items()}
@@ -163,6 +184,9 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
         attempt=0,
         again_at=None,
     )
+    if not wanted:  # a need of nothing keeps its place, as it does for who asks for chunks
+        state, actions = _train(state, now)
+        return state, (Send(need_of(assignment.task, (), state.link.chunk_bytes)), *actions)
     return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
 
 
@@ -174,8 +198,7 @@ def _train(state: AgentState, now: float) -> Step:
     actions: list[Action] = [Unfollow(digest) for digest in blobs]
     if assignment.task.digest in blobs:
         actions.append(KeepTask(assignment.task.digest, blobs[assignment.task.digest]))
-    tasks, held = frozenset({assignment.task.digest}), (assignment.run, assignment.round)
-    state = replace(state, tasks=tasks, held=held, receiving=NOTHING)
+    state = replace(state, tasks=frozenset({assignment.task.digest}), receiving=NOTHING)
     why_not = _why_not_in_time(state, assignment, now)
     if why_not:
         # One duration less is remembered, so that the agent tries again some time.
@@ -184,7 +207,8 @@ def _train(state: AgentState, now: float) -> Step:
         return state, (*actions, *said)
     number = state.training + 1
     state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)
-    return await_deadline(state, now), (*actions, Train(number, assignment, blobs[assignment.model.digest]))
+    model = b"" if assignment.model is None else blobs[assignment.model.digest]
+    return await_deadline(state, now), (*actions, Train(number, assignment, model))
 
 
 def _tell_left_out(state: AgentState, assignment: Assignment) -> tuple[Action, ...]:
@@ -206,7 +230,7 @@ def _why_sit_out(state: AgentState, assignment: Assignment) -> str:
 
 def _why_too_large(state: AgentState, assignment: Assignment) -> str:
     limits = state.limits
-    if assignment.model.size > limits.max_model_bytes:
+    if assignment.model is not None and assignment.model.size > limits.max_model_bytes:
         return f"the model is {assignment.model.size} bytes, this device has room for {limits.max_model_bytes}"
     if assignment.task.digest not in state.tasks and assignment.task.size > limits.max_task_bytes:
         return f"the task is {assignment.task.size} bytes, this device has room for {limits.max_task_bytes}"

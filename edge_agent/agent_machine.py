@@ -3,8 +3,9 @@
 The ways between phases, and the events that take them (drawn from the table, see `fedprune.wire.transitions.chart`)::
 
     IDLE -> FETCHING        Assignment
+    IDLE -> TRAINING        Assignment
     FETCHING -> IDLE        Manifest, Assignment, Chunk, Rejected
-    FETCHING -> TRAINING    Chunk
+    FETCHING -> TRAINING    Assignment, Chunk
     TRAINING -> IDLE        Manifest, Assignment, Rejected, TrainingFailed
     TRAINING -> FETCHING    Assignment
     TRAINING -> SUBMITTING  TrainingDone
@@ -193,7 +194,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, LinkDrained): row(_ignore),
     (Phase.IDLE, Ticked): row(_offer_when_due),
     (Phase.IDLE, Manifest): row(_see_when_idle),
-    (Phase.IDLE, Assignment): row(take, Phase.FETCHING),
+    (Phase.IDLE, Assignment): row(take, Phase.FETCHING, Phase.TRAINING),
     (Phase.IDLE, Chunk): row(_ignore),
     (Phase.IDLE, Need): row(_ignore),
     (Phase.IDLE, Accepted): row(_ignore),
@@ -205,7 +206,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, LinkDrained): row(_ignore),
     (Phase.FETCHING, Ticked): row(ask_overdue),
     (Phase.FETCHING, Manifest): row(_see_when_fetching, Phase.IDLE),
-    (Phase.FETCHING, Assignment): row(retake, Phase.IDLE),
+    (Phase.FETCHING, Assignment): row(retake, Phase.IDLE, Phase.TRAINING),
     (Phase.FETCHING, Chunk): row(receive, Phase.IDLE, Phase.TRAINING),
     (Phase.FETCHING, Need): row(_ignore),
     (Phase.FETCHING, Accepted): row(_ignore),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import (
     Assignment,
@@ -74,11 +75,14 @@ class TrainingDone:
 
 @dataclass(frozen=True)
 class TrainingFailed:
-    """`tasks`: the digests of the bundles that are still kept."""
+    """`tasks`: the digests of the bundles that are still kept; `held`: run and version of the model that still is.
+    `wants_whole`: what was held did not lead to the round's model, which has to be fetched whole."""
 
     number: int
     why: str
     tasks: frozenset[bytes]
+    held: tuple[str, int] = NONE_HELD
+    wants_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,9 @@ class KeepTask:
 
 @dataclass(frozen=True)
 class Train:
-    """Train, encode, make the update durable; `TrainingDone` or `TrainingFailed` of this number will follow."""
+    """Train, encode, make the update durable; `TrainingDone` or `TrainingFailed` of this number will follow.
+
+    `model` is the content that the assignment names, empty if it names none."""
 
     number: int
     assignment: Assignment
@@ -206,8 +212,9 @@ NOTHING: Mapping[bytes, Receiving] = MappingProxyType({})
 class AgentState:
     """Everything the agent knows.
 
-    `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and round of the
-    model that it fetched last. `ticket`: what the gateway gave it, at `ticket_at`.
+    `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and version
+    of the model that it holds; `wants_whole`: what it held led elsewhere. `ticket`: what the gateway gave it, at
+    `ticket_at`.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
@@ -229,7 +236,8 @@ class AgentState:
     connected: bool = False
     tasks: frozenset[bytes] = frozenset()
     seen: Seen | None = None
-    held: tuple[str, int] = ("", -1)
+    held: tuple[str, int] = NONE_HELD
+    wants_whole: bool = False
     ticket: bytes = b""
     ticket_at: float = float("-inf")
     assignment: Assignment | None = None
@@ -250,7 +258,9 @@ class AgentState:
     def offer(self) -> CheckIn:
         """The check-in, with what the agent has to show by now."""
         run, version = self.held
-        return msgspec.structs.replace(self.check_in, ticket=self.ticket, run=run, version=version)
+        return msgspec.structs.replace(
+            self.check_in, ticket=self.ticket, run=run, version=version, wants_whole=self.wants_whole
+        )
 
     @property
     def wake_at(self) -> float | None:
@@ -280,8 +290,9 @@ def start(
     durations: Durations,
     tasks: frozenset[bytes],
     pending: Submit | None,
+    held: tuple[str, int] = NONE_HELD,
 ) -> AgentState:
     """The state of an agent that has just been started, from what it remembers."""
     serving = Serving() if pending is None else Serving().offer(pending.update)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
-    return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, pending=pending)
+    return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, pending=pending)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_agent.evaluating import evaluate_global
+from edge_agent.round_model import Held, HoldsNothing, round_model
 from edge_agent.trainers import Slots, Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
-from fedprune.codecs import Codec, Key, decode_model, parse_codec
+from fedprune.codecs import Codec, Key, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Weights, weights_digest
+from fedprune.model.tensors import Weights
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, Submit
@@ -22,7 +23,8 @@ from fedprune.wire.transfer import content_of
 
 @dataclass(frozen=True, eq=False)
 class LocalRound:
-    """All that a round takes: the assignment, the model's bytes, and what the agent remembers of earlier rounds.
+    """All that a round takes: the assignment, the content that it names for the model (empty if it names none), and
+    what the agent remembers of earlier rounds, the model that it holds among that.
 
     The residual of a large model is large, and wanted only after the training: `read_residual` is called then. `local`
     are the tensors that are this device's own, as its last round left them; None before its first one.
@@ -34,6 +36,7 @@ class LocalRound:
     read_residual: Callable[[], Weights | None]
     slots: Slots | None
     idle_memory_mb: float
+    held: Held = field(default_factory=HoldsNothing)
     local: Weights | None = None
 
 
@@ -59,17 +62,14 @@ def train_locally(
     """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
 
     Raises:
-      ProtocolError: the model is not the one the gateway described.
+      ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
       TaskError: the bundle's frozen tensors do not fit its table.
       TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
     codec = _codec(assignment.codec)
-    decoded, mask = decode_model(local.model, table)
-    weights = table.with_unsent(decoded, bundle.unsent_weights())
-    if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
-        raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
+    weights, mask = round_model(local.model, assignment, bundle, local.held)
     weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
     key = Key(assignment.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
@@ -82,7 +82,7 @@ def train_locally(
         steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
-        del decoded, weights, work, trained  # a device has no room for them beside what follows
+        del weights, work, trained  # a device has no room for them beside what follows
         update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
     except TrainingDiverged as error:
         raise TrainingError(

@@ -28,6 +28,7 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.local_round import LocalResult
+from edge_agent.round_model import UnusableBase
 from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
@@ -65,6 +66,7 @@ class AgentRunner:
             durations=store.durations,
             tasks=store.tasks(),
             pending=store.pending,
+            held=store.held.version,
         )
         self.ignored = 0
         self._topics = topics
@@ -117,12 +119,13 @@ class AgentRunner:
         elif isinstance(result, StorageError):
             raise result
         else:
-            self.handle(TrainingFailed(number, _reason(result), self._store.tasks()), now)
+            held, wants_whole = self._store.held.version, isinstance(result, UnusableBase)
+            self.handle(TrainingFailed(number, _reason(result), self._store.tasks(), held, wants_whole), now)
 
     def give_up(self, why: str, now: float) -> None:
         """The process is about to end: nobody need wait for what it trains."""
         if self.state.phase is Phase.TRAINING:
-            self.handle(TrainingFailed(self.state.training, why, self.state.tasks), now)
+            self.handle(TrainingFailed(self.state.training, why, self.state.tasks, self.state.held), now)
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""

@@ -14,6 +14,7 @@ import logging
 import msgspec
 
 from edge_agent.agent_state import Outcome
+from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.residual_files import pack_residual, unpack_residual
 from edge_agent.trainers import Slots
@@ -147,6 +148,11 @@ class AgentStore:
     def pending(self) -> Submit | None:
         """The submission whose answer is outstanding."""
         return self._record.pending.submit() if self._record.pending else None
+
+    @property
+    def held(self) -> HeldModel:
+        """The model that the agent decoded last."""
+        return HeldModel(self._disk)
 
     def tasks(self) -> frozenset[bytes]:
         """Digests of the task bundles that are kept."""

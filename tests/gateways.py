@@ -19,8 +19,8 @@ from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.round_model import Held, HoldsNothing
 from edge_agent.trainers import Trained, Work
-from fedprune.codecs import Values
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
@@ -28,6 +28,7 @@ from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
@@ -54,8 +55,8 @@ TASK_PLAN = replace(
 class Site:
     """A gateway's directory, and one aggregator after another in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, bundle: Bundle = BUNDLE) -> None:
+        self.path, self.bundle = path, bundle
         self.records: list[RoundRecord] = []
         self.link = Recorder()
 
@@ -75,14 +76,13 @@ class Site:
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
-        book.start(plan.run, plan.task.digest, Values.FP16)
+        book.start(plan.run, plan.task.digest, plan.model_codec)
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
         self.link = Recorder()
         return AggregatorRunner(
             plan,
-            BUNDLE,
-            Values.FP16,
+            self.bundle,
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
@@ -133,10 +133,13 @@ class FarTrainer(NoisyTrainer):
         return replace(trained, weights=apply_mask(moved, trained.mask))
 
 
-def trained(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0) -> LocalResult:
-    model = fetch(site, runner, runner.state.model.content)
-    local = LocalRound(agent, site.assignment_of(agent), model, lambda: None, None, 0.0)
-    return train_locally(local, BUNDLE, FarTrainer(factor), DATA)
+def trained(
+    site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
+) -> LocalResult:
+    assignment = site.assignment_of(agent)
+    model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
+    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held or HoldsNothing())
+    return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 
 
 def submit_update(site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, **claims: Any) -> Submit:

@@ -89,6 +89,10 @@ MESSAGES: dict[str, Message] = {
         assignment(round_=3), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
     ),
     "assignment that wants an evaluation": msgspec.structs.replace(assignment(round_=3), hold_out=0.2),
+    "assignment of a model that the agent holds": msgspec.structs.replace(
+        assignment(round_=3), model=None, base=3, model_codec="fp16 + mask | topk(0.01) | ternary | rice"
+    ),
+    "check-in that asks for the whole model": CheckIn(examples=1500, trainer="keras", wants_whole=True),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),

@@ -29,6 +29,8 @@ class RoundResult(msgspec.Struct, frozen=True):
     sparsity: float
     bytes_up: int
     bytes_down: int
+    bytes_up_by_kind: dict[str, int]
+    bytes_down_by_kind: dict[str, int]
     seconds: float
     train_seconds: float
     kept: bool

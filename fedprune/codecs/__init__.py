@@ -13,6 +13,8 @@ from __future__ import annotations
 from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
+from fedprune.codecs.model_codec import ModelCodec, describe_model_codec, parse_model_codec
+from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, encode_delta, encode_replay
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
 from fedprune.codecs.update_bytes import alive_sizes, decode_update, encode_update
@@ -22,14 +24,22 @@ __all__ = [
     "Codec",
     "Compressed",
     "Key",
+    "ModelCodec",
     "Update",
     "Values",
     "alive_sizes",
+    "apply_delta",
     "check_magnitudes",
     "check_update",
     "decode_model",
+    "decode_replay",
     "decode_update",
+    "delta_key",
+    "describe_model_codec",
+    "encode_delta",
     "encode_model",
+    "encode_replay",
     "encode_update",
     "parse_codec",
+    "parse_model_codec",
 ]

@@ -16,6 +16,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
+from fedprune.codecs.budget import Budget
 from fedprune.codecs.clip import Clip
 from fedprune.codecs.codec import Codec
 from fedprune.codecs.context import ContextCoder
@@ -78,6 +79,7 @@ _MEANINGS = {
     "clip": _Meaning(_Place.CLIP, Clip, float),
     "feedback": _Meaning(_Place.FEEDBACK, lambda cap: Feedback(cap, Fp32()), float),
     "topk": _Meaning(_Place.CHOICE, TopK, float),
+    "budget": _Meaning(_Place.CHOICE, Budget, int),
     "threshold": _Meaning(_Place.CHOICE, Threshold, float),
     "random_mask": _Meaning(_Place.CHOICE, RandomMask, float),
     "subsample": _Meaning(_Place.CHOICE, Subsample, float),
@@ -92,6 +94,9 @@ _MEANINGS = {
     "rice": _Meaning(_Place.POSITIONS, lambda: lambda _: Rice()),
     "context": _Meaning(_Place.POSITIONS, lambda: ContextCoder),
 }
+
+_SCATTERED = ("topk", "budget", "threshold")
+"""Choices of places that the receiver does not know."""
 
 _WORD = re.compile(r"([a-z0-9_]+)(?:\(\s*([^()\s]*)\s*\))?")
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?")
@@ -173,18 +178,22 @@ def _check_sense(names: dict[_Place, str]) -> None:
     if values is None:
         formats = ", ".join(name for name, meaning in _MEANINGS.items() if meaning.place is _Place.VALUES)
         raise ValueError(f"codec: nothing says how values are coded; add one of {formats}")
-    if choice in ("topk", "threshold"):
+    if choice in _SCATTERED:
         if positions is None:
             raise ValueError(f"codec: {choice} chooses positions, which must be coded; add one of {coders} at the end")
     elif positions is not None:
-        raise ValueError(f"codec: {positions} codes positions that topk or threshold chose; there are none here")
+        raise ValueError(
+            f"codec: {positions} codes positions that topk, budget or threshold chose; there are none here"
+        )
     if (choice, positions) == ("threshold", "context"):
         raise ValueError(
             "codec: context takes a step of Python for each value that is sent, and threshold bounds no number of them;"
-            " take topk, or rice"
+            " take topk or budget, or rice"
         )
-    if values == "ternary" and (choice not in ("topk", "threshold") or transform is not None):
-        raise ValueError("codec: ternary sends one magnitude for all; topk or threshold must stand right before it")
+    if values == "ternary" and (choice not in _SCATTERED or transform is not None):
+        raise ValueError(
+            "codec: ternary sends one magnitude for all; topk, budget or threshold must stand right before it"
+        )
     if transform == "low_rank" and choice is not None:
         raise ValueError(f"codec: low_rank makes a matrix of a tensor's values, where {choice} leaves gaps; take one")
     if choice == "subsample" and _Place.FEEDBACK in names:

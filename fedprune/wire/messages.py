@@ -13,7 +13,7 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
@@ -37,6 +37,7 @@ Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=16)]
+Version = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD_OUT)]
 
 
@@ -72,14 +73,17 @@ class CheckIn(Message, frozen=True, kw_only=True):
     """An agent offers itself; answered by `Assignment` or `Rejected`.
 
     `examples`: how many it holds; no update of its next round weighs more. `ticket`: what the last `Rejected` gave,
-    which shows that answers reach the agent. `version`: the model of `run` that it holds, -1 for none.
+    which shows that answers reach the agent. `version`: the model of `run` that it holds, -1 for none; it holds one
+    only once the digest of its weights was right. `wants_whole`: what it held led elsewhere, so that it must be sent
+    the whole model.
     """
 
     examples: Count
     trainer: Text = ""
     ticket: Ticket = b""
     run: RunId = ""
-    version: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
+    version: Version = -1
+    wants_whole: bool = False
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -97,12 +101,16 @@ class Assignment(Message, frozen=True, kw_only=True):
     `seconds_left` until the deadline. `left_out`: the agent's last update in `run` that was left out, if any; what that
     round left is to be dropped. `hold_out`: the share of its examples that the agent evaluates the model on and does
     not train on.
+
+    `model` is the whole model where `base` is -1, else a replay that leads to it from version `base`; None if the agent
+    needs none, since `base` is the round's own version. Version 0 of a task with a random start follows from the task.
+    `model_codec` describes how models travel, empty where `base` is -1.
     """
 
     run: Id
     round: Count
     task: Content
-    model: Content
+    model: Content | None
     weights_digest: Sha256
     schedule_step: Count
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -110,6 +118,8 @@ class Assignment(Message, frozen=True, kw_only=True):
     seconds_left: Seconds
     left_out: LeftOut | None = None
     hold_out: Share = 0.0
+    base: Version = -1
+    model_codec: Text = ""
 
 
 class Need(Message, frozen=True, kw_only=True):

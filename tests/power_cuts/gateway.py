@@ -12,7 +12,6 @@ from rpds import HashTrieMap
 from aggregator.cohort import Standing
 from aggregator.round_state import Phase
 from aggregator.runner import AggregatorRunner, RunStore
-from fedprune.codecs import Values
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluation, LossScale
@@ -81,7 +80,7 @@ class GatewayCheck:
                 store.book.close()
 
     def _check(self, store: RunStore, said: Said) -> None:
-        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, Values.FP16)
+        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, "fp16")
         known_round = store.book.next_round()
         if said.manifest is not None:
             assert run == said.manifest.run, "the run that was announced is forgotten"
@@ -150,7 +149,6 @@ class GatewayCheck:
         return AggregatorRunner(
             plan,
             self._bundle,
-            Values.FP16,
             TOPICS,
             link,
             store,

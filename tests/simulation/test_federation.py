@@ -12,16 +12,16 @@ import pytest
 
 from aggregator import round_uploads
 from aggregator.book import Book
-from aggregator.global_model import new_model
+from aggregator.global_model import new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
 from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
-from fedprune.codecs import DEFAULT_CODEC, Key, Values, decode_update, parse_codec
-from fedprune.model.tensors import weights_digest
+from fedprune.codecs import DEFAULT_CODEC, Key, decode_update, parse_codec, parse_model_codec
+from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.task.checkpoints import load_checkpoint
+from fedprune.task.checkpoints import Checkpoint, load_checkpoint
 from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.world import COHORT, ROUNDS, SEED, World
@@ -37,6 +37,12 @@ CODECS = (
     "mask | feedback(10) | random_mask(0.5) | rotate | int8",
 )
 AGGREGATIONS = (AS_USUAL, Aggregation(optimizer=FedAvgM()), Aggregation(optimizer=FedAdam()))
+MODEL_CODECS = (
+    "fp16",
+    "fp16 + mask | topk(0.2) | ternary | rice",
+    "fp32 + mask | int8",
+    "fp16 + mask | topk(0.1) | quantise(4) | context",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +54,9 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
     policy = MaskPolicy.OWN if seed % 2 else MaskPolicy.SHARED
-    world = World(seed, policy, rates, CODECS[seed % len(CODECS)], aggregation=AGGREGATIONS[seed % len(AGGREGATIONS)])
+    model_codec = MODEL_CODECS[seed // 2 % len(MODEL_CODECS)] if policy is MaskPolicy.SHARED else "fp16"
+    codec, aggregation = CODECS[seed % len(CODECS)], AGGREGATIONS[seed % len(AGGREGATIONS)]
+    world = World(seed, policy, rates, codec, model_codec=model_codec, aggregation=aggregation)
     world.run()
     return world
 
@@ -91,7 +99,7 @@ def _check(world: World) -> None:
             weights, mask = merged.weights, merged.mask
             if (optimizer := world.aggregation.optimizer) is not None:
                 weights, state = server_step(optimizer, before.exact, weights, state, world.bundle.task.table)
-        expected = new_model(weights, world.bundle.task, before.run, round_ + 1, Values.FP16, mask, state).checkpoint
+        expected = _next(world, before, weights, mask, state)
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
         assert after.optimizer_state.keys() == expected.optimizer_state.keys()
@@ -110,6 +118,13 @@ def _check(world: World) -> None:
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
 
 
+def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask, state: Weights) -> Checkpoint:
+    codec, task, version = parse_model_codec(world.model_codec), world.bundle.task, before.version + 1
+    if codec.deltas is None:
+        return new_model(weights, task, before.run, version, codec.values, mask, state).checkpoint
+    return next_model(weights, task, before.run, before, codec.values, codec.deltas, SEED, state).checkpoint
+
+
 @dataclass(frozen=True)
 class Seen:
     """What happened in a federation that came out right: who learned what, who was left out, and the whole trace."""
@@ -118,6 +133,7 @@ class Seen:
     outcomes: frozenset[Outcome]
     left_out: bool
     all_kept: bool
+    led_over: frozenset[int | None]
 
 
 @cache
@@ -133,6 +149,7 @@ def _seen(run: Callable[[int], World], seed: int) -> Seen:
         outcomes=frozenset(event.outcome for event in world.settled),
         left_out=any(_left_out(world, round_) for round_ in range(ROUNDS)),
         all_kept=all(record.kept for record in Book(world.connection).records()),
+        led_over=frozenset(world.led_over),
     )
 
 
@@ -170,3 +187,4 @@ def test_the_faults_really_happen() -> None:
     assert any(world.left_out for world in worlds)
     assert not all(world.all_kept for world in worlds)
     assert any("rolls back" in what for world in worlds for what in world.trace)
+    assert frozenset[int | None]().union(*(world.led_over for world in worlds)) >= {None, 0, 1, 2}

@@ -23,9 +23,8 @@ from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_lo
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
-from fedprune.codecs import Values
 from fedprune.data import Dataset
-from fedprune.errors import TrainingError
+from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.metrics import Metric
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
 from fedprune.network import description
@@ -62,31 +61,32 @@ DATA = Dataset(np.zeros((7, 40), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 _HUGE, _SANE = np.float32(1e4), 20.0
 
-NETWORK = description.Network(
-    name="simulated",
-    inputs=((40,),),
-    layers=(
-        Dense(name="a", units=20, kernel="a/kernel", bias="a/bias"),
-        BatchNormalization(
-            name="b",
-            epsilon=1e-3,
-            momentum=0.99,
-            unbiased=False,
-            gamma=None,
-            beta=None,
-            mean="b/moving_mean",
-            variance="b/moving_variance",
-        ),
-    ),
-    calls=(Call(0, (0,)), Call(1, (1,))),
-    outputs=(2,),
-)
+
+def _network(inputs: int) -> description.Network:
+    dense = Dense(name="a", units=20, kernel="a/kernel", bias="a/bias")
+    normalization = BatchNormalization(
+        name="b",
+        epsilon=1e-3,
+        momentum=0.99,
+        unbiased=False,
+        gamma=None,
+        beta=None,
+        mean="b/moving_mean",
+        variance="b/moving_variance",
+    )
+    return description.Network(
+        name="simulated",
+        inputs=((inputs,),),
+        layers=(dense, normalization),
+        calls=(Call(0, (0,)), Call(1, (1,))),
+        outputs=(2,),
+    )
 
 
-def make_bundle(policy: MaskPolicy) -> Bundle:
+def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
     """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
-        TensorSpec("a/kernel", (40, 20), "float32", TensorClass.PRUNABLE, "a"),
+        TensorSpec("a/kernel", (inputs, 20), "float32", TensorClass.PRUNABLE, "a"),
         TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
         TensorSpec("b/moving_mean", (20,), "float32", TensorClass.STATISTICS, "b"),
         TensorSpec("b/moving_variance", (20,), "float32", TensorClass.STATISTICS, "b"),
@@ -97,7 +97,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
     )
     task = Task(
         name="simulated",
-        input_shapes=((40,),),
+        input_shapes=((inputs,),),
         outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
@@ -105,7 +105,7 @@ def make_bundle(policy: MaskPolicy) -> Bundle:
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
-    return read_bundle(write_bundle(task, network=NETWORK, weights=None))
+    return read_bundle(write_bundle(task, network=_network(inputs), weights=None))
 
 
 class NoisyTrainer:
@@ -150,6 +150,7 @@ class Settled:
 class World:
     """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent.
 
+    `led_over`: over how many versions a replay led to the model that an agent trained from, None for whole models.
     `huge`: digests of updates of a training that went wrong. `run_of`: the run's id for each round that is not undone.
     """
 
@@ -160,6 +161,7 @@ class World:
         rates: Rates,
         codec: str,
         *,
+        model_codec: str = "fp16",
         agents: int = AGENTS,
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
@@ -169,6 +171,7 @@ class World:
         self.bundle = make_bundle(policy)
         self.topics = Topics("sim")
         self.codec = codec
+        self.model_codec = model_codec
         self.network = Network(self.physics)
         self.connection = sqlite3.connect(":memory:")
         self.checkpoints: dict[str, bytes] = {}
@@ -176,6 +179,7 @@ class World:
         self.accepted_blobs: dict[bytes, bytes] = {}
         self.settled: list[Settled] = []
         self.trained_from: list[tuple[str, int, str]] = []
+        self.led_over: list[int | None] = []
         self.huge: set[bytes] = set()
         self.run_of: dict[int, str] = {}
         self.done = False
@@ -260,7 +264,7 @@ class World:
             guarded(lambda: runner.deliver(delivery))
 
         book = SimulatedBook(self.connection, process)
-        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, Values.FP16)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, self.model_codec)
         self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
         link = SimulatedLink(
             process,
@@ -274,7 +278,6 @@ class World:
         runner = AggregatorRunner(
             self._plan(run, incarnation),
             self.bundle,
-            Values.FP16,
             self.topics,
             link,
             RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
@@ -308,6 +311,8 @@ class World:
             max_update_bytes=10_000,
             ticket_key=b"%d" % incarnation,
             examples_cap=10.0,
+            model_codec=self.model_codec,
+            seeded=True,
         )
 
     def _agent_life(self, process: Process) -> None:
@@ -344,7 +349,10 @@ class World:
             if self.physics.happens(self.physics.rates.failed):
                 self.physics.after(1.0, lambda: end(TrainingError("out of memory")))
                 return
-            result = self._train(process.name, action, store)
+            try:
+                result: LocalResult | Exception = self._train(process.name, action, store)
+            except ProtocolError as error:
+                result = error
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
             if self.physics.happens(_SLOW):
                 duration *= 10.0
@@ -364,7 +372,7 @@ class World:
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
         residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, store.held)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:
@@ -384,6 +392,7 @@ class WitnessedTrainer(NoisyTrainer):
     def train(self, work: Work, data: Dataset) -> Trained:
         assignment, physics = self._assignment, self._world.physics
         self._world.trained_from.append((assignment.run, assignment.round, weights_digest(work.weights)))
+        self._world.led_over.append(None if assignment.base < 0 else assignment.round - assignment.base)
         trained = super().train(work, data)
         self.went_wrong = physics.happens(physics.rates.huge)
         if self.went_wrong:

@@ -161,15 +161,6 @@ def test_a_ticket_recalls_no_work_and_is_shown_with_the_next_check_in(phase: Pha
     assert agent.state.offer.ticket == b"1"
 
 
-def test_a_check_in_says_which_model_the_agent_fetched_last() -> None:
-    agent = agent_in(Phase.FETCHING)
-    assert (agent.state.offer.run, agent.state.offer.version) == ("", -1)
-
-    agent.gets(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
-
-    assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
-
-
 def test_a_settled_update_leaves_no_refusals_to_later_rounds() -> None:
     agent = agent_in(Phase.IDLE)
     is_refused(agent)

@@ -70,6 +70,7 @@ CODECS = (
     "mask | fp16",
     "mask | feedback(2) | topk(0.1) | ternary | rice",
     "mask | topk(0.2) | ternary | context",
+    "mask | feedback(2) | budget(8) | ternary | context",
     "mask | threshold(0.5) | quantise(4) | bitmap",
     "mask | feedback(2) | topk(0.5) | rotate | quantise(2) | rice",
     "mask | random_mask(0.3) | fp16",
@@ -128,7 +129,7 @@ def test_model_arrives_with_its_mask_and_exactly_what_is_not_trained(
     weights: Weights, mask: Mask, values: Values
 ) -> None:
     travelled, decoded_mask = decode_model(encode_model(weights, mask, TABLE, values), TABLE)
-    decoded = TABLE.with_frozen(travelled, weights)
+    decoded = TABLE.with_unsent(travelled, weights)
     TABLE.check(decoded)
     assert_same(decoded_mask, mask)
     exact = apply_mask(weights, mask)

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, parse_codec
+from fedprune.codecs import (
+    Update,
+    Values,
+    apply_delta,
+    decode_model,
+    decode_update,
+    delta_key,
+    encode_delta,
+    encode_model,
+    encode_replay,
+    parse_codec,
+)
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
 from tests.encoding import KEY, encoded
@@ -36,11 +47,13 @@ CODECS = (
     "mask | feedback(2) | int8",
     "mask | clip(2) | feedback(2) | topk(0.2) | ternary | rice",
     "mask | topk(0.1) | ternary | context",
+    "mask | budget(30) | ternary | context",
     "mask | threshold(2.5) | fp16 | bitmap",
     "mask | random_mask(0.2) | quantise(4)",
     "mask | subsample(0.2) | rotate | quantise(2)",
     "mask | low_rank(2) | quantise(8)",
 )
+DELTAS = ("mask | int8", "mask | topk(0.1) | ternary | rice", "mask | random_mask(0.2) | rotate | quantise(4)")
 
 
 def _cases() -> dict[str, dict[str, str]]:
@@ -68,6 +81,21 @@ def _cases() -> dict[str, dict[str, str]]:
         decoded = decode_update(blob, TABLE, known_mask, parse_codec(codec), KEY)
         name = f"update, {codec}, {'own' if known_mask is None else 'shared'} mask"
         cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
+    return cases | _deltas(weights, mask)
+
+
+def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
+    """Replays of two deltas, with what the second leads to."""
+    table = TensorTable(tuple(spec for spec in TABLE if spec.kind is not TensorClass.STATISTICS))
+    base = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in table}
+    cases = {}
+    for chain in DELTAS:
+        codec, found, deltas = parse_codec(chain), base, list[bytes]()
+        for version in (1, 2):
+            key = delta_key(7, version)
+            deltas.append(encode_delta(weights, found, mask, table, codec, key))
+            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16)
+        cases[f"replay, {chain}"] = _case(encode_replay(deltas), found, mask)
     return cases
 
 

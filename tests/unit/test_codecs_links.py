@@ -24,6 +24,7 @@ LOSSY = (
     "mask | feedback(1e9) | topk(0.1) | fp32 | rice",
     "mask | feedback(1e9) | topk(0.1) | ternary | rice",
     "mask | feedback(1e9) | threshold(0.5) | ternary | bitmap",
+    "mask | feedback(1e9) | budget(4) | ternary | rice",
     "mask | feedback(1e9) | random_mask(0.2) | int8",
     "mask | feedback(1e9) | topk(0.5) | rotate | quantise(4) | rice",
     "mask | feedback(1e9) | low_rank(2) | int8",

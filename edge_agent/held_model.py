@@ -1,0 +1,72 @@
+"""The model that an agent holds: the last one that it decoded. So a later one costs a delta, and a restart nothing.
+
+One blob on the disk, replaced whole: a line of JSON that says what it is, then the model's bytes. It is kept once the
+digest of its weights was right, and beside the agent's record: losing it costs a download and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import msgspec
+
+from fedprune.system.disk import Disk
+
+NONE_HELD = ("", -1)
+"""Run and version where no model is held."""
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_NAME = "held.model"
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """The run and the version, and the SHA-256 of the model's bytes."""
+
+    format: int
+    run: str
+    version: int
+    sha256: str
+
+
+class HeldModel:
+    """What an agent holds on its disk. Every method raises `StorageError` if the disk refuses."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    @property
+    def version(self) -> tuple[str, int]:
+        """Run and version of the model that is held, `NONE_HELD` for none. One that is damaged is forgotten."""
+        header, _ = self._read()
+        return NONE_HELD if header is None else (header.run, header.version)
+
+    def read(self, run: str) -> tuple[int, bytes] | None:
+        """Version and bytes of that run's model; None if none is held."""
+        header, blob = self._read()
+        return (header.version, blob) if header is not None and header.run == run else None
+
+    def keep(self, run: str, version: int, blob: bytes) -> None:
+        """Hold a model, durably, in the place of the one before."""
+        header = _Header(_FORMAT, run, version, hashlib.sha256(blob).hexdigest())
+        self._disk.write(_NAME, msgspec.json.encode(header) + b"\n" + blob)
+
+    def forget(self) -> None:
+        self._disk.delete(_NAME)
+
+    def _read(self) -> tuple[_Header | None, bytes]:
+        stored = self._disk.read(_NAME)
+        if stored is None:
+            return None, b""
+        line, _, blob = stored.partition(b"\n")
+        try:
+            header = msgspec.json.decode(line, type=_Header)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            header = None
+        if header is None or header.format != _FORMAT or header.sha256 != hashlib.sha256(blob).hexdigest():
+            _log.warning("%s is damaged, or of another version; the model is fetched again", _NAME)
+            self.forget()
+            return None, b""
+        return header, blob

@@ -1,0 +1,133 @@
+"""The model of a round, from what was fetched for it and from what the agent holds: decoded, checked, and held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from fedprune.codecs import (
+    ModelCodec,
+    apply_delta,
+    decode_model,
+    decode_replay,
+    delta_key,
+    encode_model,
+    parse_model_codec,
+)
+from fedprune.errors import ProtocolError, TaskError
+from fedprune.model.tensors import Array, Mask, Weights, weights_digest
+from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.task.bundle import Bundle
+from fedprune.task.versions import mask_of_version
+from fedprune.wire.messages import Assignment
+
+
+class UnusableBase(ProtocolError):
+    """What the agent holds does not lead to the round's model. It is forgotten: the whole model has to be fetched."""
+
+
+class Held(Protocol):
+    """What the agent holds; `edge_agent.held_model.HeldModel`."""
+
+    def read(self, run: str) -> tuple[int, bytes] | None: ...
+
+    def keep(self, run: str, version: int, blob: bytes) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+class HoldsNothing:
+    """Stands for what an agent holds where nothing is to be kept."""
+
+    def read(self, run: str) -> tuple[int, bytes] | None:  # noqa: ARG002
+        return None
+
+    def keep(self, run: str, version: int, blob: bytes) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held) -> tuple[dict[str, Array], Mask]:
+    """Decode the model of an assignment's round, and hold it from then on.
+
+    Args:
+        fetched: the content that the assignment names; empty if it names none.
+        assignment: says what that is, and the digest that the weights must have.
+        bundle: the task's.
+        held: what the agent holds.
+
+    Returns:
+        The weights, the task's frozen ones among them, in table order, and the mask.
+
+    Raises:
+        UnusableBase: it was to be made of what is held, which does not lead to it; nothing is held any more.
+        ProtocolError: the whole model is not the one that the gateway described.
+        TaskError: the bundle's frozen tensors do not fit its table.
+    """
+    if assignment.base < 0:
+        weights, mask = _checked(*decode_model(fetched, bundle.task.table), assignment, bundle)
+        held.keep(assignment.run, assignment.round, fetched)
+        return weights, mask
+    try:
+        decoded, mask, blob = _led_to(fetched, assignment, bundle, held)
+        weights, mask = _checked(decoded, mask, assignment, bundle)
+    except ProtocolError as error:
+        held.forget()
+        raise UnusableBase(f"what this device holds does not lead to the model: {error}") from error
+    if blob is not None:
+        held.keep(assignment.run, assignment.round, blob)
+    return weights, mask
+
+
+def _checked(decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> tuple[dict[str, Array], Mask]:
+    weights = bundle.task.table.with_unsent(decoded, bundle.unsent_weights())
+    if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
+        raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
+    return weights, mask
+
+
+def _led_to(
+    replay: bytes, assignment: Assignment, bundle: Bundle, held: Held
+) -> tuple[Mapping[str, Array], Mask, bytes | None]:
+    """The weights and the mask of the round's model, and its bytes, or None if these are what is held.
+
+    What is held may be newer than the base: the agent said what it held before a training that was stopped.
+    """
+    task, table, base = bundle.task, bundle.task.table, assignment.base
+    codec = _codec(assignment.model_codec)
+    steps = assignment.round - base
+    if steps < 0 or bool(steps) != bool(replay):
+        raise ProtocolError(f"nothing leads from version {base} to {assignment.round}")
+    deltas = decode_replay(replay, steps) if replay else []
+    found = held.read(assignment.run)
+    start, blob = found if found is not None and base <= found[0] <= assignment.round else (base, None)
+    is_held = blob is not None and start == assignment.round
+    blob = blob or _first(assignment, bundle, codec)
+    weights, mask = decode_model(blob, table)
+    for version, delta in enumerate(deltas[start - base :], start + 1):
+        if codec.deltas is None:
+            raise ProtocolError("the gateway sends deltas and does not say by what codec")
+        mask = mask_of_version(task, version, weights, mask)
+        key = delta_key(assignment.seed, version)
+        weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values)
+    return weights, mask, None if is_held else blob
+
+
+def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
+    """Version 0 of a model with a random start, which follows from the task. Raises `ProtocolError` for any other."""
+    task = bundle.task
+    if assignment.base or task.initial is None:
+        raise ProtocolError(f"version {assignment.base} of the model is not held here")
+    try:
+        initial = bundle.initial_weights()
+    except TaskError as error:
+        raise ProtocolError(str(error)) from error
+    mask = mask_of_version(task, 0, initial, full_mask(task.table))
+    return encode_model(apply_mask(initial, mask), mask, task.table, codec.values)
+
+
+def _codec(description: str) -> ModelCodec:
+    try:
+        return parse_model_codec(description)
+    except ValueError as error:
+        raise ProtocolError(f"the gateway sends models in a way that this version does not have: {error}") from None

@@ -1,0 +1,53 @@
+"""Real processes, between which models travel as deltas: few bytes, and a killed agent fetches no model again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.held_model import HeldModel
+from fedprune.codecs import decode_model
+from fedprune.model.tensors import weights_digest
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import load_bundle
+from fedprune.task.checkpoints import load_checkpoint
+from tests.brokers import MISSING, Mosquitto
+from tests.federations import ROUNDS, Site
+from tests.processes import Child
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+def test_models_travel_as_deltas_and_an_agent_that_is_killed_goes_on_from_what_it_holds(
+    tmp_path: Path, mosquitto: Mosquitto, tiny_task: Path
+) -> None:
+    site = Site(tmp_path, mosquitto.url, tiny_task)
+    federation = site.federation("run", codec={"preset": "frugal"})
+    with (
+        Child("agent", "--config", site.agent("pi-1")),
+        Child("agent", "--config", site.agent("pi-2")) as second,
+        Child("aggregator", federation, "--json") as aggregator,
+    ):
+        records = [aggregator.reports() for _ in range(3)]
+        second.kill()
+        with Child("agent", "--config", site.agent("pi-2")):
+            records += [aggregator.reports() for _ in range(ROUNDS - 3)]
+            assert aggregator.ends() == 0
+
+    checkpoints = Directory(tmp_path / "run" / "checkpoints")
+    newest = load_checkpoint(checkpoints, ROUNDS - 1)
+    whole = sum(kept.sum() for kept in newest.mask.values()) * 2
+    for record in records[1:]:
+        assert 0 < record["bytes_down_by_kind"]["model"] < whole / 4
+        assert "task" not in record["bytes_down_by_kind"]
+        assert record["bytes_up_by_kind"]["update"] < whole / 4
+        assert record["led_astray"] == 0
+    for name in ("pi-1", "pi-2"):
+        held = HeldModel(Directory(tmp_path / f"state-of-{name}"))
+        assert held.version == (newest.run, ROUNDS - 1)
+        found = held.read(newest.run)
+        assert found is not None
+        weights, mask = decode_model(found[1], load_bundle(tiny_task).task.table)
+        assert weights_digest(weights) == weights_digest(newest.weights)
+        assert all((mask[tensor] == kept).all() for tensor, kept in newest.mask.items())
