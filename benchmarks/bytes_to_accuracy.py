@@ -23,6 +23,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.presets import Preset, chains
@@ -184,7 +185,7 @@ class _Federation:
                 result = self._train(name, assignment, blob)
                 self._disk.write(update_name(round_, name), result.update.blob)
                 norms = self._merger.check(result.update.blob, name, model)
-                updates[name] = _accepted(result, norms.delta, norms.statistics)
+                updates[name] = accepted_update(result.submit, result.submit.examples, norms, task.training)
                 sent, received = self._messages(assignment, blob, result)
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)
@@ -208,7 +209,7 @@ class _Federation:
             task=content_of(self._bundle.blob),
             model=content_of(blob) if blob else None,
             weights_digest=model.model.weights_digest,
-            schedule_step=round_ * task.training.steps_per_round,
+            schedule_step=round_ * task.training.clock_steps_per_round,
             seed=self._seed,
             codec=self._codec,
             seconds_left=300.0,
@@ -263,14 +264,6 @@ def _task(recipe: Recipe, split: SplitSummary, seed: int, rounds: int) -> str:
         initial_sparsity=recipe.initial_sparsity,
         pruning=recipe.pruning,
     )
-
-
-def _accepted(result: LocalResult, delta_norm: float, statistics_norm: float) -> AcceptedUpdate:
-    submit = result.submit
-    return AcceptedUpdate(
-        submit.update.digest, submit.update.size, submit.examples, submit.loss, submit.train_seconds, 0.0, 0.0,
-        submit.x_mean, submit.x_largest, delta_norm, statistics_norm,
-    )  # fmt: skip
 
 
 def _record(round_: int, merged: MergedRound) -> RoundRecord:

@@ -19,7 +19,7 @@ from aggregator.settings import Aggregation
 from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalRound, train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
-from fedprune.codecs import Values, parse_codec
+from fedprune.codecs import ModelCodec, Values, parse_codec
 from fedprune.data import Dataset
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import full_mask
@@ -56,7 +56,7 @@ class Federation:
         disk = Directory(Path(self._directory.name))
         evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=1)
         self._merger = Merger(
-            bundle.task, "run", seed, Values.FP32, parse_codec(_CODEC), disk,
+            bundle.task, "run", seed, ModelCodec(Values.FP32), parse_codec(_CODEC), disk,
             None if evaluator is None else evaluator.evaluate,
             None if evaluator is None else evaluator.loss_scale,
             aggregation,
@@ -104,7 +104,7 @@ class Federation:
             codec=_CODEC,
             seconds_left=1e9,
         )
-        local = LocalRound(agent, assignment, model.blob, lambda: None, None, 0.0, self._local.get(agent))
+        local = LocalRound(agent, assignment, model.blob, lambda: None, None, 0.0, local=self._local.get(agent))
         data, held_out = self._data[agent]
         result = train_locally(local, self._bundle, self._trainers[agent], data, held_out=held_out)
         self._local[agent] = result.local
