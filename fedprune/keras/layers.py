@@ -77,22 +77,6 @@ def variables_of(layer: AnyLayer, made: Any) -> dict[str, Any]:
     return {tensor: attrgetter(attribute)(made) for tensor, attribute in names.items() if tensor is not None}
 
 
-class MaskedOutput(keras.layers.Layer):
-    """Gives a model's output `[batch, *places, outputs]` its mask `[batch, *places]`, of 1 and 0, as Keras' losses look
-    for it."""
-
-    def call(self, inputs: Sequence[Any]) -> Any:
-        x, mask = inputs
-        y = tf.identity(x)
-        y._keras_mask = tf.cast(mask, tf.bool)
-        if hasattr(x, "_keras_logits"):  # what losses take instead of probabilities
-            y._keras_logits = x._keras_logits
-        return y
-
-    def compute_mask(self, inputs: Sequence[Any], mask: Any = None) -> Any:  # noqa: ARG002 - Keras hands it in
-        return tf.cast(inputs[1], tf.bool)
-
-
 _Maker = Callable[[Any, Shape, Penalties], Callable[..., Any]]
 
 
