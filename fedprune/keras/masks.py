@@ -5,7 +5,7 @@ Keras' implicit masks, which go from layer to layer beside values, are `export.d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,22 +14,6 @@ from fedprune.keras.layer import Family, Maker, Penalties
 from fedprune.keras.refusal import refuse
 from fedprune.keras.stack import keras, tf
 from fedprune.network.layers import IdMask, Merge, Operation, Reshape, Shape, StepMask
-
-
-class MaskedOutput(keras.layers.Layer):  # type: ignore[misc]
-    """Gives a model's output `[batch, *places, outputs]` its mask `[batch, *places]`, of 1 and 0, as Keras' losses look
-    for it."""
-
-    def call(self, inputs: Sequence[Any]) -> Any:
-        x, mask = inputs
-        y = tf.identity(x)
-        y._keras_mask = tf.cast(mask, tf.bool)
-        if hasattr(x, "_keras_logits"):  # what losses take instead of probabilities
-            y._keras_logits = x._keras_logits
-        return y
-
-    def compute_mask(self, inputs: Sequence[Any], mask: Any = None) -> Any:  # noqa: ARG002 - Keras hands it in
-        return tf.cast(inputs[1], tf.bool)
 
 
 def leave_out(draft: Draft, layer: Any, x: int) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import numpy as np
 from fedprune.errors import TaskError
 from fedprune.keras.layer import Penalties
 from fedprune.keras.layers import call_layer, make_layer, variables_of
-from fedprune.keras.masks import MaskedOutput
 from fedprune.keras.stack import keras, tf
 from fedprune.model.losses import LabelForm, Loss, Objective
 from fedprune.model.tensors import TensorClass, TensorTable
@@ -109,10 +108,23 @@ def _build(network: Network, frozen: frozenset[str]) -> tuple[Any, dict[str, Any
         variables |= variables_of(layer, made[call.layer])
     masks = network.output_masks or (None,) * len(network.outputs)
     outputs = [
-        values[number] if mask is None else MaskedOutput()([values[number], values[mask]])
+        values[number] if mask is None else _masked(values[number], values[mask])
         for number, mask in zip(network.outputs, masks, strict=True)
     ]
     return keras.Model(_only(inputs), _only(outputs)), variables
+
+
+def _masked(output: Any, mask: Any) -> Any:
+    """An output `[batch, *places, outputs]` with its mask `[batch, *places]`, of 1 and 0, where Keras' losses look."""
+
+    def unchanged(inputs: Sequence[Any]) -> Any:
+        x, _ = inputs
+        y = tf.identity(x)
+        if hasattr(x, "_keras_logits"):  # what losses take instead of probabilities
+            y._keras_logits = x._keras_logits
+        return y
+
+    return keras.layers.Lambda(unchanged, mask=lambda inputs, _: tf.cast(inputs[1], tf.bool))([output, mask])
 
 
 def _only(ends: list[Any]) -> Any:
