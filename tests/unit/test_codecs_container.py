@@ -128,7 +128,7 @@ def test_model_arrives_with_its_mask_and_exactly_what_is_not_trained(
     weights: Weights, mask: Mask, values: Values
 ) -> None:
     travelled, decoded_mask = decode_model(encode_model(weights, mask, TABLE, values), TABLE)
-    decoded = TABLE.with_frozen(travelled, weights)
+    decoded = TABLE.with_unsent(travelled, weights)
     TABLE.check(decoded)
     assert_same(decoded_mask, mask)
     exact = apply_mask(weights, mask)
