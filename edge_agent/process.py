@@ -102,7 +102,7 @@ def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: flo
         return store.residual(assignment.run, assignment.round, since)
 
     slots = store.slots(assignment.run, since)
-    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, store.held)
+    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=store.held)
     return local, store.task(assignment.task.digest)
 
 
