@@ -219,7 +219,9 @@ class _Federation:
         return assignment, blob
 
     def _train(self, agent: str, assignment: Assignment, blob: bytes) -> LocalResult:
-        local = LocalRound(agent, assignment, blob, lambda: self._residuals.get(agent), None, 0.0, self._held[agent])
+        local = LocalRound(
+            agent, assignment, blob, lambda: self._residuals.get(agent), None, 0.0, held=self._held[agent]
+        )
         result = train_locally(local, self._bundle, self._trainer, self._data[agent])
         self._residuals[agent] = result.update.residual_if_accepted
         return result

@@ -103,7 +103,7 @@ def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: flo
 
     slots = store.slots(assignment.run, since)
     own = store.local(assignment.run, since)
-    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, store.held, own)
+    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=store.held, local=own)
     return local, store.task(assignment.task.digest)
 
 

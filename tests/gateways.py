@@ -138,7 +138,7 @@ def trained(
 ) -> LocalResult:
     assignment = site.assignment_of(agent)
     model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
-    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held or HoldsNothing())
+    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held or HoldsNothing())
     return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 
 

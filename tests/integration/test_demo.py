@@ -59,7 +59,11 @@ def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
         assert entry["agents"] == 2
         assert 0 < entry["train_seconds"] < entry["seconds"]
         assert entry["bytes_up"] > 20_000
-        assert entry["bytes_down"] > 20_000
+        assert sum(entry["bytes_up_by_kind"].values()) == entry["bytes_up"]
+        assert sum(entry["bytes_down_by_kind"].values()) == entry["bytes_down"]
+    first, *others = (entry["bytes_down_by_kind"] for entry in result["rounds"])
+    assert set(first) == {"task", "control"}, "the first model follows from the task"
+    assert all(kinds["model"] > 20_000 for kinds in others)
     assert result["model"]["parameters"] == 108_618
     assert result["model"]["accuracy"] == result["rounds"][-1]["accuracy"]
     memory = result["peak_memory_mb"]

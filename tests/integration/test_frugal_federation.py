@@ -1,4 +1,4 @@
-"""Real processes, between which models travel as deltas: few bytes, and a killed agent fetches no model again."""
+"""A federation of real processes whose models travel as deltas, in which an agent is killed."""
 
 from __future__ import annotations
 

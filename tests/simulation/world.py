@@ -372,7 +372,7 @@ class World:
     def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
         assignment = action.assignment
         residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, store.held)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=store.held)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:

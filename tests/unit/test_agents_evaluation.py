@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.agents_evaluation import agents_evaluation
 from aggregator.book import AcceptedUpdate, Spread, best_version
-from aggregator.command import _line
+from aggregator.command import round_line
 from aggregator.runner import AggregatorRunner
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.task.tallies import pack_tallies
@@ -69,7 +69,7 @@ def test_a_round_tells_the_mean_and_the_spread_of_the_model_it_began_with(site: 
         "accuracy": Spread(4, 0.0, (0.375, 0.625, 0.8125), 1.0, "pi-3"),
         "loss": Spread(4, 2.0, (1.25, 0.75, 0.4375), 0.25, "pi-3"),
     }
-    line = _line(record, 6)
+    line = round_line(record, 6)
     assert "4 agents, accuracy 0.600, loss 0.8 as it began, sparsity" in line
     assert line.endswith("; accuracy of 4 agents 0 (pi-3) to 1, median 0.625")
     assert json.loads(msgspec.json.encode(record))["spreads"]["accuracy"]["worst_agent"] == "pi-3"
@@ -91,7 +91,7 @@ def test_a_round_in_which_nobody_evaluates_has_no_loss(site: Site) -> None:
 
     (record,) = site.records
     assert (record.loss, record.metrics, record.spreads, record.kept) == (None, {}, {}, True)
-    assert "4 agents, no agent told a loss, sparsity" in _line(record, 6)
+    assert "4 agents, no agent told a loss, sparsity" in round_line(record, 6)
     assert best_version(site.records) is None
 
 
