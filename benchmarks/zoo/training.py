@@ -23,8 +23,8 @@ from fedprune.task.bundle import Bundle, read_bundle
 _EXAMPLES = 256
 _PERTURBATIONS = 8
 _MOST_PERTURBATIONS = 64
-"""Tried where the trainers are further apart than `MOST_APART`: the other trainer may have taken an activation across a
-kink, which few of them do."""
+"""Tried on both trainers where they are further apart than `MOST_APART`: one of them may have taken an activation
+across a kink, which few perturbations do."""
 MOST_APART = 3.0
 """Roundings that the trainers may be apart."""
 _ROUNDING = 2.0**-24
@@ -48,25 +48,29 @@ def keras_speed(blob: bytes) -> Speed:
 
 def parity(blob: bytes) -> float:
     """How far the trainers' weights are apart after a round, over how far the keras trainer's are from its own when the
-    first weights are off by one rounding; that is the furthest of some trials, of more where it is not `MOST_APART`."""
+    first weights are off by one rounding: the furthest of some trials, of more, by either trainer, where that is more
+    than `MOST_APART` times."""
     from edge_agent.trainers.keras import KerasTrainer
     from edge_agent.trainers.litert import LiteRTTrainer
 
     bundle = read_bundle(blob)
     data, first = examples(bundle, _EXAMPLES), bundle.initial_weights()
-    keras = KerasTrainer(bundle, threads=1)
+    keras, litert = KerasTrainer(bundle, threads=1), LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1)
 
     def trained(trainer: Any, weights: Weights) -> Weights:
         result: Weights = trainer.train(_work(weights, full_mask(bundle.task.table)), data).weights
         return result
 
-    expected = trained(keras, first)
-    apart = _distance(trained(LiteRTTrainer(bundle, examples=_EXAMPLES, threads=1), first), expected)
-    furthest = 0.0
+    def moved(trainer: Any, number: int, unmoved: Weights) -> float:
+        return _distance(trained(trainer, perturbed(first, number)), unmoved)
+
+    expected, found = trained(keras, first), trained(litert, first)
+    apart = _distance(found, expected)
+    furthest = max(moved(keras, number, expected) for number in range(_PERTURBATIONS))
     for number in range(_MOST_PERTURBATIONS):
-        furthest = max(furthest, _distance(trained(keras, perturbed(first, number)), expected))
-        if number + 1 >= _PERTURBATIONS and apart <= MOST_APART * furthest:
+        if apart <= MOST_APART * furthest:
             break
+        furthest = max(furthest, moved(keras, _PERTURBATIONS + number, expected), moved(litert, number, found))
     return apart / furthest
 
 
