@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from aggregator.round_state import Model
 from fedprune.codecs import Values, decode_model, encode_model
 from fedprune.model.tensors import Mask, Weights, weights_digest
+from fedprune.network.description import Network
 from fedprune.pruning.masks import apply_mask, score_mask
+from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.wire.transfer import content_of
@@ -46,6 +48,14 @@ def new_model(weights: Weights, task: Task, run: str, version: int, values: Valu
     blob = encode_model(exact, mask, task.table, values)
     decoded, _ = decode_model(blob, task.table)
     return GlobalModel(Checkpoint(run, version, task.table.with_frozen(decoded, exact), exact, mask), blob)
+
+
+def without_due_units(weights: Weights, mask: Mask, task: Task, network: Network, version: int, after: int) -> Mask:
+    """The `mask` of a `version`, less the units that go before the version `after`."""
+    units, steps = task.pruning.units, task.training.steps_per_round
+    if units is None:
+        return mask
+    return mask_without_units(units, network, task.table, weights, mask, (version * steps, after * steps))
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import GlobalModel, new_model
+from aggregator.global_model import GlobalModel, new_model, without_due_units
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
 from fedprune.codecs import Codec, Key, Update, Values, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
+from fedprune.network.description import Network
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
@@ -53,12 +54,14 @@ class FormerRound:
 
 
 class Merger:
-    """Merges the updates of a run, which it reads from `disk`. `seed` keys what both sides draw. `evaluate` scores
-    weights on held-out examples; without it agents do. `scale` is that of the losses, as far as it is known."""
+    """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
+    draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
+    it is known."""
 
     def __init__(
         self,
         task: Task,
+        network: Network,
         run: str,
         seed: int,
         values: Values,
@@ -67,7 +70,7 @@ class Merger:
         evaluate: Callable[[Weights], Evaluation] | None,
         scale: LossScale | None,
     ) -> None:
-        self._task, self._run, self._seed = task, run, seed
+        self._task, self._network, self._run, self._seed = task, network, run, seed
         self._values, self._codec = values, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
@@ -121,7 +124,7 @@ class Merger:
         assert self._evaluate is not None
         if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
-        unmerged = self._next(model, model.checkpoint.exact, model.checkpoint.mask)
+        unmerged = self._next(model, model.checkpoint.exact, model.checkpoint.mask, model.checkpoint.version)
         evaluation = self._evaluate(unmerged.checkpoint.weights)
         if not math.isfinite(evaluation.loss):
             return None
@@ -148,7 +151,7 @@ class Merger:
         known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
-        unmerged = self._next(model, former.checkpoint.exact, former.checkpoint.mask)
+        unmerged = self._next(model, former.checkpoint.exact, former.checkpoint.mask, former.checkpoint.version)
         why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
         return MergedRound(
             unmerged,
@@ -176,10 +179,13 @@ class Merger:
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
                 ) from error
         merged = aggregate.result(checkpoint.exact)
-        return self._next(model, merged.weights, merged.mask)
+        return self._next(model, merged.weights, merged.mask, checkpoint.version)
 
-    def _next(self, model: GlobalModel, weights: Weights, mask: Mask) -> GlobalModel:
-        return new_model(weights, self._task, self._run, model.checkpoint.version + 1, self._values, mask)
+    def _next(self, model: GlobalModel, weights: Weights, mask: Mask, version: int) -> GlobalModel:
+        """The next model. `mask` is that of a `version`, which may be an earlier one than the model's."""
+        after = model.checkpoint.version + 1
+        mask = without_due_units(weights, mask, self._task, self._network, version, after)
+        return new_model(weights, self._task, self._run, after, self._values, mask)
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)

@@ -15,7 +15,7 @@ from aggregator import round_machine
 from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.early_stopping import has_settled
-from aggregator.global_model import GlobalModel, new_model, restored_model
+from aggregator.global_model import GlobalModel, new_model, restored_model, without_due_units
 from aggregator.outliers import Norms
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
@@ -125,7 +125,15 @@ class AggregatorRunner:
         self._run = plan.run
         self._values = values
         self._merger = Merger(
-            bundle.task, plan.run, plan.seed, values, parse_codec(plan.codec), store.updates, evaluate, scale
+            bundle.task,
+            bundle.network,
+            plan.run,
+            plan.seed,
+            values,
+            parse_codec(plan.codec),
+            store.updates,
+            evaluate,
+            scale,
         )
         self._scale = scale
         self._cohort = plan.cohort
@@ -388,7 +396,8 @@ class AggregatorRunner:
         version = self._store.book.next_round()
         if version == 0:
             initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
-            model = new_model(initial, self._task, self._run, 0, self._values, everywhere)
+            mask = without_due_units(initial, everywhere, self._task, bundle.network, 0, 0)
+            model = new_model(initial, self._task, self._run, 0, self._values, mask)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)

@@ -15,12 +15,15 @@ def task_file(
     steps_per_round: int,
     rounds: int,
     sparsity: float,
+    units: float = 0.0,
     mask: str = "shared",
     learning_rate: float = 0.05,
 ) -> str:
-    """The whole file; `model` is what its ``[model]`` table has, in TOML."""
+    """The whole file; `model` is what its ``[model]`` table has, in TOML. A fraction `units` of all units goes too."""
     begin = round(rounds * _PRUNING_BEGINS)
     end = max(begin + 1, round(rounds * _PRUNING_ENDS))
+    window = begin * steps_per_round, end * steps_per_round, steps_per_round
+    schedule_of_units = f"\n[pruning.units.schedule]\n{_schedule(units, *window)}" if units else ""
     return f"""\
 name = "{name}"
 
@@ -37,10 +40,16 @@ mask = "{mask}"
 allocation = "{"lamp" if mask == "shared" else "uniform"}"
 
 [pruning.schedule]
+{_schedule(sparsity, *window)}{schedule_of_units}"""
+
+
+def _schedule(target: float, begin: int, end: int, frequency: int) -> str:
+    """A schedule's table in TOML, in global steps."""
+    return f"""\
 kind = "polynomial"
 initial_sparsity = 0.0
-target_sparsity = {sparsity}
-begin_step = {begin * steps_per_round}
-end_step = {end * steps_per_round}
-frequency = {steps_per_round}
+target_sparsity = {target}
+begin_step = {begin}
+end_step = {end}
+frequency = {frequency}
 """

@@ -180,16 +180,17 @@ def _pooling(draft: _Draft, x: int) -> int:
 
 def _places(draft: _Draft, x: int) -> int:
     axes = len(draft.shapes[x]) - 1
-    match draft.one_of("pad", "crop", "enlarge", "bilinear", "permute"):
+    match draft.one_of("pad", "crop", "enlarge", "bilinear"):
         case "pad":
             return draft.add(kinds.ZeroPadding, x, padding=((1, 0),) * axes)
         case "crop":
             return draft.add(kinds.Cropping, x, cropping=((0, 1),) * axes)
-        case "permute":
-            axes = draft.draw(st.permutations(range(axes + 1)))
-            return draft.add(kinds.Permute, x, axes=tuple(axes))
         case bilinear:
             return draft.add(kinds.Upsampling, x, size=(2,) * axes, bilinear=bilinear == "bilinear")
+
+
+def _permute(draft: _Draft, x: int) -> int:
+    return draft.add(kinds.Permute, x, axes=tuple(draft.draw(st.permutations(range(len(draft.shapes[x]))))))
 
 
 def _cell(draft: _Draft, x: int, *, sequences: bool = True, mask: int | None = None) -> int:
@@ -245,7 +246,8 @@ _EVERYWHERE: list[_Block] = [
     _join, _shared, _softmax,
 ]  # fmt: skip
 _OVER_PLACES: list[_Block] = [
-    _convolution, _convolution, _convolution, _transposed, _depthwise, _pooling, _places, _excitation, _side_by_side,
+    _convolution, _convolution, _convolution, _transposed, _depthwise, _pooling, _places, _permute, _excitation,
+    _side_by_side,
 ]  # fmt: skip
 _OVER_STEPS: list[_Block] = [_cell, _cell, _attention, _attention, _reversal, _dot, _masked]
 _BLOCKS: dict[int, list[_Block]] = {

@@ -19,6 +19,9 @@ from fedprune.slimming.trace import Axis, Count, Fold, Trace
 KEPT = -1
 """The number of entries that belong to no unit which can be removed."""
 
+OUTPUT = "it is an output of the network"
+"""The reason why units of outputs stay."""
+
 Kept = NDArray[np.bool_]
 """For each unit `[units]`, True if it stays."""
 
@@ -79,7 +82,7 @@ def dependency_groups(network: Network, table: TensorTable) -> DependencyGroups:
     for layer, call in network.steps():
         values.append(trace_layer(trace, layer, [values[number] for number in call.inputs]))
     for number in network.outputs:
-        trace.partition.pin(values[number].labels, "it is an output of the network")
+        trace.partition.pin(values[number].labels, OUTPUT)
     numbers = _numbers(trace)
 
     def numbered(parts: Iterable[_Part]) -> tuple[_Part, ...]:

@@ -124,7 +124,7 @@ class Trace:
         self.made: dict[tuple[str, str], Labels] = {}
         """The labels that each layer makes, by its name and the attribute that counts them."""
         self._axes: dict[tuple[str, int], Axis] = {}
-        self._shared: dict[str, Labels] = {}
+        self._followed: dict[tuple[str, str], Count] = {}
         self._kinds = {spec.name: spec.kind for spec in table}
         self._calls = Counter(layer.name for layer, _ in network.steps())
 
@@ -168,12 +168,14 @@ class Trace:
 
     def follow(self, layer: AnyLayer, attribute: str, labels: Labels, axis: int = 0) -> None:
         """An attribute that counts what the layer is given; of all calls together, since the layer is one."""
-        key = f"{layer.name}/{attribute}"
-        if key in self._shared:
-            self._join(layer, self._shared[key], labels)
-            return
-        self._shared[key] = labels
-        self.counts.append(Count(layer.name, attribute, labels, axis))
+        first = self._followed.get((layer.name, attribute))
+        if first is None:
+            first = self._followed[layer.name, attribute] = Count(layer.name, attribute, labels, axis)
+            self.counts.append(first)
+        elif first.axis == axis:
+            self._join(layer, first.units, labels)
+        else:
+            self.pin(layer, np.concatenate([first.units, labels]), "is called along other axes")
 
     def tensor(self, layer: AnyLayer, name: str | None, axis: int, labels: Labels, role: Role) -> None:
         """A tensor of the layer with `labels` along an axis, if it is there."""
