@@ -88,8 +88,8 @@ def export_model(
     """Convert, verify, and write the files and `exports.json` into `out`.
 
     A format that cannot be made is one of the report's `failures`; the others are made. `choose_examples` says which of
-    `held_out` and `calibration` are used. There are at most `3 + 2 * len(formats)` steps. Units
-    that no output depends on are removed first.
+    `held_out` and `calibration` are used. Units that no output depends on are removed first. There are at most
+    `3 + 2 * len(formats)` steps.
 
     Raises:
         ExportError: fp32 answers differently from Keras, or runs nowhere; there is no runtime; the checkpoint is not of

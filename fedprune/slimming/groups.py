@@ -132,7 +132,8 @@ def _units(trace: Trace, numbers: dict[int, int], labels: Labels) -> Labels:
 
 
 def _removable(units: Labels) -> Labels:
-    return units[units != KEPT]
+    removable: Labels = units[units != KEPT]
+    return removable
 
 
 def _reasons(trace: Trace) -> dict[str, str]:

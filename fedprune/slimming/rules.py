@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -214,13 +215,18 @@ def _merge(trace: Trace, layer: kinds.Merge, inputs: list[Value], shape: Shape) 
         others = slice(None) if not is_product else ~is_zero
         trace.pin(layer, whole[0].labels[others], "joins it with a channel that stays")
         return trace.value(shape, whole[0].labels)
-    reduce = {Operation.MULTIPLY: np.prod, Operation.MAXIMUM: np.max, Operation.MINIMUM: np.min}[layer.operation]
 
     def joined(_: Numbers, weights: Weights) -> Numbers:
-        numbers: Numbers = reduce([x.numbers(weights) for x in whole], axis=0)
-        return numbers
+        return reduce(_JOINS[layer.operation], [x.numbers(weights) for x in whole])
 
     return whole[0].moved(shape, len(shape) - 1).mapped(joined, is_zero)
+
+
+_JOINS: dict[Operation, Callable[[Numbers, Numbers], Numbers]] = {
+    Operation.MULTIPLY: np.multiply,
+    Operation.MAXIMUM: np.maximum,
+    Operation.MINIMUM: np.minimum,
+}
 
 
 def _concatenate(trace: Trace, layer: kinds.Concatenate, inputs: list[Value], shape: Shape) -> Value:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedprune.model.tensors import TensorClass, TensorTable, Weights
 from fedprune.network.description import Network
-from fedprune.network.layers import AnyLayer, Shape
+from fedprune.network.layers import Layer, Shape
 from fedprune.slimming.constants import Numbers
 from fedprune.slimming.partition import Labels, Partition
 
@@ -143,22 +143,22 @@ class Trace:
         """A value along the last axis, that is zero or, if they are given, always `constants`."""
         return Value(shape, len(shape) - 1, labels, np.full(len(labels), constants is None), constants)
 
-    def pin(self, layer: AnyLayer, labels: Labels, what: str) -> None:
+    def pin(self, layer: Layer, labels: Labels, what: str) -> None:
         """Pin `labels`, since the layer does `what` with them."""
         self.partition.pin(labels, f"layer {layer.name!r} {what}")
 
-    def along_channels(self, layer: AnyLayer, x: Value) -> Value:
+    def along_channels(self, layer: Layer, x: Value) -> Value:
         """`x` with units along its last axis, where the layer looks for them. Those that lie elsewhere are kept."""
         if x.is_along_channels:
             return x
         self.pin(layer, x.labels, "takes it along another axis than the last")
         return self.kept(x.shape, f"layer {layer.name!r} takes it as places, not as channels")
 
-    def need_zero(self, layer: AnyLayer, x: Value, why: str) -> None:
+    def need_zero(self, layer: Layer, x: Value, why: str) -> None:
         """Pin those units of `x` that do not become zero."""
         self.pin(layer, x.nonzero_labels, f"gets another number than 0 from it once it is masked, {why}")
 
-    def make(self, layer: AnyLayer, attribute: str, size: int) -> Labels:
+    def make(self, layer: Layer, attribute: str, size: int) -> Labels:
         """The labels of what a layer makes, which `attribute` counts: the same for each of its calls."""
         key = (layer.name, attribute)
         if key not in self.made:
@@ -166,7 +166,7 @@ class Trace:
             self.counts.append(Count(layer.name, attribute, self.made[key]))
         return self.made[key]
 
-    def follow(self, layer: AnyLayer, attribute: str, labels: Labels, axis: int = 0) -> None:
+    def follow(self, layer: Layer, attribute: str, labels: Labels, axis: int = 0) -> None:
         """An attribute that counts what the layer is given; of all calls together, since the layer is one."""
         first = self._followed.get((layer.name, attribute))
         if first is None:
@@ -177,7 +177,7 @@ class Trace:
         else:
             self.pin(layer, np.concatenate([first.units, labels]), "is called along other axes")
 
-    def tensor(self, layer: AnyLayer, name: str | None, axis: int, labels: Labels, role: Role) -> None:
+    def tensor(self, layer: Layer, name: str | None, axis: int, labels: Labels, role: Role) -> None:
         """A tensor of the layer with `labels` along an axis, if it is there."""
         if name is None:
             return
@@ -188,7 +188,7 @@ class Trace:
         else:
             self._axes[name, axis] = Axis(name, axis, labels, role)
 
-    def take(self, layer: AnyLayer, x: Value, kernel: str, axis: int, bias: str | None, row: int | None = None) -> None:
+    def take(self, layer: Layer, x: Value, kernel: str, axis: int, bias: str | None, row: int | None = None) -> None:
         """A kernel that is multiplied with `x` along an axis, and the bias that what is constant can be folded into."""
         self.tensor(layer, kernel, axis, x.labels, Role.TAKES)
         if bias is None:
@@ -198,7 +198,7 @@ class Trace:
         elif x.constants is not None:
             self.folds.append(Fold(kernel, axis, x.labels, x.constants, bias, row))
 
-    def _join(self, layer: AnyLayer, first: Labels, second: Labels) -> None:
+    def _join(self, layer: Layer, first: Labels, second: Labels) -> None:
         """Join labels of one tensor, or attribute, that a layer's calls find."""
         if len(first) == len(second):
             self.partition.join(first, second)
