@@ -29,6 +29,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
+	$(BIN)/python -m benchmarks.pruning || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \

@@ -10,10 +10,11 @@ from aggregator.server_optimizers import mask_state
 from fedprune.codecs import Codec, Values, apply_delta, decode_model, delta_key, encode_delta, encode_model
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
+from fedprune.network.description import Network
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
-from fedprune.task.versions import mask_of_version
+from fedprune.task.versions import mask_after, mask_of_version
 from fedprune.wire.transfer import content_of
 
 NO_STATE: Weights = MappingProxyType({})
@@ -69,6 +70,7 @@ def new_model(
 def next_model(
     weights: Weights,
     task: Task,
+    network: Network,
     run: str,
     base: Checkpoint,
     values: Values,
@@ -84,7 +86,8 @@ def next_model(
 
     Args:
         weights: the merged ones, float32, by tensor name in table order.
-        task: gives the tensor table, the schedule and the allocation.
+        task: gives the tensor table, the schedules and the allocation.
+        network: the task's.
         run: the run's id, for the checkpoint.
         base: the version before.
         values: the value scheme that each version is rounded to.
@@ -93,13 +96,13 @@ def next_model(
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
     """
     table, version = task.table, base.version + 1
-    mask = mask_of_version(task, version, base.weights, base.mask)
+    mask = mask_after(task, network, base.version, base.weights, base.mask)
     exact, key = apply_mask(weights, mask), delta_key(seed, version)
     try:
         delta = encode_delta(exact, base.weights, mask, table, deltas, key)
         decoded, blob = apply_delta(base.weights, delta, mask, table, deltas, key, values)
     except ProtocolError:
-        return new_model(weights, task, run, version, values, base.mask, optimizer_state)
+        return new_model(weights, task, run, version, values, mask, optimizer_state)
     state = mask_state(optimizer_state, mask)
     checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state)
     return GlobalModel(checkpoint, blob, delta)

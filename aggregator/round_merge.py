@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
@@ -18,10 +18,12 @@ from aggregator.settings import AS_USUAL, Aggregation
 from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
+from fedprune.network.description import Network
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.versions import without_due_units
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
@@ -56,12 +58,14 @@ class FormerRound:
 
 
 class Merger:
-    """Merges the updates of a run, which it reads from `disk`. `seed` keys what both sides draw. `evaluate` scores
-    weights on held-out examples; without it agents do. `scale` is that of the losses, as far as it is known."""
+    """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
+    draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
+    it is known."""
 
     def __init__(
         self,
         task: Task,
+        network: Network,
         run: str,
         seed: int,
         model_codec: ModelCodec,
@@ -71,7 +75,7 @@ class Merger:
         scale: LossScale | None,
         aggregation: Aggregation = AS_USUAL,
     ) -> None:
-        self._task, self._run, self._seed = task, run, seed
+        self._task, self._network, self._run, self._seed = task, network, run, seed
         self._model_codec, self._codec = model_codec, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
@@ -191,14 +195,17 @@ class Merger:
 
     def _next(self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights) -> GlobalModel:
         codec, base = self._model_codec, model.checkpoint
-        if codec.deltas is not None:
-            return next_model(weights, self._task, self._run, base, codec.values, codec.deltas, self._seed, state)
-        return new_model(weights, self._task, self._run, base.version + 1, codec.values, mask, state)
+        if codec.deltas is None:
+            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state))
+        return next_model(
+            weights, self._task, self._network, self._run, base, codec.values, codec.deltas, self._seed, state
+        )
 
-    def _whole(self, model: GlobalModel, earlier: Checkpoint) -> GlobalModel:
-        """The model after `model`, with nothing of what was learned since `earlier`."""
-        version, values = model.checkpoint.version + 1, self._model_codec.values
-        return new_model(earlier.exact, self._task, self._run, version, values, earlier.mask, earlier.optimizer_state)
+    def _whole(self, model: GlobalModel, was: Checkpoint) -> GlobalModel:
+        """The model after `model`, of the unrounded weights, the mask and the optimizer's state that `was` has."""
+        task, values, version = self._task, self._model_codec.values, model.checkpoint.version + 1
+        mask = without_due_units(was.exact, was.mask, task, self._network, was.version, version)
+        return new_model(was.exact, task, self._run, version, values, mask, was.optimizer_state)
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)

@@ -62,6 +62,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
+from fedprune.task.versions import without_due_units
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
@@ -143,6 +144,7 @@ class AggregatorRunner:
         self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
             bundle.task,
+            bundle.network,
             plan.run,
             plan.seed,
             parse_model_codec(plan.model_codec),
@@ -434,7 +436,8 @@ class AggregatorRunner:
         version = self._store.book.next_round()
         if version == 0:
             initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
-            model = new_model(initial, self._task, self._run, 0, self._values, everywhere)
+            mask = without_due_units(initial, everywhere, self._task, bundle.network, 0, 0)
+            model = new_model(initial, self._task, self._run, 0, self._values, mask)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)

@@ -166,7 +166,8 @@ class _Federation:
         self._residuals: dict[str, Weights] = {}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, _RUN, seed, parse_model_codec(self._model_codec), parse_codec(self._codec), self._disk,
+            self._bundle.task, self._bundle.network, _RUN, seed, parse_model_codec(self._model_codec),
+            parse_codec(self._codec), self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale,
         )  # fmt: skip
         self.sparsity = 0.0

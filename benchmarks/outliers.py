@@ -155,7 +155,8 @@ class _Federation:
         self._data = {f"agent-{index}": self._share(path, index) for index in range(scenario.agents)}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, "run", seed, ModelCodec(Values.FP16), parse_codec(DEFAULT_CODEC), self._disk,
+            self._bundle.task, self._bundle.network, "run", seed, ModelCodec(Values.FP16), parse_codec(DEFAULT_CODEC),
+            self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale,
         )  # fmt: skip
         self._residuals: dict[str, Weights] = {}
@@ -253,6 +254,7 @@ def _settings(scenario: Scenario, seed: int, rounds: int, path: Path) -> DemoSet
         partition=scenario.partition,
         seed=seed,
         sparsity=0.8,
+        units=0.0,
         codec=DEFAULT_CODEC,
         mask=scenario.mask,
         trainer="litert",

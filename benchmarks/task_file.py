@@ -15,6 +15,7 @@ def task_file(
     steps_per_round: int,
     rounds: int,
     sparsity: float,
+    units: float = 0.0,
     mask: str = "shared",
     learning_rate: float = 0.05,
     alpha: float | None = None,
@@ -25,13 +26,16 @@ def task_file(
 ) -> str:
     """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
     is SGD with momentum. With `alpha` the learning rate falls along a cosine once the model is pruned, to so much of
-    itself in the end. Sparsity grows from `initial_sparsity` over the part `pruning` of the rounds."""
+    itself in the end. Sparsity grows from `initial_sparsity` over the part `pruning` of the rounds; a fraction `units`
+    of all units goes too, in the same rounds."""
     begin, end = (round(rounds * part) for part in pruning)
     end = max(begin + 1, end)
-    window = f"begin_round = {end}, end_round = {rounds}"
-    decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {window}, alpha = {alpha} }}\n'
+    rounds_left = f"begin_round = {end}, end_round = {rounds}"
+    decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {rounds_left}, alpha = {alpha} }}\n'
     optimizer = "adam" if adam else "sgd"
     described = f"\n[data]\n{data}" if data else ""
+    window = begin * steps_per_round, end * steps_per_round, steps_per_round
+    schedule_of_units = f"\n[pruning.units.schedule]\n{_schedule(0.0, units, *window)}" if units else ""
     momentum = "" if adam else ", momentum = 0.9"
     return f"""\
 name = "{name}"
@@ -49,10 +53,16 @@ mask = "{mask}"
 allocation = "{"lamp" if mask == "shared" else "uniform"}"
 
 [pruning.schedule]
+{_schedule(initial_sparsity, sparsity, *window)}{schedule_of_units}{described}"""
+
+
+def _schedule(initial: float, target: float, begin: int, end: int, frequency: int) -> str:
+    """A schedule's table in TOML, in global steps."""
+    return f"""\
 kind = "polynomial"
-initial_sparsity = {initial_sparsity}
-target_sparsity = {sparsity}
-begin_step = {begin * steps_per_round}
-end_step = {end * steps_per_round}
-frequency = {steps_per_round}
-{described}"""
+initial_sparsity = {initial}
+target_sparsity = {target}
+begin_step = {begin}
+end_step = {end}
+frequency = {frequency}
+"""

@@ -16,9 +16,9 @@ from fedprune.codecs import (
 )
 from fedprune.errors import ProtocolError, TaskError
 from fedprune.model.tensors import Array, Mask, Weights, weights_digest
-from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
-from fedprune.task.versions import mask_of_version
+from fedprune.task.versions import first_mask, mask_after
 from fedprune.wire.messages import Assignment
 
 
@@ -107,7 +107,7 @@ def _led_to(
     for version, delta in enumerate(deltas[start - base :], start + 1):
         if codec.deltas is None:
             raise ProtocolError("the gateway sends deltas and does not say by what codec")
-        mask = mask_of_version(task, version, weights, mask)
+        mask = mask_after(task, bundle.network, version - 1, weights, mask)
         key = delta_key(assignment.seed, version)
         weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values)
     return weights, mask, None if is_held else blob
@@ -122,7 +122,7 @@ def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
         initial = bundle.initial_weights()
     except TaskError as error:
         raise ProtocolError(str(error)) from error
-    mask = mask_of_version(task, 0, initial, full_mask(task.table))
+    mask = first_mask(task, bundle.network, initial)
     return encode_model(apply_mask(initial, mask), mask, task.table, codec.values)
 
 

@@ -29,6 +29,7 @@ from export.proof.inference import verify_inference_graph
 from export.proof.proof import Proof
 from export.proof.reference import Reference
 from export.settings import ModelSettings, TaskSettings
+from export.unit_check import units_that_stay
 from export.unpruned import unpruned
 from export.ways_out import ways_to_describe, ways_to_prove
 from fedprune.data.task_toml import with_words
@@ -71,6 +72,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     _check_frozen(TensorTable(table), settings.model)
     for line in unpruned(network, TensorTable(table)):
         _log.warning("kernels that stay dense: %s", line)
+    for line in units_that_stay(network, TensorTable(table)) if pruning.units is not None else ():
+        _log.warning("units that stay: %s", line)
     initial, weights = _initial_weights(model, table, settings.model)
     task = Task(
         name=settings.name,

@@ -22,7 +22,7 @@ from fedprune.system.output import droppable
 
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
-_STEPS_BESIDE_FORMATS = 2
+_STEPS_BESIDE_FORMATS = 3
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""
 
@@ -58,7 +58,8 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     RUN is an aggregator's state directory; its newest checkpoint is taken. Writes DIR/fp32.tflite, DIR/fp16.tflite,
     DIR/dynamic.tflite (weights int8, activations float) and DIR/int8.tflite (all int8, input and output too), with a
     batch of 1, and DIR/exports.json, which says of each: size, sparsity, accuracy, the largest difference to the
-    Keras model, and which TFLite runtimes of this machine run it. They are verified on RUN/held-out.npz, but for the
+    Keras model, and which TFLite runtimes of this machine run it. Filters and units that no output depends on any more,
+    as structured pruning leaves them, are removed first. Files are verified on RUN/held-out.npz, but for the
     examples that calibrate int8.
 
     A format that cannot be made is told, and the others are made. The exit code is 1 then, or 10 if none could be made.
@@ -121,6 +122,9 @@ def _show(report: Report, out: Path) -> None:
                 )
     for failure in report.failures:
         console.print(f"{failure.format.file}: {failure.error}", style="yellow", markup=False, highlight=False)
+    if report.removed_units:
+        listed = ", ".join(f"{count} of {layer}" for layer, count in report.removed_units.items())
+        console.print(f"Units that no output depends on were removed: {listed}", markup=False, highlight=False)
     for line in report.warnings:
         console.print(f"Warning: {line}", style="yellow", markup=False, highlight=False)
     written = " and ".join(filter(None, (", ".join(row.path for row in report.exports), FILE)))

@@ -16,6 +16,7 @@ import msgspec
 import zstandard
 
 from export.converter import Converter, ConverterProcess, Job
+from export.dead_units import LivingModel, check_alike, without_dead_units
 from export.examples import choose_examples, complaints_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
@@ -24,7 +25,7 @@ from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.errors import DataError, ExportError, ProtocolError
-from fedprune.model.tensors import Inputs, sparsity, weights_digest
+from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
 from fedprune.system.disk import Directory
@@ -40,6 +41,9 @@ _TOLERANCE = 1e-3
 
 _POINTS_TO_MISS, _LOSS_TO_NOTICE = 0.01, 1.05
 """By how much less of a metric that it is judged by, or how many times the loss without one, a format is degraded."""
+
+_COMPARED = 256
+"""Examples on which a model without its dead units is compared with the whole one."""
 
 OnStep = Callable[[str], None]
 """Told of each step as it begins."""
@@ -85,7 +89,8 @@ def export_model(
     """Convert, verify, and write the files and `exports.json` into `out`.
 
     A format that cannot be made is one of the report's `failures`; the others are made. `choose_examples` says which of
-    `held_out` and `calibration` are used. There are at most `2 + 2 * len(formats)` steps.
+    `held_out` and `calibration` are used. Units that no output depends on are removed first. There are at most
+    `3 + 2 * len(formats)` steps.
 
     Raises:
         ExportError: fp32 answers differently from Keras, or runs nowhere; there is no runtime; the checkpoint is not of
@@ -102,20 +107,26 @@ def export_model(
     _check_whole(task)
     counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
+    model = without_dead_units(bundle.network, task.table, checkpoint.weights)
+    if model.removed:
+        on_step("Evaluating the model before units are removed")
+    whole = _whole_answers(bundle, checkpoint, data, open_converter) if model.removed else None
     files: dict[Format, bytes] = {}
     verdicts: dict[Format, Verdict] = {}
     failures = []
     with open_converter(
         Job(
-            bundle.network,
-            task.tensors,
-            checkpoint.weights,
+            model.network,
+            tuple(model.table),
+            model.weights,
             list(data.inputs.values()),
             list(examples.calibration.inputs.values()),
         )
     ) as converter:
         on_step("Evaluating the Keras model")
         expected = converter.evaluate()
+        if whole is not None:
+            check_alike(whole, [answers[:_COMPARED] for answers in expected])
         for form in formats:
             try:
                 on_step(f"Converting to {form}")
@@ -131,13 +142,15 @@ def export_model(
                 _check_fp32(verdicts[form])
     in_keras = score([expected], data, task.output_forms, counted).evaluation
     x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
-    exports = [_describe(form, files, verdicts[form], in_keras, task, checkpoint, x) for form in files]
+    exports = [_describe(form, files, verdicts[form], in_keras, model, x) for form in files]
     report = Report(
         task=task.name,
         run=checkpoint.run,
         version=checkpoint.version,
         weights_sha256=weights_digest(checkpoint.weights),
         sparsity=sparsity(checkpoint.weights, task.table),
+        removed_units=model.removed,
+        parameters=model.table.parameters,
         target_sparsity=task.pruning.schedule.target_sparsity,
         examples=len(data),
         calibration_examples=len(examples.calibration),
@@ -180,6 +193,13 @@ def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
         ) from error
 
 
+def _whole_answers(bundle: Bundle, checkpoint: Checkpoint, data: Dataset, open_converter: Opener) -> list[Array]:
+    """What the model with all of its units answers to the first examples."""
+    first = [array[:_COMPARED] for array in data.inputs.values()]
+    with open_converter(Job(bundle.network, bundle.task.tensors, checkpoint.weights, first, [])) as converter:
+        return converter.evaluate()
+
+
 def _check_fp32(verdict: Verdict) -> None:
     if verdict.relative_difference is None:
         reasons = "; ".join(f"{tried.runtime} {tried.version}: {tried.error}" for tried in verdict.runs_on)
@@ -197,8 +217,7 @@ def _describe(
     files: dict[Format, bytes],
     verdict: Verdict,
     in_keras: Evaluation,
-    task: Task,
-    checkpoint: Checkpoint,
+    model: LivingModel,
     x: Mapping[str, Inputs],
 ) -> Exported:
     content, fp32 = files[form], files.get(Format.FP32)
@@ -208,7 +227,7 @@ def _describe(
         bytes=len(content),
         bytes_compressed=len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content)),
         sha256=hashlib.sha256(content).hexdigest(),
-        sparsity=count_zeros(content, checkpoint.weights, task.table),
+        sparsity=count_zeros(content, model.weights, model.table),
         loss=verdict.evaluation.loss if verdict.evaluation else None,
         metrics=dict(verdict.evaluation.metrics) if verdict.evaluation else {},
         max_difference=verdict.max_difference,

@@ -95,8 +95,9 @@ class Report(msgspec.Struct, frozen=True):
     `failures` are the formats of which there is no file.
 
     `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights, `sparsity` that
-    of their prunable part, and `target_sparsity` the schedule's. int8's scales come from `calibration_examples` others.
-    `warnings` are for people, a line each.
+    of their prunable part, and `target_sparsity` the schedule's. `removed_units` are the numbers of units that went,
+    since no output depends on them, by layer; what was exported has `parameters`. int8's scales come from
+    `calibration_examples` others. `warnings` are for people, a line each.
     """
 
     task: str
@@ -105,6 +106,8 @@ class Report(msgspec.Struct, frozen=True):
     weights_sha256: str
     sparsity: float
     target_sparsity: float
+    removed_units: dict[str, int]
+    parameters: int
     examples: int
     calibration_examples: int
     keras_loss: float

@@ -11,6 +11,8 @@ from fedprune.model.forms import MAX_ENDS
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.slimming.pruning import UnitPruning
+from fedprune.slimming.selection import UnitAllocation
 from fedprune.task.bundle import Pruning, Training
 from fedprune.task.outputs import Metrics
 
@@ -113,19 +115,34 @@ class ConstantSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only
         return ConstantSparsity(target_sparsity=self.target_sparsity, **window)
 
 
+class UnitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``[pruning.units]`` table: `UnitPruning`, with a schedule that may be given in rounds."""
+
+    schedule: PolynomialSettings | ConstantSettings
+    allocation: UnitAllocation = UnitAllocation.UNIFORM
+    minimum: _Size = 1
+    multiple: _Size = 1
+
+    def in_steps(self, steps_per_round: int) -> UnitPruning:
+        """Raises ValueError if the clock would run over."""
+        return UnitPruning(self.schedule.in_steps(steps_per_round), self.allocation, self.minimum, self.multiple)
+
+
 class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[pruning]`` table: `Pruning`, with a schedule that may be given in rounds."""
 
     schedule: PolynomialSettings | ConstantSettings
     mask: MaskPolicy = MaskPolicy("shared")
     allocation: Allocation = Allocation.LAMP
+    units: UnitSettings | None = None
 
     def __post_init__(self) -> None:
         self.in_steps(1)
 
     def in_steps(self, steps_per_round: int) -> Pruning:
         """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
-        return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation)
+        units = None if self.units is None else self.units.in_steps(steps_per_round)
+        return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation, units)
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -53,6 +53,13 @@ def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
     help="Fraction of the kernels' weights to prune; 0 trains dense.",
 )
 @click.option(
+    "--units",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Fraction of each layer's filters and units to remove; exported files are without them.",
+)
+@click.option(
     "--codec",
     default=DEFAULT_CODEC,
     show_default=True,

@@ -108,7 +108,7 @@ def _collect(settings: DemoSettings, split: SplitSummary, out: Path) -> results.
         settings=_as_json(settings),
         source=split.source,
         rounds=rounds,
-        model=results.model_result(load_bundle(out / "task.fedtask"), rounds[-1]),
+        model=results.model_result(load_bundle(out / "task.fedtask"), rounds[-1], out / "export"),
         peak_memory_mb=results.peak_memory(book, records),
         exports=results.export_results(out, out / "export", out / "benchmark.json"),
     )

@@ -39,9 +39,11 @@ class RoundResult(msgspec.Struct, frozen=True):
 
 
 class ModelResult(msgspec.Struct, frozen=True):
-    """The final global model. `prunable` counts the scalars that may be pruned, `sparsity` is theirs."""
+    """The final global model. `prunable` counts the scalars that may be pruned, `sparsity` is theirs. Exported files
+    have `exported_parameters`: fewer where units were removed."""
 
     parameters: int
+    exported_parameters: int
     prunable: int
     sparsity: float
     accuracy: float
@@ -83,9 +85,10 @@ def round_result(record: RoundRecord) -> RoundResult:
     return RoundResult(**{**fields, "round": record.round + 1})
 
 
-def model_result(bundle: Bundle, last: RoundResult) -> ModelResult:
+def model_result(bundle: Bundle, last: RoundResult, exports: Path) -> ModelResult:
     table = bundle.task.table
-    return ModelResult(table.parameters, table.prunable, last.sparsity, last.accuracy)
+    exported = msgspec.json.decode((exports / "exports.json").read_bytes())["parameters"]
+    return ModelResult(table.parameters, exported, table.prunable, last.sparsity, last.accuracy)
 
 
 def peak_memory(book: Book, records: Sequence[RoundRecord]) -> PeakMemory:

@@ -23,6 +23,7 @@ class DemoSettings:
     partition: str
     seed: int
     sparsity: float
+    units: float
     codec: str
     mask: str
     trainer: str
@@ -40,6 +41,7 @@ def task_toml(settings: DemoSettings, split: SplitSummary) -> str:
         steps_per_round=math.ceil(min(part.examples for part in split.agents) / BATCH_SIZE),
         rounds=settings.rounds,
         sparsity=settings.sparsity,
+        units=settings.units,
         mask=settings.mask,
     )
 

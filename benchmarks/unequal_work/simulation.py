@@ -56,7 +56,7 @@ class Federation:
         disk = Directory(Path(self._directory.name))
         evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=1)
         self._merger = Merger(
-            bundle.task, "run", seed, ModelCodec(Values.FP32), parse_codec(_CODEC), disk,
+            bundle.task, bundle.network, "run", seed, ModelCodec(Values.FP32), parse_codec(_CODEC), disk,
             None if evaluator is None else evaluator.evaluate,
             None if evaluator is None else evaluator.loss_scale,
             aggregation,

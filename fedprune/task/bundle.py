@@ -46,6 +46,7 @@ from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
+from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import why_unreadable
 from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.outputs import ClassWeights, Output, OutputLoss, Smoothing, problem_of
@@ -149,17 +150,21 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pruning: when (`schedule`), by whom (`mask`) and how over the layers (`allocation`)."""
+    """Pruning: when (`schedule`), by whom (`mask`) and how over the layers (`allocation`). Whole `units` go by a
+    schedule of their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
     allocation: Allocation = Allocation.LAMP
+    units: UnitPruning | None = None
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
         if self.allocation not in allowed:
             needed = " or ".join(f'"{allocation}"' for allocation in sorted(allowed))
             raise ValueError(f'mask = "{self.mask}" needs allocation = {needed}: TF-MOT prunes layer by layer')
+        if self.units is not None and self.mask is not MaskPolicy.SHARED:
+            raise ValueError(f'pruning.units needs mask = "{MaskPolicy.SHARED}": agents must remove the same units')
 
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Mask, Weights
-from fedprune.pruning.masks import score_mask
+from fedprune.network.description import Network
+from fedprune.pruning.masks import full_mask, score_mask
+from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 
 
@@ -24,3 +26,27 @@ def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) 
     """
     sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.clock_steps_per_round)
     return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)
+
+
+def without_due_units(
+    weights: Weights, mask: Mask, task: Task, network: Network, version: int, after: int
+) -> dict[str, NDArray[np.bool_]]:
+    """The `mask` of a `version`, less the units that go before the version `after`. For the first version they are equal."""
+    units, steps = task.pruning.units, task.training.clock_steps_per_round
+    if units is None:
+        return dict(mask)
+    return mask_without_units(units, network, task.table, weights, mask, (version * steps, after * steps))
+
+
+def mask_after(
+    task: Task, network: Network, version: int, weights: Weights, mask: Mask
+) -> dict[str, NDArray[np.bool_]]:
+    """The mask of the version after `version`, of which `weights` and `mask` are."""
+    due = without_due_units(weights, mask, task, network, version, version + 1)
+    return mask_of_version(task, version + 1, weights, due)
+
+
+def first_mask(task: Task, network: Network, weights: Weights) -> dict[str, NDArray[np.bool_]]:
+    """The mask of version 0, of the initial `weights`."""
+    due = without_due_units(weights, full_mask(task.table), task, network, 0, 0)
+    return mask_of_version(task, 0, weights, due)

@@ -48,8 +48,8 @@ def _result(out: Path) -> dict[str, Any]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A small demo's directory, whose name is not text, and what it printed."""
     out = tmp_path_factory.mktemp("demo") / os.fsdecode(b"sm\xe5ll")
-    options = ("--agents", "2", "--rounds", "3", "--examples-per-agent", "128", "--sparsity", "0.6")
-    return out, _demo(out, *options, "--broker", "embedded").stdout
+    options = ("--agents", "2", "--rounds", "3", "--examples-per-agent", "128")
+    return out, _demo(out, *options, "--sparsity", "0.9", "--units", "0.5", "--broker", "embedded").stdout
 
 
 def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
@@ -88,17 +88,20 @@ def test_uplink_bytes_are_those_of_the_updates_and_little_more(small: tuple[Path
     assert values < result["rounds"][2]["bytes_up"] < values * 1.02 + 2000
 
 
-def test_the_exported_kernels_are_sparse(small: tuple[Path, str]) -> None:
+def test_the_exported_kernels_have_half_the_units_and_are_sparse(small: tuple[Path, str]) -> None:
+    sizes = {3 * 3 * 8, 3 * 3 * 8 * 16, 5 * 5 * 16 * 64, 64 * 10}
+    parameters = sum(sizes) + 8 + 16 + 64 + 10
     interpreter: Any = default_runtime().interpreter(small[0] / "export" / "fp32.tflite")
     kernels = [
         interpreter.get_tensor(detail["index"])
         for detail in interpreter.get_tensor_details()
-        if len(detail["shape"]) in (2, 4) and np.prod(detail["shape"]) in (144, 4608, 102_400, 1280)
+        if len(detail["shape"]) in (2, 4) and np.prod(detail["shape"]) in sizes
     ]
     constants = {array.size: array for array in kernels if np.count_nonzero(array)}
-    assert set(constants) >= {144, 4608, 102_400, 1280}
-    zeros = sum(int((array == 0).sum()) for array in constants.values())
-    assert zeros / sum(array.size for array in constants.values()) == pytest.approx(0.6, abs=0.005)
+    assert set(constants) == sizes
+    assert _result(small[0])["model"]["exported_parameters"] == parameters
+    kept = sum(np.count_nonzero(array) for array in constants.values())
+    assert kept / _result(small[0])["model"]["prunable"] == pytest.approx(0.1, abs=0.005)
 
 
 def test_a_person_sees_tables_and_a_picture(small: tuple[Path, str]) -> None:

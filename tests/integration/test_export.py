@@ -52,9 +52,13 @@ from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorTable, sparsity, weights_digest
+from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.runtime.tflite import default_runtime, predict
+from fedprune.slimming.groups import dependency_groups
+from fedprune.slimming.selection import UnitAllocation, choose_units
+from fedprune.slimming.unit_masks import prunable_unit_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint, save_checkpoint
@@ -157,6 +161,30 @@ def test_every_format_answers_as_keras_does(run: Run, report: Report) -> None:
     fp32, fp16, dynamic, int8 = (row.max_difference for row in report.exports)
     assert fp32 < 1e-5 < fp16 < int8
     assert dynamic < int8 < 0.1 * np.abs(expected).max()
+
+
+def test_units_that_no_output_depends_on_are_not_in_the_files(run: Run, tmp_path: Path) -> None:
+    table = run.bundle.task.table
+    groups = dependency_groups(run.bundle.network, table)
+    kept = choose_units(groups, run.checkpoint.weights, 0.5, UnitAllocation.UNIFORM)
+    weights = apply_mask(run.checkpoint.weights, prunable_unit_mask(groups, kept))
+    checkpoint = replace(run.checkpoint, weights=weights, exact=weights)
+
+    report = export_model(run.bundle, checkpoint, DATA, tmp_path, [Format.FP32, Format.INT8], lambda _: None)
+
+    assert sorted(report.removed_units.values()) == [3, 4]
+    assert report.parameters < table.parameters / 2
+    assert report.sparsity == pytest.approx(sparsity(weights, table))
+    run.model.set_weights(list(weights.values()))
+    expected = run.model.predict(choose_examples(DATA, None).verification.x, verbose=0)
+    run.model.set_weights(list(run.checkpoint.weights.values()))
+    for row in report.exports:
+        interpreter: Any = default_runtime().interpreter(tmp_path / row.path)
+        sizes = {math.prod(detail["shape"]) for detail in interpreter.get_tensor_details()}
+        answers = predict(interpreter, choose_examples(DATA, None).verification.x)
+        assert {3 * 3 * 1 * 3, 3 * 3 * 3 * 4, 2 * 2 * 4 * CLASSES} <= sizes
+        assert not {3 * 3 * 1 * 6, 3 * 3 * 6 * 8, 2 * 2 * 8 * CLASSES} & sizes
+        assert np.abs(answers - expected).max() < (1e-5 if row.format is Format.FP32 else 0.1) * np.abs(expected).max()
 
 
 def test_inputs_are_a_batch_of_one_and_int8_only_where_it_is_asked_for(run: Run, report: Report) -> None:

@@ -122,7 +122,9 @@ def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask, state:
     codec, task, version = parse_model_codec(world.model_codec), world.bundle.task, before.version + 1
     if codec.deltas is None:
         return new_model(weights, task, before.run, version, codec.values, mask, state).checkpoint
-    return next_model(weights, task, before.run, before, codec.values, codec.deltas, SEED, state).checkpoint
+    return next_model(
+        weights, task, world.bundle.network, before.run, before, codec.values, codec.deltas, SEED, state
+    ).checkpoint
 
 
 @dataclass(frozen=True)

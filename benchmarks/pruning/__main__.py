@@ -1,0 +1,8 @@
+"""`python -m benchmarks.pruning [--quick] [--json FILE]`"""
+
+from __future__ import annotations
+
+from benchmarks.pruning.command import main
+
+if __name__ == "__main__":  # not where a child process imports this module to find its work
+    main()

@@ -1,0 +1,114 @@
+"""The speed of networks without half of their units, against the whole ones: inference, and training graphs.
+
+The two take turns, so that what slows one for a while slows the other too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.latency.measure import Settings, measure
+from benchmarks.latency.results import Measured
+from benchmarks.pruning.halves import Described, halves
+from export.converter import ConverterProcess, Job
+from export.report import Format
+from fedprune.errors import ExportError
+from fedprune.graph.training import write_training_graph
+from fedprune.model.losses import Loss, Objective
+from fedprune.model.randomness import Keyed
+from fedprune.runtime.training_graph import TrainingGraph
+
+FORMATS = (Format.FP32, Format.INT8)
+_BATCH, _OUTPUTS = 32, 10
+_CALIBRATION = 32
+"""Random examples that int8's scales come from; speed does not depend on them."""
+
+
+class Speedup(msgspec.Struct, frozen=True):
+    """The time of the whole network over that of the half, one thread: the median over pairs of blocks, and the
+    quartiles around it. `measured` is `fp32` or `int8` for an inference, or `training graph` for loss and gradients of
+    a batch of 32, in processor time."""
+
+    network: str
+    measured: str
+    whole_ms: float
+    half_ms: float
+    median: float
+    low: float
+    high: float
+    parameters: tuple[int, int]
+    bytes: tuple[int, int] | None = None
+
+
+def speedups(name: str, runs: int, steps: int) -> list[Speedup]:
+    """All of them of a network: of `runs` inferences in each format, and of `steps` steps."""
+    pair = halves(name)
+    parameters = (pair[0].table.parameters, pair[1].table.parameters)
+    files = [_converted(each) for each in pair]
+    found = [_inference(name, form, (files[0][form], files[1][form]), runs, parameters) for form in FORMATS]
+    return [*found, _training(name, pair, steps, parameters)]
+
+
+def _converted(model: Described) -> dict[Format, bytes]:
+    drawn = Keyed(0, "calibration").uniform(_CALIBRATION * _size(model), 0.0, 1.0)
+    calibration = drawn.reshape(_CALIBRATION, *model.network.inputs[0])
+    job = Job(model.network, tuple(model.table), model.weights, [calibration[:1]], [calibration])
+    with ConverterProcess(job) as converter:
+        return {form: converter.convert(form) for form in FORMATS}
+
+
+def _inference(
+    name: str, form: Format, contents: tuple[bytes, bytes], runs: int, parameters: tuple[int, int]
+) -> Speedup:
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [Path(directory) / f"{part}.tflite" for part in ("whole", "half")]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        whole, half = measure(paths, Settings(num_threads=1, num_runs=runs)).models
+    if not isinstance(whole, Measured) or not isinstance(half, Measured) or half.ratio is None:
+        raise ExportError(f"{name}, {form}: could not be measured: {whole} {half}")
+    return Speedup(
+        network=name,
+        measured=form,
+        whole_ms=whole.latency_ms.p50,
+        half_ms=half.latency_ms.p50,
+        median=1 / half.ratio.median,
+        low=1 / half.ratio.high,
+        high=1 / half.ratio.low,
+        parameters=parameters,
+        bytes=(len(contents[0]), len(contents[1])),
+    )
+
+
+def _training(name: str, pair: tuple[Described, Described], steps: int, parameters: tuple[int, int]) -> Speedup:
+    graphs = [_training_graph(model) for model in pair]
+    x = Keyed(0, "batch").uniform(_BATCH * _size(pair[0]), 0.0, 1.0).reshape(_BATCH, *pair[0].network.inputs[0])
+    y = np.eye(_OUTPUTS, dtype=np.float32)[np.arange(_BATCH) % _OUTPUTS]
+    times: list[list[float]] = [[], []]
+    for _ in range(steps + 1):
+        for graph, own in zip(graphs, times, strict=True):
+            began = time.process_time()
+            graph.step([x], [y])
+            own.append((time.process_time() - began) * 1e3)
+    whole, half = (own[1:] for own in times)  # the first is to warm up
+    low, median, high = np.percentile(np.divide(whole, half), (25, 50, 75)).tolist()
+    medians = statistics.median(whole), statistics.median(half)
+    return Speedup(name, "training graph", *medians, median, low, high, parameters)
+
+
+def _training_graph(model: Described) -> TrainingGraph:
+    objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
+    graph = write_training_graph(model.network, model.table, [objective], _BATCH)
+    loaded = TrainingGraph(graph.blob, tuple(model.table), threads=1)
+    loaded.hold(model.weights)
+    return loaded
+
+
+def _size(model: Described) -> int:
+    return int(np.prod(model.network.inputs[0]))

@@ -1,0 +1,174 @@
+"""Structured pruning in a federation: everybody masks the same units when they are due, and they stay so."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.global_model import new_model
+from export.settings import UnitSettings
+from export.unit_check import units_that_stay
+from fedprune.codecs import Values
+from fedprune.config import from_table
+from fedprune.errors import ConfigurationError, TaskError
+from fedprune.model.tensors import Mask, TensorClass, TensorTable, Weights
+from fedprune.network.description import Network
+from fedprune.network.layers import Activation, Convolution, Dense, Function, LayerNormalization, Reshape
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, mask_sparsity
+from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
+from fedprune.slimming.groups import dependency_groups
+from fedprune.slimming.pruning import UnitPruning, mask_without_units
+from fedprune.slimming.unit_masks import dead_units, units_without
+from fedprune.task.bundle import Pruning, Task, Training
+from fedprune.task.outputs import Output
+from fedprune.task.versions import without_due_units
+from tests.described import chain_of, table_of
+from tests.drawn_networks import drawn_weights
+
+NETWORK = chain_of(
+    (6, 6, 1),
+    Convolution(name="conv", size=(3, 3), strides=(1, 1), filters=8, kernel="conv/kernel", bias="conv/bias"),
+    Activation(name="relu", function=Function.RELU),
+    Reshape(name="flat", shape=(128,)),
+    Dense(name="dense", units=16, kernel="dense/kernel", bias="dense/bias"),
+    Dense(name="out", units=3, kernel="out/kernel", bias="out/bias"),
+)
+TABLE = table_of(NETWORK)
+GROUPS = dependency_groups(NETWORK, TABLE)
+EVERYWHERE = full_mask(TABLE)
+STEPS = 10
+"""A round's."""
+GROWING = PolynomialDecay(begin_step=20, end_step=60, frequency=10, initial_sparsity=0.25, target_sparsity=0.5)
+
+
+def pruned(weights: Weights, mask: Mask, version: int, after: int, units: UnitPruning | None = None) -> Mask:
+    steps = (version * STEPS, after * STEPS)
+    return mask_without_units(units or UnitPruning(GROWING), NETWORK, TABLE, weights, mask, steps)
+
+
+def gone(mask: Mask) -> int:
+    return int(units_without(GROUPS, mask).sum())
+
+
+def test_units_go_when_they_are_due_and_stay_away() -> None:
+    mask: Mask = EVERYWHERE
+    counts = []
+    for version in range(8):
+        before = mask
+        mask = pruned(drawn_weights(TABLE, version), mask, version, version + 1)
+        assert all(not (mask[name] & ~before[name]).any() for name in mask)
+        counts.append(gone(mask))
+
+    assert counts[0] == 0
+    assert counts[1] == 2 + 4
+    assert counts == sorted(counts)
+    assert counts[-1] == 4 + 8
+
+
+def test_masks_are_the_same_for_the_same_weights_and_dead_units_are_what_they_leave() -> None:
+    first, second = (pruned(drawn_weights(TABLE, 1), EVERYWHERE, 5, 6) for _ in range(2))
+
+    dead = dead_units(GROUPS, apply_mask(drawn_weights(TABLE, 2), first))
+
+    assert all(np.array_equal(first[name], second[name]) for name in EVERYWHERE)
+    np.testing.assert_array_equal(dead, units_without(GROUPS, first))
+
+
+def test_units_that_are_due_go_from_the_initial_model_and_after_going_back_too() -> None:
+    constant = UnitPruning(ConstantSparsity(begin_step=0, frequency=10, target_sparsity=0.5))
+
+    assert gone(pruned(drawn_weights(TABLE, 1), EVERYWHERE, 0, 0, constant)) == 4 + 8
+    assert gone(pruned(drawn_weights(TABLE, 1), EVERYWHERE, 0, 9)) == 4 + 8
+
+
+def test_a_layer_keeps_as_many_as_the_task_says() -> None:
+    constant = ConstantSparsity(begin_step=0, frequency=10, target_sparsity=0.6)
+
+    assert gone(pruned(drawn_weights(TABLE, 1), EVERYWHERE, 0, 0, UnitPruning(constant, minimum=6))) == 2 + 10
+    assert gone(pruned(drawn_weights(TABLE, 1), EVERYWHERE, 0, 0, UnitPruning(constant, multiple=4))) == 4 + 8
+
+
+def task(sparsity: float) -> Task:
+    schedule = ConstantSparsity(begin_step=0, frequency=10, target_sparsity=sparsity)
+    units = UnitPruning(ConstantSparsity(begin_step=0, frequency=10, target_sparsity=0.5))
+    return Task(
+        name="half",
+        input_shapes=NETWORK.inputs,
+        outputs=(Output((3,), from_logits=True),),
+        tensors=tuple(TABLE),
+        training=Training(steps_per_round=STEPS),
+        pruning=Pruning(schedule, units=units),
+        members={},
+    )
+
+
+def test_half_the_units_go_and_then_most_of_what_is_left() -> None:
+    half, both = task(0.0), task(0.95)
+    weights = drawn_weights(TABLE, 1)
+
+    models = []
+    for each in (half, both):
+        mask = without_due_units(weights, EVERYWHERE, each, NETWORK, 0, 0)
+        models.append(new_model(weights, each, "run", 0, Values.FP32, mask).checkpoint)
+
+    left = 9 * 4 + 16 * 4 * 8 + 8 * 3
+    assert mask_sparsity(models[0].mask) == pytest.approx(1 - left / TABLE.prunable)
+    assert mask_sparsity(models[1].mask) == pytest.approx(0.95, abs=1e-3)
+    assert gone(models[0].mask) == 4 + 8
+    assert gone(models[1].mask) >= 4 + 8
+
+
+def test_agents_own_masks_cannot_remove_units() -> None:
+    constant = ConstantSparsity(begin_step=0, frequency=10, target_sparsity=0.5)
+
+    with pytest.raises(ValueError, match='units needs mask = "shared"'):
+        Pruning(constant, MaskPolicy.OWN, Allocation.UNIFORM, UnitPruning(constant))
+
+
+def test_the_schedule_of_units_may_be_given_in_rounds() -> None:
+    schedule = {"kind": "constant", "target_sparsity": 0.5, "begin_round": 3}
+    settings = from_table({"schedule": schedule, "multiple": 8}, UnitSettings, "task.toml")
+
+    units = settings.in_steps(STEPS)
+
+    assert units == UnitPruning(ConstantSparsity(begin_step=30, frequency=10, target_sparsity=0.5), multiple=8)
+    with pytest.raises(ConfigurationError, match="multiple"):
+        from_table({"schedule": schedule, "multiple": 0}, UnitSettings, "task.toml")
+
+
+# What a task is told of its network
+
+
+def normalized(then: int) -> tuple[Network, TensorTable]:
+    network = chain_of(
+        (5,),
+        Dense(name="first", units=4, kernel="first/kernel"),
+        LayerNormalization(name="norm", axes=1, epsilon=1e-3, gamma=None, beta=None),
+        *(Dense(name=f"dense{number}", units=4, kernel=f"dense{number}/kernel") for number in range(then)),
+    )
+    return network, table_of(network)
+
+
+def test_layers_whose_units_stay_are_named_with_the_reason() -> None:
+    assert units_that_stay(NETWORK, TABLE) == []
+    (line,) = units_that_stay(*normalized(2))
+    assert line == "first: layer 'norm' normalises each example over all of its channels"
+
+
+def test_units_that_no_pruned_kernel_takes_stay() -> None:
+    specs = [
+        msgspec.structs.replace(spec, kind=TensorClass.DENSE) if spec.name == "dense/kernel" else spec for spec in TABLE
+    ]
+
+    (line,) = units_that_stay(NETWORK, TensorTable(tuple(specs)))
+
+    assert line == "conv: something else than a kernel that is pruned takes them"
+
+
+def test_a_network_without_units_that_can_go_is_refused() -> None:
+    with pytest.raises(
+        TaskError, match=r"has no units that can be removed \(first: layer 'norm'.*; leave pruning\.units"
+    ):
+        units_that_stay(*normalized(1))
