@@ -94,7 +94,7 @@ def measure(
         log = None if journal is None else Journal(journal, _plan(models, digests, settings), resume=resume)
         if log is not None:
             stack.callback(log.close)
-        observations = [] if log is None else _take_over(rows, log.entries)
+        observations = [] if log is None else _take_over(rows, log.entries, _block_sizes(settings.num_runs))
         _Session(rows, settings, observations, on_turn, lambda entry: None if log is None else log.append(entry)).run()
     return _report(began, settings, rows, observations)
 
@@ -127,7 +127,7 @@ def _plan(models: Sequence[Path], digests: Sequence[str | None], settings: Setti
     )
 
 
-def _take_over(rows: Sequence[_Row], entries: Sequence[Entry]) -> list[Observation]:
+def _take_over(rows: Sequence[_Row], entries: Sequence[Entry], sizes: Sequence[int]) -> list[Observation]:
     """Put what a journal holds into the rows. They are compared block by block, so a block that only some had
     is measured again."""
     blocks: list[dict[int, Block]] = [{} for _ in rows]
@@ -135,7 +135,8 @@ def _take_over(rows: Sequence[_Row], entries: Sequence[Entry]) -> list[Observati
     for entry in entries:
         match entry:
             case Timed(row, number, block):
-                blocks[row][number] = block
+                if 0 <= number < len(sizes) and len(block.latencies_ms) == sizes[number]:
+                    blocks[row][number] = block
             case Broken(row, error):
                 rows[row].error = error
             case Observed(observation):
