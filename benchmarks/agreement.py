@@ -67,9 +67,9 @@ def _our_medians(models: list[Path], settings: Settings) -> list[float]:
 
 
 def _litert_median(model: Path, settings: Settings) -> float:
-    own = {name: getattr(settings, name) for name in ("num_threads", "num_runs", "warmup_runs")}
+    own = {name: getattr(settings, name) for name in ("num_runs", "warmup_runs")}
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        options = {"model": model, "result_json": result.name, **own}
+        options = {"model": model, "result_json": result.name, "num_threads": settings.num_threads[0], **own}
         command = [sys.executable, "-m", "ai_edge_litert.tools.benchmark_litert_model"]
         command += [f"--{name}={value}" for name, value in options.items()]
         run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -51,8 +51,9 @@ def convert(model: Any, form: Format, signature: Signature, representative: Sequ
 def _configure(converter: Any, form: Format, representative: Sequence[Inputs]) -> None:
     if form is Format.FP32:
         return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if form is Format.FP16:
+    sparse = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if form in (Format.FP32_SPARSE, Format.FP16_SPARSE) else []
+    converter.optimizations = [*sparse, *([] if form is Format.FP32_SPARSE else [tf.lite.Optimize.DEFAULT])]
+    if form in (Format.FP16, Format.FP16_SPARSE):
         converter.target_spec.supported_types = [tf.float16]
     if form is Format.INT8:
         converter.representative_dataset = lambda: (

@@ -16,12 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from export.report import FILE, Exported, Failure, Format, Report, judged_by
+from export.report import DENSE_FORMATS, FILE, KNOWN_TO_FAIL, Exported, Failure, Format, Report, judged_by
 from fedprune.errors import ConfigurationError, ExportError
 from fedprune.system.output import droppable
 
 _REQUIRED = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_litert", "zstandard")
 _ALL = ",".join(Format)
+_DENSE = ",".join(DENSE_FORMATS)
 _STEPS_BESIDE_FORMATS = 3
 _PIPE_WIDTH = 120
 """Columns where no terminal tells its width."""
@@ -36,7 +37,12 @@ class FormatsFailed(ExportError):
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--formats", "formats_text", default=_ALL, show_default=True, metavar="F,F,…", help="Which files to make."
+    "--formats",
+    "formats_text",
+    default=_DENSE,
+    show_default=True,
+    metavar="F,F,…",
+    help=f"Which files to make, of {_ALL}.",
 )
 @click.option(
     "--data",
@@ -58,9 +64,9 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
     RUN is an aggregator's state directory; its newest checkpoint is taken. Writes DIR/fp32.tflite, DIR/fp16.tflite,
     DIR/dynamic.tflite (weights int8, activations float) and DIR/int8.tflite (all int8, input and output too), with a
     batch of 1, and DIR/exports.json, which says of each: size, sparsity, accuracy, the largest difference to the
-    Keras model, and which TFLite runtimes of this machine run it. Filters and units that no output depends on any more,
-    as structured pruning leaves them, are removed first. Files are verified on RUN/held-out.npz, but for the
-    examples that calibrate int8.
+    Keras model, and which TFLite runtimes of this machine run it. fp32-sparse and fp16-sparse, in sparse encoding, are
+    made where they are asked for. Filters and units that no output depends on any more, as structured pruning leaves
+    them, are removed first. Files are verified on RUN/held-out.npz, but for the examples that calibrate int8.
 
     A format that cannot be made is told, and the others are made. The exit code is 1 then, or 10 if none could be made.
 
@@ -84,6 +90,8 @@ def export(run: Path, formats_text: str, data: Path | None, out: Path | None, as
 
 def _parse_formats(text: str) -> list[Format]:
     names = set(filter(None, text.replace(" ", "").split(",")))
+    for name in sorted(names.intersection(KNOWN_TO_FAIL)):
+        raise ConfigurationError(f"--formats {name}: {KNOWN_TO_FAIL[name]}; take {name.removesuffix('-sparse')}")
     unknown = sorted(names.difference(Format))
     if unknown or not names:
         raise ConfigurationError(f"--formats {text!r}: {unknown[0] if unknown else 'nothing'!r} is none of {_ALL}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,11 +22,23 @@ class Format(StrEnum):
     DYNAMIC = "dynamic"
     """Large weights stored as int8, activations quantised while it runs."""
     INT8 = "int8"
-    """Weights, activations, input and output are int8, by scales that representative examples gave."""
+    """Weights, activations, input and output are int8, by scales that representative examples gave. Weights of
+    convolutions have a scale for each output channel."""
+    FP32_SPARSE = "fp32-sparse"
+    """fp32 in sparse encoding, which XNNPACK's sparse kernels want: what is not zero is stored, and where it is."""
+    FP16_SPARSE = "fp16-sparse"
 
     @property
     def file(self) -> str:
         return f"{self}.tflite"
+
+
+DENSE_FORMATS = (Format.FP32, Format.FP16, Format.DYNAMIC, Format.INT8)
+"""Those of ordinary encoding, which are made unless others are asked for."""
+
+_NO_KERNEL = "TFLite's runtimes have no kernel for sparse int8 weights, and do not run what the converter makes of them"
+KNOWN_TO_FAIL: Mapping[str, str] = MappingProxyType({"dynamic-sparse": _NO_KERNEL, "int8-sparse": _NO_KERNEL})
+"""Combinations that are refused, and why."""
 
 
 class RunsOn(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from export.report import Sparsity
+from export.sparse_encoding import densify
 from fedprune.model.tensors import TensorClass, TensorTable, Weights
 
 _DTYPES = {
@@ -47,8 +48,9 @@ def _constants(content: bytes) -> Iterator[_Signs]:
         for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
             buffer = model.Buffers(tensor.Buffer())
             if buffer.DataLength() and tensor.Type() in _DTYPES:
-                values = buffer.DataAsNumpy().view(_DTYPES[tensor.Type()])
-                yield _signs(values.reshape(tensor.ShapeAsNumpy()))
+                values, shape = buffer.DataAsNumpy().view(_DTYPES[tensor.Type()]), tensor.ShapeAsNumpy()
+                encoding = tensor.Sparsity()
+                yield _signs(values.reshape(shape) if encoding is None else densify(values, shape, encoding))
 
 
 def _signs(values: NDArray[Any]) -> _Signs:

@@ -29,6 +29,7 @@ _SUBCOMMANDS = {
     "join": ("fedprune.identity.device_commands:join", "Join a gateway's federation, with a token from there."),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
+    "matrix": ("benchmarks.matrix.command:matrix", "Export every way, measure each file, and recommend one."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
     "broker": ("fedprune.wire.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
 }

@@ -77,6 +77,61 @@ def open_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _saved(tmp_path_factory.mktemp("open") / "size.tflite", converter.convert())
 
 
+@dataclass(frozen=True)
+class PatternModels:
+    """A network of the pattern that XNNPACK's sparse kernels take, 80 % pruned, as fp32 files."""
+
+    sparse: Path
+    """In sparse encoding."""
+    dense: Path
+    unpadded: Path
+    """In sparse encoding, and padded `same` where the pattern wants a padding layer."""
+
+
+@pytest.fixture(scope="session")
+def pattern_models(tmp_path_factory: pytest.TempPathFactory) -> PatternModels:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    layers = keras.layers
+
+    def network(*, padded: bool) -> Any:
+        keras.utils.set_random_seed(1)
+        first = {"strides": 2, "padding": "valid" if padded else "same", "activation": "relu"}
+        model = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                *([layers.ZeroPadding2D(1)] if padded else []),
+                layers.Conv2D(16, 3, **first),
+                layers.Conv2D(32, 1, activation="relu"),
+                layers.DepthwiseConv2D(3, padding="same"),
+                layers.Conv2D(32, 1, activation="relu"),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(3),
+            ]
+        )
+        for layer in model.layers:
+            if isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1):
+                kernel, bias = layer.get_weights()
+                kernel[np.abs(kernel) < np.quantile(np.abs(kernel), 0.8)] = 0
+                layer.set_weights([kernel, bias])
+        return model
+
+    def saved(name: str, model: Any, optimizations: list[Any]) -> Path:
+        one = tf.function(model).get_concrete_function(tf.TensorSpec((1, 16, 16, 3), tf.float32))
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([one], model)
+        converter.optimizations = optimizations
+        return _saved(folder / name, converter.convert())
+
+    folder, sparse = tmp_path_factory.mktemp("pattern"), [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    padded = network(padded=True)
+    return PatternModels(
+        sparse=saved("sparse.tflite", padded, sparse),
+        dense=saved("dense.tflite", padded, []),
+        unpadded=saved("unpadded.tflite", network(padded=False), sparse),
+    )
+
+
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
     """A valid model that never answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -64,6 +65,14 @@ class WorkerProcess:
         reply = self._receive()
         assert isinstance(reply, Block)
         return reply
+
+    def cpu_seconds(self) -> float:
+        """The processor time that it has used; 0 once it has ended, when it counts as its parent's."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _receive(self) -> Ready | Block:
         assert self._process.stdout is not None

@@ -17,7 +17,7 @@ from benchmarks.latency.results import Measured as Latency
 from benchmarks.zoo import training
 from benchmarks.zoo.exports import export
 from benchmarks.zoo.records import Criterion, Export, Measured, Speed
-from export.report import Format
+from export.report import DENSE_FORMATS, Format
 from fedprune.errors import FedpruneError
 from fedprune.task.bundle import Bundle, read_bundle
 
@@ -139,7 +139,7 @@ def _parity(name: str, bundle: Bundle) -> float:
 def _exports(blob: bytes) -> tuple[tuple[Export, ...], float | None]:
     """Every format, and the median latency of the fp32 file in ms."""
     with tempfile.TemporaryDirectory() as directory:
-        found = export(blob, tuple(Format), Path(directory))
+        found = export(blob, DENSE_FORMATS, Path(directory))
         file = Path(directory) / Format.FP32.file
         rows = measure_latency([file], Settings()).models if file.exists() else ()
         latencies = [row.latency_ms.p50 for row in rows if isinstance(row, Latency)]

@@ -31,7 +31,7 @@ def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) 
 def without_due_units(
     weights: Weights, mask: Mask, task: Task, network: Network, version: int, after: int
 ) -> dict[str, NDArray[np.bool_]]:
-    """The `mask` of a `version`, less the units that go before the version `after`. For the first version they are equal."""
+    """The `mask` of a `version`, less the units that go before the version `after`; of the first version both are 0."""
     units, steps = task.pruning.units, task.training.clock_steps_per_round
     if units is None:
         return dict(mask)

@@ -52,7 +52,10 @@ def _check(words: list[str]) -> None:
 
 def _check_fedprune(path: str, arguments: list[str]) -> None:
     command = _COMMANDS[path]
-    if isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+    default = getattr(command, "default", None)
+    if default is not None and arguments and f"{path} {arguments[0]}" not in _COMMANDS:
+        _check_fedprune(f"{path} {default}", arguments)
+    elif isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
         assert f"{path} {arguments[0]}" in _COMMANDS, f"{path} has no command {arguments[0]}"
         _check_fedprune(f"{path} {arguments[0]}", arguments[1:])
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -55,26 +57,31 @@ def test_the_report_tells_all_and_one_bad_file_stops_nothing(tiny_models: TinyMo
 
     assert isinstance(result.exception, ExportError)
     assert str(result.exception) == f"{broken}: the file is truncated or damaged: copy or export it again"
-    assert [line.split()[0] for line in result.output.splitlines() if ".tflite" in line] == [
+    assert re.findall(r"^(\S+\.tflite) ", result.output, re.MULTILINE) == [
         "fp32.tflite",
         "broken.tflite",
         "int8.tflite",
     ]
     report = json.loads(target.read_text())
-    assert (report["num_threads"], report["num_runs"], report["warmup_runs"]) == (2, 12, 0)
+    assert (report["num_threads"], report["num_runs"], report["warmup_runs"]) == ([2], 12, 0)
     assert report["runtime"].split()[0] in ("ai-edge-litert", "tflite-runtime")
     assert report["reference"] == str(tiny_models.fp32)
     assert report["machine"]["cores"] >= 1
     first, failed, last = report["models"]
-    assert failed == {"path": str(broken), "error": str(result.exception)}
+    assert failed == {"outcome": "failed", "path": str(broken), "num_threads": 2, "error": str(result.exception)}
     for row, path in ((first, tiny_models.fp32), (last, tiny_models.int8)):
         latency = row["latency_ms"]
         assert (row["path"], row["bytes"]) == (str(path), path.stat().st_size)
         assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
         assert row["init_ms"] > 0
         assert 10 < row["peak_memory_mb"] < 200
+        assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert first["ratio"] is None
     assert 0 < last["ratio"]["low"] <= last["ratio"]["median"] <= last["ratio"]["high"]
+    conditions = report["conditions"]
+    assert conditions["elapsed_s"] > 0
+    assert conditions["before"]["available_memory_mb"] > 0
+    assert conditions["others_cores"] is not None
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -174,7 +181,9 @@ def test_several_failures_are_all_told(tmp_path: Path) -> None:
     assert f"{tmp_path} is not a file" in str(result.exception)
 
 
-@pytest.mark.parametrize("option", ["--num_runs=0", "--num_threads=0", "--warmup_runs=-1", "--num_runs=many"])
+@pytest.mark.parametrize(
+    "option", ["--num_runs=0", "--num_threads=0", "--num_threads=1,,2", "--warmup_runs=-1", "--num_runs=many"]
+)
 def test_a_wrong_option_is_clicks_usage_error(tiny_models: TinyModels, option: str) -> None:
     result = _benchmark(tiny_models.fp32, option)
     assert result.exit_code == 2

@@ -42,7 +42,7 @@ from export.converter import Job
 from export.examples import choose_examples, complaints_of
 from export.export_command import export
 from export.exporting import export_model, export_run
-from export.report import Format, Report
+from export.report import DENSE_FORMATS, Format, Report
 from export.signature import Signature
 from export.workbench import Workbench
 from export.zeros import count_zeros
@@ -64,7 +64,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint, save_checkpoint
 from fedprune.task.run_directory import CHECKPOINTS
 
-ALL = tuple(Format)
+ALL = DENSE_FORMATS
 SPARSITY = 0.6
 SCHEDULE = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=SPARSITY)
 DATA = learnable(200)

@@ -13,7 +13,7 @@ from keras_bundles import CLASSES, bundle_of, weights_of
 from edge_agent.trainers import Trained, Work
 from edge_agent.trainers.choice import make_trainer
 from export.converter import Job
-from export.report import Format
+from export.report import DENSE_FORMATS, Format
 from export.workbench import Workbench
 from fedprune.data import Dataset, load_npz, save_npz
 from fedprune.errors import DataError
@@ -144,7 +144,7 @@ def test_ids_come_from_their_file_as_they_went(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.x, data.x)
 
 
-@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("form", DENSE_FORMATS)
 def test_files_take_ids_as_they_are(form: Format) -> None:
     """Also those of int8, which quantise all other numbers."""
     keras.utils.set_random_seed(1)

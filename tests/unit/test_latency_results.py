@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.latency.measure import Settings, _block_sizes, _rotation, turns
-from benchmarks.latency.results import compare, summarise
+from benchmarks.latency.results import MOST_MEDIANS, compare, compare_unpaired, medians, summarise
 
 _latencies = st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=20)
 
@@ -38,9 +38,36 @@ def test_what_slows_both_models_alike_cancels_out(weather: list[float], true_rat
     np.testing.assert_allclose([ratio.low, ratio.median, ratio.high], true_ratio, rtol=1e-9)
 
 
-def test_the_ratio_is_the_median_of_the_blocks_with_their_quartiles() -> None:
-    ratio = compare([[1.0], [2.0], [3.0], [4.0], [500.0]], [[1.0]] * 5)
-    assert (ratio.low, ratio.median, ratio.high) == (2.0, 3.0, 4.0)
+def test_the_ratio_is_the_median_of_the_blocks_and_one_odd_block_does_not_move_it() -> None:
+    ratio = compare([[2.0]] * 19 + [[500.0]], [[1.0]] * 20)
+    assert (ratio.low, ratio.median, ratio.high) == (2.0, 2.0, 2.0)
+
+
+@given(st.integers(0, 1000))
+def test_the_interval_holds_the_true_ratio_of_noisy_blocks_and_narrows_with_more(seed: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def blocks(count: int, latency: float) -> list[list[float]]:
+        return (latency * random.uniform(0.9, 1.1, (count, 5))).tolist()
+
+    few, many = (compare(blocks(count, 2.0), blocks(count, 1.0)) for count in (10, 400))
+    assert few.low <= few.median <= few.high
+    assert many.high - many.low < few.high - few.low + 0.02
+    assert 1.95 < many.low < many.high < 2.05
+
+
+def test_two_benchmarks_are_compared_block_by_block_of_each() -> None:
+    same = compare_unpaired([1.0, 1.1, 0.9] * 10, [1.0, 1.1, 0.9] * 7)
+    assert same.low <= 1.0 <= same.high
+    slower = compare_unpaired([2.0, 2.2, 1.8] * 10, [1.0, 1.1, 0.9] * 7)
+    assert 1.5 < slower.low <= slower.median == 2.0
+
+
+@given(st.integers(1, 1000))
+def test_a_report_keeps_few_medians_of_many_blocks(count: int) -> None:
+    kept = medians([[float(number)] for number in range(count)])
+    assert len(kept) == min(count, MOST_MEDIANS)
+    assert list(kept) == sorted(kept)
 
 
 @given(st.integers(1, 10_000))

@@ -8,15 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.latency.this_machine import _cpu, _os_name, _temperature, _throttling, read_machine
+from benchmarks.latency.this_machine import _cpu, _os_name, read_machine
 
 _PI_4 = {
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\nCPU revision\t: 3\n",
     "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
     "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\n',
-    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
-    "sys/class/thermal/thermal_zone0/temp": "48686\n",
-    "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
 }
 
 
@@ -33,20 +30,11 @@ def test_a_raspberry_pi_is_recognised(tmp_path: Path) -> None:
     assert machine.cpu == "Cortex-A72"
     assert machine.board == "Raspberry Pi 4 Model B Rev 1.4"
     assert machine.os == "Debian GNU/Linux 12 (bookworm)"
-    assert machine.governor == "ondemand"
-    assert machine.temperature_c == 48.686
-    assert machine.throttling == (
-        "under-voltage",
-        "throttled",
-        "under-voltage since boot",
-        "throttled since boot",
-    )
 
 
 def test_what_cannot_be_read_is_none(tmp_path: Path) -> None:
     machine = read_machine(tmp_path)
-    assert (machine.cpu, machine.board, machine.governor, machine.temperature_c) == (None, None, None, None)
-    assert machine.throttling is None
+    assert (machine.cpu, machine.board) == (None, None)
     assert machine.cores >= 1
 
 
@@ -64,14 +52,7 @@ def test_the_cpu_is_named_as_well_as_can_be(cpuinfo: str, name: str | None) -> N
     assert _cpu(cpuinfo) == name
 
 
-def test_an_unthrottled_board_is_told_from_one_that_does_not_say() -> None:
-    assert _throttling("0") == ()
-    assert _throttling("") is None
-
-
 @given(st.text())
 def test_whatever_the_files_hold_is_survived(text: str) -> None:
     _cpu(text)
     _os_name(text)
-    _temperature(text)
-    _throttling(text)
