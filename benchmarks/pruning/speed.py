@@ -70,7 +70,7 @@ def _inference(
         paths = [Path(directory) / f"{part}.tflite" for part in ("whole", "half")]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
-        whole, half = measure(paths, Settings(num_threads=1, num_runs=runs)).models
+        whole, half = measure(paths, Settings(num_runs=runs)).models
     if not isinstance(whole, Measured) or not isinstance(half, Measured) or half.ratio is None:
         raise ExportError(f"{name}, {form}: could not be measured: {whole} {half}")
     return Speedup(
