@@ -10,4 +10,6 @@ base.trainable = False
 
 
 def make_model() -> keras.Model:
-    return keras.Sequential([layers.Input((32, 32, 1)), base, layers.Flatten(), layers.Dense(2, activation="softmax")])
+    return keras.Sequential(
+        [layers.Input((32, 32, 1)), base, layers.Dense(32, activation="relu"), layers.Dense(2, activation="softmax")]
+    )

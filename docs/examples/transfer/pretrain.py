@@ -1,4 +1,4 @@
-"""Trains a base on the digits, on the workstation, and saves it as base.keras."""
+"""Trains a base on the cloths of which there are many, on the workstation, and saves it as base.keras."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 from PIL import Image
 
-files = sorted(Path("digits").glob("*/*.png"))
+files = sorted(Path("many").glob("*/*.png"))
 names = sorted({file.parent.name for file in files})
 x = np.stack([np.asarray(Image.open(file), np.float32)[..., None] / 255 for file in files])
 y = np.array([names.index(file.parent.name) for file in files])
@@ -15,12 +15,13 @@ y = np.array([names.index(file.parent.name) for file in files])
 base = keras.Sequential(
     [
         layers.Input((32, 32, 1)),
-        layers.Conv2D(12, 3, strides=2, padding="same", activation="relu"),
-        layers.Conv2D(24, 3, strides=2, padding="same", activation="relu"),
+        layers.Conv2D(12, 5, strides=2, activation="relu"),
+        layers.Conv2D(24, 5, strides=2, activation="relu"),
+        layers.GlobalMaxPooling2D(),
     ],
     name="base",
 )
-model = keras.Sequential([base, layers.Flatten(), layers.Dense(len(names), activation="softmax")])
-model.compile("adam", "sparse_categorical_crossentropy")
-model.fit(x, y, epochs=6, verbose=2)
+model = keras.Sequential([base, layers.Dense(len(names), activation="softmax")])
+model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", metrics=["accuracy"])
+model.fit(x, y, epochs=12, verbose=2)
 base.save("base.keras")
