@@ -25,7 +25,7 @@ from fedprune.model.metrics import metric_named
 from fedprune.model.tensors import TensorClass
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, load_bundle
-from fedprune.task.checkpoints import Checkpoint, load_checkpoint
+from fedprune.task.checkpoints import Checkpoint, load_checkpoint, load_latest
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, TASK
 
 FILES = ("matrix.json", "matrix.png", "model-card.json", "model-card.md")
@@ -39,7 +39,6 @@ _DEFLATE_LEVEL = 9
 class _History:
     """What a run's book tells of its agents."""
 
-    rounds: int
     agents: int | None
     spreads: Mapping[str, Spread]
 
@@ -57,13 +56,14 @@ def build_matrix(
     Raises:
         StorageError, DataError, ExportError, TaskError: as `export_run` does.
     """
+    history = _history(run, load_latest(run).version)  # before what takes long: a book may be refused
     report = export_run(run, data, out, list(Format), on_step)
     files = [out / row.path for row in report.exports if any(tried.ok for tried in row.runs_on)]
     latencies = measure(files, settings, on_turn)
     matrix = _join(report, latencies, out)
     bundle = load_bundle(run / TASK)
     checkpoint = load_checkpoint(Directory(run / CHECKPOINTS), report.version)
-    card = _card(matrix, report, bundle, checkpoint, _history(run, report.version))
+    card = _card(matrix, report, bundle, checkpoint, history)
     contents = (to_json(matrix), draw(matrix), to_json(card), to_markdown(card).encode())
     directory = Directory(out)
     for name, content in zip(FILES, contents, strict=True):
@@ -120,15 +120,16 @@ def _candidate(row: Exported, latency: Measured | None, metric: str | None, cont
 
 
 def _history(run: Path, version: int) -> _History:
+    """Of the rounds that made this version of the model."""
     if not (run / BOOK).exists():
-        return _History(version, None, {})
+        return _History(None, {})
     book = Book.open(run / BOOK)
     try:
         records = [record for record in book.records() if record.round < version]
         agents = len(book.last_accepted(version))
     finally:
         book.close()
-    return _History(version, agents, records[-1].spreads if records else {})
+    return _History(agents, records[-1].spreads if records else {})
 
 
 def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint, history: _History) -> Card:
@@ -139,7 +140,7 @@ def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint
         task=report.task,
         run=report.run,
         version=report.version,
-        rounds=history.rounds,
+        rounds=report.version,
         agents=history.agents,
         parameters=bundle.task.table.parameters,
         sparsity=report.sparsity,

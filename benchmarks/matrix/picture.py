@@ -8,10 +8,12 @@ from typing import Any
 from benchmarks.matrix.candidates import Candidate, Matrix
 
 _BLUE, _ORANGE, _GREY = "#2563eb", "#ea580c", "#94a3b8"
+_MARKERS = "osD^vP*X"
+"""The files' shapes in the picture, in their order: names beside points would hide one another."""
 
 
 def draw(matrix: Matrix) -> bytes:
-    """A PNG: the efficient files in blue, the recommended one in orange."""
+    """A PNG, better is higher: the efficient files in blue, the recommended one in orange."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained", facecolor="white")
@@ -20,21 +22,26 @@ def draw(matrix: Matrix) -> bytes:
     _draw(by_latency, matrix, [(each, each.p50_ms or 0.0) for each in measured], "latency here, p50, ms")
     _draw(by_size, matrix, [(each, each.bytes_zstd / 1000) for each in measured], "kB, compressed with zstd")
     by_latency.set_ylabel(matrix.metric)
-    figure.suptitle(f"{matrix.task}, version {matrix.version}; blue: no other file is better in all of the three")
+    if any(each.goodness != each.quality for each in measured):
+        by_latency.invert_yaxis()
+    by_size.legend(frameon=False, bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.suptitle(
+        f"{matrix.task}, version {matrix.version}; orange is recommended; nothing beats blue in all three at once"
+    )
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return content.getvalue()
 
 
 def _draw(axes: Any, matrix: Matrix, points: list[tuple[Candidate, float]], label: str) -> None:
-    for each, cost in points:
-        axes.scatter(cost, each.quality, s=60, color=_color(each, matrix), zorder=3)
-        axes.annotate(each.path, (cost, each.quality), xytext=(6, 6), textcoords="offset points", fontsize=9)
+    for number, (each, cost) in enumerate(points):
+        marker, color = _MARKERS[number % len(_MARKERS)], _color(each, matrix)
+        axes.scatter(cost, each.quality, s=70, marker=marker, color=color, alpha=0.8, zorder=3, label=each.path)
     if matrix.keras_quality is not None:
         axes.axhline(matrix.keras_quality, color=_GREY, linestyle=":", label="Keras")
-        axes.legend(frameon=False)
-    axes.set_xlim(left=0)
     axes.margins(0.2)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
 
