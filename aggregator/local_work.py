@@ -65,7 +65,7 @@ def check_normalizable(task: Task) -> None:
         why = "its normalisation is of sums of gradients: build the task with the optimizer sgd"
     elif training.optimizer_state == "keep":
         why = 'gradients of earlier rounds move the weights too: build the task with optimizer_state = "reset"'
-    elif task.pruning.mask.rules.known_mask({}) is None:
+    elif not task.pruning.mask.rules.is_shared:
         why = 'with own masks weights are averaged and not deltas: build the task with mask = "shared"'
     elif not all(1.0 <= work <= _MOST_WORK for work in _accumulated(training, rate)[1:].tolist()):
         why = "proximal_mu times the learning rate lets local training diverge: build the task with a smaller one"

@@ -19,7 +19,6 @@ from aggregator.settings import FederationSettings
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -157,7 +156,7 @@ def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
 def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
     """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
     sends_deltas = settings.codec.model is not None or settings.codec.preset is not None
-    if sends_deltas and bundle.task.pruning.mask is not MaskPolicy.SHARED:
+    if sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
         raise ConfigurationError(
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"

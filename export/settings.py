@@ -173,8 +173,8 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "pruning.schedule: give begin_round and end_round; with epochs_per_round devices make unequal "
                 "numbers of steps"
             )
-        if self.training.epochs_per_round and self.pruning.mask is MaskPolicy.OWN:
+        if self.training.epochs_per_round and not self.pruning.mask.rules.is_shared:
             raise ValueError(
-                'mask = "own" needs steps_per_round: TF-MOT prunes by a clock of steps that all devices make'
+                f'mask = "{self.pruning.mask}" needs steps_per_round: TF-MOT prunes by a clock of steps that all devices make'
             )
         self.pruning.in_steps(self.training.clock_steps_per_round)

@@ -14,17 +14,17 @@ from export.scaffold.plan import Plan
 from export.settings import TaskSettings
 from fedprune.config import from_table
 from fedprune.data.description import Data
-from fedprune.model.losses import Loss
+from fedprune.model.losses import LabelForm
 
 _WIDTH, _COMMENTS = 110, 32
 """Columns of a list, and before a comment."""
 _NOTHING: tuple[Any, ...] = (None, [], ())
 """Values of settings that are not written."""
 _SAYS = {
-    Loss.SPARSE_CATEGORICAL_CROSSENTROPY: "labels are one class each",
-    Loss.CATEGORICAL_CROSSENTROPY: "labels are one-hot rows, or other probabilities",
-    Loss.BINARY_CROSSENTROPY: "labels are zeros and ones",
-    Loss.MEAN_SQUARED_ERROR: "labels are numbers",
+    LabelForm.CLASS_NUMBERS: "labels are one class each",
+    LabelForm.PROBABILITIES: "labels are one-hot rows, or other probabilities",
+    LabelForm.BITS: "labels are zeros and ones",
+    LabelForm.NUMBERS: "labels are numbers",
 }
 
 
@@ -46,7 +46,7 @@ file = {_value(model_file)}
 {_line(f"steps_per_round = {plan.steps_per_round}", "local steps between two exchanges")}
 {_line(f"batch_size = {plan.batch_size}", "a device takes a smaller one if its examples or memory want it")}
 optimizer = {{ name = "adam", learning_rate = 0.001 }}
-loss = "{plan.loss}" # {_SAYS[plan.loss]}
+loss = "{plan.loss}" # {_SAYS[plan.loss.rule.labels]}
 
 [pruning]
 mask = "shared"

@@ -15,6 +15,8 @@ class MaskRules(Protocol):
 
     allocations: frozenset[Allocation]
     """Those that whoever chooses the mask can compute."""
+    is_shared: bool
+    """True if there is one mask, which all sides can compute."""
 
     def known_mask(self, mask: Mask) -> Mask | None:
         """The mask that updates to a model with `mask` need not carry, since all have it; None if each brings its own.
@@ -35,6 +37,7 @@ class _SharedMask:
     """The gateway scores the merged weights, once for all."""
 
     allocations = frozenset(Allocation)
+    is_shared = True
 
     def known_mask(self, mask: Mask) -> Mask | None:
         return mask
@@ -47,6 +50,7 @@ class _OwnMasks:
     """Each device prunes as TF-MOT's wrapper does, layer by layer."""
 
     allocations = frozenset({Allocation.UNIFORM})
+    is_shared = False
 
     def known_mask(self, mask: Mask) -> Mask | None:  # noqa: ARG002 - devices go on from it
         return None

@@ -163,8 +163,8 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.allocation not in allowed:
             needed = " or ".join(f'"{allocation}"' for allocation in sorted(allowed))
             raise ValueError(f'mask = "{self.mask}" needs allocation = {needed}: TF-MOT prunes layer by layer')
-        if self.units is not None and self.mask is not MaskPolicy.SHARED:
-            raise ValueError(f'pruning.units needs mask = "{MaskPolicy.SHARED}": agents must remove the same units')
+        if self.units is not None and not self.mask.rules.is_shared:
+            raise ValueError('pruning.units needs mask = "shared": agents must remove the same units')
 
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):

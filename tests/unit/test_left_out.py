@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.command import _line
+from aggregator.command import round_line
 from aggregator.runner import AggregatorRunner
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_checkpoint
@@ -72,7 +72,7 @@ def test_the_outlier_is_named_in_the_log_the_line_and_the_json(site: Site, caplo
         message.startswith("round 1: the update of pi-1 is left out: the norm of its delta is 1.")
         for message in caplog.messages
     )
-    assert _line(record, 5).endswith("; left out pi-1")
+    assert round_line(record, 5).endswith("; left out pi-1")
     assert json.loads(msgspec.json.encode(record))["outliers"] == ["pi-1"]
 
 
@@ -128,7 +128,7 @@ def test_a_merge_that_explodes_is_not_kept_and_the_agents_are_named(
     (record,) = site.records
     assert (record.kept, record.left_out, record.outliers, record.loss) == (False, 2, ("pi-1", "pi-0"), 1.0)
     assert {site.assignment_of(agent).left_out.round for agent in FLEET[:2]} == {0}  # type: ignore[union-attr]
-    assert "; NOT KEPT: the loss exploded; left out pi-1, pi-0" in _line(record, 5)
+    assert "; NOT KEPT: the loss exploded; left out pi-1, pi-0" in round_line(record, 5)
     assert any("the largest first, were of pi-1, pi-0; see to those agents" in message for message in caplog.messages)
 
     round_with(site, runner, {}, FLEET[:2])
@@ -162,7 +162,7 @@ def test_an_agent_whose_inputs_stand_apart_for_three_rounds_is_named_once_in_the
     assert warning == (
         "pi-3 stands apart for 3 rounds now: its inputs reach 148, those of others 1; are its data on another scale?"
     )
-    assert _line(site.records[-1], 5).endswith("; standing apart: pi-3")
+    assert round_line(site.records[-1], 5).endswith("; standing apart: pi-3")
 
 
 def test_two_rounds_apart_name_nobody(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,7 @@ def do_round(
     asked = msgspec.structs.replace(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
     data = Dataset(np.zeros((7, *INPUT), np.float32), np.zeros(7, np.int64))
     given = read_bundle(bundle.for_devices())
-    return train_locally(LocalRound(agent, asked, made.blob, lambda: None, None, 40.0, own), given, trainer, data)
+    return train_locally(LocalRound(agent, asked, made.blob, lambda: None, None, 40.0, local=own), given, trainer, data)
 
 
 @pytest.mark.parametrize(
