@@ -175,6 +175,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.training.epochs_per_round and not self.pruning.mask.rules.is_shared:
             raise ValueError(
-                f'mask = "{self.pruning.mask}" needs steps_per_round: TF-MOT prunes by a clock of steps that all devices make'
+                f'mask = "{self.pruning.mask}" needs steps_per_round: TF-MOT prunes by a clock of steps, which all '
+                "devices must make"
             )
         self.pruning.in_steps(self.training.clock_steps_per_round)
