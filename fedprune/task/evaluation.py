@@ -139,9 +139,13 @@ class Evaluator:
     @property
     def loss_scale(self) -> LossScale:
         objectives = [form.objective for form in self._forms]
-        constants = (
-            form.objective.constant_loss(_those(counted, self._data.labels[form.array]), form.shape[-1])
+        labels = [
+            _those(counted, self._data.labels[form.array])
             for form, counted in zip(self._forms, self._counted, strict=True)
+        ]
+        constants = (
+            form.objective.constant_loss(wanted, form.shape[-1]) if len(wanted) else 0.0
+            for form, wanted in zip(self._forms, labels, strict=True)
         )
         return LossScale(
             sum(objective.weight * constant for objective, constant in zip(objectives, constants, strict=True)),

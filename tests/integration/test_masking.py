@@ -306,11 +306,10 @@ def test_examples_that_are_all_padding_are_neither_judged_nor_in_the_way(tmp_pat
     save_npz(tmp_path / "one.npz", Dataset(x, y))
     save_npz(tmp_path / "none.npz", Dataset(np.zeros_like(x), y))
 
-    one, none = (
-        Evaluator(bundle, tmp_path / name, threads=1).evaluate(bundle.initial_weights())
-        for name in ("one.npz", "none.npz")
-    )
+    evaluators = [Evaluator(bundle, tmp_path / name, threads=1) for name in ("one.npz", "none.npz")]
+    one, none = (evaluator.evaluate(bundle.initial_weights()) for evaluator in evaluators)
 
+    assert [evaluator.loss_scale.constant for evaluator in evaluators] == pytest.approx([np.log(2), 0.0], abs=1e-4)
     assert one.loss == pytest.approx(SPARSE.mean_loss(model(x)[3:4, :2].numpy(), y[3:4, :2]), rel=1e-4)
     assert none.loss == 0.0
     assert none.metrics == {"accuracy": None}
