@@ -29,7 +29,7 @@ from fedprune.errors import ProtocolError
 from fedprune.system.paths import path_text
 from fedprune.wire.messages import Assignment, Chunk, Failed, Need, kind_of
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import FIRST_WINDOW, Receiving, need_of
+from fedprune.wire.transfer import FIRST_WINDOW, Receiving, chunk_sizes, need_of
 from fedprune.wire.transitions import backoff
 
 _HOPELESS = 2.0
@@ -186,7 +186,7 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
     )
     if not wanted:  # a need of nothing keeps its place, as it does for who asks for chunks
         state, actions = _train(state, now)
-        return state, (Send(need_of(assignment.task, (), state.link.chunk_bytes)), *actions)
+        return state, (Send(need_of(assignment.task, (), chunk_sizes(assignment.task)[0])), *actions)
     return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
 
 
