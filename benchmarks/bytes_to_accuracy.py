@@ -34,7 +34,8 @@ from benchmarks.demo.settings import cnn_table
 from benchmarks.federation import DENSE_CODEC
 from benchmarks.task_file import BATCH_SIZE, task_file
 from edge_agent.held_model import HeldModel
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import TaskSettings

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from typing import Protocol
 
 import msgspec
 
+from fedprune.errors import ProtocolError
 from fedprune.system.disk import Disk
 
 NONE_HELD = ("", -1)
@@ -29,6 +31,31 @@ class _Header(msgspec.Struct, frozen=True):
     run: str
     version: int
     sha256: str
+
+
+class UnusableBase(ProtocolError):
+    """What the agent holds does not lead to the round's model. It is forgotten: the whole model has to be fetched."""
+
+
+class Held(Protocol):
+    """What an agent holds: a `HeldModel`, or nothing."""
+
+    def read(self, run: str) -> tuple[int, bytes] | None: ...
+
+    def keep(self, run: str, version: int, blob: bytes) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+class HoldsNothing:
+    """Stands for what an agent holds where nothing is to be kept."""
+
+    def read(self, run: str) -> tuple[int, bytes] | None:  # noqa: ARG002
+        return None
+
+    def keep(self, run: str, version: int, blob: bytes) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 class HeldModel:

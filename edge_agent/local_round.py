@@ -1,24 +1,17 @@
-"""One round on the device, from the assignment to the update's bytes: decode, check, train, encode."""
+"""A round on the device: what it takes, and what it leaves. `edge_agent.local_training` does it.
+
+An agent that waits imports no more than this of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_agent.evaluating import evaluate_global
-from edge_agent.round_model import Held, HoldsNothing, round_model
-from edge_agent.trainers import Slots, Trainer, Work, never
-from edge_agent.trainers.divergence import TrainingDiverged
-from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
-from fedprune.data import Dataset
-from fedprune.errors import ProtocolError, TrainingError
-from fedprune.model.randomness import Keyed
+from edge_agent.held_model import Held, HoldsNothing
+from edge_agent.trainers import Slots
 from fedprune.model.tensors import Weights
-from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, Submit
-from fedprune.wire.transfer import content_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +34,19 @@ class LocalRound:
 
 
 @dataclass(frozen=True, eq=False)
+class PreparedUpdate:
+    """An update's bytes, and the residual that the agent will hold once it knows what became of them.
+
+    If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap. A codec without error
+    feedback owes nothing.
+    """
+
+    blob: bytes
+    residual_if_accepted: Weights
+    residual_if_late: Weights
+
+
+@dataclass(frozen=True, eq=False)
 class LocalResult:
     """All that a round leaves. `slots` is None unless the task keeps optimizer state, `local` if it has no layers that
     stay on the device."""
@@ -51,67 +57,6 @@ class LocalResult:
     local: Weights | None = None
 
 
-def train_locally(
-    local: LocalRound,
-    bundle: Bundle,
-    trainer: Trainer,
-    data: Dataset,
-    should_stop: Callable[[], bool] = never,
-    held_out: Dataset | None = None,
-) -> LocalResult:
-    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
-
-    Raises:
-      ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
-      TaskError: the bundle's frozen tensors do not fit its table.
-      TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
-      TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
-    """
-    assignment, table = local.assignment, bundle.task.table
-    codec = _codec(assignment.codec)
-    weights, mask = round_model(local.model, assignment, bundle, local.held)
-    weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
-    key = Key(assignment.seed, assignment.round, local.agent)
-    evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
-    keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
-    work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
-    known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
-    try:
-        trained = trainer.train(work, data)
-        learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
-        steps = trained.steps
-        slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
-        own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
-        del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
-    except TrainingDiverged as error:
-        raise TrainingError(
-            f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
-        ) from error
-    submit = Submit(
-        run=assignment.run,
-        round=assignment.round,
-        update=content_of(update.blob),
-        examples=len(data),
-        local_steps=steps,
-        loss=loss,
-        train_seconds=seconds,
-        idle_memory_mb=local.idle_memory_mb,
-        peak_memory_mb=peak_memory_mb(),
-        x_mean=data.x_mean,
-        x_largest=data.x_largest,
-        evaluated=evaluated,
-    )
-    return LocalResult(submit, update, slots, own)
-
-
 def owed_since(assignment: Assignment) -> int:
     """The first round whose residual and slots count: not those of an update that was left out, or before it."""
     return 0 if assignment.left_out is None else assignment.left_out.round + 1
-
-
-def _codec(description: str) -> Codec:
-    try:
-        return parse_codec(description)
-    except ValueError as error:
-        raise ProtocolError(f"the gateway asks for a codec that this version does not have: {error}") from None

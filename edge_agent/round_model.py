@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
+from edge_agent.held_model import Held, UnusableBase
 from fedprune.codecs import (
     ModelCodec,
     apply_delta,
@@ -20,31 +20,6 @@ from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
 from fedprune.task.versions import first_mask, mask_after
 from fedprune.wire.messages import Assignment
-
-
-class UnusableBase(ProtocolError):
-    """What the agent holds does not lead to the round's model. It is forgotten: the whole model has to be fetched."""
-
-
-class Held(Protocol):
-    """What the agent holds; `edge_agent.held_model.HeldModel`."""
-
-    def read(self, run: str) -> tuple[int, bytes] | None: ...
-
-    def keep(self, run: str, version: int, blob: bytes) -> None: ...
-
-    def forget(self) -> None: ...
-
-
-class HoldsNothing:
-    """Stands for what an agent holds where nothing is to be kept."""
-
-    def read(self, run: str) -> tuple[int, bytes] | None:  # noqa: ARG002
-        return None
-
-    def keep(self, run: str, version: int, blob: bytes) -> None: ...
-
-    def forget(self) -> None: ...
 
 
 def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held) -> tuple[dict[str, Array], Mask]:

@@ -27,8 +27,8 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
+from edge_agent.held_model import UnusableBase
 from edge_agent.local_round import LocalResult
-from edge_agent.round_model import UnusableBase
 from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError

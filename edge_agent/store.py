@@ -16,9 +16,9 @@ import msgspec
 from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
+from edge_agent.local_round import PreparedUpdate
 from edge_agent.residual_files import pack_residual, unpack_residual
 from edge_agent.trainers import Slots
-from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights

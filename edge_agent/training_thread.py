@@ -8,15 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from edge_agent.evaluating import hold_out
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Dataset, fit_to
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
-from fedprune.task.bundle import Bundle, read_bundle
+
+if TYPE_CHECKING:
+    from fedprune.task.bundle import Bundle
 
 Opener = Callable[[], tuple[LocalRound, bytes]]
 """Reads what a round takes, and the task's bundle, from the agent's store."""
@@ -108,6 +110,8 @@ class TrainingThread:
 
     def _train(self, training: _Training) -> LocalResult | Exception:
         """The result or the error, whatever it is: a round that cannot be trained must not end the agent."""
+        from edge_agent.local_training import train_locally
+
         try:
             local, bundle = training.open()
             prepared = self._prepare(bundle, local)
@@ -119,6 +123,9 @@ class TrainingThread:
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
+        from edge_agent.evaluating import hold_out
+        from fedprune.task.bundle import read_bundle
+
         share, seed = aside = (local.assignment.hold_out, local.assignment.seed)
         if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_agent.local_round import PreparedUpdate
 from edge_agent.trainers import Trained
 from edge_agent.trainers.divergence import TrainingDiverged
 from fedprune.codecs import Codec, Key, Update, alive_sizes, check_magnitudes, encode_update
@@ -30,19 +31,6 @@ class Learned:
     delta: Weights
     statistics: Weights
     mask: Mask
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedUpdate:
-    """An update's bytes, and the residual that the agent will hold once it knows what became of them.
-
-    If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap. A codec without error
-    feedback owes nothing.
-    """
-
-    blob: bytes
-    residual_if_accepted: Weights
-    residual_if_late: Weights
 
 
 def take_delta(base: Weights, trained: Trained, table: TensorTable) -> Learned:

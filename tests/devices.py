@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.agent_state import Train
-from edge_agent.local_round import LocalResult
+from edge_agent.local_round import LocalResult, PreparedUpdate
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
-from edge_agent.updates import PreparedUpdate
 from fedprune.system.disk import Directory
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import UPLINK, Message, decode, encode, kind_of

@@ -18,8 +18,9 @@ from aggregator.round_answers import ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
-from edge_agent.round_model import Held, HoldsNothing
+from edge_agent.held_model import Held, HoldsNothing
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError

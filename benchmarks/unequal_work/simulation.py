@@ -17,7 +17,8 @@ from aggregator.global_model import GlobalModel, new_model
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
 from aggregator.settings import Aggregation
 from edge_agent.evaluating import hold_out
-from edge_agent.local_round import LocalRound, train_locally
+from edge_agent.local_round import LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
 from fedprune.codecs import ModelCodec, Values, parse_codec
 from fedprune.data import Dataset

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edge_agent.trainers import Trainer
 from fedprune.errors import ConfigurationError
-from fedprune.runtime.self_check import RuntimeUnfit
 from fedprune.runtime.tflite import how_to_get_runtime, is_runtime_installed
 from fedprune.system.disk import Disk
 from fedprune.system.usage import device_memory_mb
-from fedprune.task.bundle import Bundle
+
+if TYPE_CHECKING:
+    from fedprune.task.bundle import Bundle
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def make_trainer(
         name = "keras"
     if name == "litert":
         from edge_agent.trainers.litert import LiteRTTrainer
+        from fedprune.runtime.self_check import RuntimeUnfit
 
         try:
             return LiteRTTrainer(bundle, examples=examples, threads=threads, disk=disk)

@@ -19,7 +19,8 @@ from keras_bundles import bundle_of, learnable, perceptron, seeded, varied
 from aggregator.global_model import new_model
 from edge_agent import process
 from edge_agent.agent_state import Limits
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, TrainingStopped, Work
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from edge_agent.trainers.litert import LiteRTTrainer

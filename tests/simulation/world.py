@@ -19,7 +19,8 @@ from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
-from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
+from edge_agent.local_round import LocalResult, LocalRound, owed_since
+from edge_agent.local_training import train_locally
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work

@@ -12,8 +12,8 @@ import pytest
 
 from aggregator.deltas import MOST_DELTAS, keep_delta, replays
 from aggregator.runner import AggregatorRunner
-from edge_agent.held_model import NONE_HELD, HeldModel
-from edge_agent.round_model import UnusableBase, round_model
+from edge_agent.held_model import NONE_HELD, HeldModel, UnusableBase
+from edge_agent.round_model import round_model
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory

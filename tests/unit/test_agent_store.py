@@ -11,8 +11,8 @@ import pytest
 
 from edge_agent.agent_state import Outcome
 from edge_agent.history import MAX_RUNS_REMEMBERED, Durations, RoundsDone
+from edge_agent.local_round import PreparedUpdate
 from edge_agent.store import RESIDUAL_AGE_LIMIT, AgentStore
-from edge_agent.updates import PreparedUpdate
 from fedprune.errors import StorageError, TaskError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory

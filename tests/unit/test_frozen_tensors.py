@@ -11,7 +11,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Values
 from fedprune.data import Dataset

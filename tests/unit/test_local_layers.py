@@ -13,7 +13,8 @@ from aggregator.global_model import GlobalModel, new_model
 from aggregator.merging import Aggregate
 from aggregator.process import run_aggregator
 from aggregator.settings import FederationSettings
-from edge_agent.local_round import LocalResult, LocalRound, train_locally
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from export.local_layers import with_local_layers
 from fedprune.codecs import Key, Values, decode_update, parse_codec

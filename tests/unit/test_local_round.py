@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.local_round import LocalResult, LocalRound, owed_since, train_locally
+from edge_agent.local_round import LocalResult, LocalRound, owed_since
+from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from fedprune.codecs import Key, Values, decode_update, encode_model, parse_codec
 from fedprune.data import Dataset

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.local_round import PreparedUpdate
 from edge_agent.trainers import Trained
-from edge_agent.updates import PreparedUpdate, prepare_update, take_delta
+from edge_agent.updates import prepare_update, take_delta
 from fedprune.codecs import Key, decode_update, parse_codec
 from fedprune.codecs.update import LARGEST_VALUE
 from fedprune.errors import TrainingError
