@@ -5,7 +5,7 @@ from __future__ import annotations
 from aggregator.book import AcceptedUpdate
 from aggregator.local_work import counted_steps
 from aggregator.outliers import Norms
-from fedprune.task.bundle import Training
+from fedprune.task.training import Training
 from fedprune.wire.messages import Submit
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from aggregator.book import AcceptedUpdate
 from aggregator.outliers import Norms
 from fedprune.errors import ConfigurationError, ProtocolError
-from fedprune.task.bundle import MOST_LOCAL_STEPS, Bundle, Sgd, Task, Training
+from fedprune.task.bundle import Bundle, Task
+from fedprune.task.training import MOST_LOCAL_STEPS, Sgd, Training
 from fedprune.wire.messages import Submit
 
 _MOST_WORK = 2.0**40

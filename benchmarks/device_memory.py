@@ -38,7 +38,8 @@ from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
 from fedprune.system.memory import return_large_arrays
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Adam, Fill, Pruning, SeededWeights, Sgd, Task, Training, Uniform, read_bundle
+from fedprune.task.bundle import Fill, Pruning, SeededWeights, Task, Uniform, read_bundle
+from fedprune.task.training import Adam, Sgd, Training
 from fedprune.wire.messages import Assignment
 from fedprune.wire.transfer import content_of
 

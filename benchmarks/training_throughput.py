@@ -28,7 +28,8 @@ from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.runtime.tflite import default_runtime
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Sgd, Training
 
 _BATCH = 32
 _STEPS = 200

@@ -29,8 +29,8 @@ from fedprune.network.layers import (
     Upsampling,
 )
 from fedprune.runtime.tflite import one_line
-from fedprune.task.bundle import Training
 from fedprune.task.outputs import Output, problem_of
+from fedprune.task.training import Training
 
 _LINEAR = (Convolution, Dense, DepthwiseConvolution, TransposedConvolution)
 _REARRANGING = (Add, Concatenate, Cropping, GlobalPooling, Permute, Rescaling, Reshape, Upsampling)

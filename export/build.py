@@ -42,8 +42,9 @@ from fedprune.network.description import Network
 from fedprune.pruning.schedules import final_sparsity, steps_to_reach_target
 from fedprune.runtime.self_check import ProvenGraph
 from fedprune.runtime.tflite import one_line
-from fedprune.task.bundle import Pruning, SeededWeights, Task, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Pruning, SeededWeights, Task, read_bundle, write_bundle
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.slimming.selection import UnitAllocation
-from fedprune.task.bundle import Pruning, Training
+from fedprune.task.bundle import Pruning
 from fedprune.task.outputs import Metrics
+from fedprune.task.training import Training
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 

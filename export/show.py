@@ -19,8 +19,9 @@ from fedprune.network.frontier import cut_at_frontier
 from fedprune.pruning.schedules import PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.system.table import table_lines
-from fedprune.task.bundle import Adam, Bundle, Sgd, Task, Training
+from fedprune.task.bundle import Bundle, Task
 from fedprune.task.learning_rates import LearningRateDecay
+from fedprune.task.training import Adam, Sgd, Training
 
 
 class Summary(msgspec.Struct, frozen=True):

@@ -12,7 +12,8 @@ import numpy as np
 from fedprune.data import load_npz
 from fedprune.keras.model import build_model, keras_loss
 from fedprune.keras.stack import keras
-from fedprune.task.bundle import Sgd, load_bundle
+from fedprune.task.bundle import load_bundle
+from fedprune.task.training import Sgd
 
 _AT_ONCE = 200
 

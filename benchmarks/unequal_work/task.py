@@ -12,19 +12,9 @@ from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Call, Network
 from fedprune.network.layers import Activation, AnyLayer, BatchNormalization, Dense, Function
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import (
-    Bundle,
-    Fill,
-    Pruning,
-    SeededWeights,
-    Sgd,
-    Task,
-    Training,
-    Uniform,
-    read_bundle,
-    write_bundle,
-)
+from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.outputs import Output
+from fedprune.task.training import Sgd, Training
 
 INPUTS = 784
 _HIDDEN, _CLASSES = 64, 10

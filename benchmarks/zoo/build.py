@@ -26,7 +26,8 @@ from fedprune.keras.stack import keras
 from fedprune.model.tensors import TensorTable
 from fedprune.runtime.self_check import Case
 from fedprune.runtime.training_graph import Step, TrainingGraph
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Sgd, Training
 
 BATCH = 32
 STEPS = 20

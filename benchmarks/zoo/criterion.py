@@ -26,8 +26,8 @@ from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network
 from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck, run_self_check
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Training
 from fedprune.task.outputs import OutputLoss
+from fedprune.task.training import Training
 
 L = keras.layers
 

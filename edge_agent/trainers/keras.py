@@ -30,7 +30,8 @@ from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
 from fedprune.model.tensors import Inputs, Mask, Weights
 from fedprune.pruning.masks import apply_mask
-from fedprune.task.bundle import Adam, Bundle, Sgd
+from fedprune.task.bundle import Bundle
+from fedprune.task.training import Adam, Sgd
 
 _SLICE_S = 0.5
 """Seconds of steps that are run at once. Between two slices the trainer asks whether it should stop."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array
-from fedprune.task.bundle import Adam, Sgd
+from fedprune.task.training import Adam, Sgd
 
 _PIECE = 2**15
 """Numbers that are moved at once."""

@@ -14,8 +14,9 @@ from fedprune.data import Dataset, fit_to
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
-from fedprune.task.bundle import Bundle, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.outputs import OutputLoss
+from fedprune.task.training import Training
 
 L = keras.layers
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss

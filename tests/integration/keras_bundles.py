@@ -24,18 +24,10 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import Probe, ProvenGraph, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import (
-    Adam,
-    Bundle,
-    Pruning,
-    Sgd,
-    Task,
-    Training,
-    read_bundle,
-    write_bundle,
-)
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.outputs import Output
+from fedprune.task.training import Adam, Sgd, Training
 
 CLASSES = 4
 INPUT_SHAPE = (8, 8, 1)

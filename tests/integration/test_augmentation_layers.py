@@ -31,7 +31,8 @@ from fedprune.network.layers import Rescaling
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Bundle, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Training
 
 L = keras.layers
 _preprocessing = keras.src.layers.preprocessing.image_preprocessing

@@ -19,8 +19,8 @@ from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.network.layers import Add, BatchNormalization, Dropout, GlobalPooling, Rescaling
-from fedprune.task.bundle import Training
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 from tests.integration.training_networks import NETWORKS
 
 L = keras.layers

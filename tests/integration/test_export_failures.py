@@ -27,10 +27,11 @@ from fedprune.model.randomness import Keyed
 from fedprune.network.layers import Activation, Convolution, Dense, Function, GlobalPooling, Statistic
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Pruning, Task, Training, load_bundle, write_bundle
+from fedprune.task.bundle import Pruning, Task, load_bundle, write_bundle
 from fedprune.task.checkpoints import Checkpoint, load_latest, save_checkpoint
 from fedprune.task.outputs import Output
 from fedprune.task.run_directory import CHECKPOINTS
+from fedprune.task.training import Training
 from tests.described import chain_of, table_of, weights_of
 from tests.processes import PATIENCE_S, Child
 

@@ -26,7 +26,8 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.task.bundle import Bundle, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Training
 from tests.processes import run, toml
 
 layers = keras.layers

@@ -27,8 +27,9 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluator, InferenceGraph
+from fedprune.task.training import Training
 
 L = keras.layers
 EXAMPLES = 117  # no multiple of a batch

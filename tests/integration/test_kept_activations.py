@@ -25,7 +25,8 @@ from fedprune.model.tensors import TensorClass, Weights
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Sgd, Training
 from tests.closeness import assert_close
 
 L = keras.layers

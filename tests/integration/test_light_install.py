@@ -26,7 +26,8 @@ from export.settings import ConstantSettings, ModelSettings, PruningSettings, Ta
 from fedprune.data import Dataset, save_npz
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.graph.inference import write_inference_graph
-from fedprune.task.bundle import Bundle, Training, load_bundle, read_bundle
+from fedprune.task.bundle import Bundle, load_bundle, read_bundle
+from fedprune.task.training import Training
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import Site
 from tests.processes import Child

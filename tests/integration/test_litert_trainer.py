@@ -33,8 +33,9 @@ from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import Adam, Bundle, Sgd
+from fedprune.task.bundle import Bundle
 from fedprune.task.learning_rates import CosineDecay
+from fedprune.task.training import Adam, Sgd
 from tests.closeness import assert_close
 
 ROUNDS, STEPS = 3, 6

@@ -49,9 +49,9 @@ from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.training_graph import TrainingGraph
-from fedprune.task.bundle import Sgd, Training
 from fedprune.task.evaluation import Evaluator, InferenceGraph
 from fedprune.task.padding import counted_places
+from fedprune.task.training import Sgd, Training
 from tests.closeness import assert_close
 
 L = keras.layers

@@ -12,7 +12,7 @@ from edge_agent.trainers.optimizers import make_optimizer
 from fedprune.keras.stack import tf
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
-from fedprune.task.bundle import Adam, Sgd
+from fedprune.task.training import Adam, Sgd
 
 STEPS = 300
 SHAPES = {"kernel": (7, 5), "bias": (5,), "scale": ()}

@@ -30,9 +30,10 @@ from fedprune.model.losses import Loss, Objective
 from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import full_mask
-from fedprune.task.bundle import Bundle, Sgd, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.padding import counted_places
+from fedprune.task.training import Sgd, Training
 from tests.closeness import assert_close
 
 L = keras.layers

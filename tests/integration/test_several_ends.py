@@ -56,10 +56,11 @@ from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.self_check import draw_classes
 from fedprune.runtime.tflite import default_runtime
-from fedprune.task.bundle import Bundle, Sgd, Training
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.outputs import OutputLoss
+from fedprune.task.training import Sgd, Training
 from fedprune.wire.messages import Content, Submit
 from tests.closeness import assert_close
 

@@ -34,7 +34,8 @@ from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
 from fedprune.network.layers import Activation, Function
-from fedprune.task.bundle import Bundle, Fill, Training, Uniform, read_bundle
+from fedprune.task.bundle import Bundle, Fill, Uniform, read_bundle
+from fedprune.task.training import Training
 
 layers = keras.layers
 

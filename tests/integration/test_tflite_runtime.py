@@ -48,7 +48,8 @@ from fedprune.model.tensors import Array, Inputs, TensorTable
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.self_check import draw_case, outputs_of
 from fedprune.runtime.training_graph import Step, TrainingGraph
-from fedprune.task.bundle import Adam, Training, read_bundle
+from fedprune.task.bundle import read_bundle
+from fedprune.task.training import Adam, Training
 from tests.closeness import assert_close
 
 L = keras.layers

@@ -24,8 +24,9 @@ from fedprune.model.tensors import Mask, Weights, sparsity
 from fedprune.pruning.masks import full_mask, mask_sparsity
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from fedprune.task.bundle import Adam, Bundle, Sgd
+from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
+from fedprune.task.training import Adam, Sgd
 from tests.closeness import assert_close
 
 ROUNDS, STEPS, BATCH, EXAMPLES = 5, 6, 16, 70

@@ -24,8 +24,9 @@ from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.tflite import default_runtime
-from fedprune.task.bundle import Adam, Bundle
+from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluator, InferenceGraph
+from fedprune.task.training import Adam
 from tests.closeness import assert_close
 
 L = keras.layers

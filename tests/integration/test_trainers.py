@@ -36,7 +36,8 @@ from fedprune.network.description import Call
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
-from fedprune.task.bundle import Adam, Bundle, Sgd
+from fedprune.task.bundle import Bundle
+from fedprune.task.training import Adam, Sgd
 from tests.closeness import assert_close
 
 STEPS, BATCH, EXAMPLES = 6, 16, 50

@@ -22,12 +22,8 @@ from fedprune.keras.stack import keras
 from fedprune.model.randomness import Keyed
 from fedprune.pruning.masks import Allocation, full_mask
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.task.bundle import (
-    Bundle,
-    Sgd,
-    Training,
-    read_bundle,
-)
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Sgd, Training
 
 L = keras.layers
 

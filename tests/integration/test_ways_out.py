@@ -18,7 +18,8 @@ from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.tensors import TensorTable
-from fedprune.task.bundle import Bundle, Training, read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.training import Training
 
 L = keras.layers
 SERIES, ROW = (9, 5), (5,)

@@ -34,20 +34,10 @@ from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation, apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import (
-    Bundle,
-    Fill,
-    Pruning,
-    SeededWeights,
-    Sgd,
-    Task,
-    Training,
-    Uniform,
-    read_bundle,
-    write_bundle,
-)
+from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.outputs import Output
+from fedprune.task.training import Sgd, Training
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics

@@ -35,13 +35,13 @@ from fedprune.task.bundle import (
     Pruning,
     SeededWeights,
     Task,
-    Training,
     Uniform,
     load_bundle,
     read_bundle,
     write_bundle,
 )
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 
 NETWORK = Network(
     name="digits",

@@ -16,8 +16,9 @@ from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tfmot
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import TensorClass, TensorTable
-from fedprune.task.bundle import Fill, Training, Uniform
+from fedprune.task.bundle import Fill, Uniform
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 
 L = keras.layers
 SPARSE, ONE_HOT, BINARY, SQUARED = Loss

@@ -35,8 +35,9 @@ from fedprune.network.layers import (
 )
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 from tests.described import chain_of, table_of, weights_of
 from tests.samples import assignment
 

@@ -23,8 +23,9 @@ from fedprune.errors import ConfigurationError, TaskError
 from fedprune.model.tensors import TensorClass, TensorSpec, Weights
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Bundle, Pruning, Task, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 from tests.described import chain_of, normalization, table_of, weights_of
 from tests.described import dense as layer_of
 from tests.samples import assignment

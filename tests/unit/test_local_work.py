@@ -25,7 +25,8 @@ from fedprune.codecs import Update
 from fedprune.errors import ConfigurationError, ProtocolError
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.task.bundle import MOST_LOCAL_STEPS, Adam, Bundle, Sgd, Training, read_bundle, write_bundle
+from fedprune.task.bundle import Bundle, read_bundle, write_bundle
+from fedprune.task.training import MOST_LOCAL_STEPS, Adam, Sgd, Training
 from fedprune.wire.messages import Submit
 from tests import samples
 from tests.gateways import Site, begin, submit_update

@@ -15,9 +15,10 @@ from fedprune.model.metrics import Metric, why_unfit
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array
 from fedprune.pruning.schedules import ConstantSparsity
-from fedprune.task.bundle import Pruning, Task, Training
+from fedprune.task.bundle import Pruning, Task
 from fedprune.task.outputs import Output, OutputLoss
 from fedprune.task.tallies import pack_tallies, unpack_tallies
+from fedprune.task.training import Training
 from fedprune.wire.messages import MAX_TALLIES_BYTES
 
 EXAMPLES, OUTPUTS = 50, 8

@@ -12,8 +12,8 @@ from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError
 from fedprune.model.losses import Loss, Objective
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
-from fedprune.task.bundle import Training
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 from tests.processes import toml
 
 _STEPS = 47

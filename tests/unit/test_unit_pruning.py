@@ -21,8 +21,9 @@ from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.slimming.groups import dependency_groups
 from fedprune.slimming.pruning import UnitPruning, mask_without_units
 from fedprune.slimming.unit_masks import dead_units, units_without
-from fedprune.task.bundle import Pruning, Task, Training
+from fedprune.task.bundle import Pruning, Task
 from fedprune.task.outputs import Output
+from fedprune.task.training import Training
 from fedprune.task.versions import without_due_units
 from tests.described import chain_of, table_of
 from tests.drawn_networks import drawn_weights
