@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from fedprune.codecs.links import (
-    Choose,
-    Key,
-    Restore,
-    Sizes,
-    State,
-    Stateless,
-    Support,
-    Tensors,
-    put,
-    sizes_of,
-    split,
-    take,
-)
-from fedprune.pruning.masks import largest
+from fedprune.codecs.topk import Largest
 
 LARGEST_SHARE = 0.35
 """Of the alive values, at most: beyond about a third top-k gains little over sending all."""
@@ -30,12 +14,11 @@ _LOG_BITS = 16
 
 
 @dataclass(frozen=True)
-class Budget(Stateless):
-    """Keeps the largest magnitudes of all tensors together, as many as `bytes` hold the positions and signs of.
+class Budget(Largest):
+    """Keeps the largest magnitudes, as many as `bytes` hold the positions and signs of.
 
     Of n alive values the k largest take n H(k / n) + k bits, H being the binary entropy; k is the largest for which
-    that is no more than the budget, `LARGEST_SHARE` n at most and 1 at least. Of equal ones those that come first;
-    never a zero.
+    that is no more than the budget, `LARGEST_SHARE` n at most and 1 at least.
 
     Example:
         >>> link = Budget(100)
@@ -49,19 +32,7 @@ class Budget(Stateless):
         if self.bytes < 1:
             raise ValueError(f"budget({self.bytes}): it must be 1 byte at least")
 
-    def apply(self, tensors: Tensors, support: Support, state: State, key: Key) -> tuple[Tensors, Support, State]:  # noqa: ARG002
-        if not tensors:
-            return tensors, {}, state
-        magnitudes = np.concatenate(list(tensors.values()))
-        np.abs(magnitudes, out=magnitudes)
-        chosen = split(largest(magnitudes, self.most(magnitudes.size)) & (magnitudes > 0.0), sizes_of(tensors))
-        return take(tensors, chosen), chosen, state
-
-    def invert(self, sizes: Sizes, key: Key, choose: Choose) -> tuple[Sizes, Restore]:  # noqa: ARG002
-        return put(choose(sizes, self.most(sum(sizes.values()))))
-
     def most(self, alive: int) -> int:
-        """The number of values that are sent of so many."""
         low, high = min(alive, 1), int(LARGEST_SHARE * alive)
         while low < high:
             middle = (low + high + 1) // 2
