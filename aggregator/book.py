@@ -21,14 +21,14 @@ import msgspec
 from fedprune.errors import StorageError
 from fedprune.model.metrics import Metric, metric_named
 
-FORMAT = 5
+FORMAT = 6
 """Of the tables below; a book of another format is refused."""
 
 _TICKET_KEY_BYTES = 16
 
 _SCHEMA = """
 CREATE TABLE federation (
-    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, model_codec TEXT NOT NULL,
+    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, settings TEXT NOT NULL,
     starts INTEGER NOT NULL, ticket_key BLOB NOT NULL, began INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE former_runs (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
@@ -181,24 +181,26 @@ class Book:
             connection.execute("PRAGMA synchronous = FULL")
         return cls(connection)
 
-    def start(self, run: str, task: bytes, model_codec: str) -> tuple[str, int]:
+    def start(self, run: str, task: bytes, settings: Mapping[str, str]) -> tuple[str, int]:
         """(run, number of this start). A book that is new takes `run`, an old one keeps its own.
 
-        Raises `StorageError` if the book is about another task, or its checkpoints hold what another model codec made.
+        `settings` are those that a run cannot change, by the names that people know, since checkpoints, deltas and what
+        agents hold follow from them.
+
+        Raises `StorageError` if the book is about another task, or the run began with other settings.
         """
         with self._transaction():
             self._connection.execute(
                 "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?, 0)",
-                (run, task, model_codec, secrets.token_bytes(_TICKET_KEY_BYTES)),
+                (run, task, msgspec.json.encode(settings).decode(), secrets.token_bytes(_TICKET_KEY_BYTES)),
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
-            row = self._connection.execute("SELECT run, starts, task, model_codec FROM federation").fetchone()
+            row = self._connection.execute("SELECT run, starts, task, settings FROM federation").fetchone()
             if row[2] != task:
                 raise StorageError("the state directory holds a run of another task; name an empty one for this task")
-            if row[3] != model_codec:
-                raise StorageError(
-                    f"the run's models are {row[3]}; set codec.model_values and codec.model so, or name an empty state"
-                )
+            for name, value in msgspec.json.decode(row[3], type=dict[str, str]).items():
+                if settings.get(name) != value:
+                    raise StorageError(f"the run began with {name} = {value}; set it so, or name an empty state")
         return row[0], row[1]
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import GlobalModel, new_model, next_model
+from aggregator.global_model import NO_STATE, GlobalModel, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
@@ -131,7 +131,7 @@ class Merger:
         if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
         was = model.checkpoint
-        unmerged = self._next(model, was.exact, was.mask, was.optimizer_state)
+        unmerged = self._next(model, was.exact, was.mask, NO_STATE)  # its momentum would make the same step again
         evaluation = self._evaluate(unmerged.checkpoint.weights)
         if not math.isfinite(evaluation.loss):
             return None
@@ -158,7 +158,8 @@ class Merger:
         known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
-        unmerged = self._whole(model, former.checkpoint)  # a delta may lead back slowly
+        was = replace(former.checkpoint, optimizer_state=NO_STATE)  # its momentum would make the same step again
+        unmerged = self._whole(model, was)  # a delta may lead back slowly
         why = f"the merge of round {version} was not kept: it took the agents' loss from {before:.3g} to {loss:.3g}"
         return MergedRound(
             unmerged,

@@ -54,7 +54,6 @@ from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.model.tensors import Weights, sparsity
-from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
@@ -62,7 +61,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
-from fedprune.task.versions import without_due_units
+from fedprune.task.versions import first_mask
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
@@ -375,8 +374,8 @@ class AggregatorRunner:
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
         steps, records = self._task.training.clock_steps_per_round, self._store.book.records()
-        schedule = self._task.pruning.schedule
-        if self._patience is None or not has_settled(records, self._patience, schedule, steps):
+        schedules = self._task.pruning.schedules
+        if self._patience is None or not has_settled(records, self._patience, schedules, steps):
             return False
         say_settled(records, self._patience)
         return True
@@ -435,8 +434,8 @@ class AggregatorRunner:
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
         version = self._store.book.next_round()
         if version == 0:
-            initial, everywhere = bundle.initial_weights(), full_mask(self._task.table)
-            mask = without_due_units(initial, everywhere, self._task, bundle.network, 0, 0)
+            initial = bundle.initial_weights()
+            mask = first_mask(self._task, bundle.network, initial)
             model = new_model(initial, self._task, self._run, 0, self._values, mask)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model

@@ -38,7 +38,7 @@ def train_locally(
     """
     assignment, table = local.assignment, bundle.task.table
     codec = _codec(assignment.codec)
-    weights, mask = round_model(local.model, assignment, bundle, local.held)
+    weights, mask = round_model(local.model, assignment, bundle, local.held, should_stop)
     weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
     key = Key(assignment.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)

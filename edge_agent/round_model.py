@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge_agent.held_model import Held, UnusableBase
+from edge_agent.trainers import TrainingStopped, never
 from fedprune.codecs import (
     ModelCodec,
     apply_delta,
@@ -14,7 +15,7 @@ from fedprune.codecs import (
     encode_model,
     parse_model_codec,
 )
-from fedprune.errors import ProtocolError, TaskError
+from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.tensors import Array, Mask, Weights, weights_digest
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
@@ -22,7 +23,9 @@ from fedprune.task.versions import first_mask, mask_after
 from fedprune.wire.messages import Assignment
 
 
-def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held) -> tuple[dict[str, Array], Mask]:
+def round_model(
+    fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool] = never
+) -> tuple[dict[str, Array], Mask]:
     """Decode the model of an assignment's round, and hold it from then on.
 
     Args:
@@ -30,11 +33,13 @@ def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: He
         assignment: says what that is, and the digest that the weights must have.
         bundle: the task's.
         held: what the agent holds.
+        should_stop: says between two deltas that nobody wants the model any more.
 
     Returns:
         The weights, the task's frozen ones among them, in table order, and the mask.
 
     Raises:
+        TrainingStopped: `should_stop` said so.
         UnusableBase: it was to be made of what is held, which does not lead to it; nothing is held any more.
         ProtocolError: the whole model is not the one that the gateway described.
         TaskError: the bundle's frozen tensors do not fit its table.
@@ -44,9 +49,11 @@ def round_model(fetched: bytes, assignment: Assignment, bundle: Bundle, held: He
         held.keep(assignment.run, assignment.round, fetched)
         return weights, mask
     try:
-        decoded, mask, blob = _led_to(fetched, assignment, bundle, held)
+        decoded, mask, blob = _led_to(fetched, assignment, bundle, held, should_stop)
         weights, mask = _checked(decoded, mask, assignment, bundle)
-    except ProtocolError as error:
+    except (StorageError, TrainingStopped):
+        raise
+    except Exception as error:  # whatever it is, the whole model does not need what fails here
         held.forget()
         raise UnusableBase(f"what this device holds does not lead to the model: {error}") from error
     if blob is not None:
@@ -62,7 +69,7 @@ def _checked(decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundl
 
 
 def _led_to(
-    replay: bytes, assignment: Assignment, bundle: Bundle, held: Held
+    replay: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool]
 ) -> tuple[Mapping[str, Array], Mask, bytes | None]:
     """The weights and the mask of the round's model, and its bytes, or None if these are what is held.
 
@@ -79,10 +86,13 @@ def _led_to(
     is_held = blob is not None and start == assignment.round
     blob = blob or _first(assignment, bundle, codec)
     weights, mask = decode_model(blob, table)
+    unsent = bundle.unsent_weights() if deltas else {}
     for version, delta in enumerate(deltas[start - base :], start + 1):
+        if should_stop():
+            raise TrainingStopped(f"task {task.name!r}: stopped at version {version - 1} of the model")
         if codec.deltas is None:
             raise ProtocolError("the gateway sends deltas and does not say by what codec")
-        mask = mask_after(task, bundle.network, version - 1, weights, mask)
+        mask = mask_after(task, bundle.network, version - 1, table.with_unsent(weights, unsent), mask)
         key = delta_key(assignment.seed, version)
         weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values)
     return weights, mask, None if is_held else blob

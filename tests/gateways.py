@@ -77,7 +77,7 @@ class Site:
     ) -> AggregatorRunner:
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
-        book.start(plan.run, plan.task.digest, plan.model_codec)
+        book.start(plan.run, plan.task.digest, {"codec.model": plan.model_codec})
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
         self.link = Recorder()

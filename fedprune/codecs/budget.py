@@ -9,8 +9,9 @@ from fedprune.codecs.topk import Largest
 LARGEST_SHARE = 0.35
 """Of the alive values, at most: beyond about a third top-k gains little over sending all."""
 
-_LOG_BITS = 16
-"""Binary places of logarithms, which are whole numbers here, since libraries round theirs differently."""
+_LOG_BITS = 32
+"""Binary places of logarithms, which are whole numbers here, since libraries round theirs differently. Of 2^25
+values an entropy is then right to a bit."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.units is not None and not self.mask.rules.is_shared:
             raise ValueError('pruning.units needs mask = "shared": agents must remove the same units')
 
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """That of weights, and that of units if they go too."""
+        return (self.schedule,) if self.units is None else (self.schedule, self.units.schedule)
+
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fill"):
     """An initial tensor of one value."""

@@ -41,7 +41,16 @@ def without_due_units(
 def mask_after(
     task: Task, network: Network, version: int, weights: Weights, mask: Mask
 ) -> dict[str, NDArray[np.bool_]]:
-    """The mask of the version after `version`, of which `weights` and `mask` are."""
+    """The mask of the version after `version`, of which `weights`, frozen and local ones too, and `mask` are.
+
+    Where nothing more is due it stays the same, as scoring it again would find: large models take long to score.
+    """
+    steps = task.training.clock_steps_per_round
+    before, after = version * steps, (version + 1) * steps
+    if all(
+        schedule.sparsity_in_force(before) == schedule.sparsity_in_force(after) for schedule in task.pruning.schedules
+    ):
+        return dict(mask)
     due = without_due_units(weights, mask, task, network, version, version + 1)
     return mask_of_version(task, version + 1, weights, due)
 

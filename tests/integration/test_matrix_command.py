@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / TASK).write_bytes(bundle.blob)
     save_npz(path / HELD_OUT, learnable(200))
     book = Book.open(path / BOOK)
-    book.start("a-run", b"task", "fp32")
+    book.start("a-run", b"task", {"codec.model": "fp32"})
     book.assign(0, {"agent-1": 10}, 10)
     book.finish(_record())
     book.close()

@@ -80,7 +80,7 @@ class GatewayCheck:
                 store.book.close()
 
     def _check(self, store: RunStore, said: Said) -> None:
-        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, "fp16")
+        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, {"codec.model": "fp16"})
         known_round = store.book.next_round()
         if said.manifest is not None:
             assert run == said.manifest.run, "the run that was announced is forgotten"

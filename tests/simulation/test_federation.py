@@ -12,7 +12,7 @@ import pytest
 
 from aggregator import round_uploads
 from aggregator.book import Book
-from aggregator.global_model import new_model, next_model
+from aggregator.global_model import NO_STATE, new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
 from aggregator.settings import AS_USUAL, Aggregation
@@ -93,8 +93,9 @@ def _check(world: World) -> None:
                 blob, world.bundle.task.table, known, parse_codec(world.codec), Key(SEED, round_, agent)
             )
             aggregate.add(update, accepted[agent].weight)
-        weights, mask, state = before.exact, before.mask, before.optimizer_state
+        weights, mask, state = before.exact, before.mask, NO_STATE
         if record.kept:
+            state = before.optimizer_state
             merged = aggregate.result(before.exact)
             weights, mask = merged.weights, merged.mask
             if (optimizer := world.aggregation.optimizer) is not None:

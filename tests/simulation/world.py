@@ -255,7 +255,7 @@ class World:
             guarded(lambda: runner.deliver(delivery))
 
         book = SimulatedBook(self.connection, process)
-        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, self.model_codec)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, {"codec.model": self.model_codec})
         self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
         link = SimulatedLink(
             process,

@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def book(path: Path) -> Iterator[Book]:
     opened = Book.open(path)
-    opened.start("run", TASK.digest, "fp16")
+    opened.start("run", TASK.digest, {"codec.model": "fp16"})
     yield opened
     opened.close()
 
@@ -67,7 +67,7 @@ def book(path: Path) -> Iterator[Book]:
 def test_a_run_keeps_its_name_and_counts_its_starts(path: Path) -> None:
     for start, name in enumerate(("first", "second", "third"), start=1):
         book = Book.open(path)
-        assert book.start(name, TASK.digest, "fp16") == ("first", start)
+        assert book.start(name, TASK.digest, {"codec.model": "fp16"}) == ("first", start)
         book.close()
 
 
@@ -75,7 +75,7 @@ def test_a_run_keeps_the_key_of_its_tickets(path: Path) -> None:
     keys = set()
     for _ in range(2):
         book = Book.open(path)
-        book.start("run", TASK.digest, "fp16")
+        book.start("run", TASK.digest, {"codec.model": "fp16"})
         keys.add(book.ticket_key)
         book.close()
     assert [len(key) for key in keys] == [16]
@@ -83,14 +83,15 @@ def test_a_run_keeps_the_key_of_its_tickets(path: Path) -> None:
 
 def test_another_task_is_refused(book: Book) -> None:
     with pytest.raises(StorageError, match="a run of another task; name an empty one"):
-        book.start("run", UPDATE.digest, "fp16")
+        book.start("run", UPDATE.digest, {"codec.model": "fp16"})
 
 
-def test_a_run_keeps_the_codec_that_its_models_were_decoded_from(book: Book) -> None:
-    book.start("run", TASK.digest, "fp16")
+@pytest.mark.parametrize("other", [{"codec.model": "fp32", "seed": "0"}, {"seed": "0"}])
+def test_a_run_keeps_the_settings_that_its_models_follow_from(book: Book, other: dict[str, str]) -> None:
+    book.start("run", TASK.digest, {"codec.model": "fp16", "seed": "0"})
 
-    with pytest.raises(StorageError, match=r"the run's models are fp16; set codec\.model_values"):
-        book.start("run", TASK.digest, "fp32")
+    with pytest.raises(StorageError, match=r"the run began with codec\.model = fp16; set it so, or name an empty"):
+        book.start("run", TASK.digest, other)
 
 
 def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:
@@ -202,7 +203,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 5; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 6; go on with the version that began the run"
     ):
         Book.open(path)
 
@@ -222,7 +223,7 @@ def test_a_book_can_be_opened_wherever_its_making_was_interrupted(path: Path, tm
     assert len(copies) > 8
     for left in copies:
         book = Book.open(left / path.name)
-        assert book.start("run", TASK.digest, "fp16") == ("run", 1)
+        assert book.start("run", TASK.digest, {"codec.model": "fp16"}) == ("run", 1)
         book.close()
 
 
@@ -238,7 +239,7 @@ def test_a_file_that_is_no_book_is_said_to_be_unreadable(path: Path, damage: byt
     path.write_bytes(damage)
 
     with pytest.raises(StorageError, match="the book: "):
-        Book.open(path).start("run", TASK.digest, "fp16")
+        Book.open(path).start("run", TASK.digest, {"codec.model": "fp16"})
 
 
 @pytest.mark.parametrize(

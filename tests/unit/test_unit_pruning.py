@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
-from aggregator.global_model import new_model
+from aggregator.global_model import new_model, next_model
+from edge_agent.held_model import HeldModel
+from edge_agent.round_model import round_model
+from export.local_layers import BATCH_NORMALIZATION, with_local_layers
 from export.settings import UnitSettings
 from export.unit_check import units_that_stay
-from fedprune.codecs import Values
+from fedprune.codecs import Values, encode_replay, parse_model_codec
 from fedprune.config import from_table
 from fedprune.errors import ConfigurationError, TaskError
 from fedprune.model.tensors import Mask, TensorClass, TensorTable, Weights
@@ -21,12 +26,14 @@ from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.slimming.groups import dependency_groups
 from fedprune.slimming.pruning import UnitPruning, mask_without_units
 from fedprune.slimming.unit_masks import dead_units, units_without
-from fedprune.task.bundle import Pruning, Task
+from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.outputs import Output
 from fedprune.task.training import Training
-from fedprune.task.versions import without_due_units
-from tests.described import chain_of, table_of
+from fedprune.task.versions import first_mask, without_due_units
+from tests.described import chain_of, dense, normalization, table_of, weights_of
 from tests.drawn_networks import drawn_weights
+from tests.samples import assignment
 
 NETWORK = chain_of(
     (6, 6, 1),
@@ -173,3 +180,58 @@ def test_a_network_without_units_that_can_go_is_refused() -> None:
         TaskError, match=r"has no units that can be removed \(first: layer 'norm'.*; leave pruning\.units"
     ):
         units_that_stay(*normalized(1))
+
+
+@pytest.mark.parametrize("unsent", ["", "frozen", "local"])
+def test_devices_follow_a_delta_over_which_units_go(unsent: str, tmp_path: Path) -> None:
+    """What no model brings, frozen and local tensors, counts in the norms of units on both sides."""
+    network = chain_of(
+        (6,),
+        msgspec.structs.replace(dense(5), name="body", kernel="body/kernel", bias="body/bias"),
+        normalization(beta="beta"),
+        msgspec.structs.replace(dense(8), name="middle", kernel="middle/kernel", bias="middle/bias"),
+        msgspec.structs.replace(dense(3), name="head", kernel="head/kernel", bias="head/bias"),
+    )
+    bundle = _bundle_without(network, unsent)
+    task, codec = bundle.task, parse_model_codec("fp16 + mask | topk(0.5) | ternary | rice")
+    initial = bundle.initial_weights()
+    first = new_model(initial, task, "run", 0, codec.values, first_mask(task, network, initial))
+    moving = {spec.name for spec in task.table} - {spec.name for spec in task.table.unsent}
+    merged = {name: array + np.float32(0.01) * (name in moving) for name, array in first.checkpoint.exact.items()}
+    assert codec.deltas is not None
+    made = next_model(merged, task, network, "run", first.checkpoint, codec.values, codec.deltas, 7)
+    assert made.delta is not None
+    held = HeldModel(Directory(tmp_path))
+    held.keep("run", 0, first.blob)
+    asked = msgspec.structs.replace(
+        assignment(1), run="run", base=0, seed=7, model_codec=str(codec), weights_digest=made.model.weights_digest
+    )
+
+    _, mask = round_model(encode_replay([made.delta]), asked, read_bundle(bundle.for_devices()), held)
+
+    assert {name: kept.tolist() for name, kept in mask.items()} == {
+        name: kept.tolist() for name, kept in made.checkpoint.mask.items()
+    }
+    assert mask_sparsity(mask) > 0.4
+    assert held.version == ("run", 1)
+
+
+def _bundle_without(network: Network, unsent: str) -> Bundle:
+    """Half of the units go after round 0. The first layer is frozen, or the normalisation local."""
+    frozen = ("body/kernel", "body/bias") if unsent == "frozen" else ()
+    table = tuple(table_of(network, frozen))
+    if unsent == "local":
+        table = with_local_layers(table, network, [BATCH_NORMALIZATION])
+    task = Task(
+        name="units",
+        input_shapes=((6,),),
+        outputs=(Output((3,), from_logits=True),),
+        tensors=table,
+        training=Training(steps_per_round=4),
+        pruning=Pruning(
+            ConstantSparsity(target_sparsity=0.2, begin_step=1, frequency=1),
+            units=UnitPruning(ConstantSparsity(target_sparsity=0.5, begin_step=4, frequency=4)),
+        ),
+        members={},
+    )
+    return read_bundle(write_bundle(task, network=network, weights=weights_of(table_of(network))))
