@@ -34,7 +34,7 @@ class MaskRules(Protocol):
 
 
 class _SharedMask:
-    """The gateway scores the merged weights, once for all."""
+    """One mask: the gateway scores merged weights for all or, with deltas, all sides score the same ones."""
 
     allocations = frozenset(Allocation)
     is_shared = True
