@@ -16,7 +16,8 @@ from types import TracebackType
 
 from fedprune.errors import BrokerError, FedpruneError
 
-_FEDPRUNE = (sys.executable, "-m", "fedprune.command")
+_FEDPRUNE = (sys.executable, "-P", "-m", "fedprune.command")
+"""-P: what lies in the directory that somebody works in is not imported."""
 _PATIENCE_S = 5.0
 _LISTENING_S = 20.0
 

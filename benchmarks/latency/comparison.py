@@ -50,10 +50,14 @@ def compare_reports(first: Report, second: Report, tolerance: float) -> Comparis
         raise ExportError("the two benchmarks have no model in common: models go by their file names")
     return Comparison(
         pairs=tuple(_pair(key, ours[key], theirs[key], tolerance) for key in common),
-        missing=tuple(
-            f"{name} ({threads} threads)"
-            for name, threads in dict.fromkeys([*ours, *theirs])
-            if (name, threads) not in common
+        missing=(
+            *(
+                f"{name} ({threads} threads)"
+                for name, threads in dict.fromkeys([*ours, *theirs])
+                if (name, threads) not in common
+            ),
+            *_namesakes(first, ours),
+            *_namesakes(second, theirs),
         ),
         differences=(
             *_differing_settings(first, second),
@@ -72,6 +76,13 @@ def _keyed(report: Report) -> dict[_Key, Measured]:
     for row in report.measured:
         keyed.setdefault((Path(row.path).name, row.num_threads), row)
     return keyed
+
+
+def _namesakes(report: Report, keyed: dict[_Key, Measured]) -> Iterator[str]:
+    """The rows that another file of the same name stands for."""
+    for row in report.measured:
+        if row.path != keyed[Path(row.path).name, row.num_threads].path:
+            yield f"{row.path} ({row.num_threads} threads), whose name another file has"
 
 
 def _pair(key: _Key, first: Measured, second: Measured, tolerance: float) -> Pair:

@@ -34,10 +34,11 @@ def open_source(name: str, data: Data = _ARRAYS) -> Source:
         case "digits":
             return digits()
         case _:
-            return _own(Path(name), data)
+            return own_source(Path(name), data)
 
 
-def _own(path: Path, data: Data) -> Source:
+def own_source(path: Path, data: Data) -> Source:
+    """Somebody's own examples, as `data` describes them, not normalised. Raises `DataError`."""
     if isinstance(data, Series) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
         windows, groups = read_grouped(path, data)
         return Source(path_text(path), windows, test=None, groups=groups)
