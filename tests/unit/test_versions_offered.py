@@ -10,7 +10,8 @@ from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import Connected, Merged, Model, UpdateStored, resume
 from edge_agent import agent_state
-from edge_agent.agent_state import Phase, Train, TrainingDone, TrainingFailed, Warn
+from edge_agent.agent_state import HeldChanged, Phase, StopTraining, Train, TrainingDone, TrainingFailed, Warn
+from edge_agent.held_model import NONE_HELD
 from fedprune.wire.messages import Assignment, CheckIn, Failed, Need
 from fedprune.wire.transfer import CHUNK_SIZES, content_of, need_of
 from tests.drivers import (
@@ -25,7 +26,7 @@ from tests.drivers import (
     started,
     submission,
 )
-from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, assignment, chunks, digest, submit
+from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, assignment, chunks, digest, manifest, submit
 
 WHOLE, FROM_3, FROM_4 = content_of(b"all of it" * 9), content_of(b"from 3 to 5"), content_of(b"from 4")
 FIFTH = Model(WHOLE, digest("fifth"), {3: FROM_3, 4: FROM_4})
@@ -148,14 +149,50 @@ def test_an_agent_that_holds_the_model_fetches_the_task_alone() -> None:
     assert agent.gets(*chunks(b"task" * 10))[-1] == Train(1, msgspec.structs.replace(assignment(), **HERE), b"")
 
 
-def test_an_agent_says_what_it_holds_once_an_update_shows_that_it_was_right() -> None:
+def test_an_agent_says_what_it_holds_as_soon_as_its_disk_holds_it() -> None:
     agent = agent_with_task()
     agent.gets(assignment(), *chunks(MODEL_BLOB))
-    assert (agent.state.offer.run, agent.state.offer.version) == ("", -1)
+    assert (agent.state.offer.run, agent.state.offer.version) == NONE_HELD
 
-    agent.gets(TrainingDone(1, submit()))
+    agent.gets(HeldChanged((RUN, 0)))
 
     assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
+
+
+def test_an_agent_whose_trainings_are_always_recalled_says_each_version_that_it_reached() -> None:
+    """Else replays to it became ever longer, and then whole models."""
+    agent = agent_with_task()
+    for round_ in range(3):
+        agent.gets(assignment(round_), *chunks(MODEL_BLOB), HeldChanged((RUN, round_)))
+
+        stop, offer = agent.gets(manifest(round_ + 1))
+
+        assert stop == StopTraining()
+        assert (offer.message.run, offer.message.version) == (RUN, round_)
+
+
+def test_a_model_that_is_decoded_after_its_training_was_stopped_is_held_all_the_same() -> None:
+    agent = agent_with_task()
+    agent.gets(assignment(), *chunks(MODEL_BLOB), manifest(1))
+
+    agent.gets(HeldChanged((RUN, 0)))
+
+    assert agent.state.phase is Phase.IDLE
+    assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
+
+
+def test_the_whole_model_is_wanted_until_it_is_held_though_its_training_is_stopped() -> None:
+    agent = agent_with_task()
+    agent.gets(msgspec.structs.replace(assignment(), **HERE), HeldChanged(NONE_HELD))
+    agent.gets(TrainingFailed(1, "it leads elsewhere", frozenset({TASK.digest}), wants_whole=True))
+    agent.gets(assignment(), *chunks(MODEL_BLOB))
+    agent.gets(TrainingFailed(2, "the data are gone", frozenset({TASK.digest})))
+    assert agent.state.offer.wants_whole
+
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)))
+    _, offer = agent.gets(manifest(1))
+
+    assert (offer.message.version, offer.message.wants_whole) == (0, False)
 
 
 def test_an_agent_that_is_started_again_says_what_it_holds() -> None:
@@ -181,15 +218,15 @@ def test_what_is_held_and_leads_elsewhere_is_fetched_whole_in_the_same_round() -
     (said,) = (action.message for action in actions if isinstance(action, agent_state.Send))
     assert isinstance(said, CheckIn)
     assert said.wants_whole
-    agent.gets(assignment(), *chunks(MODEL_BLOB), TrainingDone(2, submit()))
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)), TrainingDone(2, submit()))
     assert not agent.state.offer.wants_whole
 
 
 def test_other_trouble_is_no_reason_to_fetch_the_model_again() -> None:
     agent = agent_with_task()
-    agent.gets(assignment(), *chunks(MODEL_BLOB))
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)))
 
-    (said,) = agent.gets(TrainingFailed(1, "out of memory", frozenset({TASK.digest}), (RUN, 0)))
+    (said,) = agent.gets(TrainingFailed(1, "out of memory", frozenset({TASK.digest})))
 
     assert isinstance(said.message, Failed)
     assert (agent.state.offer.version, agent.state.offer.wants_whole) == (0, False)
