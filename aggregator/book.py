@@ -101,7 +101,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
     `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included, and
     `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`). `led_astray` counts how often
-    agents said that what they held led to another model, which they then fetched whole. `seconds` is
+    what a member held led to another model than the gateway's, which it then fetched whole. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
     those that weigh fewer examples than they claim. `peak_memory_mb` is the

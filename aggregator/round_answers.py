@@ -51,16 +51,6 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
     )
 
 
-def base_of(state: RoundState, check_in: CheckIn) -> int:
-    """The version of the model that an agent can go on from, -1 for none: a random start everybody has who has the
-    task. It said so itself, and only once a digest was right; one that lies trains another model, or none."""
-    if check_in.wants_whole:
-        return -1
-    if check_in.run == state.plan.run and 0 <= check_in.version <= state.round:
-        return check_in.version
-    return 0 if state.plan.seeded else -1
-
-
 def accepted(state: RoundState, submit: Submit) -> Accepted:
     return Accepted(run=state.plan.run, round=submit.round, digest=submit.update.digest)
 

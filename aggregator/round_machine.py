@@ -22,7 +22,8 @@ from functools import reduce
 from typing import Any
 
 from aggregator.cohort import Cohort, Standing
-from aggregator.round_answers import TICKETS_PER_S, assignment, base_of, cannot_wait, finished, manifest, no_work
+from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
+from aggregator.round_bases import base_of, may_fetch, note_base
 from aggregator.round_places import (
     ANSWER_S,
     assign,
@@ -187,12 +188,8 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        check_in = said.message
-        assert isinstance(check_in, CheckIn)
-        base = base_of(state, check_in)
-        if base != member.base:  # as after a restart: the book does not say it
-            state = replace(state, cohort=state.cohort.put(agent, replace(member, base=base)))
-        return state, (Send(agent, assignment(state, agent, now)),)  # it keeps its place by asking for its work, not so
+        state, astray = note_base(state, said)
+        return state, (*astray, Send(agent, assignment(state, agent, now)))  # it keeps its place by asking for its work
     if member is not None and member.standing is Standing.STORING:
         return state, ()
     state, refusal = _welcome(state, said, now)
@@ -204,7 +201,10 @@ def _greet_training(state: RoundState, said: Said, now: float) -> Step:
 
 def _greet_merging(state: RoundState, said: Said, now: float) -> Step:
     state, refusal = _welcome(state, said, now)
-    return state, (Send(said.agent, no_work()),) if refusal is None else refusal
+    if refusal is not None:
+        return state, refusal
+    state, astray = note_base(state, said)
+    return state, (*astray, Send(said.agent, no_work()))
 
 
 def _greet_done(state: RoundState, said: Said, _: float) -> Step:
@@ -229,10 +229,10 @@ def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tup
 
 
 def _request(state: RoundState, said: Said, now: float) -> Step:
-    """Note which chunks an assigned agent lacks. Nobody else is served."""
+    """Note which chunks an assigned agent lacks of what it may fetch. Nobody else is served."""
     agent, need, member = said.agent, said.message, state.cohort.get(said.agent)
     assert isinstance(need, Need)
-    if member is None or not member.has_work or need.digest not in state.serving.contents:
+    if member is None or not member.has_work or not may_fetch(state, member, need.digest):
         return state, (Send(agent, no_work()),)
     waiting = state.cohort.count(Standing.ASSIGNED, Standing.SILENT)
     serving = state.serving.ask(agent, need, now, expected=waiting)
@@ -338,10 +338,10 @@ def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
     left_out = state.left_out
     for agent, why in merged.left_out.items():
         left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
-    served = (*state.served, merged.model.contents)[-SERVED_MODELS:]
+    served = (*state.served, merged.model)[-SERVED_MODELS:]
     serving = reduce(Serving.offer, merged.model.contents, state.serving)
-    still = {content for contents in served for content in contents}
-    for content in {content for contents in state.served for content in contents} - still:
+    still = {content for model in served for content in model.contents}
+    for content in {content for model in state.served for content in model.contents} - still:
         serving = serving.withdraw(content.digest)
     state = replace(
         state,

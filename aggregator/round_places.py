@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aggregator.cohort import Member, Standing
 from aggregator.round_answers import assignment
+from aggregator.round_bases import with_base
 from aggregator.round_state import Action, BookCohort, RoundState, Send, Step, Warn
 from fedprune.model.randomness import Keyed
 
@@ -47,11 +48,10 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
     cohort, presence = state.cohort, state.presence
     for agent in selected:
         former = cohort.get(agent)
-        refusals, why = (0, "") if former is None else (former.refusals, former.why)
-        member = Member(
-            Standing.ASSIGNED, examples[agent], now, refusals=refusals, why=why, base=state.presence.base(agent)
-        )
-        cohort = cohort.put(agent, member)
+        member = Member(Standing.ASSIGNED, examples[agent], now)
+        if former is not None:
+            member = replace(member, refusals=former.refusals, why=former.why, bases=former.bases)
+        cohort = cohort.put(agent, with_base(member, state.presence.base(agent), state.round))
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)

@@ -151,7 +151,15 @@ class WarnNobody:
     strangers: int
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | WarnNobody | GiveUp
+@dataclass(frozen=True)
+class LedAstray:
+    """The model that a member held led to another one than the gateway's, and it is sent the whole one: count that, and
+    tell the people."""
+
+    agent: str
+
+
+Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | WarnNobody | LedAstray | GiveUp
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
@@ -227,7 +235,7 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
     updates on their way in, `uploads_bytes` their sizes together. `serving`: the task, the last models, and who lacks
-    what of them; `served`: those models' contents, oldest first. `tickets_given`: in the second that began at
+    what of them; `served`: those models, oldest first. `tickets_given`: in the second that began at
     `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
@@ -246,7 +254,7 @@ class RoundState:
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
     serving: Serving = field(default_factory=Serving)
-    served: tuple[tuple[Content, ...], ...] = ()
+    served: tuple[Model, ...] = ()
     tickets_since: float = -math.inf
     tickets_given: int = 0
     nobody: int = 0
@@ -297,5 +305,5 @@ def resume(
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
         serving=reduce(Serving.offer, model.contents, Serving().offer(plan.task)),
-        served=(model.contents,),
+        served=(model,),
     )

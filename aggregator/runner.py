@@ -28,6 +28,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    LedAstray,
     LinkDrained,
     Merge,
     Merged,
@@ -66,7 +67,6 @@ from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
     UPLINK,
-    CheckIn,
     Failed,
     LeftOut,
     Manifest,
@@ -234,9 +234,6 @@ class AggregatorRunner:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._perform(Send(agent, answer))
             raise
-        if isinstance(message, CheckIn) and message.wants_whole:
-            self._counts["led_astray"] += 1
-            self._agents_log.log(logging.WARNING, "what %s held led to another model; it is sent the whole one", agent)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return message
@@ -285,6 +282,9 @@ class AggregatorRunner:
                 return [self._merge(round_)]
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
+            case LedAstray(agent):
+                self._counts["led_astray"] += 1
+                self._agents_log.log(logging.WARNING, "what %s held led to another model; it gets the whole one", agent)
             case WarnNobody():
                 self._warnings.log(logging.WARNING, "%s", nobody(action, self._topics, self._link.broker))
             case GiveUp(failed):

@@ -160,8 +160,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
         phase=Phase.IDLE,
         assignment=None,
         tasks=event.tasks,
-        held=event.held,
-        wants_whole=event.wants_whole,
+        wants_whole=state.wants_whole or event.wants_whole,
         attempt=0,
     )
     if event.wants_whole:

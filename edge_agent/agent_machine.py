@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import get_args
 
 from edge_agent.agent_fetching import ask_anew, ask_overdue, await_deadline, fail, receive, retake, take
-from edge_agent.agent_offering import check_in, leave_round, lose_round, wait_for_work
+from edge_agent.agent_offering import check_in, leave_round, lose_round, note_held, wait_for_work
 from edge_agent.agent_state import (
     Action,
     AgentState,
@@ -30,6 +30,7 @@ from edge_agent.agent_state import (
     Disconnected,
     Event,
     Follow,
+    HeldChanged,
     LinkDrained,
     OwnEvent,
     Phase,
@@ -201,6 +202,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, Rejected): row(wait_for_work),
     (Phase.IDLE, TrainingDone): row(_ignore),
     (Phase.IDLE, TrainingFailed): row(_ignore),
+    (Phase.IDLE, HeldChanged): row(note_held),
     (Phase.FETCHING, Connected): row(_connect_fetching),
     (Phase.FETCHING, Disconnected): row(_disconnect),
     (Phase.FETCHING, LinkDrained): row(_ignore),
@@ -213,6 +215,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, Rejected): row(lose_round, Phase.IDLE),
     (Phase.FETCHING, TrainingDone): row(_ignore),
     (Phase.FETCHING, TrainingFailed): row(_ignore),
+    (Phase.FETCHING, HeldChanged): row(note_held),
     (Phase.TRAINING, Connected): row(_connect_training),
     (Phase.TRAINING, Disconnected): row(_disconnect),
     (Phase.TRAINING, LinkDrained): row(_ignore),
@@ -225,6 +228,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.TRAINING, Rejected): row(lose_round, Phase.IDLE),
     (Phase.TRAINING, TrainingDone): row(submit, Phase.SUBMITTING),
     (Phase.TRAINING, TrainingFailed): row(fail, Phase.IDLE),
+    (Phase.TRAINING, HeldChanged): row(note_held),
     (Phase.SUBMITTING, Connected): row(_connect_submitting),
     (Phase.SUBMITTING, Disconnected): row(_disconnect),
     (Phase.SUBMITTING, LinkDrained): row(serve_on),
@@ -237,6 +241,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.SUBMITTING, Rejected): row(refused, Phase.IDLE),
     (Phase.SUBMITTING, TrainingDone): row(_ignore),
     (Phase.SUBMITTING, TrainingFailed): row(_ignore),
+    (Phase.SUBMITTING, HeldChanged): row(note_held),
 }
 
 check_complete(TABLE, Phase, (*get_args(OwnEvent), Manifest, *DOWNLINK.values()))

@@ -11,6 +11,7 @@ from edge_agent.agent_state import (
     RETRY_S,
     Action,
     AgentState,
+    HeldChanged,
     Phase,
     Send,
     Step,
@@ -19,6 +20,7 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
+from edge_agent.held_model import NONE_HELD
 from fedprune.wire.messages import Reason, Rejected, kind_of
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import backoff
@@ -49,6 +51,12 @@ def is_new_ticket(state: AgentState, rejected: Rejected) -> bool:
 
 def keep_ticket(state: AgentState, rejected: Rejected, now: float) -> AgentState:
     return replace(state, ticket=rejected.ticket, ticket_at=now) if is_new_ticket(state, rejected) else state
+
+
+def note_held(state: AgentState, event: HeldChanged, _: float) -> Step:
+    """The next check-in says what is held by now. Whatever that is, its digest was right: no whole model is wanted."""
+    wants_whole = state.wants_whole and event.held == NONE_HELD
+    return replace(state, held=event.held, wants_whole=wants_whole), ()
 
 
 def wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:

@@ -75,14 +75,21 @@ class TrainingDone:
 
 @dataclass(frozen=True)
 class TrainingFailed:
-    """`tasks`: the digests of the bundles that are still kept; `held`: run and version of the model that still is.
-    `wants_whole`: what was held did not lead to the round's model, which has to be fetched whole."""
+    """`tasks`: the digests of the bundles that are still kept. `wants_whole`: what was held did not lead to the round's
+    model, which has to be fetched whole."""
 
     number: int
     why: str
     tasks: frozenset[bytes]
-    held: tuple[str, int] = NONE_HELD
     wants_whole: bool = False
+
+
+@dataclass(frozen=True)
+class HeldChanged:
+    """The device holds another model, of that run and version, or none: said as soon as it is so, whatever becomes of
+    the training that it was decoded for."""
+
+    held: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Ticked:
     """`wake_at` may have come."""
 
 
-OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | Ticked
+OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | Ticked
 Event = OwnEvent | Message
 """A message is the manifest, or of one of the kinds in `DOWNLINK`."""
 

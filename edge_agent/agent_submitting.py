@@ -61,8 +61,6 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
         phase=Phase.SUBMITTING,
         check_in=msgspec.structs.replace(state.check_in, examples=event.submit.examples),
         assignment=None,
-        held=(event.submit.run, event.submit.round),
-        wants_whole=False,
         durations=state.durations_at(now),
         pending=event.submit,
         submitted_to=_gateway_seen(state),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -58,11 +59,22 @@ class HoldsNothing:
     def forget(self) -> None: ...
 
 
-class HeldModel:
-    """What an agent holds on its disk. Every method raises `StorageError` if the disk refuses."""
+def _tell_nobody(_: tuple[str, int]) -> None: ...
 
-    def __init__(self, disk: Disk) -> None:
+
+class HeldModel:
+    """What an agent holds on its disk. Every method raises `StorageError` if the disk refuses.
+
+    `tell` is called with run and version, `NONE_HELD` for none, as soon as the disk holds another model or none.
+    """
+
+    def __init__(self, disk: Disk, tell: Callable[[tuple[str, int]], None] = _tell_nobody) -> None:
         self._disk = disk
+        self._tell = tell
+
+    def telling(self, tell: Callable[[tuple[str, int]], None]) -> HeldModel:
+        """The same, which calls `tell`, on the thread that keeps the model."""
+        return HeldModel(self._disk, tell)
 
     @property
     def version(self) -> tuple[str, int]:
@@ -79,9 +91,11 @@ class HeldModel:
         """Hold a model, durably, in the place of the one before."""
         header = _Header(_FORMAT, run, version, hashlib.sha256(blob).hexdigest())
         self._disk.write(_NAME, msgspec.json.encode(header) + b"\n" + blob)
+        self._tell((run, version))
 
     def forget(self) -> None:
         self._disk.delete(_NAME)
+        self._tell(NONE_HELD)
 
     def _read(self) -> tuple[_Header | None, bytes]:
         stored = self._disk.read(_NAME)

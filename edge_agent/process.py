@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.agent_state import Disconnected, Limits, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Ticked, Train
 from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
@@ -72,7 +72,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     def train(action: Train) -> None:
         nonlocal idle_memory_mb
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
-        training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb))
+        training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb, events))
 
     key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
     status = topics.status(name)
@@ -93,8 +93,10 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
     return Limits(max_task_bytes=min(in_memory, int(free_disk_bytes * _DISK_SHARE)), max_model_bytes=in_memory)
 
 
-def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: float) -> tuple[LocalRound, bytes]:
-    """Read from the disk what the training takes, on the training's thread."""
+def _open_round(
+    store: AgentStore, name: str, action: Train, idle_memory_mb: float, events: queue.SimpleQueue[Any]
+) -> tuple[LocalRound, bytes]:
+    """Read from the disk what the training takes, on the training's thread. `events` get told what is held then."""
     assignment = action.assignment
     since = owed_since(assignment)
 
@@ -103,7 +105,8 @@ def _open_round(store: AgentStore, name: str, action: Train, idle_memory_mb: flo
 
     slots = store.slots(assignment.run, since)
     own = store.local(assignment.run, since)
-    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=store.held, local=own)
+    held = store.held.telling(lambda version: events.put(HeldChanged(version)))
+    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=held, local=own)
     return local, store.task(assignment.task.digest)
 
 
@@ -148,6 +151,8 @@ def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) 
             runner.drained(now)
         case TrainingEnded(number, result):
             runner.end_training(number, result, now)
+        case HeldChanged():
+            runner.handle(event, now)
         case BaseException():
             raise event
 

@@ -119,13 +119,13 @@ class AgentRunner:
         elif isinstance(result, StorageError):
             raise result
         else:
-            held, wants_whole = self._store.held.version, isinstance(result, UnusableBase)
-            self.handle(TrainingFailed(number, _reason(result), self._store.tasks(), held, wants_whole), now)
+            wants_whole = isinstance(result, UnusableBase)
+            self.handle(TrainingFailed(number, _reason(result), self._store.tasks(), wants_whole), now)
 
     def give_up(self, why: str, now: float) -> None:
         """The process is about to end: nobody need wait for what it trains."""
         if self.state.phase is Phase.TRAINING:
-            self.handle(TrainingFailed(self.state.training, why, self.state.tasks, self.state.held), now)
+            self.handle(TrainingFailed(self.state.training, why, self.state.tasks), now)
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""

@@ -18,7 +18,8 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
-from edge_agent.agent_state import Disconnected, Limits, Outcome, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Outcome, Ticked, Train
+from edge_agent.held_model import Held
 from edge_agent.local_round import LocalResult, LocalRound, owed_since
 from edge_agent.local_training import train_locally
 from edge_agent.runner import AgentRunner
@@ -333,6 +334,10 @@ class World:
         def drained() -> None:
             guarded(lambda: runner.drained(self.physics.now))
 
+        def tell(held: tuple[str, int]) -> None:
+            event = HeldChanged(held)
+            self.physics.after(0.0, lambda: guarded(lambda: runner.handle(event, self.physics.now)))
+
         def train(action: Train) -> None:
             def end(result: LocalResult | Exception) -> None:
                 guarded(lambda: runner.end_training(action.number, result, self.physics.now))
@@ -341,7 +346,7 @@ class World:
                 self.physics.after(1.0, lambda: end(TrainingError("out of memory")))
                 return
             try:
-                result: LocalResult | Exception = self._train(process.name, action, store)
+                result: LocalResult | Exception = self._train(process.name, action, store.held.telling(tell), store)
             except ProtocolError as error:
                 result = error
             duration = self.physics.chance.uniform(0.5, _TRAINING_S)
@@ -360,10 +365,10 @@ class World:
         runner.connect(self.physics.now)
         watch()
 
-    def _train(self, name: str, action: Train, store: AgentStore) -> LocalResult:
+    def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
         residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=store.held)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:

@@ -180,6 +180,22 @@ def test_who_asks_for_the_whole_model_gets_it(site: Site) -> None:
     assert (assignment.model, assignment.base) == (runner.state.model.content, -1)
 
 
+def test_one_event_is_told_and_counted_once_however_often_the_agent_says_it(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner, _ = returns(site, ROUNDS - 1)
+    for _ in range(3):
+        tell(runner, "pi-0", CheckIn(examples=7, wants_whole=True))
+
+    result = trained(site, runner, "pi-0", held=HeldModel(Directory(tmp_path / "held")))
+    tell(runner, "pi-0", result.submit, *chunks(result.update.blob))
+
+    assert site.records[-1].led_astray == 1
+    assert [line for line in caplog.messages if "led to another model" in line] == [
+        "what pi-0 held led to another model; it gets the whole one"
+    ]
+
+
 def test_only_so_many_deltas_are_kept_and_no_replay_is_as_large_as_the_model(tmp_path: Path) -> None:
     disk = Directory(tmp_path)
     for version in range(1, MOST_DELTAS + 11):

@@ -18,6 +18,7 @@ from edge_agent.agent_state import (
     Disconnected,
     Event,
     Follow,
+    HeldChanged,
     KeepTask,
     LinkDrained,
     Outcome,
@@ -75,6 +76,7 @@ SAMPLES: dict[type, Event] = {
     Ticked: Ticked(),
     TrainingDone: TrainingDone(1, submit()),
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
+    HeldChanged: HeldChanged((RUN, 0)),
     **{type(message): message for message in MESSAGES.values()},
 }
 

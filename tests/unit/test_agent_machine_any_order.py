@@ -12,6 +12,7 @@ from edge_agent.agent_state import (
     Connected,
     Disconnected,
     Event,
+    HeldChanged,
     LinkDrained,
     Outcome,
     Phase,
@@ -23,6 +24,7 @@ from edge_agent.agent_state import (
     TrainingDone,
     TrainingFailed,
 )
+from edge_agent.held_model import NONE_HELD
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit
 from fedprune.wire.transfer import content_of
@@ -116,6 +118,11 @@ class AnyOrder(RuleBasedStateMachine):
         before, number = self.agent.state, self.agent.state.training - 1
         self.take(TrainingFailed(number, "why", frozenset({TASK.digest})) if fails else TrainingDone(number, submit()))
         assert self.agent.state == before
+
+    @rule(held=st.sampled_from([(RUN, 0), (RUN, 1), NONE_HELD]))
+    def the_disk_holds(self, held: tuple[str, int]) -> None:
+        self.take(HeldChanged(held))
+        assert (self.agent.state.offer.run, self.agent.state.offer.version) == held
 
     @invariant()
     def each_phase_has_what_it_needs(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edge_agent import store
+from edge_agent import process, store
 from edge_agent.agent_state import Phase, Train
 from edge_agent.history import Durations
 from fedprune.errors import StorageError, TrainingError
@@ -226,6 +228,25 @@ def test_a_recall_stops_the_training_and_nothing_of_it_is_kept(device: Device, t
     assert device.said(Submit) == device.said(Failed) == []
     assert device.store.pending is None
     assert not list((tmp_path / "state").glob("*.update"))
+
+
+def test_what_a_recalled_training_has_decoded_is_said(device: Device) -> None:
+    events = queue.SimpleQueue[Any]()
+    train = training(device).trains[-1]
+    assert train is not None
+    local, _ = process._open_round(device.store, "pi-1", train, 0.0, events)
+    local.held.keep(RUN, 0, MODEL_BLOB)
+    next_round = Delivery(TOPICS.round, encode(manifest(1)))
+
+    events.put(next_round)
+    events.put(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        process._loop(device.runner, events, lambda: None)
+
+    assert device.trains[-1] is None, "the training goes on"
+    offer = device.said(CheckIn)[-1]
+    assert isinstance(offer, CheckIn)
+    assert device.store.held.version == (offer.run, offer.version) == (RUN, 0)
 
 
 def test_how_long_a_training_took_outlives_the_process(device: Device, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import msgspec
 
+from aggregator import round_state
 from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
-from aggregator.round_state import Connected, Merged, Model, UpdateStored, resume
+from aggregator.round_state import Connected, LedAstray, Merged, Model, Said, UpdateStored, resume
 from edge_agent import agent_state
-from edge_agent.agent_state import Phase, Train, TrainingDone, TrainingFailed, Warn
-from fedprune.wire.messages import Assignment, CheckIn, Failed, Need
+from edge_agent.agent_state import HeldChanged, Phase, StopTraining, Train, TrainingDone, TrainingFailed, Warn
+from edge_agent.held_model import NONE_HELD
+from fedprune.wire.messages import Assignment, CheckIn, Content, Failed, Need, Rejected
 from fedprune.wire.transfer import CHUNK_SIZES, content_of, need_of
 from tests.drivers import (
     CHECK_IN,
@@ -21,11 +23,12 @@ from tests.drivers import (
     PLAN,
     Agent,
     Gateway,
+    need,
     sent_to,
     started,
     submission,
 )
-from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, assignment, chunks, digest, submit
+from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, assignment, chunks, digest, manifest, submit
 
 WHOLE, FROM_3, FROM_4 = content_of(b"all of it" * 9), content_of(b"from 3 to 5"), content_of(b"from 4")
 FIFTH = Model(WHOLE, digest("fifth"), {3: FROM_3, 4: FROM_4})
@@ -122,6 +125,89 @@ def test_replays_are_served_as_long_as_their_model_is() -> None:
     }
 
 
+def is_served(gateway: Gateway, agent: str, content: Content) -> bool:
+    """The agent asks for the content, and is not sent away."""
+    return not sent_to(agent, gateway.hears(agent, need(content)), Rejected)
+
+
+def test_a_member_fetches_the_task_the_whole_model_and_the_replay_from_what_it_holds() -> None:
+    found = gateway()
+    assigned(found, holding(4), holding(3))
+
+    assert [is_served(found, "pi-0", content) for content in (TASK, WHOLE, FROM_4, FROM_3)] == [True, True, True, False]
+    assert [is_served(found, "pi-1", content) for content in (TASK, WHOLE, FROM_4, FROM_3)] == [True, True, False, True]
+
+
+def test_who_comes_to_hold_more_while_it_fetches_may_go_on_fetching() -> None:
+    """A training that was stopped can have decoded the version in between."""
+    found = gateway()
+    assigned(found, holding(3), holding(3))
+
+    found.hears("pi-0", holding(4))
+
+    assert is_served(found, "pi-0", FROM_3)
+    assert is_served(found, "pi-0", FROM_4)
+
+
+def test_who_says_ever_other_versions_is_sent_the_whole_model() -> None:
+    found, from_2 = gateway(), content_of(b"from 2 to 5")
+    model = replace(FIFTH, replays={2: from_2, 3: FROM_3, 4: FROM_4})
+    found.state = replace(found.state, model=model, served=(model,), serving=found.state.serving.offer(from_2))
+    assigned(found, holding(4), holding(4))
+
+    said = [sent_to("pi-0", found.hears("pi-0", holding(version)), Assignment)[0] for version in (5, 3, 2, 2, 4, 5)]
+
+    assert [each.base for each in said] == [5, 3, -1, -1, 4, 5]
+    assert said[2].model == WHOLE
+    assert not is_served(found, "pi-0", from_2)
+
+
+def test_a_replay_to_the_version_before_is_served_to_who_holds_its_base() -> None:
+    found = gateway()
+    assigned(found, holding(4), holding(4))
+    for agent in ("pi-0", "pi-1"):
+        found.hears(agent, submission(agent, 5), *chunks(f"update of {agent} in round 5".encode()))
+        found.gets(UpdateStored(agent))
+    found.gets(Merged(Model(content_of(b"model 6"), digest("6"), {4: content_of(b"from 4 to 6")})))
+    assigned(found, holding(4), holding(3))
+
+    assert is_served(found, "pi-0", FROM_4)
+    assert is_served(found, "pi-0", content_of(b"from 4 to 6"))
+    assert not is_served(found, "pi-1", FROM_4)
+
+
+def test_who_is_led_astray_is_told_of_once_however_often_it_says_so() -> None:
+    found, astray = gateway(), holding(-1, wants_whole=True)
+    assigned(found, holding(4), holding(-1))
+
+    said = [found.hears("pi-0", astray) for _ in range(3)]
+
+    assert [LedAstray("pi-0") in actions for actions in said] == [True, False, False]
+    assert [sent_to("pi-0", actions, Assignment)[0].model for actions in said] == [WHOLE] * 3
+
+
+def test_who_was_not_sent_what_leads_on_from_its_model_was_not_led_astray() -> None:
+    found, astray = gateway(), holding(-1, wants_whole=True)
+    unknown = found.gets(Said("pi-0", astray))  # it shows no ticket
+    waiting = found.hears("pi-0", astray)
+    assigned(found, astray, holding(-1))
+
+    assert not any(isinstance(action, LedAstray) for action in (*unknown, *waiting, *found.hears("pi-0", astray)))
+
+
+def test_who_is_led_astray_while_its_round_is_merged_is_told_of_too() -> None:
+    found, astray = gateway(), holding(-1, wants_whole=True)
+    assigned(found, holding(4), holding(4), holding(4))
+    for agent in ("pi-1", "pi-2"):
+        found.hears(agent, submission(agent, 5), *chunks(f"update of {agent} in round 5".encode()))
+        found.gets(UpdateStored(agent))
+    found.passes_deadline()
+
+    assert found.state.phase is round_state.Phase.MERGING
+    assert LedAstray("pi-0") in found.hears("pi-0", astray)
+    assert LedAstray("pi-0") not in found.hears("pi-0", astray)
+
+
 def agent_with_task() -> Agent:
     agent = Agent(started(tasks=frozenset({TASK.digest})))
     agent.gets(agent_state.Connected())
@@ -148,14 +234,50 @@ def test_an_agent_that_holds_the_model_fetches_the_task_alone() -> None:
     assert agent.gets(*chunks(b"task" * 10))[-1] == Train(1, msgspec.structs.replace(assignment(), **HERE), b"")
 
 
-def test_an_agent_says_what_it_holds_once_an_update_shows_that_it_was_right() -> None:
+def test_an_agent_says_what_it_holds_as_soon_as_its_disk_holds_it() -> None:
     agent = agent_with_task()
     agent.gets(assignment(), *chunks(MODEL_BLOB))
-    assert (agent.state.offer.run, agent.state.offer.version) == ("", -1)
+    assert (agent.state.offer.run, agent.state.offer.version) == NONE_HELD
 
-    agent.gets(TrainingDone(1, submit()))
+    agent.gets(HeldChanged((RUN, 0)))
 
     assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
+
+
+def test_an_agent_whose_trainings_are_always_recalled_says_each_version_that_it_reached() -> None:
+    """Else replays to it became ever longer, and then whole models."""
+    agent = agent_with_task()
+    for round_ in range(3):
+        agent.gets(assignment(round_), *chunks(MODEL_BLOB), HeldChanged((RUN, round_)))
+
+        stop, offer = agent.gets(manifest(round_ + 1))
+
+        assert stop == StopTraining()
+        assert (offer.message.run, offer.message.version) == (RUN, round_)
+
+
+def test_a_model_that_is_decoded_after_its_training_was_stopped_is_held_all_the_same() -> None:
+    agent = agent_with_task()
+    agent.gets(assignment(), *chunks(MODEL_BLOB), manifest(1))
+
+    agent.gets(HeldChanged((RUN, 0)))
+
+    assert agent.state.phase is Phase.IDLE
+    assert (agent.state.offer.run, agent.state.offer.version) == (RUN, 0)
+
+
+def test_the_whole_model_is_wanted_until_it_is_held_though_its_training_is_stopped() -> None:
+    agent = agent_with_task()
+    agent.gets(msgspec.structs.replace(assignment(), **HERE), HeldChanged(NONE_HELD))
+    agent.gets(TrainingFailed(1, "it leads elsewhere", frozenset({TASK.digest}), wants_whole=True))
+    agent.gets(assignment(), *chunks(MODEL_BLOB))
+    agent.gets(TrainingFailed(2, "the data are gone", frozenset({TASK.digest})))
+    assert agent.state.offer.wants_whole
+
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)))
+    _, offer = agent.gets(manifest(1))
+
+    assert (offer.message.version, offer.message.wants_whole) == (0, False)
 
 
 def test_an_agent_that_is_started_again_says_what_it_holds() -> None:
@@ -181,15 +303,15 @@ def test_what_is_held_and_leads_elsewhere_is_fetched_whole_in_the_same_round() -
     (said,) = (action.message for action in actions if isinstance(action, agent_state.Send))
     assert isinstance(said, CheckIn)
     assert said.wants_whole
-    agent.gets(assignment(), *chunks(MODEL_BLOB), TrainingDone(2, submit()))
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)), TrainingDone(2, submit()))
     assert not agent.state.offer.wants_whole
 
 
 def test_other_trouble_is_no_reason_to_fetch_the_model_again() -> None:
     agent = agent_with_task()
-    agent.gets(assignment(), *chunks(MODEL_BLOB))
+    agent.gets(assignment(), *chunks(MODEL_BLOB), HeldChanged((RUN, 0)))
 
-    (said,) = agent.gets(TrainingFailed(1, "out of memory", frozenset({TASK.digest}), (RUN, 0)))
+    (said,) = agent.gets(TrainingFailed(1, "out of memory", frozenset({TASK.digest})))
 
     assert isinstance(said.message, Failed)
     assert (agent.state.offer.version, agent.state.offer.wants_whole) == (0, False)
