@@ -28,6 +28,7 @@ from export.settings import TaskSettings
 from fedprune.config import from_table
 from fedprune.data import load_examples
 from fedprune.data.description import (
+    Arrays,
     Bytes,
     HashedWords,
     Images,
@@ -35,6 +36,7 @@ from fedprune.data.description import (
     Mfcc,
     Recordings,
     Series,
+    Standard,
     Table,
     Text,
     Waveform,
@@ -295,6 +297,21 @@ def test_files_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     _pictures(tmp_path)
     (tmp_path / "dark" / "3.png").write_bytes(b"no picture")
     assert "1 files cannot be used, the first is dark/3.png" in _plan(tmp_path, _model((5, 6, 3), 2)).notes[0]
+
+
+def test_grey_pictures_without_an_axis_of_channels_have_one_statistic_for_all(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(100, 30, (40, 6, 6))
+    np.savez(tmp_path / "grey.npz", x=x, y=np.arange(40) % 3)
+    plan = _plan(tmp_path / "grey.npz", _model((6, 6, 1), 3))
+    assert isinstance(plan.data, Arrays)
+    assert plan.data.normalize == Standard((pytest.approx(x.mean(), rel=1e-3),), (pytest.approx(x.std(), rel=1e-3),))
+
+
+def test_columns_of_windows_have_statistics_of_their_own(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal((0, 100), 9, (40, 6, 2))
+    np.savez(tmp_path / "windows.npz", x=x, y=np.arange(40) % 3)
+    plan = _plan(tmp_path / "windows.npz", _model((6, 2), 3))
+    assert abs(load_examples(tmp_path / "windows.npz", plan.data).x.mean(axis=(0, 1))).max() < 1e-3
 
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
