@@ -314,6 +314,12 @@ def test_columns_of_windows_have_statistics_of_their_own(tmp_path: Path) -> None
     assert abs(load_examples(tmp_path / "windows.npz", plan.data).x.mean(axis=(0, 1))).max() < 1e-3
 
 
+def test_a_class_that_only_the_last_of_many_rows_has_is_a_class(tmp_path: Path) -> None:
+    count = 2**17
+    path = _csv(tmp_path / "long.csv", "a,kind", lambda n: "1,seldom" if n == count else "0,often", count + 1)
+    assert _described(path, _model((1,), 2)).data == Table(("a",), "kind", ("often", "seldom"))
+
+
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "federation.toml").write_text("mine")
     code, said = run("init", tmp_path, "--from", "model.py", "--data", tmp_path)
