@@ -113,6 +113,14 @@ def _rooms(path: Path) -> Path:
     return _csv(path / "rooms.csv", "t;h;watts", lambda n: f"{300 + n % 7};{n % 50};{1000 + 3.5 * n}")
 
 
+def _commas(path: Path) -> Path:
+    return _csv(path / "commas.csv", "t;watts", lambda n: f"{n};{n},5")
+
+
+def _scores(path: Path) -> Path:
+    return _csv(path / "scores.csv", "t,score", lambda n: f"{n},{n / 2000}", 2000)
+
+
 def _people(path: Path) -> Path:
     return _csv(
         path / "people.csv",
@@ -244,6 +252,15 @@ def test_what_is_written_parses_and_is_what_was_planned(tmp_path: Path, make: Ca
         (_rooms, _model((1,), 1, "linear"), {"label": "watts"}, Unanswered, "with --inputs"),
         (_people, _model((16, 2), 2), {"label": "act", "group": "age"}, ConfigurationError, "--group 'age'"),
         (_reviews, _model((12,), 2), {"label": "stars"}, TaskError, "begin it with an Embedding"),
+        (_commas, _model((1,), 1, "linear"), {"label": "watts"}, TaskError, "'watts' is '0,5'; write 0.5, with a poin"),
+        (
+            _commas,
+            _model((1,), 1, "linear"),
+            {"label": "watts", "targets": "numbers"},
+            TaskError,
+            "'watts' is '0,5'; write 0.5, with a point; or name",
+        ),
+        (_scores, _model((1,), 1, "sigmoid"), {"label": "score"}, TaskError, "more than 1024.*with --targets numbers"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -312,6 +329,28 @@ def test_columns_of_windows_have_statistics_of_their_own(tmp_path: Path) -> None
     np.savez(tmp_path / "windows.npz", x=x, y=np.arange(40) % 3)
     plan = _plan(tmp_path / "windows.npz", _model((6, 2), 3))
     assert abs(load_examples(tmp_path / "windows.npz", plan.data).x.mean(axis=(0, 1))).max() < 1e-3
+
+
+def test_scores_are_numbers_for_a_sigmoid_if_that_is_said(tmp_path: Path) -> None:
+    model = _model((1,), 1, "sigmoid")
+    assert _described(_scores(tmp_path), model, label="score", targets="numbers").loss is Loss.MEAN_SQUARED_ERROR
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.ones((40, 4)), "y": np.arange(40) % 3.0}, r'class numbers as floats; save y.astype\("int64"\)'),
+        ({name: np.ones((40, 4)) for name in ("x_train", "x_test", "y_train", "y_test")}, "as arrays x and y"),
+        ({"x_train": np.ones((40, 4)), "x_test": np.ones((9, 4)), "y": np.arange(40)}, "a single array x"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_one_line_with_a_cure(
+    tmp_path: Path, arrays: dict[str, np.ndarray], said: str
+) -> None:
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(DataError, match=said) as refusal:
+        _plan(tmp_path / "mine.npz", _model((4,), 3))
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_class_that_only_the_last_of_many_rows_has_is_a_class(tmp_path: Path) -> None:
