@@ -22,8 +22,6 @@ from fedprune.errors import DataError
 from fedprune.system.disk import why_unreadable
 from fedprune.system.paths import path_text
 
-MAX_ROWS = 2**17
-"""Rows of which the columns are looked at."""
 MAX_DISTINCT = 2**10
 """Different cells of a column that are remembered."""
 
@@ -37,14 +35,16 @@ _RECORDINGS = frozenset({".wav"})
 
 @dataclass
 class Column:
-    """What stands in a column: the cells that are not empty, the numbers among them, and the different ones, unless
-    there are more than `MAX_DISTINCT`."""
+    """What stands in a column: the cells that are not empty, the numbers among them, the different ones with their
+    numbers, unless there are more than `MAX_DISTINCT`, and why the first that is no number is none."""
 
+    name: str
     cells: int = 0
     numbers: int = 0
     integers: int = 0
     longest: int = 0
-    distinct: set[str] = field(default_factory=set)
+    distinct: dict[str, float | None] = field(default_factory=dict)
+    fault: Unusable | None = None
 
     def take(self, cell: str) -> None:
         cell = cell.strip()
@@ -52,14 +52,19 @@ class Column:
             return
         self.cells += 1
         self.longest = max(self.longest, len(cell))
+        value = self.distinct[cell] if cell in self.distinct else self._number(cell)
         if len(self.distinct) <= MAX_DISTINCT:
-            self.distinct.add(cell)
+            self.distinct[cell] = value
+        if value is not None:
+            self.numbers += 1
+            self.integers += value.is_integer()
+
+    def _number(self, cell: str) -> float | None:
         try:
-            value = number(cell, "")
-        except Unusable:
-            return
-        self.numbers += 1
-        self.integers += value.is_integer()
+            return number(cell, self.name)
+        except Unusable as unusable:
+            self.fault = self.fault or unusable
+            return None
 
     @property
     def is_numeric(self) -> bool:
@@ -122,8 +127,8 @@ def _rows(files: list[Path]) -> RowsLook:
             f"{path_text(files[0])}: its first line must have the names of the columns, each of them once; found are: "
             f"{path_text(', '.join(names)[:80])}"
         )
-    columns = {name: Column() for name in names}
-    for cells in islice(_cells(files, names), MAX_ROWS):
+    columns = {name: Column(name) for name in names}
+    for cells in _cells(files, names):
         for column, cell in zip(columns.values(), cells, strict=True):
             column.take(cell)
     if not any(column.cells for column in columns.values()):

@@ -13,13 +13,12 @@ import msgspec
 
 from export.describing.model import describe
 from export.model_code import find_models, load_model
+from export.scaffold.input_scale import normalizes, pixel_scale
 from export.scaffold.model_look import Answer, Candidates, ModelLook, OutputLook, Refused
 from fedprune.errors import FedpruneError
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
-from fedprune.network.layers import Activation, BatchNormalization, LayerNormalization, Rescaling
-
-_NORMALIZING = (BatchNormalization, LayerNormalization)
+from fedprune.network.layers import Activation
 
 
 def main(source: str, base: Path, answered: Path) -> None:
@@ -41,8 +40,6 @@ def _answer(source: str, base: Path) -> Answer:
 def _look(source: str, model: Any) -> ModelLook:
     network, tensors = describe(model)
     table = TensorTable(tensors)
-    first = [layer for layer, call in network.steps() if 0 in call.inputs]
-    scales = [max(layer.scale) for layer in first if isinstance(layer, Rescaling)]
     return ModelLook(
         source=source,
         name=network.name,
@@ -52,8 +49,8 @@ def _look(source: str, model: Any) -> ModelLook:
         parameters=table.parameters,
         prunable=table.prunable,
         frozen=sum(spec.size for spec in table.of(TensorClass.FROZEN)),
-        pixel_scale=scales[0] if scales else None,
-        normalizes=any(isinstance(layer, _NORMALIZING) for layer in first),
+        pixel_scale=pixel_scale(network),
+        normalizes=normalizes(network),
     )
 
 

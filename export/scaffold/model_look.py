@@ -28,8 +28,7 @@ class OutputLook(msgspec.Struct, frozen=True):
 class ModelLook(msgspec.Struct, frozen=True, tag="model"):
     """What init has to know of a model. Shapes are without the batch; vocabularies are None for inputs of numbers.
 
-    `pixel_scale` is that of a Rescaling layer which takes the input, and `normalizes` is true if another layer there
-    brings inputs to a scale of its own.
+    `pixel_scale` and `normalizes` are as `export.scaffold.input_scale` has them.
     """
 
     source: str

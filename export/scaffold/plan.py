@@ -96,12 +96,24 @@ def make_plan(
 
 
 def _loss_of(statistics: Statistics, model: ModelLook) -> Loss:
+    if len(model.inputs) == len(model.outputs) == 1 and statistics.dataset is not None:
+        _check_names(statistics.dataset)
     if statistics.dataset is None or set(statistics.dataset.labels) != {"y"} or len(model.outputs) > 1:
         raise TaskError(
             f"model {model.name!r} or its data have several inputs or outputs: write task.toml by docs/SETTINGS.md, "
             "with a loss for each output"
         )
     return loss_of_arrays(model.outputs[0], statistics.dataset)
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Raise `DataError` for arrays of several inputs or outputs, which the model does not have."""
+    names = [*dataset.inputs, *dataset.labels]
+    if names != ["x", "y"]:
+        raise DataError(
+            f"{dataset.origin}: it holds {', '.join(names)[:80]}, and the model takes one array and learns one; save "
+            "those to learn from as arrays x and y"
+        )
 
 
 def _check_fit(dataset: Dataset, model: ModelLook, loss: Loss) -> None:

@@ -109,7 +109,7 @@ def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:
         return Statistics(len(dataset), None, tuple(notes), dataset)
     if model.normalizes or (low >= 0 and high <= 1) or _is_own_target(dataset):
         return Statistics(len(dataset), None, tuple(notes), dataset)
-    mean, std = _moments(x)
+    mean, std = _moments(x.reshape(-1, _columns(x, model)))
     if all(abs(mean) <= _TAME_MEAN) and all((std >= _TAME_STD[0]) & (std <= _TAME_STD[1])):
         return Statistics(len(dataset), None, tuple(notes), dataset)
     if constant := int(np.count_nonzero(std == 0)):
@@ -118,9 +118,16 @@ def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:
     return Statistics(len(dataset), Standard(_rounded(mean), _rounded(std)), tuple(notes), dataset)
 
 
-def _moments(x: Inputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of each column or channel, the last axis of x; where there are too many, of all together."""
-    rows = x.reshape(-1, x.shape[-1] if x.ndim > 1 and x.shape[-1] <= MAX_COLUMNS else 1)
+def _columns(x: Inputs, model: ModelLook) -> int:
+    """The columns or channels that have statistics of their own, the last axis of x. 1 for all numbers together: where
+    the model takes a single number for each place, as of grey pictures, and where there are too many."""
+    takes = model.inputs[0]
+    is_single = len(takes) > 1 and takes[-1] == 1
+    return 1 if x.ndim == 1 or is_single or x.shape[-1] > MAX_COLUMNS else x.shape[-1]
+
+
+def _moments(rows: Inputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation of each column of `rows`, `[rows, columns]`."""
     parts = range(0, len(rows), _PART)
     mean = sum(rows[start : start + _PART].sum(axis=0, dtype=np.float64) for start in parts) / len(rows)
     squares = sum(np.square(rows[start : start + _PART] - mean).sum(axis=0) for start in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from export.scaffold.data_look import MAX_DISTINCT, Column
 from export.scaffold.model_look import ModelLook, OutputLook
 from export.scaffold.questions import Questions
 from fedprune.data.dataset import Dataset
-from fedprune.errors import ConfigurationError, TaskError
-from fedprune.model.losses import Loss
+from fedprune.data.skipped import Fault
+from fedprune.errors import ConfigurationError, DataError, TaskError
+from fedprune.model.losses import Labels, Loss
 
 _CLASSES, _NUMBERS = "classes", "numbers"
 _LOOKED_AT = 10_000
@@ -43,8 +45,9 @@ def only_output(model: ModelLook) -> OutputLook:
     return output
 
 
-def targets_of_classes(output: OutputLook, names: Sequence[str], origin: str) -> Targets:
-    """The loss of a model that tells so many classes apart. Raises `TaskError` if it has another number of outputs."""
+def targets_of_classes(output: OutputLook, names: Sequence[str], origin: str, other_cure: str = "") -> Targets:
+    """The loss of a model that tells so many classes apart. Raises `TaskError` if it has another number of outputs;
+    `other_cure` ends its message."""
     outputs = output.shape[-1]
     binary = outputs == 1 and output.activation in ("sigmoid", "linear")
     if binary and len(names) == 2:
@@ -54,7 +57,7 @@ def targets_of_classes(output: OutputLook, names: Sequence[str], origin: str) ->
         wanted = "1 or 2" if len(names) == 2 else str(len(names))
         raise TaskError(
             f"{origin} has {len(names)} classes ({shown}), and the model {outputs} outputs; end the model in {wanted}, "
-            "or correct the data"
+            f"or correct the data{other_cure}"
         )
     if output.activation not in ("softmax", "linear"):
         raise TaskError(
@@ -69,8 +72,7 @@ def targets_of_column(output: OutputLook, name: str, column: Column, questions: 
     kind = _kind(output, name, column, questions)
     if kind == _NUMBERS:
         if not column.is_numeric:
-            example = min(column.distinct, default="")[:40]
-            raise TaskError(f"{origin}: column {name!r} holds no numbers (as {example!r}); name another with --label")
+            raise TaskError(f"{origin}: {column.fault or 'it has no labels'}; or name another column with --label")
         if output.shape != (1,):
             raise TaskError(
                 f"{origin}: column {name!r} holds one number for an example, and the model returns {output.shape[-1]}; "
@@ -80,9 +82,20 @@ def targets_of_column(output: OutputLook, name: str, column: Column, questions: 
     if len(column.distinct) > MAX_DISTINCT:
         raise TaskError(
             f"{origin}: column {name!r} holds more than {MAX_DISTINCT} different labels, which are no classes; name "
-            "another with --label"
+            f"another with --label{_cure_of_numbers(output, column)}"
         )
-    return targets_of_classes(output, class_names(column), f"{origin}: column {name!r}")
+    return targets_of_classes(
+        output, class_names(column), f"{origin}: column {name!r}", _cure_of_numbers(output, column)
+    )
+
+
+def _cure_of_numbers(output: OutputLook, column: Column) -> str:
+    """The end of a message about classes in a column that may be meant to hold numbers."""
+    if column.is_numeric:
+        return ", or take its labels for numbers with --targets numbers" if output.shape == (1,) else ""
+    if column.fault is None or (column.fault.fault is Fault.NO_NUMBER and not column.numbers):
+        return ""
+    return f"; if they should be numbers: {column.fault}"
 
 
 def class_names(column: Column) -> list[str]:
@@ -106,8 +119,13 @@ def _kind(output: OutputLook, name: str, column: Column, questions: Questions) -
 
 
 def loss_of_arrays(output: OutputLook, dataset: Dataset) -> Loss:
-    """The loss that suits labels which are arrays already. Whether they fit the model is for `fit_to` to say."""
+    """The loss that suits labels which are arrays already. Whether they fit the model is for `fit_to` to say.
+
+    Raises `DataError` for class numbers that are floats.
+    """
     y, outputs = dataset.labels["y"], output.shape[-1]
+    if outputs > 1 and y.dtype != np.int64 and y.size * outputs == len(y) * math.prod(output.shape):
+        _refuse_floats(y, dataset.origin)
     if y.dtype == np.int64 and output.activation != "sigmoid" and outputs > 1:
         return Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     if output.activation == "softmax":
@@ -116,6 +134,13 @@ def loss_of_arrays(output: OutputLook, dataset: Dataset) -> Loss:
     if of_bits and (output.activation == "sigmoid" or (outputs == 1 and y.dtype == np.int64)):
         return Loss.BINARY_CROSSENTROPY
     return Loss.MEAN_SQUARED_ERROR
+
+
+def _refuse_floats(y: Labels, origin: str) -> None:
+    """Raise `DataError` if floats, one for each place, are the numbers of classes."""
+    looked = y[:_LOOKED_AT]
+    if (looked >= 0).all() and (looked == np.floor(looked)).all():
+        raise DataError(f'{origin}: y holds class numbers as floats; save y.astype("int64")')
 
 
 def loss_given(questions: Questions, suitable: Loss) -> Loss:

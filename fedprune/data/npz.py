@@ -208,7 +208,8 @@ def _check_lengths(inputs: Sequence[_Member], labels: Sequence[_Member], weight:
     for x in inputs[1:]:
         if x.shape[0] != first.shape[0]:
             raise DataError(
-                f"{first.name} has {first.shape[0]} examples and {x.name} has {x.shape[0]}; they must match one to one"
+                f"{first.name} has {first.shape[0]} examples and {x.name} has {x.shape[0]}; they must match one to "
+                "one: save as many, or for a model of one input a single array x"
             )
     for y in labels:
         if y.shape[0] != first.shape[0]:

@@ -28,6 +28,7 @@ from export.settings import TaskSettings
 from fedprune.config import from_table
 from fedprune.data import load_examples
 from fedprune.data.description import (
+    Arrays,
     Bytes,
     HashedWords,
     Images,
@@ -35,6 +36,7 @@ from fedprune.data.description import (
     Mfcc,
     Recordings,
     Series,
+    Standard,
     Table,
     Text,
     Waveform,
@@ -109,6 +111,14 @@ def _csv(path: Path, header: str, row: Callable[[int], str], count: int = 60) ->
 
 def _rooms(path: Path) -> Path:
     return _csv(path / "rooms.csv", "t;h;watts", lambda n: f"{300 + n % 7};{n % 50};{1000 + 3.5 * n}")
+
+
+def _commas(path: Path) -> Path:
+    return _csv(path / "commas.csv", "t;watts", lambda n: f"{n};{n},5")
+
+
+def _scores(path: Path) -> Path:
+    return _csv(path / "scores.csv", "t,score", lambda n: f"{n},{n / 2000}", 2000)
 
 
 def _people(path: Path) -> Path:
@@ -242,6 +252,15 @@ def test_what_is_written_parses_and_is_what_was_planned(tmp_path: Path, make: Ca
         (_rooms, _model((1,), 1, "linear"), {"label": "watts"}, Unanswered, "with --inputs"),
         (_people, _model((16, 2), 2), {"label": "act", "group": "age"}, ConfigurationError, "--group 'age'"),
         (_reviews, _model((12,), 2), {"label": "stars"}, TaskError, "begin it with an Embedding"),
+        (_commas, _model((1,), 1, "linear"), {"label": "watts"}, TaskError, "'watts' is '0,5'; write 0.5, with a poin"),
+        (
+            _commas,
+            _model((1,), 1, "linear"),
+            {"label": "watts", "targets": "numbers"},
+            TaskError,
+            "'watts' is '0,5'; write 0.5, with a point; or name",
+        ),
+        (_scores, _model((1,), 1, "sigmoid"), {"label": "score"}, TaskError, "more than 1024.*with --targets numbers"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -295,6 +314,49 @@ def test_files_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     _pictures(tmp_path)
     (tmp_path / "dark" / "3.png").write_bytes(b"no picture")
     assert "1 files cannot be used, the first is dark/3.png" in _plan(tmp_path, _model((5, 6, 3), 2)).notes[0]
+
+
+def test_grey_pictures_without_an_axis_of_channels_have_one_statistic_for_all(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(100, 30, (40, 6, 6))
+    np.savez(tmp_path / "grey.npz", x=x, y=np.arange(40) % 3)
+    plan = _plan(tmp_path / "grey.npz", _model((6, 6, 1), 3))
+    assert isinstance(plan.data, Arrays)
+    assert plan.data.normalize == Standard((pytest.approx(x.mean(), rel=1e-3),), (pytest.approx(x.std(), rel=1e-3),))
+
+
+def test_columns_of_windows_have_statistics_of_their_own(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal((0, 100), 9, (40, 6, 2))
+    np.savez(tmp_path / "windows.npz", x=x, y=np.arange(40) % 3)
+    plan = _plan(tmp_path / "windows.npz", _model((6, 2), 3))
+    assert abs(load_examples(tmp_path / "windows.npz", plan.data).x.mean(axis=(0, 1))).max() < 1e-3
+
+
+def test_scores_are_numbers_for_a_sigmoid_if_that_is_said(tmp_path: Path) -> None:
+    model = _model((1,), 1, "sigmoid")
+    assert _described(_scores(tmp_path), model, label="score", targets="numbers").loss is Loss.MEAN_SQUARED_ERROR
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.ones((40, 4)), "y": np.arange(40) % 3.0}, r'class numbers as floats; save y.astype\("int64"\)'),
+        ({name: np.ones((40, 4)) for name in ("x_train", "x_test", "y_train", "y_test")}, "as arrays x and y"),
+        ({"x_train": np.ones((40, 4)), "x_test": np.ones((9, 4)), "y": np.arange(40)}, "a single array x"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_one_line_with_a_cure(
+    tmp_path: Path, arrays: dict[str, np.ndarray], said: str
+) -> None:
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(DataError, match=said) as refusal:
+        _plan(tmp_path / "mine.npz", _model((4,), 3))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_class_that_only_the_last_of_many_rows_has_is_a_class(tmp_path: Path) -> None:
+    count = 2**17
+    path = _csv(tmp_path / "long.csv", "a,kind", lambda n: "1,seldom" if n == count else "0,often", count + 1)
+    assert _described(path, _model((1,), 2)).data == Table(("a",), "kind", ("often", "seldom"))
 
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
