@@ -60,6 +60,9 @@ def _record() -> RoundRecord:
         "outliers": (),
         "suspects": (),
         "kept": True,
+        "hint": "",
+        "bytes_up_by_kind": {},
+        "bytes_down_by_kind": {},
     }
     return RoundRecord(**(dict.fromkeys(RoundRecord.__struct_fields__, 0) | special))
 
