@@ -18,12 +18,15 @@ MOST_REPLAYS_BYTES = 64 * 2**20
 _SUFFIX = ".delta"
 
 
-def keep_delta(disk: Disk, version: int, delta: bytes | None) -> None:
-    """Keep what leads to `version` from the one before, or that nothing does. Raises `StorageError`."""
-    if delta is None:
-        disk.delete(_name(version))
-    else:
+def keep_delta(disk: Disk, version: int, delta: bytes | None, whole_bytes: int) -> None:
+    """Keep what leads to `version` from the one before, or that nothing does. Raises `StorageError`.
+
+    Where a replay of it alone has `whole_bytes` or more nothing does: nobody is sent it, nor any that it is part of.
+    """
+    if delta is not None and len(encode_replay([delta])) < whole_bytes:
         disk.write(_name(version), delta)
+    else:
+        disk.delete(_name(version))
     for older in _versions(disk):
         if older <= version - MOST_DELTAS:
             disk.delete(_name(older))

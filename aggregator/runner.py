@@ -349,7 +349,8 @@ class AggregatorRunner:
             {agent: Signals(each.loss, each.x_mean, each.x_largest) for agent, each in updates.items()}, scale.constant
         )
         self._model = merged.model
-        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta)
+        whole = len(self._model.blob)
+        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta, whole)
         save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         inputs = max(update.x_largest for update in updates.values())

@@ -199,14 +199,25 @@ def test_one_event_is_told_and_counted_once_however_often_the_agent_says_it(
 def test_only_so_many_deltas_are_kept_and_no_replay_is_as_large_as_the_model(tmp_path: Path) -> None:
     disk = Directory(tmp_path)
     for version in range(1, MOST_DELTAS + 11):
-        keep_delta(disk, version, b"d" * 10)
+        keep_delta(disk, version, b"d" * 10, 10_000)
     last = MOST_DELTAS + 10
 
     assert len(disk.names()) == MOST_DELTAS
     assert sorted(replays(disk, last, 10_000)) == list(range(last - MOST_DELTAS, last))
     assert sorted(replays(disk, last, 40)) == [last - 2, last - 1]
-    keep_delta(disk, last, None)
+    keep_delta(disk, last, None, 10_000)
     assert replays(disk, last, 10_000) == {}
+
+
+def test_a_delta_of_which_no_replay_would_pay_is_not_kept(tmp_path: Path) -> None:
+    disk, whole = Directory(tmp_path), 100
+    for size in (whole - 1, whole, whole + 1):
+        keep_delta(disk, 1, b"d", whole)
+        keep_delta(disk, 1, b"d" * size, whole)
+
+        assert disk.names() == []
+    keep_delta(disk, 1, b"d" * (whole // 2), whole)
+    assert list(replays(disk, 1, whole)) == [0]
 
 
 def test_a_held_model_that_is_damaged_is_forgotten(tmp_path: Path) -> None:
