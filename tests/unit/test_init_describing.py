@@ -310,10 +310,26 @@ def test_too_few_examples_are_refused(tmp_path: Path) -> None:
         _plan(_pictures(tmp_path), _model((5, 6, 3), 2), agents=32)
 
 
-def test_files_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
-    _pictures(tmp_path)
-    (tmp_path / "dark" / "3.png").write_bytes(b"no picture")
-    assert "1 files cannot be used, the first is dark/3.png" in _plan(tmp_path, _model((5, 6, 3), 2)).notes[0]
+def test_files_that_cannot_be_used_are_told_by_kind_and_are_no_examples(tmp_path: Path) -> None:
+    _sounds(tmp_path, count=10)
+    (tmp_path / "no" / "3.wav").write_bytes(b"no sound")
+    with wave.open(str(tmp_path / "yes" / "4.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16_000))
+    plan = _plan(tmp_path, _model((49, 40, 1), 2))
+    assert plan.examples == 18
+    assert "1 files that cannot be read skipped, the first is no/3.wav" in plan.notes[0]
+    assert "1 recordings of another sample rate skipped, the first is yes/4.wav" in plan.notes[1]
+
+
+def test_files_that_are_not_looked_at_count_as_those_that_are(tmp_path: Path) -> None:
+    _pictures(tmp_path, count=200)
+    for name in ("dark", "light"):
+        for number in range(200, 400):
+            (tmp_path / name / f"{number}.png").write_bytes((tmp_path / name / "0.png").read_bytes())
+        for number in range(125):
+            (tmp_path / name / f"0{number}.png").write_bytes(b"no picture")
+    assert _plan(tmp_path, _model((5, 6, 3), 2)).examples == 525
 
 
 def test_grey_pictures_without_an_axis_of_channels_have_one_statistic_for_all(tmp_path: Path) -> None:
