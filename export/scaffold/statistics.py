@@ -38,7 +38,7 @@ _TAME_TARGETS = 10.0
 
 @dataclass(frozen=True)
 class Statistics:
-    """`examples` is an estimate where they are files in folders, of which a part is read. `notes` are for the person."""
+    """`examples` is an estimate where they are files in folders, of which a part is read. `notes` are for people."""
 
     examples: int
     normalize: Normalization | None
