@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from export.describing.model import describe
-from export.model_code import load_model
+from export.model_code import load_model, load_only_model
 from fedprune.errors import TaskError
 
 MAKE = """\
@@ -42,6 +42,16 @@ def test_it_may_be_in_a_module(base: Path) -> None:
     package.mkdir()
     (package / "net.py").write_text(MAKE.format(keras="tf_keras"))
     assert load_model("ours_only_here.net:make", base).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("end", ["", "\nmodel = make()\n"], ids=["function", "model"])
+def test_a_script_whose_model_is_looked_for_runs_once(base: Path, end: str) -> None:
+    ran = "from pathlib import Path\nwith Path(__file__).with_name('ran').open('a') as file: file.write('once')\n"
+    (base / "net.py").write_text(ran + MAKE.format(keras="tf_keras") + end)
+    names, model = load_only_model("net.py", base)
+    assert names == ["model" if end else "make"]
+    assert model.output_shape == (None, 3)
+    assert (base / "ran").read_text() == "once"
 
 
 def test_equal_code_makes_equal_descriptions(base: Path) -> None:
