@@ -67,7 +67,9 @@ def _of_folders(path: Path, look: FoldersLook, data: Data, model: ModelLook) -> 
     files = sum(map(len, look.folders.values()))
     looked_at = len(read) + skipped.count
     notes = [f"of {looked_at} files that were looked at, {told}" for told in skipped.told()]
-    return Statistics(round(files * len(read) / looked_at), statistics.normalize, (*notes, *statistics.notes))
+    return Statistics(
+        round(files * len(read) / looked_at), statistics.normalize, (*look.notes, *notes, *statistics.notes)
+    )
 
 
 def _read(files: list[Path], data: Data, skipped: Skipped) -> Iterator[NDArray[np.float32]]:
