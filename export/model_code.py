@@ -22,6 +22,8 @@ from export.plain_models import full_precision, stripped
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras
 
+_KERAS_3_MODELS = "keras.src.models"
+
 
 def load_model(source: str, base: Path) -> Any:
     """The tf_keras model that a task names as ``model.file``: a file's, what a function returns, or what a name is.
@@ -91,7 +93,7 @@ def _is_model(value: Any) -> bool:
 
 
 def _is_keras_3(value: Any) -> bool:
-    return type(value).__module__.startswith("keras.src.models")
+    return any(kind.__module__.startswith(_KERAS_3_MODELS) for kind in type(value).__mro__)
 
 
 def _module(place: str, base: Path, source: str) -> ModuleType:
@@ -118,16 +120,24 @@ def _module(place: str, base: Path, source: str) -> ModuleType:
 def _plain(model: Any, source: str) -> Any:
     if isinstance(model, keras.Model):
         if not model.built:
-            raise TaskError(f"{source}: the model knows no input shape; begin it with an Input layer")
+            raise TaskError(
+                f"{source}: the model knows no input shape; begin it with an Input layer, in Sequential or the "
+                "functional API"
+            )
         try:
             return full_precision(stripped(model))
         except (ValueError, TypeError) as error:  # Keras', on parts that it cannot make again
             raise TaskError(f"{source}: {_brief(error)}; build the model from Keras' own parts") from error
     if _is_keras_3(model):
+        if not type(model).__module__.startswith(_KERAS_3_MODELS):
+            raise TaskError(
+                f"{source}: class {type(model).__name__[:60]!r} is code of its own, which devices do not have; "
+                "build the model with Sequential or the functional API"
+            )
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "model.keras"
             model.save(str(path))
-            return load_model_file(path)
+            return load_model_file(path, source)
     raise TaskError(f"{source}: returned {type(model).__name__[:60]!r}, not a Keras model")
 
 

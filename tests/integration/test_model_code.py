@@ -95,6 +95,17 @@ def test_a_wrapped_model_is_stripped_and_mixed_precision_is_float32(base: Path, 
             "net.py:make",
             "knows no input shape; begin it with an Input layer",
         ),
+        (
+            "import keras as k\nclass Mine(k.Model):\n    pass\ndef make():\n    return Mine()",
+            "net.py:make",
+            "^net.py:make: class 'Mine' is code of its own.*; build the model with Sequential or the functional API",
+        ),
+        (
+            "import keras as k\nclass Odd(k.layers.Layer):\n    pass\n"
+            "def make():\n    return k.Sequential([k.layers.Input((3,)), Odd()])",
+            "net.py:make",
+            "^net.py:make: ",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_line(base: Path, code: str, source: str, said: str) -> None:
