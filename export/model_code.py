@@ -22,6 +22,8 @@ from export.plain_models import full_precision, stripped
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras
 
+_KERAS_3_MODELS = "keras.src.models"
+
 
 def load_model(source: str, base: Path) -> Any:
     """The tf_keras model that a task names as ``model.file``: a file's, what a function returns, or what a name is.
@@ -33,32 +35,22 @@ def load_model(source: str, base: Path) -> Any:
     if not colon or (base / source).exists():
         return load_model_file(base / source)
     with _importing_from(base, place):
-        keras.backend.reset_uids()  # so that equal code names its layers equally
-        module = _module(place, base, source)
-        make = getattr(module, function, None)
-        if _is_model(make):
-            return _plain(make, source)
-        if not callable(make):
-            raise TaskError(
-                f"{source}: {place} has no function {function[:60]!r}; model.file names one as file.py:function"
-            )
-        keras.backend.reset_uids()
-        try:
-            model = make()
-        except (Exception, SystemExit) as error:
-            raise TaskError(
-                f"{source}: {_brief(error)}; correct the function, which is called without arguments"
-            ) from error
-    return _plain(model, source)
+        return _made(_module(place, base, source), function, source)
 
 
-def find_models(place: str, base: Path) -> list[str]:
-    """The names in a Python file that may be its model: models, or where it has none its functions without arguments.
+def load_only_model(place: str, base: Path) -> tuple[list[str], Any]:
+    """The names in a Python file that may be its model, and that model, None unless there is one name alone.
 
-    Raises `TaskError` if it cannot be imported.
+    Names are those of models, or where it has none of functions without arguments. The file is run once.
+    Raises `TaskError` as `load_model` does.
     """
     with _importing_from(base, place):
         module = _module(place, base, place)
+        names = _candidates(module)
+        return names, _made(module, names[0], f"{place}:{names[0]}") if len(names) == 1 else None
+
+
+def _candidates(module: ModuleType) -> list[str]:
     shown = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     models = {id(value): name for name, value in shown.items() if _is_model(value)}
     if models:
@@ -68,6 +60,24 @@ def find_models(place: str, base: Path) -> list[str]:
         for name, value in shown.items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and _needs_nothing(value)
     ]
+
+
+def _made(module: ModuleType, name: str, source: str) -> Any:
+    """The model that a module's name stands for, or that its function returns."""
+    make = getattr(module, name, None)
+    if _is_model(make):
+        return _plain(make, source)
+    if not callable(make):
+        place = source.rpartition(":")[0]
+        raise TaskError(f"{source}: {place} has no function {name[:60]!r}; model.file names one as file.py:function")
+    keras.backend.reset_uids()
+    try:
+        model = make()
+    except (Exception, SystemExit) as error:
+        raise TaskError(
+            f"{source}: {_brief(error)}; correct the function, which is called without arguments"
+        ) from error
+    return _plain(model, source)
 
 
 def _needs_nothing(function: FunctionType) -> bool:
@@ -83,10 +93,11 @@ def _is_model(value: Any) -> bool:
 
 
 def _is_keras_3(value: Any) -> bool:
-    return type(value).__module__.startswith("keras.src.models")
+    return any(kind.__module__.startswith(_KERAS_3_MODELS) for kind in type(value).__mro__)
 
 
 def _module(place: str, base: Path, source: str) -> ModuleType:
+    keras.backend.reset_uids()  # so that equal code names its layers equally
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
@@ -109,16 +120,24 @@ def _module(place: str, base: Path, source: str) -> ModuleType:
 def _plain(model: Any, source: str) -> Any:
     if isinstance(model, keras.Model):
         if not model.built:
-            raise TaskError(f"{source}: the model knows no input shape; begin it with an Input layer")
+            raise TaskError(
+                f"{source}: the model knows no input shape; begin it with an Input layer, in Sequential or the "
+                "functional API"
+            )
         try:
             return full_precision(stripped(model))
         except (ValueError, TypeError) as error:  # Keras', on parts that it cannot make again
             raise TaskError(f"{source}: {_brief(error)}; build the model from Keras' own parts") from error
     if _is_keras_3(model):
+        if not type(model).__module__.startswith(_KERAS_3_MODELS):
+            raise TaskError(
+                f"{source}: class {type(model).__name__[:60]!r} is code of its own, which devices do not have; "
+                "build the model with Sequential or the functional API"
+            )
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "model.keras"
             model.save(str(path))
-            return load_model_file(path)
+            return load_model_file(path, source)
     raise TaskError(f"{source}: returned {type(model).__name__[:60]!r}, not a Keras model")
 
 

@@ -31,30 +31,32 @@ _SAVE = "save the whole model as a .keras file"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
-def load_model_file(path: Path) -> Any:
+def load_model_file(path: Path, origin: str = "") -> Any:
     """The Keras model in a ``.keras`` or ``.h5`` file, with the file's weights, as a tf_keras model.
 
     A ``.keras`` file may be of Keras 3. Pruning wrappers are taken off, and mixed precision is read as float32.
-    Raises `TaskError` if the file cannot be read, is damaged, holds custom code (naming the layer), or is too large.
+    Messages call the file `origin`, or else by its path. Raises `TaskError` if the file cannot be read, is damaged,
+    holds custom code (naming the layer), or is too large.
     """
+    origin = origin or str(path)
     readers = {".keras": _config_of_archive, ".h5": _config_of_hdf5}
     if path.suffix not in readers:
-        raise TaskError(f"{path}: not a .keras or .h5 file; {_SAVE}")
+        raise TaskError(f"{origin}: not a .keras or .h5 file; {_SAVE}")
     if why := why_unreadable(path):
-        raise TaskError(f"{path}: {why}; model.file is a file, relative to the task.toml")
+        raise TaskError(f"{origin}: {why}; model.file is a file, relative to the task.toml")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise TaskError(f"{path}: larger than {MAX_FILE_BYTES} bytes, too much for small devices")
+            raise TaskError(f"{origin}: larger than {MAX_FILE_BYTES} bytes, too much for small devices")
         version, config = readers[path.suffix](path)
     except _DAMAGED as error:
-        raise TaskError(f"{path}: not a readable model ({_brief(error)}); {_SAVE}") from error
+        raise TaskError(f"{origin}: not a readable model ({_brief(error)}); {_SAVE}") from error
     if version.startswith("2."):
-        check_model_config(config, str(path))
+        check_model_config(config, origin)
         config = in_float32(config)
-        return _build(path, lambda: _of_keras_2(config), lambda model: model.load_weights(str(path)))
+        return _build(origin, lambda: _of_keras_2(config), lambda model: model.load_weights(str(path)))
     if version.startswith("3.") and path.suffix == ".keras":
-        return _build(path, lambda: make_model(json.loads(config)), lambda model: _load_keras_3(model, config, path))
-    raise TaskError(f"{path}: written by Keras {version[:20]} in this format; save it with Keras 3 as a .keras file")
+        return _build(origin, lambda: make_model(json.loads(config)), lambda model: _load_keras_3(model, config, path))
+    raise TaskError(f"{origin}: written by Keras {version[:20]} in this format; save it with Keras 3 as a .keras file")
 
 
 def _of_keras_2(config: str) -> Any:
@@ -119,7 +121,7 @@ def _check_hdf5(file: h5py.File) -> None:
         raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
 
 
-def _build(path: Path, make: Callable[[], Any], load: Callable[[Any], None]) -> Any:
+def _build(origin: str, make: Callable[[], Any], load: Callable[[Any], None]) -> Any:
     try:
         with tf.Graph().as_default():  # where variables have shapes, but no memory yet
             count = parameters(make())
@@ -128,10 +130,10 @@ def _build(path: Path, make: Callable[[], Any], load: Callable[[Any], None]) -> 
             load(model)
             return stripped(model)
     except TaskError as error:
-        raise TaskError(f"{path}: {error}") from error
+        raise TaskError(f"{origin}: {error}") from error
     except Exception as error:  # whatever Keras raises on a configuration or weights that make no sense
-        raise TaskError(f"{path}: Keras cannot build it ({_brief(error)}); {_SAVE}") from error
-    raise TaskError(f"{path}: {count} parameters are more than a task may have ({MAX_PARAMETERS})")
+        raise TaskError(f"{origin}: Keras cannot build it ({_brief(error)}); {_SAVE}") from error
+    raise TaskError(f"{origin}: {count} parameters are more than a task may have ({MAX_PARAMETERS})")
 
 
 def _brief(error: Exception) -> str:

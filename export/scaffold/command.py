@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from export.scaffold.data_look import look_at_data
+from export.scaffold.data_look import check_there, look_at_data
 from export.scaffold.describing import describe_data
 from export.scaffold.files import agent_toml, federation_toml, task_toml
 from export.scaffold.model_look import ModelLook, look_at_model
@@ -90,8 +90,9 @@ def init(
         {"from": model, "data": data, **{key.replace("_", "-"): value for key, value in options.items()}}
     )
     path = Path(questions.ask("data", "where your examples are"))
-    look = look_at_data(path)
+    check_there(path)
     looked = _look_at_model(questions.ask("from", "where your Keras model is"), questions)
+    look = look_at_data(path, looked)
     described = describe_data(path, look, looked, questions)
     plan = make_plan(path, look, described, looked, questions, Wishes(agents, rounds, sparsity))
     for note in plan.notes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from export.scaffold.model_look import ModelLook
 from fedprune.data.folders import files_by_folder
 from fedprune.data.loading import names_function
 from fedprune.data.skipped import Unusable
@@ -91,32 +92,53 @@ class RowsLook:
 
 @dataclass(frozen=True)
 class FoldersLook:
-    """Files in folders by class: each folder's files, of pictures or of recordings."""
+    """Files in folders by class: each folder's files, of pictures or of recordings. `notes` are for the person."""
 
     folders: dict[str, list[Path]]
     of_recordings: bool
+    notes: tuple[str, ...] = ()
 
 
 DataLook = ArraysLook | RowsLook | FoldersLook
 
 
-def look_at_data(path: Path) -> DataLook:
-    """Raises `DataError` for what is none of the forms that a task may have."""
-    if names_function(path) or path.suffix == ".npz":
-        return ArraysLook()
-    if not path.exists():
+def check_there(path: Path) -> None:
+    """Raise `DataError` if there is nothing to look at."""
+    if not names_function(path) and path.suffix != ".npz" and not path.exists():
         raise DataError(
             f"{path_text(path)}: {why_unreadable(path) or 'not there'}; name your examples with --data: an .npz, .csv "
             "or .jsonl file, or a directory"
         )
+
+
+def look_at_data(path: Path, model: ModelLook) -> DataLook:
+    """Raises `DataError` for what is none of the forms that a task may have."""
+    check_there(path)
+    if names_function(path) or path.suffix == ".npz":
+        return ArraysLook()
     if not path.is_dir():
         return _rows(row_files(path, (*SUFFIXES, *JSONL)))
     if files_in(path, (".npy",)):
         return ArraysLook()
     for suffixes in (SUFFIXES, JSONL):
         if files := files_in(path, suffixes):
-            return _rows(files)
+            return _folders_beside(path, files, model) or _rows(files)
     return _folders(path)
+
+
+def _folders_beside(path: Path, rows: list[Path], model: ModelLook) -> FoldersLook | None:
+    """The folders beside files of rows, if it is these that the model takes: only an image has three axes, and what has
+    two is a window of rows unless there is a folder for each class."""
+    axes, outputs = len(model.inputs[0]), model.outputs[0].shape[-1:]
+    if axes < 2:
+        return None
+    try:
+        look = _folders(path)
+    except DataError:
+        return None
+    if axes == 2 and len(look.folders) != max((2, *outputs)):
+        return None
+    return replace(look, notes=(*look.notes, f"{path_text(rows[0].name)} is not read, but the folders beside it"))
 
 
 def _rows(files: list[Path]) -> RowsLook:
@@ -165,11 +187,22 @@ def _fields(path: Path) -> list[str]:
 
 def _folders(path: Path) -> FoldersLook:
     folders = files_by_folder(path)
-    kinds = Counter(file.suffix.lower() for files in folders.values() for file in files)
-    pictures, recordings = (sum(kinds[suffix] for suffix in suffixes) for suffixes in (_PICTURES, _RECORDINGS))
+    pictures, recordings = (
+        {name: count for name, files in folders.items() if (count := _count(files, suffixes))}
+        for suffixes in (_PICTURES, _RECORDINGS)
+    )
     if not pictures and not recordings:
         raise DataError(
             f"{path_text(path)}: it holds neither .npy, .csv nor .jsonl files, nor folders with pictures or .wav "
             "files; put files into a folder for each class"
         )
-    return FoldersLook({name: files for name, files in folders.items() if files}, recordings > pictures)
+    of_recordings = sum(recordings.values()) > sum(pictures.values())
+    kind, held = (".wav file", recordings) if of_recordings else ("picture", pictures)
+    notes: tuple[str, ...] = ()
+    if left := [path_text(name) for name in folders if name not in held]:
+        notes = (f"{len(left)} folders are left out, since no {kind} is in them: {', '.join(left)[:80]}",)
+    return FoldersLook({name: folders[name] for name in held}, of_recordings, notes)
+
+
+def _count(files: list[Path], suffixes: frozenset[str]) -> int:
+    return sum(file.suffix.lower() in suffixes for file in files)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from export.describing.model import describe
-from export.model_code import find_models, load_model
+from export.model_code import load_model, load_only_model
 from export.scaffold.input_scale import normalizes, pixel_scale
 from export.scaffold.model_look import Answer, Candidates, ModelLook, OutputLook, Refused
 from fedprune.errors import FedpruneError
@@ -28,10 +28,8 @@ def main(source: str, base: Path, answered: Path) -> None:
 def _answer(source: str, base: Path) -> Answer:
     try:
         if source.endswith(".py"):
-            names = find_models(source, base)
-            if len(names) != 1:
-                return Candidates(tuple(names))
-            source = f"{source}:{names[0]}"
+            names, model = load_only_model(source, base)
+            return Candidates(tuple(names)) if model is None else _look(f"{source}:{names[0]}", model)
         return _look(source, load_model(source, base))
     except FedpruneError as error:
         return Refused(str(error))

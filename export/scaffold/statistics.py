@@ -18,7 +18,7 @@ from fedprune.data.dataset import Dataset
 from fedprune.data.description import MAX_COLUMNS, Data, Images, MinMax, Normalization, Recordings, Standard, Text
 from fedprune.data.folders import place_of
 from fedprune.data.loading import read_examples
-from fedprune.data.skipped import Unusable
+from fedprune.data.skipped import Skipped, Unusable
 from fedprune.data.task_toml import with_words
 from fedprune.errors import DataError
 from fedprune.model.tensors import Inputs
@@ -38,7 +38,7 @@ _TAME_TARGETS = 10.0
 
 @dataclass(frozen=True)
 class Statistics:
-    """`examples` is a count of files where these are in folders. `notes` are for the person."""
+    """`examples` is an estimate where they are files in folders, of which a part is read. `notes` are for people."""
 
     examples: int
     normalize: Normalization | None
@@ -58,35 +58,38 @@ def look_closely(path: Path, look: DataLook, described: Described, model: ModelL
 
 
 def _of_folders(path: Path, look: FoldersLook, data: Data, model: ModelLook) -> Statistics:
-    faults: list[str] = []
+    skipped = Skipped(path_text(path))
     each = max(1, _FILES // len(look.folders))
-    read = [example for files in look.folders.values() for example in _read(files[:each], data, faults)]
+    read = [example for files in look.folders.values() for example in _read(files[:each], data, skipped)]
     if not read:
-        raise DataError(f"{path_text(path)}: no file could be read, the first is {faults[0] if faults else 'missing'}")
-    notes = [f"{len(faults)} files cannot be used, the first is {faults[0]}"] if faults else []
+        raise DataError(f"{path_text(path)}: no file could be read; {'; '.join(skipped.told())}")
     statistics = _of_examples(Dataset(np.stack(read), np.zeros(len(read), np.int64)), model)
-    count = sum(map(len, look.folders.values()))
-    return Statistics(count, statistics.normalize, (*notes, *statistics.notes))
+    files = sum(map(len, look.folders.values()))
+    looked_at = len(read) + skipped.count
+    notes = [f"of {looked_at} files that were looked at, {told}" for told in skipped.told()]
+    return Statistics(
+        round(files * len(read) / looked_at), statistics.normalize, (*look.notes, *notes, *statistics.notes)
+    )
 
 
-def _read(files: list[Path], data: Data, faults: list[str]) -> Iterator[NDArray[np.float32]]:
+def _read(files: list[Path], data: Data, skipped: Skipped) -> Iterator[NDArray[np.float32]]:
     if isinstance(data, Recordings):
-        return _recordings(files, data, faults)
+        return _recordings(files, data, skipped)
     assert isinstance(data, Images)  # there are no other files in folders
-    return _pictures(files, data, faults)
+    return _pictures(files, data, skipped)
 
 
-def _recordings(files: list[Path], data: Recordings, faults: list[str]) -> Iterator[NDArray[np.float32]]:
+def _recordings(files: list[Path], data: Recordings, skipped: Skipped) -> Iterator[NDArray[np.float32]]:
     for file in files:
         try:
             sound = read_wav(file, data.rate_hz, data.samples)
         except Unusable as unusable:
-            faults.append(f"{place_of(file)}: {unusable}")
+            skipped.add(place_of(file), unusable)
         else:
             yield features(sound, data.rate_hz, data.front_end)
 
 
-def _pictures(files: list[Path], data: Images, faults: list[str]) -> Iterator[NDArray[np.float32]]:
+def _pictures(files: list[Path], data: Images, skipped: Skipped) -> Iterator[NDArray[np.float32]]:
     from fedprune.data.images import picture_reader
 
     decode = picture_reader(data)
@@ -94,7 +97,7 @@ def _pictures(files: list[Path], data: Images, faults: list[str]) -> Iterator[ND
         try:
             yield np.divide(decode(file), 255, dtype=np.float32)
         except Unusable as unusable:
-            faults.append(f"{place_of(file)}: {unusable}")
+            skipped.add(place_of(file), unusable)
 
 
 def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:

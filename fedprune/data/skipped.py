@@ -56,14 +56,22 @@ class Skipped:
         self._counts[unusable.fault] = self._counts.get(unusable.fault, 0) + 1
         self._firsts.setdefault(unusable.fault, f"{where}: {unusable}")
 
+    @property
+    def count(self) -> int:
+        return sum(self._counts.values())
+
+    def told(self) -> list[str]:
+        """A line for each kind of fault, with its first place."""
+        return [f"{count} {fault} skipped, the first is {self._firsts[fault]}" for fault, count in self._counts.items()]
+
     def finish(self, examples: ExampleBuffer) -> Dataset:
         """The examples that are left, after a warning for each kind of fault. Raises `DataError` if none is left.
 
         The error shows nothing of what the data hold: an agent tells it to the gateway, whose task chooses the column
         that is read.
         """
-        for fault, count in self._counts.items():
-            _log.warning("%s: %s %s skipped, the first is %s", self._origin, count, fault, self._firsts[fault])
+        for told in self.told():
+            _log.warning("%s: %s", self._origin, told)
         if not len(examples):
             counts = ", ".join(f"{count} {fault}" for fault, count in self._counts.items())
             raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from export.describing.model import describe
-from export.model_code import load_model
+from export.model_code import load_model, load_only_model
 from fedprune.errors import TaskError
 
 MAKE = """\
@@ -42,6 +42,16 @@ def test_it_may_be_in_a_module(base: Path) -> None:
     package.mkdir()
     (package / "net.py").write_text(MAKE.format(keras="tf_keras"))
     assert load_model("ours_only_here.net:make", base).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("end", ["", "\nmodel = make()\n"], ids=["function", "model"])
+def test_a_script_whose_model_is_looked_for_runs_once(base: Path, end: str) -> None:
+    ran = "from pathlib import Path\nwith Path(__file__).with_name('ran').open('a') as file: file.write('once')\n"
+    (base / "net.py").write_text(ran + MAKE.format(keras="tf_keras") + end)
+    names, model = load_only_model("net.py", base)
+    assert names == ["model" if end else "make"]
+    assert model.output_shape == (None, 3)
+    assert (base / "ran").read_text() == "once"
 
 
 def test_equal_code_makes_equal_descriptions(base: Path) -> None:
@@ -84,6 +94,17 @@ def test_a_wrapped_model_is_stripped_and_mixed_precision_is_float32(base: Path, 
             "import tf_keras as k\ndef make():\n    return k.Sequential([k.layers.Dense(3)])",
             "net.py:make",
             "knows no input shape; begin it with an Input layer",
+        ),
+        (
+            "import keras as k\nclass Mine(k.Model):\n    pass\ndef make():\n    return Mine()",
+            "net.py:make",
+            "^net.py:make: class 'Mine' is code of its own.*; build the model with Sequential or the functional API",
+        ),
+        (
+            "import keras as k\nclass Odd(k.layers.Layer):\n    pass\n"
+            "def make():\n    return k.Sequential([k.layers.Input((3,)), Odd()])",
+            "net.py:make",
+            "^net.py:make: ",
         ),
     ],
 )

@@ -75,11 +75,11 @@ def _questions(**given: str) -> Questions:
 
 
 def _described(path: Path, model: ModelLook, **given: str) -> Described:
-    return describe_data(path, look_at_data(path), model, _questions(**given))
+    return describe_data(path, look_at_data(path, model), model, _questions(**given))
 
 
 def _plan(path: Path, model: ModelLook, agents: int = 2, **given: str) -> Plan:
-    look, questions = look_at_data(path), _questions(**given)
+    look, questions = look_at_data(path, model), _questions(**given)
     return make_plan(
         path, look, describe_data(path, look, model, questions), model, questions, Wishes(agents, 10, None)
     )
@@ -292,7 +292,7 @@ def test_data_of_no_form_are_one_line(tmp_path: Path, name: str, content: str, s
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(content)
     with pytest.raises(DataError, match=said):
-        look_at_data(tmp_path / name.split("/")[0])
+        look_at_data(tmp_path / name.split("/")[0], _model((8, 6, 3), 2))
 
 
 def test_somebody_at_a_terminal_is_asked_again_until_the_answer_is_possible() -> None:
@@ -305,15 +305,60 @@ def test_somebody_at_a_terminal_is_asked_again_until_the_answer_is_possible() ->
     assert result.stdout.splitlines()[-1] == "h"
 
 
+@pytest.mark.parametrize(("takes", "outputs"), [((5, 6, 3), 2), ((5, 6), 2), ((5, 6), 1)])
+def test_a_table_beside_folders_of_pictures_is_not_what_a_model_of_pictures_takes(
+    tmp_path: Path, takes: tuple[int, ...], outputs: int
+) -> None:
+    _pictures(tmp_path)
+    (tmp_path / "list.csv").write_text("file;class\n0.png;dark\n")
+    plan = _plan(tmp_path, _model(takes, outputs, "softmax" if outputs > 1 else "sigmoid"))
+    assert isinstance(plan.data, Images)
+    assert plan.notes[0] == "list.csv is not read, but the folders beside it"
+
+
+def test_a_table_beside_folders_is_what_a_model_of_rows_takes(tmp_path: Path) -> None:
+    _people(_pictures(tmp_path))
+    assert isinstance(_described(tmp_path, _model((2,), 2), label="act").data, Table)
+    (tmp_path / "plots").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "plots" / "a.png")
+    assert isinstance(_described(tmp_path, _model((16, 2), 2), label="act").data, Series)
+
+
+def test_folders_without_a_picture_are_no_classes(tmp_path: Path) -> None:
+    _pictures(tmp_path)
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "info.txt").write_text("x")
+    plan = _plan(tmp_path, _model((5, 6, 3), 2))
+    assert isinstance(plan.data, Images)
+    assert plan.data.labels == ("dark", "light")
+    assert plan.notes[0] == "1 folders are left out, since no picture is in them: __MACOSX"
+
+
 def test_too_few_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="40 examples are too few for 32 agents"):
         _plan(_pictures(tmp_path), _model((5, 6, 3), 2), agents=32)
 
 
-def test_files_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
-    _pictures(tmp_path)
-    (tmp_path / "dark" / "3.png").write_bytes(b"no picture")
-    assert "1 files cannot be used, the first is dark/3.png" in _plan(tmp_path, _model((5, 6, 3), 2)).notes[0]
+def test_files_that_cannot_be_used_are_told_by_kind_and_are_no_examples(tmp_path: Path) -> None:
+    _sounds(tmp_path, count=10)
+    (tmp_path / "no" / "3.wav").write_bytes(b"no sound")
+    with wave.open(str(tmp_path / "yes" / "4.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16_000))
+    plan = _plan(tmp_path, _model((49, 40, 1), 2))
+    assert plan.examples == 18
+    assert "1 files that cannot be read skipped, the first is no/3.wav" in plan.notes[0]
+    assert "1 recordings of another sample rate skipped, the first is yes/4.wav" in plan.notes[1]
+
+
+def test_files_that_are_not_looked_at_count_as_those_that_are(tmp_path: Path) -> None:
+    _pictures(tmp_path, count=200)
+    for name in ("dark", "light"):
+        for number in range(200, 400):
+            (tmp_path / name / f"{number}.png").write_bytes((tmp_path / name / "0.png").read_bytes())
+        for number in range(125):
+            (tmp_path / name / f"0{number}.png").write_bytes(b"no picture")
+    assert _plan(tmp_path, _model((5, 6, 3), 2)).examples == 525
 
 
 def test_grey_pictures_without_an_axis_of_channels_have_one_statistic_for_all(tmp_path: Path) -> None:
