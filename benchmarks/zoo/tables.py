@@ -32,7 +32,7 @@ the numbers. {machine}
 - **exports**: the formats whose conversion works, and which run and are verified against Keras.
 - **fp32 ms**: the median latency of one inference of the exported model, one thread.
 - **parity**: how far the weights of the two trainers are apart after 20 steps, over how far one rounding of the first
-  weights takes the keras trainer.
+  weights takes the keras trainer (or, where that is more than 3 times, either trainer).
 {formats}{refusals}{criterion}"""
 _CRITERION = """
 ## What the proof finds
