@@ -124,9 +124,10 @@ def loss_of_arrays(output: OutputLook, dataset: Dataset) -> Loss:
     Raises `DataError` for class numbers that are floats.
     """
     y, outputs = dataset.labels["y"], output.shape[-1]
-    if outputs > 1 and y.dtype != np.int64 and y.size * outputs == len(y) * math.prod(output.shape):
+    of_classes = output.activation != "sigmoid" and outputs > 1
+    if of_classes and y.dtype != np.int64 and y.size * outputs == len(y) * math.prod(output.shape):
         _refuse_floats(y, dataset.origin)
-    if y.dtype == np.int64 and output.activation != "sigmoid" and outputs > 1:
+    if of_classes and y.dtype == np.int64:
         return Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     if output.activation == "softmax":
         return Loss.CATEGORICAL_CROSSENTROPY
