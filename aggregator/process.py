@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aggregator.book import RoundRecord
 from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
@@ -58,7 +56,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, _lasting(settings, bundle)
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -109,15 +107,6 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
         runner.tick()  # after every event, so that a flood of messages puts no alarm off
         if runner.is_done:
             return
-
-
-def _lasting(settings: FederationSettings, bundle: Bundle) -> dict[str, str]:
-    """The settings that a run keeps from its first start on, by name."""
-    return {
-        "codec.model_values + codec.model": settings.codec.chains(bundle.task.table)[1],
-        "aggregation": msgspec.json.encode(settings.aggregation).decode(),
-        "seed": str(settings.seed),
-    }
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:

@@ -122,3 +122,11 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         if self.agents_hold_out is None:
             return HOLD_OUT if self.held_out is None else 0.0
         return self.agents_hold_out
+
+    def lasting(self, table: TensorTable) -> dict[str, str]:
+        """What a run keeps from its first start on, by name: its models follow from it."""
+        return {
+            "codec.model_values + codec.model": self.codec.chains(table)[1],
+            "aggregation": msgspec.json.encode(self.aggregation).decode(),
+            "seed": str(self.seed),
+        }

@@ -2,7 +2,8 @@
 
 Federations of 10 agents with 600 examples each (Dirichlet 0.5) train CNN-108k on LiteRT in this process, without a
 network: the agents' own rounds, the models that they hold, and the gateway's own merging. Dense ones, whose models and
-updates travel whole in fp32, and those of the preset `frugal`, on the same data, from the same weights.
+updates travel whole in fp32, with a constant and with a falling learning rate, and those of the preset `frugal`, on the
+same data, from the same weights. Frugal ones begin half sparse, and the gateway takes twice the mean of the updates.
 
 Counted are the payload bytes that each agent sends and receives, with what is sent to all counted once for each
 receiver: contents in their chunks, and the messages of a round in which nothing is lost. The target is what dense
@@ -28,6 +29,8 @@ from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.presets import Preset, chains
 from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.server_optimizers import FedAvgM
+from aggregator.settings import AS_USUAL, Aggregation
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option
 from benchmarks.demo.settings import cnn_table
@@ -41,7 +44,7 @@ from export.build import build_task
 from export.settings import TaskSettings
 from fedprune.codecs import describe_model_codec, encode_replay, parse_codec, parse_model_codec
 from fedprune.config import from_table, read_table
-from fedprune.data import fit_to, load_npz
+from fedprune.data import fit_to, load_examples
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
@@ -61,13 +64,19 @@ _WINDOW, _POINTS_BELOW = 5, 0.005
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a federation learns: its preset, None for a dense one, and the schedule of its sparsity."""
+    """How a federation learns: its preset, None for a dense one, and the schedule of its sparsity.
+
+    The gateway adds `step` times the mean of the updates. With `alpha` the learning rate falls to so much of itself
+    once the model is pruned.
+    """
 
     name: str
     preset: Preset | None
     sparsity: float
     initial_sparsity: float = 0.0
     pruning: tuple[float, float] = (0.0, 0.8)
+    step: float = 1.0
+    alpha: float | None = None
 
     def chains(self, table: TensorTable) -> tuple[str, str]:
         """The codec of updates, and how models travel."""
@@ -76,11 +85,20 @@ class Recipe:
         update, model = chains(self.preset, table)
         return update, describe_model_codec("fp16", model)
 
+    @property
+    def aggregation(self) -> Aggregation:
+        return AS_USUAL if self.step == 1.0 else Aggregation(optimizer=FedAvgM(self.step, momentum=0.0))
+
 
 RECIPES = (
     Recipe("dense", None, 0.0),
-    Recipe("frugal-90", Preset.FRUGAL, 0.9, 0.5, (1 / 60, 0.8)),
+    Recipe("dense, decayed", None, 0.0, alpha=0.1),
+    Recipe("frugal-90", Preset.FRUGAL, 0.9, 0.5, (1 / 60, 0.8), step=2.0, alpha=0.1),
 )
+"""The first is what the others are compared with."""
+
+_DATA = 'form = "arrays"\nnormalize = { kind = "standard", mean = [0.286], std = [0.353] }'
+"""Of Fashion-MNIST's pixels, as fractions."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -162,14 +180,15 @@ class _Federation:
         self._evaluator = Evaluator(self._bundle, path / "held-out.npz", threads=1)
         self._names = [f"agent-{index}" for index in range(_AGENTS)]
         forms = self._bundle.network.input_forms, self._bundle.task.output_forms
-        self._data = {name: fit_to(load_npz(path / f"{name}.npz"), *forms) for name in self._names}
+        data = self._bundle.task.data
+        self._data = {name: fit_to(load_examples(path / f"{name}.npz", data), *forms) for name in self._names}
         self._held = {name: HeldModel(Directory(path / f"{name} holds")) for name in self._names}
         self._residuals: dict[str, Weights] = {}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
             self._bundle.task, self._bundle.network, _RUN, seed, parse_model_codec(self._model_codec),
             parse_codec(self._codec), self._disk,
-            self._evaluator.evaluate, self._evaluator.loss_scale,
+            self._evaluator.evaluate, self._evaluator.loss_scale, recipe.aggregation,
         )  # fmt: skip
         self.sparsity = 0.0
 
@@ -267,6 +286,8 @@ def _task(recipe: Recipe, split: SplitSummary, seed: int, rounds: int) -> str:
         sparsity=recipe.sparsity,
         initial_sparsity=recipe.initial_sparsity,
         pruning=recipe.pruning,
+        alpha=recipe.alpha,
+        data=_DATA,
     )
 
 

@@ -13,7 +13,7 @@ from fedprune.network.description import pack_network, parse_network
 from tests.integration.random_networks import Network, any_network
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(any_network, st.sampled_from(Loss))
 def test_random_networks_are_built_alike(random: Network, loss: Loss) -> None:
     model = random.build(loss)

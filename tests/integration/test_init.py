@@ -52,7 +52,7 @@ def _made(example: str, directory: Path) -> Path:
     [
         ("keywords", ("--data", "words")),
         ("text", ("--data", "reviews.jsonl")),
-        ("anomaly", ("--data", "normal.npz")),
+        pytest.param("anomaly", ("--data", "normal.npz"), marks=pytest.mark.slow),
     ],
 )
 def test_what_init_writes_builds(tmp_path: Path, example: str, arguments: tuple[str, ...]) -> None:

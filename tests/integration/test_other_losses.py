@@ -138,6 +138,7 @@ def exported(path: Path) -> Report:
     return msgspec.json.decode((path / "export" / "exports.json").read_bytes(), type=Report)
 
 
+@pytest.mark.slow
 def test_a_multi_label_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
     problem = multi_label()
 

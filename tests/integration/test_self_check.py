@@ -30,7 +30,7 @@ from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.task.bundle import Bundle
 
 BATCH = 6
-FEWER = 50
+FEWER = 25
 """Mutants of each layer, of all kinds; `make test-all` takes all, hundreds of a recurrent one."""
 Tensors = tuple[TensorSpec, ...]
 

@@ -50,8 +50,10 @@ def _recordings(seed: int, path: Path) -> Prepared:
 
 @pytest.mark.parametrize(
     ("task", "prepare", "chance"),
-    [("text", _texts, 1 / len(sentences.TOPICS)), ("speech", _recordings, 1 / len(utterances.WORDS))],
-    ids=["text", "speech"],
+    [
+        pytest.param("text", _texts, 1 / len(sentences.TOPICS), marks=pytest.mark.slow, id="text"),
+        pytest.param("speech", _recordings, 1 / len(utterances.WORDS), id="speech"),
+    ],
 )
 def test_devices_learn_from_texts_and_recordings_as_they_have_them(
     task: str, prepare: Callable[[int, Path], Prepared], chance: float

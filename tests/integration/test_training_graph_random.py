@@ -33,7 +33,7 @@ def _is_proven(random: Network, loss: Loss, batch_sizes: list[int]) -> None:
 _RANDOM = (any_network, st.sampled_from(Loss), st.lists(st.integers(1, 9), min_size=1, max_size=3))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(*_RANDOM)
 def test_random_networks(random: Network, loss: Loss, batch_sizes: list[int]) -> None:
     _is_proven(random, loss, batch_sizes)

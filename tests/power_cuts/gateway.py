@@ -12,6 +12,7 @@ from rpds import HashTrieMap
 from aggregator.cohort import Standing
 from aggregator.round_state import Phase
 from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.settings import FederationSettings
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluation, LossScale
@@ -80,7 +81,8 @@ class GatewayCheck:
                 store.book.close()
 
     def _check(self, store: RunStore, said: Said) -> None:
-        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, {"codec.model": "fp16"})
+        lasting = FederationSettings(task="", state="").lasting(self._bundle.task.table)
+        run, incarnation = store.book.start(_ANOTHER_RUN, content_of(self._bundle.blob).digest, lasting)
         known_round = store.book.next_round()
         if said.manifest is not None:
             assert run == said.manifest.run, "the run that was announced is forgotten"
