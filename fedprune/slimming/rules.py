@@ -22,9 +22,15 @@ from fedprune.slimming.trace import Role, Trace, Value
 
 
 def trace_layer(trace: Trace, layer: kinds.AnyLayer, inputs: list[Value]) -> Value:
-    """The value that a call of a layer makes."""
+    """The value that a call of a layer makes. A layer without a rule keeps the units of its inputs, and its own."""
     shape = layer.output(*(x.shape for x in inputs))
-    return _RULES[type(layer)](trace, layer, inputs, shape)
+    return _RULES.get(type(layer), _without_rule)(trace, layer, inputs, shape)
+
+
+def _without_rule(trace: Trace, layer: kinds.AnyLayer, inputs: list[Value], shape: Shape) -> Value:
+    for x in inputs:
+        trace.pin(layer, x.labels, "is of a kind whose units are not known")
+    return trace.kept(shape, f"layer {layer.name!r} is of a kind whose units are not known")
 
 
 # Layers with kernels

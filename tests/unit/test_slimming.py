@@ -37,6 +37,7 @@ from fedprune.network.layers import (
     ZeroPadding,
 )
 from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.slimming import rules
 from fedprune.slimming.groups import DependencyGroups, Kept, dependency_groups
 from fedprune.slimming.selection import UnitAllocation, choose_units, unit_norms
 from fedprune.slimming.slim import Slimmed, slim
@@ -482,3 +483,14 @@ def test_units_that_only_dead_ones_take_are_dead_and_a_layer_keeps_one() -> None
 
     assert np.flatnonzero(dead).tolist() == [1, 2, 4]
     assert np.flatnonzero(~dead_units(groups, weights)).tolist() == [0, 4]
+
+
+def test_units_before_a_layer_without_a_rule_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a new kind of layer costs nobody an export."""
+    monkeypatch.delitem(rules._RULES, Activation)
+    network = chain_of((4,), dense("a", 6), Activation(name="relu", function=Function.RELU), dense("b", 3))
+
+    groups = dependency_groups(network, table_of(network))
+
+    assert groups.count == 0
+    assert groups.reasons["a"] == "layer 'relu' is of a kind whose units are not known"
