@@ -28,7 +28,7 @@ from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.presets import Preset, chains
-from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.round_merge import Merger, update_name
 from aggregator.server_optimizers import FedAvgM
 from aggregator.settings import AS_USUAL, Aggregation
 from benchmarks.command_line import Script, json_option, write_json
@@ -36,6 +36,7 @@ from benchmarks.demo.rerun import seeds_option
 from benchmarks.demo.settings import cnn_table
 from benchmarks.federation import DENSE_CODEC
 from benchmarks.task_file import BATCH_SIZE, task_file
+from benchmarks.without_network import RUN, assignment_of, record_of
 from edge_agent.held_model import HeldModel
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
@@ -56,7 +57,6 @@ from fedprune.task.evaluation import Evaluator
 from fedprune.wire.messages import Accepted, Assignment, CheckIn, Content, Manifest, Message, encode
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
 
-_RUN = "0123456789abcdef"
 _AGENTS, _EXAMPLES, _PARTITION, _HELD_OUT = 10, 600, "dirichlet:0.5", 10_000
 _ROUNDS, _QUICK_ROUNDS = 60, 20
 _WINDOW, _POINTS_BELOW = 5, 0.005
@@ -186,7 +186,7 @@ class _Federation:
         self._residuals: dict[str, Weights] = {}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, self._bundle.network, _RUN, seed, parse_model_codec(self._model_codec),
+            self._bundle.task, self._bundle.network, RUN, seed, parse_model_codec(self._model_codec),
             parse_codec(self._codec), self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale, recipe.aggregation,
         )  # fmt: skip
@@ -196,7 +196,7 @@ class _Federation:
         """The accuracy after each round, and the bytes that went up and down in it."""
         task = self._bundle.task
         values = parse_model_codec(self._model_codec).values
-        model = new_model(self._bundle.initial_weights(), task, _RUN, 0, values, full_mask(task.table))
+        model = new_model(self._bundle.initial_weights(), task, RUN, 0, values, full_mask(task.table))
         records: list[RoundRecord] = []
         counts = list[tuple[int, int]]()
         for round_ in range(self._rounds):
@@ -211,7 +211,7 @@ class _Federation:
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)
             model = merged.model
-            records.append(_record(round_, merged))
+            records.append(record_of(round_, merged))
             counts.append((up, down))
         self.sparsity = sparsity(model.checkpoint.weights, task.table)
         return [record.accuracy or 0.0 for record in records], counts
@@ -223,17 +223,9 @@ class _Federation:
             base, blob = 0, b""
         elif model.delta is not None:
             base, blob = round_ - 1, encode_replay([model.delta])
-        task = self._bundle.task
-        assignment = Assignment(
-            run=_RUN,
-            round=round_,
-            task=content_of(self._bundle.blob),
+        assignment = msgspec.structs.replace(
+            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec),
             model=content_of(blob) if blob else None,
-            weights_digest=model.model.weights_digest,
-            schedule_step=round_ * task.training.clock_steps_per_round,
-            seed=self._seed,
-            codec=self._codec,
-            seconds_left=300.0,
             base=base,
             model_codec=self._model_codec,
         )
@@ -250,15 +242,15 @@ class _Federation:
     def _messages(self, assignment: Assignment, blob: bytes, result: LocalResult) -> tuple[int, int]:
         """The bytes that an agent sends and receives in a round, its first with the task."""
         manifest = Manifest(
-            run=_RUN,
+            run=RUN,
             incarnation=1,
             round=assignment.round,
             rounds=self._rounds,
             task=assignment.task,
             model=assignment.task,
         )
-        check_in = CheckIn(examples=_EXAMPLES, trainer="litert", ticket=bytes(8), run=_RUN, version=assignment.round)
-        accepted = Accepted(run=_RUN, round=assignment.round, digest=result.submit.update.digest)
+        check_in = CheckIn(examples=_EXAMPLES, trainer="litert", ticket=bytes(8), run=RUN, version=assignment.round)
+        accepted = Accepted(run=RUN, round=assignment.round, digest=result.submit.update.digest)
         contents = [blob] if blob else []
         if not assignment.round:
             contents.append(self._bundle.blob)
@@ -289,17 +281,6 @@ def _task(recipe: Recipe, split: SplitSummary, seed: int, rounds: int) -> str:
         alpha=recipe.alpha,
         data=_DATA,
     )
-
-
-def _record(round_: int, merged: MergedRound) -> RoundRecord:
-    evaluation = merged.evaluation
-    return RoundRecord(
-        round=round_, agents=_AGENTS, evaluated_version=merged.evaluated_version, loss=evaluation.loss,
-        metrics=dict(evaluation.metrics), spreads={}, sparsity=0.0, bytes_up=0, bytes_down=0, seconds=0.0,
-        train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0, peak_memory_mb=0.0, kept=merged.kept,
-        left_out=len(merged.left_out), outliers=(), suspects=(), delta_norm=merged.norms.delta,
-        statistics_norm=merged.norms.statistics,
-    )  # fmt: skip
 
 
 def _table(runs: Sequence[Run]) -> Table:

@@ -30,12 +30,13 @@ from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.outliers import FACTOR, LEAST_UPDATES, Norms
-from aggregator.round_merge import MergedRound, Merger, largest_typical, update_name
+from aggregator.round_merge import Merger, largest_typical, update_name
 from aggregator.standing_apart import ROUNDS, Signals, standing_apart
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option
 from benchmarks.demo.settings import DemoSettings, task_toml
+from benchmarks.without_network import RUN, assignment_of, record_of
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
@@ -53,8 +54,6 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import read_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.wire.messages import Assignment
-from fedprune.wire.transfer import content_of
 
 _HELD_OUT = 2000
 _OFTEN, _ALWAYS = 100.0, 10_000.0
@@ -156,7 +155,7 @@ class _Federation:
         self._data = {f"agent-{index}": self._share(path, index) for index in range(scenario.agents)}
         self._disk = Directory(path / "updates")
         self._merger = Merger(
-            self._bundle.task, self._bundle.network, "run", seed, ModelCodec(Values.FP16), parse_codec(DEFAULT_CODEC),
+            self._bundle.task, self._bundle.network, RUN, seed, ModelCodec(Values.FP16), parse_codec(DEFAULT_CODEC),
             self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale,
         )  # fmt: skip
@@ -167,7 +166,7 @@ class _Federation:
 
     def run(self) -> Row:
         task = self._bundle.task
-        model = new_model(self._bundle.initial_weights(), task, "run", 0, Values.FP16, full_mask(task.table))
+        model = new_model(self._bundle.initial_weights(), task, RUN, 0, Values.FP16, full_mask(task.table))
         records: list[RoundRecord] = []
         honest, nearest, caught = 0, 0.0, list[float]()
         left_out = 0
@@ -183,7 +182,7 @@ class _Federation:
             left_out += len(merged.left_out.keys() - {culprit}) if merged.kept else 0
             self._judge(updates)
             model = merged.model
-            records.append(_record(round_, merged))
+            records.append(record_of(round_, merged))
         return Row(
             scenario=self._scenario.name,
             seed=self._seed,
@@ -210,7 +209,7 @@ class _Federation:
         everybody = list(self._data)
         for agent in sorted(self._chance.sample(everybody, self._scenario.cohort or len(everybody))):
             try:
-                result = self._train(agent, model, round_)
+                result = self._train(agent, model)
             except TrainingError:
                 continue
             if self._chance.random() < self._scenario.late:
@@ -221,19 +220,8 @@ class _Federation:
             norms = self._merger.check(result.update.blob, agent, model)
             yield agent, accepted_update(result.submit, result.submit.examples, norms, self._bundle.task.training)
 
-    def _train(self, agent: str, model: GlobalModel, round_: int) -> LocalResult:
-        task = self._bundle.task
-        assignment = Assignment(
-            run="run",
-            round=round_,
-            task=content_of(self._bundle.blob),
-            model=model.model.content,
-            weights_digest=model.model.weights_digest,
-            schedule_step=round_ * task.training.clock_steps_per_round,
-            seed=self._seed,
-            codec=DEFAULT_CODEC,
-            seconds_left=1e9,
-        )
+    def _train(self, agent: str, model: GlobalModel) -> LocalResult:
+        assignment = assignment_of(self._bundle, model, seed=self._seed, codec=DEFAULT_CODEC)
         local = LocalRound(agent, assignment, model.blob, lambda: self._residuals.get(agent), None, 0.0)
         return train_locally(local, self._bundle, self._trainer, self._data[agent])
 
@@ -264,17 +252,6 @@ def _settings(scenario: Scenario, seed: int, rounds: int, path: Path) -> DemoSet
         data="auto",
         out=path,
     )
-
-
-def _record(round_: int, merged: MergedRound) -> RoundRecord:
-    evaluation = merged.evaluation
-    return RoundRecord(
-        round=round_, agents=0, evaluated_version=merged.evaluated_version, loss=evaluation.loss,
-        metrics=dict(evaluation.metrics), spreads={}, sparsity=0.0, bytes_up=0, bytes_down=0, seconds=0.0,
-        train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0, peak_memory_mb=0.0, kept=merged.kept,
-        left_out=len(merged.left_out), outliers=tuple(merged.left_out), suspects=(), delta_norm=merged.norms.delta,
-        statistics_norm=merged.norms.statistics,
-    )  # fmt: skip
 
 
 def _nearest(norms: list[float], earlier: Norms) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import numpy as np
 from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
+from aggregator.round_merge import FormerRound, Merger, update_name
 from aggregator.settings import Aggregation
+from benchmarks.without_network import RUN, assignment_of, record_of
 from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalRound
 from edge_agent.local_training import train_locally
@@ -27,8 +27,6 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.wire.messages import Assignment
-from fedprune.wire.transfer import content_of
 
 _CODEC = "mask | fp32"
 _SHARE = 0.2
@@ -57,7 +55,7 @@ class Federation:
         disk = Directory(Path(self._directory.name))
         evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=1)
         self._merger = Merger(
-            bundle.task, bundle.network, "run", seed, ModelCodec(Values.FP32), parse_codec(_CODEC), disk,
+            bundle.task, bundle.network, RUN, seed, ModelCodec(Values.FP32), parse_codec(_CODEC), disk,
             None if evaluator is None else evaluator.evaluate,
             None if evaluator is None else evaluator.loss_scale,
             aggregation,
@@ -72,7 +70,7 @@ class Federation:
 
     def run(self, rounds: int) -> Outcome:
         task = self._bundle.task
-        model = new_model(self._bundle.initial_weights(), task, "run", 0, Values.FP32, full_mask(task.table))
+        model = new_model(self._bundle.initial_weights(), task, RUN, 0, Values.FP32, full_mask(task.table))
         records: list[RoundRecord] = []
         former: Callable[[], FormerRound] | None = None
         for round_ in range(rounds):
@@ -81,7 +79,7 @@ class Federation:
             taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
             former = partial(FormerRound, model.checkpoint, taken)
             model = merged.model
-            records.append(_record(round_, merged))
+            records.append(record_of(round_, merged))
         self._directory.cleanup()
         last = records[-_LAST_ROUNDS:]
         worst = [record.spreads["accuracy"].worst for record in last if "accuracy" in record.spreads]
@@ -94,17 +92,7 @@ class Federation:
     def _update(self, agent: str, model: GlobalModel, round_: int) -> AcceptedUpdate:
         """Train, and put the update where the merger finds it."""
         task = self._bundle.task
-        assignment = Assignment(
-            run="run",
-            round=round_,
-            task=content_of(self._bundle.blob),
-            model=model.model.content,
-            weights_digest=model.model.weights_digest,
-            schedule_step=round_ * task.training.clock_steps_per_round,
-            seed=self._seed,
-            codec=_CODEC,
-            seconds_left=1e9,
-        )
+        assignment = assignment_of(self._bundle, model, seed=self._seed, codec=_CODEC)
         local = LocalRound(agent, assignment, model.blob, lambda: None, None, 0.0, local=self._local.get(agent))
         data, held_out = self._data[agent]
         result = train_locally(local, self._bundle, self._trainers[agent], data, held_out=held_out)
@@ -112,15 +100,3 @@ class Federation:
         self._disk.write(update_name(round_, agent), result.update.blob)
         norms = self._merger.check(result.update.blob, agent, model)
         return accepted_update(result.submit, result.submit.examples, norms, task.training)
-
-
-def _record(round_: int, merged: MergedRound) -> RoundRecord:
-    evaluation = merged.evaluation
-    return RoundRecord(
-        round=round_, agents=0, evaluated_version=merged.evaluated_version,
-        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
-        metrics=dict(evaluation.metrics), spreads=merged.spreads, sparsity=0.0, bytes_up=0, bytes_down=0, seconds=0.0,
-        train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0, peak_memory_mb=0.0, kept=merged.kept,
-        left_out=len(merged.left_out), outliers=tuple(merged.left_out), suspects=(), delta_norm=merged.norms.delta,
-        statistics_norm=merged.norms.statistics,
-    )  # fmt: skip

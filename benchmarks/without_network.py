@@ -1,0 +1,44 @@
+"""Parts of federations that run in one process: what the gateway's runner would make of a round, without a network."""
+
+from __future__ import annotations
+
+import math
+
+from aggregator.book import RoundRecord
+from aggregator.global_model import GlobalModel
+from aggregator.round_merge import MergedRound
+from fedprune.task.bundle import Bundle
+from fedprune.wire.messages import Assignment
+from fedprune.wire.transfer import content_of
+
+RUN = "0123456789abcdef"
+_ENOUGH_S = 1e9
+
+
+def assignment_of(bundle: Bundle, model: GlobalModel, *, seed: int, codec: str) -> Assignment:
+    """The work of the model's round, for an agent that fetches the model whole."""
+    version = model.checkpoint.version
+    return Assignment(
+        run=RUN,
+        round=version,
+        task=content_of(bundle.blob),
+        model=model.model.content,
+        weights_digest=model.model.weights_digest,
+        schedule_step=version * bundle.task.training.clock_steps_per_round,
+        seed=seed,
+        codec=codec,
+        seconds_left=_ENOUGH_S,
+    )
+
+
+def record_of(round_: int, merged: MergedRound) -> RoundRecord:
+    """The record of a round, as far as later merges look at it; bytes, times and memory are 0."""
+    evaluation = merged.evaluation
+    return RoundRecord(
+        round=round_, agents=0, evaluated_version=merged.evaluated_version,
+        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
+        metrics=dict(evaluation.metrics), spreads=merged.spreads, sparsity=0.0, bytes_up=0, bytes_down=0, seconds=0.0,
+        train_seconds=0.0, train_loss=0.0, ignored=0, refused=0, capped=0, peak_memory_mb=0.0, kept=merged.kept,
+        left_out=len(merged.left_out), outliers=tuple(merged.left_out), suspects=(), delta_norm=merged.norms.delta,
+        statistics_norm=merged.norms.statistics,
+    )  # fmt: skip
