@@ -66,6 +66,18 @@ def units_without(groups: DependencyGroups, mask: Mask) -> NDArray[np.bool_]:
     return maskable(groups) & ~has_some
 
 
+def units_left(groups: DependencyGroups, mask: Mask, before: Kept) -> Kept:
+    """The units of those `before` that `mask`, of prunable tensors, leaves something of, bool `[units]`.
+
+    Of the units that a layer makes one is left, since a layer without any is none.
+    """
+    left = before & ~units_without(groups, mask)
+    for made in groups.made:
+        if not kept_entries(made.units, left).any():
+            left[made.units[before[made.units]][0]] = True
+    return left
+
+
 def dead_units(groups: DependencyGroups, weights: Weights) -> NDArray[np.bool_]:
     """The units that no output depends on, since weights that make them or weights that take them are all zero.
 
