@@ -126,14 +126,14 @@ class Forms:
 
     @cached_property
     def whole(self) -> Form:
-        units = np.ones(self._groups.count, np.bool_) if self.can_change else None
+        units = np.ones(self.groups.count, np.bool_) if self.can_change else None
         return Form(self._task, self._network, units, None)
 
     @cached_property
     def can_change(self) -> bool:
         """True if units of the network can go while it is trained."""
         units = self._task.pruning.units
-        return units is not None and units.slim and self._groups.count > 0
+        return units is not None and units.slim and self.groups.count > 0
 
     def of(self, units: Units | None) -> Form:
         """The form with these units; the whole one of None. Raises `ProtocolError` if there is none."""
@@ -170,17 +170,18 @@ class Forms:
         before = 0 if version == after else pruning.stage(version * steps)
         if pruning.stage(after * steps) <= before:
             return form
-        return self.of(units_left(self._groups, mask, form.units))
+        return self.of(units_left(self.groups, mask, form.units))
 
     def _made(self, units: Units) -> Form:
-        if len(units) != self._groups.count:
+        if len(units) != self.groups.count:
             raise ProtocolError(f"task {self._task.name!r}: the model's form is of {len(units)} units")
         try:
-            smaller = without_units(self._groups, units)
+            smaller = without_units(self.groups, units)
         except ValueError as error:
             raise ProtocolError(f"task {self._task.name!r}: the model's form: {error}") from error
         return Form(self._task, self._network, units, smaller)
 
     @cached_property
-    def _groups(self) -> DependencyGroups:
+    def groups(self) -> DependencyGroups:
+        """The units of the network as it was built."""
         return dependency_groups(self._network, self._task.table)
