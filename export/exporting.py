@@ -104,8 +104,8 @@ def export_model(
     """
     directory = Directory(out)
     default_runtime()
-    form, gone = _form_of(checkpoint, bundle)
-    bundle = bundle.in_form(form)
+    task_form, gone = _form_of(checkpoint, bundle)
+    bundle = bundle.in_form(task_form)
     task = bundle.task
     examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
@@ -153,7 +153,7 @@ def export_model(
         run=checkpoint.run,
         version=checkpoint.version,
         weights_sha256=weights_digest(checkpoint.weights),
-        sparsity=form.sparsity(checkpoint.weights),
+        sparsity=task_form.sparsity(checkpoint.weights),
         removed_units=dict(Counter(gone) + Counter(model.removed)),
         parameters=model.table.parameters,
         target_sparsity=task.pruning.schedule.target_sparsity,
@@ -164,7 +164,7 @@ def export_model(
         exports=tuple(exports),
         failures=tuple(failures),
         warnings=(
-            *_missed_target(task, checkpoint, form.sparsity(checkpoint.weights)),
+            *_missed_target(task, checkpoint, task_form.sparsity(checkpoint.weights)),
             *complaints_of(examples, calibrates=Format.INT8 in formats),
             *(_worse(row, in_keras) for row in exports if row.degraded),
             *(_no_smaller(row, files[Format.FP32]) for row in exports if row.no_smaller),
