@@ -17,7 +17,7 @@ from fedprune.slimming.selection import UnitAllocation, choose_units
 from fedprune.slimming.slim import slim
 
 _L = keras.layers
-_MULTIPLE = 8
+MULTIPLE = 8
 """Channels that a layer keeps are a multiple of it."""
 
 
@@ -39,7 +39,7 @@ def halves(name: str) -> tuple[Described, Described]:
     names = (spec.name for spec in tensor_table(model))
     whole = Described(network, TensorTable(specs), dict(zip(names, model.get_weights(), strict=True)))
     groups = dependency_groups(network, whole.table)
-    kept = choose_units(groups, whole.weights, 0.5, UnitAllocation.UNIFORM, multiple=_MULTIPLE)
+    kept = choose_units(groups, whole.weights, 0.5, UnitAllocation.UNIFORM, multiple=MULTIPLE)
     half = slim(groups, whole.weights, kept)
     return whole, Described(half.network, half.table, half.weights)
 
