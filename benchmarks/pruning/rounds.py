@@ -1,6 +1,7 @@
 """A federation whose network loses half of its units while it runs: steps, memory and bytes of a device, by round.
 
-The gateway merges what one device sends, which trains in a process of its own. Importing this module imports TensorFlow.
+The gateway merges what one device sends, which trains in a process of its own. Importing this module imports
+TensorFlow.
 """
 
 from __future__ import annotations
