@@ -208,7 +208,7 @@ class _Stranger:
         self._certificate = certificate
         self.heard = b""
 
-    def answer(self, _method: str, _path: str, body: bytes, _address: str) -> Answer:
+    def answer(self, _method: str, _path: str, body: bytes, _address: str, _serial: int | None) -> Answer:
         self.heard += body
         return Answer(200, self._certificate)
 

@@ -112,8 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
     """One request on a connection (HTTP/1.0)."""
 
     server: EnrolmentServer
-    server_version, sys_version = "fedprune", ""
+    server_version, sys_version, default_request_version = "fedprune", "", "HTTP/1.0"
     timeout = LONGEST_S
+
+    def setup(self) -> None:
+        super().setup()
+        shown = self.connection.getpeercert() or {}  # later, on a connection that is half closed, it cannot be asked
+        self._serial = int(str(shown["serialNumber"]), 16) if "serialNumber" in shown else None
 
     def do_GET(self) -> None:
         self._serve("GET", b"")
@@ -126,9 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("POST", self.rfile.read(int(length)))
 
     def _serve(self, method: str, body: bytes) -> None:
-        shown = self.connection.getpeercert() or {}
-        serial = int(str(shown["serialNumber"]), 16) if "serialNumber" in shown else None
-        self._send(self.server.answer(method, self.path, body, self.client_address[0], serial))
+        self._send(self.server.answer(method, self.path, body, self.client_address[0], self._serial))
 
     def _send(self, answer: Answer) -> None:
         self.send_response_only(answer.status)
@@ -136,6 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json" if answer.body[:1] == b"{" else "application/x-pem-file")
         self.end_headers()
         self.wfile.write(answer.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """In our own words: the base's page repeats what a stranger said."""
+        self.close_connection = True
+        self._send(Answer(code, b'{"error": "this is no request that is answered here"}'))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's signature
         """Nothing: what counts is logged with the answer, and a stranger's text is in no log of ours."""
