@@ -74,6 +74,7 @@ class MqttLink:
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._ending = ""
+        self._has_subscribed = False
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
@@ -275,11 +276,18 @@ class MqttLink:
             self._refusal = why
             self._answered.set()
 
-    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+    def _on_subscribe(self, client: Any, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._events.put(refusals.refused_subscription(self._settings))
+            refusal = refusals.refused_subscription(self._settings)
+            if self._has_subscribed:  # as a cluster refuses while it chooses a leader: a new connection asks once more
+                self._cut_off.log(logging.WARNING, "%s; connecting again", refusal)
+                client.disconnect()
+            else:
+                self._events.put(refusal)
         elif any(reason.value < _QOS for reason in reasons):
             self._events.put(refusals.no_qos_1(self._settings))
+        else:
+            self._has_subscribed = True
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):
