@@ -22,6 +22,7 @@ from functools import reduce
 from typing import Any
 
 from aggregator.cohort import Cohort, Standing
+from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_bases import base_of, may_fetch, note_base
 from aggregator.round_places import (
@@ -217,8 +218,9 @@ def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tup
     assert isinstance(check_in, CheckIn)
     refusal = cannot_wait(state, said.agent, check_in)
     if refusal is None:
-        presence = state.presence.at(now).heard(said.agent, check_in.examples, base_of(state, check_in))
-        return replace(state, presence=presence), None
+        knows_terms = check_in.terms == state.plan.incarnation
+        waiting = Waiting(check_in.examples, base_of(state, check_in), knows_terms)
+        return replace(state, presence=state.presence.at(now).heard(said.agent, waiting)), None
     if refusal.ticket:
         if now - state.tickets_since >= 1.0:
             state = replace(state, tickets_since=now, tickets_given=0)
@@ -294,7 +296,7 @@ def _open(state: RoundState, now: float) -> Step:
     since of two agents one that lies would set any other."""
     state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s, nobody=0, strangers=0)
     selected = select(state, state.presence)
-    median = statistics.median_low(state.presence.examples(agent) for agent in selected)
+    median = statistics.median_low(state.presence[agent].examples for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
     state, actions = assign(state, selected, now)
     return state, (Publish(manifest(state)), *actions)

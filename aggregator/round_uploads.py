@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aggregator.cohort import MOST_REFUSALS, Standing
+from aggregator.presence import Waiting
 from aggregator.round_answers import accepted, assignment, is_current, reject
 from aggregator.round_state import (
     Action,
@@ -96,9 +97,9 @@ def accept(state: RoundState, event: UpdateStored) -> Step:
     state = replace(
         state,
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, member.examples, state.round),
+        presence=state.presence.heard(agent, Waiting(member.examples, state.round, knows_terms=True)),
     )
-    return state, (Send(agent, accepted(state, submit)),)
+    return state, (Send(agent, accepted(submit)),)
 
 
 def refuse(state: RoundState, event: UpdateRefused) -> Step:
@@ -195,7 +196,7 @@ def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Reject
         return reject(submit, Reason.INVALID, "of another run")
     taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
     if digest in (taken, state.last_accepted.get(agent)):
-        return accepted(state, submit)
+        return accepted(submit)
     if digest == state.refused.get(agent):
         return reject(submit, Reason.INVALID, "refused before")
     if is_current(state, submit) and taken is not None:

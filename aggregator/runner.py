@@ -206,13 +206,14 @@ class AggregatorRunner:
         if delivery.topic == self._topics.round:
             self._manifests_unheard = 0
             return
-        self._up.add(Traffic.UPDATE if delivery.topic.endswith("/chunk") else Traffic.CONTROL, len(delivery.payload))
         if delivery.topic.startswith(self._topics.all_status[:-1]):
+            self._up.add(Traffic.CONTROL, len(delivery.payload))
             return
         try:
             agent, kind = self._topics.parse_up(delivery.topic)
+            self._up.add(Traffic.UPDATE if kind == "chunk" else Traffic.CONTROL, len(delivery.payload))
             if kind not in UPLINK:
-                raise ProtocolError(f"kind {kind[:40]!r} is unknown")
+                raise ProtocolError(f"an aggregator is sent no {kind}")
             payload = verified(self._key(agent), delivery.topic, delivery.payload)
             self.handle(Said(agent, self._read(agent, kind, payload)))
         except ProtocolError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import msgspec
+
 from edge_agent.agent_offering import check_in, leave_round, wait
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
@@ -15,6 +17,7 @@ from edge_agent.agent_state import (
     AgentState,
     Follow,
     KeepTask,
+    KnownTerms,
     Phase,
     Send,
     Step,
@@ -37,7 +40,11 @@ _HOPELESS = 2.0
 
 
 def take(state: AgentState, assignment: Assignment, now: float) -> Step:
-    """Fetch what an idle agent is assigned, or say why it cannot be done."""
+    """Fetch what an idle agent is assigned, or say why it cannot be done. Without its terms, ask for them."""
+    state, complete = _completed(state, assignment)
+    if complete is None:
+        return check_in(state, now)
+    assignment = complete
     if assignment.round <= state.done.of(assignment.run):
         return state, (Send(_failed(assignment, "this agent is done with that round")),)
     why_not = _why_sit_out(state, assignment) or _why_too_large(state, assignment)
@@ -51,6 +58,10 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     """An assignment while there is one: the same renews the deadline, a newer one replaces it."""
     current = state.assignment
     assert current is not None
+    state, complete = _completed(state, assignment)
+    if complete is None:
+        return state, (Send(state.offer),)
+    assignment = complete
     if _is_same_work(assignment, current):
         state = replace(state, deadline=now + assignment.seconds_left)
         return (await_deadline(state, now), ()) if state.phase is Phase.TRAINING else (state, ())
@@ -60,6 +71,16 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     idle, left = leave_round(state, now)
     state, actions = take(idle, assignment, now)
     return state, left + actions
+
+
+def _completed(state: AgentState, assignment: Assignment) -> tuple[AgentState, Assignment | None]:
+    """The assignment with its terms, which are remembered where it brings them; None if they are not known here."""
+    gateway, known = (assignment.run, assignment.incarnation), state.terms
+    if assignment.terms is not None:
+        return replace(state, terms=KnownTerms(*gateway, assignment.terms)), assignment
+    if known is None or (known.run, known.incarnation) != gateway:
+        return replace(state, terms=None), None
+    return state, msgspec.structs.replace(assignment, terms=known.terms)
 
 
 def _is_same_work(assignment: Assignment, other: Assignment) -> bool:

@@ -176,9 +176,11 @@ def _is_restarted(state: AgentState, manifest: Manifest) -> bool:
 
 
 def _note(state: AgentState, manifest: Manifest) -> AgentState:
-    """Remember a manifest. A gateway that was started anew may no longer refuse the updates."""
-    refusals = None if _is_restarted(state, manifest) else state.refusals
-    return replace(state, seen=_seen_in(manifest), refusals=refusals)
+    """Remember a manifest. A gateway that was started anew may no longer refuse the updates, and has other terms."""
+    refusals, terms = None if _is_restarted(state, manifest) else state.refusals, state.terms
+    if terms is not None and (terms.run, terms.incarnation) != (manifest.run, manifest.incarnation):
+        terms = None
+    return replace(state, seen=_seen_in(manifest), refusals=refusals, terms=terms)
 
 
 def _seen_in(manifest: Manifest) -> Seen:

@@ -16,6 +16,7 @@ from fedprune.wire.messages import (
     CheckIn,
     Message,
     Submit,
+    Terms,
 )
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
@@ -203,6 +204,15 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class KnownTerms:
+    """The terms that an assignment of that run and incarnation brought: they count for its later ones."""
+
+    run: str
+    incarnation: int
+    terms: Terms
+
+
+@dataclass(frozen=True)
 class Refusals:
     """A count of a round's updates that were refused as invalid, and why the last one was."""
 
@@ -221,7 +231,7 @@ class AgentState:
 
     `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and version
     of the model that it holds; `wants_whole`: what it held led elsewhere. `ticket`: what the gateway gave it, at
-    `ticket_at`.
+    `ticket_at`. `terms`: those of the gateway that was heard last, None until it says them.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
@@ -247,6 +257,7 @@ class AgentState:
     wants_whole: bool = False
     ticket: bytes = b""
     ticket_at: float = float("-inf")
+    terms: KnownTerms | None = None
     assignment: Assignment | None = None
     deadline: float = 0.0
     receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
@@ -266,7 +277,12 @@ class AgentState:
         """The check-in, with what the agent has to show by now."""
         run, version = self.held
         return msgspec.structs.replace(
-            self.check_in, ticket=self.ticket, run=run, version=version, wants_whole=self.wants_whole
+            self.check_in,
+            ticket=self.ticket,
+            run=run,
+            version=version,
+            wants_whole=self.wants_whole,
+            terms=0 if self.terms is None else self.terms.incarnation,
         )
 
     @property

@@ -26,7 +26,7 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
-from fedprune.wire.messages import Accepted, Content, Need, Reason, Rejected, kind_of
+from fedprune.wire.messages import Accepted, Content, Need, Reason, Rejected, kind_of, tag_of
 from fedprune.wire.serving import STALLED_S, Serving
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import CHUNK_SIZES, FIRST_WINDOW, chunk_count, need_of
@@ -115,7 +115,7 @@ def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
 
 
 def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
-    if not _is_about_pending(state, answer.digest):
+    if state.pending is None or answer.update != tag_of(state.pending.update):
         return state, ()
     is_known = _gateway_seen(state) == state.submitted_to
     state, actions = _settle(state, Outcome.ACCEPTED)

@@ -179,8 +179,8 @@ class AgentRunner:
             return decode(Manifest, payload) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
-        kind = topic.rpartition("/")[2]
-        if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
+        kind = self._topics.parse_down(topic, self.state.name)
+        if kind in DOWNLINK:
             return decode(DOWNLINK[kind], verified(self._key, topic, payload))
         chunk = decode(Chunk, payload)
         if topic != self._topics.content(chunk.digest):

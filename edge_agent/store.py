@@ -57,8 +57,8 @@ class _Pending(msgspec.Struct, frozen=True):
     local_steps: int
     loss: float
     train_seconds: float
-    idle_memory_mb: float
-    peak_memory_mb: float
+    idle_memory_mb: int
+    peak_memory_mb: int
     x_mean: float
     x_largest: float
     evaluated: _Evaluated | None

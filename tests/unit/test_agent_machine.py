@@ -40,6 +40,7 @@ from fedprune.wire.messages import (
     CHUNK_BYTES,
     DOWNLINK,
     Accepted,
+    Assignment,
     Chunk,
     Failed,
     LeftOut,
@@ -50,7 +51,7 @@ from fedprune.wire.messages import (
 )
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
-from tests.agents import accepted, agent_in, no_work, refused
+from tests.agents import agent_in, no_work, refused
 from tests.drivers import CHECK_IN, Agent, need, started
 from tests.samples import (
     MESSAGES,
@@ -60,6 +61,7 @@ from tests.samples import (
     TASK,
     TASK_BLOB,
     UPDATE,
+    accepted,
     assignment,
     chunks,
     digest,
@@ -199,7 +201,7 @@ def test_an_invalid_update_is_discarded_and_the_agent_waits_as_told() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Accepted(run=RUN, round=0, digest=digest("another update")),
+        Accepted(round=0, update=digest("another update")[:4]),
         Rejected(reason=Reason.LATE, digest=digest("another update")),
         no_work(),
         Need(digest=MODEL.digest, missing=b"\1"),
@@ -294,14 +296,36 @@ def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> N
 def test_after_some_silence_the_agent_asks_whether_it_is_still_assigned() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
-    assert OFFER in agent.waits()
+    assert Send(agent.state.offer) in agent.waits()
 
 
 def test_only_what_is_missing_is_asked_for_again() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
 
-    assert agent.waits() == (Send(need(MODEL)), OFFER)
+    assert agent.waits() == (Send(need(MODEL)), Send(agent.state.offer))
+
+
+def test_an_agent_that_knows_the_terms_need_not_be_told_them_again() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(accepted())
+    assert agent.state.offer.terms == 1
+
+    agent.gets(assignment(1, model=content_of(b"model of round 1"), terms=None))
+
+    assert agent.state.assignment == assignment(1, model=content_of(b"model of round 1"))
+
+
+@pytest.mark.parametrize(
+    "unknown", [assignment(1, incarnation=2, terms=None), assignment(run="another-run", terms=None)], ids=str
+)
+def test_an_agent_asks_for_terms_that_it_does_not_know(unknown: Assignment) -> None:
+    for agent in (agent_in(Phase.IDLE), agent_in(Phase.TRAINING)):
+        before = agent.state.phase
+        (asked,) = agent.gets(unknown)
+        assert asked == Send(agent.state.offer)
+        assert agent.state.offer.terms == 0
+        assert agent.state.phase is before
 
 
 def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:
@@ -316,7 +340,9 @@ def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:
 def test_when_the_round_has_moved_on_the_agent_offers_itself_again() -> None:
     agent = agent_in(Phase.FETCHING)
 
-    assert set(agent.gets(manifest(1))) == {Unfollow(MODEL.digest), Unfollow(TASK.digest), OFFER}
+    actions = set(agent.gets(manifest(1)))
+
+    assert actions == {Unfollow(MODEL.digest), Unfollow(TASK.digest), Send(agent.state.offer)}
     assert agent.state.phase is Phase.IDLE
 
 

@@ -32,7 +32,19 @@ from aggregator.round_state import (
     resume,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, LeftOut, Need, Submit
+from fedprune.wire.messages import (
+    UPDATE_TAG_BYTES,
+    UPLINK,
+    Accepted,
+    Assignment,
+    CheckIn,
+    Chunk,
+    Content,
+    Failed,
+    LeftOut,
+    Need,
+    Submit,
+)
 from fedprune.wire.transfer import content_of
 from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, said, sent_to, submission, update_of
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
@@ -102,8 +114,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def perform(self, action: Action) -> None:
         match action:
-            case Send(agent, Accepted(digest=taken)):
-                assert taken in dict(self.booked(agent)).values(), "accepted what is not in the book"
+            case Send(agent, Accepted(update=taken)):
+                booked = [digest[:UPDATE_TAG_BYTES] for _, digest in self.booked(agent)]
+                assert taken in booked, "accepted what is not in the book"
             case Send(agent, Assignment(round=round_, left_out=left_out)):
                 assert agent in self.cohorts[round_], "assigned before it was written down"
                 assert left_out == self.left_out.get(agent), "not told what the book says"

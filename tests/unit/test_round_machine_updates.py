@@ -11,7 +11,7 @@ from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, Upda
 from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, LeftOut, Reason, Rejected, Submit
 from fedprune.wire.transfer import CHUNK_BYTES, content_of, need_of
 from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, need, sent_to, submission, training, update_of
-from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
+from tests.samples import RUN, UPDATE, UPDATE_BLOB, accepted, chunks, digest, submit
 
 
 def test_an_update_is_accepted_once_it_is_stored() -> None:
@@ -22,9 +22,7 @@ def test_an_update_is_accepted_once_it_is_stored() -> None:
         StoreUpdate("pi-0", submission("pi-0"), update_of("pi-0"), 1500),
     )
     assert not gateway.standing(Standing.ACCEPTED)
-    assert gateway.gets(UpdateStored("pi-0")) == (
-        Send("pi-0", Accepted(run=RUN, round=0, digest=content_of(update_of("pi-0")).digest)),
-    )
+    assert gateway.gets(UpdateStored("pi-0")) == (Send("pi-0", accepted(0, content_of(update_of("pi-0")))),)
     assert gateway.standing(Standing.ASSIGNED) == {"pi-1", "pi-2"}
 
 
@@ -38,7 +36,7 @@ def test_a_duplicate_is_accepted_again_and_not_stored_again() -> None:
             gateway.takes_update_of("pi-2")
             gateway.gets(Merged(model_of(1)))
         (answer,) = sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Accepted)
-        assert answer.digest == content_of(update_of("pi-0")).digest
+        assert answer == accepted(0, content_of(update_of("pi-0")))
         assert gateway.hears("pi-0", *chunks(update_of("pi-0"))) == ()
 
 
@@ -80,7 +78,7 @@ def test_a_malformed_update_is_refused_and_its_agent_not_waited_for() -> None:
     (answer,) = sent_to("pi-0", gateway.gets(UpdateRefused("pi-0", "the int8 scale is nan")), Rejected)
 
     assert (answer.reason, answer.detail) == (Reason.INVALID, "the int8 scale is nan")
-    assert answer.digest == content_of(update_of("pi-0")).digest
+    assert answer == accepted(0, content_of(update_of("pi-0")))
     assert gateway.standing(Standing.FAILED) == {"pi-0"}
     assert not sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Assignment)
     gateway.takes_update_of("pi-1")
@@ -179,7 +177,7 @@ def test_an_update_that_was_left_out_is_accepted_all_the_same() -> None:
     gateway.gets(Merged(model_of(1), {"pi-1": "it is huge"}))
 
     (answer,) = sent_to("pi-1", gateway.hears("pi-1", submission("pi-1")), Accepted)
-    assert answer.digest == content_of(update_of("pi-1")).digest
+    assert answer == accepted(0, content_of(update_of("pi-1")))
 
 
 def test_a_restarted_aggregator_still_tells_who_was_left_out() -> None:
