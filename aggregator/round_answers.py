@@ -34,11 +34,15 @@ def manifest(state: RoundState) -> Manifest:
     return Manifest(run=plan.run, incarnation=plan.incarnation, round=state.round, done=state.phase is Phase.DONE)
 
 
-def assignment(state: RoundState, agent: str, now: float) -> Assignment:
-    """The round's work for a member of the cohort, with the fewest bytes that lead to the model from what it holds."""
+def assignment(state: RoundState, agent: str, now: float, *, inline: bool = False) -> Assignment:
+    """The round's work for a member of the cohort, with the fewest bytes that lead to the model from what it holds;
+    these are in it if they are few and `inline` says so: it may be lost since they are too many for the broker."""
     plan, member = state.plan, state.cohort.members[agent]
     base = member.base
     is_short = base == state.round or base in state.model.replays
+    content = state.model.replays.get(base) if is_short else state.model.content
+    blob = None if content is None or not inline else state.model.small.get(content.digest)
+    owed = state.owed.get(agent)
     return Assignment(
         run=plan.run,
         incarnation=plan.incarnation,
@@ -46,7 +50,8 @@ def assignment(state: RoundState, agent: str, now: float) -> Assignment:
         weights_digest=state.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
         seconds_left=0 if state.deadline is None else math.ceil(max(0.0, state.deadline - now)),
         base=base if is_short else -1,
-        model=state.model.replays.get(base) if is_short else state.model.content,
+        model=content if blob is None else blob,
+        accepted=None if owed is None else owed.update,
         left_out=state.left_out.get(agent),
         terms=None if member.knows_terms else terms(plan),
     )
@@ -64,7 +69,7 @@ def terms(plan: Plan) -> Terms:
 
 
 def accepted(submit: Submit) -> Accepted:
-    return Accepted(round=submit.round, update=tag_of(submit.update))
+    return Accepted(round=submit.round, update=tag_of(submit.content))
 
 
 def no_work() -> Rejected:
@@ -76,7 +81,7 @@ def finished() -> Rejected:
 
 
 def reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
-    return Rejected(reason=reason, detail=detail[:1000], digest=submit.update.digest)
+    return Rejected(reason=reason, detail=detail[:1000], digest=submit.content.digest)
 
 
 def cannot_wait(state: RoundState, agent: str, check_in: CheckIn) -> Rejected | None:

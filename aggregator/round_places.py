@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
+
+from rpds import HashTrieMap
 
 from aggregator.cohort import Member, Standing
 from aggregator.round_answers import assignment
@@ -55,7 +58,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
-    sent = (Send(agent, assignment(state, agent, now)) for agent in selected)
+    sent = [Send(agent, assignment(state, agent, now, inline=True)) for agent in selected]
+    state = replace(state, owed=reduce(HashTrieMap.discard, selected, state.owed))
     return state, (BookCohort(state.round, examples, state.cap), *sent)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from edge_agent.agent_offering import check_in, leave_round, wait
 from edge_agent.agent_state import (
+    BEGUN_S,
     IDLE_CHECK_IN_S,
     MAX_REFUSALS,
     NOTHING,
@@ -30,9 +31,9 @@ from edge_agent.agent_state import (
 )
 from fedprune.errors import ProtocolError
 from fedprune.system.paths import path_text
-from fedprune.wire.messages import Assignment, Chunk, Failed, Need, kind_of
+from fedprune.wire.messages import Assignment, Chunk, Content, Failed, Need, kind_of
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import FIRST_WINDOW, Receiving, chunk_sizes, need_of
+from fedprune.wire.transfer import FIRST_WINDOW, Receiving
 from fedprune.wire.transitions import backoff
 
 _HOPELESS = 2.0
@@ -183,6 +184,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
         tasks=event.tasks,
         wants_whole=state.wants_whole or event.wants_whole,
         attempt=0,
+        begun_at=None,
     )
     if event.wants_whole:
         idle, offer = check_in(idle, now)
@@ -191,7 +193,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
 
 
 def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
-    wanted = {} if assignment.model is None else {assignment.model.digest: assignment.model}
+    wanted = {assignment.model.digest: assignment.model} if isinstance(assignment.model, Content) else {}
     if assignment.task.digest not in state.tasks:
         wanted[assignment.task.digest] = assignment.task
     begun = {digest: Receiving.begin(content, now, state.name, state.link) for digest, content in wanted.items()}
@@ -204,9 +206,8 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
         attempt=0,
         again_at=None,
     )
-    if not wanted:  # a need of nothing keeps its place, as it does for who asks for chunks
-        state, actions = _train(state, now)
-        return state, (Send(need_of(assignment.task, (), chunk_sizes(assignment.task)[0])), *actions)
+    if not wanted:  # asking for chunks keeps an agent's place; this one says something else after a while
+        return _train(replace(state, begun_at=now + BEGUN_S), now)
     return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
 
 
@@ -227,7 +228,8 @@ def _train(state: AgentState, now: float) -> Step:
         return state, (*actions, *said)
     number = state.training + 1
     state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)
-    model = b"" if assignment.model is None else blobs[assignment.model.digest]
+    model = assignment.model or b""
+    model = blobs[model.digest] if isinstance(model, Content) else model
     return await_deadline(state, now), (*actions, Train(number, assignment, model))
 
 
@@ -250,8 +252,9 @@ def _why_sit_out(state: AgentState, assignment: Assignment) -> str:
 
 def _why_too_large(state: AgentState, assignment: Assignment) -> str:
     limits = state.limits
-    if assignment.model is not None and assignment.model.size > limits.max_model_bytes:
-        return f"the model is {assignment.model.size} bytes, this device has room for {limits.max_model_bytes}"
+    model = assignment.model
+    if isinstance(model, Content) and model.size > limits.max_model_bytes:
+        return f"the model is {model.size} bytes, this device has room for {limits.max_model_bytes}"
     if assignment.task.digest not in state.tasks and assignment.task.size > limits.max_task_bytes:
         return f"the task is {assignment.task.size} bytes, this device has room for {limits.max_task_bytes}"
     return ""

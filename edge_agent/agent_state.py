@@ -30,6 +30,10 @@ LONGEST_WAIT_S = 3600.0
 IDLE_CHECK_IN_S = 30.0
 """Interval at which an agent that waits for work offers itself again."""
 
+BEGUN_S = 8.0
+"""Seconds after which an agent that had nothing to ask for says that it has begun, unless it is done by then: it would
+lose its place after 15."""
+
 MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
 
@@ -120,6 +124,11 @@ class SendUpdate:
 
 
 @dataclass(frozen=True)
+class SubmitWhole:
+    """Publish the pending submit with the update in it, which is small."""
+
+
+@dataclass(frozen=True)
 class Follow:
     """Subscribe to a content's broadcast."""
 
@@ -182,7 +191,19 @@ class WarnUnanswered:
     chunk_bytes: int = 0
 
 
-Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn | WarnUnanswered
+Action = (
+    Send
+    | SubmitWhole
+    | SendUpdate
+    | Follow
+    | Unfollow
+    | KeepTask
+    | Train
+    | StopTraining
+    | Settle
+    | Warn
+    | WarnUnanswered
+)
 Step = tuple["AgentState", tuple[Action, ...]]
 
 
@@ -240,7 +261,8 @@ class AgentState:
     incarnation of the gateway that awaited it, None if another process made it; `refusals`: of the updates of the
     round in which one was refused last.
 
-    `again_at`: when what this phase says is said again, `attempt`: how often it was already.
+    `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
+    that had nothing to ask for says that it has begun.
     """
 
     name: str
@@ -271,6 +293,7 @@ class AgentState:
     refusals: Refusals | None = None
     attempt: int = 0
     again_at: float | None = None
+    begun_at: float | None = None
 
     @property
     def offer(self) -> CheckIn:
@@ -291,7 +314,7 @@ class AgentState:
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
-        alarms = (self.again_at, self.serving.due_at, *awaited)
+        alarms = (self.again_at, self.begun_at, self.serving.due_at, *awaited)
         return min((alarm for alarm in alarms if alarm is not None), default=None)
 
     def awaits_training(self, number: int) -> bool:
@@ -316,6 +339,6 @@ def start(
     held: tuple[str, int] = NONE_HELD,
 ) -> AgentState:
     """The state of an agent that has just been started, from what it remembers."""
-    serving = Serving() if pending is None else Serving().offer(pending.update)
+    serving = Serving() if pending is None else Serving().offer(pending.content)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
     return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, pending=pending)

@@ -217,8 +217,8 @@ class AgentStore:
         pending = _Pending(
             run=submit.run,
             round=submit.round,
-            digest=submit.update.digest,
-            size=submit.update.size,
+            digest=submit.content.digest,
+            size=submit.content.size,
             examples=submit.examples,
             local_steps=submit.local_steps,
             loss=submit.loss,

@@ -141,7 +141,8 @@ def trained(
     site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
 ) -> LocalResult:
     assignment = site.assignment_of(agent)
-    model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
+    model = assignment.model or b""
+    model = fetch(site, runner, model) if isinstance(model, Content) else model
     local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held or HoldsNothing())
     return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 

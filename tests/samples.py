@@ -10,6 +10,7 @@ from fedprune.wire.messages import (
     WEIGHTS_DIGEST_BYTES,
     Accepted,
     Assignment,
+    Begun,
     CheckIn,
     Chunk,
     Content,
@@ -120,6 +121,9 @@ MESSAGES: dict[str, Message] = {
         assignment(round_=3, terms=None), model=None, base=3
     ),
     "check-in that asks for the whole model": CheckIn(examples=1500, trainer="keras", wants_whole=True),
+    "assignment that brings the model": msgspec.structs.replace(assignment(round_=3, terms=None), model=b"model"),
+    "submit that brings the update": msgspec.structs.replace(submit(round_=3), update=b"update"),
+    "begun": Begun(round=3),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),

@@ -23,6 +23,9 @@ CHUNK_BYTES = MAX_MESSAGE_BYTES - 256
 """Payload of a chunk of the largest size; what is left of a message holds the envelope."""
 
 MAX_CONTENT_BYTES = 2**31 - 1
+MAX_INLINE_BYTES = 16 * 1024
+"""The largest content that travels inside the message that names it, which saves asking for it. Where that does not
+come, since the broker takes no message so large, the content is named once more and then sent in chunks."""
 
 MAX_TALLIES_BYTES = 64 * 1024
 """The tallies of an evaluation, in a submit: those of all outputs together."""
@@ -43,6 +46,7 @@ _LARGEST = float.fromhex("0x1.fffffep+127")
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 WeightsDigest = Annotated[bytes, msgspec.Meta(min_length=WEIGHTS_DIGEST_BYTES, max_length=WEIGHTS_DIGEST_BYTES)]
 UpdateTag = Annotated[bytes, msgspec.Meta(min_length=UPDATE_TAG_BYTES, max_length=UPDATE_TAG_BYTES)]
+Inline = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_INLINE_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Loss = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # any float32, but no NaN or infinity
@@ -130,6 +134,9 @@ class Assignment(Message, frozen=True, kw_only=True):
 
     `model` is the whole model where `base` is -1, else a replay that leads to it from version `base`; None if the agent
     needs none, since `base` is the round's own version. Version 0 of a task with a random start follows from the task.
+    A small content is in the message itself, the first time that it is sent.
+
+    `accepted` says of the agent's last update what `Accepted` says, where that was not said before.
     """
 
     run: Id
@@ -138,7 +145,8 @@ class Assignment(Message, frozen=True, kw_only=True):
     weights_digest: WeightsDigest
     seconds_left: Count
     base: Version = -1
-    model: Content | None = None
+    model: Content | Inline | None = None
+    accepted: UpdateTag | None = None
     left_out: LeftOut | None = None
     terms: Terms | None = None
 
@@ -190,8 +198,16 @@ class Evaluated(msgspec.Struct, frozen=True, array_like=True):
     tallies: Annotated[bytes, msgspec.Meta(max_length=MAX_TALLIES_BYTES)] = b""
 
 
+class Begun(Message, frozen=True, kw_only=True):
+    """An agent that had nothing to ask for is at work in the round, and so keeps its place."""
+
+    round: Count
+
+
 class Submit(Message, frozen=True, kw_only=True):
     """An agent's update is ready; answered by `Accepted`, `Rejected` or `Need`. Also asks the book about it.
+
+    `update` names it; a small one is in the message itself, the first time that it is sent.
 
     `examples` weighs the update, which is of `local_steps` optimizer steps. `loss` is the mean training loss,
     `train_seconds` wall time spent training, `idle_memory_mb` and `peak_memory_mb` the process's high-water marks
@@ -202,7 +218,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
     run: Id
     round: Count
-    update: Content
+    update: Content | Inline
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     local_steps: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     loss: Loss = 0.0
@@ -212,6 +228,12 @@ class Submit(Message, frozen=True, kw_only=True):
     x_mean: Loss = 0.0
     x_largest: Magnitude = 0.0
     evaluated: Evaluated | None = None
+
+    @property
+    def content(self) -> Content:
+        """The name of the update, of a submit that does not bring it."""
+        assert isinstance(self.update, Content)
+        return self.update
 
 
 class Accepted(Message, frozen=True, kw_only=True):
@@ -270,6 +292,7 @@ class Presence(msgspec.Struct, frozen=True):
 UPLINK: dict[str, type[Message]] = {
     "check-in": CheckIn,
     "need": Need,
+    "begun": Begun,
     "submit": Submit,
     "chunk": Chunk,
     "failed": Failed,

@@ -24,6 +24,7 @@ SHARDS = 64
 _LETTERS = {
     "check-in": "c",
     "need": "n",
+    "begun": "b",
     "submit": "s",
     "chunk": "k",
     "failed": "f",

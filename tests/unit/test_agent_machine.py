@@ -34,6 +34,7 @@ from edge_agent.agent_state import (
     Unfollow,
     Warn,
 )
+from edge_agent.agent_submitting import ANSWER_S
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
@@ -48,6 +49,7 @@ from fedprune.wire.messages import (
     Need,
     Reason,
     Rejected,
+    tag_of,
 )
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
@@ -234,20 +236,39 @@ def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
         assert agent.waits()[0] == Send(submit())
         pauses.append(agent.now - before)
 
-    assert RETRY_S / 2 <= pauses[0] <= RETRY_S * 1.5
+    assert pauses[0] == ANSWER_S
     assert all(16 * RETRY_S <= pause <= 48 * RETRY_S for pause in pauses[6:])
 
 
-def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_at_once() -> None:
+def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_soon() -> None:
     agent = agent_in(Phase.SUBMITTING)
     agent.gets(LinkDrained(), manifest(0))
     for _ in range(5):
         agent.waits()
 
     assert agent.gets(manifest(0)) == ()
-    assert agent.gets(manifest(1))[0] == Send(submit())
-    assert agent.state.wake_at is not None
-    assert agent.state.wake_at - agent.now <= RETRY_S * 1.5
+    assert agent.gets(manifest(1)) == (), "the next work may say it"
+    before = agent.now
+    assert agent.waits()[0] == Send(submit())
+    assert agent.now - before <= RETRY_S * 1.5
+
+
+def test_the_next_work_says_that_the_update_is_accepted() -> None:
+    agent, other = agent_in(Phase.SUBMITTING), content_of(b"model of round 1")
+    told = msgspec.structs.replace(assignment(1, model=other, terms=None), accepted=tag_of(UPDATE))
+
+    settled, *actions = agent.gets(told)
+
+    assert settled == Settle(Outcome.ACCEPTED)
+    assert actions == [Follow(other.digest), Send(need(other))]
+    assert (agent.state.phase, agent.state.pending) == (Phase.FETCHING, None)
+
+
+@pytest.mark.parametrize("said", [None, tag_of(MODEL)])
+def test_work_that_does_not_say_what_became_of_the_update_waits(said: bytes | None) -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    assert agent.gets(msgspec.structs.replace(assignment(1), accepted=said)) == ()
+    assert (agent.state.phase, agent.state.pending, agent.state.assignment) == (Phase.SUBMITTING, submit(), None)
 
 
 # Starting again

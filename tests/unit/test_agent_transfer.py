@@ -17,14 +17,15 @@ from edge_agent.agent_state import (
     Phase,
     Send,
     SendUpdate,
+    SubmitWhole,
     Ticked,
     TrainingDone,
     Unfollow,
     Warn,
 )
-from fedprune.wire.messages import MAX_CONTENT_BYTES, Assignment, Content, Failed, Need
+from fedprune.wire.messages import MAX_CONTENT_BYTES, MAX_INLINE_BYTES, Assignment, Content, Failed, Need
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
-from fedprune.wire.transfer import CHUNK_BYTES, FIRST_WINDOW, content_of, unpack_bitmap
+from fedprune.wire.transfer import CHUNK_BYTES, CHUNK_SIZES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
 from tests.drivers import Agent, need, started
 from tests.samples import MODEL, TASK, TASK_BLOB, accepted, assignment, changed, chunks, digest, manifest, submit
@@ -215,6 +216,15 @@ def test_without_a_link_nothing_is_pushed() -> None:
     agent = agent_in(Phase.TRAINING)
     agent.gets(Disconnected())
     assert agent.gets(TrainingDone(1, submit(update=LARGE))) == (Send(submit(update=LARGE)),)
+
+
+def test_a_small_update_is_in_the_first_submit_and_named_in_those_that_follow() -> None:
+    small = content_of(b"x" * MAX_INLINE_BYTES)
+    agent = agent_in(Phase.TRAINING)
+
+    assert agent.gets(TrainingDone(1, submit(update=small))) == (SubmitWhole(),)
+    assert agent.waits() == (Send(submit(update=small)),)
+    assert agent.gets(Need(digest=small.digest, missing=b"\1")) == (SendUpdate((0,), CHUNK_SIZES[0]),)
 
 
 def test_what_is_settled_is_served_no_longer() -> None:

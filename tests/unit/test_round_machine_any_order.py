@@ -37,6 +37,7 @@ from fedprune.wire.messages import (
     UPLINK,
     Accepted,
     Assignment,
+    Begun,
     CheckIn,
     Chunk,
     Content,
@@ -58,6 +59,7 @@ _DIGESTS = st.sampled_from([MODEL.digest, TASK.digest, UPDATE.digest, digest("fo
 _SAID: dict[str, st.SearchStrategy[Any]] = {
     "check-in": st.builds(CheckIn, examples=st.integers(0, 10)),
     "need": st.builds(Need, digest=_DIGESTS, missing=st.sampled_from([b"\1", b"\0", b"", b"\xff\xff"])),
+    "begun": st.builds(Begun, round=_ROUNDS),
     "submit": st.builds(submit, _ROUNDS, run=_RUNS, update=_UPDATES, examples=st.integers(1, 10)),
     "chunk": st.builds(
         Chunk,
@@ -117,7 +119,9 @@ class AnyOrder(RuleBasedStateMachine):
             case Send(agent, Accepted(update=taken)):
                 booked = [digest[:UPDATE_TAG_BYTES] for _, digest in self.booked(agent)]
                 assert taken in booked, "accepted what is not in the book"
-            case Send(agent, Assignment(round=round_, left_out=left_out)):
+            case Send(agent, Assignment(round=round_, left_out=left_out, accepted=taken)):
+                booked = [digest[:UPDATE_TAG_BYTES] for _, digest in self.booked(agent)]
+                assert taken is None or taken in booked, "accepted what is not in the book"
                 assert agent in self.cohorts[round_], "assigned before it was written down"
                 assert left_out == self.left_out.get(agent), "not told what the book says"
             case BookCohort(round_, examples, cap):
