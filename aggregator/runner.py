@@ -54,15 +54,14 @@ from aggregator.traffic import Traffic, TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.model.tensors import Weights, sparsity
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
-from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.evaluation import Evaluate, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
-from fedprune.task.versions import first_mask
+from fedprune.task.succession import first_version
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
@@ -130,7 +129,7 @@ class AggregatorRunner:
         link: Link,
         store: RunStore,
         *,
-        evaluate: Callable[[Weights], Evaluation] | None,
+        evaluate: Evaluate | None,
         scale: LossScale | None,
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
@@ -407,7 +406,7 @@ class AggregatorRunner:
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
-            sparsity=sparsity(weights, self._task.table),
+            sparsity=self._merger.form_of(self._model).sparsity(weights),
             bytes_up=sum(up.values()),
             bytes_down=sum(down.values()),
             seconds=now - began,
@@ -440,8 +439,8 @@ class AggregatorRunner:
         version = self._store.book.next_round()
         if version == 0:
             initial = bundle.initial_weights()
-            mask = first_mask(self._task, bundle.network, initial)
-            model = new_model(initial, self._task, self._run, 0, self._values, mask)
+            form, mask = first_version(self._merger.forms, initial)
+            model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
@@ -450,8 +449,9 @@ class AggregatorRunner:
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )
         try:
-            self._task.table.check(checkpoint.weights)
-            check_state(optimizer, checkpoint.optimizer_state, self._task.table)
+            form = self._merger.forms.of(checkpoint.units)
+            form.task.table.check(checkpoint.weights)
+            check_state(optimizer, checkpoint.optimizer_state, form.task.table)
         except ProtocolError as error:
             raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
-        return restored_model(checkpoint, self._task, self._values)
+        return restored_model(checkpoint, self._task, self._values, form)

@@ -20,7 +20,8 @@ class LocalRound:
     what the agent remembers of earlier rounds, the model that it holds among that.
 
     The residual of a large model is large, and wanted only after the training: `read_residual` is called then. `local`
-    are the tensors that are this device's own, as its last round left them; None before its first one.
+    are the tensors that are this device's own, as its last round left them; None before its first one. Residual, slots
+    and local tensors are in the form of the task that `owed_form` names.
     """
 
     agent: str
@@ -31,6 +32,7 @@ class LocalRound:
     idle_memory_mb: float
     held: Held = field(default_factory=HoldsNothing)
     local: Weights | None = None
+    owed_form: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,13 @@ class PreparedUpdate:
 @dataclass(frozen=True, eq=False)
 class LocalResult:
     """All that a round leaves. `slots` is None unless the task keeps optimizer state, `local` if it has no layers that
-    stay on the device."""
+    stay on the device. All of it is in the form of the task that `form` names."""
 
     submit: Submit
     update: PreparedUpdate
     slots: Slots | None
     local: Weights | None = None
+    form: bytes = b""
 
 
 def owed_since(assignment: Assignment) -> int:

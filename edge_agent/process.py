@@ -109,7 +109,17 @@ def _open_round(
     slots = store.slots(assignment.run, since)
     own = store.local(assignment.run, since)
     held = store.held.telling(lambda version: events.put(HeldChanged(version)))
-    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=held, local=own)
+    local = LocalRound(
+        name,
+        assignment,
+        action.model,
+        read_residual,
+        slots,
+        idle_memory_mb,
+        held=held,
+        local=own,
+        owed_form=store.owed_form(assignment.run, since),
+    )
     return local, store.task(assignment.task.digest)
 
 

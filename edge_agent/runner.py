@@ -114,7 +114,8 @@ class AgentRunner:
         if isinstance(result, LocalResult):
             try:
                 durations = self.state.durations_at(now)
-                self._store.remember(result.submit, result.update, result.slots, durations, result.local)
+                left = result.slots, durations, result.local, result.form
+                self._store.remember(result.submit, result.update, *left)
             except Exception as error:
                 result = error
         if isinstance(result, LocalResult):

@@ -23,7 +23,8 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,7 @@ from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import why_unreadable
+from fedprune.task.forms import Form, Forms
 from fedprune.task.outputs import Output, problem_of
 from fedprune.task.training import Training
 
@@ -161,6 +163,15 @@ class Bundle:
     head: ProvenHead | None
     """None unless the network has a frozen base, and the head alone can be trained too."""
     _weights: bytes | None
+
+    @cached_property
+    def forms(self) -> Forms:
+        """What the task can become while its units go."""
+        return Forms(self.task, self.network)
+
+    def in_form(self, form: Form) -> Bundle:
+        """The bundle with task and network in one of its forms; weights and graphs in it stay those of the whole."""
+        return self if form.is_whole else replace(self, task=form.task, network=form.network)
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
         """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""

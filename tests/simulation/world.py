@@ -37,6 +37,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.forms import Form
 from fedprune.task.outputs import Output
 from fedprune.task.training import Sgd, Training
 from fedprune.wire.link import Delivery
@@ -122,7 +123,7 @@ class NoisyTrainer:
         return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND)
 
 
-def evaluate(weights: Weights) -> Evaluation:
+def evaluate(weights: Weights, form: Form) -> Evaluation:  # noqa: ARG001
     """A stand-in whose loss explodes with the weights."""
     largest = max(float(np.abs(array).max()) for array in weights.values())
     return Evaluation(1, 1.0 if largest < _SANE else largest, {"accuracy": 0.5})
