@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_round import LocalResult, LocalRound, asks_for_statistics
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Dataset, fit_to
@@ -114,6 +114,10 @@ class TrainingThread:
 
         try:
             local, bundle = training.open()
+            if asks_for_statistics(local.assignment):
+                from edge_agent.gathering import give_statistics
+
+                return give_statistics(local, bundle, self._load)
             prepared = self._prepare(bundle, local)
             return train_locally(
                 local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedprune.data.dataset import Dataset
 from fedprune.data.description import Arrays, Data, Images, Recordings, Series, Table, Text
-from fedprune.data.normalization import normalize
+from fedprune.data.normalization import inputs_of, normalize, normalize_targets, targets_of
 from fedprune.data.npz import count_examples, load_npz
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
@@ -19,10 +19,10 @@ def load_examples(path: Path, data: Data) -> Dataset:
 
     What cannot be used where the rest is good is skipped, counted and logged. Raises `DataError` for all else.
     """
-    dataset = read_examples(path, data)
-    if not isinstance(data, Text) and data.normalize is not None:
-        normalize(dataset, data.normalize)
-    return dataset
+    dataset, inputs, targets = read_examples(path, data), inputs_of(data), targets_of(data)
+    if inputs is not None:
+        normalize(dataset, inputs)
+    return dataset if targets is None else normalize_targets(dataset, targets)
 
 
 def read_examples(path: Path, data: Data) -> Dataset:
