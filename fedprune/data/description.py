@@ -59,7 +59,9 @@ _Statistics = Literal["given", "federated"]
 """Where statistics come from: the task, or the devices, which are asked for theirs before the first round."""
 
 
-class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="standard"):
+class Standard(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="standard"
+):
     """(x - mean) / std: one of each for all of x, or for each column or channel, the last axis of x."""
 
     mean: _Numbers = ()
@@ -75,7 +77,9 @@ class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         return not self.mean
 
 
-class MinMax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="min-max"):
+class MinMax(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="min-max"
+):
     """(x - minimum) / (maximum - minimum): one of each for all of x, or for each column or channel, its last axis."""
 
     minimum: _Numbers = ()

@@ -35,13 +35,16 @@ def is_incomplete(task: Task) -> bool:
 
 
 def own_statistics(task: Task, data: Dataset) -> DeviceStatistics:
-    """A device's statistics of data that fit the task and were not normalised; empty of fewer than `MIN_EXAMPLES`.
+    """A device's statistics, of data as `statistics_for` takes them; empty of fewer than `MIN_EXAMPLES`."""
+    return statistics_for(task, data) if len(data) >= MIN_EXAMPLES else DeviceStatistics()
+
+
+def statistics_for(task: Task, data: Dataset) -> DeviceStatistics:
+    """The statistics that the task lacks, of data that fit it and were not normalised.
 
     Raises `DataError` for numbers that statistics cannot hold.
     """
     inputs, targets = wanted_of(task)
-    if len(data) < MIN_EXAMPLES:
-        return DeviceStatistics()
     return DeviceStatistics(
         None if inputs is None else statistics_of(data.x, inputs),
         None if targets is None else statistics_of(data.y, targets),
