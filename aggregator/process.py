@@ -57,12 +57,12 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     held_out = None if settings.held_out is None else base / settings.held_out
     evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings)
     with owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory:
-        store = RunStore.open(directory.path)
+        store, ticket_key = RunStore.open(directory.path), None
         if is_incomplete(bundle.task):
-            bundle = _completed(bundle, settings, base, directory, store)
+            bundle, ticket_key = _completed(bundle, settings, base, directory, store)
             evaluator = _evaluator(bundle, held_out, settings)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
+            secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table), ticket_key
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -97,27 +97,28 @@ def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettin
 
 def _completed(
     bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, store: RunStore
-) -> Bundle:
-    """The bundle with the statistics that its task lacks: those that the run has frozen, or else they are gathered.
+) -> tuple[Bundle, bytes | None]:
+    """The bundle with the statistics that its task lacks: those that the run has frozen, or else they are gathered; and
+    the key of the tickets that agents were given for it, so that they need no others.
 
     Raises `StorageError` if they are gone, and the run has begun.
     """
-    task, given = content_of(bundle.blob).digest, Directory(directory.path / STATISTICS)
+    task, given, ticket_key = content_of(bundle.blob).digest, Directory(directory.path / STATISTICS), None
     if load_pooled(directory, task) is None:
         if not store.book.is_new:
             raise StorageError(
                 f"{directory.path} holds a run, but {POOLED}, by which it normalises, is gone; restore it, or name an "
                 "empty state directory"
             )
-        _gather(bundle, settings, base, directory, given)
+        ticket_key = _gather(bundle, settings, base, directory, given)
     forget_given(given)
     pooled = load_pooled(directory, task)
     assert pooled is not None
-    return with_data(bundle, pooled.data)
+    return with_data(bundle, pooled.data), ticket_key
 
 
-def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, given: Directory) -> None:
-    """Run the gathering to its end."""
+def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, given: Directory) -> bytes:
+    """Run the gathering to its end; the key of its tickets."""
     topics, book = Topics(settings.name), Book.open(given.path / BOOK)
     run, incarnation = book.start(secrets.token_hex(8), content_of(bundle.blob).digest, {})
     plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
@@ -130,6 +131,7 @@ def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory:
         )
         link.drain()
     book.close()
+    return plan.ticket_key
 
 
 def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:

@@ -190,8 +190,9 @@ class AgentRunner:
     def _describe(self) -> str:
         state = self.state
         if state.assignment is not None:
-            what = "statistics" if asks_for_statistics(state.assignment) else f"round {state.assignment.round + 1}"
-            return f"{what}: {state.phase.name.lower()}"
+            if asks_for_statistics(state.assignment):
+                return "giving the statistics of these examples"
+            return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
             return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.update.size} bytes"
         return "waiting for work"
