@@ -8,7 +8,6 @@ from collections.abc import Callable
 from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalResult, LocalRound, PreparedUpdate
 from fedprune.data import Data, Dataset, fit_to
-from fedprune.data.normalization import with_normalization
 from fedprune.data.statistics import MIN_EXAMPLES, pack_statistics
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import read_bundle
@@ -19,14 +18,15 @@ from fedprune.wire.transfer import content_of
 _log = logging.getLogger(__name__)
 
 
-def give_statistics(local: LocalRound, bundle: bytes, load: Callable[[Data], Dataset]) -> LocalResult:
+def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Dataset]) -> LocalResult:
     """Make the update that holds the statistics of the examples that this device will train on.
+
+    `read` gives them before normalisation.
 
     Raises `DataError` for examples that cannot be used, `TaskError` for a bundle that cannot.
     """
     opened, assignment = read_bundle(bundle), local.assignment
-    data = load(with_normalization(opened.task.data, None, None))
-    data = fit_to(data, opened.network.input_forms, opened.task.output_forms)
+    data = fit_to(read(opened.task.data), opened.network.input_forms, opened.task.output_forms)
     data, _ = hold_out(data, assignment.hold_out, assignment.seed, local.agent)
     statistics = own_statistics(opened.task, data)
     if statistics.is_empty:

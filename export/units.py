@@ -40,8 +40,8 @@ class Units:
 
     def normalized(self, answers: Array) -> Array:
         """What the model gave for such answers, float32 `[examples, ..., outputs]`."""
-        found = (answers.astype(np.float64) - np.array(self.shift)) / np.array(self.scale)
-        return found.astype(np.float32)
+        found: Array = ((answers.astype(np.float64) - self.shift) / self.scale).astype(np.float32)
+        return found
 
 
 def units_of(task: Task) -> Units | None:

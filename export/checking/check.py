@@ -23,8 +23,7 @@ from export.checking.devices import (
 from export.converter import ConverterProcess, Job
 from export.report import Format
 from fedprune.codecs import Codec
-from fedprune.data import Dataset, fit_to, load_examples
-from fedprune.data.normalization import with_normalization
+from fedprune.data import Dataset, fit_to, load_examples, read_examples
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.runtime.self_check import ProvenGraph
@@ -174,7 +173,7 @@ def _loaded(bundle: Bundle, path: Path) -> Dataset:
     task, inputs = bundle.task, bundle.network.input_forms
     form = task.data
     if is_incomplete(task):
-        raw = fit_to(load_examples(path, with_normalization(form, None, None)), inputs, task.output_forms)
+        raw = fit_to(read_examples(path, form), inputs, task.output_forms)
         form = completed(task, [(statistics_for(task, raw), 1.0)])
     return fit_to(load_examples(path, form), inputs, task.output_forms)
 

@@ -34,6 +34,11 @@ def lacks_statistics(data: Data) -> bool:
     return any(each is not None and each.lacks_statistics for each in (inputs_of(data), targets_of(data)))
 
 
+def fills_missing(data: Data) -> bool:
+    """True where the mean stands in for what is missing of an input, which is 0 once it is normalised."""
+    return isinstance(inputs_of(data), Standard)
+
+
 def with_normalization(data: Data, inputs: Normalization | None, targets: Normalization | None) -> Data:
     """The same form with other statistics, or without."""
     match data:
@@ -45,8 +50,22 @@ def with_normalization(data: Data, inputs: Normalization | None, targets: Normal
             return msgspec.structs.replace(data, normalize=inputs, targets=targets)
 
 
+def normalized(dataset: Dataset, data: Data) -> Dataset:
+    """What was read, as the task's model takes it: x changes in place, y is copied if it changes.
+
+    Raises what `normalize` does; and `DataError` for missing values for which nothing stands in.
+    """
+    inputs, targets = inputs_of(data), targets_of(data)
+    if not fills_missing(data):
+        _check_complete(dataset)
+    if inputs is not None:
+        normalize(dataset, inputs)
+    return dataset if targets is None else normalize_targets(dataset, targets)
+
+
 def normalize(dataset: Dataset, normalization: Normalization) -> None:
-    """Replace x, float32 `[examples, ..., columns]`, by what it is normalised: in place, since it may be large.
+    """Replace x, float32 `[examples, ..., columns]`, by what it is normalised: in place, since it may be large. NaN, a
+    missing value, becomes 0, as the mean does.
 
     Raises `DataError` where there are several inputs, or x holds token ids, has another number of columns, or would not
     be finite; and where the statistics are not gathered yet.
@@ -96,6 +115,7 @@ def scale_of(normalization: Normalization) -> tuple[float, ...]:
 
 
 def _normalize(values: Array, name: str, normalization: Normalization, origin: str) -> None:
+    """In place; `values` are contiguous."""
     if normalization.lacks_statistics:
         raise DataError(
             f'{origin}: the task\'s statistics = "federated" are not gathered yet; a gateway does that before the '
@@ -112,9 +132,22 @@ def _normalize(values: Array, name: str, normalization: Normalization, origin: s
         np.subtract(values, shift, out=values)
         np.divide(values, scale, out=values)
     for start in range(0, len(values), _PART):
-        finite = np.isfinite(values[start : start + _PART]).reshape(-1, math.prod(values.shape[1:])).all(axis=1)
+        part = values[start : start + _PART].reshape(-1, math.prod(values.shape[1:]))
+        part[np.isnan(part)] = 0
+        finite = (~np.isinf(part)).all(axis=1)
         if not finite.all():
             raise DataError(
                 f"{origin}: example {start + finite.argmin()} of {name} is too far from the task's statistics for "
                 "float32; correct it"
             )
+
+
+def _check_complete(dataset: Dataset) -> None:
+    for name, x in dataset.inputs.items():
+        for start in range(0, len(dataset), _PART):
+            lacks = np.isnan(x[start : start + _PART]).reshape(-1, math.prod(x.shape[1:])).any(axis=1)
+            if lacks.any():
+                raise DataError(
+                    f"{dataset.origin}: example {start + lacks.argmax()} of {name} lacks a number (NaN), and the task "
+                    'fills in none; fill it in, or build the task with data.normalize of kind = "standard"'
+                )

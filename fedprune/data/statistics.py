@@ -7,7 +7,7 @@ variances") or extremes. Their sums are correctly rounded (`math.fsum`), so that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -106,21 +106,18 @@ def statistics_of(values: Inputs | Labels, wanted: Wanted) -> ColumnStatistics:
         >>> statistics_of(np.float32([[1, 5], [3, 5]]), Wanted(Standard(statistics="federated"), 2, 1))
         Moments(counts=(2, 2), means=(2.0, 5.0), squares=(2.0, 0.0))
     """
-    if float(np.nanmax(values, initial=0.0)) > _LARGEST or float(np.nanmin(values, initial=0.0)) < -_LARGEST:
+    if float(np.fmax.reduce(values, axis=None)) > _LARGEST or float(np.fmin.reduce(values, axis=None)) < -_LARGEST:
         raise DataError(f"a number is beyond {_LARGEST:g}, which statistics cannot hold; correct it")
     rows = values.reshape(-1, wanted.columns)
-    parts = [rows[start : start + _PART].astype(np.float64) for start in range(0, len(rows), _PART)]
-    counts = np.sum([np.count_nonzero(~np.isnan(part), axis=0) for part in parts], axis=0)
+    counts = np.sum([np.count_nonzero(~np.isnan(part), axis=0) for part in _parts(rows)], axis=0)
     if isinstance(wanted.normalization, Standard):
-        means = np.sum([np.nansum(part, axis=0) for part in parts], axis=0) / np.maximum(counts, 1)
-        squares = np.sum([np.nansum(np.square(part - means), axis=0) for part in parts], axis=0)
-        found: ColumnStatistics = Moments(_whole(counts), _floats(means), _floats(squares))
-    else:
-        low = np.min([np.where(np.isnan(part), np.inf, part).min(axis=0) for part in parts], axis=0)
-        high = np.max([np.where(np.isnan(part), -np.inf, part).max(axis=0) for part in parts], axis=0)
-        there = counts > 0
-        found = Extremes(_whole(counts), _floats(np.where(there, low, 0.0)), _floats(np.where(there, high, 0.0)))
-    return found
+        means = np.sum([np.nansum(part, axis=0) for part in _parts(rows)], axis=0) / np.maximum(counts, 1)
+        squares = np.sum([np.nansum(np.square(part - means), axis=0) for part in _parts(rows)], axis=0)
+        return Moments(_whole(counts), _floats(means), _floats(squares))
+    low = np.min([np.where(np.isnan(part), np.inf, part).min(axis=0) for part in _parts(rows)], axis=0)
+    high = np.max([np.where(np.isnan(part), -np.inf, part).max(axis=0) for part in _parts(rows)], axis=0)
+    there = counts > 0
+    return Extremes(_whole(counts), _floats(np.where(there, low, 0.0)), _floats(np.where(there, high, 0.0)))
 
 
 def pack_statistics(statistics: DeviceStatistics) -> bytes:
@@ -208,6 +205,10 @@ def _pooled_extremes(given: Sequence[Extremes], column: int) -> tuple[float, flo
 
 def _is_constant(spread: float, size: float) -> bool:
     return spread <= max(_RESOLUTION * abs(size), 1 / _LARGEST)
+
+
+def _parts(rows: Inputs | Labels) -> Iterator[NDArray[np.float64]]:
+    return (rows[start : start + _PART].astype(np.float64) for start in range(0, len(rows), _PART))
 
 
 def _whole(values: NDArray[np.integer]) -> tuple[int, ...]:

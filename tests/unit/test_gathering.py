@@ -233,6 +233,18 @@ def test_examples_that_a_device_holds_out_are_in_no_statistics(tmp_path: Path) -
     assert statistics.inputs.counts == (20, 20, 20)
 
 
+def test_missing_values_are_in_no_statistics(gathering: Gathering) -> None:
+    gathering.start()
+    gathering.all_check_in()
+    data = raw_columns(40, 0)
+    data.x[3:9, 0] = np.nan
+
+    statistics = unpack_statistics(gathering.statistics_of("pi-0", data).update.blob)
+
+    assert isinstance(statistics.inputs, Moments)
+    assert statistics.inputs.counts == (34, 40, 40)
+
+
 def test_without_any_statistics_people_are_told_what_to_do(gathering: Gathering) -> None:
     gathering.start()
     gathering.all_check_in()
