@@ -31,7 +31,7 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.held_model import UnusableBase
-from edge_agent.local_round import LocalResult
+from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
@@ -198,6 +198,8 @@ class AgentRunner:
     def _describe(self) -> str:
         state = self.state
         if state.assignment is not None:
+            if asks_for_statistics(state.assignment):
+                return "giving the statistics of these examples"
             return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
             return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.content.size} bytes"

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_round import LocalResult, LocalRound, asks_for_statistics
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Dataset, fit_to
+from fedprune.data.normalization import normalized
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
@@ -54,18 +55,18 @@ class _Prepared:
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `disk` remembers which runtime was checked.
+    `read` gives the examples before normalisation. `disk` remembers which runtime was checked.
     """
 
     def __init__(
         self,
-        load: Callable[[Data], Dataset],
+        read: Callable[[Data], Dataset],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
     ) -> None:
-        self._load = load
+        self._read = read
         self._choice = choice
         self._threads = threads
         self._disk = disk
@@ -114,6 +115,10 @@ class TrainingThread:
 
         try:
             local, bundle = training.open()
+            if asks_for_statistics(local.assignment):
+                from edge_agent.gathering import give_statistics
+
+                return give_statistics(local, bundle, self._read)
             prepared = self._prepare(bundle, local)
             return train_locally(
                 local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
@@ -130,7 +135,8 @@ class TrainingThread:
         if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
+            form = bundle.task.data
+            data = fit_to(normalized(self._read(form), form), bundle.network.input_forms, bundle.task.output_forms)
             data, held_out = hold_out(data, share, seed, local.agent)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)

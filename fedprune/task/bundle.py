@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.description import Arrays, Data, Text
+from fedprune.data.normalization import scale_of, targets_of
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.forms import OutputForm, array_names
 from fedprune.model.losses import Objective
@@ -141,9 +142,15 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The form of each output, and what its array in data files is called."""
         arrays = array_names("y", [output.name for output in self.outputs if output.name])
         return tuple(
-            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics)
+            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics, self._unit)
             for array, output in zip(arrays, self.outputs, strict=True)
         )
+
+    @property
+    def _unit(self) -> tuple[float, ...]:
+        """That of the only output's labels."""
+        targets = targets_of(self.data)
+        return (1.0,) if targets is None or targets.lacks_statistics else scale_of(targets)
 
     @property
     def metrics(self) -> dict[str, Metric]:
