@@ -44,6 +44,23 @@ def halves(name: str) -> tuple[Described, Described]:
     return whole, Described(half.network, half.table, half.weights)
 
 
+def half_cnn() -> Any:
+    """CNN-108k with half of its filters and units from the start: 27,562 parameters."""
+    return keras.Sequential(
+        [
+            _L.Input((28, 28, 1)),
+            _L.Conv2D(8, 3, activation="relu", name="conv1"),
+            _L.MaxPooling2D(2, name="pool1"),
+            _L.Conv2D(16, 3, activation="relu", name="conv2"),
+            _L.MaxPooling2D(2, name="pool2"),
+            _L.Flatten(name="flatten"),
+            _L.Dense(64, activation="relu", name="dense"),
+            _L.Dense(10, name="logits"),
+        ],
+        name="half-cnn",
+    )
+
+
 def _mobilenet() -> Any:
     """MobileNetV1 (Howard et al. 2017, arXiv 1704.04861, table 1) of width 1/2, for images of 96 x 96."""
     x = _L.Input((96, 96, 3))

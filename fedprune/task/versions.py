@@ -16,7 +16,7 @@ def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) 
     """The mask of a version, by the schedule's global clock: all sides compute the same bits from the same weights.
 
     Args:
-        task: gives the tensor table, the schedule and the allocation.
+        task: gives the tensor table, the schedule, the allocation and the blocks.
         version: how many rounds of steps are made by then.
         weights: those that are scored, by tensor name.
         previous: where weights may still be kept.
@@ -25,7 +25,8 @@ def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) 
         For each prunable tensor a bool array of its shape, True where a weight is kept.
     """
     sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.clock_steps_per_round)
-    return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)
+    pruning = task.pruning
+    return score_mask(weights, task.table, sparsity, pruning.allocation, previous, pruning.block)
 
 
 def without_due_units(
