@@ -86,6 +86,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     decay = training.learning_rate_decay
     decayed = "" if decay is None else f", learning rate decay: {_settings(decay, 'kind')}"
     yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
+    if training.powerpropagation > 1.0:
+        yield "powerpropagation", f"alpha {training.powerpropagation:g}"
     yield "pruning", _schedule(pruning.schedule, training)
     blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
     yield "mask", f"{pruning.mask}, allocation {pruning.allocation}{blocks}"
