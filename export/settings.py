@@ -203,6 +203,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: Allocation = Allocation.LAMP
     units: UnitSettings | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
+    threshold: float = 0.0
     excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 
     def __post_init__(self) -> None:
@@ -211,7 +212,8 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def in_steps(self, steps_per_round: int) -> Pruning:
         """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
         units = None if self.units is None else self.units.in_steps(steps_per_round)
-        return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation, units, self.block)
+        schedule = self.schedule.in_steps(steps_per_round)
+        return Pruning(schedule, self.mask, self.allocation, units, self.block, self.threshold)
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -90,7 +90,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield "powerpropagation", f"alpha {training.powerpropagation:g}"
     yield "pruning", _schedule(pruning.schedule, training)
     blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
-    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}{blocks}"
+    threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
+    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}{blocks}{threshold}"
     if local := sorted({spec.layer for spec in task.table.local}):
         yield "local layers", one_line(f"{', '.join(local)}: each device's own, and dense")
     for line in unpruned(bundle.network, task.table):

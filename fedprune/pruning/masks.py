@@ -107,6 +107,34 @@ def _choose(
             return _keep_best(scores, sparsity, previous)
 
 
+def keep_above(weights: Weights, mask: Mask, threshold: float) -> dict[str, NDArray[np.bool_]]:
+    """Prune what is smaller than a threshold, as after training with an L1 penalty (Han et al. 2015, arXiv 1506.02626,
+    section 3.1), which draws weights to 0 and past it, hardly ever onto it.
+
+    Args:
+        weights: float32, by tensor name.
+        mask: of some of them, with their shapes.
+        threshold: a magnitude; weights of as much stay.
+
+    Returns:
+        `mask` without the smaller weights. A tensor that would lose all of its weights keeps the largest.
+
+    Example:
+        >>> every = {"kernel": np.ones(3, np.bool_)}
+        >>> keep_above({"kernel": np.float32([0.01, -0.5, 1e-4])}, every, 1e-3)["kernel"].tolist()
+        [True, True, False]
+    """
+    return {name: _keep_above(weights[name], kept, np.float32(threshold)) for name, kept in mask.items()}
+
+
+def _keep_above(array: Array, kept: NDArray[np.bool_], threshold: np.float32) -> NDArray[np.bool_]:
+    magnitudes = _magnitudes(array, kept)
+    above: NDArray[np.bool_] = (magnitudes >= threshold) & kept
+    if above.any() or not kept.any():
+        return above
+    return largest(magnitudes.reshape(-1), 1).reshape(array.shape)
+
+
 def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
     """The mask that keeps every weight: for each prunable tensor in `table` a bool array of its shape."""
     return {spec.name: np.ones(spec.shape, np.bool_) for spec in table.of(TensorClass.PRUNABLE)}

@@ -56,6 +56,11 @@ class _PruningWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         last = step if self.end_step < 0 else min(step, self.end_step)
         return last - (last - self.begin_step) % self.frequency
 
+    def is_due_within(self, after: int, until: int) -> bool:
+        """True if the mask is updated at one of the global steps after `after`, up to and including `until`."""
+        last = self.last_due(until)
+        return last is not None and last > after
+
     def sparsity_at(self, step: int) -> float:
         """The fraction of weights that a mask update at the global step `step` prunes, in [0, 1)."""
         raise NotImplementedError

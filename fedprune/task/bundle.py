@@ -70,13 +70,15 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pruning: when (`schedule`), by whom (`mask`), what goes together (`block`, rows and columns) and how it is spread
-    over the layers (`allocation`). Whole `units` go by a schedule of their own, or none do."""
+    over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units` go by a schedule of
+    their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
     allocation: Allocation = Allocation.LAMP
     units: UnitPruning | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -87,6 +89,8 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('pruning.units needs mask = "shared": agents must remove the same units')
         if self.block != SINGLE and not self.mask.rules.is_shared:
             raise ValueError('pruning.block needs mask = "shared": TF-MOT\'s wrapper has blocks of dense layers alone')
+        if self.threshold and not (self.mask.rules.is_shared and self.block == SINGLE):
+            raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
         if not isinstance(self.schedule, self.mask.rules.schedules):
             raise ValueError(
                 f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'

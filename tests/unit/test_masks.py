@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable
-from fedprune.pruning.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, keep_above, mask_sparsity, score_mask
 
 TABLE = TensorTable(
     (
@@ -196,6 +196,19 @@ def test_a_block_that_was_pruned_stays_pruned(
     after = score_mask(later, TABLE, second, allocation, before, (1, 4))
 
     assert not any((after[name] & ~before[name]).any() for name in after)
+
+
+def test_weights_below_a_threshold_go_and_a_tensor_keeps_its_largest() -> None:
+    tensors = {"conv/kernel": weights()["conv/kernel"] * np.float32(1e-6), "dense/kernel": weights()["dense/kernel"]}
+    before = score_mask(weights(), TABLE, 0.3, Allocation.UNIFORM, EVERYTHING)
+
+    mask = keep_above(tensors, before, 0.5)
+
+    np.testing.assert_array_equal(
+        mask["dense/kernel"], before["dense/kernel"] & (np.abs(tensors["dense/kernel"]) >= 0.5)
+    )
+    largest = np.where(before["conv/kernel"], np.abs(tensors["conv/kernel"]), 0.0).argmax()
+    assert np.flatnonzero(mask["conv/kernel"]).tolist() == [largest]
 
 
 def test_masks_of_blocks_are_the_same_on_every_machine() -> None:

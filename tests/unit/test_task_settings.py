@@ -173,9 +173,13 @@ def test_losses_that_make_no_sense_are_refused(tmp_path: Path, training: dict[st
         ({"mask": "own", "allocation": "uniform", "block": [1, 4]}, 'pruning.block needs mask = "shared"'),
         ({"block": [1, 0]}, "pruning.block"),
         ({"block": [4]}, "pruning.block"),
+        ({"block": [1, 4], "threshold": 0.1}, "pruning.threshold prunes single weights"),
+        ({"mask": "own", "allocation": "uniform", "threshold": 0.1}, "pruning.threshold prunes single weights"),
     ],
 )
-def test_blocks_that_cannot_be_pruned_are_refused(tmp_path: Path, pruning: dict[str, Any], said: str) -> None:
+def test_blocks_and_thresholds_that_cannot_be_had_are_refused(
+    tmp_path: Path, pruning: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         _pruning(tmp_path, **pruning)
 
