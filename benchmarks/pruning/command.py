@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import click
@@ -9,16 +10,20 @@ import msgspec
 from rich.console import Console
 
 from benchmarks.claims import settle
-from benchmarks.command_line import Script, json_option, write_json
+from benchmarks.command_line import Script, json_option
 from benchmarks.demo.rerun import seeds_option
 from benchmarks.pruning.claims import claims_of
-from benchmarks.pruning.records import Result, dense_accuracy, earlier, plan, rounds_of
+from benchmarks.pruning.methods import METHODS, compare_methods
+from benchmarks.pruning.records import Result, dense_accuracy, earlier, methods_left, plan, rounds_of, save
 from benchmarks.pruning.runs import run_recipe
 from benchmarks.pruning.speed import speedups
-from benchmarks.pruning.tables import table_of_runs, table_of_speedups
+from benchmarks.pruning.tables import table_of_methods, table_of_runs, table_of_speedups
+from benchmarks.pruning.tasks import METHOD_TASKS
 
 _NETWORKS = ("CNN-108k", "MobileNetV1-like")
 _WIDTH = 170
+_METHOD_SEEDS = 3
+"""Seeds that methods are compared with."""
 
 
 @click.command(cls=Script)
@@ -36,11 +41,20 @@ def main(seeds: tuple[int, ...], quick: bool, resume: bool, target: Path | None)
             compared_with = dense_accuracy(result, task, name, seed)
             run = run_recipe(task, name, seed, rounds_of(task, quick=quick), compared_with)
             result = msgspec.structs.replace(result, runs=(*result.runs, run))
-            write_json(result, target)
+            save(result, target)
+    for seed, task in () if quick else product(seeds[:_METHOD_SEEDS], METHOD_TASKS):
+        if left := methods_left(result, task, seed, METHODS):
+            click.echo(f"{task}, methods, seed {seed} ...", err=True)
+            for compared in compare_methods(task, seed, left):
+                result = msgspec.structs.replace(result, compared=(*result.compared, compared))
+                save(result, target)
     if not result.speedups:
         inferences, steps = (50, 10) if quick else (500, 60)
         measured = tuple(row for name in _NETWORKS for row in speedups(name, inferences, steps))
         result = msgspec.structs.replace(result, speedups=measured)
-        write_json(result, target)
-    Console(width=_WIDTH).print(table_of_speedups(result.speedups), table_of_runs(result.runs))
+        save(result, target)
+    console = Console(width=_WIDTH)
+    console.print(table_of_speedups(result.speedups), table_of_runs(result.runs))
+    if result.compared:
+        console.print(table_of_methods(result.compared))
     settle(claims_of(result.runs, result.speedups, quick=quick))

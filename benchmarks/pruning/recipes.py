@@ -8,31 +8,35 @@ from dataclasses import dataclass
 from benchmarks.federation import DENSE_CODEC
 from export.settings import ConstantSettings, PolynomialSettings, PruningSettings, UnitSettings
 
-_INT8 = "mask | int8"
+INT8 = "mask | int8"
 _GROWTH = (1 / 3, 0.8)
-"""The part of the rounds over which the sparsity of weights grows; the rest fine-tunes the pruned model."""
-_UNITS = (1 / 3, 0.8)
-"""The same for units."""
-
+"""The part of the rounds over which sparsity grows, of weights and of units; the rest fine-tunes the pruned model."""
 Schedules = Callable[[int], PruningSettings]
 """From the number of rounds to the pruning of a task."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A federation. It takes `stretch` times the rounds of its task, and its network is the task's, or the one that is
-    already small as `small` says. `dense` is the recipe that it is compared with: it is dense, and takes as long."""
+    """A federation. It takes `stretch` times the rounds of its task, whose network is trained, or its other one.
+    `dense` is the recipe that it is compared with: it is dense, and takes as long."""
 
     pruning: Schedules
     dense: str = "dense"
     units: float = 0.0
-    codec: str = _INT8
+    codec: str = INT8
     stretch: int = 1
-    small: bool = False
+    other_network: bool = False
 
 
-def _gradual(target: float, rounds: int, window: tuple[float, float]) -> PolynomialSettings:
-    begin, end = (round(rounds * part) for part in window)
+def window_of(rounds: int) -> tuple[int, int]:
+    """The rounds before the first and before the last update of the mask."""
+    begin, end = (round(rounds * part) for part in _GROWTH)
+    return begin, end
+
+
+def gradual(target: float, rounds: int) -> PolynomialSettings:
+    """The usual schedule."""
+    begin, end = window_of(rounds)
     return PolynomialSettings(initial_sparsity=0.0, target_sparsity=target, begin_round=begin, end_round=end)
 
 
@@ -40,25 +44,25 @@ def _pruned(sparsity: float, units: float = 0.0) -> Schedules:
     """LAMP over `sparsity` of all weights, those of `units`, which go too, among them."""
 
     def settings(rounds: int) -> PruningSettings:
-        going = UnitSettings(_gradual(units, rounds, _UNITS), multiple=4) if units else None
-        return PruningSettings(_gradual(sparsity, rounds, _GROWTH), units=going)
+        going = UnitSettings(gradual(units, rounds), multiple=4) if units else None
+        return PruningSettings(gradual(sparsity, rounds), units=going)
 
     return settings
 
 
-def _dense(rounds: int) -> PruningSettings:
+def dense(rounds: int) -> PruningSettings:
     return PruningSettings(ConstantSettings(target_sparsity=0.0, begin_round=rounds))
 
 
 RECIPES = {
-    "dense": Recipe(_dense, codec=DENSE_CODEC),
+    "dense": Recipe(dense, codec=DENSE_CODEC),
     "90 %": Recipe(_pruned(0.9)),
     "95 %": Recipe(_pruned(0.95)),
     "half": Recipe(_pruned(0.0, 0.5), units=0.5),
     "half + 80 %": Recipe(_pruned(0.95, 0.5), units=0.5),
-    "half from scratch": Recipe(_dense, small=True),
+    "half from scratch": Recipe(dense, other_network=True),
     "98 %": Recipe(_pruned(0.98)),
-    "dense, 120 rounds": Recipe(_dense, dense="dense, 120 rounds", codec=DENSE_CODEC, stretch=2),
+    "dense, 120 rounds": Recipe(dense, dense="dense, 120 rounds", codec=DENSE_CODEC, stretch=2),
     "90 %, 120 rounds": Recipe(_pruned(0.9), dense="dense, 120 rounds", stretch=2),
 }
 """Half of CNN-108k's units leaves a quarter of its weights, and 80 % of these make it 95 %."""

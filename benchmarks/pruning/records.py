@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.command_line import to_json
 from benchmarks.pruning.recipes import CORE, LONG, RECIPES, SMALL_RECIPES
-from benchmarks.pruning.results import Run, Speedup
+from benchmarks.pruning.results import Compared, Run, Speedup
 from benchmarks.pruning.tasks import TASKS
 from fedprune.errors import StorageError
+from fedprune.system.disk import Directory
 
 _QUICK_ROUNDS = 12
 _QUICK_RECIPES = ("dense", "90 %", "half", "half + 80 %")
@@ -24,6 +26,7 @@ class Result(msgspec.Struct, frozen=True):
     quick: bool
     runs: tuple[Run, ...] = ()
     speedups: tuple[Speedup, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     def find(self, task: str, name: str, seed: int) -> Run | None:
         """The run of a recipe, if it is there."""
@@ -43,6 +46,12 @@ def plan(seeds: tuple[int, ...], *, quick: bool) -> Iterator[tuple[str, str, int
     yield from (("images", name, seed) for seed in seeds for name in LONG)
 
 
+def methods_left(result: Result, task: str, seed: int, methods: Iterable[str]) -> frozenset[str]:
+    """Those of `methods` that are not in a result yet."""
+    there = {row.method for row in result.compared if (row.task, row.seed) == (task, seed)}
+    return frozenset(methods) - there
+
+
 def rounds_of(task: str, *, quick: bool) -> int:
     """The rounds of a recipe that takes once as many as its task."""
     return _QUICK_ROUNDS if quick else TASKS[task].scenario.rounds
@@ -53,6 +62,15 @@ def dense_accuracy(result: Result, task: str, name: str, seed: int) -> float | N
     dense = RECIPES[name].dense
     found = result.find(task, dense, seed)
     return None if name == dense or found is None else found.accuracy
+
+
+def save(result: Result, target: Path | None) -> None:
+    """Write it where ``--json`` says, if it does: whole or not at all, so that a run that is ended loses nothing.
+
+    Raises `StorageError`.
+    """
+    if target is not None:
+        Directory(target.absolute().parent).write(target.name, to_json(result))
 
 
 def earlier(target: Path | None, *, quick: bool) -> Result:

@@ -41,6 +41,19 @@ class Run(msgspec.Struct, frozen=True):
         return 100 * (self.dense_accuracy - self.accuracy)
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """One method of pruning and seed on a small task: as in `Run`."""
+
+    method: str
+    task: str
+    seed: int
+    rounds: int
+    sparsity: float
+    accuracy: float
+    bytes_up: int
+    bytes_down: int
+
+
 class Speedup(msgspec.Struct, frozen=True):
     """The time of the whole network over that of the half, one thread: the median over pairs of blocks, and the
     quartiles around it. `measured` is `fp32` or `int8` for an inference, or `training graph` for loss and gradients of

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.demo.rerun import sources
-from benchmarks.pruning.results import Run, Speedup
+from benchmarks.pruning.results import Compared, Run, Speedup
 
 _HEADINGS = (
     "", "seeds", "accuracy", "lost", "spread", "sparsity", "parameters", "fp32 kB", "zstd", "ms", "int8 kB", "zstd",
@@ -46,6 +46,34 @@ def table_of_runs(runs: Sequence[Run]) -> Table:
         )
     table.caption, table.caption_justify = "* recipes were chosen on this seed", "left"
     return table
+
+
+def table_of_methods(compared: Sequence[Compared]) -> Table:
+    """A row for each method: on each task the mean of the points lost to dense with the same seed, and the sparsity."""
+    tasks = list(dict.fromkeys(row.task for row in compared))
+    dense = {(row.task, row.seed): row.accuracy for row in compared if row.method == "dense"}
+    table = Table(title="Methods at 90 %, small tasks", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for task in tasks:
+        for heading in (task, "lost", "sparsity", "up kB"):
+            table.add_column(heading, justify="right")
+    for method in dict.fromkeys(row.method for row in compared):
+        cells = [method]
+        for task in tasks:
+            own = [row for row in compared if (row.method, row.task) == (method, task)]
+            cells += _method_cells(own, dense) if own else [""] * 4
+        table.add_row(*cells)
+    return table
+
+
+def _method_cells(own: Sequence[Compared], dense: Mapping[tuple[str, int], float]) -> list[str]:
+    lost = [100 * (dense[row.task, row.seed] - row.accuracy) for row in own]
+    return [
+        f"{statistics.mean(row.accuracy for row in own):.4f}",
+        f"{statistics.mean(lost):+.2f}",
+        f"{statistics.mean(row.sparsity for row in own):.3f}",
+        f"{statistics.mean(row.bytes_up for row in own) / 1e3:,.0f}",
+    ]
 
 
 def _mean(runs: Sequence[Run], field: str) -> float:

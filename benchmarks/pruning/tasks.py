@@ -32,11 +32,12 @@ _DECAY = (0.73, 0.1)
 
 @dataclass(frozen=True)
 class FederatedTask:
-    """A scenario, the form of its data, and what the network without half of its units is called, if it is trained."""
+    """A scenario, the form of its data, and the network that is trained where a recipe asks for another, if one does:
+    without half of its units, or with an L1 penalty."""
 
     scenario: Scenario
     data: Arrays = _AS_THEY_ARE
-    small: str = ""
+    other: str = ""
 
 
 def _images(seed: int, path: Path) -> Prepared:
@@ -63,13 +64,19 @@ TASKS: Mapping[str, FederatedTask] = {
 }
 """Fashion-MNIST's images; windows of accelerometers; pictures that are made, and a MobileNet-like network."""
 
+METHOD_TASKS: Mapping[str, FederatedTask] = {
+    "images": FederatedTask(replace(PAIRED["cnn-108k"], rounds=20), other="benchmarks.pruning.halves:l1_cnn"),
+    "windows": FederatedTask(replace(PAIRED["window-cnn"], rounds=16), other="benchmarks.pruning.halves:l1_window_cnn"),
+}
+"""Four agents each, with the networks of the tasks above."""
+
 
 def task_settings(task: FederatedTask, prepared: Prepared, recipe: Recipe, seed: int, rounds: int) -> TaskSettings:
     """What task.toml would say of a recipe."""
     scenario = task.scenario
     model: dict[str, Any] = tomllib.loads(prepared.model)
-    if recipe.small:
-        model = {"file": task.small, "initial": "seed", "seed": seed}
+    if recipe.other_network:
+        model = {"file": task.other, "initial": "seed", "seed": seed}
     begin, alpha = _DECAY
     return TaskSettings(
         name="pruning",

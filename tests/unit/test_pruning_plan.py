@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.command_line import write_json
 from benchmarks.pruning.claims import claims_of
 from benchmarks.pruning.recipes import RECIPES
-from benchmarks.pruning.records import Result, dense_accuracy, earlier, plan
+from benchmarks.pruning.records import Result, dense_accuracy, earlier, plan, save
 from benchmarks.pruning.results import Run
 from fedprune.errors import StorageError
 
@@ -43,7 +42,7 @@ def test_a_run_is_compared_with_the_dense_one_of_its_seed_and_length() -> None:
 
 def test_a_result_is_gone_on_with_and_another_is_refused(tmp_path: Path) -> None:
     target, result = tmp_path / "pruning.json", Result(False, (run("dense", 3, 0.84),))
-    write_json(result, target)
+    save(result, target)
 
     assert earlier(target, quick=False) == result
     with pytest.raises(StorageError, match="without --quick"):
