@@ -65,7 +65,8 @@ class MqttLink:
         self._settings = broker
         self._client_id = client_id
         self._will = will
-        self._tls = _tls_context(broker.tls) if broker.uses_tls else None
+        if broker.uses_tls:
+            _tls_context(broker.tls)  # what is wrong with the files is said before anything begins
         self._events = events
         self._inbox = Inbox(events)
         self._outbox = Outbox()
@@ -152,8 +153,8 @@ class MqttLink:
         client.connect_timeout = _CONNECT_TIMEOUT_S
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._settings.uses_tls:
+            client.tls_set_context(_tls_context(self._settings.tls))  # its files may have been renewed
         if self._will is not None:
             client.will_set(*self._will, qos=_QOS, retain=True)
         client.on_connect = self._on_connect
