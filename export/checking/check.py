@@ -25,7 +25,6 @@ from export.report import Format
 from fedprune.codecs import Codec
 from fedprune.data import Dataset, fit_to, load_examples, read_examples
 from fedprune.errors import ExportError, FedpruneError
-from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.runtime.self_check import ProvenGraph
 from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.gathering import completed, is_incomplete, statistics_for
@@ -126,9 +125,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def _final_sparsity(bundle: Bundle) -> float:
     schedule = bundle.task.pruning.schedule
-    if isinstance(schedule, PolynomialDecay):
-        return schedule.sparsity_in_force(schedule.end_step)
-    return schedule.target_sparsity
+    return schedule.target_sparsity if schedule.end_step < 0 else schedule.sparsity_in_force(schedule.end_step)
 
 
 def _model(bundle: Bundle) -> Finding:

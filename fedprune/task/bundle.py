@@ -42,6 +42,7 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
+from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
@@ -71,13 +72,16 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pruning: when (`schedule`), by whom (`mask`) and how over the layers (`allocation`). Whole `units` go by a
-    schedule of their own, or none do."""
+    """Pruning: when (`schedule`), by whom (`mask`), what goes together (`block`, rows and columns) and how it is spread
+    over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units` go by a schedule of
+    their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
     allocation: Allocation = Allocation.LAMP
     units: UnitPruning | None = None
+    block: tuple[BlockSize, BlockSize] = SINGLE
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -86,6 +90,14 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'mask = "{self.mask}" needs allocation = {needed}: TF-MOT prunes layer by layer')
         if self.units is not None and not self.mask.rules.is_shared:
             raise ValueError('pruning.units needs mask = "shared": agents must remove the same units')
+        if self.block != SINGLE and not self.mask.rules.is_shared:
+            raise ValueError('pruning.block needs mask = "shared": TF-MOT\'s wrapper has blocks of dense layers alone')
+        if self.threshold and not (self.mask.rules.is_shared and self.block == SINGLE):
+            raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
+        if not isinstance(self.schedule, self.mask.rules.schedules):
+            raise ValueError(
+                f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'
+            )
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
