@@ -123,7 +123,7 @@ def _completed(
 def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, given: Directory) -> bytes:
     """Run the gathering to its end; the key of its tickets."""
     topics, book = Topics(settings.name), Book.open(given.path / BOOK)
-    run, incarnation = book.start(secrets.token_hex(8), content_of(bundle.blob).digest, {})
+    run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
     plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     _log.info("the task's statistics are gathered of the devices first")
