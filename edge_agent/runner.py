@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+import msgspec
+
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import (
     Action,
@@ -30,7 +32,9 @@ from edge_agent.agent_state import (
 from edge_agent.held_model import UnusableBase
 from edge_agent.local_round import LocalResult
 from edge_agent.silence import describe
+from edge_agent.status import AgentStatus
 from edge_agent.store import AgentStore
+from fedprune import __version__
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import add_mac, verified
@@ -126,6 +130,32 @@ class AgentRunner:
         """The process is about to end: nobody need wait for what it trains."""
         if self.state.phase is Phase.TRAINING:
             self.handle(TrainingFailed(self.state.training, why, self.state.tasks), now)
+
+    def say_again(self) -> None:
+        """Say once more what the aggregator answers in this phase: whoever examines the agent waits for that.
+
+        An idle agent shows no ticket, so that it is answered at once; one that trains shows it, or its round would be
+        given to another.
+        """
+        state = self.state
+        if state.pending is not None:
+            self._perform(Send(state.pending))
+        else:
+            is_idle = state.phase is Phase.IDLE
+            self._perform(Send(msgspec.structs.replace(state.offer, ticket=b"") if is_idle else state.offer))
+
+    def status(self, now: float) -> AgentStatus:
+        """What is told to whoever asks on this machine."""
+        state = self.state
+        work = state.assignment or state.pending
+        return AgentStatus(
+            version=__version__,
+            phase=state.phase.name.lower(),
+            round=None if work is None else work.round + 1,
+            is_connected=state.connected,
+            heard_s=None if state.heard_at < 0 else now - state.heard_at,
+            unanswered=state.unanswered,
+        )
 
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""
