@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from edge_agent.guest import Moment, why_not
 from edge_agent.settings import AgentSettings
 from edge_agent.status import PROBE, STATUS, AgentStatus, ask
 from edge_agent.trainers.choice import preferred_trainer
@@ -23,6 +24,8 @@ from fedprune.doctor.ownership import Owner, owner_of
 from fedprune.doctor.readability import unreadable_file
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
+from fedprune.system.conditions import read_conditions
+from fedprune.system.routes import default_interface
 from fedprune.task.bundle import load_bundle
 from fedprune.wire.authentication import read_key
 from fedprune.wire.topics import Topics, check_id
@@ -51,6 +54,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     yield from examine_memory()
     yield examine_power()
     yield examine_disk(state)
+    yield _examine_guest(settings)
     yield _examine_trainer(settings)
     key_file = None if settings.authentication_key is None else base / settings.authentication_key
     yield from examine_secrets(broker_secrets(broker) | ({} if key_file is None else {"authentication_key": key_file}))
@@ -75,6 +79,16 @@ def _examine_trainer(settings: AgentSettings) -> Finding:
         return ok("trainer", preferred_trainer(settings.trainer))
     except FedpruneError as error:
         return failed("trainer", str(error))
+
+
+def _examine_guest(settings: AgentSettings) -> Finding:
+    """As a guest that begins now would find the device; what a running one finds, its own line tells."""
+    why = why_not(
+        settings.guest, Moment(datetime.now(), read_conditions(), default_interface(), 0.0, 0), is_waiting=False
+    )
+    if why:
+        return warning("guest", f"it would not train now: {why}", "wait, or change [guest] in agent.toml")
+    return ok("guest", "it may train now, by [guest] of agent.toml")
 
 
 def _examine_data(path: Path, state: Path, *, is_running: bool) -> Finding:
@@ -139,8 +153,6 @@ def _examine_agent(state: Path, owner: Owner) -> Finding:
     told = f"one runs{process}: {describe(status)}"
     if status.version != __version__:
         return warning(check, f"{told}; it is version {status.version}, installed is {__version__}", "start it again")
-    if any(name.startswith("under-voltage") for name in status.power):
-        return warning(check, f"{told}; {', '.join(status.power)}", "take a better power supply")
     return ok(check, told)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.guest_watch import GuestWatch
 from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
@@ -78,8 +79,12 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
     status = topics.status(name)
     client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
+    guest = GuestWatch(
+        settings.guest, lambda: settings.threads if training_thread.is_training else 0, training_thread.hold, events
+    )
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
     with (
+        guest.watching(),
         MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link,
         stopping(events),
         telling(disk.path, events),
@@ -162,6 +167,8 @@ def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) 
             if event.is_probe:
                 runner.say_again()
             event.answer.put(runner.status(now))
+        case PermissionChanged():
+            runner.permit(event, now)
         case BaseException():
             raise event
 

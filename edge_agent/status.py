@@ -46,7 +46,6 @@ class AgentStatus(msgspec.Struct, frozen=True):
     unanswered: int
     waits_for: str = ""
     round_bytes_written: int | None = None
-    power: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

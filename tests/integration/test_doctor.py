@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from tests.brokers import MISSING, Mosquitto, free_port, make_password_file
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority
 from tests.federations import NAME, Site, examples
-from tests.processes import FEDPRUNE
+from tests.processes import FEDPRUNE, Child
 from tests.samples import MODEL, RUN, TASK
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -270,6 +271,23 @@ def test_an_agent_that_runs_is_asked_and_nobody_logs_in_as_it(tmp_path: Path) ->
     assert "round 3, training, waits: it is 81 °C" in found["agent"].told
     assert found["access list"].verdict is Verdict.OK
     assert True in asked
+
+
+def test_an_agent_whose_device_does_not_permit_training_says_why_it_waits(tmp_path: Path) -> None:
+    now = datetime.now()
+    hours = f"{(now.hour + 2) % 24:02}:00-{(now.hour + 3) % 24:02}:00"
+    with guarded(tmp_path) as broker:
+        config = device(tmp_path, broker.url)
+        with config.open("a") as file:
+            file.write(f'[guest]\nhours = "{hours}"\n')
+        with Child("agent", "--config", config) as agent:
+            agent.says(f", and it may train at {hours}")
+            agent.says("connected; waiting for work")
+            found = examined(config)
+            agent.interrupt(signal.SIGTERM)
+            assert agent.ends() == 0
+    assert f"may train at {hours}" in found["agent"].told
+    assert found["guest"].verdict is Verdict.WARNING
 
 
 def test_a_gateways_directory_and_its_federation_are_examined(tmp_path: Path, tiny_task: Path) -> None:
