@@ -72,7 +72,8 @@ class TrainingThread:
         self._disk = disk
         self._deliver = deliver
         self._prepared: _Prepared | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._is_held = False
         self._current: _Training | None = None
         self._next: _Training | None = None
 
@@ -93,6 +94,19 @@ class TrainingThread:
             self._next = None
             if self._current is not None:
                 self._current.stop.set()
+                self._lock.notify_all()
+
+    def hold(self, is_held: bool) -> None:
+        """Hold whatever trains between two steps, or let it go on. What is held can be stopped."""
+        with self._lock:
+            self._is_held = is_held
+            self._lock.notify_all()
+
+    @property
+    def is_training(self) -> bool:
+        """Something is trained, and uses the processor."""
+        with self._lock:
+            return self._current is not None and not self._is_held
 
     def _work(self, training: _Training) -> None:
         """Train, and go on with what was started meanwhile."""
@@ -121,10 +135,21 @@ class TrainingThread:
                 return give_statistics(local, bundle, self._read)
             prepared = self._prepare(bundle, local)
             return train_locally(
-                local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
+                local,
+                prepared.bundle,
+                prepared.trainer,
+                prepared.data,
+                lambda: self._is_stopped(training),
+                prepared.held_out,
             )
         except Exception as error:
             return error
+
+    def _is_stopped(self, training: _Training) -> bool:
+        """Nobody wants the training any more. While it is held this waits until it is known."""
+        with self._lock:
+            self._lock.wait_for(lambda: training.stop.is_set() or not self._is_held)
+        return training.stop.is_set()
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
