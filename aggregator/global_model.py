@@ -7,7 +7,17 @@ from types import MappingProxyType
 
 from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
-from fedprune.codecs import Codec, Values, apply_delta, decode_model, delta_key, encode_delta, encode_model
+from fedprune.codecs import (
+    NOTHING_MOVED,
+    Codec,
+    Values,
+    apply_delta,
+    decode_model,
+    delta_key,
+    encode_delta,
+    encode_model,
+    moved_since,
+)
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.network.description import Network
@@ -98,14 +108,20 @@ def next_model(
     table, version = task.table, base.version + 1
     mask = mask_after(task, network, base.version, base.weights, base.mask)
     exact, key = apply_mask(weights, mask), delta_key(seed, version)
+    moved = moved_in(base.weights, task, deltas)
     try:
-        delta = encode_delta(exact, base.weights, mask, table, deltas, key)
-        decoded, blob = apply_delta(base.weights, delta, mask, table, deltas, key, values)
+        delta = encode_delta(exact, base.weights, mask, table, deltas, key, moved)
+        decoded, blob = apply_delta(base.weights, delta, mask, table, deltas, key, values, moved)
     except ProtocolError:
         return new_model(weights, task, run, version, values, mask, optimizer_state)
     state = mask_state(optimizer_state, mask)
     checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state)
     return GlobalModel(checkpoint, blob, delta)
+
+
+def moved_in(weights: Weights, task: Task, codec: Codec) -> Mask:
+    """Where the weights of a version have moved since the run began, if the codec asks."""
+    return moved_since(task.drawn_weights(), weights, task.table) if codec.asks_what_moved else NOTHING_MOVED
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:

@@ -10,7 +10,7 @@ from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
+from fedprune.codecs import Codec, Key, moved_since, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -45,6 +45,9 @@ def train_locally(
     keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
+    first = bundle.task.drawn_weights() if codec.asks_what_moved else None
+    moved = moved_since(first, weights, table)
+    del first
     try:
         trained = trainer.train(work, data)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
@@ -52,7 +55,7 @@ def train_locally(
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
+        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask, moved)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"

@@ -13,6 +13,7 @@ from fedprune.codecs import (
     decode_replay,
     delta_key,
     encode_model,
+    moved_since,
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
@@ -87,6 +88,7 @@ def _led_to(
     blob = blob or _first(assignment, bundle, codec)
     weights, mask = decode_model(blob, table)
     unsent = bundle.unsent_weights() if deltas else {}
+    first = task.drawn_weights() if deltas and codec.deltas is not None and codec.deltas.asks_what_moved else None
     for version, delta in enumerate(deltas[start - base :], start + 1):
         if should_stop():
             raise TrainingStopped(f"task {task.name!r}: stopped at version {version - 1} of the model")
@@ -94,7 +96,8 @@ def _led_to(
             raise ProtocolError("the gateway sends deltas and does not say by what codec")
         mask = mask_after(task, bundle.network, version - 1, table.with_unsent(weights, unsent), mask)
         key = delta_key(assignment.seed, version)
-        weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values)
+        moved = moved_since(first, weights, table)
+        weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values, moved)
     return weights, mask, None if is_held else blob
 
 
