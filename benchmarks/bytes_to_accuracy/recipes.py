@@ -66,7 +66,7 @@ DENSE = Recipe("dense", _DENSE)
 
 RECIPES = (
     DENSE,
-    Recipe("dense, decayed", _DENSE, decay_from=0.7333),
+    Recipe("dense, decayed", _DENSE, decay_from=0.8),
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
     _frugal("frugal-95", 0.95),
