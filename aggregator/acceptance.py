@@ -12,8 +12,8 @@ from fedprune.wire.messages import Submit
 def accepted_update(submit: Submit, weight: int, norms: Norms, training: Training) -> AcceptedUpdate:
     """An update that was checked, with its norms, as the book has it. It weighs `weight` examples."""
     return AcceptedUpdate(
-        digest=submit.update.digest,
-        size=submit.update.size,
+        digest=submit.content.digest,
+        size=submit.content.size,
         weight=weight,
         loss=submit.loss,
         train_seconds=submit.train_seconds,

@@ -24,6 +24,9 @@ from fedprune.model.metrics import Metric, metric_named
 FORMAT = 6
 """Of the tables below; a book of another format is refused."""
 
+RUN_ID_BYTES = 4
+"""Random bytes of a run's id, 6 letters: messages name it, and one federation has few."""
+
 _TICKET_KEY_BYTES = 16
 
 _SCHEMA = """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.book import RoundRecord
+from aggregator.book import RUN_ID_BYTES, RoundRecord
 from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
@@ -56,7 +56,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
+            secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
         )
         _keep_for_export(directory, bundle, held_out)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)

@@ -66,6 +66,7 @@ from fedprune.task.versions import first_mask
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
+    MAX_INLINE_BYTES,
     UPLINK,
     Failed,
     LeftOut,
@@ -206,13 +207,14 @@ class AggregatorRunner:
         if delivery.topic == self._topics.round:
             self._manifests_unheard = 0
             return
-        self._up.add(Traffic.UPDATE if delivery.topic.endswith("/chunk") else Traffic.CONTROL, len(delivery.payload))
         if delivery.topic.startswith(self._topics.all_status[:-1]):
+            self._up.add(Traffic.CONTROL, len(delivery.payload))
             return
         try:
             agent, kind = self._topics.parse_up(delivery.topic)
+            self._up.add(Traffic.UPDATE if kind == "chunk" else Traffic.CONTROL, len(delivery.payload))
             if kind not in UPLINK:
-                raise ProtocolError(f"kind {kind[:40]!r} is unknown")
+                raise ProtocolError(f"an aggregator is sent no {kind}")
             payload = verified(self._key(agent), delivery.topic, delivery.payload)
             self.handle(Said(agent, self._read(agent, kind, payload)))
         except ProtocolError as error:
@@ -323,7 +325,7 @@ class AggregatorRunner:
             check_local_steps(submit, self._bundle)
         except ProtocolError as error:
             self._counts["refused"] += 1
-            self._store.book.refuse(agent, submit.update.digest)
+            self._store.book.refuse(agent, submit.content.digest)
             self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
         if action.weight < submit.examples:
@@ -370,7 +372,9 @@ class AggregatorRunner:
         contents = {base: content_of(replay) for base, replay in found.items()}
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
-        return replace(model, replays=contents)
+        offered = (whole, *found.values())
+        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= MAX_INLINE_BYTES}
+        return replace(model, replays=contents, small=small)
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""

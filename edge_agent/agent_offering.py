@@ -90,7 +90,8 @@ def leave_round(state: AgentState, now: float) -> Step:
         left += (StopTraining(),)
         if now >= state.deadline:
             state = replace(state, durations=state.durations_at(now))
-    return replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None), left
+    idle = replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None, begun_at=None)
+    return idle, left
 
 
 def warn_unreadable(rejected: Rejected) -> tuple[Action, ...]:

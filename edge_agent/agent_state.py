@@ -16,6 +16,7 @@ from fedprune.wire.messages import (
     CheckIn,
     Message,
     Submit,
+    Terms,
 )
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
@@ -28,6 +29,10 @@ LONGEST_WAIT_S = 3600.0
 
 IDLE_CHECK_IN_S = 30.0
 """Interval at which an agent that waits for work offers itself again."""
+
+BEGUN_S = 8.0
+"""Seconds after which an agent that had nothing to ask for says that it has begun, unless it is done by then: it would
+lose its place after 15."""
 
 MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
@@ -119,6 +124,11 @@ class SendUpdate:
 
 
 @dataclass(frozen=True)
+class SubmitWhole:
+    """Publish the pending submit with the update in it, which is small."""
+
+
+@dataclass(frozen=True)
 class Follow:
     """Subscribe to a content's broadcast."""
 
@@ -181,7 +191,19 @@ class WarnUnanswered:
     chunk_bytes: int = 0
 
 
-Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn | WarnUnanswered
+Action = (
+    Send
+    | SubmitWhole
+    | SendUpdate
+    | Follow
+    | Unfollow
+    | KeepTask
+    | Train
+    | StopTraining
+    | Settle
+    | Warn
+    | WarnUnanswered
+)
 Step = tuple["AgentState", tuple[Action, ...]]
 
 
@@ -203,6 +225,15 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class KnownTerms:
+    """The terms that an assignment of that run and incarnation brought: they count for its later ones."""
+
+    run: str
+    incarnation: int
+    terms: Terms
+
+
+@dataclass(frozen=True)
 class Refusals:
     """A count of a round's updates that were refused as invalid, and why the last one was."""
 
@@ -221,7 +252,7 @@ class AgentState:
 
     `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and version
     of the model that it holds; `wants_whole`: what it held led elsewhere. `ticket`: what the gateway gave it, at
-    `ticket_at`.
+    `ticket_at`. `terms`: those of the gateway that was heard last, None until it says them.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
@@ -230,7 +261,8 @@ class AgentState:
     incarnation of the gateway that awaited it, None if another process made it; `refusals`: of the updates of the
     round in which one was refused last.
 
-    `again_at`: when what this phase says is said again, `attempt`: how often it was already.
+    `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
+    that had nothing to ask for says that it has begun.
     """
 
     name: str
@@ -247,6 +279,7 @@ class AgentState:
     wants_whole: bool = False
     ticket: bytes = b""
     ticket_at: float = float("-inf")
+    terms: KnownTerms | None = None
     assignment: Assignment | None = None
     deadline: float = 0.0
     receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
@@ -260,13 +293,19 @@ class AgentState:
     refusals: Refusals | None = None
     attempt: int = 0
     again_at: float | None = None
+    begun_at: float | None = None
 
     @property
     def offer(self) -> CheckIn:
         """The check-in, with what the agent has to show by now."""
         run, version = self.held
         return msgspec.structs.replace(
-            self.check_in, ticket=self.ticket, run=run, version=version, wants_whole=self.wants_whole
+            self.check_in,
+            ticket=self.ticket,
+            run=run,
+            version=version,
+            wants_whole=self.wants_whole,
+            terms=0 if self.terms is None else self.terms.incarnation,
         )
 
     @property
@@ -275,7 +314,7 @@ class AgentState:
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
-        alarms = (self.again_at, self.serving.due_at, *awaited)
+        alarms = (self.again_at, self.begun_at, self.serving.due_at, *awaited)
         return min((alarm for alarm in alarms if alarm is not None), default=None)
 
     def awaits_training(self, number: int) -> bool:
@@ -300,6 +339,6 @@ def start(
     held: tuple[str, int] = NONE_HELD,
 ) -> AgentState:
     """The state of an agent that has just been started, from what it remembers."""
-    serving = Serving() if pending is None else Serving().offer(pending.update)
+    serving = Serving() if pending is None else Serving().offer(pending.content)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
     return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, pending=pending)

@@ -37,12 +37,12 @@ def train_locally(
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment, table = local.assignment, bundle.task.table
-    codec = _codec(assignment.codec)
+    codec = _codec(assignment.known.codec)
     weights, mask = round_model(local.model, assignment, bundle, local.held, should_stop)
     weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
-    key = Key(assignment.seed, assignment.round, local.agent)
+    key = Key(assignment.known.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
-    keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
+    keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     first = bundle.task.drawn_weights() if codec.asks_what_moved else None
@@ -68,8 +68,8 @@ def train_locally(
         local_steps=steps,
         loss=loss,
         train_seconds=seconds,
-        idle_memory_mb=local.idle_memory_mb,
-        peak_memory_mb=peak_memory_mb(),
+        idle_memory_mb=round(local.idle_memory_mb),
+        peak_memory_mb=round(peak_memory_mb()),
         x_mean=data.x_mean,
         x_largest=data.x_largest,
         evaluated=evaluated,

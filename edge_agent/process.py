@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Ticked, Train
 from edge_agent.local_round import LocalRound, owed_since
+from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
 from edge_agent.store import AgentStore
@@ -75,6 +76,8 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb, events))
 
     key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
+    if settings.gateway is not None:
+        keep_renewed(base / settings.gateway)
     status = topics.status(name)
     client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+import msgspec
+
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import (
     Action,
@@ -20,6 +22,7 @@ from edge_agent.agent_state import (
     SendUpdate,
     Settle,
     StopTraining,
+    SubmitWhole,
     Train,
     TrainingDone,
     TrainingFailed,
@@ -140,6 +143,10 @@ class AgentRunner:
         match action:
             case Send(message):
                 self._say(kind_of(message), encode(message))
+            case SubmitWhole():
+                assert self.state.pending is not None
+                whole = msgspec.structs.replace(self.state.pending, update=self._store.update())
+                self._say(kind_of(whole), encode(whole))
             case SendUpdate(indexes, chunk_bytes):
                 self._send_update(indexes, chunk_bytes)
             case Follow(digest):
@@ -166,7 +173,7 @@ class AgentRunner:
         submit, blob = self.state.pending, self._store.update()
         assert submit is not None
         for index in indexes:
-            chunk = chunk_of(blob, submit.update.digest, index, chunk_bytes)
+            chunk = chunk_of(blob, submit.content.digest, index, chunk_bytes)
             self._say("chunk", encode(chunk))
 
     def _say(self, kind: str, message: bytes) -> None:
@@ -179,8 +186,8 @@ class AgentRunner:
             return decode(Manifest, payload) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
-        kind = topic.rpartition("/")[2]
-        if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
+        kind = self._topics.parse_down(topic, self.state.name)
+        if kind in DOWNLINK:
             return decode(DOWNLINK[kind], verified(self._key, topic, payload))
         chunk = decode(Chunk, payload)
         if topic != self._topics.content(chunk.digest):
@@ -192,7 +199,7 @@ class AgentRunner:
         if state.assignment is not None:
             return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
-            return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.update.size} bytes"
+            return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.content.size} bytes"
         return "waiting for work"
 
 

@@ -126,7 +126,7 @@ class TrainingThread:
         from edge_agent.evaluating import hold_out
         from fedprune.task.bundle import read_bundle
 
-        share, seed = aside = (local.assignment.hold_out, local.assignment.seed)
+        share, seed = aside = (local.assignment.known.hold_out, local.assignment.known.seed)
         if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)

@@ -41,7 +41,7 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import read_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.wire.messages import Accepted, Assignment, CheckIn, Content, Manifest, Message, encode
+from fedprune.wire.messages import MAX_INLINE_BYTES, Assignment, CheckIn, Manifest, Message, encode, tag_of
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
 
 AGENTS, EXAMPLES = 10, 600
@@ -145,10 +145,9 @@ class _Federation:
             if known in found:
                 base, blob = known, found[known]
         assignment = msgspec.structs.replace(
-            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec),
+            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec, model_codec=self._model_codec),
             model=content_of(blob) if blob else None,
             base=base,
-            model_codec=self._model_codec,
         )
         return assignment, blob
 
@@ -164,21 +163,27 @@ class _Federation:
         self, assignment: Assignment, blob: bytes, result: LocalResult, *, begins: bool
     ) -> tuple[Counter[str], Counter[str]]:
         """The bytes that an agent sends and receives in a round, its first with the task, by kind."""
-        manifest = Manifest(
-            run=RUN,
-            incarnation=1,
-            round=assignment.round,
-            rounds=self._rounds,
-            task=assignment.task,
-            model=assignment.task,
+        task = self._bundle.blob if begins else b""
+        update, update_apart = _inside(result.update.blob)
+        model, model_apart = _inside(blob)
+        check_in = CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN, version=assignment.round, terms=int(not begins))
+        manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
+        assignment = msgspec.structs.replace(
+            assignment,
+            model=model or assignment.model,
+            accepted=None if begins else tag_of(content_of(result.update.blob)),
+            terms=assignment.terms if begins else None,
         )
-        check_in = CheckIn(examples=EXAMPLES, trainer="litert", ticket=bytes(8), run=RUN, version=assignment.round)
-        accepted = Accepted(run=RUN, round=assignment.round, digest=result.submit.update.digest)
-        contents = {"model": blob, "task": self._bundle.blob if begins else b""}
-        needs = [need_of(content_of(content), (), CHUNK_SIZES[0]) for content in contents.values() if content]
-        up = Counter(control=_size(check_in, *needs, result.submit), update=_chunks(result.update.blob))
-        down = Counter(control=_size(manifest, assignment, accepted))
-        return up, down + Counter({kind: _chunks(content) for kind, content in contents.items() if content})
+        submit = msgspec.structs.replace(result.submit, update=update or result.submit.update)
+        needs = [need_of(content_of(content), (), CHUNK_SIZES[0]) for content in (task, model_apart) if content]
+        up = Counter(control=_size(check_in, *needs, submit) - len(update), update=len(update) + _chunks(update_apart))
+        down = Counter(control=_size(manifest, assignment) - len(model), model=len(model) + _chunks(model_apart))
+        return up, down + Counter(task=_chunks(task))
+
+
+def _inside(blob: bytes) -> tuple[bytes, bytes]:
+    """What of a content travels inside a message, and what in chunks: all of it in either."""
+    return (blob, b"") if len(blob) <= MAX_INLINE_BYTES else (b"", blob)
 
 
 def _size(*messages: Message) -> int:
@@ -186,7 +191,10 @@ def _size(*messages: Message) -> int:
 
 
 def _chunks(blob: bytes) -> int:
-    content: Content = content_of(blob)
+    """The messages that bring a content, none if it is empty."""
+    if not blob:
+        return 0
+    content = content_of(blob)
     count = chunk_count(content.size, CHUNK_SIZES[0])
     return _size(*(chunk_of(blob, content.digest, index, CHUNK_SIZES[0]) for index in range(count)))
 

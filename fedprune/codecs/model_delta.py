@@ -31,7 +31,7 @@ from fedprune.codecs.update import check_update
 from fedprune.codecs.update_bytes import decode_update, encode_update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
-from fedprune.pruning.masks import take_kept
+from fedprune.pruning.masks import put_kept, take_kept
 
 _MAGIC, _REPLAY = b"FPD1", b"FPR1"
 _MOVING = (TensorClass.PRUNABLE, TensorClass.DENSE)
@@ -130,11 +130,12 @@ def apply_delta(
     weights, moves = {**base, **update.statistics}, dict(update.delta)
     del update  # a device has no room for whole moves beside whole weights
     with np.errstate(over="ignore"):
-        for name in list(moves):
-            moved = base[name] + moves.pop(name)
-            if not np.isfinite(moved).all():
-                raise ProtocolError(f"tensor {name}: a weight overflows")
-            weights[name] = np.where(mask[name], moved, np.float32(0.0)) if name in mask else moved
+        for spec in table.of(*_MOVING):
+            kept = mask.get(spec.name, np.ones(spec.shape, np.bool_))
+            reached = take_kept(base[spec.name], kept) + moves.pop(spec.name)
+            if not np.isfinite(reached).all():
+                raise ProtocolError(f"tensor {spec.name}: a weight overflows")
+            weights[spec.name] = put_kept(reached, kept)
     model = encode_model(weights, mask, table, values)
     del weights
     return decode_model(model, table)[0], model

@@ -31,7 +31,6 @@ from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import Update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
-from fedprune.pruning.masks import put_kept
 
 _MAGIC = b"FPU2"
 _COMPRESSED = (TensorClass.PRUNABLE, TensorClass.DENSE)
@@ -69,7 +68,7 @@ def encode_update(
         >>> sent = codec.compress({"kernel": np.float32([1, 4])}, codec.init(table), key)
         >>> blob = encode_update(sent, {}, mask, table, codec, mask_is_known=True)
         >>> len(blob), decode_update(blob, table, mask, codec, key).delta["kernel"].round(1).tolist()
-        (13, [1.0, 0.0, 0.0, 4.0])
+        (13, [1.0, 4.0])
     """
     names = [spec.name for spec in table.of(*_COMPRESSED)]
     vectors = [sent.tensors[name] for name in names]
@@ -127,8 +126,7 @@ def decode_update(
         statistics[spec.name] = vector.reshape(spec.shape)
     alive = _read_alive(reader, codec, key, table, mask, places)
     reader.finish()
-    delta = {spec.name: _whole(alive[spec.name], spec, mask) for spec in table.of(*_COMPRESSED)}
-    return Update(delta=delta, statistics=statistics, mask=mask)
+    return Update(delta=alive, statistics=statistics, mask=mask)
 
 
 def alive_sizes(table: TensorTable, mask: Mask) -> dict[str, int]:
@@ -185,7 +183,3 @@ def _statistics(spec: TensorSpec, statistics: Weights) -> bytes:
     if not np.isfinite(array).all():
         raise ValueError(f"tensor {spec.name} holds NaN or infinity")
     return Fp32().encode([array.reshape(-1)])
-
-
-def _whole(vector: Vector, spec: TensorSpec, mask: Mask) -> Vector:
-    return put_kept(vector, mask[spec.name]) if spec.name in mask else vector.reshape(spec.shape)

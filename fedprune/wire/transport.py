@@ -65,7 +65,8 @@ class MqttLink:
         self._settings = broker
         self._client_id = client_id
         self._will = will
-        self._tls = _tls_context(broker.tls) if broker.uses_tls else None
+        if broker.uses_tls:
+            _tls_context(broker.tls)  # what is wrong with the files is said before anything begins
         self._events = events
         self._inbox = Inbox(events)
         self._outbox = Outbox()
@@ -73,6 +74,7 @@ class MqttLink:
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._ending = ""
+        self._has_subscribed = False
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
@@ -152,8 +154,8 @@ class MqttLink:
         client.connect_timeout = _CONNECT_TIMEOUT_S
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._settings.uses_tls:
+            client.tls_set_context(_tls_context(self._settings.tls))  # its files may have been renewed
         if self._will is not None:
             client.will_set(*self._will, qos=_QOS, retain=True)
         client.on_connect = self._on_connect
@@ -274,11 +276,18 @@ class MqttLink:
             self._refusal = why
             self._answered.set()
 
-    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+    def _on_subscribe(self, client: Any, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._events.put(refusals.refused_subscription(self._settings))
+            refusal = refusals.refused_subscription(self._settings)
+            if self._has_subscribed:  # as a cluster refuses while it chooses a leader: a new connection asks once more
+                self._cut_off.log(logging.WARNING, "%s; connecting again", refusal)
+                client.disconnect()
+            else:
+                self._events.put(refusal)
         elif any(reason.value < _QOS for reason in reasons):
             self._events.put(refusals.no_qos_1(self._settings))
+        else:
+            self._has_subscribed = True
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):

@@ -35,7 +35,7 @@ from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 from fedprune.wire.link import Drained
-from fedprune.wire.messages import Assignment, Failed
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Failed, Terms
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
 from tests.devices import Device
@@ -294,13 +294,11 @@ def _first_round(bundle: Bundle) -> LocalRound:
     first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, everywhere)
     assignment = Assignment(
         run="run",
+        incarnation=1,
         round=0,
-        task=content_of(bundle.blob),
+        weights_digest=first.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+        seconds_left=60,
         model=first.model.content,
-        weights_digest=first.model.weights_digest,
-        schedule_step=0,
-        seed=1,
-        codec="mask | fp32",
-        seconds_left=60.0,
+        terms=Terms(task=content_of(bundle.blob), seed=1, clock_steps=10, codec="mask | fp32"),
     )
     return LocalRound("pi-1", assignment, first.blob, lambda: None, None, 0.0)

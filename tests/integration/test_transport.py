@@ -421,6 +421,24 @@ def test_a_broker_that_lets_in_but_not_subscribe_is_an_error(tmp_path: Path) -> 
         )
 
 
+def test_who_may_not_subscribe_any_more_connects_again_until_it_may(tmp_path: Path) -> None:
+    """As in a cluster that chooses a leader: it refuses what it granted before."""
+    with Mosquitto(tmp_path) as broker, connected(broker.url, "test", "a") as wire:
+        broker.stop()
+        wire.until(LinkDown)
+        broker.start(*settings_without_subscriptions(tmp_path))
+        for _ in range(2):
+            wire.until(LinkUp)
+            wire.link.subscribe("a")
+            wire.until(LinkDown)
+        broker.stop()
+        broker.start()
+        wire.until(LinkUp)
+        wire.subscribe("a")
+        wire.link.publish("a", b"heard")
+        wire.until_topic("a", b"heard")
+
+
 # TLS
 
 

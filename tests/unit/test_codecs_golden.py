@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fedprune.codecs import (
-    Update,
     Values,
     apply_delta,
     decode_model,
@@ -27,7 +26,7 @@ from fedprune.codecs import (
 )
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
-from tests.encoding import KEY, encoded
+from tests.encoding import KEY, encoded, update_of, whole_delta
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "codecs.json"
 
@@ -73,11 +72,8 @@ def _cases() -> dict[str, dict[str, str]]:
         "half": weights["half"] > 0.0,
         "thin": weights["thin"] > 2.8,
     }
-    update = Update(
-        delta={name: weights[name] for name in ("full", "half", "thin", "bias")},
-        statistics={"mean": weights["mean"]},
-        mask=mask,
-    )
+    delta = {name: weights[name] for name in ("full", "half", "thin", "bias")}
+    update = update_of(delta, {"mean": weights["mean"]}, mask)
     cases = {}
     for values in Values:
         blob = encode_model(weights, mask, TABLE, values)
@@ -86,7 +82,7 @@ def _cases() -> dict[str, dict[str, str]]:
         blob = encoded(update, TABLE, codec, mask_is_known=known_mask is not None)
         decoded = decode_update(blob, TABLE, known_mask, parse_codec(codec), KEY)
         name = f"update, {codec}, {'own' if known_mask is None else 'shared'} mask"
-        cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
+        cases[name] = _case(blob, {**whole_delta(decoded, TABLE), **decoded.statistics}, decoded.mask)
     return cases | _deltas(weights, mask)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.merging import Aggregate
-from fedprune.codecs import Update, Values, decode_model, decode_update, parse_codec
+from fedprune.codecs import Values, decode_model, decode_update, parse_codec
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
 from fedprune.pruning.masks import Allocation, full_mask, mask_sparsity
@@ -18,7 +18,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
-from tests.encoding import KEY, encoded
+from tests.encoding import KEY, encoded, update_of
 from tests.simulation.world import STEPS_PER_ROUND, make_bundle
 
 VERSIONS = (0, 1, 2, 5)
@@ -104,7 +104,7 @@ def test_a_shared_mask_prunes_on_where_all_agents_set_a_kept_weight_to_zero(allo
     for examples in (7, 9, 13):
         delta = {"a/kernel": -before.weights["a/kernel"], "a/bias": np.zeros(20, np.float32)}
         statistics = {name: before.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
-        update = Update(delta, statistics, before.mask)
+        update = update_of(delta, statistics, before.mask)
         blob = encoded(update, shared.table, "mask | fp32", mask_is_known=True)
         aggregate.add(decode_update(blob, shared.table, before.mask, parse_codec("mask | fp32"), KEY), examples)
     merged = aggregate.result(before.exact)
@@ -123,7 +123,7 @@ def test_with_own_masks_what_no_agent_keeps_stays_pruned() -> None:
     kept = np.arange(800).reshape(40, 20) % 5 == 0
     delta = {"a/kernel": np.where(kept, -base.weights["a/kernel"], np.float32(0.0)), "a/bias": np.zeros(20, np.float32)}
     statistics = {name: base.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
-    aggregate.add(Update(delta, statistics, {"a/kernel": kept}), 7)
+    aggregate.add(update_of(delta, statistics, {"a/kernel": kept}), 7)
 
     merged = aggregate.result(base.exact)
 
