@@ -50,7 +50,7 @@ def _usual(**changes: Any) -> Schedules:
     return lambda rounds: PruningSettings(gradual(_SPARSITY, rounds), **changes)
 
 
-def _scheduled(kind: type[ScheduleSettings], **settings: Any) -> Schedules:
+def _scheduled(kind: Callable[..., ScheduleSettings], **settings: Any) -> Schedules:
     def pruning(rounds: int) -> PruningSettings:
         begin, end = window_of(rounds)
         return PruningSettings(kind(target_sparsity=_SPARSITY, begin_round=begin, end_round=end, **settings))
