@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from aggregator import round_uploads
+from aggregator import round_uploads, runner
 from aggregator.book import Book
 from aggregator.global_model import NO_STATE, moved_in, new_model, next_model
 from aggregator.merging import Aggregate
@@ -47,9 +47,11 @@ MODEL_CODECS = (
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
+    """Models and updates here are a few kB: cut the larger ones into several chunks, as real ones are."""
     for module in (transfer, serving, round_uploads, agent_submitting):
         monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
+    for sender in (agent_submitting, runner):
+        monkeypatch.setattr(sender, "MAX_INLINE_BYTES", 400)
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
