@@ -54,7 +54,7 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import read_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.wire.messages import Accepted, Assignment, CheckIn, Content, Manifest, Message, encode
+from fedprune.wire.messages import Accepted, Assignment, CheckIn, Content, Manifest, Message, encode, tag_of
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
 
 _AGENTS, _EXAMPLES, _PARTITION, _HELD_OUT = 10, 600, "dirichlet:0.5", 10_000
@@ -224,10 +224,9 @@ class _Federation:
         elif model.delta is not None:
             base, blob = round_ - 1, encode_replay([model.delta])
         assignment = msgspec.structs.replace(
-            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec),
+            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec, model_codec=self._model_codec),
             model=content_of(blob) if blob else None,
             base=base,
-            model_codec=self._model_codec,
         )
         return assignment, blob
 
@@ -241,18 +240,13 @@ class _Federation:
 
     def _messages(self, assignment: Assignment, blob: bytes, result: LocalResult) -> tuple[int, int]:
         """The bytes that an agent sends and receives in a round, its first with the task."""
-        manifest = Manifest(
-            run=RUN,
-            incarnation=1,
-            round=assignment.round,
-            rounds=self._rounds,
-            task=assignment.task,
-            model=assignment.task,
-        )
+        manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
         check_in = CheckIn(examples=_EXAMPLES, trainer="litert", ticket=bytes(8), run=RUN, version=assignment.round)
-        accepted = Accepted(run=RUN, round=assignment.round, digest=result.submit.update.digest)
+        accepted = Accepted(round=assignment.round, update=tag_of(result.submit.update))
+        if assignment.round:
+            assignment = msgspec.structs.replace(assignment, terms=None)
         contents = [blob] if blob else []
-        if not assignment.round:
+        if assignment.terms is not None:
             contents.append(self._bundle.blob)
         needs = [need_of(content, (), CHUNK_SIZES[0]) for content in map(content_of, contents)]
         up = _size(check_in, *needs, result.submit) + _chunks(result.update.blob)

@@ -36,7 +36,7 @@ from fedprune.system.memory import return_large_arrays
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import read_bundle
 from fedprune.task.training import Adam, Sgd, Training
-from fedprune.wire.messages import Assignment
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 
 _STEPS = 50
@@ -128,14 +128,12 @@ def _prepare(optimizer: str, folder: str) -> None:
         made = new_model(weights, task, _RUN, round_, Values.FP16, mask)
         assignment = Assignment(
             run=_RUN,
+            incarnation=1,
             round=round_,
-            task=content_of(blob),
+            weights_digest=made.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+            seconds_left=3600,
             model=made.model.content,
-            weights_digest=made.model.weights_digest,
-            schedule_step=round_ * _STEPS,
-            seed=0,
-            codec="mask | feedback(2) | fp16",
-            seconds_left=3600.0,
+            terms=Terms(task=content_of(blob), seed=0, clock_steps=_STEPS, codec="mask | feedback(2) | fp16"),
         )
         Path(folder, f"model-{round_}").write_bytes(made.blob)
         Path(folder, f"assignment-{round_}").write_bytes(msgspec.msgpack.encode(assignment))

@@ -26,7 +26,7 @@ DENSE_CODEC = "mask | fp32"
 class Federation:
     """A federation in the directory `out`, which holds task.fedtask, and in data/ everybody's examples: agent-0 and so
     on, and held-out, each with the `suffix`. `broker` is embedded, mosquitto, or an mqtt:// address; `name` is the
-    federation's there.
+    federation's there. In a cluster the aggregator may have another address, `aggregators_broker`.
     """
 
     name: str
@@ -38,13 +38,14 @@ class Federation:
     broker: str
     out: Path
     suffix: str = ".npz"
+    aggregators_broker: str | None = None
 
 
 def run_federation(federation: Federation, children: Children, on_round: Callable[[RoundRecord], None]) -> None:
     """Run it to its end; `out`/run is then the aggregator's directory. Raises `ChildFailedError`, `BrokerError`."""
     out = federation.out
     url = children.start_broker(federation.broker)
-    Directory(out).write("federation.toml", _federation_toml(federation, url).encode())
+    Directory(out).write("federation.toml", _federation_toml(federation, federation.aggregators_broker or url).encode())
     aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
     agents = [_agent_name(index) for index in range(federation.agents)]
     configurations = Directory(out / "agents")

@@ -36,7 +36,19 @@ from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret
 from fedprune.system.disk import Directory
 from fedprune.wire.broker import Broker, Tls
-from fedprune.wire.messages import Accepted, Assignment, Content, Message, Reason, Rejected, encode, kind_of
+from fedprune.wire.messages import (
+    UPDATE_TAG_BYTES,
+    WEIGHTS_DIGEST_BYTES,
+    Accepted,
+    Assignment,
+    Content,
+    Message,
+    Reason,
+    Rejected,
+    Terms,
+    encode,
+    kind_of,
+)
 from fedprune.wire.topics import Topics
 
 _FEDERATION = "intruders"
@@ -123,18 +135,16 @@ def _forge_messages(site: _Site) -> Iterator[Attack]:
     content = Content(digest=bytes(32), size=1)
     work = Assignment(
         run="run",
+        incarnation=1,
         round=0,
-        task=content,
+        weights_digest=bytes(WEIGHTS_DIGEST_BYTES),
+        seconds_left=600,
         model=content,
-        weights_digest=bytes(32),
-        schedule_step=0,
-        seed=0,
-        codec="mask | int8",
-        seconds_left=600.0,
+        terms=Terms(task=content, seed=0, clock_steps=1, codec="mask | int8"),
     )
     forgeries: dict[str, Message] = {
         "an assignment": work,
-        "an acceptance": Accepted(run="run", round=0, digest=bytes(32)),
+        "an acceptance": Accepted(round=0, update=bytes(UPDATE_TAG_BYTES)),
         "a rejection": Rejected(reason=Reason.FINISHED),
     }
     gateway = site.gateway.path

@@ -188,10 +188,12 @@ class UnitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: UnitAllocation = UnitAllocation.UNIFORM
     minimum: _Size = 1
     multiple: _Size = 1
+    slim: bool = True
 
     def in_steps(self, steps_per_round: int) -> UnitPruning:
         """Raises ValueError if the clock would run over."""
-        return UnitPruning(self.schedule.in_steps(steps_per_round), self.allocation, self.minimum, self.multiple)
+        schedule = self.schedule.in_steps(steps_per_round)
+        return UnitPruning(schedule, self.allocation, self.minimum, self.multiple, self.slim)
 
 
 class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

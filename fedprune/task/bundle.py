@@ -23,7 +23,8 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.description import Arrays, Data, Text
+from fedprune.data.normalization import scale_of, targets_of
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.forms import OutputForm, array_names
 from fedprune.model.losses import Objective
@@ -49,6 +51,7 @@ from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import why_unreadable
+from fedprune.task.forms import Form, Forms
 from fedprune.task.outputs import Output, problem_of
 from fedprune.task.training import Training
 
@@ -151,9 +154,15 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The form of each output, and what its array in data files is called."""
         arrays = array_names("y", [output.name for output in self.outputs if output.name])
         return tuple(
-            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics)
+            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics, self._unit)
             for array, output in zip(arrays, self.outputs, strict=True)
         )
+
+    @property
+    def _unit(self) -> tuple[float, ...]:
+        """That of the only output's labels."""
+        targets = targets_of(self.data)
+        return (1.0,) if targets is None or targets.lacks_statistics else scale_of(targets)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -173,6 +182,15 @@ class Bundle:
     head: ProvenHead | None
     """None unless the network has a frozen base, and the head alone can be trained too."""
     _weights: bytes | None
+
+    @cached_property
+    def forms(self) -> Forms:
+        """What the task can become while its units go."""
+        return Forms(self.task, self.network)
+
+    def in_form(self, form: Form) -> Bundle:
+        """The bundle with task and network in one of its forms; weights and graphs in it stay those of the whole."""
+        return self if form.is_whole else replace(self, task=form.task, network=form.network)
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
         """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""

@@ -124,7 +124,7 @@ def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask, state:
     if codec.deltas is None:
         return new_model(weights, task, before.run, version, codec.values, mask, state).checkpoint
     return next_model(
-        weights, task, world.bundle.network, before.run, before, codec.values, codec.deltas, SEED, state
+        weights, world.bundle.forms, before.run, before, codec.values, codec.deltas, SEED, state
     ).checkpoint
 
 

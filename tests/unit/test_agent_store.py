@@ -218,7 +218,7 @@ def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, fede
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 6, "agent": {}}'), ("memory.json", b"{}")],
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 7, "agent": {}}'), ("memory.json", b"{}")],
 )
 def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
     disk.write(name, record)
