@@ -23,7 +23,6 @@ from export.settings import (
     IterativeSettings,
     OneShotSettings,
     PruningSettings,
-    ScheduleSettings,
 )
 from fedprune.codecs import Values
 from fedprune.model.tensors import sparsity
@@ -50,12 +49,10 @@ def _usual(**changes: Any) -> Schedules:
     return lambda rounds: PruningSettings(gradual(_SPARSITY, rounds), **changes)
 
 
-def _scheduled(kind: type[ScheduleSettings], **settings: Any) -> Schedules:
-    def pruning(rounds: int) -> PruningSettings:
-        begin, end = window_of(rounds)
-        return PruningSettings(kind(target_sparsity=_SPARSITY, begin_round=begin, end_round=end, **settings))
-
-    return pruning
+def _cosine(rounds: int) -> PruningSettings:
+    begin, end = window_of(rounds)
+    schedule = CosineSettings(initial_sparsity=0.0, target_sparsity=_SPARSITY, begin_round=begin, end_round=end)
+    return PruningSettings(schedule)
 
 
 def _iterative(rounds: int) -> PruningSettings:
@@ -89,7 +86,7 @@ METHODS: Mapping[str, Method] = {
     "global": Method(_usual(allocation=Allocation.GLOBAL)),
     "ERK": Method(_usual(allocation=Allocation.ERK)),
     "uniform": Method(_usual(allocation=Allocation.UNIFORM)),
-    "cosine": Method(_scheduled(CosineSettings, initial_sparsity=0.0)),
+    "cosine": Method(_cosine),
     "iterative, 5 updates": Method(_iterative),
     "one-shot": Method(_one_shot),
     "from the start": Method(_from_the_start),
