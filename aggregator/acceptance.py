@@ -34,8 +34,8 @@ def accepted_update(submit: Submit, weight: int, norms: Norms, training: Trainin
 def accepted_statistics(submit: Submit, weight: int) -> AcceptedUpdate:
     """A device's statistics that were checked, as the book has them. They weigh `weight` examples."""
     return AcceptedUpdate(
-        digest=submit.update.digest,
-        size=submit.update.size,
+        digest=submit.content.digest,
+        size=submit.content.size,
         weight=weight,
         loss=0.0,
         train_seconds=0.0,

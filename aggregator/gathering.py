@@ -128,7 +128,7 @@ class GatheringRunner(Exchange):
         try:
             statistics = checked_statistics(action.blob, self._task, submit.examples)
         except ProtocolError as error:
-            self._book.refuse(agent, submit.update.digest)
+            self._book.refuse(agent, submit.content.digest)
             self._agents_log.log(logging.WARNING, "refused the statistics of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
         if action.weight < submit.examples:

@@ -88,7 +88,7 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 keep_checkpoints=settings.keep_checkpoints,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
                 patience=settings.rounds.patience,
-                aggregation=settings.aggregation,
+                aggregation=settings.merging,
             )
             _loop(runner, events)
             link.drain()
@@ -208,8 +208,7 @@ def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
 
 def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
     """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
-    sends_deltas = settings.codec.model is not None or settings.codec.preset is not None
-    if sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
+    if settings.codec.sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
         raise ConfigurationError(
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"

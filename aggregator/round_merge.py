@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import NO_STATE, GlobalModel, new_model, next_model
+from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
@@ -84,6 +84,7 @@ class Merger:
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
+        self._moved_of: tuple[GlobalModel, Mask] | None = None
 
     def check(self, blob: bytes, agent: str, model: GlobalModel) -> Norms:
         """The norms of an agent's update to `model`. Raises `ProtocolError` if it cannot be merged."""
@@ -236,7 +237,14 @@ class Merger:
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)
-        return decode_update(blob, self.form_of(model).task.table, self._known_mask(model), self._codec, key)
+        table = self.form_of(model).task.table
+        return decode_update(blob, table, self._known_mask(model), self._codec, key, self._moved(model))
+
+    def _moved(self, model: GlobalModel) -> Mask:
+        """Where the model has moved, found once for all of a round's updates."""
+        if self._moved_of is None or self._moved_of[0] is not model:
+            self._moved_of = model, moved_in(model.checkpoint.weights, self.forms, self.form_of(model), self._codec)
+        return self._moved_of[1]
 
     def _known_mask(self, model: GlobalModel) -> Mask | None:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)

@@ -13,13 +13,19 @@ from pathlib import Path
 import msgspec
 
 from aggregator.book import RoundRecord
+from aggregator.settings import Codec
 from benchmarks.children import Children
 from fedprune.system.disk import Directory
 
 _CHECK_S = 1.0
 
 DENSE_CODEC = "mask | fp32"
-"""The codec of federations that others are compared with: nothing is lost, neither up nor down."""
+"""The codec of updates of federations that others are compared with: nothing is lost."""
+
+
+def codec_of(update: str) -> Codec:
+    """The codec with these updates, whose models are fp32 with `DENSE_CODEC`, so that nothing is lost, else fp16."""
+    return Codec(update=update, model_values="fp32" if update == DENSE_CODEC else "fp16")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Federation:
     agents: int
     rounds: int
     seed: int
-    codec: str
+    codec: Codec
     trainer: str
     broker: str
     out: Path
@@ -82,8 +88,7 @@ def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[st
 
 
 def _federation_toml(federation: Federation, broker_url: str) -> str:
-    """The file that says how it is learned. The downlink of dense federations is fp32, else fp16. The fleet is named,
-    so that equal runs have equal cohorts."""
+    """The file that says how it is learned. The fleet is named, so that equal runs have equal cohorts."""
     return f"""\
 name = "{federation.name}"
 task = "task.fedtask"
@@ -101,9 +106,12 @@ fleet = {[_agent_name(index) for index in range(federation.agents)]}
 deadline_s = 3600
 
 [codec]
-update = "{federation.codec}"
-model_values = "{"fp32" if federation.codec == DENSE_CODEC else "fp16"}"
-"""
+{_codec_toml(federation.codec)}"""
+
+
+def _codec_toml(codec: Codec) -> str:
+    given = {name: value for name, value in msgspec.structs.asdict(codec).items() if value is not None}
+    return "".join(f'{name} = "{value}"\n' for name, value in given.items())
 
 
 def _agent_name(index: int) -> str:

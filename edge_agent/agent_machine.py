@@ -119,8 +119,8 @@ def _offer_when_due(state: AgentState, _: Ticked, now: float) -> Step:
 
 
 def _ask_when_overdue(state: AgentState, _: Ticked, now: float) -> Step:
-    """Say that the agent has begun; and once the deadline has passed ask: is the training still wanted? One that is held
-    too long is given up."""
+    """Say that the agent has begun; and past the deadline ask whether the training is still wanted. One that is
+    held too long is given up."""
     if state.connected and state.given_up_at is not None and now >= state.given_up_at:
         return give_up_held(state, now)
     if state.connected and state.begun_at is not None and now >= state.begun_at:

@@ -27,7 +27,7 @@ def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Dat
     """
     opened, assignment = read_bundle(bundle), local.assignment
     data = fit_to(read(opened.task.data), opened.network.input_forms, opened.task.output_forms)
-    data, _ = hold_out(data, assignment.hold_out, assignment.seed, local.agent)
+    data, _ = hold_out(data, assignment.known.hold_out, assignment.known.seed, local.agent)
     statistics = own_statistics(opened.task, data)
     if statistics.is_empty:
         _log.warning(
@@ -42,7 +42,7 @@ def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Dat
         update=content_of(blob),
         examples=len(data),
         local_steps=1,
-        idle_memory_mb=local.idle_memory_mb,
-        peak_memory_mb=peak_memory_mb(),
+        idle_memory_mb=round(local.idle_memory_mb),
+        peak_memory_mb=round(peak_memory_mb()),
     )
     return LocalResult(submit, PreparedUpdate(blob, {}, {}), slots=None)

@@ -68,4 +68,4 @@ def owed_since(assignment: Assignment) -> int:
 
 def asks_for_statistics(assignment: Assignment) -> bool:
     """True for an assignment that wants statistics of the examples, and no training."""
-    return assignment.codec == GATHERING
+    return assignment.known.codec == GATHERING

@@ -11,7 +11,7 @@ from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
+from fedprune.codecs import Codec, Key, moved_since, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -49,6 +49,9 @@ def train_locally(
     keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
+    first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
+    moved = moved_since(first, weights, table)
+    del first
     try:
         trained = trainer.train(work, data)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
@@ -56,7 +59,7 @@ def train_locally(
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask)
+        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"

@@ -14,6 +14,7 @@ from fedprune.codecs import (
     decode_replay,
     delta_key,
     encode_model,
+    moved_since,
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
@@ -102,6 +103,7 @@ def _led_to(
     blob = blob or _first(assignment, bundle, codec)
     form, weights, mask = _decoded(blob, bundle)
     unsent = bundle.unsent_weights() if deltas else {}
+    first = task.drawn_weights() if deltas and codec.deltas is not None and codec.deltas.asks_what_moved else None
     for version, delta in enumerate(deltas[start - base :], start + 1):
         if should_stop():
             raise TrainingStopped(f"task {task.name!r}: stopped at version {version - 1} of the model")
@@ -111,7 +113,8 @@ def _led_to(
         form, mask = following_version(bundle.forms, former, version - 1, known, mask)
         table, key = form.task.table, delta_key(assignment.known.seed, version)
         base_weights = form.carry_all(former, weights)
-        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values)
+        moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
+        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values, moved)
         blob = form.name + model
     return form, weights, mask, None if is_held else blob
 

@@ -162,6 +162,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for array, output in zip(arrays, self.outputs, strict=True)
         )
 
+    def drawn_weights(self) -> dict[str, NDArray[np.float32]] | None:
+        """The weights before round 0, by name, in table order, as all sides draw them; None of a pretrained start."""
+        return None if self.initial is None else _draw(self.initial, self.table)
+
     @property
     def _unit(self) -> tuple[float, ...]:
         """That of the only output's labels."""
@@ -216,8 +220,7 @@ class Bundle:
 
     def _initial(self, table: TensorTable) -> dict[str, NDArray[np.float32]]:
         """The initial weights of `table`, which is the task's or a part of it."""
-        if self.task.initial is not None:
-            drawn = _draw(self.task.initial, self.task.table)
+        if (drawn := self.task.drawn_weights()) is not None:
             weights = {spec.name: drawn[spec.name] for spec in table}
         else:
             weights = _load_snapshot(self._weights or b"", table)

@@ -21,6 +21,7 @@ from fedprune.codecs import (
     encode_delta,
     encode_model,
     encode_replay,
+    moved_since,
     parse_codec,
 )
 from fedprune.model.randomness import Keyed
@@ -52,7 +53,12 @@ CODECS = (
     "mask | subsample(0.2) | rotate | quantise(2)",
     "mask | low_rank(2) | quantise(8)",
 )
-DELTAS = ("mask | int8", "mask | topk(0.1) | ternary | rice", "mask | random_mask(0.2) | rotate | quantise(4)")
+DELTAS = (
+    "mask | int8",
+    "mask | topk(0.1) | ternary | rice",
+    "mask | topk(0.1) | ternary | context",
+    "mask | random_mask(0.2) | rotate | quantise(4)",
+)
 
 
 def _cases() -> dict[str, dict[str, str]]:
@@ -88,9 +94,9 @@ def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
     for chain in DELTAS:
         codec, found, deltas = parse_codec(chain), base, list[bytes]()
         for version in (1, 2):
-            key = delta_key(7, version)
-            deltas.append(encode_delta(weights, found, mask, table, codec, key))
-            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16)
+            key, moved = delta_key(7, version), moved_since(base, found, table)
+            deltas.append(encode_delta(weights, found, mask, table, codec, key, moved))
+            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16, moved)
         cases[f"replay, {chain}"] = _case(encode_replay(deltas), found, mask)
     return cases
 
