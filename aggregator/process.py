@@ -214,7 +214,7 @@ def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
             "residual to send later; leave them out, or build the task anew"
         )
     score = bundle.task.pruning.score
-    if sends_deltas and score is not Score.MAGNITUDE:
+    if settings.codec.sends_deltas and score is not Score.MAGNITUDE:
         raise ConfigurationError(
             f'codec.model and codec.preset need a task whose pruning.score is "{Score.MAGNITUDE}": only the gateway '
             f"can compute {score}, and with them masks do not travel; leave them out, or build the task anew"

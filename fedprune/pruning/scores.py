@@ -3,8 +3,8 @@
 Magnitude asks nothing of anybody. Sensitivity is the first-order change of the loss when a weight becomes 0, |w dL/dw|
 (Mozer and Smolensky 1989, "Skeletonization"; Lee et al. 2019, SNIP, arXiv 1810.02340; Molchanov et al. 2019, arXiv
 1906.10771). In a federation the gradient of an agent is its pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295,
-section 2): what its round moved, which it sends anyhow, so that a sensitivity costs no byte. Only the gateway has all of
-these.
+section 2): what its round moved, which it sends anyhow, so that a sensitivity costs no byte. Only the gateway has all
+of these.
 """
 
 from __future__ import annotations

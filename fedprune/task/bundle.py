@@ -73,9 +73,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pruning: when (`schedule`), by whom (`mask`), what it is chosen by (`score`), what goes together (`block`, rows and
-    columns) and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole
-    `units` go by a schedule of their own, or none do."""
+    """Pruning: when (`schedule`), by whom (`mask`), by what (`score`), what goes together (`block`, rows and columns)
+    and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units`
+    go by a schedule of their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED

@@ -82,12 +82,13 @@ def test_the_gateway_prunes_what_the_agents_round_says_is_worth_least(tmp_path: 
 
 
 def test_sensitivities_go_with_units_that_leave_the_network(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, Score.SENSITIVITY, _DUE, HALVED)
+    sparse = ConstantSparsity(target_sparsity=0.9, begin_step=2 * STEPS, frequency=STEPS)
+    federation = _federation(tmp_path, Score.SENSITIVITY, sparse, HALVED)
     federation.run(4)  # every agent checks the digest of each model
 
     assert not federation.form.is_whole
-    assert federation.form.sparsity(federation.model.checkpoint.weights) == pytest.approx(0.5, abs=0.15)
-    magnitude = _federation(tmp_path / "magnitude", Score.MAGNITUDE, _DUE, HALVED)
+    assert federation.form.sparsity(federation.model.checkpoint.weights) == pytest.approx(0.9, abs=0.02)
+    magnitude = _federation(tmp_path / "magnitude", Score.MAGNITUDE, sparse, HALVED)
     magnitude.run(4)
     masks = federation.model.checkpoint.mask, magnitude.model.checkpoint.mask
     assert any(masks[0][n].shape != masks[1][n].shape or (masks[0][n] != masks[1][n]).any() for n in masks[0])
