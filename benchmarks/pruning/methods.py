@@ -27,6 +27,7 @@ from export.settings import (
 from fedprune.codecs import Values
 from fedprune.model.tensors import sparsity
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.scores import Score
 from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 
 _SPARSITY = 0.9
@@ -92,6 +93,8 @@ METHODS: Mapping[str, Method] = {
     "from the start": Method(_from_the_start),
     "blocks of 1 x 4": Method(_usual(block=(1, 4))),
     "first layer dense": Method(_usual(), excludes_first=True),
+    "sensitivity": Method(_usual(score=Score.SENSITIVITY)),
+    "signed sensitivity": Method(_usual(score=Score.SIGNED_SENSITIVITY)),
     "powerpropagation, alpha 1.5": Method(_usual(), powerpropagation=1.5),
     "powerpropagation, alpha 2": Method(_usual(), powerpropagation=2.0),
     "L1 and a threshold": Method(_thresholded, l1=True),
