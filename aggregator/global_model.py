@@ -7,7 +7,17 @@ from types import MappingProxyType
 
 from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
-from fedprune.codecs import Codec, Values, apply_delta, decode_model, delta_key, encode_delta, encode_model
+from fedprune.codecs import (
+    NOTHING_MOVED,
+    Codec,
+    Values,
+    apply_delta,
+    decode_model,
+    delta_key,
+    encode_delta,
+    encode_model,
+    moved_since,
+)
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.masks import apply_mask
@@ -45,6 +55,7 @@ def new_model(
     previous: Mask,
     optimizer_state: Weights = NO_STATE,
     form: Form | None = None,
+    scores: Weights | None = None,
 ) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
@@ -57,12 +68,13 @@ def new_model(
         previous: where weights may still be kept: everywhere at first, then what the merge says.
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
         form: the version's, to which all is cut; None if the task's network keeps its shape.
+        scores: what weights are worth, if not their magnitudes: see `mask_of_version`.
 
     Returns:
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
         weights, and its bytes.
     """
-    mask: Mask = mask_of_version(task, version, weights, previous)
+    mask: Mask = mask_of_version(task, version, weights, previous, scores)
     exact, state = apply_mask(weights, mask), mask_state(optimizer_state, mask)
     if form is None:
         table, units, name = task.table, None, b""
@@ -105,9 +117,10 @@ def next_model(
     form, mask = following_version(forms, former, base.version, base.weights, base.mask)
     table, start = form.task.table, form.carry_all(former, base.weights)
     exact = apply_mask(form.carry_all(former, weights), mask)
+    moved = moved_in(start, forms, form, deltas)
     try:
-        delta = encode_delta(exact, start, mask, table, deltas, key)
-        decoded, encoded = apply_delta(start, delta, mask, table, deltas, key, values)
+        delta = encode_delta(exact, start, mask, table, deltas, key, moved)
+        decoded, encoded = apply_delta(start, delta, mask, table, deltas, key, values, moved)
     except ProtocolError:
         whole_state = forms.whole.carry_parts(former, optimizer_state)
         whole, places = former.expanded(weights), form.expanded(mask)
@@ -115,6 +128,11 @@ def next_model(
     state = mask_state(form.carry_parts(former, optimizer_state), mask)
     checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state, form.units)
     return GlobalModel(checkpoint, form.name + encoded, delta)
+
+
+def moved_in(weights: Weights, forms: Forms, form: Form, codec: Codec) -> Mask:
+    """Where the weights of a version, in that form, have moved since the run began, if the codec asks."""
+    return moved_since(forms.drawn_in(form), weights, form.task.table) if codec.asks_what_moved else NOTHING_MOVED
 
 
 def restored_model(checkpoint: Checkpoint, task: Task, values: Values, form: Form | None = None) -> GlobalModel:

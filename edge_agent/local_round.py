@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.held_model import Held, HoldsNothing
 from edge_agent.trainers import Slots
+from fedprune.data.statistics import GATHERING
 from fedprune.model.tensors import Weights
 from fedprune.wire.messages import Assignment, Submit
 
@@ -63,3 +64,8 @@ class LocalResult:
 def owed_since(assignment: Assignment) -> int:
     """The first round whose residual and slots count: not those of an update that was left out, or before it."""
     return 0 if assignment.left_out is None else assignment.left_out.round + 1
+
+
+def asks_for_statistics(assignment: Assignment) -> bool:
+    """True for an assignment that wants statistics of the examples, and no training."""
+    return assignment.known.codec == GATHERING

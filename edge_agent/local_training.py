@@ -11,7 +11,7 @@ from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
+from fedprune.codecs import Codec, Key, moved_since, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -38,17 +38,20 @@ def train_locally(
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment = local.assignment
-    codec = _codec(assignment.codec)
+    codec = _codec(assignment.known.codec)
     model = round_model(local.model, assignment, bundle, local.held, should_stop)
     form, weights, mask = model.form, model.weights, model.mask
     del model
     table, owed = form.task.table, Owed(local, bundle.forms, form)
     weights |= owed.local()
-    key = Key(assignment.seed, assignment.round, local.agent)
+    key = Key(assignment.known.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle.in_form(form), held_out, should_stop)
-    keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
+    keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
     work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
+    first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
+    moved = moved_since(first, weights, table)
+    del first
     try:
         trained = trainer.train(work, data)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
@@ -56,7 +59,7 @@ def train_locally(
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask)
+        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
@@ -69,8 +72,8 @@ def train_locally(
         local_steps=steps,
         loss=loss,
         train_seconds=seconds,
-        idle_memory_mb=local.idle_memory_mb,
-        peak_memory_mb=peak_memory_mb(),
+        idle_memory_mb=round(local.idle_memory_mb),
+        peak_memory_mb=round(peak_memory_mb()),
         x_mean=data.x_mean,
         x_largest=data.x_largest,
         evaluated=evaluated,

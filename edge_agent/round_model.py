@@ -14,6 +14,7 @@ from fedprune.codecs import (
     decode_replay,
     delta_key,
     encode_model,
+    moved_since,
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
@@ -78,7 +79,7 @@ def _decoded(blob: bytes, bundle: Bundle) -> tuple[Form, dict[str, Array], Mask]
 
 def _checked(form: Form, decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> RoundModel:
     weights = form.task.table.with_unsent(decoded, form.cut_all(bundle.unsent_weights()))
-    if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
+    if not bytes.fromhex(weights_digest(weights)).startswith(assignment.weights_digest):
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
     return RoundModel(form, weights, mask)
 
@@ -91,7 +92,7 @@ def _led_to(
     What is held may be newer than the base: the agent said what it held before a training that was stopped.
     """
     task, base = bundle.task, assignment.base
-    codec = _codec(assignment.model_codec)
+    codec = _codec(assignment.known.model_codec)
     steps = assignment.round - base
     if steps < 0 or bool(steps) != bool(replay):
         raise ProtocolError(f"nothing leads from version {base} to {assignment.round}")
@@ -102,6 +103,7 @@ def _led_to(
     blob = blob or _first(assignment, bundle, codec)
     form, weights, mask = _decoded(blob, bundle)
     unsent = bundle.unsent_weights() if deltas else {}
+    first = task.drawn_weights() if deltas and codec.deltas is not None and codec.deltas.asks_what_moved else None
     for version, delta in enumerate(deltas[start - base :], start + 1):
         if should_stop():
             raise TrainingStopped(f"task {task.name!r}: stopped at version {version - 1} of the model")
@@ -109,9 +111,10 @@ def _led_to(
             raise ProtocolError("the gateway sends deltas and does not say by what codec")
         former, known = form, form.task.table.with_unsent(weights, form.cut_all(unsent))
         form, mask = following_version(bundle.forms, former, version - 1, known, mask)
-        table, key = form.task.table, delta_key(assignment.seed, version)
+        table, key = form.task.table, delta_key(assignment.known.seed, version)
         base_weights = form.carry_all(former, weights)
-        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values)
+        moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
+        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values, moved)
         blob = form.name + model
     return form, weights, mask, None if is_held else blob
 

@@ -58,8 +58,8 @@ class _Pending(msgspec.Struct, frozen=True):
     local_steps: int
     loss: float
     train_seconds: float
-    idle_memory_mb: float
-    peak_memory_mb: float
+    idle_memory_mb: int
+    peak_memory_mb: int
     x_mean: float
     x_largest: float
     evaluated: _Evaluated | None
@@ -227,8 +227,8 @@ class AgentStore:
         pending = _Pending(
             run=submit.run,
             round=submit.round,
-            digest=submit.update.digest,
-            size=submit.update.size,
+            digest=submit.content.digest,
+            size=submit.content.size,
             examples=submit.examples,
             local_steps=submit.local_steps,
             loss=submit.loss,

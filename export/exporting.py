@@ -11,20 +11,23 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import zstandard
 
-from export.converter import Converter, ConverterProcess, Job
+from export.converter import Converter, ConverterProcess, Job, Trial
 from export.dead_units import LivingModel, check_alike, without_dead_units
 from export.examples import choose_examples, complaints_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
+from export.units import Units, units_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data.normalization import inputs_of
 from fedprune.errors import DataError, ExportError, ProtocolError
 from fedprune.model.tensors import Array, Inputs, weights_digest
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
@@ -112,6 +115,7 @@ def export_model(
     _check_whole(task)
     counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
+    units = units_of(task)
     model = without_dead_units(bundle.network, task.table, checkpoint.weights)
     if model.removed:
         on_step("Evaluating the model before units are removed")
@@ -126,6 +130,7 @@ def export_model(
             model.weights,
             list(data.inputs.values()),
             list(examples.calibration.inputs.values()),
+            units,
         )
     ) as converter:
         on_step("Evaluating the Keras model")
@@ -137,14 +142,14 @@ def export_model(
                 on_step(f"Converting to {form}")
                 content = converter.convert(form)
                 on_step(f"Verifying {form}")
-                trial = converter.run()
+                trial = _as_learned(converter.run(), units)
             except ExportError as error:
                 failures.append(Failure(form, str(error)))
                 continue
             files[form] = content
             verdicts[form] = judge(trial, data, task.output_forms, expected, counted)
             if form is Format.FP32:
-                _check_fp32(verdicts[form])
+                _check_fp32(verdicts[form], 0.0 if units is None else units.rounding)
     in_keras = score([expected], data, task.output_forms, counted).evaluation
     x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, model, x) for form in files]
@@ -159,6 +164,7 @@ def export_model(
         target_sparsity=task.pruning.schedule.target_sparsity,
         examples=len(data),
         calibration_examples=len(examples.calibration),
+        normalize=inputs_of(task.data),
         keras_loss=in_keras.loss,
         keras_metrics=dict(in_keras.metrics),
         exports=tuple(exports),
@@ -220,11 +226,18 @@ def _whole_answers(bundle: Bundle, checkpoint: Checkpoint, data: Dataset, open_c
         return converter.evaluate()
 
 
-def _check_fp32(verdict: Verdict) -> None:
+def _as_learned(trial: Trial, units: Units | None) -> Trial:
+    """The trial with answers as the Keras model gives them."""
+    if units is None or trial.answers is None:
+        return trial
+    return replace(trial, answers=[units.normalized(answers) for answers in trial.answers])
+
+
+def _check_fp32(verdict: Verdict, rounding: float) -> None:
     if verdict.relative_difference is None:
         reasons = "; ".join(f"{tried.runtime} {tried.version}: {tried.error}" for tried in verdict.runs_on)
         raise ExportError(f"fp32 was converted, but runs nowhere here: {reasons}")
-    if not verdict.relative_difference <= _TOLERANCE:
+    if not verdict.relative_difference <= _TOLERANCE + rounding:
         raise ExportError(
             f"fp32 answers differently from the Keras model: by up to {verdict.max_difference:.2g}, which is "
             f"{verdict.relative_difference:.2g} of the largest answer; {_TOLERANCE:g} of it is allowed. The converter "

@@ -17,7 +17,8 @@ from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorClass
 from fedprune.network.description import pack_network
 from fedprune.network.frontier import cut_at_frontier
-from fedprune.pruning.schedules import PolynomialDecay, Schedule
+from fedprune.pruning.blocks import SINGLE
+from fedprune.pruning.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import MOST_STAGES, UnitPruning
 from fedprune.slimming.unit_masks import maskable, units_by_layer
@@ -88,8 +89,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     decay = training.learning_rate_decay
     decayed = "" if decay is None else f", learning rate decay: {_settings(decay, 'kind')}"
     yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
+    if training.powerpropagation > 1.0:
+        yield "powerpropagation", f"alpha {training.powerpropagation:g}"
     yield "pruning", _schedule(pruning.schedule, training)
-    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
+    blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
+    threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
+    yield "mask", f"{pruning.mask}, score {pruning.score}, allocation {pruning.allocation}{blocks}{threshold}"
     if pruning.units is not None:
         yield from _units(bundle, pruning.units)
     if local := sorted({spec.layer for spec in task.table.local}):
@@ -178,7 +183,10 @@ def _schedule(schedule: Schedule, training: Training) -> str:
     unit, a_round = "steps" if training.steps_per_round else "rounds", training.clock_steps_per_round
     rounds = f" (rounds {begin / a_round:g} to {end / a_round:g})" if training.steps_per_round else ""
     when = f"{unit} {begin} to {end} by {every}{rounds}" if end >= 0 else f"every {every} {unit} from {begin} on"
-    if isinstance(schedule, PolynomialDecay):
-        reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
-        return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, power {schedule.power:g}; {when}"
-    return f"sparsity {schedule.target_sparsity:g}; {when}"
+    if isinstance(schedule, ConstantSparsity):
+        return f"sparsity {schedule.target_sparsity:g}; {when}"
+    reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
+    if isinstance(schedule, IterativeSparsity):
+        return f"sparsity {schedule.sparsity_at(begin):.4g} to {reached:.4g}, iterative; {when}"
+    curve = f"power {schedule.power:g}" if isinstance(schedule, PolynomialDecay) else "along a cosine"
+    return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, {curve}; {when}"

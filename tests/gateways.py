@@ -14,7 +14,7 @@ import numpy as np
 
 from aggregator.book import Book, RoundRecord
 from aggregator.cohort import Standing
-from aggregator.round_answers import ticket
+from aggregator.round_answers import terms, ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
@@ -83,6 +83,7 @@ class Site:
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
         self.link = Recorder()
+        self._terms = terms(plan)
         return AggregatorRunner(
             plan,
             self.bundle,
@@ -100,7 +101,9 @@ class Site:
         )
 
     def assignment_of(self, agent: str) -> Assignment:
-        return decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
+        """The last one, with the terms, as an agent has it."""
+        assignment = decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
+        return assignment if assignment.terms else msgspec.structs.replace(assignment, terms=self._terms)
 
 
 def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
@@ -117,7 +120,7 @@ def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
         tell(runner, agent, need)
     runner.drained()
     for sent in site.link.published:
-        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
+        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/k"):
             with suppress(ProtocolError):
                 incoming, _ = incoming.add(decode(Chunk, sent.payload), 0.0)
     return incoming.assemble()
@@ -140,7 +143,8 @@ def trained(
     site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
 ) -> LocalResult:
     assignment = site.assignment_of(agent)
-    model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
+    model = assignment.model or b""
+    model = fetch(site, runner, model) if isinstance(model, Content) else model
     local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held or HoldsNothing())
     return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 

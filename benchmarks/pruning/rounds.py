@@ -18,6 +18,7 @@ from aggregator.global_model import GlobalModel, new_model
 from aggregator.round_merge import Merger, update_name
 from benchmarks.pruning.device import Done, work
 from benchmarks.pruning.halves import MULTIPLE, halves
+from benchmarks.pruning.results import Round, Shrunk
 from benchmarks.unproven import unproven_graph
 from benchmarks.without_network import RUN, assignment_of
 from fedprune.codecs import parse_codec, parse_model_codec
@@ -38,33 +39,6 @@ _BATCH, _SEED = 32, 1
 _CODEC, _MODEL_CODEC = "mask | feedback(2) | int8", "fp16"
 _RATE = 0.01
 """A learning rate at which nothing explodes; random examples teach nothing."""
-
-
-class Round(msgspec.Struct, frozen=True):
-    """One round of the device. `step_ms` is processor time, `held_mb` the memory of the process when the round starts,
-    `peak_mb` the high-water mark since then."""
-
-    parameters: int
-    step_ms: float
-    held_mb: float
-    peak_mb: float
-    model_bytes: int
-    update_bytes: int
-
-
-class Shrunk(msgspec.Struct, frozen=True):
-    """The rounds of a federation, on one thread, and what half of the units gained: a step of those before over a step
-    of those after (each of the quickest round), and the part of a round's high-water mark that is gone: of the whole
-    process, and of what a round takes beyond what the process held."""
-
-    network: str
-    idle_mb: float
-    rounds: tuple[Round, ...]
-    train_step_ms_first: float
-    train_step_ms_last: float
-    speedup: float
-    peak_saved: float
-    peak_beyond_held_saved: float
 
 
 def shrunk(name: str, steps: int) -> Shrunk:

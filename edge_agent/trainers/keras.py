@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.divergence import check_finite
+from edge_agent.trainers.keras_powerpropagation import Theta
 from edge_agent.trainers.pruned_model import PrunedModel
 from edge_agent.trainers.slimming import LOSS, check_alike
 from edge_agent.trainers.slots import (
@@ -63,10 +64,11 @@ class KerasTrainer:
         self._loss = weighted_loss(bundle.task.objectives)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}
+        self._theta = Theta(bundle.task, self._model.trained)
         self._global = {name: tf.Variable(variable, trainable=False) for name, variable in trained.items()}
         try:
             self._optimizer = _make_optimizer(bundle.task.training.optimizer)
-            self._optimizer.build(list(self._model.trained.values()))
+            self._optimizer.build(self._theta.moved)
             self._run = self._trace()
         except Exception as error:  # whatever Keras raises on a model or setting that makes no sense
             raise TaskError(f"task {bundle.task.name!r} cannot be trained: {_reason(error)}") from error
@@ -203,8 +205,7 @@ class KerasTrainer:
         with tf.GradientTape() as tape:
             loss = self._loss(y, call_model(model, x, training=True), importance) + sum(model.losses)
             minimised = loss + self._proximal_term()
-        trained = list(self._model.trained.values())
-        self._optimizer.apply_gradients(zip(tape.gradient(minimised, trained), trained, strict=True))
+        self._theta.move(self._optimizer, tape.gradient(minimised, list(self._model.trained.values())))
         return loss
 
     def _proximal_term(self) -> Any:
@@ -225,6 +226,7 @@ class KerasTrainer:
         for name, variable in self._global.items():
             variable.assign(work.weights[name])
         self._model.load(weights, work.mask, work.schedule_step)
+        self._theta.load()
         self._model.seed(work.keyed.integers(self._model.random_layers))
 
     def _restore(self, slots: Slots, weights: Weights, mask: Mask) -> Weights:

@@ -14,6 +14,7 @@ from edge_agent.trainers.batches import Augmenter, draw_batches
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import Optimizer, make_optimizer
+from edge_agent.trainers.powerpropagation import Powerpropagation
 from edge_agent.trainers.slimmed_graph import prepare_slimmed_graph
 from edge_agent.trainers.slots import (
     check_form,
@@ -26,7 +27,7 @@ from edge_agent.trainers.slots import (
 from fedprune.data import Dataset, importance_of
 from fedprune.errors import ExportError, TrainingError
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, Weights
 from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.runtime.training_graph import TrainingGraph
@@ -125,6 +126,9 @@ class LiteRTTrainer:
         shapes = {name: weights[name].shape for name in graph.trained}
         training = self._trained.task.training
         optimizer = make_optimizer(training.optimizer, shapes, training.learning_rate_at(work.schedule_step))
+        if training.powerpropagation > 1.0:
+            kernels = [spec.name for spec in self._trained.task.table.of(TensorClass.PRUNABLE)]
+            optimizer = Powerpropagation(optimizer, kernels, training.powerpropagation)
         if work.slots is not None:
             check_form(work.slots, form_of(self._slots(optimizer, weights, work.mask)), self._trained.task.name)
             optimizer.load(optimizer_variables(work.slots))

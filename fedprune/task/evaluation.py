@@ -236,9 +236,16 @@ def _tally_of(
         given, right = _those(places, answers), _those(places, wanted)
         mean = form.objective.mean_loss(given, right) if len(given) else 0.0
         losses.append(LossTally(form.objective.weight * mean * len(given), len(given)))
+        if form.unit != (1.0,):
+            given, right = _in_units(given, form.unit), _in_units(right, form.unit)
         for name, metric in form.named_metrics.items():
             metrics[name] = metric.tally(given, right, form.objective)
     return EvaluationTally(len(batch[0]), tuple(losses), metrics)
+
+
+def _in_units(rows: _Rows, unit: Sequence[float]) -> Array:
+    """Normalised numbers `[places, outputs]` in the user's units, but for where 0 is: errors are the same."""
+    return rows.astype(np.float32) * np.array(unit, np.float32)
 
 
 def _those(counted: Counted | None, rows: _Rows) -> _Rows:

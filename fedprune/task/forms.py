@@ -129,6 +129,11 @@ class Forms:
         units = np.ones(self.groups.count, np.bool_) if self.can_change else None
         return Form(self._task, self._network, units, None)
 
+    def drawn_in(self, form: Form) -> dict[str, NDArray[np.float32]] | None:
+        """The weights before round 0, as all sides draw them, in a form; None of a pretrained start."""
+        drawn = self._task.drawn_weights()
+        return None if drawn is None else form.cut_all(drawn)
+
     @cached_property
     def can_change(self) -> bool:
         """True if units of the network can go while it is trained."""

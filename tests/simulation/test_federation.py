@@ -10,9 +10,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from aggregator import round_uploads
+from aggregator import round_uploads, runner
 from aggregator.book import Book
-from aggregator.global_model import NO_STATE, new_model, next_model
+from aggregator.global_model import NO_STATE, moved_in, new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
 from aggregator.settings import AS_USUAL, Aggregation
@@ -37,7 +37,7 @@ CODECS = (
     DEFAULT_CODEC,
     "mask | fp32",
     "mask | feedback(2) | fp16",
-    "mask | feedback(10) | topk(0.5) | quantise(8) | rice",
+    "mask | feedback(10) | topk(0.5) | quantise(8) | context",
     "mask | feedback(10) | random_mask(0.5) | rotate | int8",
 )
 AGGREGATIONS = (AS_USUAL, Aggregation(optimizer=FedAvgM()), Aggregation(optimizer=FedAdam()))
@@ -51,9 +51,11 @@ MODEL_CODECS = (
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
+    """Models and updates here are a few kB: cut the larger ones into several chunks, as real ones are."""
     for module in (transfer, serving, round_uploads, agent_submitting):
         monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
+    for sender in (agent_submitting, runner):
+        monkeypatch.setattr(sender, "MAX_INLINE_BYTES", 400)
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
@@ -109,7 +111,9 @@ def _check(world: World) -> None:
         aggregate = Aggregate(table, before.weights, known)
         for agent in accepted.keys() - left_out:
             blob = world.accepted_blobs[accepted[agent].digest]
-            update = decode_update(blob, table, known, parse_codec(world.codec), Key(SEED, round_, agent))
+            codec = parse_codec(world.codec)
+            moved = moved_in(before.weights, world.bundle.forms, world.bundle.forms.of(before.units), codec)
+            update = decode_update(blob, table, known, codec, Key(SEED, round_, agent), moved)
             aggregate.add(update, accepted[agent].weight)
         weights, mask, state = before.exact, before.mask, NO_STATE
         if record.kept:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from aggregator.deltas import MOST_DELTAS, keep_delta, replays
@@ -21,7 +20,7 @@ from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.transfer import content_of
 from tests.gateways import TASK_PLAN, Site, fetch, tell, trained
-from tests.samples import chunks
+from tests.samples import changed, chunks
 from tests.simulation.world import make_bundle
 
 ROUNDS = 24
@@ -241,4 +240,4 @@ def test_an_assignment_that_names_no_codec_of_this_version_is_refused(run: Path,
     for codec in ("fp16", "fp16 + mask | magic"):
         held = holding(run, tmp_path / codec, ROUNDS - 1)
         with pytest.raises(UnusableBase):
-            round_model(replay, msgspec.structs.replace(assignment, model_codec=codec), BUNDLE, held)
+            round_model(replay, changed(assignment, model_codec=codec), BUNDLE, held)

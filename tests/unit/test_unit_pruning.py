@@ -34,7 +34,7 @@ from fedprune.task.training import Training
 from fedprune.task.versions import without_due_units
 from tests.described import chain_of, dense, normalization, table_of, weights_of
 from tests.drawn_networks import drawn_weights
-from tests.samples import assignment
+from tests.samples import assignment, changed
 
 NETWORK = chain_of(
     (6, 6, 1),
@@ -205,7 +205,7 @@ def test_devices_follow_a_delta_over_which_units_go(unsent: str, tmp_path: Path)
     assert made.delta is not None
     held = HeldModel(Directory(tmp_path))
     held.keep("run", 0, first.blob)
-    asked = msgspec.structs.replace(
+    asked = changed(
         assignment(1), run="run", base=0, seed=7, model_codec=str(codec), weights_digest=made.model.weights_digest
     )
 
