@@ -50,7 +50,7 @@ STEPS, BATCH, CLASSES = 3, 8, 4
 SEED = 7
 NETWORK = chain_of(
     (6, 6, 1),
-    Convolution(name="conv", size=(3, 3), strides=(1, 1), filters=8, kernel="conv/kernel", bias="conv/bias"),
+    Convolution(name="conv", size=(3, 3), strides=(1, 1), filters=8, kernel="conv/kernel"),
     normalization(beta="beta"),
     Activation(name="relu", function=Function.RELU),
     Reshape(name="flat", shape=(128,)),
@@ -136,7 +136,7 @@ class Shrinking:
     ) -> None:
         self.path, self.bundle = path, bundle
         self.codec, self.model_codec = codec, model_codec
-        self._aggregation, self._evaluate, self._scale, self._choice = aggregation, evaluate, scale, choice
+        self._aggregation, self._evaluate, self._scale, self.choice = aggregation, evaluate, scale, choice
         self._records: list[RoundRecord] = []
         self._deltas: dict[int, bytes] = {}
         self._trainers: dict[str, Trainer] = {}
@@ -217,15 +217,19 @@ class Shrinking:
             agent, assignment, blob, lambda: store.residual(RUN, round_), store.slots(RUN), 0.0, held=store.held,
             local=store.local(RUN), owed_form=store.owed_form(RUN),
         )  # fmt: skip
-        if agent not in self._trainers:
-            self._trainers[agent] = make_trainer(
-                self._choice, self.bundle, examples=32, threads=1, disk=Directory(self.path / agent)
-            )
-        result = train_locally(local, self.bundle, self._trainers[agent], examples_of(self.names.index(agent)))
+        result = train_locally(local, self.bundle, self.trainer_of(agent), examples_of(self.names.index(agent)))
         store.remember(result.submit, result.update, result.slots, Durations(b"", ()), result.local, result.form)
         store.settle(outcome)
         self.updates.append(len(result.update.blob))
         return result
+
+    def trainer_of(self, agent: str) -> Trainer:
+        """The trainer of an agent's process."""
+        if agent not in self._trainers:
+            self._trainers[agent] = make_trainer(
+                self.choice, self.bundle, examples=32, threads=1, disk=Directory(self.path / agent)
+            )
+        return self._trainers[agent]
 
     def _led(self, store: AgentStore) -> tuple[int, bytes]:
         """The version that an agent is led on from, and by what; -1 and the whole model if it cannot be."""
