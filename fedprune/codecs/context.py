@@ -161,7 +161,7 @@ def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: 
 
 def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, starts: _Odds) -> Iterator[int]:
     size, whole = starts.size - 1, int(starts[-1])
-    shift, before, position, places = _shift(whole, count), 0, -1, memoryview(starts)
+    shift, before, position, places = _shift(whole, count), 0, -1, starts.data
     for _ in range(count):
         row, number, origin = contexts.numbers[before], 0, places[position + 1]
         while decoder.bit(row[number if number < _STEPS else -1]):
