@@ -55,6 +55,7 @@ def new_model(
     previous: Mask,
     optimizer_state: Weights = NO_STATE,
     form: Form | None = None,
+    scores: Weights | None = None,
 ) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
@@ -67,12 +68,13 @@ def new_model(
         previous: where weights may still be kept: everywhere at first, then what the merge says.
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
         form: the version's, to which all is cut; None if the task's network keeps its shape.
+        scores: what weights are worth, if not their magnitudes: see `mask_of_version`.
 
     Returns:
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
         weights, and its bytes.
     """
-    mask: Mask = mask_of_version(task, version, weights, previous)
+    mask: Mask = mask_of_version(task, version, weights, previous, scores)
     exact, state = apply_mask(weights, mask), mask_state(optimizer_state, mask)
     if form is None:
         table, units, name = task.table, None, b""

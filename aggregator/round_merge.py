@@ -13,18 +13,20 @@ from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, 
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
+from aggregator.sensitivity import Sensitivity
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
 from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
+from fedprune.pruning.scores import Score
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.task.forms import Form, Forms
-from fedprune.task.versions import without_due_units
+from fedprune.task.versions import is_scored_by_sensitivity, without_due_units
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
@@ -183,6 +185,7 @@ class Merger:
         checkpoint, training, table = model.checkpoint, self._task.training, self.form_of(model).task.table
         aggregate = Aggregate(table, checkpoint.weights, self._known_mask(model))
         rate = training.learning_rate_at(checkpoint.version * training.clock_steps_per_round)
+        sensitivity = self._sensitivity(checkpoint)
         scales = fednova_scales(updates, training, rate) if self._aggregation.rule == "fednova" else {}
         for agent, update in updates.items():
             name = update_name(checkpoint.version, agent)
@@ -190,7 +193,10 @@ class Merger:
             if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
                 raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
             try:
-                aggregate.add(self._decode(blob, agent, model), update.weight, scales.get(agent, 1.0))
+                decoded = self._decode(blob, agent, model)
+                aggregate.add(decoded, update.weight, scales.get(agent, 1.0))
+                if sensitivity is not None:
+                    sensitivity.add(decoded, update.weight)
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
@@ -199,21 +205,31 @@ class Merger:
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, table)
-        return self._next(model, weights, merged.mask, state)
+        scores = None if sensitivity is None else sensitivity.scores(checkpoint.weights)
+        return self._next(model, weights, merged.mask, state, scores)
 
-    def _next(self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights) -> GlobalModel:
+    def _sensitivity(self, checkpoint: Checkpoint) -> Sensitivity | None:
+        """The sums that the next mask is scored by, if it is by sensitivity."""
+        if not is_scored_by_sensitivity(self._task, checkpoint.version + 1):
+            return None
+        return Sensitivity(checkpoint.mask, is_signed=self._task.pruning.score is Score.SIGNED_SENSITIVITY)
+
+    def _next(
+        self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights, scores: Weights | None = None
+    ) -> GlobalModel:
         codec, base = self._model_codec, model.checkpoint
         if codec.deltas is None:
-            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state))
+            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores)
         return next_model(weights, self.forms, self._run, base, codec.values, codec.deltas, self._seed, state)
 
-    def _whole(self, model: GlobalModel, was: Checkpoint) -> GlobalModel:
+    def _whole(self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None) -> GlobalModel:
         """The model after `model`, of the unrounded weights, the mask and the optimizer's state that `was` has."""
         whole, form, version = self.forms.whole, self.forms.of(was.units), model.checkpoint.version + 1
         exact, state = form.expanded(was.exact), whole.carry_parts(form, was.optimizer_state)
         mask = without_due_units(exact, form.expanded(was.mask), whole.task, whole.network, was.version, version)
         following = self.forms.after(form, mask, was.version, version)
-        return new_model(exact, whole.task, self._run, version, self._model_codec.values, mask, state, following)
+        values, scored = self._model_codec.values, None if scores is None else form.expanded(scores)
+        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored)
 
     def _evaluated(self, model: GlobalModel) -> Evaluation:
         assert self._evaluate is not None

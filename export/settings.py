@@ -19,6 +19,7 @@ from fedprune.pruning.schedules import (
     PolynomialDecay,
     Schedule,
 )
+from fedprune.pruning.scores import Score
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.slimming.selection import UnitAllocation
 from fedprune.task.bundle import Pruning
@@ -206,6 +207,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     units: UnitSettings | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: float = 0.0
+    score: Score = Score.MAGNITUDE
     excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 
     def __post_init__(self) -> None:
@@ -215,7 +217,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
         units = None if self.units is None else self.units.in_steps(steps_per_round)
         schedule = self.schedule.in_steps(steps_per_round)
-        return Pruning(schedule, self.mask, self.allocation, units, self.block, self.threshold)
+        return Pruning(schedule, self.mask, self.allocation, units, self.block, self.threshold, self.score)
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -94,7 +94,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "pruning", _schedule(pruning.schedule, training)
     blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
     threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
-    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}{blocks}{threshold}"
+    yield "mask", f"{pruning.mask}, score {pruning.score}, allocation {pruning.allocation}{blocks}{threshold}"
     if pruning.units is not None:
         yield from _units(bundle, pruning.units)
     if local := sorted({spec.layer for spec in task.table.local}):

@@ -15,14 +15,14 @@ from benchmarks.without_network import RUN, assignment_of, record_of
 from edge_agent.local_round import LocalRound
 from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
-from edge_agent.trainers.litert import LiteRTTrainer
+from edge_agent.trainers.choice import make_trainer
 from fedprune.codecs import ModelCodec, Values, parse_codec
 from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluator
-from fedprune.task.versions import first_mask
+from fedprune.task.succession import first_version
 
 _LAST_ROUNDS = 5
 """Those whose models are evaluated."""
@@ -55,7 +55,8 @@ def federate(bundle: Bundle, data: Path, codec: str, values: Values, seed: int, 
         task, bundle.network, RUN, seed, ModelCodec(values), parse_codec(codec), disk, None, evaluator.loss_scale
     )
     initial = bundle.initial_weights()
-    model = new_model(initial, task, RUN, 0, values, first_mask(task, bundle.network, initial))
+    form, mask = first_version(bundle.forms, initial)
+    model = new_model(initial, task, RUN, 0, values, mask, form=form)
     records: list[RoundRecord] = []
     accuracies, step_ms, bytes_up, bytes_down = list[float](), list[float](), 0, 0
     for round_ in range(rounds):
@@ -72,7 +73,8 @@ def federate(bundle: Bundle, data: Path, codec: str, values: Values, seed: int, 
         records.append(record_of(round_, merged))
         step_ms.append(statistics.median(trainer.step_ms))
         if round_ >= rounds - _LAST_ROUNDS:
-            accuracies.append(evaluator.evaluate(model.checkpoint.weights).metrics["accuracy"] or 0.0)
+            evaluation = evaluator.evaluate(model.checkpoint.weights, merger.form_of(model))
+            accuracies.append(evaluation.metrics["accuracy"] or 0.0)
     return Outcome(statistics.mean(accuracies), model.checkpoint, step_ms[0], step_ms[-1], bytes_up, bytes_down)
 
 
@@ -102,7 +104,7 @@ class _TimedTrainer:
     """LiteRT's, which all agents share; `step_ms` is the processor time of a step in each call."""
 
     def __init__(self, bundle: Bundle, examples: int) -> None:
-        self._trainer = LiteRTTrainer(bundle, examples=examples, threads=1)
+        self._trainer = make_trainer("litert", bundle, examples=examples, threads=1)
         self.step_ms: list[float] = []
 
     def train(self, work: Work, data: Dataset) -> Trained:

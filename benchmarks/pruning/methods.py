@@ -4,7 +4,7 @@ compared at 90 % on two small tasks. It imports TensorFlow."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from export.settings import (
     IterativeSettings,
     OneShotSettings,
     PruningSettings,
-    ScheduleSettings,
 )
 from fedprune.codecs import Values
 from fedprune.model.tensors import sparsity
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.scores import Score
 from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 
 _SPARSITY = 0.9
@@ -50,12 +50,10 @@ def _usual(**changes: Any) -> Schedules:
     return lambda rounds: PruningSettings(gradual(_SPARSITY, rounds), **changes)
 
 
-def _scheduled(kind: Callable[..., ScheduleSettings], **settings: Any) -> Schedules:
-    def pruning(rounds: int) -> PruningSettings:
-        begin, end = window_of(rounds)
-        return PruningSettings(kind(target_sparsity=_SPARSITY, begin_round=begin, end_round=end, **settings))
-
-    return pruning
+def _cosine(rounds: int) -> PruningSettings:
+    begin, end = window_of(rounds)
+    schedule = CosineSettings(initial_sparsity=0.0, target_sparsity=_SPARSITY, begin_round=begin, end_round=end)
+    return PruningSettings(schedule)
 
 
 def _iterative(rounds: int) -> PruningSettings:
@@ -89,12 +87,14 @@ METHODS: Mapping[str, Method] = {
     "global": Method(_usual(allocation=Allocation.GLOBAL)),
     "ERK": Method(_usual(allocation=Allocation.ERK)),
     "uniform": Method(_usual(allocation=Allocation.UNIFORM)),
-    "cosine": Method(_scheduled(CosineSettings, initial_sparsity=0.0)),
+    "cosine": Method(_cosine),
     "iterative, 5 updates": Method(_iterative),
     "one-shot": Method(_one_shot),
     "from the start": Method(_from_the_start),
     "blocks of 1 x 4": Method(_usual(block=(1, 4))),
     "first layer dense": Method(_usual(), excludes_first=True),
+    "sensitivity": Method(_usual(score=Score.SENSITIVITY)),
+    "signed sensitivity": Method(_usual(score=Score.SIGNED_SENSITIVITY)),
     "powerpropagation, alpha 1.5": Method(_usual(), powerpropagation=1.5),
     "powerpropagation, alpha 2": Method(_usual(), powerpropagation=2.0),
     "L1 and a threshold": Method(_thresholded, l1=True),

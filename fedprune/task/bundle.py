@@ -46,6 +46,7 @@ from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
+from fedprune.pruning.scores import Score
 from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
@@ -72,9 +73,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pruning: when (`schedule`), by whom (`mask`), what goes together (`block`, rows and columns) and how it is spread
-    over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units` go by a schedule of
-    their own, or none do."""
+    """Pruning: when (`schedule`), by whom (`mask`), by what (`score`), what goes together (`block`, rows and columns)
+    and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units`
+    go by a schedule of their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
@@ -82,6 +83,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     units: UnitPruning | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    score: Score = Score.MAGNITUDE
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -94,6 +96,8 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('pruning.block needs mask = "shared": TF-MOT\'s wrapper has blocks of dense layers alone')
         if self.threshold and not (self.mask.rules.is_shared and self.block == SINGLE):
             raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
+        if self.score is not Score.MAGNITUDE and not self.mask.rules.is_shared:
+            raise ValueError(f'pruning.score = "{self.score}" needs mask = "shared": it is of all agents together')
         if not isinstance(self.schedule, self.mask.rules.schedules):
             raise ValueError(
                 f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'

@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
 from fedprune.pruning.masks import full_mask, keep_above, score_mask
+from fedprune.pruning.scores import Score
 from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 
 
-def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) -> dict[str, NDArray[np.bool_]]:
+def mask_of_version(
+    task: Task, version: int, weights: Weights, previous: Mask, scores: Weights | None = None
+) -> dict[str, NDArray[np.bool_]]:
     """The mask of a version, by the schedule's global clock: all sides compute the same bits from the same weights.
 
     Args:
@@ -20,13 +23,15 @@ def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) 
         version: how many rounds of steps are made by then.
         weights: those that are scored, by tensor name.
         previous: where weights may still be kept.
+        scores: what weights are worth, if not their magnitudes: float32 by tensor name, none below 0.
 
     Returns:
         For each prunable tensor a bool array of its shape, True where a weight is kept.
     """
     pruning, step = task.pruning, version * task.training.clock_steps_per_round
     sparsity = pruning.schedule.sparsity_in_force(step)
-    mask = score_mask(weights, task.table, sparsity, pruning.allocation, previous, pruning.block)
+    scored = weights if scores is None else scores
+    mask = score_mask(scored, task.table, sparsity, pruning.allocation, previous, pruning.block)
     return keep_above(weights, mask, pruning.threshold) if _is_thresholded(task, version) else mask
 
 
@@ -67,3 +72,10 @@ def _is_thresholded(task: Task, version: int) -> bool:
     """True if weights below the task's threshold go with a version: an update of the mask was due in its round."""
     steps = task.training.clock_steps_per_round
     return task.pruning.threshold > 0.0 and task.pruning.schedule.is_due_within((version - 1) * steps, version * steps)
+
+
+def is_scored_by_sensitivity(task: Task, version: int) -> bool:
+    """True if the mask of a version is updated, and chosen by what the agents of the round before it sent."""
+    steps, pruning = task.training.clock_steps_per_round, task.pruning
+    is_due = pruning.schedule.is_due_within((version - 1) * steps, version * steps)
+    return pruning.score is not Score.MAGNITUDE and is_due

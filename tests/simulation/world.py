@@ -159,10 +159,11 @@ class World:
         agents: int = AGENTS,
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
+        bundle: Bundle | None = None,
     ) -> None:
         self.aggregation = aggregation
         self.physics = Physics(seed, rates)
-        self.bundle = make_bundle(policy)
+        self.bundle = bundle or make_bundle(policy)
         self.topics = Topics("sim")
         self.codec = codec
         self.model_codec = model_codec
@@ -381,8 +382,9 @@ class World:
 
     def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
-        residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held)
+        since = owed_since(assignment)
+        residual, form = store.residual(assignment.run, assignment.round, since), store.owed_form(assignment.run, since)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held, owed_form=form)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:

@@ -15,9 +15,9 @@ from edge_agent.agent_state import (
     TrainingDone,
 )
 from fedprune.wire.messages import CheckIn, Failed, Message
-from tests.agents import accepted, agent_in
+from tests.agents import agent_in
 from tests.drivers import Agent
-from tests.samples import assignment, manifest, submit
+from tests.samples import accepted, assignment, manifest, submit
 
 HOT = PermissionChanged("it is 81 °C, at most 70 are allowed")
 COOL = PermissionChanged("")

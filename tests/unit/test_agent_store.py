@@ -239,7 +239,7 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
 
     submitted = {"run", "round", "digest", "size", "examples", "local_steps", "loss"}
     measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb", "x_mean", "x_largest", "evaluated"}
-    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots", "local"}
+    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots", "local", "form"}
     assert record.keys() == {
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
     }  # fmt: skip

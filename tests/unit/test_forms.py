@@ -45,10 +45,10 @@ def test_what_is_put_back_and_cut_again_is_the_same() -> None:
 def test_what_a_former_form_had_not_is_zero_in_the_next() -> None:
     every = forms()
     former, form = every.of(without(0, 1)), every.of(without(1, 2))
-    bias = former.cut("conv/bias", np.arange(1, 9, dtype=np.float32))
+    bias = former.cut("beta", np.arange(1, 9, dtype=np.float32))
 
-    assert form.carry(former, "conv/bias", bias).tolist() == [0.0, 4.0, 5.0, 6.0, 7.0, 8.0]
-    assert form.carry_parts(former, {"momentum/conv/bias": bias})["momentum/conv/bias"].shape == (6,)
+    assert form.carry(former, "beta", bias).tolist() == [0.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    assert form.carry_parts(former, {"momentum/beta": bias})["momentum/beta"].shape == (6,)
 
 
 def test_a_form_is_found_by_its_name_and_by_a_models_first_bytes() -> None:
