@@ -149,7 +149,8 @@ def _rooms(seed: int) -> Dataset:
     window = random.integers(0, 2, count)
     watts = 45 * (inside - outside) * (1 + 0.05 * wind) * (1 + 0.6 * window) + 2 * humidity
     watts += random.normal(0, 30, count)
-    return Dataset(np.float32(np.stack([outside, inside, humidity, wind, window], axis=1)), np.float32(watts[:, None]))
+    x = np.stack([outside, inside, humidity, wind, window], axis=1)
+    return Dataset(x.astype(np.float32), watts.astype(np.float32).reshape(-1, 1))
 
 
 def _diabetes(_: int) -> Dataset:
@@ -159,7 +160,7 @@ def _diabetes(_: int) -> Dataset:
     except ImportError as error:
         raise DataError("diabetes: it comes with scikit-learn; install it (`pip install scikit-learn`)") from error
     found = load_diabetes(scaled=False)
-    return Dataset(np.float32(found.data), np.float32(found.target[:, None]))
+    return Dataset(np.asarray(found.data, np.float32), np.asarray(found.target, np.float32).reshape(-1, 1))
 
 
 SOURCES: Mapping[str, Callable[[int], Dataset]] = {"rooms": _rooms, "diabetes": _diabetes}

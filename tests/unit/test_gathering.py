@@ -315,6 +315,18 @@ def test_agents_that_cannot_are_not_waited_for(tmp_path: Path) -> None:
     expect(gathering.normalisation, ("pi-0", "pi-2"))
 
 
+def test_where_nobody_can_people_are_told_what_to_do(gathering: Gathering) -> None:
+    gathering.start()
+    gathering.all_check_in()
+    for agent in FLEET[:2]:
+        gathering.tell(agent, Failed(run=gathering.plan.run, round=0, why="it has no column 'outside'"))
+
+    with pytest.raises(
+        TrainingError, match=r"3 agents cannot give the statistics that the task lacks, .*give the stat"
+    ):
+        gathering.tell("pi-2", Failed(run=gathering.plan.run, round=0, why="it has no column 'outside'"))
+
+
 def test_all_agents_that_the_federation_names_give_theirs() -> None:
     plan = gathering_plan(replace(PLAN, cohort=2, fleet=frozenset(FLEET)))
 
