@@ -64,7 +64,7 @@ class RoundScores:
 
     def __init__(self, wanted: Mapping[Score, float], mask: Mask) -> None:
         self._wanted, self._mask = wanted, mask
-        self._sums = {
+        self._sums: dict[Score, Sensitivity] = {
             score: Sensitivity(mask, is_signed=score is Score.SIGNED_SENSITIVITY)
             for score in wanted
             if score is not Score.MAGNITUDE
@@ -77,7 +77,7 @@ class RoundScores:
 
     def scores(self, weights: Weights) -> dict[str, Array]:
         """See `Sensitivity.scores`."""
-        found = {score: sums.scores(weights) for score, sums in self._sums.items()}
+        found: dict[Score, dict[str, Array]] = {score: sums.scores(weights) for score, sums in self._sums.items()}
         if Score.MAGNITUDE in self._wanted:
             found[Score.MAGNITUDE] = {name: np.abs(weights[name]) for name in self._mask}
         if len(found) == 1:
