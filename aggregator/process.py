@@ -22,7 +22,6 @@ from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
-from fedprune.pruning.scores import Score
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
@@ -213,11 +212,10 @@ def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"
         )
-    score = bundle.task.pruning.score
-    if settings.codec.sends_deltas and score is not Score.MAGNITUDE:
+    if settings.codec.sends_deltas and bundle.task.pruning.is_scored_by_gateway:
         raise ConfigurationError(
-            f'codec.model and codec.preset need a task whose pruning.score is "{Score.MAGNITUDE}": only the gateway '
-            f"can compute {score}, and with them masks do not travel; leave them out, or build the task anew"
+            'codec.model and codec.preset need a task whose pruning.score is "magnitude": only the gateway can compute '
+            "others, and with these codecs masks do not travel; leave them out, or build the task anew"
         )
 
 
