@@ -45,6 +45,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.brokers || failed=1; \
 	$(BIN)/python -m benchmarks.outliers || failed=1; \
 	$(BIN)/python -m benchmarks.unequal_work || failed=1; \
+	$(BIN)/python -m benchmarks.raw_columns || failed=1; \
 	$(BIN)/python -m benchmarks.federations --json benchmarks/results/federations.json || failed=1; \
 	exit $$failed
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
 from fedprune.wire.broker import Broker
 
@@ -26,4 +27,5 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
     gateway: str | None = None
+    guest: Guest = Guest()
     broker: Broker = Broker()

@@ -32,6 +32,7 @@ _SUBCOMMANDS = {
         "Renew this device's certificate, as agents do.",
     ),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
+    "doctor": ("fedprune.doctor.command:doctor", "Examine this device or gateway, and say what mends it."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "matrix": ("benchmarks.matrix.command:matrix", "Export every way, measure each file, and recommend one."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),

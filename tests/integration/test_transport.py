@@ -137,7 +137,7 @@ def test_a_message_that_is_too_large_may_take_longer_than_the_broker_has_to_answ
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broker that sends slowly, and answers no ping before it is done."""
-    monkeypatch.setattr(transport, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(transport, "KEEPALIVE_S", 1)
     size = MAX_PACKET_BYTES + 1
     pings = 0
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -381,7 +381,7 @@ def server(reply: bytes, *, hangs_up: bool) -> Iterator[str]:
     ids=["HTTP", "SSH", "noise", "silence"],
 )
 def test_what_is_no_broker_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, hangs_up: bool) -> None:
-    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.3)
 
     with server(reply, hangs_up=hangs_up) as url:
         assert "is this an MQTT 3.1.1 broker" in refusal(url)

@@ -157,7 +157,7 @@ class GatewayCheck:
             TOPICS,
             link,
             store,
-            evaluate=lambda _: Evaluation(1, 1.0, {"accuracy": 0.5}),
+            evaluate=lambda *_: Evaluation(1, 1.0, {"accuracy": 0.5}),
             scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda _: None,
             clock=lambda: 0.0,

@@ -15,8 +15,9 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
 from fedprune.pruning.masks import Allocation, full_mask, mask_sparsity
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Task
+from fedprune.task.bundle import Pruning, Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from tests.encoding import KEY, encoded, update_of
 from tests.simulation.world import STEPS_PER_ROUND, make_bundle
@@ -71,6 +72,23 @@ def test_it_is_pruned_to_what_the_schedule_says_of_its_round(policy: MaskPolicy)
         due = task(policy).pruning.schedule.sparsity_in_force(version * STEPS_PER_ROUND)
         assert sparsity(made.weights, task(policy).table) == pytest.approx(due, abs=1e-3)
         assert sparsity(made.exact, task(policy).table) == pytest.approx(due, abs=1e-3)
+
+
+def test_weights_below_the_threshold_go_where_the_schedule_updates_the_mask_and_stay_where_it_does_not() -> None:
+    schedule = ConstantSparsity(target_sparsity=0.0, begin_step=1, end_step=2 * STEPS_PER_ROUND, frequency=1)
+    pruning = Pruning(schedule, threshold=0.2)
+    thresholded = msgspec.structs.replace(task(MaskPolicy.SHARED), pruning=pruning)
+    full = full_mask(thresholded.table)
+
+    pruned = {
+        version: new_model(weights(MaskPolicy.SHARED), thresholded, "run", version, Values.FP32, full).checkpoint.mask
+        for version in (0, 1, 2, 3)
+    }
+
+    for version, mask in pruned.items():
+        for name, kept in mask.items():
+            small = np.abs(weights(MaskPolicy.SHARED)[name]) < 0.2
+            np.testing.assert_array_equal(kept, ~small if version in (1, 2) else full[name])
 
 
 def test_the_gateways_own_weights_are_not_rounded() -> None:
