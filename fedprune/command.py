@@ -35,6 +35,7 @@ _SUBCOMMANDS = {
     "doctor": ("fedprune.doctor.command:doctor", "Examine this device or gateway, and say what mends it."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "matrix": ("benchmarks.matrix.command:matrix", "Export every way, measure each file, and recommend one."),
+    "predict": ("fedprune.prediction.command:predict", "Answer raw data with an exported model, on any device."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
     "broker": ("fedprune.wire.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
 }
