@@ -7,6 +7,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
+from fedprune.system.service import SERVICE
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.run_directory import CHECKPOINTS, HELD_OUT, TASK, UPDATES
@@ -37,12 +39,24 @@ _UPDATE_OVERHEAD = 4096
 """Bytes an update may need beyond fp32 values and a bitmap: headers, scales and the bookkeeping of positions."""
 
 
-def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[RoundRecord], None]) -> None:
+class Withdrawn(BaseException):
+    """The gateway's owner wants this federation to rest, or to end here: it can go on where it was."""
+
+
+def run_aggregator(
+    settings: FederationSettings,
+    base: Path,
+    report: Callable[[RoundRecord], None],
+    events: queue.SimpleQueue[Any] | None = None,
+) -> None:
     """Run the federation to its end. Paths in `settings` are relative to `base`.
+
+    Whoever gives `events` may put `Withdrawn` there.
 
     Raises `FedpruneError`s for what is wrong with the settings, files, broker or disk, `KeyboardInterrupt` when
     it is stopped; the run goes on where it was when it is started again.
     """
+    events = queue.SimpleQueue() if events is None else events
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
@@ -53,8 +67,10 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
     evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
-    with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
-        store = RunStore.open(directory.path)
+    with (
+        owned(base / settings.state, CHECKPOINTS, UPDATES) as directory,
+        closing(RunStore.open(directory.path)) as store,
+    ):
         run, incarnation = store.book.start(
             secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
         )
@@ -62,7 +78,6 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         broker = settings.broker.relative_to(base)
         with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
             runner = AggregatorRunner(
@@ -80,9 +95,13 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 patience=settings.rounds.patience,
                 aggregation=settings.aggregation,
             )
-            _loop(runner, events)
+            try:
+                _loop(runner, events)
+            except Withdrawn:
+                link.publish(topics.round, b"", retain=True)  # nobody is to wait for it
+                link.drain()
+                raise
             link.drain()
-        store.book.close()
 
 
 def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
@@ -90,7 +109,7 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
     while True:
         alarm = wake_at(runner.state)
         try:
-            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+            event = events.get(timeout=SERVICE.wait_until(alarm))
         except queue.Empty:
             event = None
         match event:
@@ -105,6 +124,7 @@ def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
             case BaseException():
                 raise event
         runner.tick()  # after every event, so that a flood of messages puts no alarm off
+        SERVICE.alive()
         if runner.is_done:
             return
 

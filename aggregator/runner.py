@@ -111,6 +111,9 @@ class RunStore:
             )
         return store
 
+    def close(self) -> None:
+        self.book.close()
+
 
 class AggregatorRunner:
     """One federation. Construction resumes what the book says, or checkpoints the initial model.

@@ -33,6 +33,7 @@ from edge_agent.silence import describe
 from edge_agent.store import AgentStore
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
+from fedprune.system.service import SERVICE
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
@@ -133,6 +134,7 @@ class AgentRunner:
         self.state, actions = agent_machine.step(self.state, event, now)
         if self.state.phase is not before:
             _log.info("%s", self._describe())
+            SERVICE.status(self._describe())
         for action in actions:
             self._perform(action)
 

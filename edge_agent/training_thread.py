@@ -6,6 +6,7 @@ For each task the data are loaded, the trainer is made, and what it needs import
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ from fedprune.system.process import start_abandonable
 
 if TYPE_CHECKING:
     from fedprune.task.bundle import Bundle
+
+LONGEST_STEP_S = 3600.0
+"""A training that neither begins a step nor ends for so long never will: its runtime hangs, and the service is to be
+started anew. Reading the data and checking the runtime count as a step."""
 
 Opener = Callable[[], tuple[LocalRound, bytes]]
 """Reads what a round takes, and the task's bundle, from the agent's store."""
@@ -37,6 +42,13 @@ class _Training:
     number: int
     open: Opener
     stop: threading.Event = field(default_factory=threading.Event)
+    moved: list[float] = field(default_factory=lambda: [time.monotonic()])
+    """When the last step began."""
+
+    def is_stopped(self) -> bool:
+        """To be asked before each step."""
+        self.moved[0] = time.monotonic()
+        return self.stop.is_set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +105,11 @@ class TrainingThread:
             if self._current is not None:
                 self._current.stop.set()
 
+    def is_stuck(self) -> bool:
+        """What is being trained makes no progress."""
+        with self._lock:
+            return self._current is not None and time.monotonic() - self._current.moved[0] > LONGEST_STEP_S
+
     def _work(self, training: _Training) -> None:
         """Train, and go on with what was started meanwhile."""
         following: _Training | None = training
@@ -116,7 +133,7 @@ class TrainingThread:
             local, bundle = training.open()
             prepared = self._prepare(bundle, local)
             return train_locally(
-                local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
+                local, prepared.bundle, prepared.trainer, prepared.data, training.is_stopped, prepared.held_out
             )
         except Exception as error:
             return error
