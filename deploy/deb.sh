@@ -15,4 +15,4 @@ if [[ ! -x $WORK/tools/bin/python || requirements/debian-tools.txt -nt $WORK/too
   "$WORK/tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
     -r requirements/debian-tools.txt
 fi
-exec "$WORK/tools/bin/python" -m deploy.debian --shared "$WORK/shared" --out dist "$@"
+exec "$WORK/tools/bin/python" -m deploy.debian --shared "$WORK/shared" "$@"

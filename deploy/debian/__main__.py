@@ -39,7 +39,16 @@ def main() -> int:
         wheel = _wheel(scratch)
         for target in targets:
             for package in (AGENT, GATEWAY):
-                built = build(package, target, version, wheel, asked.shared / package.directory, scratch, asked.out)
+                built = build(
+                    package,
+                    target,
+                    version,
+                    wheel,
+                    asked.shared / package.directory,
+                    scratch,
+                    asked.out,
+                    asked.compression,
+                )
                 is_small &= _say(package, built)
     return 0 if is_small else 1
 
@@ -48,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.debian", description="Make the Debian packages.")
     parser.add_argument("targets", nargs="*", help="such as bookworm-arm64; all, if none is named")
     parser.add_argument("--out", type=Path, default=_REPOSITORY / "dist", help="where the packages go")
+    parser.add_argument("--compression", choices=("xz", "gzip"), default="xz", help="gzip is quicker, for trials")
     parser.add_argument("--shared", type=Path, required=True, help="the first task and its data, from first_task.py")
     return parser.parse_args()
 

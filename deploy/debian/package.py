@@ -107,7 +107,16 @@ class Built:
         return self.path.stat().st_size
 
 
-def build(package: Package, target: Target, version: str, wheel: Path, shared: Path, scratch: Path, out: Path) -> Built:
+def build(
+    package: Package,
+    target: Target,
+    version: str,
+    wheel: Path,
+    shared: Path,
+    scratch: Path,
+    out: Path,
+    compression: str,
+) -> Built:
     """Make the .deb. `shared` has the files of /usr/share/NAME."""
     root = scratch / f"{package.name}-{target.name}"
     shutil.rmtree(root, ignore_errors=True)
@@ -123,7 +132,9 @@ def build(package: Package, target: Target, version: str, wheel: Path, shared: P
     _put_control(package, target, full, installed, root)
     subprocess.run(["chmod", "-R", "u=rwX,go=rX", root], check=True)
     path = out / f"{package.name}_{full}_{target.architecture}.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, path], check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", root, path], check=True, capture_output=True
+    )
     shutil.rmtree(root)
     return Built(path, installed)
 
