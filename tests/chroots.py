@@ -126,8 +126,8 @@ def make_chroot(name: str, machine: str, packages: tuple[str, ...], directory: P
     subprocess.run(["tar", "--extract", "--file", archive, "--directory", directory, "--exclude=./dev/*"], check=True)
     processors = directory / "sys/devices/system/cpu"
     processors.mkdir(parents=True)
-    for name in ("possible", "present"):
-        (processors / name).write_text("0\n")  # without their number LiteRT leaves XNNPACK out
+    for which in ("possible", "present"):
+        (processors / which).write_text("0\n")  # without their number LiteRT leaves XNNPACK out
     return Chroot(directory, name, machine)
 
 

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fedprune.data import Dataset, save_npz
 from tests.brokers import MISSING
 from tests.federations import Site
 from tests.processes import FEDPRUNE, PATIENCE_S, Child, run, toml
@@ -79,14 +81,16 @@ def test_it_serves_one_federation_after_the_other_and_its_device_stays(
 def test_a_federation_that_cannot_be_served_is_ended_and_the_next_one_begins(
     tiny_task: Path, gateway: SecuredGateway
 ) -> None:
-    add(gateway, tiny_task, 1, aggregation={"rule": "fednova"})  # for which the task is not made
+    blank = Dataset(np.zeros((4, 5, 5, 1), np.float32), np.zeros(4, np.int64))
+    save_npz(gateway.path.parent / "blank.npz", blank)
+    add(gateway, tiny_task, 1, held_out="blank.npz")  # pictures of another size
     add(gateway, tiny_task, 1)
     with gateway.broker(), gateway.endpoint() as served:
-        served.says("federation 1: failed: aggregation.rule")
+        served.says("federation 1: failed: ")
         served.says("federation 2: tiny")
     first, second = listed(gateway)
     assert (first["state"], second["state"]) == ("failed", "current")
-    assert 'set it to "fedavg"' in first["why"]
+    assert "held-out.npz" in first["why"]
 
 
 def test_the_queue_refuses_in_words_what_it_cannot_do(tiny_task: Path, gateway: SecuredGateway) -> None:
