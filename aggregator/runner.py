@@ -78,6 +78,9 @@ class RunStore:
             )
         return store
 
+    def close(self) -> None:
+        self.book.close()
+
 
 class AggregatorRunner(Exchange):
     """One federation. Construction resumes what the book says, or checkpoints the initial model.

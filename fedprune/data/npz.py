@@ -106,7 +106,7 @@ def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
 def load_inputs(file: Path | BinaryIO, origin: str = "") -> dict[str, Inputs]:
     """The inputs that `load_npz` would load, by their names; of labels nothing is read, and there need be none."""
     with _opened(file, origin or str(file), has_labels=False) as archive:
-        return {member.name: _input(archive.zip, member) for member in archive.inputs}
+        return {member.name: _input(archive, member) for member in archive.inputs}
 
 
 def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
