@@ -14,7 +14,8 @@ from aggregator.book import RUN_ID_BYTES, RoundRecord
 from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from aggregator.settings import FederationSettings
 from fedprune.data import read_examples, save_npz
 from fedprune.errors import ConfigurationError

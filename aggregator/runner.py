@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.acceptance import accepted_update
 from aggregator.agents_evaluation import check_evaluated, loss_scale
-from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
+from aggregator.book import AcceptedUpdate, RoundRecord, best_version
 from aggregator.deltas import keep_delta, replays
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
+from aggregator.round_record import round_record
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
     Action,
@@ -46,39 +44,35 @@ from aggregator.round_state import (
     WarnNobody,
     resume,
 )
+from aggregator.run_store import RunStore
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
-from aggregator.silence import manifests_unheard, nobody
+from aggregator.silence import nobody
+from aggregator.speaker import Speaker
 from aggregator.standing_apart import Signals, standing_apart
-from aggregator.traffic import Traffic, TrafficCount
+from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.model.tensors import Weights, sparsity
-from fedprune.system.disk import Directory, Disk
+from fedprune.model.tensors import Weights
 from fedprune.system.log import LimitedLog
-from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluation, LossScale
-from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.task.versions import first_mask
-from fedprune.wire.authentication import add_mac, verified
+from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
     MAX_INLINE_BYTES,
     UPLINK,
     Failed,
     LeftOut,
-    Manifest,
+    Message,
     Reason,
     Rejected,
     decode,
-    encode,
-    kind_of,
 )
 from fedprune.wire.serving import SendChunk
-from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of, content_of
 
@@ -86,31 +80,6 @@ _log = logging.getLogger(__name__)
 
 _KEPT_UNTIL_JUDGED = 2
 """Checkpoints that stay at least where agents evaluate: they tell a round later whether a merge is to be undone."""
-
-
-@dataclass(frozen=True)
-class RunStore:
-    """The storage of a run: the book, and disks for checkpoints and for the updates of the open round."""
-
-    book: Book
-    checkpoints: Disk
-    updates: Disk
-
-    @classmethod
-    def open(cls, state: Path) -> RunStore:
-        """The store in a run's directory, which the caller owns.
-
-        Raises `StorageError` if it cannot be read, or holds checkpoints of which the book knows nothing: a book that
-        is gone is no new run, and what it said was accepted must not be overwritten.
-        """
-        store = cls(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
-        if store.book.is_new and (store.checkpoints.names() or store.updates.names()):
-            store.book.close()
-            raise StorageError(
-                f"{state} holds a run's checkpoints, but {BOOK} knows of none: restore it and the -wal file beside it, "
-                "or name an empty state directory; nothing was changed"
-            )
-        return store
 
 
 class AggregatorRunner:
@@ -162,13 +131,12 @@ class AggregatorRunner:
         self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
-        self._keys = keys
+        self._speaker = Speaker(topics, link, keys)
         self._counts: Counter[str] = Counter()
-        self._up, self._down = TrafficCount(), TrafficCount()
+        self._up = TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
-        self._manifests_unheard = 0
         round_ = store.book.next_round()
         assigned, cap = store.book.cohort(round_)
         self.state = resume(
@@ -205,31 +173,35 @@ class AggregatorRunner:
         if delivery.retained:
             return
         if delivery.topic == self._topics.round:
-            self._manifests_unheard = 0
+            self._speaker.heard_manifest()
             return
-        if delivery.topic.startswith(self._topics.all_status[:-1]):
-            self._up.add(Traffic.CONTROL, len(delivery.payload))
+        topic, size = delivery.topic, len(delivery.payload)
+        if topic.startswith(self._topics.all_status[:-1]):
+            self._up.add(topic, size, Traffic.CONTROL)
             return
         try:
-            agent, kind = self._topics.parse_up(delivery.topic)
-            self._up.add(Traffic.UPDATE if kind == "chunk" else Traffic.CONTROL, len(delivery.payload))
-            if kind not in UPLINK:
-                raise ProtocolError(f"an aggregator is sent no {kind}")
-            payload = verified(self._key(agent), delivery.topic, delivery.payload)
-            self.handle(Said(agent, self._read(agent, kind, payload)))
+            agent, message = self._read(delivery)
         except ProtocolError as error:
-            self._counts["ignored"] += 1
-            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
+            self._up.add(topic, size, Traffic.CONTROL)
+            self._ignore(topic, error)
+            return
+        self._up.add(topic, size, Traffic.UPDATE, content_bytes(message, size))
+        try:
+            self.handle(Said(agent, message))
+        except ProtocolError as error:
+            self._ignore(topic, error)
 
-    def _key(self, agent: str) -> bytes | None:
-        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
-        key = None if self._keys is None else self._keys.get(agent)
-        if self._keys is not None and key is None:
-            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
-        return key
+    def _ignore(self, topic: str, error: ProtocolError) -> None:
+        self._counts["ignored"] += 1
+        self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", topic[:200], error)
 
-    def _read(self, agent: str, kind: str, payload: bytes) -> Any:
-        """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
+    def _read(self, delivery: Delivery) -> tuple[str, Message]:
+        """Who speaks, and the message. An agent whose message cannot be read is told so, then `ProtocolError` is
+        raised, as for what is nobody's message to us."""
+        agent, kind = self._topics.parse_up(delivery.topic)
+        if kind not in UPLINK:
+            raise ProtocolError(f"an aggregator is sent no {kind}")
+        payload = verified(self._speaker.key(agent), delivery.topic, delivery.payload)
         try:
             message = decode(UPLINK[kind], payload)
         except ProtocolError as error:
@@ -238,7 +210,7 @@ class AggregatorRunner:
             raise
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
-        return message
+        return agent, message
 
     def drained(self) -> None:
         """The broker has all that was published."""
@@ -266,16 +238,17 @@ class AggregatorRunner:
     def _perform(self, action: Action) -> list[Event]:
         match action:
             case Send(agent, message):
-                self._tell(agent, kind_of(message), encode(message))
+                self._speaker.tell(agent, message)
             case SendChunk(content, index, chunk_bytes, agent):
-                chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                chunk = chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes)
                 kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
                 if agent is None:
-                    self._publish(self._topics.content(content.digest), chunk, kind)
+                    followers = self.state.serving.followers.get(content.digest) or ()
+                    self._speaker.broadcast(chunk, kind, len(followers))
                 else:
-                    self._tell(agent, "chunk", chunk, kind)
+                    self._speaker.tell(agent, chunk, kind)
             case Publish(manifest):
-                self._announce(manifest)
+                self._speaker.announce(manifest, self.state.agents)
             case BookCohort(round_, examples, cap):
                 self._store.book.assign(round_, examples, cap)
             case StoreUpdate():
@@ -298,24 +271,6 @@ class AggregatorRunner:
             case _:
                 assert_never(action)
         return []
-
-    def _announce(self, manifest: Manifest) -> None:
-        """Publish the manifest. The broker sends it back: one that never does may not take it."""
-        if is_worth_saying(self._manifests_unheard):
-            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
-        self._manifests_unheard += 1
-        self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
-        if manifest.done:
-            self._publish(self._topics.round, b"", retain=True)
-
-    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
-        """Send a message to one agent, unless it was revoked meanwhile."""
-        topic = self._topics.down(agent, kind)
-        with suppress(ProtocolError):
-            self._publish(topic, add_mac(self._key(agent), topic, message), what)
-
-    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
-        self._down.add(what, self._link.publish(topic, payload, retain=retain))
 
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
@@ -393,40 +348,10 @@ class AggregatorRunner:
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
     ) -> RoundRecord:
-        weights, evaluation = self._model.checkpoint.weights, merged.evaluation
-        taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
-        weight = sum(update.weight for update in taken)
-        now, counts = self._clock(), self._counts
+        now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
-        self._began, self._counts = now, Counter()
-        up, down = self._up.take(), self._down.take()
-        return RoundRecord(
-            round=round_,
-            agents=len(updates),
-            evaluated_version=merged.evaluated_version,
-            loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
-            metrics=dict(evaluation.metrics),
-            spreads=merged.spreads,
-            sparsity=sparsity(weights, self._task.table),
-            bytes_up=sum(up.values()),
-            bytes_down=sum(down.values()),
-            seconds=now - began,
-            train_seconds=max(update.train_seconds for update in updates.values()),
-            train_loss=sum(update.loss * update.weight for update in taken) / weight,
-            ignored=counts["ignored"],
-            refused=counts["refused"],
-            capped=counts["capped"],
-            peak_memory_mb=peak_memory_mb(),
-            kept=merged.kept,
-            left_out=len(merged.left_out),
-            outliers=tuple(merged.named[:MOST_NAMES]),
-            suspects=tuple(named[:MOST_NAMES]),
-            delta_norm=merged.norms.delta,
-            statistics_norm=merged.norms.statistics,
-            bytes_up_by_kind=up,
-            bytes_down_by_kind=down,
-            led_astray=counts["led_astray"],
-        )
+        self._began, self._counts, self._up = now, Counter(), TrafficCount()
+        return round_record(round_, updates, merged, self._task.table, named, counts, up, down, seconds=now - began)
 
     def _tenths_waiting(self) -> int | None:
         """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""

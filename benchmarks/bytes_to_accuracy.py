@@ -54,8 +54,19 @@ from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import read_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.wire.messages import Accepted, Assignment, CheckIn, Content, Manifest, Message, encode, tag_of
-from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
+from fedprune.wire.messages import (
+    MAX_INLINE_BYTES,
+    Assignment,
+    CheckIn,
+    Content,
+    Manifest,
+    Message,
+    Reason,
+    Rejected,
+    encode,
+    tag_of,
+)
+from fedprune.wire.transfer import CHUNK_SIZES, Receiving, chunk_count, chunk_of, content_of
 
 _AGENTS, _EXAMPLES, _PARTITION, _HELD_OUT = 10, 600, "dirichlet:0.5", 10_000
 _ROUNDS, _QUICK_ROUNDS = 60, 20
@@ -240,17 +251,24 @@ class _Federation:
 
     def _messages(self, assignment: Assignment, blob: bytes, result: LocalResult) -> tuple[int, int]:
         """The bytes that an agent sends and receives in a round, its first with the task."""
+        is_first, update = not assignment.round, result.update.blob
+        fetched = [blob] if len(blob) > MAX_INLINE_BYTES else []
+        sent = [update] if len(update) > MAX_INLINE_BYTES else []
         manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
-        check_in = CheckIn(examples=_EXAMPLES, trainer="litert", ticket=bytes(8), run=RUN, version=assignment.round)
-        accepted = Accepted(round=assignment.round, update=tag_of(result.submit.update))
-        if assignment.round:
-            assignment = msgspec.structs.replace(assignment, terms=None)
-        contents = [blob] if blob else []
-        if assignment.terms is not None:
-            contents.append(self._bundle.blob)
-        needs = [need_of(content, (), CHUNK_SIZES[0]) for content in map(content_of, contents)]
-        up = _size(check_in, *needs, result.submit) + _chunks(result.update.blob)
-        return up, _size(manifest, assignment, accepted) + sum(map(_chunks, contents))
+        work = msgspec.structs.replace(
+            assignment,
+            model=assignment.model if fetched or not blob else blob,
+            accepted=None if is_first else tag_of(result.submit.content),
+            terms=assignment.terms if is_first else None,
+        )
+        submit = result.submit if sent else msgspec.structs.replace(result.submit, update=update)
+        offers = [CheckIn(examples=_EXAMPLES, trainer="litert", ticket=ticket) for ticket in (b"", bytes(8))]
+        answer = Rejected(reason=Reason.NOT_SELECTED, ticket=bytes(8))
+        if is_first:
+            fetched.append(self._bundle.for_devices())
+        needs = [Receiving.begin(content_of(content), 0.0)[1] for content in fetched]
+        up = _size(*(offers if is_first else []), *needs, submit) + sum(map(_chunks, sent))
+        return up, _size(manifest, *([answer] if is_first else []), work) + sum(map(_chunks, fetched))
 
 
 def _size(*messages: Message) -> int:
