@@ -42,7 +42,7 @@ ANSWERED_IN_S = 1.0
 
 def answer_outside_round(state: RoundState, said: Said, _now: float) -> Step:
     """Say what the book says of an update that is not to be taken now."""
-    submit, _ = _opened(said)
+    submit = _opened(said)[0]
     answer = _verdict(state, said.agent, submit)
     return replace(state, owed=state.owed.discard(said.agent)), (Send(said.agent, answer),)
 

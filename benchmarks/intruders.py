@@ -29,7 +29,7 @@ from fedprune.identity.certificates import fingerprint
 from fedprune.identity.crossings import cross_all
 from fedprune.identity.enrolment import MOST_WRONG, Answer
 from fedprune.identity.enrolment_server import EnrolmentServer
-from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, ENROLMENT, Gateway, init_gateway
+from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, Gateway, init_gateway
 from fedprune.identity.joining import CERTIFICATE, KEY, join_gateway
 from fedprune.identity.revocation import revoke
 from fedprune.identity.settings import GatewaySettings
@@ -203,9 +203,8 @@ def _stand_between(site: _Site) -> Iterator[Attack]:
     for number, (what, certificate) in enumerate(shown.items()):
         endpoint = _Stranger(certificate)
         port = free_port()
-        files = (stranger.path / f"{ENROLMENT}.pem", stranger.path / f"{ENROLMENT}.key")
         token = dataclasses.replace(site.token(f"lured-{number}"), port=port)
-        with EnrolmentServer(port, *files, endpoint.answer) as server:
+        with EnrolmentServer(port, stranger.enrolment_files, endpoint.answer) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             refused, said = _refusal(site.join, token, f"lured-{number}")
             server.shutdown()
@@ -219,7 +218,7 @@ class _Stranger:
         self._certificate = certificate
         self.heard = b""
 
-    def answer(self, _method: str, _path: str, body: bytes, _address: str) -> Answer:
+    def answer(self, _method: str, _path: str, body: bytes, _address: str, _serial: int | None) -> Answer:
         self.heard += body
         return Answer(200, self._certificate)
 

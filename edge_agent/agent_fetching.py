@@ -48,7 +48,7 @@ def take(state: AgentState, assignment: Assignment, now: float) -> Step:
     assignment = complete
     if assignment.round <= state.done.of(assignment.run):
         return state, (Send(_failed(assignment, "this agent is done with that round")),)
-    why_not = _why_sit_out(state, assignment) or _why_too_large(state, assignment)
+    why_not = state.waits_for or _why_sit_out(state, assignment) or _why_too_large(state, assignment)
     if why_not:
         return decline(state, assignment, why_not, now)
     state, actions = _fetch(state, assignment, now)
@@ -169,6 +169,15 @@ def _trouble(state: AgentState, before: Receiving, after: Receiving, need: Need)
 def await_deadline(state: AgentState, now: float) -> AgentState:
     """At the deadline, or when what is said now stays unanswered, ask whether the training is still wanted."""
     return replace(state, again_at=max(state.deadline, now + backoff(RETRY_S, state.attempt, state.name)))
+
+
+def give_up_held(state: AgentState, now: float) -> Step:
+    """The device has not permitted the training for too long: others can have the round."""
+    assignment = state.assignment
+    assert assignment is not None
+    idle, left = leave_round(state, now)
+    idle, said = decline(idle, assignment, f"held too long: {state.waits_for}", now)
+    return idle, left + said
 
 
 def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:

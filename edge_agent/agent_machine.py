@@ -6,7 +6,7 @@ The ways between phases, and the events that take them (drawn from the table, se
     IDLE -> TRAINING        Assignment
     FETCHING -> IDLE        Manifest, Assignment, Chunk, Rejected
     FETCHING -> TRAINING    Assignment, Chunk
-    TRAINING -> IDLE        Manifest, Assignment, Rejected, TrainingFailed
+    TRAINING -> IDLE        Ticked, Manifest, Assignment, Rejected, TrainingFailed
     TRAINING -> FETCHING    Assignment
     TRAINING -> SUBMITTING  TrainingDone
     SUBMITTING -> IDLE      Assignment, Accepted, Rejected
@@ -23,8 +23,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from edge_agent.agent_fetching import ask_anew, ask_overdue, await_deadline, fail, receive, retake, take
-from edge_agent.agent_offering import check_in, leave_round, lose_round, note_held, wait_for_work
+from edge_agent.agent_fetching import (
+    ask_anew,
+    ask_overdue,
+    await_deadline,
+    fail,
+    give_up_held,
+    receive,
+    retake,
+    take,
+)
+from edge_agent.agent_offering import (
+    check_in,
+    leave_round,
+    lose_round,
+    note_held,
+    note_permission,
+    wait_for_work,
+)
 from edge_agent.agent_state import (
     RETRY_S,
     Action,
@@ -36,6 +52,7 @@ from edge_agent.agent_state import (
     HeldChanged,
     LinkDrained,
     OwnEvent,
+    PermissionChanged,
     Phase,
     Seen,
     Send,
@@ -102,7 +119,10 @@ def _offer_when_due(state: AgentState, _: Ticked, now: float) -> Step:
 
 
 def _ask_when_overdue(state: AgentState, _: Ticked, now: float) -> Step:
-    """Say that the agent has begun; and once the deadline has passed ask: is the training still wanted?"""
+    """Say that the agent has begun; and past the deadline ask whether the training is still wanted. One that is
+    held too long is given up."""
+    if state.connected and state.given_up_at is not None and now >= state.given_up_at:
+        return give_up_held(state, now)
     if state.connected and state.begun_at is not None and now >= state.begun_at:
         assert state.assignment is not None
         return replace(state, begun_at=None), (Send(Begun(round=state.assignment.round)),)
@@ -216,6 +236,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, TrainingDone): row(_ignore),
     (Phase.IDLE, TrainingFailed): row(_ignore),
     (Phase.IDLE, HeldChanged): row(note_held),
+    (Phase.IDLE, PermissionChanged): row(note_permission),
     (Phase.FETCHING, Connected): row(_connect_fetching),
     (Phase.FETCHING, Disconnected): row(_disconnect),
     (Phase.FETCHING, LinkDrained): row(_ignore),
@@ -229,10 +250,11 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, TrainingDone): row(_ignore),
     (Phase.FETCHING, TrainingFailed): row(_ignore),
     (Phase.FETCHING, HeldChanged): row(note_held),
+    (Phase.FETCHING, PermissionChanged): row(note_permission),
     (Phase.TRAINING, Connected): row(_connect_training),
     (Phase.TRAINING, Disconnected): row(_disconnect),
     (Phase.TRAINING, LinkDrained): row(_ignore),
-    (Phase.TRAINING, Ticked): row(_ask_when_overdue),
+    (Phase.TRAINING, Ticked): row(_ask_when_overdue, Phase.IDLE),
     (Phase.TRAINING, Manifest): row(_see_when_training, Phase.IDLE),
     (Phase.TRAINING, Assignment): row(retake, Phase.IDLE, Phase.FETCHING),
     (Phase.TRAINING, Chunk): row(_ignore),
@@ -242,6 +264,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.TRAINING, TrainingDone): row(submit, Phase.SUBMITTING),
     (Phase.TRAINING, TrainingFailed): row(fail, Phase.IDLE),
     (Phase.TRAINING, HeldChanged): row(note_held),
+    (Phase.TRAINING, PermissionChanged): row(note_permission),
     (Phase.SUBMITTING, Connected): row(_connect_submitting),
     (Phase.SUBMITTING, Disconnected): row(_disconnect),
     (Phase.SUBMITTING, LinkDrained): row(serve_on),
@@ -255,6 +278,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.SUBMITTING, TrainingDone): row(_ignore),
     (Phase.SUBMITTING, TrainingFailed): row(_ignore),
     (Phase.SUBMITTING, HeldChanged): row(note_held),
+    (Phase.SUBMITTING, PermissionChanged): row(note_permission),
 }
 
 check_complete(TABLE, Phase, (*get_args(OwnEvent), Manifest, *DOWNLINK.values()))

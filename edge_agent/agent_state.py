@@ -38,6 +38,10 @@ MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
 
 
+LONGEST_PAUSE_S = 60.0
+"""How long a training is held for the device's sake, before the round is given up: others wait for it."""
+
+
 class Phase(Enum):
     IDLE = auto()
     FETCHING = auto()
@@ -98,11 +102,20 @@ class HeldChanged:
 
 
 @dataclass(frozen=True)
+class PermissionChanged:
+    """The device does not permit training, for the reason `why_not`; or it does again, where that is empty."""
+
+    why_not: str
+
+
+@dataclass(frozen=True)
 class Ticked:
     """`wake_at` may have come."""
 
 
-OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | Ticked
+OwnEvent = (
+    Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | PermissionChanged | Ticked
+)
 Event = OwnEvent | Message
 """A message is the manifest, or of one of the kinds in `DOWNLINK`."""
 
@@ -263,6 +276,7 @@ class AgentState:
 
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
+    `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
     """
 
     name: str
@@ -294,6 +308,8 @@ class AgentState:
     attempt: int = 0
     again_at: float | None = None
     begun_at: float | None = None
+    waits_for: str = ""
+    held_since: float = 0.0
 
     @property
     def offer(self) -> CheckIn:
@@ -314,8 +330,14 @@ class AgentState:
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
-        alarms = (self.again_at, self.begun_at, self.serving.due_at, *awaited)
+        alarms = (self.again_at, self.begun_at, self.serving.due_at, self.given_up_at, *awaited)
         return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+    @property
+    def given_up_at(self) -> float | None:
+        """When a training that is held is given up; None if none is."""
+        is_held = self.waits_for and self.phase is Phase.TRAINING
+        return max(self.held_since, self.trained_since) + LONGEST_PAUSE_S if is_held else None
 
     def awaits_training(self, number: int) -> bool:
         """Training `number` goes on, and was not stopped."""

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from edge_agent.evaluating import evaluate_global
 from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.owed import Owed
 from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
+from fedprune.codecs import Codec, Key, moved_since, parse_codec
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -36,15 +37,21 @@ def train_locally(
       TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
-    assignment, table = local.assignment, bundle.task.table
+    assignment = local.assignment
     codec = _codec(assignment.known.codec)
-    weights, mask = round_model(local.model, assignment, bundle, local.held, should_stop)
-    weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
+    model = round_model(local.model, assignment, bundle, local.held, should_stop)
+    form, weights, mask = model.form, model.weights, model.mask
+    del model
+    table, owed = form.task.table, Owed(local, bundle.forms, form)
+    weights |= owed.local()
     key = Key(assignment.known.seed, assignment.round, local.agent)
-    evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
+    evaluated = None if held_out is None else evaluate_global(weights, bundle.in_form(form), held_out, should_stop)
     keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
-    work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
+    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
+    first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
+    moved = moved_since(first, weights, table)
+    del first
     try:
         trained = trainer.train(work, data)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
@@ -52,7 +59,7 @@ def train_locally(
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
+        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
@@ -71,7 +78,7 @@ def train_locally(
         x_largest=data.x_largest,
         evaluated=evaluated,
     )
-    return LocalResult(submit, update, slots, own)
+    return LocalResult(submit, update, slots, own, form.name)
 
 
 def _codec(description: str) -> Codec:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
 from fedprune.wire.broker import Broker
 
@@ -14,7 +15,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `name` is the agent's id in its federation.
 
     `data` is where this device's examples are; what they look like is the task's to say.
-    `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator.
+    `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator. So
+    is `gateway`: where the device's certificate is renewed.
     """
 
     name: str
@@ -24,4 +26,6 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerChoice = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
+    gateway: str | None = None
+    guest: Guest = Guest()
     broker: Broker = Broker()

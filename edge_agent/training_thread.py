@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_round import LocalResult, LocalRound, asks_for_statistics
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Dataset, fit_to
+from fedprune.data.normalization import normalized
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
@@ -54,24 +55,25 @@ class _Prepared:
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `disk` remembers which runtime was checked.
+    `read` gives the examples before normalisation. `disk` remembers which runtime was checked.
     """
 
     def __init__(
         self,
-        load: Callable[[Data], Dataset],
+        read: Callable[[Data], Dataset],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
     ) -> None:
-        self._load = load
+        self._read = read
         self._choice = choice
         self._threads = threads
         self._disk = disk
         self._deliver = deliver
         self._prepared: _Prepared | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._is_held = False
         self._current: _Training | None = None
         self._next: _Training | None = None
 
@@ -92,6 +94,19 @@ class TrainingThread:
             self._next = None
             if self._current is not None:
                 self._current.stop.set()
+                self._lock.notify_all()
+
+    def hold(self, is_held: bool) -> None:
+        """Hold whatever trains between two steps, or let it go on. What is held can be stopped."""
+        with self._lock:
+            self._is_held = is_held
+            self._lock.notify_all()
+
+    @property
+    def is_training(self) -> bool:
+        """Something is trained, and uses the processor."""
+        with self._lock:
+            return self._current is not None and not self._is_held
 
     def _work(self, training: _Training) -> None:
         """Train, and go on with what was started meanwhile."""
@@ -114,12 +129,27 @@ class TrainingThread:
 
         try:
             local, bundle = training.open()
+            if asks_for_statistics(local.assignment):
+                from edge_agent.gathering import give_statistics
+
+                return give_statistics(local, bundle, self._read)
             prepared = self._prepare(bundle, local)
             return train_locally(
-                local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
+                local,
+                prepared.bundle,
+                prepared.trainer,
+                prepared.data,
+                lambda: self._is_stopped(training),
+                prepared.held_out,
             )
         except Exception as error:
             return error
+
+    def _is_stopped(self, training: _Training) -> bool:
+        """Nobody wants the training any more. While it is held this waits until it is known."""
+        with self._lock:
+            self._lock.wait_for(lambda: training.stop.is_set() or not self._is_held)
+        return training.stop.is_set()
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
@@ -130,7 +160,8 @@ class TrainingThread:
         if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
+            form = bundle.task.data
+            data = fit_to(normalized(self._read(form), form), bundle.network.input_forms, bundle.task.output_forms)
             data, held_out = hold_out(data, share, seed, local.agent)
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)

@@ -16,8 +16,7 @@ from aggregator.book import Book, RoundRecord
 from aggregator.cohort import Standing
 from aggregator.round_answers import terms, ticket
 from aggregator.round_state import Phase, Plan
-from aggregator.run_store import RunStore
-from aggregator.runner import AggregatorRunner
+from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.held_model import Held, HoldsNothing
 from edge_agent.local_round import LocalResult, LocalRound
@@ -26,12 +25,11 @@ from edge_agent.trainers import Trained, Work
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
-from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
 from fedprune.wire.topics import Topics
@@ -68,7 +66,7 @@ class Site:
         *,
         loss: float = 1.0,
         accuracy: Callable[[], float] = lambda: 0.5,
-        evaluate: Callable[[Weights], Evaluation] | None = None,
+        evaluate: Evaluate | None = None,
         agents_evaluate: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
         keep: int = 5,
@@ -76,6 +74,9 @@ class Site:
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
     ) -> AggregatorRunner:
+        def usual(*_: Any) -> Evaluation:
+            return Evaluation(1, loss, {"accuracy": accuracy()})
+
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
         book.start(plan.run, plan.task.digest, {"codec.model": plan.model_codec})
@@ -89,7 +90,7 @@ class Site:
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
-            evaluate=None if agents_evaluate else evaluate or (lambda _: Evaluation(1, loss, {"accuracy": accuracy()})),
+            evaluate=None if agents_evaluate else evaluate or usual,
             scale=None if agents_evaluate else LossScale(constant=1.0, ceiling=math.inf),
             report=self.records.append,
             clock=clock,

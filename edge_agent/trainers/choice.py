@@ -17,6 +17,7 @@ from fedprune.system.disk import Disk
 from fedprune.system.usage import device_memory_mb
 
 if TYPE_CHECKING:
+    from edge_agent.trainers.slimming import Slimmable
     from fedprune.task.bundle import Bundle
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,16 @@ def make_trainer(
     Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train the task, `StorageError` if the
     disk refuses.
     """
+    trainer = _make_whole(choice, bundle, examples=examples, threads=threads, disk=disk)
+    if not bundle.forms.can_change:
+        return trainer
+    from edge_agent.trainers.slimming import SlimmingTrainer
+
+    return SlimmingTrainer(trainer, bundle.forms.whole)
+
+
+def _make_whole(choice: TrainerChoice, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None) -> Slimmable:
+    """The trainer of the network as it was built."""
     name = preferred_trainer(choice)
     if choice == "auto" and not bundle.graphs and _is_installed("keras"):
         name = "keras"

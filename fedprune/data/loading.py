@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedprune.data.dataset import Dataset
 from fedprune.data.description import Arrays, Data, Images, Recordings, Series, Table, Text
-from fedprune.data.normalization import normalize
+from fedprune.data.normalization import normalized
 from fedprune.data.npz import count_examples, load_npz
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
@@ -19,14 +19,11 @@ def load_examples(path: Path, data: Data) -> Dataset:
 
     What cannot be used where the rest is good is skipped, counted and logged. Raises `DataError` for all else.
     """
-    dataset = read_examples(path, data)
-    if not isinstance(data, Text) and data.normalize is not None:
-        normalize(dataset, data.normalize)
-    return dataset
+    return normalized(read_examples(path, data), data)
 
 
 def read_examples(path: Path, data: Data) -> Dataset:
-    """The examples before normalisation, as an `.npz` of them holds them.
+    """The examples before normalisation, as an `.npz` of them holds them: what is missing is NaN.
 
     An `.npz`, or a function that returns arrays, may stand in for files of any form. Raises `DataError`.
     """

@@ -1,25 +1,74 @@
-"""Normalisation of inputs by statistics that the task gives: the same on every device and before the exported model."""
+"""Normalisation of inputs, and of targets, by statistics that the task holds: the same on every device and in the
+exported model."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset
-from fedprune.data.description import Normalization, Standard
+from fedprune.data.description import Arrays, Data, Images, Normalization, Recordings, Series, Standard, Table, Text
 from fedprune.errors import DataError
+from fedprune.model.tensors import Array
 
 _PART = 2**10
 """Examples that are looked at together."""
 
 
+def inputs_of(data: Data) -> Normalization | None:
+    """The normalisation of a form's inputs: token ids have none."""
+    return None if isinstance(data, Text) else data.normalize
+
+
+def targets_of(data: Data) -> Normalization | None:
+    """The normalisation of a form's labels: names of classes have none."""
+    return data.targets if isinstance(data, Arrays | Table | Series | Text) else None
+
+
+def lacks_statistics(data: Data) -> bool:
+    """True for a form whose statistics have yet to be gathered of the devices."""
+    return any(each is not None and each.lacks_statistics for each in (inputs_of(data), targets_of(data)))
+
+
+def fills_missing(data: Data) -> bool:
+    """True where the mean stands in for what is missing of an input, which is 0 once it is normalised."""
+    return isinstance(inputs_of(data), Standard)
+
+
+def with_normalization(data: Data, inputs: Normalization | None, targets: Normalization | None) -> Data:
+    """The same form with other statistics, or without."""
+    match data:
+        case Images() | Recordings():
+            return msgspec.structs.replace(data, normalize=inputs)
+        case Text():
+            return msgspec.structs.replace(data, targets=targets)
+        case _:
+            return msgspec.structs.replace(data, normalize=inputs, targets=targets)
+
+
+def normalized(dataset: Dataset, data: Data) -> Dataset:
+    """What was read, as the task's model takes it: x changes in place, y is copied if it changes.
+
+    Raises what `normalize` does; and `DataError` for missing values for which nothing stands in.
+    """
+    inputs, targets = inputs_of(data), targets_of(data)
+    if not fills_missing(data):
+        _check_complete(dataset)
+    if inputs is not None:
+        normalize(dataset, inputs)
+    return dataset if targets is None else normalize_targets(dataset, targets)
+
+
 def normalize(dataset: Dataset, normalization: Normalization) -> None:
-    """Replace x, float32 `[examples, ..., columns]`, by what it is normalised: in place, since it may be large.
+    """Replace x, float32 `[examples, ..., columns]`, by what it is normalised: in place, since it may be large. NaN, a
+    missing value, becomes 0, as the mean does.
 
     Raises `DataError` where there are several inputs, or x holds token ids, has another number of columns, or would not
-    be finite.
+    be finite; and where the statistics are not gathered yet.
 
     Example:
         >>> data = Dataset(np.float32([[20, 0], [30, 50]]), np.array([0, 1]))
@@ -29,29 +78,76 @@ def normalize(dataset: Dataset, normalization: Normalization) -> None:
     """
     if "x" not in dataset.inputs:
         raise DataError(f"{dataset.origin}: it has several inputs, and the task normalises x; save one array x")
-    shift, scale = _shift_and_scale(normalization)
-    if dataset.x.dtype == np.int32:
+    x = dataset.x
+    if x.dtype == np.int32:
         raise DataError(f"{dataset.origin}: x holds token ids, and the task normalises numbers; save x as float32")
-    if len(shift) not in (1, dataset.x.shape[-1]):
+    _normalize(cast(Array, x), "x", normalization, dataset.origin)
+
+
+def normalize_targets(dataset: Dataset, normalization: Normalization) -> Dataset:
+    """The same examples with y, `[examples, ..., outputs]` or a number for each place, normalised. y is copied.
+
+    Raises what `normalize` does.
+
+    Example:
+        >>> data = Dataset(np.float32([[0], [0]]), np.float32([100, 300]))
+        >>> normalize_targets(data, Standard(mean=(200.0,), std=(100.0,))).y.tolist()
+        [-1.0, 1.0]
+    """
+    if "y" not in dataset.labels:
+        raise DataError(f"{dataset.origin}: it has several outputs, and the task normalises y; save one array y")
+    y = dataset.y.astype(np.float32)
+    _normalize(y, "y", normalization, dataset.origin)
+    return Dataset(dataset.inputs, y, dataset.origin, dataset.weight)
+
+
+def shift_and_scale(normalization: Normalization) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is subtracted, and what is then divided by: both `[columns]`, or `[1]` for all of them."""
+    if isinstance(normalization, Standard):
+        return np.array(normalization.mean), np.array(normalization.std)
+    low, high = np.array(normalization.minimum), np.array(normalization.maximum)
+    return low, high - low
+
+
+def scale_of(normalization: Normalization) -> tuple[float, ...]:
+    """What 1 was before normalisation, for each column or for all of them."""
+    return tuple(shift_and_scale(normalization)[1].tolist())
+
+
+def _normalize(values: Array, name: str, normalization: Normalization, origin: str) -> None:
+    """In place; `values` are contiguous."""
+    if normalization.lacks_statistics:
         raise DataError(
-            f"{dataset.origin}: an example of x has {dataset.x.shape[-1]} columns or channels, the task normalises "
-            f"{len(shift)}; build the task with statistics for each, or with one for all"
+            f'{origin}: the task\'s statistics = "federated" are not gathered yet; a gateway does that before the '
+            "first round, or give them in task.toml"
+        )
+    shift, scale = (each.astype(np.float32) for each in shift_and_scale(normalization))
+    columns = values.shape[-1] if values.ndim > 1 else 1
+    if len(shift) not in (1, columns):
+        raise DataError(
+            f"{origin}: an example of {name} has {columns} columns or channels, the task normalises {len(shift)}; "
+            "build the task with statistics for each, or with one for all"
         )
     with np.errstate(over="ignore"):
-        np.subtract(dataset.x, shift, out=dataset.x)
-        np.divide(dataset.x, scale, out=dataset.x)
-    for start in range(0, len(dataset), _PART):
-        finite = np.isfinite(dataset.x[start : start + _PART]).reshape(-1, math.prod(dataset.x.shape[1:])).all(axis=1)
+        np.subtract(values, shift, out=values)
+        np.divide(values, scale, out=values)
+    for start in range(0, len(values), _PART):
+        part = values[start : start + _PART].reshape(-1, math.prod(values.shape[1:]))
+        part[np.isnan(part)] = 0
+        finite = (~np.isinf(part)).all(axis=1)
         if not finite.all():
             raise DataError(
-                f"{dataset.origin}: example {start + finite.argmin()} of x is too far from the task's statistics for "
+                f"{origin}: example {start + finite.argmin()} of {name} is too far from the task's statistics for "
                 "float32; correct it"
             )
 
 
-def _shift_and_scale(normalization: Normalization) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Both `[columns]` or `[1]`; differences are taken in float64."""
-    if isinstance(normalization, Standard):
-        return np.array(normalization.mean, np.float32), np.array(normalization.std, np.float32)
-    low, high = np.array(normalization.minimum), np.array(normalization.maximum)
-    return low.astype(np.float32), (high - low).astype(np.float32)
+def _check_complete(dataset: Dataset) -> None:
+    for name, x in dataset.inputs.items():
+        for start in range(0, len(dataset), _PART):
+            lacks = np.isnan(x[start : start + _PART]).reshape(-1, math.prod(x.shape[1:])).any(axis=1)
+            if lacks.any():
+                raise DataError(
+                    f"{dataset.origin}: example {start + lacks.argmax()} of {name} lacks a number (NaN), and the task "
+                    'fills in none; fill it in, or build the task with data.normalize of kind = "standard"'
+                )

@@ -1,5 +1,7 @@
 """The `.npz` loader and writer: examples `x`, labels `y`, and perhaps a `weight` of each example.
 
+Where numbers of `x` are missing they are NaN, and `missing` says how many; without it NaN is a fault.
+
 Models of several inputs or outputs have an array for each: `x_NAME`, `y_NAME`. Nothing is unpickled, and headers are
 checked before data are read.
 
@@ -14,7 +16,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ MAX_CLASSES = 2**16
 _LARGEST_ID = 2**31 - 1
 
 _WEIGHT = "weight"
+_MISSING = "missing"
 
 _HOW = "write it with numpy.savez(file, x=examples, y=labels)"
 _MAX_HEADER = 2**14
@@ -63,12 +66,13 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Archive:
-    """A file and what it announces. `weight` is None where it has none."""
+    """A file and what it announces. `weight` is None where it has none; of the inputs' numbers `missing` are NaN."""
 
     zip: zipfile.ZipFile
     inputs: tuple[_Member, ...]
     labels: tuple[_Member, ...]
     weight: _Member | None
+    missing: int
 
 
 def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
@@ -87,8 +91,10 @@ def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
     """
     origin = origin or str(file)
     with _opened(file, origin) as archive:
+        inputs = {member.name: _input(archive, member) for member in archive.inputs}
+        _check_missing(_count_missing(inputs.values()), archive)
         return Dataset(
-            {member.name: _input(archive.zip, member) for member in archive.inputs},
+            inputs,
             {member.name: _label(archive.zip, member) for member in archive.labels},
             origin,
             None
@@ -101,9 +107,11 @@ def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
     """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of an
     array."""
     with _opened(file, origin or str(file)) as archive:
+        missing = 0
         for member in archive.inputs:
-            for _ in _ids(archive.zip, member) if _are_ids(member) else _numbers(archive.zip, member):
-                pass
+            for _, part in _ids(archive.zip, member) if _are_ids(member) else _numbers(archive, member):
+                missing += int(np.count_nonzero(np.isnan(part)))
+        _check_missing(missing, archive)
         for member in archive.labels:
             for _ in _floats(archive.zip, member) if member.dtype.kind == "f" else _integers(archive.zip, member):
                 pass
@@ -121,7 +129,9 @@ def save_npz(path: Path, dataset: Dataset) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         weight = {} if dataset.weight is None else {_WEIGHT: dataset.weight}
-        for name, array in (*dataset.inputs.items(), *dataset.labels.items(), *weight.items()):
+        count = _count_missing(dataset.inputs.values())
+        missing = {_MISSING: np.array(count)} if count else {}
+        for name, array in (*dataset.inputs.items(), *dataset.labels.items(), *weight.items(), *missing.items()):
             with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
                 npy.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     Directory(path.parent).write(path.name, buffer.getvalue())
@@ -142,7 +152,7 @@ def _opened(file: Path | BinaryIO, origin: str) -> Iterator[_Archive]:
             _check_inputs(inputs)
             _check_labels(labels)
             _check_lengths(inputs, labels, weight)
-            yield _Archive(archive, inputs, labels, weight)
+            yield _Archive(archive, inputs, labels, weight, _missing(archive))
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None
     except MemoryError as error:
@@ -179,6 +189,33 @@ def _member(archive: zipfile.ZipFile, name: str) -> _Member:
         raise DataError(f"{name} is in .npy format {version[0]}.{version[1]}, which is for named fields; {_HOW}")
     shape, fortran_order, dtype = readers[version](head)
     return _Member(name, info, shape, dtype, fortran_order, head.tell())
+
+
+def _missing(archive: zipfile.ZipFile) -> int:
+    """The number of missing values that the file announces."""
+    if f"{_MISSING}.npy" not in archive.namelist():
+        return 0
+    member = _member(archive, _MISSING)
+    if math.prod(member.shape) != 1 or member.dtype.kind not in "iu":
+        raise DataError(f"{_MISSING} is {_brief(member.dtype)} of shape {_brief(member.shape)}; it must be one integer")
+    ((_, value),) = _parts(archive, member)
+    return int(cast(NDArray[np.integer[Any]], value)[0])
+
+
+def _count_missing(inputs: Iterable[Inputs]) -> int:
+    numbers = (x.reshape(-1) for x in inputs if x.dtype == np.float32)
+    return sum(
+        int(np.count_nonzero(np.isnan(flat[start : start + _PART])))
+        for flat in numbers
+        for start in range(0, len(flat), _PART)
+    )
+
+
+def _check_missing(found: int, archive: _Archive) -> None:
+    if found != archive.missing:
+        raise DataError(
+            f"{found} numbers of x are missing (NaN), and {_MISSING} says {archive.missing}; correct one of them"
+        )
 
 
 def _check_inputs(inputs: Sequence[_Member]) -> None:
@@ -233,8 +270,8 @@ def _check_lengths(inputs: Sequence[_Member], labels: Sequence[_Member], weight:
         )
 
 
-def _input(archive: zipfile.ZipFile, x: _Member) -> Inputs:
-    return _joined(x, _ids(archive, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
+def _input(archive: _Archive, x: _Member) -> Inputs:
+    return _joined(x, _ids(archive.zip, x), np.int32) if _are_ids(x) else _joined(x, _numbers(archive, x), np.float32)
 
 
 def _label(archive: zipfile.ZipFile, y: _Member) -> Labels:
@@ -243,9 +280,9 @@ def _label(archive: zipfile.ZipFile, y: _Member) -> Labels:
     return _joined(y, _integers(archive, y), np.int64)
 
 
-def _numbers(archive: zipfile.ZipFile, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _numbers(archive: _Archive, x: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """x as a model takes it, part by part as `_floats` gives them."""
-    for start, values in _floats(archive, x):
+    for start, values in _floats(archive.zip, x, may_lack=archive.missing > 0):
         if x.dtype == np.uint8:
             values /= np.float32(255)
         yield start, values
@@ -275,14 +312,16 @@ def _weights(archive: zipfile.ZipFile, weight: _Member) -> Iterator[tuple[int, A
         yield start, values
 
 
-def _floats(archive: zipfile.ZipFile, member: _Member) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _floats(
+    archive: zipfile.ZipFile, member: _Member, *, may_lack: bool = False
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Float32, part by part in the file's order, each with its position. Raises `DataError` after the last one."""
     count, scalars = member.shape[0], math.prod(member.shape)
     spoilt = np.zeros(count, np.bool_)
     for start, part in _parts(archive, member):
         with np.errstate(over="ignore"):
             values = part.astype(np.float32)
-        wrong = start + np.flatnonzero(~np.isfinite(values))
+        wrong = start + np.flatnonzero(np.isinf(values) if may_lack else ~np.isfinite(values))
         spoilt[wrong % count if member.fortran_order else wrong // (scalars // count)] = True
         yield start, values
     if spoilt.any():

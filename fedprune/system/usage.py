@@ -30,3 +30,15 @@ def high_water_mark_mb(pid: int) -> float:
 def device_memory_mb() -> float:
     """The device's memory, in MB (10^6 bytes)."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+
+
+def bytes_written(root: Path = Path("/")) -> int | None:
+    """Bytes that this process has had written to disks since it began; None where the kernel does not count them.
+
+    What is in memory alone (tmpfs) does not count; what was deleted before it reached the disk does.
+    """
+    try:
+        lines = (root / "proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)

@@ -102,6 +102,22 @@ def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:
     assert counts == [0, 1, 1]
 
 
+def test_a_training_that_is_held_goes_on_to_the_same_result_and_can_be_stopped_before() -> None:
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    expected = _work(task, "litert")
+    held = _Thread()
+    held.thread.hold(True)
+    held.thread.start(1, lambda: (_first_round(task), task.blob))
+    assert not held.thread.is_training
+    held.thread.stop()
+    held.thread.start(2, lambda: (_first_round(task), task.blob))
+    held.thread.hold(False)
+    ended = held.delivered.get(timeout=60)
+    assert ended.number == 2
+    assert isinstance(ended.result, LocalResult)
+    assert ended.result.update.blob == expected.update.blob
+
+
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)

@@ -11,8 +11,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Standing
 from aggregator.round_state import Phase
-from aggregator.run_store import RunStore
-from aggregator.runner import AggregatorRunner
+from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
@@ -158,7 +157,7 @@ class GatewayCheck:
             TOPICS,
             link,
             store,
-            evaluate=lambda _: Evaluation(1, 1.0, {"accuracy": 0.5}),
+            evaluate=lambda *_: Evaluation(1, 1.0, {"accuracy": 0.5}),
             scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda _: None,
             clock=lambda: 0.0,

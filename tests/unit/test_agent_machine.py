@@ -23,6 +23,7 @@ from edge_agent.agent_state import (
     LinkDrained,
     Outcome,
     OwnEvent,
+    PermissionChanged,
     Phase,
     Send,
     SendUpdate,
@@ -81,6 +82,7 @@ SAMPLES: dict[type, Event] = {
     TrainingDone: TrainingDone(1, submit()),
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
     HeldChanged: HeldChanged((RUN, 0)),
+    PermissionChanged: PermissionChanged("it is 81 °C"),
     **{type(message): message for message in MESSAGES.values()},
 }
 

@@ -15,6 +15,7 @@ from edge_agent.agent_state import (
     HeldChanged,
     LinkDrained,
     Outcome,
+    PermissionChanged,
     Phase,
     SendUpdate,
     Settle,
@@ -141,6 +142,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.take(HeldChanged(held))
         assert (self.agent.state.offer.run, self.agent.state.offer.version) == held
 
+    @rule(why=st.sampled_from(["", "hot", "busy"]))
+    def the_device_permits(self, why: str) -> None:
+        self.take(PermissionChanged(why))
+        assert self.agent.state.waits_for == why
+
     @invariant()
     def each_phase_has_what_it_needs(self) -> None:
         state = self.agent.state
@@ -153,7 +159,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def it_never_waits_for_ever(self) -> None:
         state = self.agent.state
-        if state.connected:
+        if state.connected and not (state.waits_for and state.phase is Phase.IDLE):
             assert state.wake_at is not None
 
     @invariant()

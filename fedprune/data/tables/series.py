@@ -12,6 +12,7 @@ from fedprune.data.dataset import Dataset
 from fedprune.data.description import Series
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.labels import LabelColumn
+from fedprune.data.normalization import fills_missing
 from fedprune.data.skipped import Fault, Skipped, Unusable
 from fedprune.data.tables.numbers import numbers
 from fedprune.data.tables.rows import Row, count_lines, read_rows, row_files
@@ -42,6 +43,7 @@ class _Windows:
         self._labels = labels
         self._skipped = skipped
         self._examples = examples
+        self._may_lack = fills_missing(series)
         self._open: dict[str, _Stretch] = {}
         self.groups: list[str] = []
         """The group of each window that was added."""
@@ -62,11 +64,13 @@ class _Windows:
             self.end()
             return
         try:
-            x, y = numbers(cells[:count], self._series.inputs), self._labels.read(cells[count])
+            x = numbers(cells[:count], self._series.inputs, may_lack=self._may_lack)
+            y = self._labels.read(cells[count])
         except Unusable as unusable:
             self._skipped.add(row.where, unusable)
             self._end(group)
             return
+        self._skipped.note_missing(row.where, self._series.inputs, x)
         self._add(group, x, y, row.where)
 
     def end(self) -> None:
@@ -107,7 +111,8 @@ def read_series(path: Path, series: Series) -> Dataset:
     """x float32 `[windows, window, inputs]`, y int64 `[windows]` or float32 `[windows, 1]`, of a CSV file or a
     directory of them.
 
-    Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left.
+    Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left. Where the mean stands in
+    for what is missing, x is NaN there.
     """
     return read_grouped(path, series)[0]
 
