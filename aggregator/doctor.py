@@ -8,7 +8,6 @@ from pathlib import Path
 
 from aggregator.settings import FederationSettings
 from fedprune.config import load_toml
-from fedprune.data import fit_to, load_examples
 from fedprune.doctor.clock import examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown
 from fedprune.doctor.login import examine_aggregator_login
@@ -19,6 +18,7 @@ from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.identity.gateway import open_gateway
 from fedprune.task.bundle import load_bundle
+from fedprune.task.gathering import load_to_look
 from fedprune.wire.topics import Topics, check_id
 
 
@@ -66,8 +66,7 @@ def _examine_task(settings: FederationSettings, base: Path) -> Iterator[Finding]
     if settings.held_out is None:
         return
     try:
-        data = load_examples(base / settings.held_out, bundle.task.data)
-        fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
+        data = load_to_look(base / settings.held_out, bundle)
     except FedpruneError as error:
         yield failed("data", str(error))
     else:

@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator.book import RoundRecord
+from aggregator.settings import Codec
 from benchmarks.children import Children, find_mosquitto, free_port
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.settings import cnn_table
-from benchmarks.federation import Federation, codec_of, run_federation
+from benchmarks.federation import Federation, run_federation
 from benchmarks.task_file import task_file
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import prepare
@@ -141,7 +142,7 @@ def _federate(name: str, prepared: Path, out: Path) -> Row:
                 agents=_AGENTS,
                 rounds=_ROUNDS,
                 seed=_SEED,
-                codec=codec_of("mask | feedback(2) | int8"),
+                codec=Codec(),
                 trainer="litert",
                 broker=broker.agents,
                 out=out,

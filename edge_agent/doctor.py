@@ -14,7 +14,7 @@ from edge_agent.status import PROBE, STATUS, AgentStatus, ask
 from edge_agent.trainers.choice import preferred_trainer
 from fedprune import __version__
 from fedprune.config import load_toml
-from fedprune.data import fit_to, load_examples, most_examples
+from fedprune.data import most_examples
 from fedprune.doctor.clock import examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.login import examine_agent_login
@@ -27,6 +27,7 @@ from fedprune.errors import FedpruneError
 from fedprune.system.conditions import read_conditions
 from fedprune.system.routes import default_interface
 from fedprune.task.bundle import load_bundle
+from fedprune.task.gathering import load_to_look
 from fedprune.wire.authentication import read_key
 from fedprune.wire.topics import Topics, check_id
 
@@ -105,8 +106,7 @@ def _examine_data(path: Path, state: Path, *, is_running: bool) -> Finding:
             return ok(check, f"{path} can be read, {most} examples at most; {why}")
         with told:
             bundle = load_bundle(task)
-            data = load_examples(path, bundle.task.data)
-            data = fit_to(data, bundle.network.input_forms, bundle.task.output_forms)
+            data = load_to_look(path, bundle)
     except FedpruneError as error:
         return failed(check, "; ".join((str(error), *told.warnings)))
     shown = f"{len(data)} examples in {path}, as task {bundle.task.name!r} takes them"

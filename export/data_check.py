@@ -17,6 +17,8 @@ def check_data(data: Data, inputs: Sequence[InputForm], outputs: Sequence[Output
     if isinstance(data, Arrays):
         if data.normalize is not None and len(inputs) > 1:
             raise TaskError("[data.normalize] is for models with one input; normalise the others before you save them")
+        if data.normalize is not None and inputs[0].vocabulary is not None:
+            raise TaskError("[data.normalize] is for numbers, and the model takes token ids; leave it out")
         return
     if (len(inputs), len(outputs)) != (1, 1):
         raise TaskError("[data] makes one input and one label, the model has several; save arrays x_NAME and y_NAME")

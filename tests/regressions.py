@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.unproven import unproven_graph
 from fedprune.data import Data, Dataset
 from fedprune.data.description import Standard, Table
 from fedprune.model.losses import Loss
 from fedprune.model.metrics import Metric
-from fedprune.model.tensors import TensorClass, TensorSpec
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network import description
 from fedprune.network.description import Call
 from fedprune.network.layers import Activation, Dense, Function
@@ -26,8 +27,8 @@ TABLE = Table(COLUMNS, "watts", normalize=FEDERATED, targets=FEDERATED)
 UNITS = 16
 
 
-def regression_bundle(data: Data = TABLE) -> Bundle:
-    """Two dense layers that answer with a number: its graphs are not proven."""
+def regression_bundle(data: Data = TABLE, batch_sizes: Sequence[int] = ()) -> Bundle:
+    """Two dense layers that answer with a number; its training graphs, of these batches, pass here."""
     tensors = (
         TensorSpec("hidden/kernel", (len(COLUMNS), UNITS), "float32", TensorClass.PRUNABLE, "hidden"),
         TensorSpec("hidden/bias", (UNITS,), "float32", TensorClass.DENSE, "hidden"),
@@ -57,7 +58,8 @@ def regression_bundle(data: Data = TABLE) -> Bundle:
         calls=(Call(0, (0,)), Call(1, (1,)), Call(2, (2,))),
         outputs=(3,),
     )
-    return read_bundle(write_bundle(task, network=network, weights=None))
+    graphs = tuple(unproven_graph(network, TensorTable(tensors), task.objectives, size) for size in batch_sizes)
+    return read_bundle(write_bundle(task, network=network, weights=None, graphs=graphs))
 
 
 def raw_columns(examples: int, seed: int) -> Dataset:

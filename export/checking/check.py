@@ -23,11 +23,11 @@ from export.checking.devices import (
 from export.converter import ConverterProcess, Job
 from export.report import Format
 from fedprune.codecs import Codec
-from fedprune.data import Dataset, fit_to, load_examples, read_examples
+from fedprune.data import Dataset
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.runtime.self_check import ProvenGraph
 from fedprune.task.bundle import Bundle, read_bundle
-from fedprune.task.gathering import completed, is_incomplete, statistics_for
+from fedprune.task.gathering import load_to_look
 
 SLOW_S = 600.0
 """A round that takes longer meets no deadline unless rounds.deadline_s is raised."""
@@ -152,7 +152,7 @@ def _data(bundle: Bundle, path: Path | None) -> tuple[Dataset | None, list[Findi
     if path is None:
         return None, [Finding("data", "look", "not looked at; name a device's examples with --data")]
     try:
-        data = _loaded(bundle, path)
+        data = load_to_look(path, bundle)
     except FedpruneError as error:
         return None, [Finding("data", "fails", str(error))]
     few = len(data) < _FEW_EXAMPLES
@@ -163,16 +163,6 @@ def _data(bundle: Bundle, path: Path | None) -> tuple[Dataset | None, list[Findi
         if missing := [name for number, name in enumerate(names) if number not in seen]:
             found.append(Finding("labels", "look", f"no example of {', '.join(missing)[:200]}"))
     return data, found
-
-
-def _loaded(bundle: Bundle, path: Path) -> Dataset:
-    """The examples as a device trains on them; the statistics that the task lacks are theirs here."""
-    task, inputs = bundle.task, bundle.network.input_forms
-    form = task.data
-    if is_incomplete(task):
-        raw = fit_to(read_examples(path, form), inputs, task.output_forms)
-        form = completed(task, [(statistics_for(task, raw), 1.0)])
-    return fit_to(load_examples(path, form), inputs, task.output_forms)
 
 
 def _exports(bundle: Bundle, examples: Dataset | None, formats: Sequence[Format]) -> Iterator[Finding]:

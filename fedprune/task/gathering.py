@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
-from fedprune.data import Data, Dataset
+from fedprune.data import Data, Dataset, fit_to, load_examples, read_examples
 from fedprune.data.description import Normalization
 from fedprune.data.normalization import inputs_of, lacks_statistics, targets_of, with_normalization
 from fedprune.data.statistics import (
@@ -77,6 +78,19 @@ def completed(task: Task, given: Sequence[tuple[DeviceStatistics, float]]) -> Da
         _pooled(inputs, [(each.inputs, share) for each, share in given]) or inputs_of(data),
         _pooled(targets, [(each.targets, share) for each, share in given]) or targets_of(data),
     )
+
+
+def load_to_look(path: Path, bundle: Bundle) -> Dataset:
+    """The examples as the task's model takes them, to look at them before there is a run: the statistics that the task
+    lacks are their own.
+
+    Raises `DataError` for examples that cannot be used, or do not fit the task.
+    """
+    task, inputs, form = bundle.task, bundle.network.input_forms, bundle.task.data
+    if is_incomplete(task):
+        raw = fit_to(read_examples(path, form), inputs, task.output_forms)
+        form = completed(task, [(statistics_for(task, raw), 1.0)])
+    return fit_to(load_examples(path, form), inputs, task.output_forms)
 
 
 def with_data(bundle: Bundle, data: Data) -> Bundle:

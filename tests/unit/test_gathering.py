@@ -26,7 +26,7 @@ from fedprune.data.statistics import DeviceStatistics, Moments, pack_statistics,
 from fedprune.errors import StorageError, TrainingError
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
-from fedprune.task.gathering import is_incomplete, with_data
+from fedprune.task.gathering import is_incomplete, load_to_look, with_data
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import (
     Accepted,
@@ -44,7 +44,7 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
 from tests.drivers import PLAN
 from tests.recorder import Recorder
-from tests.regressions import loading, raw_columns, regression_bundle
+from tests.regressions import loading, raw_columns, regression_bundle, write_table
 from tests.samples import chunks
 
 TOPICS = Topics("tests")
@@ -315,6 +315,18 @@ def test_agents_that_cannot_are_not_waited_for(tmp_path: Path) -> None:
     expect(gathering.normalisation, ("pi-0", "pi-2"))
 
 
+def test_where_nobody_can_people_are_told_what_to_do(gathering: Gathering) -> None:
+    gathering.start()
+    gathering.all_check_in()
+    for agent in FLEET[:2]:
+        gathering.tell(agent, Failed(run=gathering.plan.run, round=0, why="it has no column 'outside'"))
+
+    with pytest.raises(
+        TrainingError, match=r"3 agents cannot give the statistics that the task lacks, .*give the stat"
+    ):
+        gathering.tell("pi-2", Failed(run=gathering.plan.run, round=0, why="it has no column 'outside'"))
+
+
 def test_all_agents_that_the_federation_names_give_theirs() -> None:
     plan = gathering_plan(replace(PLAN, cohort=2, fleet=frozenset(FLEET)))
 
@@ -349,3 +361,13 @@ def test_statistics_that_a_crash_left_after_they_were_pooled_are_deleted(gatheri
 @pytest.fixture(autouse=True)
 def _info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+
+
+def test_who_looks_at_examples_before_there_is_a_run_normalises_them_by_their_own_statistics(tmp_path: Path) -> None:
+    write_table(tmp_path / "rooms.csv", 50, 1)
+
+    data = load_to_look(tmp_path / "rooms.csv", BUNDLE)
+
+    for values in (data.x, data.y):
+        assert abs(values.mean(axis=0)).max() < 1e-3
+        assert abs(values.std(axis=0) - 1).max() < 1e-3

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedprune.data import Dataset
 from fedprune.data.description import MinMax, Standard
@@ -159,6 +162,13 @@ def test_statistics_travel_unchanged() -> None:
 def test_hostile_numbers_are_refused(moments: Moments) -> None:
     with pytest.raises(ProtocolError, match="its statistics: "):
         unpack_statistics(pack_statistics(DeviceStatistics(moments)))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_statistics_or_refused(blob: bytes) -> None:
+    with suppress(ProtocolError):
+        statistics = unpack_statistics(blob)
+        assert unpack_statistics(pack_statistics(statistics)) == statistics
 
 
 @pytest.mark.parametrize(
