@@ -36,6 +36,7 @@ from fedprune.task.versions import without_due_units
 from tests.described import chain_of, dense, normalization, table_of, weights_of
 from tests.drawn_networks import drawn_weights
 from tests.samples import assignment, changed
+from tests.shrinking import bundle_of
 
 NETWORK = chain_of(
     (6, 6, 1),
