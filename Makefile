@@ -1,6 +1,6 @@
 # `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all bench lint lock clean setup test-tools
+.PHONY: help demo check test test-all bench deb lint lock clean setup test-tools
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
@@ -35,6 +35,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \
+	$(BIN)/python -m benchmarks.bytes_to_accuracy --json benchmarks/results/bytes_to_accuracy.json || failed=1; \
 	$(BIN)/python -m benchmarks.merging || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.forged_descriptions || failed=1; \
@@ -47,6 +48,9 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.raw_columns || failed=1; \
 	$(BIN)/python -m benchmarks.federations --json benchmarks/results/federations.json || failed=1; \
 	exit $$failed
+
+deb: setup ## Make the Debian packages of agent and gateway, in dist/ (for Debian's own tools, see deploy/deb.sh)
+	deploy/deb.sh
 
 lint: setup ## Check style, types and import rules only
 	$(BIN)/ruff check

@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from benchmarks.agent_memory.environments import Environment
 from benchmarks.bytes_to_accuracy.federation import learn
+from benchmarks.bytes_to_accuracy.flower import measure_sockets
 from benchmarks.bytes_to_accuracy.picture import draw
 from benchmarks.bytes_to_accuracy.recipes import ARRANGEMENTS, DENSE, RECIPES, USUAL, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, commit, means, target_of, total
@@ -34,6 +36,12 @@ _TUNED_SEEDS = (1, 2)
 )
 @click.option("--participation", type=click.FloatRange(0.1, 1.0), default=1.0, help="Of the agents, in each round.")
 @json_option("Write the runs there as they end; runs that it has are not made again.")
+@click.option(
+    "--flower",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A virtual environment with flwr, as benchmarks.agent_memory makes one: count its bytes too.",
+)
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw accuracy against bytes there.")
 def main(
     seeds: tuple[int, ...],
@@ -42,19 +50,24 @@ def main(
     partition: str,
     participation: float,
     target: Path | None,
+    flower: Path | None,
     picture: Path | None,
 ) -> None:
     """Run federations, and compare the bytes that they take to be as good as dense federated averaging.
 
     10 agents with 600 examples of Fashion-MNIST each train CNN-108k on LiteRT in one process, without a network, from
     the same weights: dense ones, whose models and updates travel whole in fp32, with a constant and with a falling
-    learning rate, and those of the presets. Payload is counted, with what is sent to all once for each receiver.
+    learning rate, and those of the presets. Payload is counted, with what is sent to all once for each receiver. Of
+    Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
     """
     journal, arrangement = Journal(target), Arrangement(partition, participation)
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     wanted = [recipe for recipe in RECIPES if recipe.name in names or recipe is DENSE]
     made = [run for seed in seeds for run in _compare(wanted, arrangement, seed, rounds, journal)]
-    Console(width=120).print(*tables(made), sep="\n")
+    if flower is not None and journal.flower is None:
+        with tempfile.TemporaryDirectory() as directory:
+            journal.add_flower(measure_sockets(Environment(flower.resolve()), Path(directory)))
+    Console(width=120).print(*tables(made, journal.flower), sep="\n")
     if picture is not None:
         Directory(picture.absolute().parent).write(picture.name, draw(made))
 

@@ -51,12 +51,22 @@ class Run(msgspec.Struct, frozen=True):
     commit: str
 
 
+class Sockets(msgspec.Struct, frozen=True):
+    """Bytes that a node of Flower's `version` sends and receives in a round of dense federated averaging, on its
+    sockets, TCP's own headers not counted."""
+
+    version: str
+    bytes_up: int
+    bytes_down: int
+
+
 class Results(msgspec.Struct, frozen=True):
-    """The whole file. `commit` is that of the last row."""
+    """The whole file. `commit` is that of the last row; `flower` is None where it was not measured."""
 
     runs: tuple[Run, ...]
     machine: str
     commit: str
+    flower: Sockets | None = None
 
 
 def target_of(accuracies: Sequence[float]) -> float:
@@ -91,7 +101,9 @@ class Journal:
 
     def __init__(self, target: Path | None) -> None:
         self._target = target
-        self.runs: list[Run] = [] if target is None else _read(target)
+        found = None if target is None else _read(target)
+        self.runs = [] if found is None else list(found.runs)
+        self.flower = None if found is None else found.flower
 
     def find(self, name: str, seed: int, rounds: int, arrangement: Arrangement) -> Run | None:
         """The run that was recorded of these, so that it need not be made again."""
@@ -104,7 +116,16 @@ class Journal:
     def add(self, run: Run) -> None:
         """Raises `StorageError`."""
         self.runs.append(run)
-        write_json(Results(tuple(self.runs), _machine(), run.commit), self._target)
+        self._write()
+
+    def add_flower(self, flower: Sockets) -> None:
+        """Raises `StorageError`."""
+        self.flower = flower
+        self._write()
+
+    def _write(self) -> None:
+        written = self.runs[-1].commit if self.runs else ""
+        write_json(Results(tuple(self.runs), _machine(), written, self.flower), self._target)
 
 
 def commit() -> str:
@@ -119,9 +140,9 @@ def total(by_kind: Mapping[str, int]) -> int:
     return sum(by_kind.values())
 
 
-def _read(path: Path) -> list[Run]:
+def _read(path: Path) -> Results | None:
     try:
-        return list(msgspec.json.decode(path.read_bytes(), type=Results).runs) if path.exists() else []
+        return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else None
     except (OSError, msgspec.MsgspecError) as error:
         raise StorageError(
             f"{path}: it does not hold the runs of this benchmark ({error}); name another file"
