@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from aggregator.round_course import SERVED_MODELS
 
 from aggregator import round_uploads
 from aggregator.cohort import MOST_REFUSALS, Standing
 from aggregator.round_answers import TICKETS_PER_S, ticket
+from aggregator.round_course import SERVED_MODELS
 from aggregator.round_machine import wake_at
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import (
