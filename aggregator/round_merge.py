@@ -13,20 +13,19 @@ from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, 
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
-from aggregator.sensitivity import Sensitivity
+from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
 from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
-from fedprune.pruning.scores import Score
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.task.forms import Form, Forms
-from fedprune.task.versions import is_scored_by_sensitivity, without_due_units
+from fedprune.task.versions import is_scored_by_updates, without_due_units
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
@@ -185,7 +184,7 @@ class Merger:
         checkpoint, training, table = model.checkpoint, self._task.training, self.form_of(model).task.table
         aggregate = Aggregate(table, checkpoint.weights, self._known_mask(model))
         rate = training.learning_rate_at(checkpoint.version * training.clock_steps_per_round)
-        sensitivity = self._sensitivity(checkpoint)
+        scoring = self._scoring(checkpoint)
         scales = fednova_scales(updates, training, rate) if self._aggregation.rule == "fednova" else {}
         for agent, update in updates.items():
             name = update_name(checkpoint.version, agent)
@@ -195,8 +194,8 @@ class Merger:
             try:
                 decoded = self._decode(blob, agent, model)
                 aggregate.add(decoded, update.weight, scales.get(agent, 1.0))
-                if sensitivity is not None:
-                    sensitivity.add(decoded, update.weight)
+                if scoring is not None:
+                    scoring.add(decoded, update.weight)
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
@@ -205,14 +204,14 @@ class Merger:
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, table)
-        scores = None if sensitivity is None else sensitivity.scores(checkpoint.weights)
+        scores = None if scoring is None else scoring.scores(checkpoint.weights)
         return self._next(model, weights, merged.mask, state, scores)
 
-    def _sensitivity(self, checkpoint: Checkpoint) -> Sensitivity | None:
-        """The sums that the next mask is scored by, if it is by sensitivity."""
-        if not is_scored_by_sensitivity(self._task, checkpoint.version + 1):
+    def _scoring(self, checkpoint: Checkpoint) -> RoundScores | None:
+        """The sums that the next mask is scored by, if it is by what agents sent."""
+        if not is_scored_by_updates(self._task, checkpoint.version + 1):
             return None
-        return Sensitivity(checkpoint.mask, is_signed=self._task.pruning.score is Score.SIGNED_SENSITIVITY)
+        return RoundScores(self._task.pruning.scores, checkpoint.mask)
 
     def _next(
         self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights, scores: Weights | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from aggregator.fixed_point import FixedPointSum
@@ -9,6 +11,7 @@ from aggregator.merging import FRACTION_BITS
 from fedprune.codecs import Update
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import put_kept, take_kept
+from fedprune.pruning.scores import Score, fuse_ranks
 
 
 class Sensitivity:
@@ -53,3 +56,30 @@ class Sensitivity:
             )
             found[name] = put_kept(magnitudes.astype(np.float32), kept)
         return found
+
+
+class RoundScores:
+    """A round's scores by some of `Score`, or their ranks fused where there are several. Magnitudes are of the weights
+    that agents trained from, as sensitivities are."""
+
+    def __init__(self, wanted: Mapping[Score, float], mask: Mask) -> None:
+        self._wanted, self._mask = wanted, mask
+        self._sums: dict[Score, Sensitivity] = {
+            score: Sensitivity(mask, is_signed=score is Score.SIGNED_SENSITIVITY)
+            for score in wanted
+            if score is not Score.MAGNITUDE
+        }
+
+    def add(self, update: Update, examples: int) -> None:
+        """Fold in one update that `check_update` passed. Raises what `Aggregate.add` does."""
+        for sums in self._sums.values():
+            sums.add(update, examples)
+
+    def scores(self, weights: Weights) -> dict[str, Array]:
+        """See `Sensitivity.scores`."""
+        found: dict[Score, dict[str, Array]] = {score: sums.scores(weights) for score, sums in self._sums.items()}
+        if Score.MAGNITUDE in self._wanted:
+            found[Score.MAGNITUDE] = {name: np.abs(weights[name]) for name in self._mask}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return fuse_ranks([(found[score], weight) for score, weight in self._wanted.items()], self._mask)

@@ -20,6 +20,7 @@ import zstandard
 from export.converter import Converter, ConverterProcess, Job, Trial
 from export.dead_units import LivingModel, check_alike, without_dead_units
 from export.examples import choose_examples, complaints_of
+from export.file_metadata import metadata_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
@@ -30,6 +31,7 @@ from fedprune.data import Dataset, fit_to, load_examples
 from fedprune.data.normalization import inputs_of
 from fedprune.errors import DataError, ExportError, ProtocolError
 from fedprune.model.tensors import Array, Inputs, weights_digest
+from fedprune.prediction.metadata import with_metadata
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
 from fedprune.slimming.unit_masks import units_by_layer
@@ -120,6 +122,7 @@ def export_model(
     if model.removed:
         on_step("Evaluating the model before units are removed")
     whole = _whole_answers(bundle, checkpoint, data, open_converter) if model.removed else None
+    metadata = metadata_of(bundle)
     files: dict[Format, bytes] = {}
     verdicts: dict[Format, Verdict] = {}
     failures = []
@@ -146,7 +149,7 @@ def export_model(
             except ExportError as error:
                 failures.append(Failure(form, str(error)))
                 continue
-            files[form] = content
+            files[form] = with_metadata(content, metadata)
             verdicts[form] = judge(trial, data, task.output_forms, expected, counted)
             if form is Format.FP32:
                 _check_fp32(verdicts[form], 0.0 if units is None else units.rounding)

@@ -19,7 +19,7 @@ from fedprune.pruning.schedules import (
     PolynomialDecay,
     Schedule,
 )
-from fedprune.pruning.scores import Score
+from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.slimming.selection import UnitAllocation
 from fedprune.task.bundle import Pruning
@@ -207,7 +207,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     units: UnitSettings | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: float = 0.0
-    score: Score = Score.MAGNITUDE
+    score: Score | ScoreWeights = Score.MAGNITUDE
     excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import MOST_STAGES, UnitPruning
 from fedprune.slimming.unit_masks import maskable, units_by_layer
 from fedprune.system.table import table_lines
-from fedprune.task.bundle import Bundle, Task
+from fedprune.task.bundle import Bundle, Pruning, Task
 from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.training import Adam, Sgd, Training
 
@@ -94,7 +94,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "pruning", _schedule(pruning.schedule, training)
     blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
     threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
-    yield "mask", f"{pruning.mask}, score {pruning.score}, allocation {pruning.allocation}{blocks}{threshold}"
+    yield "mask", f"{pruning.mask}, score {_scores(pruning)}, allocation {pruning.allocation}{blocks}{threshold}"
     if pruning.units is not None:
         yield from _units(bundle, pruning.units)
     if local := sorted({spec.layer for spec in task.table.local}):
@@ -143,6 +143,10 @@ def _loss(objective: Objective) -> str:
     classes = objective.class_weights
     weights = f", class weights {min(classes):g} to {max(classes):g}" if classes else ""
     return f"{objective.loss}{weight}{smoothed}{weights}"
+
+
+def _scores(pruning: Pruning) -> str:
+    return " + ".join(score if weight == 1.0 else f"{weight:g} {score}" for score, weight in pruning.scores.items())
 
 
 def _settings(chosen: Sgd | Adam | LearningRateDecay, tag: str) -> str:

@@ -12,15 +12,18 @@ from rich.console import Console
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option
 from benchmarks.demo.rerun import seeds_option
-from benchmarks.pruning.claims import claims_of
+from benchmarks.pruning.claims import claims_of, claims_of_shrunk
 from benchmarks.pruning.methods import METHODS, compare_methods
 from benchmarks.pruning.records import Result, dense_accuracy, earlier, methods_left, plan, rounds_of, save
+from benchmarks.pruning.rounds import shrunk
 from benchmarks.pruning.runs import run_recipe
 from benchmarks.pruning.speed import speedups
-from benchmarks.pruning.tables import table_of_methods, table_of_runs, table_of_speedups
+from benchmarks.pruning.tables import table_of_methods, table_of_runs, table_of_shrunk, table_of_speedups
 from benchmarks.pruning.tasks import METHOD_TASKS
 
 _NETWORKS = ("CNN-108k", "MobileNetV1-like")
+_STEPS = {"CNN-108k": 40, "MobileNetV1-like": 6}
+"""Of a round of the federation that loses units, by network."""
 _WIDTH = 170
 _METHOD_SEEDS = 3
 """Seeds that methods are compared with."""
@@ -53,8 +56,12 @@ def main(seeds: tuple[int, ...], quick: bool, resume: bool, target: Path | None)
         measured = tuple(row for name in _NETWORKS for row in speedups(name, inferences, steps))
         result = msgspec.structs.replace(result, speedups=measured)
         save(result, target)
+    if not result.shrunk:
+        smaller = tuple(shrunk(name, steps) for name, steps in _STEPS.items())
+        result = msgspec.structs.replace(result, shrunk=smaller)
+        save(result, target)
     console = Console(width=_WIDTH)
-    console.print(table_of_speedups(result.speedups), table_of_runs(result.runs))
+    console.print(table_of_speedups(result.speedups), table_of_shrunk(result.shrunk), table_of_runs(result.runs))
     if result.compared:
         console.print(table_of_methods(result.compared))
-    settle(claims_of(result.runs, result.speedups, quick=quick))
+    settle(claims_of(result.runs, result.speedups, quick=quick) | claims_of_shrunk(result.shrunk))

@@ -20,7 +20,7 @@ from fedprune.slimming.slim import slim
 _L = keras.layers
 _IMAGES_PENALTY, _WINDOWS_PENALTY = 3e-4, 2e-3
 """With its task's learning rate and momentum 0.9 a weight without another gradient loses 1.5e-4 or 2e-4 a step."""
-_MULTIPLE = 8
+MULTIPLE = 8
 """Channels that a layer keeps are a multiple of it."""
 
 
@@ -42,7 +42,7 @@ def halves(name: str) -> tuple[Described, Described]:
     names = (spec.name for spec in tensor_table(model))
     whole = Described(network, TensorTable(specs), dict(zip(names, model.get_weights(), strict=True)))
     groups = dependency_groups(network, whole.table)
-    kept = choose_units(groups, whole.weights, 0.5, UnitAllocation.UNIFORM, multiple=_MULTIPLE)
+    kept = choose_units(groups, whole.weights, 0.5, UnitAllocation.UNIFORM, multiple=MULTIPLE)
     half = slim(groups, whole.weights, kept)
     return whole, Described(half.network, half.table, half.weights)
 

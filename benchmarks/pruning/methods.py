@@ -94,6 +94,7 @@ METHODS: Mapping[str, Method] = {
     "blocks of 1 x 4": Method(_usual(block=(1, 4))),
     "first layer dense": Method(_usual(), excludes_first=True),
     "sensitivity": Method(_usual(score=Score.SENSITIVITY)),
+    "magnitude and sensitivity": Method(_usual(score={Score.MAGNITUDE: 1.0, Score.SENSITIVITY: 1.0})),
     "signed sensitivity": Method(_usual(score=Score.SIGNED_SENSITIVITY)),
     "powerpropagation, alpha 1.5": Method(_usual(), powerpropagation=1.5),
     "powerpropagation, alpha 2": Method(_usual(), powerpropagation=2.0),

@@ -68,3 +68,30 @@ class Speedup(msgspec.Struct, frozen=True):
     high: float
     parameters: tuple[int, int]
     bytes: tuple[int, int] | None = None
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One round of the device. `step_ms` is processor time, `held_mb` the memory of the process when the round starts,
+    `peak_mb` the high-water mark since then."""
+
+    parameters: int
+    step_ms: float
+    held_mb: float
+    peak_mb: float
+    model_bytes: int
+    update_bytes: int
+
+
+class Shrunk(msgspec.Struct, frozen=True):
+    """The rounds of a federation, on one thread, and what half of the units gained: a step of those before over a step
+    of those after (each of the quickest round), and the part of a round's high-water mark that is gone: of the whole
+    process, and of what a round takes beyond what the process held."""
+
+    network: str
+    idle_mb: float
+    rounds: tuple[Round, ...]
+    train_step_ms_first: float
+    train_step_ms_last: float
+    speedup: float
+    peak_saved: float
+    peak_beyond_held_saved: float

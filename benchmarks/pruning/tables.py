@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.demo.rerun import sources
-from benchmarks.pruning.results import Compared, Run, Speedup
+from benchmarks.pruning.results import Compared, Run, Shrunk, Speedup
 
 _HEADINGS = (
     "", "seeds", "accuracy", "lost", "spread", "sparsity", "parameters", "fp32 kB", "zstd", "ms", "int8 kB", "zstd",
@@ -79,6 +79,32 @@ def _method_cells(own: Sequence[Compared], dense: Mapping[tuple[str, int], float
 def _mean(runs: Sequence[Run], field: str) -> float:
     """NaN where a run has no such number."""
     return statistics.mean(float("nan") if (value := getattr(run, field)) is None else value for run in runs)
+
+
+def table_of_shrunk(smaller: Sequence[Shrunk]) -> Table:
+    """A row for each round of each federation."""
+    table = Table(
+        title="A federation whose network loses half of its units, one thread: a device's rounds",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        caption="Processor time of a step; memory when a round starts, and its high-water mark since then.",
+        caption_justify="left",
+    )
+    for heading in ("network", "round", "1,000 parameters", "step ms", "held MB", "peak MB", "down kB", "up kB"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for row in smaller:
+        for number, each in enumerate(row.rounds, start=1):
+            table.add_row(
+                row.network,
+                str(number),
+                f"{each.parameters / 1e3:.0f}",
+                f"{each.step_ms:.2f}",
+                f"{each.held_mb:.1f}",
+                f"{each.peak_mb:.1f}",
+                f"{each.model_bytes / 1e3:.0f}",
+                f"{each.update_bytes / 1e3:.0f}",
+            )
+    return table
 
 
 def table_of_speedups(measured: Sequence[Speedup]) -> Table:

@@ -103,6 +103,12 @@ def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
         )
 
 
+def load_inputs(file: Path | BinaryIO, origin: str = "") -> dict[str, Inputs]:
+    """The inputs that `load_npz` would load, by their names; of labels nothing is read, and there need be none."""
+    with _opened(file, origin or str(file), has_labels=False) as archive:
+        return {member.name: _input(archive, member) for member in archive.inputs}
+
+
 def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
     """Count the examples that `load_npz` would load. Raises for the same files, but holds no more than a part of an
     array."""
@@ -138,16 +144,15 @@ def save_npz(path: Path, dataset: Dataset) -> None:
 
 
 @contextmanager
-def _opened(file: Path | BinaryIO, origin: str) -> Iterator[_Archive]:
-    """The archive and what it announces. Whatever is wrong with the file becomes a `DataError`."""
+def _opened(file: Path | BinaryIO, origin: str, *, has_labels: bool = True) -> Iterator[_Archive]:
+    """The archive and what it announces, labels if it `has_labels`. Whatever is wrong with it becomes a `DataError`."""
     if isinstance(file, Path) and (why := why_unreadable(file)):
         raise DataError(f"{origin}: {why}; name an .npz file with arrays x and y")
     try:
         with zipfile.ZipFile(file) as archive:
-            inputs, labels = (
-                tuple(_member(archive, name) for name in _names(archive, letter)) for letter in ("x", "y")
-            )
-            has_weight = f"{_WEIGHT}.npy" in archive.namelist()
+            inputs = tuple(_member(archive, name) for name in _names(archive, "x"))
+            labels = tuple(_member(archive, name) for name in _names(archive, "y")) if has_labels else ()
+            has_weight = has_labels and f"{_WEIGHT}.npy" in archive.namelist()
             weight = _member(archive, _WEIGHT) if has_weight else None
             _check_inputs(inputs)
             _check_labels(labels)

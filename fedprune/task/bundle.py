@@ -47,7 +47,7 @@ from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
-from fedprune.pruning.scores import Score
+from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
@@ -88,7 +88,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     units: UnitPruning | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
-    score: Score = Score.MAGNITUDE
+    score: Score | ScoreWeights = Score.MAGNITUDE
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -101,12 +101,22 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('pruning.block needs mask = "shared": TF-MOT\'s wrapper has blocks of dense layers alone')
         if self.threshold and not (self.mask.rules.is_shared and self.block == SINGLE):
             raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
-        if self.score is not Score.MAGNITUDE and not self.mask.rules.is_shared:
-            raise ValueError(f'pruning.score = "{self.score}" needs mask = "shared": it is of all agents together')
+        if self.is_scored_by_gateway and not self.mask.rules.is_shared:
+            raise ValueError('pruning.score is of all agents together: another than "magnitude" needs mask = "shared"')
         if not isinstance(self.schedule, self.mask.rules.schedules):
             raise ValueError(
                 f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'
             )
+
+    @property
+    def scores(self) -> dict[Score, float]:
+        """What weights are compared by, and how much each counts."""
+        return {self.score: 1.0} if isinstance(self.score, Score) else self.score
+
+    @property
+    def is_scored_by_gateway(self) -> bool:
+        """True if it takes all agents' updates to score weights, which only the gateway has."""
+        return set(self.scores) != {Score.MAGNITUDE}
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

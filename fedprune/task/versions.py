@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
 from fedprune.pruning.masks import full_mask, keep_above, score_mask
-from fedprune.pruning.scores import Score
 from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 
@@ -74,8 +73,8 @@ def _is_thresholded(task: Task, version: int) -> bool:
     return task.pruning.threshold > 0.0 and task.pruning.schedule.is_due_within((version - 1) * steps, version * steps)
 
 
-def is_scored_by_sensitivity(task: Task, version: int) -> bool:
+def is_scored_by_updates(task: Task, version: int) -> bool:
     """True if the mask of a version is updated, and chosen by what the agents of the round before it sent."""
     steps, pruning = task.training.clock_steps_per_round, task.pruning
     is_due = pruning.schedule.is_due_within((version - 1) * steps, version * steps)
-    return pruning.score is not Score.MAGNITUDE and is_due
+    return pruning.is_scored_by_gateway and is_due

@@ -244,7 +244,7 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
     }  # fmt: skip
     assert record["pending"].keys() == submitted | measured | blobs
-    assert record["owed"].keys() == {"run", "round", "residual", "slots", "local"}
+    assert record["owed"].keys() == {"run", "round", "residual", "slots", "local", "form"}
 
 
 def test_a_settled_round_stays_settled_when_other_runs_come_between(disk: Directory, is_restarted: bool) -> None:
