@@ -67,6 +67,22 @@ def test_it_listens_to_what_is_said_to_it_and_to_all_and_to_nothing_else(device:
     assert set(device.link.filters) == own
 
 
+def test_whoever_examines_it_has_it_say_what_the_aggregator_answers_in_each_phase(device: Device) -> None:
+    device.runner.say_again()
+    assert device.said(CheckIn)[-1].ticket == b""
+    device.hears(Rejected(reason=Reason.NOT_SELECTED, ticket=b"a ticket"))
+    training(device).runner.say_again()
+    assert device.said(CheckIn)[-1].ticket == b"a ticket"  # without it, its round would be another's
+    status = device.runner.status(5.0)
+    assert (status.phase, status.round, status.heard_s) == ("training", 1, 5.0)
+    device.ends_training()
+    before = len(device.said(Submit))
+    device.runner.say_again()
+    assert len(device.said(Submit)) == before + 1
+    device.hears(accepted())
+    assert device.runner.status(0.0).round_bytes_written is not None
+
+
 def test_a_task_is_on_the_disk_before_it_is_trained(device: Device) -> None:
     training(device)
 
