@@ -13,6 +13,8 @@ import pytest
 from edge_agent import process, store
 from edge_agent.agent_state import Phase, Train
 from edge_agent.history import Durations
+from edge_agent.training_thread import TrainingThread
+from fedprune.data import Data, Dataset
 from fedprune.errors import StorageError, TrainingError
 from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery
@@ -257,7 +259,7 @@ def test_what_a_recalled_training_has_decoded_is_said(device: Device) -> None:
     events.put(next_round)
     events.put(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        process._loop(device.runner, events, lambda: None)
+        process._loop(device.runner, events, TrainingThread(_no_data, "litert", 1, None, events.put), lambda: None)
 
     assert device.trains[-1] is None, "the training goes on"
     offer = device.said(CheckIn)[-1]
@@ -291,3 +293,7 @@ def test_a_manifest_that_was_cleared_is_no_message(device: Device) -> None:
     device.runner.deliver(Delivery(TOPICS.round, b""), 0.0)
 
     assert device.runner.ignored == 0
+
+
+def _no_data(_: Data) -> Dataset:
+    raise AssertionError("nothing is trained here")
