@@ -10,12 +10,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import RoundRecord
 from aggregator.global_model import new_model, restored_model
-from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.round_merge import MergedRound, Merger
 from aggregator.settings import AS_USUAL, Aggregation
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult, LocalRound
@@ -193,9 +192,9 @@ class Shrinking:
             if agent in away:
                 continue
             result = self.train(agent, outcome)
-            norms = self.merger.check(result.update.blob, agent, self.model)
-            self._disk.write(update_name(self.version, agent), result.update.blob)
-            updates[agent] = accepted_update(result.submit, result.submit.examples, norms, self.bundle.task.training)
+            updates[agent] = take_update(
+                self.merger, self._disk, self.model, agent, result.submit, result.update.blob, self.bundle.task.training
+            )
         merged = self.merger.merge(self.model, updates, self._records)
         self._records.append(record_of(self.version, merged))
         if merged.model.delta is not None:
