@@ -16,7 +16,8 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.data import read_examples, save_npz
+from fedprune.data import open_raw_examples, save_npz
+from fedprune.data.room import Room
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
@@ -52,13 +53,14 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
-    evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
     with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
+        room = Room.of_device(directory.path)
+        evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads, room=room)
         store = RunStore.open(directory.path)
         run, incarnation = store.book.start(
             secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
         )
-        _keep_for_export(directory, bundle, held_out)
+        _keep_for_export(directory, bundle, held_out, room)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
@@ -183,13 +185,13 @@ def _say_sparsity(bundle: Bundle, rounds: int) -> None:
     )
 
 
-def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None) -> None:
+def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None, room: Room) -> None:
     """Put what `fedprune export` needs beside the checkpoints."""
     directory.write(TASK, bundle.blob)
     target = directory.path / HELD_OUT
     if held_out is None:
         return
     if held_out.suffix != target.suffix:
-        save_npz(target, read_examples(held_out, bundle.task.data))
+        save_npz(target, open_raw_examples(held_out, bundle.task.data, room))
     elif held_out.resolve() != target.resolve():
         directory.copy_in(HELD_OUT, held_out)

@@ -11,7 +11,7 @@ from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
 from fedprune.codecs import Codec, Key, parse_codec
-from fedprune.data import Dataset
+from fedprune.data import Examples
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.system.usage import peak_memory_mb
@@ -24,9 +24,9 @@ def train_locally(
     local: LocalRound,
     bundle: Bundle,
     trainer: Trainer,
-    data: Dataset,
+    data: Examples,
     should_stop: Callable[[], bool] = never,
-    held_out: Dataset | None = None,
+    held_out: Examples | None = None,
 ) -> LocalResult:
     """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
 

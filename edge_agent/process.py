@@ -20,7 +20,8 @@ from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
-from fedprune.data import load_examples, most_examples
+from fedprune.data import most_examples, open_examples
+from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
@@ -64,8 +65,13 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     store = AgentStore(disk, name, settings.federation)
     limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room = Room.of_device(disk.path)
     training_thread = TrainingThread(
-        lambda data: load_examples(base / settings.data, data), settings.trainer, settings.threads, disk, events.put
+        lambda data: open_examples(base / settings.data, data, room),
+        settings.trainer,
+        settings.threads,
+        disk,
+        events.put,
     )
     idle_memory_mb = 0.0
 

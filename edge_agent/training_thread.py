@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
-from fedprune.data import Data, Dataset, fit_to
+from fedprune.data import Data, Examples, fit_to
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
@@ -46,8 +46,8 @@ class _Prepared:
 
     bundle: Bundle
     aside: tuple[float, int]
-    data: Dataset
-    held_out: Dataset | None
+    data: Examples
+    held_out: Examples | None
     trainer: Trainer
 
 
@@ -59,7 +59,7 @@ class TrainingThread:
 
     def __init__(
         self,
-        load: Callable[[Data], Dataset],
+        load: Callable[[Data], Examples],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
@@ -124,6 +124,7 @@ class TrainingThread:
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
         from edge_agent.evaluating import hold_out
+        from fedprune.data.description import hold_out_by
         from fedprune.task.bundle import read_bundle
 
         share, seed = aside = (local.assignment.hold_out, local.assignment.seed)
@@ -131,7 +132,7 @@ class TrainingThread:
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
             data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
-            data, held_out = hold_out(data, share, seed, local.agent)
+            data, held_out = hold_out(data, share, seed, local.agent, hold_out_by(bundle.task.data))
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, aside, data, held_out, trainer)

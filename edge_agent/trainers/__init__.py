@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data import Dataset
+from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, Weights
@@ -64,7 +64,7 @@ class Trained:
 class Trainer(Protocol):
     """Trains one task's model on one device. Construction may be slow (TensorFlow); `train` may be called often."""
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         """Train the steps of a round (`Training.local_steps`).
 
         Raises:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.activations import split
-from edge_agent.trainers.batches import Augmenter, draw_batches
+from edge_agent.trainers.batches import Augmenter, batches_of
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import Optimizer, make_optimizer
@@ -21,7 +21,7 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.data import Dataset, importance_of
+from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import ExportError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, Weights
@@ -57,7 +57,7 @@ class LiteRTTrainer:
         self._network = trained.network
         self._schedule = task.pruning.mask.rules.device_schedule(task.pruning.schedule)
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
@@ -66,7 +66,6 @@ class LiteRTTrainer:
         """
         started = time.perf_counter()
         training = self._task.training
-        self._check_labels(data)
         if self._activations is not None:
             data = self._activations.of(data, work.weights, work.should_stop)
         try:
@@ -74,11 +73,11 @@ class LiteRTTrainer:
         except ExportError as error:
             raise TrainingError(f"task {self._task.name!r}: {error}") from error
         steps = training.local_steps(len(data), graph.batch_size)
-        batches = draw_batches(work.keyed, len(data), steps, graph.batch_size)
+        batches = batches_of(work.keyed, data, steps, graph.batch_size)
         augmenter = Augmenter(self._network, work.keyed)
         optimizer = self._start(graph, work)
         mask = work.mask
-        losses = np.empty(len(batches), np.float32)
+        losses = np.empty(steps, np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
                 if work.should_stop():
@@ -133,15 +132,16 @@ class LiteRTTrainer:
         for name, moved in held.statistics.items():
             held.weights[name][...] = moved
 
-    def _check_labels(self, data: Dataset) -> None:
+    def _check_labels(self, batch: Dataset) -> None:
         """Raise `TrainingError` for classes that there are not: a one-hot row of such would be all zeros."""
         for form in self._outputs:
-            labels = data.labels[form.array]
+            labels = batch.labels[form.array]
             if labels.dtype == np.int64 and (largest := int(labels.max())) >= form.shape[-1]:
                 raise TrainingError(f"task {self._task.name!r}: label {largest} is not one of its classes")
 
     def _differentiate(self, graph: TrainingGraph, batch: Dataset, keyed: Keyed) -> float:
         """The batch's loss, without the proximal term."""
+        self._check_labels(batch)
         targets = [form.objective.targets(batch.labels[form.array], form.shape[-1]) for form in self._outputs]
         importance = importance_of(batch, self._outputs)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
