@@ -32,6 +32,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.pruning || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
+	$(BIN)/python -m benchmarks.large_data || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \
