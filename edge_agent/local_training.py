@@ -14,6 +14,7 @@ from fedprune.codecs import Codec, Key, parse_codec
 from fedprune.data import Examples
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Weights
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Submit
@@ -27,8 +28,10 @@ def train_locally(
     data: Examples,
     should_stop: Callable[[], bool] = never,
     held_out: Examples | None = None,
+    keep: Callable[[Weights], object] = lambda _: None,
 ) -> LocalResult:
-    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
+    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is;
+    `keep` gets the weights that were trained.
 
     Raises:
       ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
@@ -47,6 +50,7 @@ def train_locally(
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     try:
         trained = trainer.train(work, data)
+        keep(trained.weights)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
         steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None

@@ -72,6 +72,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         settings.threads,
         disk,
         events.put,
+        None if settings.personal_model is None else base / settings.personal_model,
     )
     idle_memory_mb = 0.0
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.trainers import Trainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Examples, fit_to
+from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
@@ -54,7 +57,7 @@ class _Prepared:
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `disk` remembers which runtime was checked.
+    `disk` remembers which runtime was checked. After each training the device's own model goes to `personal_model`.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class TrainingThread:
         threads: int,
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
+        personal_model: Path | None = None,
     ) -> None:
         self._load = load
         self._choice = choice
         self._threads = threads
         self._disk = disk
         self._deliver = deliver
+        self._personal_model = personal_model
         self._prepared: _Prepared | None = None
         self._lock = threading.Lock()
         self._current: _Training | None = None
@@ -116,10 +121,22 @@ class TrainingThread:
             local, bundle = training.open()
             prepared = self._prepare(bundle, local)
             return train_locally(
-                local, prepared.bundle, prepared.trainer, prepared.data, training.stop.is_set, prepared.held_out
+                local,
+                prepared.bundle,
+                prepared.trainer,
+                prepared.data,
+                training.stop.is_set,
+                prepared.held_out,
+                partial(self._keep, prepared),
             )
         except Exception as error:
             return error
+
+    def _keep(self, prepared: _Prepared, weights: Weights) -> None:
+        if self._personal_model is not None:
+            from edge_agent.personal_model import keep_personal_model
+
+            keep_personal_model(self._personal_model, weights, prepared.bundle, prepared.trainer, prepared.data)
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""

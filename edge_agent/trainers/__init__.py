@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Mask, Weights
+from fedprune.model.tensors import Array, Inputs, Mask, Weights
 
 Slots = Mapping[str, NDArray[np.generic]]
 """Optimizer state by name; what the names are is the trainer's own business."""
@@ -70,5 +70,18 @@ class Trainer(Protocol):
         Raises:
           TrainingStopped: `work.should_stop` said so.
           TrainingError: the loss is not finite, or training fails.
+        """
+        ...
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """What the whole model of these weights answers to a few examples, as the trainer computes: for each output
+        float32 `[examples, *places, outputs]`.
+
+        Args:
+            weights: of the whole tensor table.
+            inputs: for each input `[examples, ...]`.
+
+        Raises:
+          ExportError: the runtime fails.
         """
         ...

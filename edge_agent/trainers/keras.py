@@ -29,7 +29,7 @@ from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
-from fedprune.model.tensors import Inputs, Mask, Weights
+from fedprune.model.tensors import Array, Inputs, Mask, Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
 from fedprune.task.training import Adam, Sgd
@@ -96,6 +96,13 @@ class KerasTrainer:
             seconds=time.perf_counter() - started,
             steps=steps,
         )
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """TensorFlow's own. The next round starts from other weights."""
+        kept = {name: np.ones(mask.shape, np.bool_) for name, mask in self._model.mask().items()}
+        self._model.load(weights, kept, 0)
+        outputs = call_model(self._model.keras, [tf.constant(x) for x in inputs], training=False)
+        return tuple(output.numpy() for output in outputs)
 
     def _run_until_stopped(
         self, data: Examples, batches: Iterator[NDArray[np.int64]], steps: int, should_stop: Callable[[], bool]

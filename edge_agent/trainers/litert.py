@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from edge_agent.trainers.slots import (
 )
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import ExportError, TrainingError
+from fedprune.graph.inference import write_inference_graph
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.model.tensors import Array, Inputs, Mask, Weights
 from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
+from fedprune.runtime.answers import answers_of
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Disk
@@ -47,6 +50,7 @@ class LiteRTTrainer:
         as TensorFlow would; `StorageError` if the disk refuses.
         """
         self._tensors = bundle.task.tensors
+        self._whole = bundle.network
         try:
             trained, self._activations = split(bundle, examples, threads)
             self._load_graph = prepare_device_graph(trained, examples, disk, threads=threads)
@@ -99,6 +103,10 @@ class LiteRTTrainer:
             seconds=time.perf_counter() - started,
             steps=steps,
         )
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """By the rules that train, whose gradients were proven."""
+        return answers_of(write_inference_graph(self._whole, weights, len(inputs[0]), as_trained=True), inputs)
 
     def _start(self, graph: TrainingGraph, work: Work) -> Optimizer:
         """Set the weights to start from, and return the optimizer in its state."""
