@@ -36,12 +36,17 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \
+	$(BIN)/python -m benchmarks.bytes_to_accuracy --json benchmarks/results/bytes_to_accuracy.json || failed=1; \
+	$(BIN)/python -m benchmarks.merging || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.forged_descriptions || failed=1; \
 	$(BIN)/python -m benchmarks.intruders || failed=1; \
+	$(BIN)/python -m benchmarks.enrolment_fuzz || failed=1; \
 	$(BIN)/python -m benchmarks.transfers || failed=1; \
+	$(BIN)/python -m benchmarks.brokers || failed=1; \
 	$(BIN)/python -m benchmarks.outliers || failed=1; \
 	$(BIN)/python -m benchmarks.unequal_work || failed=1; \
+	$(BIN)/python -m benchmarks.raw_columns || failed=1; \
 	$(BIN)/python -m benchmarks.federations --json benchmarks/results/federations.json || failed=1; \
 	exit $$failed
 

@@ -24,6 +24,9 @@ from fedprune.model.metrics import Metric, metric_named
 FORMAT = 6
 """Of the tables below; a book of another format is refused."""
 
+RUN_ID_BYTES = 4
+"""Random bytes of a run's id, 6 letters: messages name it, and one federation has few."""
+
 _TICKET_KEY_BYTES = 16
 
 _SCHEMA = """
@@ -181,8 +184,10 @@ class Book:
             connection.execute("PRAGMA synchronous = FULL")
         return cls(connection)
 
-    def start(self, run: str, task: bytes, settings: Mapping[str, str]) -> tuple[str, int]:
-        """(run, number of this start). A book that is new takes `run`, an old one keeps its own.
+    def start(
+        self, run: str, task: bytes, settings: Mapping[str, str], ticket_key: bytes | None = None
+    ) -> tuple[str, int]:
+        """(run, number of this start). A book that is new takes `run` and `ticket_key`, an old one keeps its own.
 
         `settings` are those that a run cannot change, by the names that people know, since checkpoints, deltas and what
         agents hold follow from them.
@@ -190,9 +195,10 @@ class Book:
         Raises `StorageError` if the book is about another task, or the run began with other settings.
         """
         with self._transaction():
+            key = secrets.token_bytes(_TICKET_KEY_BYTES) if ticket_key is None else ticket_key
             self._connection.execute(
                 "INSERT OR IGNORE INTO federation VALUES (0, ?, ?, ?, 0, ?, 0)",
-                (run, task, msgspec.json.encode(settings).decode(), secrets.token_bytes(_TICKET_KEY_BYTES)),
+                (run, task, msgspec.json.encode(settings).decode(), key),
             )
             self._connection.execute("UPDATE federation SET starts = starts + 1")
             row = self._connection.execute("SELECT run, starts, task, settings FROM federation").fetchone()

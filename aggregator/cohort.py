@@ -38,7 +38,8 @@ class Member:
     """`examples`: the most that its update may weigh. `assigned_at`: monotonic seconds; in the past where the book only
     says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
     updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal. `base`:
-    the version of the model that it can go on from, -1 for none; `bases`: the earlier ones that it named so far."""
+    the version of the model that it can go on from, -1 for none; `bases`: the earlier ones that it named so far.
+    `knows_terms`: it need not be told them."""
 
     standing: Standing
     examples: int
@@ -50,6 +51,7 @@ class Member:
     why: str = ""
     base: int = -1
     bases: frozenset[int] = frozenset()
+    knows_terms: bool = False
 
     @property
     def has_work(self) -> bool:

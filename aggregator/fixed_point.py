@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 _DIGIT_BITS = 31
 _DIGITS = 6
 _DIGIT_MASK = 2**_DIGIT_BITS - 1
+
+_PIECE = 2**15
+"""Numbers that are added at once: what one step makes of them the next one finds in a processor's cache."""
 
 MOST_WEIGHT = 2**31 - 1
 """The most that one addend may weigh: a weight times a digit then fits in 62 bits."""
@@ -45,12 +51,13 @@ class FixedPointSum:
         self._total = 0
         self._digits = [np.zeros(shape, np.int64)]
 
-    def add(self, values: NDArray[np.float64], weight: int) -> None:
-        """Add `weight` times each of `values`.
+    def add(self, values: NDArray[np.floating], weight: int, scale: float = 1.0) -> None:
+        """Add `weight` times `scale` times each of `values`.
 
         Args:
-            values: float64 of the sum's shape, finite.
+            values: float32 or float64, as many as the sum has, row by row, finite.
             weight: from 1 to `MOST_WEIGHT`.
+            scale: above 0. A product with it is rounded to float64.
 
         Raises:
             OverflowError: the sum could exceed `SUM_LIMIT`. Nothing was changed.
@@ -58,25 +65,37 @@ class FixedPointSum:
         """
         if not 1 <= weight <= MOST_WEIGHT:
             raise ValueError(f"a weight is {weight}; it must be from 1 to {MOST_WEIGHT}")
-        fixed = np.rint(np.ldexp(values, self._fraction_bits))
-        largest = max(float(fixed.max(initial=0.0)), -float(fixed.min(initial=0.0)))
-        self._reserve(weight * int(largest))
-        if len(self._digits) == 1:
-            self._digits[0] += fixed.astype(np.int64) * weight
-            return
-        for digit in self._digits[:-1]:
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+        self._reserve(weight * int(self._fixed(np.array([largest]), scale)[0]))
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, _PIECE):
+            piece = slice(start, start + _PIECE)
+            self._add_fixed(piece, self._fixed(flat[piece], scale), weight)
+
+    def _fixed(self, values: NDArray[np.floating], scale: float) -> NDArray[np.float64]:
+        """Whole multiples of 2^-`fraction_bits`."""
+        fixed = values.astype(np.float64)
+        fixed *= scale
+        fixed *= 2.0**self._fraction_bits
+        return np.rint(fixed, out=fixed)
+
+    def _add_fixed(self, piece: slice, fixed: NDArray[np.float64], weight: int) -> None:
+        *lower, last = (digits.reshape(-1)[piece] for digits in self._digits)
+        for digit in lower:
             above = np.trunc(np.ldexp(fixed, -_DIGIT_BITS))
             digit += (fixed - np.ldexp(above, _DIGIT_BITS)).astype(np.int64) * weight
             fixed = above
-        self._digits[-1] += fixed.astype(np.int64) * weight
-        self._carry()
+        addend = fixed.astype(np.int64)
+        addend *= weight
+        last += addend
+        _carry([*lower, last])
 
     def merge(self, other: FixedPointSum) -> None:
         """Add another sum of the same shape and fraction bits. Raises what `add` does."""
         self._reserve(other._total)
         for digit, addend in zip(self._digits, other._digits, strict=False):
             digit += addend
-        self._carry()
+        _carry(self._digits)
 
     def mean(self, count: int | NDArray[np.int64]) -> NDArray[np.float64]:
         """The sum / `count`, with a relative error of a few 2^-53; 0 where `count` is 0."""
@@ -94,9 +113,10 @@ class FixedPointSum:
         self._total = total
         if total >= SINGLE_LIMIT and len(self._digits) == 1:
             self._digits += [np.zeros_like(self._digits[0]) for _ in range(_DIGITS - 1)]
-            self._carry()
+            _carry(self._digits)
 
-    def _carry(self) -> None:
-        for digit, next_digit in zip(self._digits, self._digits[1:], strict=False):
-            next_digit += digit >> _DIGIT_BITS
-            digit &= _DIGIT_MASK
+
+def _carry(digits: Sequence[NDArray[np.int64]]) -> None:
+    for digit, next_digit in pairwise(digits):
+        next_digit += digit >> _DIGIT_BITS
+        digit &= _DIGIT_MASK

@@ -7,14 +7,25 @@ from types import MappingProxyType
 
 from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
-from fedprune.codecs import Codec, Values, apply_delta, decode_model, delta_key, encode_delta, encode_model
+from fedprune.codecs import (
+    NOTHING_MOVED,
+    Codec,
+    Values,
+    apply_delta,
+    decode_model,
+    delta_key,
+    encode_delta,
+    encode_model,
+    moved_since,
+)
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
-from fedprune.network.description import Network
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
-from fedprune.task.versions import mask_after, mask_of_version
+from fedprune.task.forms import Form, Forms
+from fedprune.task.succession import following_version
+from fedprune.task.versions import mask_of_version
 from fedprune.wire.transfer import content_of
 
 NO_STATE: Weights = MappingProxyType({})
@@ -43,34 +54,42 @@ def new_model(
     values: Values,
     previous: Mask,
     optimizer_state: Weights = NO_STATE,
+    form: Form | None = None,
+    scores: Weights | None = None,
 ) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
     Args:
-        weights: float32, by tensor name in table order.
+        weights: float32, by tensor name in table order, of all the network's units, as all other tensors here.
         task: gives the tensor table, the schedule and the allocation.
         run: the run's id, for the checkpoint.
         version: how many rounds were merged; the schedule's clock follows from it.
         values: the value scheme that models travel in.
         previous: where weights may still be kept: everywhere at first, then what the merge says.
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
+        form: the version's, to which all is cut; None if the task's network keeps its shape.
+        scores: what weights are worth, if not their magnitudes: see `mask_of_version`.
 
     Returns:
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
         weights, and its bytes.
     """
-    mask = mask_of_version(task, version, weights, previous)
-    exact = apply_mask(weights, mask)
-    blob = encode_model(exact, mask, task.table, values)
-    decoded, _ = decode_model(blob, task.table)
-    state = mask_state(optimizer_state, mask)
-    return GlobalModel(Checkpoint(run, version, task.table.with_unsent(decoded, exact), exact, mask, state), blob)
+    mask: Mask = mask_of_version(task, version, weights, previous, scores)
+    exact, state = apply_mask(weights, mask), mask_state(optimizer_state, mask)
+    if form is None:
+        table, units, name = task.table, None, b""
+    else:
+        table, units, name = form.task.table, form.units, form.name
+        exact, mask, state = form.cut_all(exact), form.cut_all(mask), form.cut_parts(state)
+    encoded = encode_model(exact, mask, table, values)
+    decoded, _ = decode_model(encoded, table)
+    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state, units)
+    return GlobalModel(checkpoint, name + encoded)
 
 
 def next_model(
     weights: Weights,
-    task: Task,
-    network: Network,
+    forms: Forms,
     run: str,
     base: Checkpoint,
     values: Values,
@@ -85,9 +104,8 @@ def next_model(
     Weights that are too far away for a delta travel whole.
 
     Args:
-        weights: the merged ones, float32, by tensor name in table order.
-        task: gives the tensor table, the schedules and the allocation.
-        network: the task's.
+        weights: the merged ones, float32, by tensor name in table order, in the form of `base`.
+        forms: the task's.
         run: the run's id, for the checkpoint.
         base: the version before.
         values: the value scheme that each version is rounded to.
@@ -95,19 +113,30 @@ def next_model(
         seed: keys what the chain draws.
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
     """
-    table, version = task.table, base.version + 1
-    mask = mask_after(task, network, base.version, base.weights, base.mask)
-    exact, key = apply_mask(weights, mask), delta_key(seed, version)
+    former, version, key = forms.of(base.units), base.version + 1, delta_key(seed, base.version + 1)
+    form, mask = following_version(forms, former, base.version, base.weights, base.mask)
+    table, start = form.task.table, form.carry_all(former, base.weights)
+    exact = apply_mask(form.carry_all(former, weights), mask)
+    moved = moved_in(start, forms, form, deltas)
     try:
-        delta = encode_delta(exact, base.weights, mask, table, deltas, key)
-        decoded, blob = apply_delta(base.weights, delta, mask, table, deltas, key, values)
+        delta = encode_delta(exact, start, mask, table, deltas, key, moved)
+        decoded, encoded = apply_delta(start, delta, mask, table, deltas, key, values, moved)
     except ProtocolError:
-        return new_model(weights, task, run, version, values, mask, optimizer_state)
-    state = mask_state(optimizer_state, mask)
-    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state)
-    return GlobalModel(checkpoint, blob, delta)
+        whole_state = forms.whole.carry_parts(former, optimizer_state)
+        whole, places = former.expanded(weights), form.expanded(mask)
+        return new_model(whole, forms.whole.task, run, version, values, places, whole_state, form)
+    state = mask_state(form.carry_parts(former, optimizer_state), mask)
+    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state, form.units)
+    return GlobalModel(checkpoint, form.name + encoded, delta)
 
 
-def restored_model(checkpoint: Checkpoint, task: Task, values: Values) -> GlobalModel:
-    """A version from its checkpoint: encoding what was decoded gives the same bytes again."""
-    return GlobalModel(checkpoint, encode_model(checkpoint.weights, checkpoint.mask, task.table, values))
+def moved_in(weights: Weights, forms: Forms, form: Form, codec: Codec) -> Mask:
+    """Where the weights of a version, in that form, have moved since the run began, if the codec asks."""
+    return moved_since(forms.drawn_in(form), weights, form.task.table) if codec.asks_what_moved else NOTHING_MOVED
+
+
+def restored_model(checkpoint: Checkpoint, task: Task, values: Values, form: Form | None = None) -> GlobalModel:
+    """A version from its checkpoint, which may be in a form of the task: encoding what was decoded gives the same bytes
+    again."""
+    task, name = (task, b"") if form is None else (form.task, form.name)
+    return GlobalModel(checkpoint, name + encode_model(checkpoint.weights, checkpoint.mask, task.table, values))

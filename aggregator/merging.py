@@ -5,7 +5,6 @@ Memory does not grow with the number of agents, and two aggregates of the same r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from aggregator.fixed_point import MOST_WEIGHT, FixedPointSum
 from fedprune.codecs import Update
 from fedprune.codecs.update import LARGEST_VALUE
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.masks import put_kept, take_kept
 
 FRACTION_BITS = 32
 """Weights and deltas are rounded to multiples of 2^-32: less than half a float32 step of weights above 2^-9."""
@@ -80,8 +80,9 @@ class Aggregate:
         self._examples = 0
         # A base beyond the bound (an initial weight may be anything) would make squares that have no room.
         self._origin = {name: np.clip(base[name], -LARGEST_VALUE, LARGEST_VALUE) for name, _ in table.moments}
+        shared = {} if known_mask is None else {name: (int(kept.sum()),) for name, kept in known_mask.items()}
         self._sums = {
-            spec.name: FixedPointSum(spec.shape, FRACTION_BITS)
+            spec.name: FixedPointSum(shared.get(spec.name, spec.shape), FRACTION_BITS)
             for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)
         }
         for name in (name for moments in table.moments for name in moments):
@@ -101,10 +102,16 @@ class Aggregate:
             OverflowError: there is no room; only unchecked updates, or more than `MOST_UPDATES`, can take it all.
             ValueError: the examples are out of their range.
         """
-        for name, addend in self._addends(update, scale):
-            self._sums[name].add(addend, examples)
-        for name, kept in self._kept.items():
-            kept += np.where(update.mask[name], examples, 0)
+        for name, delta in update.delta.items():
+            if name in self._kept:
+                self._sums[name].add(self._weights(name, update, scale), examples)
+                self._kept[name] += np.where(update.mask[name], examples, 0)
+            else:
+                self._sums[name].add(delta, examples, scale)
+        for mean, variance in self._table.moments:
+            shift = update.statistics[mean].astype(np.float64) - self._origin[mean]
+            self._sums[mean].add(shift, examples)
+            self._sums[variance].add(update.statistics[variance].astype(np.float64) + np.square(shift), examples)
         self._updates += 1
         self._examples += examples
 
@@ -124,34 +131,33 @@ class Aggregate:
             exact: the gateway's unrounded weights, which deltas are added to; it also gives what no update changes.
 
         Returns:
-            The merged weights, float32, in table order. The mask is the one that all share; with own masks, where any
-            agent keeps a weight.
+            The merged weights, float32, in table order, 0 where the mask prunes. The mask is the one that all share;
+            with own masks, where any agent keeps a weight.
         """
         merged = dict(exact)
         for spec in self._table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
-            total = self._sums[spec.name]
+            total, whole = self._sums[spec.name], exact[spec.name]
             if spec.name in self._kept:
                 merged[spec.name] = total.mean(self._kept[spec.name]).astype(np.float32)
+            elif self._known_mask is not None and spec.name in self._known_mask:
+                kept = self._known_mask[spec.name]
+                moved = take_kept(whole, kept) + total.mean(self._examples)
+                merged[spec.name] = put_kept(moved.astype(np.float32), kept)
             else:
-                merged[spec.name] = (exact[spec.name] + total.mean(self._examples)).astype(np.float32)
+                merged[spec.name] = (whole + total.mean(self._examples)).astype(np.float32)
         merged |= self._pooled()
         union = {name: kept > 0 for name, kept in self._kept.items()}
         mask = union if self._known_mask is None else self._known_mask
         return AggregateResult(merged, mask, self._updates, self._examples)
 
-    def _addends(self, update: Update, scale: float) -> Iterator[tuple[str, NDArray[np.float64]]]:
-        """The addends of one update for each example, by tensor."""
-        for name, delta in update.delta.items():
-            addend = delta.astype(np.float64)
-            addend *= scale
-            if name in self._kept:
-                addend += self._base[name]
-                addend *= update.mask[name]
-            yield name, addend
-        for mean, variance in self._table.moments:
-            shift = update.statistics[mean].astype(np.float64) - self._origin[mean]
-            yield mean, shift
-            yield variance, update.statistics[variance].astype(np.float64) + np.square(shift)
+    def _weights(self, name: str, update: Update, scale: float) -> NDArray[np.float64]:
+        """An agent's own weights of tensor `name`, 0 where its mask prunes them."""
+        base, kept = self._base[name], update.mask[name]
+        weights = update.whole(name, base.shape).astype(np.float64)
+        weights *= scale
+        weights += base
+        weights *= kept
+        return weights
 
     def _pooled(self) -> dict[str, Array]:
         pooled: dict[str, Array] = {}

@@ -22,6 +22,9 @@ come to it: of agents with one class, with 20 to 2,000 examples, with residuals 
 LEAST_UPDATES = 3
 """Updates that say among themselves what is typical: of two that differ nobody can tell which is the outlier."""
 
+_PIECE = 2**15
+"""Numbers that are squared at once."""
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -124,4 +127,10 @@ def _deviation(variance: Array) -> NDArray[np.float64]:
 
 
 def _norm(arrays: Iterable[NDArray[np.floating[Any]]]) -> float:
-    return math.sqrt(sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays))
+    return math.sqrt(sum(_squared(array.reshape(-1)) for array in arrays))
+
+
+def _squared(array: NDArray[np.floating[Any]]) -> float:
+    """The sum of squares, piece by piece, since numbers that are in a processor's cache are several times as fast."""
+    pieces = (array[start : start + _PIECE] for start in range(0, array.size, _PIECE))
+    return sum(float(np.sum(np.square(piece, dtype=np.float64))) for piece in pieces)

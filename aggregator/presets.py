@@ -1,40 +1,40 @@
-"""Presets: chains for updates and models that go together, made for a task's model."""
+"""Presets: what goes together to take few bytes, made for a task's model: chains for updates and for models, and how
+far the gateway goes by what they bring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 
+from aggregator.server_optimizers import FedAvgM
 from fedprune.codecs.budget import budget_of
-from fedprune.model.tensors import TensorClass, TensorTable
 
 _UP, _DOWN = 0.005, 0.01
 """Shares of a dense model's weights that an update and a delta move, by sign and one magnitude."""
+
+_STEP = 2.0
+"""Times the mean of the updates."""
 
 _CAP = 100
 """Of what an agent owes, in norms of a round's update. So few weights are sent that it grows to some tens."""
 
 
 class Preset(StrEnum):
-    """The presets by name."""
+    """The presets by name. Both send sparse ternary updates and deltas of a size that stays the same while the model is
+    pruned."""
 
     FRUGAL = "frugal"
-    """Sparse ternary updates and deltas of a size that stays the same while the model is pruned."""
+    """For as many rounds as dense federated averaging takes: the gateway takes twice the mean of the updates."""
+    EXACT = "exact"
+    """For up to twice as many rounds, and more accuracy: the gateway takes the mean as it is."""
 
 
-def chains(preset: Preset, table: TensorTable) -> tuple[str, str]:
-    """The chains of a preset for updates, and for the model.
+def chains(weights: int) -> tuple[str, str]:
+    """The chains for updates, and for models, of so many prunable and dense weights.
 
     Example:
-        >>> from fedprune.model.tensors import TensorSpec
-        >>> table = TensorTable((TensorSpec("kernel", (100_000,), "float32", TensorClass.PRUNABLE, "dense"),))
-        >>> chains(Preset.FRUGAL, table)[1]
+        >>> chains(100_000)[1]
         'mask | budget(1135) | ternary | context'
     """
-    return _CHAINS[preset](sum(spec.size for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)))
-
-
-def _frugal(weights: int) -> tuple[str, str]:
     up, down = budget_of(weights, _UP), budget_of(weights, _DOWN)
     return (
         f"mask | feedback({_CAP}) | budget({up}) | ternary | context",
@@ -42,4 +42,9 @@ def _frugal(weights: int) -> tuple[str, str]:
     )
 
 
-_CHAINS: dict[Preset, Callable[[int], tuple[str, str]]] = {Preset.FRUGAL: _frugal}
+def server_step(preset: Preset) -> FedAvgM | None:
+    """The gateway's optimizer; None where the mean of the updates is added as it is.
+
+    With error feedback on both sides a step beyond the mean is not lost: what goes too far comes back later.
+    """
+    return FedAvgM(learning_rate=_STEP, momentum=0.0) if preset is Preset.FRUGAL else None

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.book import RoundRecord
+from aggregator.book import RUN_ID_BYTES, Book, RoundRecord
+from aggregator.exchange import Exchange
+from aggregator.gathering import GatheringRunner, forget_given, gathering_plan, load_pooled
 from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
@@ -18,7 +20,7 @@ from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
-from fedprune.errors import ConfigurationError
+from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
@@ -26,7 +28,8 @@ from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.task.evaluation import Evaluator
-from fedprune.task.run_directory import CHECKPOINTS, HELD_OUT, TASK, UPDATES
+from fedprune.task.gathering import is_incomplete, with_data
+from fedprune.task.run_directory import BOOK, CHECKPOINTS, HELD_OUT, POOLED, STATISTICS, TASK, UPDATES
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transfer import content_of
@@ -53,12 +56,18 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
-    with owned(base / settings.state, CHECKPOINTS, UPDATES) as directory:
+    with owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory:
         room = Room.of_device(directory.path)
-        evaluator = None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads, room=room)
-        store = RunStore.open(directory.path)
+        evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings, room)
+        store, ticket_key = RunStore.open(directory.path), None
+        if is_incomplete(bundle.task):
+            bundle, ticket_key = _completed(bundle, settings, base, directory, store)
+            evaluator = _evaluator(bundle, held_out, settings, room)
         run, incarnation = store.book.start(
-            secrets.token_hex(8), content_of(bundle.blob).digest, settings.lasting(bundle.task.table)
+            secrets.token_urlsafe(RUN_ID_BYTES),
+            content_of(bundle.blob).digest,
+            settings.lasting(bundle.task.table),
+            ticket_key,
         )
         _keep_for_export(directory, bundle, held_out, room)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
@@ -80,14 +89,57 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 keep_checkpoints=settings.keep_checkpoints,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
                 patience=settings.rounds.patience,
-                aggregation=settings.aggregation,
+                aggregation=settings.merging,
             )
             _loop(runner, events)
             link.drain()
         store.book.close()
 
 
-def _loop(runner: AggregatorRunner, events: queue.SimpleQueue[Any]) -> None:
+def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettings, room: Room) -> Evaluator | None:
+    return None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads, room=room)
+
+
+def _completed(
+    bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, store: RunStore
+) -> tuple[Bundle, bytes | None]:
+    """The bundle with the statistics that its task lacks: those that the run has frozen, or else they are gathered; and
+    the key of the tickets that agents were given for it, so that they need no others.
+
+    Raises `StorageError` if they are gone, and the run has begun.
+    """
+    task, given, ticket_key = content_of(bundle.blob).digest, Directory(directory.path / STATISTICS), None
+    if load_pooled(directory, task) is None:
+        if not store.book.is_new:
+            raise StorageError(
+                f"{directory.path} holds a run, but {POOLED}, by which it normalises, is gone; restore it, or name an "
+                "empty state directory"
+            )
+        ticket_key = _gather(bundle, settings, base, directory, given)
+    forget_given(given)
+    pooled = load_pooled(directory, task)
+    assert pooled is not None
+    return with_data(bundle, pooled.data), ticket_key
+
+
+def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, given: Directory) -> bytes:
+    """Run the gathering to its end; the key of its tickets."""
+    topics, book = Topics(settings.name), Book.open(given.path / BOOK)
+    run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
+    plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    _log.info("the task's statistics are gathered of the devices first")
+    with MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link, stopping(events):
+        keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
+        _loop(
+            GatheringRunner(plan, bundle, topics, link, book, given, directory, clock=time.monotonic, keys=keys), events
+        )
+        link.drain()
+    book.close()
+    return plan.ticket_key
+
+
+def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
     """Serve until the federation is done. The first event is that the link is up, even for one that was done before."""
     while True:
         alarm = wake_at(runner.state)
@@ -157,11 +209,15 @@ def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
 
 def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
     """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
-    sends_deltas = settings.codec.model is not None or settings.codec.preset is not None
-    if sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
+    if settings.codec.sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
         raise ConfigurationError(
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"
+        )
+    if settings.codec.sends_deltas and bundle.task.pruning.is_scored_by_gateway:
+        raise ConfigurationError(
+            'codec.model and codec.preset need a task whose pruning.score is "magnitude": only the gateway can compute '
+            "others, and with these codecs masks do not travel; leave them out, or build the task anew"
         )
 
 

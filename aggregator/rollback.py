@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.book import RoundRecord
+from aggregator.book import RUN_ID_BYTES, RoundRecord
 from aggregator.deltas import forget_newer_deltas
 from aggregator.explosion import FACTOR
 from aggregator.runner import RunStore
@@ -41,7 +41,7 @@ def roll_back_directory(state: Path, to: int | None) -> Rollback:
     with owned(state, CHECKPOINTS, UPDATES):
         store = RunStore.open(state)
         try:
-            return roll_back(store, to, secrets.token_hex(8))
+            return roll_back(store, to, secrets.token_urlsafe(RUN_ID_BYTES))
         finally:
             store.book.close()
 

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
-from aggregator.round_state import Phase, RoundState
-from fedprune.wire.messages import Accepted, Assignment, CheckIn, Manifest, Reason, Rejected, Submit
+from aggregator.round_state import Phase, Plan, RoundState
+from fedprune.wire.messages import (
+    WEIGHTS_DIGEST_BYTES,
+    Accepted,
+    Assignment,
+    CheckIn,
+    Manifest,
+    Reason,
+    Rejected,
+    Submit,
+    Terms,
+    tag_of,
+)
 
 RETRY_AFTER_S = 30.0
 """Seconds after which an agent without work is to check in again. Work comes unasked; this is for lost messages."""
@@ -19,40 +31,45 @@ _TICKET_BYTES = 8
 
 def manifest(state: RoundState) -> Manifest:
     plan = state.plan
-    return Manifest(
+    return Manifest(run=plan.run, incarnation=plan.incarnation, round=state.round, done=state.phase is Phase.DONE)
+
+
+def assignment(state: RoundState, agent: str, now: float, *, inline: bool = False) -> Assignment:
+    """The round's work for a member of the cohort, with the fewest bytes that lead to the model from what it holds;
+    these are in it if they are few and `inline` says so: it may be lost since they are too many for the broker."""
+    plan, member = state.plan, state.cohort.members[agent]
+    base = member.base
+    is_short = base == state.round or base in state.model.replays
+    content = state.model.replays.get(base) if is_short else state.model.content
+    blob = None if content is None or not inline else state.model.small.get(content.digest)
+    owed = state.owed.get(agent)
+    return Assignment(
         run=plan.run,
         incarnation=plan.incarnation,
         round=state.round,
-        rounds=plan.rounds,
-        task=plan.task,
-        model=state.model.content,
-        done=state.phase is Phase.DONE,
-    )
-
-
-def assignment(state: RoundState, agent: str, now: float) -> Assignment:
-    """The round's work for a member of the cohort, with the fewest bytes that lead to the model from what it holds."""
-    plan, base = state.plan, state.cohort.members[agent].base
-    is_short = base == state.round or base in state.model.replays
-    return Assignment(
-        run=plan.run,
-        round=state.round,
-        task=plan.task,
-        model=state.model.replays.get(base) if is_short else state.model.content,
-        weights_digest=state.model.weights_digest,
-        schedule_step=state.round * plan.clock_steps_per_round,
-        seed=plan.seed,
-        codec=plan.codec,
-        seconds_left=0.0 if state.deadline is None else max(0.0, state.deadline - now),
-        left_out=state.left_out.get(agent),
-        hold_out=plan.hold_out,
+        weights_digest=state.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+        seconds_left=0 if state.deadline is None else math.ceil(max(0.0, state.deadline - now)),
         base=base if is_short else -1,
-        model_codec=plan.model_codec if is_short else "",
+        model=content if blob is None else blob,
+        accepted=None if owed is None else owed.update,
+        left_out=state.left_out.get(agent),
+        terms=None if member.knows_terms else terms(plan),
     )
 
 
-def accepted(state: RoundState, submit: Submit) -> Accepted:
-    return Accepted(run=state.plan.run, round=submit.round, digest=submit.update.digest)
+def terms(plan: Plan) -> Terms:
+    return Terms(
+        task=plan.task,
+        seed=plan.seed,
+        clock_steps=plan.clock_steps_per_round,
+        codec=plan.codec,
+        model_codec=plan.model_codec,
+        hold_out=plan.hold_out,
+    )
+
+
+def accepted(submit: Submit) -> Accepted:
+    return Accepted(round=submit.round, update=tag_of(submit.content))
 
 
 def no_work() -> Rejected:
@@ -64,7 +81,7 @@ def finished() -> Rejected:
 
 
 def reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
-    return Rejected(reason=reason, detail=detail[:1000], digest=submit.update.digest)
+    return Rejected(reason=reason, detail=detail[:1000], digest=submit.content.digest)
 
 
 def cannot_wait(state: RoundState, agent: str, check_in: CheckIn) -> Rejected | None:

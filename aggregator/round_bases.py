@@ -32,7 +32,8 @@ def with_base(member: Member, base: int, round_: int) -> Member:
 
 
 def note_base(state: RoundState, said: Said) -> Step:
-    """Note what a member can go on from by now; after a restart nobody knows, since the book does not say it.
+    """Note what a member can go on from by now, and whether it knows the terms; after a restart nobody knows, since the
+    book does not say it.
 
     A member whose model led elsewhere says so until it holds the whole one, and it happened once: when it turns from
     something to go on from to nothing.
@@ -40,8 +41,11 @@ def note_base(state: RoundState, said: Said) -> Step:
     agent, check_in = said.agent, said.message
     assert isinstance(check_in, CheckIn)
     member, base = state.cohort.get(agent), base_of(state, check_in)
-    if member is None or base == member.base:
+    if member is None:
         return state, ()
+    member = replace(member, knows_terms=check_in.terms == state.plan.incarnation)
+    if base == member.base:
+        return replace(state, cohort=state.cohort.put(agent, member)), ()
     state = replace(state, cohort=state.cohort.put(agent, with_base(member, base, state.round)))
     return state, (LedAstray(agent),) if check_in.wants_whole else ()
 

@@ -15,26 +15,23 @@ from agents that make no sense raise `ProtocolError` and change nothing.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
-from aggregator.cohort import Cohort, Standing
+from aggregator.cohort import Member, Standing
+from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_bases import base_of, may_fetch, note_base
+from aggregator.round_course import close, go_on, merge_if_complete, next_round, open_round, serve
 from aggregator.round_places import (
     ANSWER_S,
-    assign,
     deadline_missed,
     draft,
     is_hopeless,
     named,
-    nobody_left,
     quorum_out_of_reach,
     replace_silent,
-    select,
 )
 from aggregator.round_state import (
     Action,
@@ -42,7 +39,6 @@ from aggregator.round_state import (
     Event,
     GiveUp,
     LinkDrained,
-    Merge,
     Merged,
     Phase,
     Publish,
@@ -58,19 +54,16 @@ from aggregator.round_state import (
 )
 from aggregator.round_uploads import (
     accept,
+    acknowledge,
     answer_outside_round,
     drop_upload,
     refuse,
     take_chunk,
     take_submit,
 )
-from fedprune.wire.messages import UPLINK, CheckIn, Chunk, Failed, LeftOut, Need, Submit
-from fedprune.wire.serving import Serving
+from fedprune.wire.messages import UPLINK, Begun, CheckIn, Chunk, Failed, Need, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition
-
-SERVED_MODELS = 2
-"""Versions of the model that are offered, the newest ones; members of the cohort may ask for each."""
 
 
 def step(state: RoundState, event: Event, now: float) -> Step:
@@ -81,7 +74,7 @@ def step(state: RoundState, event: Event, now: float) -> Step:
 
 def wake_at(state: RoundState) -> float | None:
     """The time at which a `Ticked` is due; None if never."""
-    alarms = (state.deadline, state.answer_by, state.serving.due_at)
+    alarms = (state.deadline, state.answer_by, state.acknowledge_at, state.serving.due_at)
     return min((alarm for alarm in alarms if alarm is not None), default=None)
 
 
@@ -98,7 +91,7 @@ def _connect_training(state: RoundState, _: Connected, now: float) -> Step:
     deadline = now + state.plan.deadline_s if state.deadline is None else state.deadline
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state, trouble = _reconnect(replace(state, deadline=deadline, answer_by=answer_by))
-    state, actions = _merge_if_complete(state)
+    state, actions = merge_if_complete(state)
     return state, (Publish(manifest(state)), *trouble, *actions)
 
 
@@ -113,17 +106,17 @@ def _reconnect(state: RoundState) -> Step:
 
 
 def _drain(state: RoundState, _: LinkDrained, now: float) -> Step:
-    return _serve(replace(state, serving=state.serving.drained()), now)
+    return serve(replace(state, serving=state.serving.drained()), now)
 
 
 def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
-    state, served = _serve(replace(state, presence=state.presence.at(now)), now)
+    state, served = _keep_up(state, now)
     if state.deadline is None or now < state.deadline:
         return state, served
     if len(state.presence) < state.plan.quorum:
         state, warnings = _wait_on(state, now)
         return state, served + warnings
-    state, opened = _open(state, now)
+    state, opened = open_round(state, now)
     absent = sorted(state.plan.fleet - set(state.presence) - set(state.cohort.members))
     if absent:
         opened += (Warn(f"round {state.round + 1} opened without {named(absent)}: another run may differ"),)
@@ -141,7 +134,7 @@ def _wait_on(state: RoundState, now: float) -> Step:
 
 
 def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
-    state, served = _serve(replace(state, presence=state.presence.at(now)), now)
+    state, served = _keep_up(state, now)
     if state.deadline is not None and now >= state.deadline:
         state, actions = _pass_deadline(state, now)
         return state, served + actions
@@ -152,7 +145,16 @@ def _tick_training(state: RoundState, _: Ticked, now: float) -> Step:
 
 
 def _tick(state: RoundState, _: Ticked, now: float) -> Step:
-    return _serve(replace(state, presence=state.presence.at(now)), now)
+    return _keep_up(state, now)
+
+
+def _keep_up(state: RoundState, now: float) -> Step:
+    """Send the chunks that are due, and the acceptances that have waited for the next round long enough."""
+    state, served = serve(replace(state, presence=state.presence.at(now)), now)
+    if state.acknowledge_at is None or now < state.acknowledge_at:
+        return state, served
+    state, answers = acknowledge(state)
+    return state, served + answers
 
 
 def _pass_deadline(state: RoundState, now: float) -> Step:
@@ -160,7 +162,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     they are filled; who failed may try again."""
     cohort, plan = state.cohort, state.plan
     if cohort.accepted >= plan.quorum:
-        return _close(state)
+        return close(state)
     if is_hopeless(state):
         return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
     warnings = quorum_out_of_reach(state) or deadline_missed(state)
@@ -181,7 +183,7 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
     if refusal is not None:
         return state, refusal
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
-        return _open(state, now)
+        return open_round(state, now)
     return state, (Send(said.agent, no_work()),)
 
 
@@ -217,8 +219,9 @@ def _welcome(state: RoundState, said: Said, now: float) -> tuple[RoundState, tup
     assert isinstance(check_in, CheckIn)
     refusal = cannot_wait(state, said.agent, check_in)
     if refusal is None:
-        presence = state.presence.at(now).heard(said.agent, check_in.examples, base_of(state, check_in))
-        return replace(state, presence=presence), None
+        knows_terms = check_in.terms == state.plan.incarnation
+        waiting = Waiting(check_in.examples, base_of(state, check_in), knows_terms)
+        return replace(state, presence=state.presence.at(now).heard(said.agent, waiting)), None
     if refusal.ticket:
         if now - state.tickets_since >= 1.0:
             state = replace(state, tickets_since=now, tickets_given=0)
@@ -236,10 +239,23 @@ def _request(state: RoundState, said: Said, now: float) -> Step:
         return state, (Send(agent, no_work()),)
     waiting = state.cohort.count(Standing.ASSIGNED, Standing.SILENT)
     serving = state.serving.ask(agent, need, now, expected=waiting)
+    return serve(_keep_place(replace(state, serving=serving), agent, member), now)
+
+
+def _note_begun(state: RoundState, said: Said, _: float) -> Step:
+    agent, begun, member = said.agent, said.message, state.cohort.get(said.agent)
+    assert isinstance(begun, Begun)
+    if begun.round != state.round:  # it was overtaken
+        return state, ()
+    if member is None or not member.has_work:
+        return state, (Send(agent, no_work()),)
+    return _keep_place(state, agent, member), ()
+
+
+def _keep_place(state: RoundState, agent: str, member: Member) -> RoundState:
+    """A member that was heard keeps its place, or gets it back if it is still free."""
     standing = Standing.ASSIGNED if state.room > 0 else member.standing
-    member = replace(member, standing=standing, answered=True)
-    state = replace(state, serving=serving, cohort=state.cohort.put(agent, member))
-    return _serve(state, now)
+    return replace(state, cohort=state.cohort.put(agent, replace(member, standing=standing, answered=True)))
 
 
 def _send_away(state: RoundState, said: Said, _: float) -> Step:
@@ -251,7 +267,7 @@ def _submit(state: RoundState, said: Said, now: float) -> Step:
     state, actions = take_submit(state, said, now)
     if state.refused is refused:
         return state, actions
-    state, more = _go_on(state, now)  # an agent that was refused is waited for no longer
+    state, more = go_on(state, now)  # an agent that was refused is waited for no longer
     return state, actions + more
 
 
@@ -264,7 +280,7 @@ def _excuse(state: RoundState, said: Said, now: float) -> Step:
     member = replace(member, standing=Standing.FAILED, why=failed.why)
     state = drop_upload(state, agent)
     presence = state.presence.without(agent)
-    return _go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)
+    return go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)
 
 
 def _ignore(state: RoundState, _: Any, __: float) -> Step:
@@ -274,100 +290,14 @@ def _ignore(state: RoundState, _: Any, __: float) -> Step:
 # Updates on their way to the disk
 
 
-def _accept(state: RoundState, event: UpdateStored, _: float) -> Step:
-    state, actions = accept(state, event)
-    state, merge = _merge_if_complete(state)
-    return state, actions + merge
+def _accept(state: RoundState, event: UpdateStored, now: float) -> Step:
+    return merge_if_complete(accept(state, event, now))
 
 
 def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
     state, actions = refuse(state, event)
-    state, more = _go_on(state, now)
+    state, more = go_on(state, now)
     return state, actions + more
-
-
-# Opening and closing a round
-
-
-def _open(state: RoundState, now: float) -> Step:
-    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
-    since of two agents one that lies would set any other."""
-    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s, nobody=0, strangers=0)
-    selected = select(state, state.presence)
-    median = statistics.median_low(state.presence.examples(agent) for agent in selected)
-    state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
-    state, actions = assign(state, selected, now)
-    return state, (Publish(manifest(state)), *actions)
-
-
-def _go_on(state: RoundState, now: float) -> Step:
-    """A member fell out. Once nobody is left whose update could come, others take the places, or the round is given
-    up, or people are told how long nothing will happen."""
-    state, actions = _merge_if_complete(state)
-    cohort = state.cohort
-    if state.phase is not Phase.TRAINING or cohort.awaited or cohort.count(Standing.OVERDUE):
-        return state, actions
-    state, drafted = draft(state, state.presence, now)
-    if drafted:
-        return state, actions + drafted
-    if is_hopeless(state):
-        return state, (*actions, GiveUp(cohort.count(Standing.FAILED, Standing.OUT)))
-    return state, (*actions, nobody_left(state, now))
-
-
-def _merge_if_complete(state: RoundState) -> Step:
-    """Merge once the cohort is full, or nobody is awaited and the quorum is reached."""
-    plan, cohort = state.plan, state.cohort
-    is_complete = cohort.accepted >= plan.cohort or (cohort.accepted >= plan.quorum and not cohort.awaited)
-    return _close(state) if is_complete else (state, ())
-
-
-def _close(state: RoundState) -> Step:
-    """Take no more updates; merge as soon as none is on its way to the disk."""
-    if state.cohort.count(Standing.STORING):
-        return state, ()
-    for agent in list(state.uploads):
-        state = drop_upload(state, agent)
-    return replace(state, phase=Phase.MERGING, answer_by=None, deadline=None), (Merge(state.round),)
-
-
-def _next_round(state: RoundState, merged: Merged, now: float) -> Step:
-    last_accepted = state.last_accepted
-    for agent in state.cohort.agents(Standing.ACCEPTED):
-        last_accepted = last_accepted.insert(agent, state.cohort.members[agent].digest)
-    left_out = state.left_out
-    for agent, why in merged.left_out.items():
-        left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
-    served = (*state.served, merged.model)[-SERVED_MODELS:]
-    serving = reduce(Serving.offer, merged.model.contents, state.serving)
-    still = {content for model in served for content in model.contents}
-    for content in {content for model in state.served for content in model.contents} - still:
-        serving = serving.withdraw(content.digest)
-    state = replace(
-        state,
-        round=state.round + 1,
-        model=merged.model,
-        phase=Phase.GATHERING,
-        cohort=Cohort(),
-        cap=0,
-        last_accepted=last_accepted,
-        left_out=left_out,
-        presence=state.presence.at(now),
-        serving=serving,
-        served=served,
-        deadline=now + state.plan.gather_s,
-    )
-    if state.round >= state.plan.rounds or merged.is_last:
-        state = replace(state, phase=Phase.DONE, deadline=None)
-        return state, (Publish(manifest(state)),)
-    if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
-        return _open(state, now)
-    return state, (Publish(manifest(state)),)
-
-
-def _serve(state: RoundState, now: float) -> Step:
-    serving, chunks = state.serving.serve(now)
-    return replace(state, serving=serving), chunks
 
 
 TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
@@ -376,6 +306,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.GATHERING, LinkDrained): row(_drain),
     (Phase.GATHERING, CheckIn): row(_greet_gathering, Phase.TRAINING),
     (Phase.GATHERING, Need): row(_send_away),
+    (Phase.GATHERING, Begun): row(_send_away),
     (Phase.GATHERING, Submit): row(answer_outside_round),
     (Phase.GATHERING, Chunk): row(_ignore),
     (Phase.GATHERING, Failed): row(_ignore),
@@ -384,6 +315,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.TRAINING, LinkDrained): row(_drain),
     (Phase.TRAINING, CheckIn): row(_greet_training),
     (Phase.TRAINING, Need): row(_request),
+    (Phase.TRAINING, Begun): row(_note_begun),
     (Phase.TRAINING, Submit): row(_submit, Phase.MERGING),
     (Phase.TRAINING, Chunk): row(take_chunk),
     (Phase.TRAINING, Failed): row(_excuse, Phase.MERGING),
@@ -394,15 +326,17 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.MERGING, LinkDrained): row(_drain),
     (Phase.MERGING, CheckIn): row(_greet_merging),
     (Phase.MERGING, Need): row(_send_away),
+    (Phase.MERGING, Begun): row(_send_away),
     (Phase.MERGING, Submit): row(answer_outside_round),
     (Phase.MERGING, Chunk): row(_ignore),
     (Phase.MERGING, Failed): row(_ignore),
-    (Phase.MERGING, Merged): row(_next_round, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
+    (Phase.MERGING, Merged): row(next_round, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
     (Phase.DONE, Connected): row(_announce),
     (Phase.DONE, Ticked): row(_tick),
     (Phase.DONE, LinkDrained): row(_drain),
     (Phase.DONE, CheckIn): row(_greet_done),
     (Phase.DONE, Need): row(_send_away),
+    (Phase.DONE, Begun): row(_send_away),
     (Phase.DONE, Submit): row(answer_outside_round),
     (Phase.DONE, Chunk): row(_ignore),
     (Phase.DONE, Failed): row(_ignore),

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import NO_STATE, GlobalModel, new_model, next_model
+from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
+from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
 from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
@@ -22,8 +23,9 @@ from fedprune.network.description import Network
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
-from fedprune.task.evaluation import Evaluation, LossScale
-from fedprune.task.versions import without_due_units
+from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
+from fedprune.task.forms import Form, Forms
+from fedprune.task.versions import is_scored_by_updates, without_due_units
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
@@ -60,7 +62,7 @@ class FormerRound:
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
     draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
-    it is known."""
+    it is known. `forms` are those of the task: each model's weights, and updates to it, are in its own."""
 
     def __init__(
         self,
@@ -71,21 +73,27 @@ class Merger:
         model_codec: ModelCodec,
         codec: Codec,
         disk: Disk,
-        evaluate: Callable[[Weights], Evaluation] | None,
+        evaluate: Evaluate | None,
         scale: LossScale | None,
         aggregation: Aggregation = AS_USUAL,
     ) -> None:
-        self._task, self._network, self._run, self._seed = task, network, run, seed
+        self.forms = Forms(task, network)
+        self._task, self._run, self._seed = task, run, seed
         self._model_codec, self._codec = model_codec, codec
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
+        self._moved_of: tuple[GlobalModel, Mask] | None = None
 
     def check(self, blob: bytes, agent: str, model: GlobalModel) -> Norms:
         """The norms of an agent's update to `model`. Raises `ProtocolError` if it cannot be merged."""
-        update = self._decode(blob, agent, model)
-        check_update(update, self._task.table)
-        return norms_of(update, model.checkpoint.weights, self._task.table)
+        update, table = self._decode(blob, agent, model), self.form_of(model).task.table
+        check_update(update, table)
+        return norms_of(update, model.checkpoint.weights, table)
+
+    def form_of(self, model: GlobalModel) -> Form:
+        """The form of the task that a model is in."""
+        return self.forms.of(model.checkpoint.units)
 
     def merge(
         self,
@@ -107,14 +115,14 @@ class Merger:
                 return unkept
         norms = norms_of_usual_work(updates)
         earlier = largest_typical(records)
-        known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self._task.table)
+        known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         merged = self._fold(model, taken)
         of_taken = [norms[agent] for agent in taken]
         evaluation, evaluated = agents.evaluation, model.checkpoint.version
         if self._evaluate is not None:
-            evaluation, evaluated = self._evaluate(merged.checkpoint.weights), merged.checkpoint.version
+            evaluation, evaluated = self._evaluated(merged), merged.checkpoint.version
             before = records[-1].loss if records else None
             unmerged = self._if_exploded(model, evaluation.loss, before or 0.0, scale, are_usual(of_taken, known))
             if unmerged is not None:
@@ -127,12 +135,11 @@ class Merger:
         self, model: GlobalModel, loss: float, before: float, scale: LossScale, are_usual: bool
     ) -> tuple[GlobalModel, Evaluation] | None:
         """The model without the merge, if that made the loss explode. What pruning does is no fault of theirs."""
-        assert self._evaluate is not None
         if not has_exploded(loss, before, scale, are_usual=are_usual):
             return None
         was = model.checkpoint
         unmerged = self._next(model, was.exact, was.mask, NO_STATE)  # its momentum would make the same step again
-        evaluation = self._evaluate(unmerged.checkpoint.weights)
+        evaluation = self._evaluated(unmerged)
         if not math.isfinite(evaluation.loss):
             return None
         exploded = has_exploded(loss, max(before, evaluation.loss), scale, are_usual=are_usual)
@@ -155,7 +162,8 @@ class Merger:
         loss, before, version = agents.evaluation.loss, records[-1].loss, model.checkpoint.version
         norms = norms_of_usual_work(former.merged)
         earlier = largest_typical(records[:-1])
-        known = earlier if earlier.delta else model_norms(former.checkpoint.weights, self._task.table)
+        table = self.forms.of(former.checkpoint.units).task.table
+        known = earlier if earlier.delta else model_norms(former.checkpoint.weights, table)
         if before is None or not has_exploded(loss, before, scale, are_usual=are_usual(norms.values(), known)):
             return None
         was = replace(former.checkpoint, optimizer_state=NO_STATE)  # its momentum would make the same step again
@@ -173,9 +181,10 @@ class Merger:
         )
 
     def _fold(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> GlobalModel:
-        checkpoint, training = model.checkpoint, self._task.training
-        aggregate = Aggregate(self._task.table, checkpoint.weights, self._known_mask(model))
+        checkpoint, training, table = model.checkpoint, self._task.training, self.form_of(model).task.table
+        aggregate = Aggregate(table, checkpoint.weights, self._known_mask(model))
         rate = training.learning_rate_at(checkpoint.version * training.clock_steps_per_round)
+        scoring = self._scoring(checkpoint)
         scales = fednova_scales(updates, training, rate) if self._aggregation.rule == "fednova" else {}
         for agent, update in updates.items():
             name = update_name(checkpoint.version, agent)
@@ -183,7 +192,10 @@ class Merger:
             if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
                 raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
             try:
-                aggregate.add(self._decode(blob, agent, model), update.weight, scales.get(agent, 1.0))
+                decoded = self._decode(blob, agent, model)
+                aggregate.add(decoded, update.weight, scales.get(agent, 1.0))
+                if scoring is not None:
+                    scoring.add(decoded, update.weight)
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
@@ -191,26 +203,47 @@ class Merger:
         merged = aggregate.result(checkpoint.exact)
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
-            weights, state = server_step(optimizer, checkpoint.exact, weights, state, self._task.table)
-        return self._next(model, weights, merged.mask, state)
+            weights, state = server_step(optimizer, checkpoint.exact, weights, state, table)
+        scores = None if scoring is None else scoring.scores(checkpoint.weights)
+        return self._next(model, weights, merged.mask, state, scores)
 
-    def _next(self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights) -> GlobalModel:
+    def _scoring(self, checkpoint: Checkpoint) -> RoundScores | None:
+        """The sums that the next mask is scored by, if it is by what agents sent."""
+        if not is_scored_by_updates(self._task, checkpoint.version + 1):
+            return None
+        return RoundScores(self._task.pruning.scores, checkpoint.mask)
+
+    def _next(
+        self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights, scores: Weights | None = None
+    ) -> GlobalModel:
         codec, base = self._model_codec, model.checkpoint
         if codec.deltas is None:
-            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state))
-        return next_model(
-            weights, self._task, self._network, self._run, base, codec.values, codec.deltas, self._seed, state
-        )
+            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores)
+        return next_model(weights, self.forms, self._run, base, codec.values, codec.deltas, self._seed, state)
 
-    def _whole(self, model: GlobalModel, was: Checkpoint) -> GlobalModel:
+    def _whole(self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None) -> GlobalModel:
         """The model after `model`, of the unrounded weights, the mask and the optimizer's state that `was` has."""
-        task, values, version = self._task, self._model_codec.values, model.checkpoint.version + 1
-        mask = without_due_units(was.exact, was.mask, task, self._network, was.version, version)
-        return new_model(was.exact, task, self._run, version, values, mask, was.optimizer_state)
+        whole, form, version = self.forms.whole, self.forms.of(was.units), model.checkpoint.version + 1
+        exact, state = form.expanded(was.exact), whole.carry_parts(form, was.optimizer_state)
+        mask = without_due_units(exact, form.expanded(was.mask), whole.task, whole.network, was.version, version)
+        following = self.forms.after(form, mask, was.version, version)
+        values, scored = self._model_codec.values, None if scores is None else form.expanded(scores)
+        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored)
+
+    def _evaluated(self, model: GlobalModel) -> Evaluation:
+        assert self._evaluate is not None
+        return self._evaluate(model.checkpoint.weights, self.form_of(model))
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)
-        return decode_update(blob, self._task.table, self._known_mask(model), self._codec, key)
+        table = self.form_of(model).task.table
+        return decode_update(blob, table, self._known_mask(model), self._codec, key, self._moved(model))
+
+    def _moved(self, model: GlobalModel) -> Mask:
+        """Where the model has moved, found once for all of a round's updates."""
+        if self._moved_of is None or self._moved_of[0] is not model:
+            self._moved_of = model, moved_in(model.checkpoint.weights, self.forms, self.form_of(model), self._codec)
+        return self._moved_of[1]
 
     def _known_mask(self, model: GlobalModel) -> Mask | None:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)

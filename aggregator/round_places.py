@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
+
+from rpds import HashTrieMap
 
 from aggregator.cohort import Member, Standing
 from aggregator.round_answers import assignment
@@ -44,18 +47,19 @@ def select(state: RoundState, candidates: Iterable[str]) -> list[str]:
 def assign(state: RoundState, selected: list[str], now: float) -> Step:
     if not selected:
         return state, ()
-    examples = {agent: state.presence.examples(agent) for agent in selected}
+    examples = {agent: state.presence[agent].examples for agent in selected}
     cohort, presence = state.cohort, state.presence
     for agent in selected:
-        former = cohort.get(agent)
-        member = Member(Standing.ASSIGNED, examples[agent], now)
+        former, waiting = cohort.get(agent), presence[agent]
+        member = Member(Standing.ASSIGNED, waiting.examples, now, knows_terms=waiting.knows_terms)
         if former is not None:
             member = replace(member, refusals=former.refusals, why=former.why, bases=former.bases)
-        cohort = cohort.put(agent, with_base(member, state.presence.base(agent), state.round))
+        cohort = cohort.put(agent, with_base(member, waiting.base, state.round))
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
-    sent = (Send(agent, assignment(state, agent, now)) for agent in selected)
+    sent = [Send(agent, assignment(state, agent, now, inline=True)) for agent in selected]
+    state = replace(state, owed=reduce(HashTrieMap.discard, selected, state.owed))
     return state, (BookCohort(state.round, examples, state.cap), *sent)
 
 

@@ -17,7 +17,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
-from fedprune.wire.messages import Content, LeftOut, Manifest, Message, Submit
+from fedprune.wire.messages import Accepted, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -202,11 +202,13 @@ class Model:
     """A version of the global model as agents fetch it; `weights_digest` is that of the decoded weights.
 
     `replays` are the contents that lead to it from versions before, by their numbers; the model whole is larger.
+    `small` are the bytes of those contents that may travel in an assignment, by their digests.
     """
 
     content: Content
     weights_digest: bytes
     replays: Mapping[int, Content] = field(default_factory=dict)
+    small: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @property
     def contents(self) -> tuple[Content, ...]:
@@ -224,6 +226,7 @@ class Upload:
 
 _NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
 _NOTHING_LEFT_OUT: HashTrieMap[str, LeftOut] = HashTrieMap()
+_NOTHING_OWED: HashTrieMap[str, Accepted] = HashTrieMap()
 _NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
 
 
@@ -234,9 +237,10 @@ class RoundState:
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
-    updates on their way in, `uploads_bytes` their sizes together. `serving`: the task, the last models, and who lacks
-    what of them; `served`: those models, oldest first. `tickets_given`: in the second that began at
-    `tickets_since`.
+    updates on their way in, `uploads_bytes` their sizes together. `owed`: answers to agents that
+    do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
+    the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
+    second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `answer_by`: when members that have not said a word since they were assigned lose their places.
     """
@@ -253,6 +257,8 @@ class RoundState:
     left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
+    owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
+    acknowledge_at: float | None = None
     serving: Serving = field(default_factory=Serving)
     served: tuple[Model, ...] = ()
     tickets_since: float = -math.inf

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+from rpds import HashTrieMap
+
 from aggregator.cohort import MOST_REFUSALS, Standing
+from aggregator.presence import Waiting
 from aggregator.round_answers import accepted, assignment, is_current, reject
 from aggregator.round_state import (
     Action,
@@ -19,9 +23,9 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Accepted, Chunk, Reason, Rejected, Submit
+from fedprune.wire.messages import Accepted, Chunk, Content, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, need_of
+from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, content_of, need_of
 
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
@@ -29,6 +33,8 @@ MAX_UPLOADS_BYTES = 256 * 2**20
 STALLED_UPLOAD_S = 120.0
 """Seconds without a chunk after which an update on its way in gives up its room, if others want it."""
 
+ACKNOWLEDGE_S = 3.0
+"""Seconds for which an acceptance waits for the next round's work, to be said with it."""
 
 ANSWERED_IN_S = 1.0
 """Seconds in which an agent that was asked for chunks has sent some, if it can."""
@@ -36,33 +42,34 @@ ANSWERED_IN_S = 1.0
 
 def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
     """Say what the book says of an update that is not to be taken now."""
-    submit = said.message
-    assert isinstance(submit, Submit)
-    return state, (Send(said.agent, _verdict(state, said.agent, submit)),)
+    submit = _opened(said)[0]
+    answer = _verdict(state, said.agent, submit)
+    return replace(state, owed=state.owed.discard(said.agent)), (Send(said.agent, answer),)
 
 
 def take_submit(state: RoundState, said: Said, now: float) -> Step:
-    agent, submit = said.agent, said.message
-    assert isinstance(submit, Submit)
+    agent, (submit, blob) = said.agent, _opened(said)
     member = state.cohort.get(agent)
     if not is_current(state, submit) or member is None or member.standing is Standing.ACCEPTED:
         state, answer = answer_outside_round(state, said, now)
         # While its update was pending the agent took no assignment.
         owed = member is not None and member.has_work
-        return state, (*answer, Send(agent, assignment(state, agent, now))) if owed else answer
+        return state, (*answer, Send(agent, assignment(state, agent, now, inline=True))) if owed else answer
     if member.standing is Standing.STORING:
         return state, ()
     if member.standing is Standing.OUT:
         return state, (Send(agent, reject(submit, Reason.INVALID, f"it sits this round out: {member.why}")),)
-    if state.refused.get(agent) == submit.update.digest:
+    if state.refused.get(agent) == submit.content.digest:
         if not member.has_work:  # a message that came twice is no second try
             return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
-    if submit.update.size > state.plan.max_update_bytes:
+    if submit.content.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
         member = replace(member, standing=Standing.ASSIGNED, why="")
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
+    if blob:
+        return _store(_receive(drop_upload(state, agent), agent, submit, now), agent, blob)
     return _admit(state, agent, submit, now)
 
 
@@ -79,26 +86,30 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     try:
         blob = receiving.assemble()
     except ProtocolError:  # a chunk was not the agent's: all of them come again
-        receiving, need = Receiving.begin(upload.submit.update, now, agent)
+        receiving, need = Receiving.begin(upload.submit.content, now, agent)
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
         return state, (Send(agent, need),)
-    state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=Standing.STORING)))
-    weight = min(upload.submit.examples, member.examples, state.cap)
-    return state, (StoreUpdate(agent, upload.submit, blob, weight),)
+    return _store(state, agent, blob)
 
 
-def accept(state: RoundState, event: UpdateStored) -> Step:
-    """The update counts; its agent waits for the next round."""
+def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
+    """The update counts; its agent waits for the next round, and for the word that it does."""
     agent, member = event.agent, state.cohort.members[event.agent]
     submit = state.uploads[agent].submit
-    member = replace(member, standing=Standing.ACCEPTED, digest=submit.update.digest)
-    state = drop_upload(state, agent)
-    state = replace(
-        state,
+    member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
+    return replace(
+        drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, member.examples, state.round),
+        presence=state.presence.heard(agent, Waiting(member.examples, state.round, knows_terms=True)),
+        owed=state.owed.insert(agent, accepted(submit)),
+        acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )
-    return state, (Send(agent, accepted(state, submit)),)
+
+
+def acknowledge(state: RoundState) -> Step:
+    """Tell all who do not know yet that their update is accepted."""
+    answers = tuple(Send(agent, state.owed[agent]) for agent in sorted(state.owed))
+    return replace(state, owed=HashTrieMap(), acknowledge_at=None), answers
 
 
 def refuse(state: RoundState, event: UpdateRefused) -> Step:
@@ -113,7 +124,7 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     member = replace(member, standing=standing, refusals=refusals, why=why[:1000])
     state = replace(
         drop_upload(state, agent),
-        refused=state.refused.insert(agent, submit.update.digest),
+        refused=state.refused.insert(agent, submit.content.digest),
         cohort=state.cohort.put(agent, member),
         presence=state.presence.without(agent),
     )
@@ -127,14 +138,14 @@ def drop_upload(state: RoundState, agent: str) -> RoundState:
     upload = state.uploads.get(agent)
     if upload is None:
         return state
-    size = upload.submit.update.size
+    size = upload.submit.content.size
     return replace(state, uploads=state.uploads.remove(agent), uploads_bytes=state.uploads_bytes - size)
 
 
 def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     """Receive the update, or say again what of it is missing, or that there is no room for it yet."""
     upload = state.uploads.get(agent)
-    if upload is not None and upload.submit.update == submit.update:
+    if upload is not None and upload.submit.content == submit.content:
         # Where the agent submits once more after it was asked for chunks, and a while to send them, they may not pass.
         is_heard = upload.receiving.unanswered > 0 and now - upload.receiving.heard_at >= ANSWERED_IN_S
         receiving, need = upload.receiving.ask_again(now, is_heard=is_heard)
@@ -145,15 +156,35 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
         state = _drop_stalled(state, now)
     if not _has_room(state, submit):
         state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
-        return state, (Send(agent, need_of(submit.update, (), CHUNK_SIZES[0])),)
-    receiving, need = Receiving.begin(submit.update, now, agent)
-    state = replace(
-        state,
-        uploads=state.uploads.insert(agent, Upload(submit, receiving)),
-        uploads_bytes=state.uploads_bytes + submit.update.size,
-    )
+        return state, (Send(agent, need_of(submit.content, (), CHUNK_SIZES[0])),)
+    state = _receive(state, agent, submit, now)
     # With its first submit the agent sends the first window unasked; that is over if it was told to wait.
-    return state, (Send(agent, need),) if member.told_to_wait else ()
+    return state, (Send(agent, Receiving.begin(submit.content, now, agent)[1]),) if member.told_to_wait else ()
+
+
+def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> RoundState:
+    upload = Upload(submit, Receiving.begin(submit.content, now, agent)[0])
+    return replace(
+        state,
+        uploads=state.uploads.insert(agent, upload),
+        uploads_bytes=state.uploads_bytes + submit.content.size,
+    )
+
+
+def _store(state: RoundState, agent: str, blob: bytes) -> Step:
+    """The update is here: make it durable."""
+    submit, member = state.uploads[agent].submit, state.cohort.members[agent]
+    state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=Standing.STORING)))
+    return state, (StoreUpdate(agent, submit, blob, min(submit.examples, member.examples, state.cap)),)
+
+
+def _opened(said: Said) -> tuple[Submit, bytes]:
+    """A submit that names its update, and the update if it brought that, else nothing."""
+    submit = said.message
+    assert isinstance(submit, Submit)
+    if isinstance(submit.update, Content):
+        return submit, b""
+    return msgspec.structs.replace(submit, update=content_of(submit.update)), submit.update
 
 
 def _trouble(agent: str, before: Receiving, after: Receiving) -> tuple[Action, ...]:
@@ -177,7 +208,7 @@ def _trouble(agent: str, before: Receiving, after: Receiving) -> tuple[Action, .
 
 
 def _has_room(state: RoundState, submit: Submit) -> bool:
-    return not len(state.uploads) or state.uploads_bytes + submit.update.size <= MAX_UPLOADS_BYTES
+    return not len(state.uploads) or state.uploads_bytes + submit.content.size <= MAX_UPLOADS_BYTES
 
 
 def _drop_stalled(state: RoundState, now: float) -> RoundState:
@@ -190,12 +221,12 @@ def _drop_stalled(state: RoundState, now: float) -> RoundState:
 
 
 def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Rejected:
-    digest, member = submit.update.digest, state.cohort.get(agent)
+    digest, member = submit.content.digest, state.cohort.get(agent)
     if submit.run != state.plan.run:
         return reject(submit, Reason.INVALID, "of another run")
     taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
     if digest in (taken, state.last_accepted.get(agent)):
-        return accepted(state, submit)
+        return accepted(submit)
     if digest == state.refused.get(agent):
         return reject(submit, Reason.INVALID, "refused before")
     if is_current(state, submit) and taken is not None:

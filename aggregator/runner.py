@@ -6,80 +6,47 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, assert_never
 
-from aggregator import round_machine
 from aggregator.acceptance import accepted_update
 from aggregator.agents_evaluation import check_evaluated, loss_scale
 from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
 from aggregator.deltas import keep_delta, replays
 from aggregator.early_stopping import has_settled
+from aggregator.exchange import Exchange
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
-from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
-    Action,
-    BookCohort,
-    Connected,
     Event,
-    GiveUp,
-    LedAstray,
-    LinkDrained,
-    Merge,
     Merged,
     Model,
     Phase,
     Plan,
-    Publish,
-    Said,
-    Send,
     StoreUpdate,
-    Ticked,
     UpdateRefused,
     UpdateStored,
-    Warn,
-    WarnNobody,
-    resume,
 )
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
-from aggregator.silence import manifests_unheard, nobody
 from aggregator.standing_apart import Signals, standing_apart
-from aggregator.traffic import Traffic, TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
-from fedprune.errors import ProtocolError, StorageError, TrainingError
+from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.model.tensors import Weights, sparsity
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
-from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.evaluation import Evaluate, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
-from fedprune.task.versions import first_mask
-from fedprune.wire.authentication import add_mac, verified
-from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import (
-    UPLINK,
-    Failed,
-    LeftOut,
-    Manifest,
-    Reason,
-    Rejected,
-    decode,
-    encode,
-    kind_of,
-)
-from fedprune.wire.serving import SendChunk
-from fedprune.wire.silence import is_worth_saying
+from fedprune.task.succession import first_version
+from fedprune.wire.link import Link
+from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import chunk_of, content_of
+from fedprune.wire.transfer import content_of
 
 _log = logging.getLogger(__name__)
 
@@ -112,13 +79,12 @@ class RunStore:
         return store
 
 
-class AggregatorRunner:
+class AggregatorRunner(Exchange):
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
     `evaluate` scores weights on the gateway's held-out examples, whose losses lie on `scale`; both are None where
     agents evaluate. `report` is told of each finished round. Of the checkpoints the best and the last
     `keep_checkpoints` stay. With a `patience` the run may end early: see `aggregator.early_stopping`.
-    With `keys`, messages are authenticated, and agents without a key are ignored.
     """
 
     def __init__(
@@ -129,7 +95,7 @@ class AggregatorRunner:
         link: Link,
         store: RunStore,
         *,
-        evaluate: Callable[[Weights], Evaluation] | None,
+        evaluate: Evaluate | None,
         scale: LossScale | None,
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
@@ -138,6 +104,7 @@ class AggregatorRunner:
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
     ) -> None:
+        super().__init__(plan.cohort, topics, link, store.book, clock, keys)
         self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
         self._values = parse_model_codec(plan.model_codec).values
@@ -154,166 +121,25 @@ class AggregatorRunner:
             aggregation,
         )
         self._scale = scale
-        self._cohort = plan.cohort
-        self._topics, self._link, self._store = topics, link, store
-        self._report, self._clock = report, clock
+        self._store, self._report = store, report
         self._model = self._restore(bundle, aggregation.optimizer)
         self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
-        self._keys = keys
-        self._counts: Counter[str] = Counter()
-        self._up, self._down = TrafficCount(), TrafficCount()
-        self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
-        self._manifests_unheard = 0
-        round_ = store.book.next_round()
-        assigned, cap = store.book.cohort(round_)
-        self.state = resume(
-            plan,
-            self._offer(),
-            round_,
-            assigned=assigned,
-            cap=cap,
-            accepted={agent: update.digest for agent, update in store.book.accepted(round_).items()},
-            last_accepted=store.book.last_accepted(round_),
-            refused=store.book.refused(),
-            left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in store.book.left_out().items()},
-            has_settled=self._has_settled(),
+        self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
+
+    def _notice(self) -> None:
+        if self._began is None and self.state.phase is Phase.TRAINING:
+            self._began = self._clock()
+
+    def _hopeless(self, failed: int) -> str:
+        return (
+            f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; mend the "
+            "task or their data, or go back to an earlier model with `fedprune rollback`, then start again: the run "
+            "goes on with this round"
         )
-
-    @property
-    def is_done(self) -> bool:
-        return self.state.phase is Phase.DONE
-
-    def connect(self) -> None:
-        """The link is up: subscribe, then tell the agents."""
-        self._link.subscribe(self._topics.all_up)
-        self._link.subscribe(self._topics.all_status)
-        self._link.subscribe(self._topics.round)  # to hear that the broker takes the manifest
-        if self.state.phase is Phase.GATHERING:
-            _log.info("connected; waiting for %s agents to check in", self._cohort)
-        self.handle(Connected())
-
-    def deliver(self, delivery: Delivery) -> None:
-        """A message arrived. Whatever is wrong with it, it is counted and ignored.
-
-        What the broker retained is nobody speaking now: old presence, or a check-in that was retained by mistake.
-        """
-        if delivery.retained:
-            return
-        if delivery.topic == self._topics.round:
-            self._manifests_unheard = 0
-            return
-        self._up.add(Traffic.UPDATE if delivery.topic.endswith("/chunk") else Traffic.CONTROL, len(delivery.payload))
-        if delivery.topic.startswith(self._topics.all_status[:-1]):
-            return
-        try:
-            agent, kind = self._topics.parse_up(delivery.topic)
-            if kind not in UPLINK:
-                raise ProtocolError(f"kind {kind[:40]!r} is unknown")
-            payload = verified(self._key(agent), delivery.topic, delivery.payload)
-            self.handle(Said(agent, self._read(agent, kind, payload)))
-        except ProtocolError as error:
-            self._counts["ignored"] += 1
-            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
-
-    def _key(self, agent: str) -> bytes | None:
-        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
-        key = None if self._keys is None else self._keys.get(agent)
-        if self._keys is not None and key is None:
-            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
-        return key
-
-    def _read(self, agent: str, kind: str, payload: bytes) -> Any:
-        """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
-        try:
-            message = decode(UPLINK[kind], payload)
-        except ProtocolError as error:
-            answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
-            self._perform(Send(agent, answer))
-            raise
-        if isinstance(message, Failed):
-            self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
-        return message
-
-    def drained(self) -> None:
-        """The broker has all that was published."""
-        self.handle(LinkDrained())
-
-    def tick(self) -> None:
-        self.handle(Ticked())
-
-    def handle(self, event: Event) -> None:
-        """Run one transition, its actions, and the events that follow from them."""
-        events = [event]
-        while events:
-            event = events.pop(0)
-            waiting = self._tenths_waiting()
-            self.state, actions = round_machine.step(self.state, event, self._clock())
-            if self._began is None and self.state.phase is Phase.TRAINING:
-                self._began = self._clock()
-            if self._tenths_waiting() not in (None, waiting):
-                _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
-            for action in actions:
-                events.extend(self._perform(action))
-            if isinstance(event, Merged):
-                self._forget_contents()
-
-    def _perform(self, action: Action) -> list[Event]:
-        match action:
-            case Send(agent, message):
-                self._tell(agent, kind_of(message), encode(message))
-            case SendChunk(content, index, chunk_bytes, agent):
-                chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
-                kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
-                if agent is None:
-                    self._publish(self._topics.content(content.digest), chunk, kind)
-                else:
-                    self._tell(agent, "chunk", chunk, kind)
-            case Publish(manifest):
-                self._announce(manifest)
-            case BookCohort(round_, examples, cap):
-                self._store.book.assign(round_, examples, cap)
-            case StoreUpdate():
-                return [self._store_update(action)]
-            case Merge(round_):
-                return [self._merge(round_)]
-            case Warn(text):
-                self._warnings.log(logging.WARNING, "%s", text)
-            case LedAstray(agent):
-                self._counts["led_astray"] += 1
-                self._agents_log.log(logging.WARNING, "what %s held led to another model; it gets the whole one", agent)
-            case WarnNobody():
-                self._warnings.log(logging.WARNING, "%s", nobody(action, self._topics, self._link.broker))
-            case GiveUp(failed):
-                raise TrainingError(
-                    f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; "
-                    "mend the task or their data, or go back to an earlier model with `fedprune rollback`, then start "
-                    "again: the run goes on with this round"
-                )
-            case _:
-                assert_never(action)
-        return []
-
-    def _announce(self, manifest: Manifest) -> None:
-        """Publish the manifest. The broker sends it back: one that never does may not take it."""
-        if is_worth_saying(self._manifests_unheard):
-            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
-        self._manifests_unheard += 1
-        self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
-        if manifest.done:
-            self._publish(self._topics.round, b"", retain=True)
-
-    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
-        """Send a message to one agent, unless it was revoked meanwhile."""
-        topic = self._topics.down(agent, kind)
-        with suppress(ProtocolError):
-            self._publish(topic, add_mac(self._key(agent), topic, message), what)
-
-    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
-        self._down.add(what, self._link.publish(topic, payload, retain=retain))
 
     def _store_update(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
@@ -323,7 +149,7 @@ class AggregatorRunner:
             check_local_steps(submit, self._bundle)
         except ProtocolError as error:
             self._counts["refused"] += 1
-            self._store.book.refuse(agent, submit.update.digest)
+            self._store.book.refuse(agent, submit.content.digest)
             self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
         if action.weight < submit.examples:
@@ -370,7 +196,9 @@ class AggregatorRunner:
         contents = {base: content_of(replay) for base, replay in found.items()}
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
-        return replace(model, replays=contents)
+        offered = (whole, *found.values())
+        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= MAX_INLINE_BYTES}
+        return replace(model, replays=contents, small=small)
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
@@ -403,7 +231,7 @@ class AggregatorRunner:
             loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
-            sparsity=sparsity(weights, self._task.table),
+            sparsity=self._merger.form_of(self._model).sparsity(weights),
             bytes_up=sum(up.values()),
             bytes_down=sum(down.values()),
             seconds=now - began,
@@ -424,20 +252,12 @@ class AggregatorRunner:
             led_astray=counts["led_astray"],
         )
 
-    def _tenths_waiting(self) -> int | None:
-        """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""
-        return 10 * len(self.state.presence) // self._cohort if self.state.phase is Phase.GATHERING else None
-
-    def _forget_contents(self) -> None:
-        served = self.state.serving.contents
-        self._contents = {digest: blob for digest, blob in self._contents.items() if digest in served}
-
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
         version = self._store.book.next_round()
         if version == 0:
             initial = bundle.initial_weights()
-            mask = first_mask(self._task, bundle.network, initial)
-            model = new_model(initial, self._task, self._run, 0, self._values, mask)
+            form, mask = first_version(self._merger.forms, initial)
+            model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
         checkpoint = load_checkpoint(self._store.checkpoints, version)
@@ -446,8 +266,9 @@ class AggregatorRunner:
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )
         try:
-            self._task.table.check(checkpoint.weights)
-            check_state(optimizer, checkpoint.optimizer_state, self._task.table)
+            form = self._merger.forms.of(checkpoint.units)
+            form.task.table.check(checkpoint.weights)
+            check_state(optimizer, checkpoint.optimizer_state, form.task.table)
         except ProtocolError as error:
             raise StorageError(f"checkpoint {version} is of another task ({error}); restore the right one") from error
-        return restored_model(checkpoint, self._task, self._values)
+        return restored_model(checkpoint, self._task, self._values, form)

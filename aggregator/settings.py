@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from aggregator.presets import Preset, chains
+from aggregator.presets import Preset, chains, server_step
 from aggregator.server_optimizers import FedAdam, FedAvgM
 from fedprune.codecs import DEFAULT_CODEC, describe_model_codec, parse_codec, parse_model_codec
-from fedprune.model.tensors import TensorTable
+from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.wire.broker import Broker
 from fedprune.wire.messages import Share
 
 HOLD_OUT = 0.2
 """The share of its examples that an agent holds out, unless the settings say otherwise."""
+
+WHOLE = "whole"
+"""Stands for the chain of models where every version travels whole, whatever the preset says."""
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -53,26 +56,38 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[codec]`` table: the codec of the agents' updates, the value scheme of models that travel whole, and the
-    chain by which they travel from version to version; without it all travel whole. A `preset` stands for both chains.
+    chain by which they travel from version to version, or `WHOLE`. What is not given is the `preset`'s; without one it
+    is `DEFAULT_CODEC`, and models travel whole.
     """
 
-    update: str = DEFAULT_CODEC
+    update: str | None = None
     model_values: Literal["fp32", "fp16"] = "fp16"
     model: str | None = None
     preset: Preset | None = None
 
     def __post_init__(self) -> None:
-        if self.preset is not None and (self.update, self.model) != (DEFAULT_CODEC, None):
-            raise ValueError(f"codec.preset {self.preset} sets codec.update and codec.model; give it alone, or these")
-        parse_codec(self.update)
-        parse_model_codec(describe_model_codec(self.model_values, self.model))
+        if self.update is not None:
+            parse_codec(self.update)
+        if self._model is not None:
+            parse_model_codec(describe_model_codec(self.model_values, self._model))
+
+    @property
+    def sends_deltas(self) -> bool:
+        """True where models travel from version to version."""
+        return self._model is not None or (self.model is None and self.preset is not None)
 
     def chains(self, table: TensorTable) -> tuple[str, str]:
         """The canonical descriptions of the codec of updates, and of how models travel, for a task's tensors."""
-        update, model = self.update, self.model
+        update, model = self.update or DEFAULT_CODEC, self._model
         if self.preset is not None:
-            update, model = chains(self.preset, table)
+            of_preset = chains(sum(spec.size for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)))
+            update, model = self.update or of_preset[0], of_preset[1] if self.model is None else model
         return str(parse_codec(update)), str(parse_model_codec(describe_model_codec(self.model_values, model)))
+
+    @property
+    def _model(self) -> str | None:
+        """The chain that is given for models."""
+        return None if self.model == WHOLE else self.model
 
 
 class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +132,13 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             raise ValueError("give held_out, or agents_hold_out above 0: else nobody would know how good the model is")
 
     @property
+    def merging(self) -> Aggregation:
+        """How updates are merged: as ``[aggregation]`` says, with the preset's step where it names no optimizer."""
+        if self.codec.preset is None or self.aggregation.optimizer is not None:
+            return self.aggregation
+        return msgspec.structs.replace(self.aggregation, optimizer=server_step(self.codec.preset))
+
+    @property
     def hold_out(self) -> float:
         """The share of its examples that each agent holds out."""
         if self.agents_hold_out is None:
@@ -127,6 +149,6 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         """What a run keeps from its first start on, by name: its models follow from it."""
         return {
             "codec.model_values + codec.model": self.codec.chains(table)[1],
-            "aggregation": msgspec.json.encode(self.aggregation).decode(),
+            "aggregation": msgspec.json.encode(self.merging).decode(),
             "seed": str(self.seed),
         }

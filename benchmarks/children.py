@@ -19,7 +19,8 @@ from fedprune.errors import BrokerError, FedpruneError
 _FEDPRUNE = (sys.executable, "-P", "-m", "fedprune.command")
 """-P: what lies in the directory that somebody works in is not imported."""
 _PATIENCE_S = 5.0
-_LISTENING_S = 20.0
+_LISTENING_S = 120.0
+"""RabbitMQ takes half a minute on a busy machine."""
 
 
 class ChildFailedError(FedpruneError):
@@ -105,6 +106,12 @@ class Children:
                 child.wait()
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+
+    def kill(self, name: str) -> None:
+        """End a child at once, as a power cut does."""
+        child = self._running.pop(name)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

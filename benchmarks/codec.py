@@ -133,7 +133,8 @@ class _Drawn:
         masks = [self._mask.get(spec.name, np.ones(spec.shape, np.bool_)) for spec in self._table]
         positions, position_entropy = b"", 0.0
         if codec.positions is not None:
-            positions = codec.positions(masks).encode(np.concatenate(list(sent.support.values())))
+            unmoved = [np.zeros_like(mask) for mask in masks]
+            positions = codec.positions(masks, unmoved).encode(np.concatenate(list(sent.support.values())))
             position_entropy = sum(_entropy(places) for places in sent.support.values())
         return Row(
             chain=str(codec),

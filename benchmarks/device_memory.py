@@ -6,7 +6,6 @@ a round from a dense model, as federations begin, and two from a pruned one, wit
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import queue
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
+from benchmarks.large_model import INPUTS, OUTPUTS, large_network, large_table, large_task
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult, LocalRound
@@ -30,20 +30,15 @@ from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune.data import Dataset
 from fedprune.errors import FedpruneError
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
-from fedprune.network.description import Call, Network
-from fedprune.network.layers import Activation, Dense, Function
-from fedprune.pruning.masks import Allocation, full_mask
-from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
 from fedprune.system.memory import return_large_arrays
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import Fill, Pruning, SeededWeights, Task, Uniform, read_bundle
+from fedprune.task.bundle import read_bundle
 from fedprune.task.training import Adam, Sgd, Training
-from fedprune.wire.messages import Assignment
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 
-_SIZES = (1024, 4096, 4096, 1024, 10)
 _STEPS = 50
 _BATCH = 32
 _EXAMPLES = 600
@@ -121,21 +116,10 @@ def _prepare(optimizer: str, folder: str) -> None:
     from benchmarks.unproven import unproven_graph
     from fedprune.codecs import Values
     from fedprune.task.bundle import write_bundle
-    from fedprune.task.outputs import Output
 
-    network, table = _network(), TensorTable(_tensors())
     training = Training(steps_per_round=_STEPS, batch_size=_BATCH, optimizer=_OPTIMIZERS[optimizer])
-    schedule = ConstantSparsity(target_sparsity=_SPARSITIES[-1], begin_step=_STEPS, frequency=_STEPS)
-    task = Task(
-        name="large",
-        input_shapes=network.inputs,
-        outputs=(Output(_SIZES[-1:], from_logits=True),),
-        tensors=_tensors(),
-        training=training,
-        pruning=Pruning(schedule, allocation=Allocation.GLOBAL),
-        members={},
-        initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in table)),
-    )
+    task, network = large_task(training, _SPARSITIES[-1]), large_network()
+    table = task.table
     proven = unproven_graph(network, table, task.objectives, _BATCH)
     blob = write_bundle(task, network=network, weights=None, graphs=(proven,))
     Path(folder, "task").write_bytes(blob)
@@ -144,36 +128,15 @@ def _prepare(optimizer: str, folder: str) -> None:
         made = new_model(weights, task, _RUN, round_, Values.FP16, mask)
         assignment = Assignment(
             run=_RUN,
+            incarnation=1,
             round=round_,
-            task=content_of(blob),
+            weights_digest=made.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+            seconds_left=3600,
             model=made.model.content,
-            weights_digest=made.model.weights_digest,
-            schedule_step=round_ * _STEPS,
-            seed=0,
-            codec="mask | feedback(2) | fp16",
-            seconds_left=3600.0,
+            terms=Terms(task=content_of(blob), seed=0, clock_steps=_STEPS, codec="mask | feedback(2) | fp16"),
         )
         Path(folder, f"model-{round_}").write_bytes(made.blob)
         Path(folder, f"assignment-{round_}").write_bytes(msgspec.msgpack.encode(assignment))
-
-
-def _network() -> Network:
-    layers: list[Dense | Activation] = []
-    for number, units in enumerate(_SIZES[1:]):
-        if number:
-            layers.append(Activation(name=f"relu{number}", function=Function.RELU))
-        layers.append(Dense(name=f"dense{number}", units=units, kernel=f"{number}/kernel", bias=f"{number}/bias"))
-    calls = tuple(Call(number, (number,)) for number in range(len(layers)))
-    return Network(name="large", inputs=(_SIZES[:1],), layers=tuple(layers), calls=calls, outputs=(len(layers),))
-
-
-def _tensors() -> tuple[TensorSpec, ...]:
-    specs = []
-    for number, shape in enumerate(itertools.pairwise(_SIZES)):
-        layer = f"dense{number}"
-        specs.append(TensorSpec(f"{number}/kernel", shape, "float32", TensorClass.PRUNABLE, layer))
-        specs.append(TensorSpec(f"{number}/bias", shape[1:], "float32", TensorClass.DENSE, layer))
-    return tuple(specs)
 
 
 def _measure(optimizer: str, folder: str) -> DeviceMemory:
@@ -211,7 +174,7 @@ def _round(
     training_s = _keep(ended.get().result, store)
     seconds = time.perf_counter() - began
     store.settle(Outcome.ACCEPTED)
-    parameters = TensorTable(_tensors()).parameters
+    parameters = large_table().parameters
     return Round(sparsity, (peak_memory_mb() - idle_mb) * 1e6 / parameters, seconds, training_s)
 
 
@@ -225,8 +188,8 @@ def _keep(result: LocalResult | Exception, store: AgentStore) -> float:
 
 def _examples() -> Dataset:
     keyed = Keyed(0, "examples")
-    x = keyed.uniform(_EXAMPLES * _SIZES[0], 0.0, 1.0).reshape(_EXAMPLES, _SIZES[0])
-    return Dataset(x, (np.arange(_EXAMPLES) % _SIZES[-1]).astype(np.int64))
+    x = keyed.uniform(_EXAMPLES * INPUTS, 0.0, 1.0).reshape(_EXAMPLES, INPUTS)
+    return Dataset(x, (np.arange(_EXAMPLES) % OUTPUTS).astype(np.int64))
 
 
 def _show(results: list[DeviceMemory]) -> None:
@@ -234,7 +197,7 @@ def _show(results: list[DeviceMemory]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    parameters = TensorTable(_tensors()).parameters
+    parameters = large_table().parameters
     title = f"{parameters / 1e6:.1f} million parameters, {_STEPS} steps of {_BATCH} examples, one thread"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("optimizer", "sparsity", "bytes a parameter", "round s", "training s", "outside"):

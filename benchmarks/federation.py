@@ -13,38 +13,45 @@ from pathlib import Path
 import msgspec
 
 from aggregator.book import RoundRecord
+from aggregator.settings import Codec
 from benchmarks.children import Children
 from fedprune.system.disk import Directory
 
 _CHECK_S = 1.0
 
 DENSE_CODEC = "mask | fp32"
-"""The codec of federations that others are compared with: nothing is lost, neither up nor down."""
+"""The codec of updates of federations that others are compared with: nothing is lost."""
+
+
+def codec_of(update: str) -> Codec:
+    """The codec with these updates, whose models are fp32 with `DENSE_CODEC`, so that nothing is lost, else fp16."""
+    return Codec(update=update, model_values="fp32" if update == DENSE_CODEC else "fp16")
 
 
 @dataclass(frozen=True)
 class Federation:
     """A federation in the directory `out`, which holds task.fedtask, and in data/ everybody's examples: agent-0 and so
     on, and held-out, each with the `suffix`. `broker` is embedded, mosquitto, or an mqtt:// address; `name` is the
-    federation's there.
+    federation's there. In a cluster the aggregator may have another address, `aggregators_broker`.
     """
 
     name: str
     agents: int
     rounds: int
     seed: int
-    codec: str
+    codec: Codec
     trainer: str
     broker: str
     out: Path
     suffix: str = ".npz"
+    aggregators_broker: str | None = None
 
 
 def run_federation(federation: Federation, children: Children, on_round: Callable[[RoundRecord], None]) -> None:
     """Run it to its end; `out`/run is then the aggregator's directory. Raises `ChildFailedError`, `BrokerError`."""
     out = federation.out
     url = children.start_broker(federation.broker)
-    Directory(out).write("federation.toml", _federation_toml(federation, url).encode())
+    Directory(out).write("federation.toml", _federation_toml(federation, federation.aggregators_broker or url).encode())
     aggregator = children.start("aggregator", "aggregator", str(out / "federation.toml"), "--json", piped=True)
     agents = [_agent_name(index) for index in range(federation.agents)]
     configurations = Directory(out / "agents")
@@ -81,8 +88,7 @@ def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[st
 
 
 def _federation_toml(federation: Federation, broker_url: str) -> str:
-    """The file that says how it is learned. The downlink of dense federations is fp32, else fp16. The fleet is named,
-    so that equal runs have equal cohorts."""
+    """The file that says how it is learned. The fleet is named, so that equal runs have equal cohorts."""
     return f"""\
 name = "{federation.name}"
 task = "task.fedtask"
@@ -100,9 +106,12 @@ fleet = {[_agent_name(index) for index in range(federation.agents)]}
 deadline_s = 3600
 
 [codec]
-update = "{federation.codec}"
-model_values = "{"fp32" if federation.codec == DENSE_CODEC else "fp16"}"
-"""
+{_codec_toml(federation.codec)}"""
+
+
+def _codec_toml(codec: Codec) -> str:
+    given = {name: value for name, value in msgspec.structs.asdict(codec).items() if value is not None}
+    return "".join(f'{name} = "{value}"\n' for name, value in given.items())
 
 
 def _agent_name(index: int) -> str:

@@ -29,14 +29,26 @@ from fedprune.identity.certificates import fingerprint
 from fedprune.identity.crossings import cross_all
 from fedprune.identity.enrolment import MOST_WRONG, Answer
 from fedprune.identity.enrolment_server import EnrolmentServer
-from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, ENROLMENT, Gateway, init_gateway
+from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, Gateway, init_gateway
 from fedprune.identity.joining import CERTIFICATE, KEY, join_gateway
 from fedprune.identity.revocation import revoke
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret
 from fedprune.system.disk import Directory
 from fedprune.wire.broker import Broker, Tls
-from fedprune.wire.messages import Accepted, Assignment, Content, Message, Reason, Rejected, encode, kind_of
+from fedprune.wire.messages import (
+    UPDATE_TAG_BYTES,
+    WEIGHTS_DIGEST_BYTES,
+    Accepted,
+    Assignment,
+    Content,
+    Message,
+    Reason,
+    Rejected,
+    Terms,
+    encode,
+    kind_of,
+)
 from fedprune.wire.topics import Topics
 
 _FEDERATION = "intruders"
@@ -123,18 +135,16 @@ def _forge_messages(site: _Site) -> Iterator[Attack]:
     content = Content(digest=bytes(32), size=1)
     work = Assignment(
         run="run",
+        incarnation=1,
         round=0,
-        task=content,
+        weights_digest=bytes(WEIGHTS_DIGEST_BYTES),
+        seconds_left=600,
         model=content,
-        weights_digest=bytes(32),
-        schedule_step=0,
-        seed=0,
-        codec="mask | int8",
-        seconds_left=600.0,
+        terms=Terms(task=content, seed=0, clock_steps=1, codec="mask | int8"),
     )
     forgeries: dict[str, Message] = {
         "an assignment": work,
-        "an acceptance": Accepted(run="run", round=0, digest=bytes(32)),
+        "an acceptance": Accepted(round=0, update=bytes(UPDATE_TAG_BYTES)),
         "a rejection": Rejected(reason=Reason.FINISHED),
     }
     gateway = site.gateway.path
@@ -193,9 +203,8 @@ def _stand_between(site: _Site) -> Iterator[Attack]:
     for number, (what, certificate) in enumerate(shown.items()):
         endpoint = _Stranger(certificate)
         port = free_port()
-        files = (stranger.path / f"{ENROLMENT}.pem", stranger.path / f"{ENROLMENT}.key")
         token = dataclasses.replace(site.token(f"lured-{number}"), port=port)
-        with EnrolmentServer(port, *files, endpoint.answer) as server:
+        with EnrolmentServer(port, stranger.enrolment_files, endpoint.answer) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             refused, said = _refusal(site.join, token, f"lured-{number}")
             server.shutdown()
@@ -209,7 +218,7 @@ class _Stranger:
         self._certificate = certificate
         self.heard = b""
 
-    def answer(self, _method: str, _path: str, body: bytes, _address: str) -> Answer:
+    def answer(self, _method: str, _path: str, body: bytes, _address: str, _serial: int | None) -> Answer:
         self.heard += body
         return Answer(200, self._certificate)
 

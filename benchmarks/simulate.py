@@ -10,7 +10,7 @@ import click
 
 from aggregator.book import RoundRecord
 from aggregator.command import round_line
-from aggregator.settings import FederationSettings
+from aggregator.settings import Codec, FederationSettings
 from benchmarks.children import Children, default_broker
 from benchmarks.federation import Federation, run_federation
 from edge_agent.settings import AgentSettings
@@ -47,7 +47,7 @@ class _Simulation:
     partition: str | None
     rounds: int
     seed: int
-    codec: str
+    codec: Codec
     trainer: str | None
     broker: str
     out: Path
@@ -109,7 +109,7 @@ def simulate(
         partition=partition,
         rounds=federation.rounds.count,
         seed=federation.seed,
-        codec=federation.codec.update,
+        codec=federation.codec,
         trainer=trainer,
         broker=default_broker() if broker is None else broker,
         out=(directory / "simulation" if out is None else out).resolve(),

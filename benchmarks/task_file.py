@@ -23,18 +23,23 @@ def task_file(
     data: str = "",
     pruning: tuple[float, float] = PRUNING,
     initial_sparsity: float = 0.0,
+    power: float = 3.0,
+    every: int = 1,
+    decay_from: float | None = None,
 ) -> str:
     """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
-    is SGD with momentum. With `alpha` the learning rate falls along a cosine once the model is pruned, to so much of
-    itself in the end. Sparsity grows from `initial_sparsity` over the part `pruning` of the rounds; a fraction `units`
-    of all units goes too, in the same rounds."""
+    is SGD with momentum. With `alpha` the learning rate falls along a cosine to so much of itself, from the part
+    `decay_from` of the rounds on, or once the model is pruned. Sparsity grows from `initial_sparsity` over the part
+    `pruning` of the rounds, at each `every`th of them, by the polynomial of `power`; a fraction `units` of all units
+    goes too, in the same rounds."""
     begin, end = (round(rounds * part) for part in pruning)
-    end = max(begin + 1, end)
-    rounds_left = f"begin_round = {end}, end_round = {rounds}"
+    end = max(begin + every, end - (end - begin) % every)
+    decay_begin = end if decay_from is None else round(rounds * decay_from)
+    rounds_left = f"begin_round = {decay_begin}, end_round = {rounds}"
     decay = "" if alpha is None else f'learning_rate_decay = {{ kind = "cosine", {rounds_left}, alpha = {alpha} }}\n'
     optimizer = "adam" if adam else "sgd"
     described = f"\n[data]\n{data}" if data else ""
-    window = begin * steps_per_round, end * steps_per_round, steps_per_round
+    window = begin * steps_per_round, end * steps_per_round, every * steps_per_round, power
     schedule_of_units = f"\n[pruning.units.schedule]\n{_schedule(0.0, units, *window)}" if units else ""
     momentum = "" if adam else ", momentum = 0.9"
     return f"""\
@@ -56,7 +61,7 @@ allocation = "{"lamp" if mask == "shared" else "uniform"}"
 {_schedule(initial_sparsity, sparsity, *window)}{schedule_of_units}{described}"""
 
 
-def _schedule(initial: float, target: float, begin: int, end: int, frequency: int) -> str:
+def _schedule(initial: float, target: float, begin: int, end: int, frequency: int, power: float) -> str:
     """A schedule's table in TOML, in global steps."""
     return f"""\
 kind = "polynomial"
@@ -65,4 +70,5 @@ target_sparsity = {target}
 begin_step = {begin}
 end_step = {end}
 frequency = {frequency}
+power = {power}
 """

@@ -8,26 +8,30 @@ from aggregator.book import RoundRecord
 from aggregator.global_model import GlobalModel
 from aggregator.round_merge import MergedRound
 from fedprune.task.bundle import Bundle
-from fedprune.wire.messages import Assignment
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 
-RUN = "0123456789abcdef"
-_ENOUGH_S = 1e9
+RUN = "abcdef"
+_ENOUGH_S = 10**9
 
 
-def assignment_of(bundle: Bundle, model: GlobalModel, *, seed: int, codec: str) -> Assignment:
+def assignment_of(bundle: Bundle, model: GlobalModel, *, seed: int, codec: str, model_codec: str = "") -> Assignment:
     """The work of the model's round, for an agent that fetches the model whole."""
     version = model.checkpoint.version
     return Assignment(
         run=RUN,
+        incarnation=1,
         round=version,
-        task=content_of(bundle.blob),
-        model=model.model.content,
-        weights_digest=model.model.weights_digest,
-        schedule_step=version * bundle.task.training.clock_steps_per_round,
-        seed=seed,
-        codec=codec,
+        weights_digest=model.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
         seconds_left=_ENOUGH_S,
+        model=model.model.content,
+        terms=Terms(
+            task=content_of(bundle.blob),
+            seed=seed,
+            clock_steps=bundle.task.training.clock_steps_per_round,
+            codec=codec,
+            model_codec=model_codec,
+        ),
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import msgspec
+
 from edge_agent.agent_offering import check_in, leave_round, wait
 from edge_agent.agent_state import (
+    BEGUN_S,
     IDLE_CHECK_IN_S,
     MAX_REFUSALS,
     NOTHING,
@@ -15,6 +18,7 @@ from edge_agent.agent_state import (
     AgentState,
     Follow,
     KeepTask,
+    KnownTerms,
     Phase,
     Send,
     Step,
@@ -27,9 +31,9 @@ from edge_agent.agent_state import (
 )
 from fedprune.errors import ProtocolError
 from fedprune.system.paths import path_text
-from fedprune.wire.messages import Assignment, Chunk, Failed, Need, kind_of
+from fedprune.wire.messages import Assignment, Chunk, Content, Failed, Need, kind_of
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import FIRST_WINDOW, Receiving, chunk_sizes, need_of
+from fedprune.wire.transfer import FIRST_WINDOW, Receiving
 from fedprune.wire.transitions import backoff
 
 _HOPELESS = 2.0
@@ -37,10 +41,14 @@ _HOPELESS = 2.0
 
 
 def take(state: AgentState, assignment: Assignment, now: float) -> Step:
-    """Fetch what an idle agent is assigned, or say why it cannot be done."""
+    """Fetch what an idle agent is assigned, or say why it cannot be done. Without its terms, ask for them."""
+    state, complete = _completed(state, assignment)
+    if complete is None:
+        return check_in(state, now)
+    assignment = complete
     if assignment.round <= state.done.of(assignment.run):
         return state, (Send(_failed(assignment, "this agent is done with that round")),)
-    why_not = _why_sit_out(state, assignment) or _why_too_large(state, assignment)
+    why_not = state.waits_for or _why_sit_out(state, assignment) or _why_too_large(state, assignment)
     if why_not:
         return decline(state, assignment, why_not, now)
     state, actions = _fetch(state, assignment, now)
@@ -51,6 +59,10 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     """An assignment while there is one: the same renews the deadline, a newer one replaces it."""
     current = state.assignment
     assert current is not None
+    state, complete = _completed(state, assignment)
+    if complete is None:
+        return state, (Send(state.offer),)
+    assignment = complete
     if _is_same_work(assignment, current):
         state = replace(state, deadline=now + assignment.seconds_left)
         return (await_deadline(state, now), ()) if state.phase is Phase.TRAINING else (state, ())
@@ -60,6 +72,16 @@ def retake(state: AgentState, assignment: Assignment, now: float) -> Step:
     idle, left = leave_round(state, now)
     state, actions = take(idle, assignment, now)
     return state, left + actions
+
+
+def _completed(state: AgentState, assignment: Assignment) -> tuple[AgentState, Assignment | None]:
+    """The assignment with its terms, which are remembered where it brings them; None if they are not known here."""
+    gateway, known = (assignment.run, assignment.incarnation), state.terms
+    if assignment.terms is not None:
+        return replace(state, terms=KnownTerms(*gateway, assignment.terms)), assignment
+    if known is None or (known.run, known.incarnation) != gateway:
+        return replace(state, terms=None), None
+    return state, msgspec.structs.replace(assignment, terms=known.terms)
 
 
 def _is_same_work(assignment: Assignment, other: Assignment) -> bool:
@@ -149,6 +171,15 @@ def await_deadline(state: AgentState, now: float) -> AgentState:
     return replace(state, again_at=max(state.deadline, now + backoff(RETRY_S, state.attempt, state.name)))
 
 
+def give_up_held(state: AgentState, now: float) -> Step:
+    """The device has not permitted the training for too long: others can have the round."""
+    assignment = state.assignment
+    assert assignment is not None
+    idle, left = leave_round(state, now)
+    idle, said = decline(idle, assignment, f"held too long: {state.waits_for}", now)
+    return idle, left + said
+
+
 def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
     """The training failed, unless it is one that was stopped. Where the model was not to be made of what is held, the
     agent asks for the whole one at once: it can still do the round."""
@@ -162,6 +193,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
         tasks=event.tasks,
         wants_whole=state.wants_whole or event.wants_whole,
         attempt=0,
+        begun_at=None,
     )
     if event.wants_whole:
         idle, offer = check_in(idle, now)
@@ -170,7 +202,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
 
 
 def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
-    wanted = {} if assignment.model is None else {assignment.model.digest: assignment.model}
+    wanted = {assignment.model.digest: assignment.model} if isinstance(assignment.model, Content) else {}
     if assignment.task.digest not in state.tasks:
         wanted[assignment.task.digest] = assignment.task
     begun = {digest: Receiving.begin(content, now, state.name, state.link) for digest, content in wanted.items()}
@@ -183,9 +215,8 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
         attempt=0,
         again_at=None,
     )
-    if not wanted:  # a need of nothing keeps its place, as it does for who asks for chunks
-        state, actions = _train(state, now)
-        return state, (Send(need_of(assignment.task, (), chunk_sizes(assignment.task)[0])), *actions)
+    if not wanted:  # asking for chunks keeps an agent's place; this one says something else after a while
+        return _train(replace(state, begun_at=now + BEGUN_S), now)
     return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
 
 
@@ -206,7 +237,8 @@ def _train(state: AgentState, now: float) -> Step:
         return state, (*actions, *said)
     number = state.training + 1
     state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)
-    model = b"" if assignment.model is None else blobs[assignment.model.digest]
+    model = assignment.model or b""
+    model = blobs[model.digest] if isinstance(model, Content) else model
     return await_deadline(state, now), (*actions, Train(number, assignment, model))
 
 
@@ -229,8 +261,9 @@ def _why_sit_out(state: AgentState, assignment: Assignment) -> str:
 
 def _why_too_large(state: AgentState, assignment: Assignment) -> str:
     limits = state.limits
-    if assignment.model is not None and assignment.model.size > limits.max_model_bytes:
-        return f"the model is {assignment.model.size} bytes, this device has room for {limits.max_model_bytes}"
+    model = assignment.model
+    if isinstance(model, Content) and model.size > limits.max_model_bytes:
+        return f"the model is {model.size} bytes, this device has room for {limits.max_model_bytes}"
     if assignment.task.digest not in state.tasks and assignment.task.size > limits.max_task_bytes:
         return f"the task is {assignment.task.size} bytes, this device has room for {limits.max_task_bytes}"
     return ""

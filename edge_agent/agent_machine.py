@@ -6,10 +6,12 @@ The ways between phases, and the events that take them (drawn from the table, se
     IDLE -> TRAINING        Assignment
     FETCHING -> IDLE        Manifest, Assignment, Chunk, Rejected
     FETCHING -> TRAINING    Assignment, Chunk
-    TRAINING -> IDLE        Manifest, Assignment, Rejected, TrainingFailed
+    TRAINING -> IDLE        Ticked, Manifest, Assignment, Rejected, TrainingFailed
     TRAINING -> FETCHING    Assignment
     TRAINING -> SUBMITTING  TrainingDone
-    SUBMITTING -> IDLE      Accepted, Rejected
+    SUBMITTING -> IDLE      Assignment, Accepted, Rejected
+    SUBMITTING -> FETCHING  Assignment
+    SUBMITTING -> TRAINING  Assignment
 
 There is no clock, socket or file in here. Being connected is not a phase: training goes on without a network.
 Whatever may have been lost is asked for again at `wake_at`. Foreign nonsense raises `ProtocolError` and changes
@@ -21,9 +23,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from edge_agent.agent_fetching import ask_anew, ask_overdue, await_deadline, fail, receive, retake, take
-from edge_agent.agent_offering import check_in, leave_round, lose_round, note_held, wait_for_work
+from edge_agent.agent_fetching import (
+    ask_anew,
+    ask_overdue,
+    await_deadline,
+    fail,
+    give_up_held,
+    receive,
+    retake,
+    take,
+)
+from edge_agent.agent_offering import (
+    check_in,
+    leave_round,
+    lose_round,
+    note_held,
+    note_permission,
+    wait_for_work,
+)
 from edge_agent.agent_state import (
+    RETRY_S,
     Action,
     AgentState,
     Connected,
@@ -33,6 +52,7 @@ from edge_agent.agent_state import (
     HeldChanged,
     LinkDrained,
     OwnEvent,
+    PermissionChanged,
     Phase,
     Seen,
     Send,
@@ -51,9 +71,10 @@ from edge_agent.agent_submitting import (
     serve_on,
     submit,
     submit_again,
+    take_next,
 )
-from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Chunk, Manifest, Need, Rejected
-from fedprune.wire.transitions import Table, check_complete, row, transition
+from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Begun, Chunk, Manifest, Need, Rejected
+from fedprune.wire.transitions import Table, backoff, check_complete, row, transition
 
 _ANSWERS = (Assignment, Need, Accepted, Rejected)
 
@@ -98,7 +119,13 @@ def _offer_when_due(state: AgentState, _: Ticked, now: float) -> Step:
 
 
 def _ask_when_overdue(state: AgentState, _: Ticked, now: float) -> Step:
-    """The deadline has passed: is the training still wanted?"""
+    """Say that the agent has begun; and past the deadline ask whether the training is still wanted. One that is
+    held too long is given up."""
+    if state.connected and state.given_up_at is not None and now >= state.given_up_at:
+        return give_up_held(state, now)
+    if state.connected and state.begun_at is not None and now >= state.begun_at:
+        assert state.assignment is not None
+        return replace(state, begun_at=None), (Send(Begun(round=state.assignment.round)),)
     if not _is_due(state, now):
         return state, ()
     return await_deadline(replace(state, attempt=state.attempt + 1), now), (Send(state.offer),)
@@ -137,13 +164,17 @@ def _see_when_training(state: AgentState, manifest: Manifest, now: float) -> Ste
 
 
 def _see_when_submitting(state: AgentState, manifest: Manifest, now: float) -> Step:
-    """The gateway has news: ask its book about the pending update. The first manifest is no news, connecting asked."""
+    """The gateway has news: ask its book about the pending update, one that was started anew at once, else soon, since
+    the next work may say it before. The first manifest is no news, connecting asked."""
     assert state.pending is not None
     is_news = state.seen not in (None, _seen_in(manifest))
     if _is_restarted(state, manifest):
-        state = replace(state, serving=offered(state, state.pending.update))
+        state = replace(_note(state, manifest), serving=offered(state, state.pending.content), attempt=0)
+        return say_submit(state, now)
     state = _note(state, manifest)
-    return say_submit(replace(state, attempt=0), now) if is_news else (state, ())
+    if not is_news:
+        return state, ()
+    return replace(state, attempt=0, again_at=now + backoff(RETRY_S, 0, state.name)), ()
 
 
 def _ask_for_all(state: AgentState, now: float) -> Step:
@@ -176,9 +207,11 @@ def _is_restarted(state: AgentState, manifest: Manifest) -> bool:
 
 
 def _note(state: AgentState, manifest: Manifest) -> AgentState:
-    """Remember a manifest. A gateway that was started anew may no longer refuse the updates."""
-    refusals = None if _is_restarted(state, manifest) else state.refusals
-    return replace(state, seen=_seen_in(manifest), refusals=refusals)
+    """Remember a manifest. A gateway that was started anew may no longer refuse the updates, and has other terms."""
+    refusals, terms = None if _is_restarted(state, manifest) else state.refusals, state.terms
+    if terms is not None and (terms.run, terms.incarnation) != (manifest.run, manifest.incarnation):
+        terms = None
+    return replace(state, seen=_seen_in(manifest), refusals=refusals, terms=terms)
 
 
 def _seen_in(manifest: Manifest) -> Seen:
@@ -203,6 +236,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, TrainingDone): row(_ignore),
     (Phase.IDLE, TrainingFailed): row(_ignore),
     (Phase.IDLE, HeldChanged): row(note_held),
+    (Phase.IDLE, PermissionChanged): row(note_permission),
     (Phase.FETCHING, Connected): row(_connect_fetching),
     (Phase.FETCHING, Disconnected): row(_disconnect),
     (Phase.FETCHING, LinkDrained): row(_ignore),
@@ -216,10 +250,11 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, TrainingDone): row(_ignore),
     (Phase.FETCHING, TrainingFailed): row(_ignore),
     (Phase.FETCHING, HeldChanged): row(note_held),
+    (Phase.FETCHING, PermissionChanged): row(note_permission),
     (Phase.TRAINING, Connected): row(_connect_training),
     (Phase.TRAINING, Disconnected): row(_disconnect),
     (Phase.TRAINING, LinkDrained): row(_ignore),
-    (Phase.TRAINING, Ticked): row(_ask_when_overdue),
+    (Phase.TRAINING, Ticked): row(_ask_when_overdue, Phase.IDLE),
     (Phase.TRAINING, Manifest): row(_see_when_training, Phase.IDLE),
     (Phase.TRAINING, Assignment): row(retake, Phase.IDLE, Phase.FETCHING),
     (Phase.TRAINING, Chunk): row(_ignore),
@@ -229,12 +264,13 @@ TABLE: Table[AgentState, Action] = {
     (Phase.TRAINING, TrainingDone): row(submit, Phase.SUBMITTING),
     (Phase.TRAINING, TrainingFailed): row(fail, Phase.IDLE),
     (Phase.TRAINING, HeldChanged): row(note_held),
+    (Phase.TRAINING, PermissionChanged): row(note_permission),
     (Phase.SUBMITTING, Connected): row(_connect_submitting),
     (Phase.SUBMITTING, Disconnected): row(_disconnect),
     (Phase.SUBMITTING, LinkDrained): row(serve_on),
     (Phase.SUBMITTING, Ticked): row(submit_again),
     (Phase.SUBMITTING, Manifest): row(_see_when_submitting),
-    (Phase.SUBMITTING, Assignment): row(_ignore),
+    (Phase.SUBMITTING, Assignment): row(take_next, Phase.IDLE, Phase.FETCHING, Phase.TRAINING),
     (Phase.SUBMITTING, Chunk): row(_ignore),
     (Phase.SUBMITTING, Need): row(serve_missing),
     (Phase.SUBMITTING, Accepted): row(accepted, Phase.IDLE),
@@ -242,6 +278,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.SUBMITTING, TrainingDone): row(_ignore),
     (Phase.SUBMITTING, TrainingFailed): row(_ignore),
     (Phase.SUBMITTING, HeldChanged): row(note_held),
+    (Phase.SUBMITTING, PermissionChanged): row(note_permission),
 }
 
 check_complete(TABLE, Phase, (*get_args(OwnEvent), Manifest, *DOWNLINK.values()))

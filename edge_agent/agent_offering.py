@@ -12,6 +12,7 @@ from edge_agent.agent_state import (
     Action,
     AgentState,
     HeldChanged,
+    PermissionChanged,
     Phase,
     Send,
     Step,
@@ -27,7 +28,9 @@ from fedprune.wire.transitions import backoff
 
 
 def check_in(state: AgentState, now: float) -> Step:
-    """Offer the idle agent, and do so again after a while."""
+    """Offer the idle agent, and do so again after a while; where its device does not permit training, say nothing."""
+    if state.waits_for:
+        return replace(state, again_at=None), ()
     offer, times = Send(state.offer), state.unanswered
     state = wait(replace(state, unanswered=times + 1), IDLE_CHECK_IN_S, now)
     return state, (offer, WarnUnanswered(kind_of(offer.message), times, state.seen is not None)) if is_worth_saying(
@@ -80,6 +83,15 @@ def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:
     return wait_as_told(idle, rejected, now), left
 
 
+def note_permission(state: AgentState, event: PermissionChanged, now: float) -> Step:
+    """Wait from now on, or offer the idle agent at once. A training that was held for a while began later."""
+    was_held = bool(state.waits_for) and not event.why_not
+    if was_held and state.phase is Phase.TRAINING:
+        state = replace(state, trained_since=state.trained_since + now - max(state.held_since, state.trained_since))
+    state = replace(state, waits_for=event.why_not, held_since=state.held_since if state.waits_for else now)
+    return check_in(state, now) if was_held and state.phase is Phase.IDLE and state.connected else (state, ())
+
+
 def leave_round(state: AgentState, now: float) -> Step:
     """Go idle, without the assignment, what was fetched for it, and its training.
 
@@ -90,7 +102,8 @@ def leave_round(state: AgentState, now: float) -> Step:
         left += (StopTraining(),)
         if now >= state.deadline:
             state = replace(state, durations=state.durations_at(now))
-    return replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None), left
+    idle = replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None, begun_at=None)
+    return idle, left
 
 
 def warn_unreadable(rejected: Rejected) -> tuple[Action, ...]:

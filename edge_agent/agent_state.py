@@ -16,6 +16,7 @@ from fedprune.wire.messages import (
     CheckIn,
     Message,
     Submit,
+    Terms,
 )
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
@@ -29,8 +30,16 @@ LONGEST_WAIT_S = 3600.0
 IDLE_CHECK_IN_S = 30.0
 """Interval at which an agent that waits for work offers itself again."""
 
+BEGUN_S = 8.0
+"""Seconds after which an agent that had nothing to ask for says that it has begun, unless it is done by then: it would
+lose its place after 15."""
+
 MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
+
+
+LONGEST_PAUSE_S = 60.0
+"""How long a training is held for the device's sake, before the round is given up: others wait for it."""
 
 
 class Phase(Enum):
@@ -93,11 +102,20 @@ class HeldChanged:
 
 
 @dataclass(frozen=True)
+class PermissionChanged:
+    """The device does not permit training, for the reason `why_not`; or it does again, where that is empty."""
+
+    why_not: str
+
+
+@dataclass(frozen=True)
 class Ticked:
     """`wake_at` may have come."""
 
 
-OwnEvent = Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | Ticked
+OwnEvent = (
+    Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | PermissionChanged | Ticked
+)
 Event = OwnEvent | Message
 """A message is the manifest, or of one of the kinds in `DOWNLINK`."""
 
@@ -116,6 +134,11 @@ class SendUpdate:
 
     indexes: tuple[int, ...]
     chunk_bytes: int
+
+
+@dataclass(frozen=True)
+class SubmitWhole:
+    """Publish the pending submit with the update in it, which is small."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +204,19 @@ class WarnUnanswered:
     chunk_bytes: int = 0
 
 
-Action = Send | SendUpdate | Follow | Unfollow | KeepTask | Train | StopTraining | Settle | Warn | WarnUnanswered
+Action = (
+    Send
+    | SubmitWhole
+    | SendUpdate
+    | Follow
+    | Unfollow
+    | KeepTask
+    | Train
+    | StopTraining
+    | Settle
+    | Warn
+    | WarnUnanswered
+)
 Step = tuple["AgentState", tuple[Action, ...]]
 
 
@@ -203,6 +238,15 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class KnownTerms:
+    """The terms that an assignment of that run and incarnation brought: they count for its later ones."""
+
+    run: str
+    incarnation: int
+    terms: Terms
+
+
+@dataclass(frozen=True)
 class Refusals:
     """A count of a round's updates that were refused as invalid, and why the last one was."""
 
@@ -221,7 +265,7 @@ class AgentState:
 
     `done`: the rounds that it is done with; `tasks`: digests of the bundles that it keeps; `held`: run and version
     of the model that it holds; `wants_whole`: what it held led elsewhere. `ticket`: what the gateway gave it, at
-    `ticket_at`.
+    `ticket_at`. `terms`: those of the gateway that was heard last, None until it says them.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
     link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
@@ -230,7 +274,9 @@ class AgentState:
     incarnation of the gateway that awaited it, None if another process made it; `refusals`: of the updates of the
     round in which one was refused last.
 
-    `again_at`: when what this phase says is said again, `attempt`: how often it was already.
+    `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
+    that had nothing to ask for says that it has begun.
+    `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
     """
 
     name: str
@@ -247,6 +293,7 @@ class AgentState:
     wants_whole: bool = False
     ticket: bytes = b""
     ticket_at: float = float("-inf")
+    terms: KnownTerms | None = None
     assignment: Assignment | None = None
     deadline: float = 0.0
     receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
@@ -260,13 +307,21 @@ class AgentState:
     refusals: Refusals | None = None
     attempt: int = 0
     again_at: float | None = None
+    begun_at: float | None = None
+    waits_for: str = ""
+    held_since: float = 0.0
 
     @property
     def offer(self) -> CheckIn:
         """The check-in, with what the agent has to show by now."""
         run, version = self.held
         return msgspec.structs.replace(
-            self.check_in, ticket=self.ticket, run=run, version=version, wants_whole=self.wants_whole
+            self.check_in,
+            ticket=self.ticket,
+            run=run,
+            version=version,
+            wants_whole=self.wants_whole,
+            terms=0 if self.terms is None else self.terms.incarnation,
         )
 
     @property
@@ -275,8 +330,14 @@ class AgentState:
         if not self.connected:
             return None
         awaited = (receiving.again_at for receiving in self.receiving.values() if not receiving.is_complete)
-        alarms = (self.again_at, self.serving.due_at, *awaited)
+        alarms = (self.again_at, self.begun_at, self.serving.due_at, self.given_up_at, *awaited)
         return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+    @property
+    def given_up_at(self) -> float | None:
+        """When a training that is held is given up; None if none is."""
+        is_held = self.waits_for and self.phase is Phase.TRAINING
+        return max(self.held_since, self.trained_since) + LONGEST_PAUSE_S if is_held else None
 
     def awaits_training(self, number: int) -> bool:
         """Training `number` goes on, and was not stopped."""
@@ -300,6 +361,6 @@ def start(
     held: tuple[str, int] = NONE_HELD,
 ) -> AgentState:
     """The state of an agent that has just been started, from what it remembers."""
-    serving = Serving() if pending is None else Serving().offer(pending.update)
+    serving = Serving() if pending is None else Serving().offer(pending.content)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
     return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, pending=pending)

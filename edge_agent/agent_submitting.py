@@ -7,6 +7,7 @@ from itertools import groupby
 
 import msgspec
 
+from edge_agent.agent_fetching import take
 from edge_agent.agent_offering import check_in, keep_ticket, wait, wait_as_told, warn_unreadable
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
@@ -21,16 +22,30 @@ from edge_agent.agent_state import (
     SendUpdate,
     Settle,
     Step,
+    SubmitWhole,
     Ticked,
     TrainingDone,
     Warn,
     WarnUnanswered,
 )
-from fedprune.wire.messages import Accepted, Content, Need, Reason, Rejected, kind_of
+from fedprune.wire.messages import (
+    MAX_INLINE_BYTES,
+    Accepted,
+    Assignment,
+    Content,
+    Need,
+    Reason,
+    Rejected,
+    kind_of,
+    tag_of,
+)
 from fedprune.wire.serving import STALLED_S, Serving
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import CHUNK_SIZES, FIRST_WINDOW, chunk_count, need_of
 from fedprune.wire.transitions import backoff
+
+ANSWER_S = 6.0
+"""Seconds that an answer may take at first: an acceptance waits for the next round's work, which it is said with."""
 
 _GATEWAY = "gateway"
 """The only peer that asks for chunks of an update."""
@@ -45,15 +60,15 @@ def offered(state: AgentState, update: Content) -> Serving:
 
 
 def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
-    """Submit the update, with as many of its chunks as the gateway would ask for first.
+    """Submit the update: a small one whole, else with as many of its chunks as the gateway would ask for first.
 
     The agent checks in with the number of its examples from now on: before, it knew only the most that there can be.
     """
     if not state.awaits_training(event.number):
         return state, ()
-    update = event.submit.update
-    serving = offered(state, update)
-    if state.connected:
+    update = event.submit.content
+    serving, is_whole = offered(state, update), state.connected and update.size <= MAX_INLINE_BYTES
+    if state.connected and not is_whole:
         window = range(min(FIRST_WINDOW, chunk_count(update.size, CHUNK_SIZES[0])))
         serving = serving.ask(_GATEWAY, need_of(update, window, CHUNK_SIZES[0]), now, expected=1)
     state = replace(
@@ -66,8 +81,11 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
         submitted_to=_gateway_seen(state),
         serving=serving,
         attempt=0,
+        begun_at=None,
     )
     state, said = say_submit(state, now)
+    if is_whole:
+        return state, (SubmitWhole(),)
     state, chunks = _serve(state, now)
     return state, said + chunks
 
@@ -75,7 +93,7 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
 def say_submit(state: AgentState, now: float) -> Step:
     """Ask the gateway's book about the pending update, and do so again after a while."""
     assert state.pending is not None
-    again_at = now + backoff(RETRY_S, state.attempt, state.name)
+    again_at = _ask_at(state, now)
     pending, times = state.pending, state.unanswered
     state = replace(state, again_at=again_at, unanswered=times + 1)
     if times < _SUBMITS_BEFORE_WORD or not is_worth_saying(times):
@@ -86,7 +104,7 @@ def say_submit(state: AgentState, now: float) -> Step:
 def serve_missing(state: AgentState, need: Need, now: float) -> Step:
     """Send what the gateway lacks. Raises `ProtocolError` if that cannot be chunks of the update."""
     assert state.pending is not None
-    if need.digest != state.pending.update.digest:
+    if need.digest != state.pending.content.digest:
         return state, ()
     serving = state.serving.ask(_GATEWAY, need, now, expected=1)
     state = replace(state, serving=serving, link=state.link.cut(need.chunk_bytes))
@@ -100,7 +118,7 @@ def serve_on(state: AgentState, _: LinkDrained, now: float) -> Step:
     state, chunks = _serve(replace(state, serving=state.serving.drained()), now)
     if chunks:
         return state, chunks
-    return replace(state, again_at=now + backoff(RETRY_S, state.attempt, state.name)), ()
+    return replace(state, again_at=_ask_at(state, now)), ()
 
 
 def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
@@ -114,8 +132,18 @@ def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
     return state, chunks + said
 
 
+def take_next(state: AgentState, assignment: Assignment, now: float) -> Step:
+    """The next work, if it says that the pending update is accepted. Else that comes first, and the work again."""
+    pending = state.pending
+    if pending is None or (assignment.run, assignment.accepted) != (pending.run, tag_of(pending.content)):
+        return state, ()
+    state, settled = _settle(state, Outcome.ACCEPTED)
+    state, actions = take(state, assignment, now)
+    return state, settled + actions
+
+
 def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
-    if not _is_about_pending(state, answer.digest):
+    if state.pending is None or answer.update != tag_of(state.pending.content):
         return state, ()
     is_known = _gateway_seen(state) == state.submitted_to
     state, actions = _settle(state, Outcome.ACCEPTED)
@@ -162,6 +190,10 @@ def _discard(state: AgentState, rejected: Rejected, now: float) -> Step:
     return wait_as_told(state, rejected, now), (Settle(Outcome.INVALID), warning)
 
 
+def _ask_at(state: AgentState, now: float) -> float:
+    return now + max(ANSWER_S, backoff(RETRY_S, state.attempt, state.name))
+
+
 def _serve(state: AgentState, now: float) -> Step:
     """Send the next chunks, if it is time. Until the link has sent them nothing needs to be said again."""
     serving, chunks = state.serving.serve(now)
@@ -185,7 +217,7 @@ def _gateway_seen(state: AgentState) -> tuple[str, int] | None:
 
 
 def _pending_digest(state: AgentState) -> bytes | None:
-    return None if state.pending is None else state.pending.update.digest
+    return None if state.pending is None else state.pending.content.digest
 
 
 def _is_about_pending(state: AgentState, digest: bytes | None) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.held_model import Held, HoldsNothing
 from edge_agent.trainers import Slots
+from fedprune.data.statistics import GATHERING
 from fedprune.model.tensors import Weights
 from fedprune.wire.messages import Assignment, Submit
 
@@ -20,7 +21,8 @@ class LocalRound:
     what the agent remembers of earlier rounds, the model that it holds among that.
 
     The residual of a large model is large, and wanted only after the training: `read_residual` is called then. `local`
-    are the tensors that are this device's own, as its last round left them; None before its first one.
+    are the tensors that are this device's own, as its last round left them; None before its first one. Residual, slots
+    and local tensors are in the form of the task that `owed_form` names.
     """
 
     agent: str
@@ -31,6 +33,7 @@ class LocalRound:
     idle_memory_mb: float
     held: Held = field(default_factory=HoldsNothing)
     local: Weights | None = None
+    owed_form: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +52,20 @@ class PreparedUpdate:
 @dataclass(frozen=True, eq=False)
 class LocalResult:
     """All that a round leaves. `slots` is None unless the task keeps optimizer state, `local` if it has no layers that
-    stay on the device."""
+    stay on the device. All of it is in the form of the task that `form` names."""
 
     submit: Submit
     update: PreparedUpdate
     slots: Slots | None
     local: Weights | None = None
+    form: bytes = b""
 
 
 def owed_since(assignment: Assignment) -> int:
     """The first round whose residual and slots count: not those of an update that was left out, or before it."""
     return 0 if assignment.left_out is None else assignment.left_out.round + 1
+
+
+def asks_for_statistics(assignment: Assignment) -> bool:
+    """True for an assignment that wants statistics of the examples, and no training."""
+    return assignment.known.codec == GATHERING

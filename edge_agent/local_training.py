@@ -6,17 +6,19 @@ from collections.abc import Callable
 
 from edge_agent.evaluating import evaluate_global
 from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.owed import Owed
 from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, parse_codec
+from fedprune.codecs import Codec, Key, moved_since, parse_codec
 from fedprune.data import Examples
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
+from fedprune.task.forms import Form
 from fedprune.wire.messages import Submit
 from fedprune.wire.transfer import content_of
 
@@ -28,10 +30,10 @@ def train_locally(
     data: Examples,
     should_stop: Callable[[], bool] = never,
     held_out: Examples | None = None,
-    keep: Callable[[Weights], object] = lambda _: None,
+    keep: Callable[[Weights, Form], object] = lambda *_: None,
 ) -> LocalResult:
     """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is;
-    `keep` gets the weights that were trained.
+    `keep` gets the weights that were trained, and their form.
 
     Raises:
       ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
@@ -39,24 +41,30 @@ def train_locally(
       TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
-    assignment, table = local.assignment, bundle.task.table
-    codec = _codec(assignment.codec)
-    weights, mask = round_model(local.model, assignment, bundle, local.held, should_stop)
-    weights |= {spec.name: local.local[spec.name] for spec in table.local} if local.local is not None else {}
-    key = Key(assignment.seed, assignment.round, local.agent)
-    evaluated = None if held_out is None else evaluate_global(weights, bundle, held_out, should_stop)
-    keyed = Keyed(assignment.seed, assignment.round, local.agent, "training")
-    work = Work(weights, mask, assignment.schedule_step, local.slots, keyed, should_stop)
+    assignment = local.assignment
+    codec = _codec(assignment.known.codec)
+    model = round_model(local.model, assignment, bundle, local.held, should_stop)
+    form, weights, mask = model.form, model.weights, model.mask
+    del model
+    table, owed = form.task.table, Owed(local, bundle.forms, form)
+    weights |= owed.local()
+    key = Key(assignment.known.seed, assignment.round, local.agent)
+    evaluated = None if held_out is None else evaluate_global(weights, bundle.in_form(form), held_out, should_stop)
+    keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
+    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
+    first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
+    moved = moved_since(first, weights, table)
+    del first
     try:
         trained = trainer.train(work, data)
-        keep(trained.weights)
+        keep(trained.weights, form)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
         steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, local.read_residual(), table, codec, key, known_mask)
+        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"
@@ -69,13 +77,13 @@ def train_locally(
         local_steps=steps,
         loss=loss,
         train_seconds=seconds,
-        idle_memory_mb=local.idle_memory_mb,
-        peak_memory_mb=peak_memory_mb(),
+        idle_memory_mb=round(local.idle_memory_mb),
+        peak_memory_mb=round(peak_memory_mb()),
         x_mean=data.x_mean,
         x_largest=data.x_largest,
         evaluated=evaluated,
     )
-    return LocalResult(submit, update, slots, own)
+    return LocalResult(submit, update, slots, own, form.name)
 
 
 def _codec(description: str) -> Codec:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.trainers import Trainer
+from edge_agent.trainers import AnsweringTrainer
 from fedprune.data import Examples
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.graph.inference import write_inference_graph
 from fedprune.model.tensors import Weights
 from fedprune.runtime.answers import answers_of
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Bundle
+from fedprune.task.forms import Form
 
 _log = logging.getLogger(__name__)
 
@@ -25,21 +25,22 @@ _TOLERANCE = 1e-3
 """The most that an answer may be off, relative to the largest one."""
 
 
-def keep_personal_model(path: Path, weights: Weights, bundle: Bundle, trainer: Trainer, data: Examples) -> None:
-    """Write the model of these weights to `path`, whole or not at all: float32, one example at a time.
+def keep_personal_model(path: Path, weights: Weights, form: Form, trainer: AnsweringTrainer, data: Examples) -> None:
+    """Write the model of these weights, in a form of the task, to `path`, whole or not at all: float32, for one example
+    at a time.
 
     It is written only if it answers to some of `data` as `trainer` does. Whatever is wrong is a warning, since the
     round goes on without it: then the file of the round before stays.
     """
     try:
-        blob = write_inference_graph(bundle.network, weights, 1)
-        _verify(blob, weights, trainer, data)
+        blob = write_inference_graph(form.network, weights, 1)
+        _verify(blob, form.expanded(weights), trainer, data)
         Directory(path.parent).write(path.name, blob)
     except FedpruneError as error:
         _log.warning("the personal model %s is not written: %s", path, error)
 
 
-def _verify(blob: bytes, weights: Weights, trainer: Trainer, data: Examples) -> None:
+def _verify(blob: bytes, weights: Weights, trainer: AnsweringTrainer, data: Examples) -> None:
     """Raise `ExportError` unless the file answers as the trainer does."""
     few = data.take(np.arange(min(_COMPARED, len(data))))
     inputs = list(few.inputs.values())

@@ -12,15 +12,18 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.guest_watch import GuestWatch
 from edge_agent.local_round import LocalRound, owed_since
+from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
+from edge_agent.status import StatusAsked, telling
 from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
-from fedprune.data import most_examples, open_examples
+from fedprune.data import most_examples, open_raw_examples
 from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
@@ -67,7 +70,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room = Room.of_device(disk.path)
     training_thread = TrainingThread(
-        lambda data: open_examples(base / settings.data, data, room),
+        lambda data: open_raw_examples(base / settings.data, data, room),
         settings.trainer,
         settings.threads,
         disk,
@@ -82,10 +85,20 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb, events))
 
     key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
+    if settings.gateway is not None:
+        keep_renewed(base / settings.gateway)
     status = topics.status(name)
     client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
+    guest = GuestWatch(
+        settings.guest, lambda: settings.threads if training_thread.is_training else 0, training_thread.hold, events
+    )
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
-    with MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link, stopping(events):
+    with (
+        guest.watching(),
+        MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link,
+        stopping(events),
+        telling(disk.path, events),
+    ):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, key)
         try:
             _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))
@@ -113,7 +126,17 @@ def _open_round(
     slots = store.slots(assignment.run, since)
     own = store.local(assignment.run, since)
     held = store.held.telling(lambda version: events.put(HeldChanged(version)))
-    local = LocalRound(name, assignment, action.model, read_residual, slots, idle_memory_mb, held=held, local=own)
+    local = LocalRound(
+        name,
+        assignment,
+        action.model,
+        read_residual,
+        slots,
+        idle_memory_mb,
+        held=held,
+        local=own,
+        owed_form=store.owed_form(assignment.run, since),
+    )
     return local, store.task(assignment.task.digest)
 
 
@@ -160,6 +183,12 @@ def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) 
             runner.end_training(number, result, now)
         case HeldChanged():
             runner.handle(event, now)
+        case StatusAsked():
+            if event.is_probe:
+                runner.say_again()
+            event.answer.put(runner.status(now))
+        case PermissionChanged():
+            runner.permit(event, now)
         case BaseException():
             raise event
 

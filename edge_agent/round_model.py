@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from edge_agent.held_model import Held, UnusableBase
 from edge_agent.trainers import TrainingStopped, never
@@ -13,19 +14,31 @@ from fedprune.codecs import (
     decode_replay,
     delta_key,
     encode_model,
+    moved_since,
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.tensors import Array, Mask, Weights, weights_digest
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
-from fedprune.task.versions import first_mask, mask_after
+from fedprune.task.forms import Form
+from fedprune.task.succession import first_version, following_version
 from fedprune.wire.messages import Assignment
+
+
+@dataclass(frozen=True, eq=False)
+class RoundModel:
+    """The model of a round: the form of the task that it is in, its weights, the task's frozen ones among them, in
+    table order, and the mask."""
+
+    form: Form
+    weights: dict[str, Array]
+    mask: Mask
 
 
 def round_model(
     fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool] = never
-) -> tuple[dict[str, Array], Mask]:
+) -> RoundModel:
     """Decode the model of an assignment's round, and hold it from then on.
 
     Args:
@@ -35,9 +48,6 @@ def round_model(
         held: what the agent holds.
         should_stop: says between two deltas that nobody wants the model any more.
 
-    Returns:
-        The weights, the task's frozen ones among them, in table order, and the mask.
-
     Raises:
         TrainingStopped: `should_stop` said so.
         UnusableBase: it was to be made of what is held, which does not lead to it; nothing is held any more.
@@ -45,12 +55,12 @@ def round_model(
         TaskError: the bundle's frozen tensors do not fit its table.
     """
     if assignment.base < 0:
-        weights, mask = _checked(*decode_model(fetched, bundle.task.table), assignment, bundle)
+        model = _checked(*_decoded(fetched, bundle), assignment, bundle)
         held.keep(assignment.run, assignment.round, fetched)
-        return weights, mask
+        return model
     try:
-        decoded, mask, blob = _led_to(fetched, assignment, bundle, held, should_stop)
-        weights, mask = _checked(decoded, mask, assignment, bundle)
+        form, decoded, mask, blob = _led_to(fetched, assignment, bundle, held, should_stop)
+        model = _checked(form, decoded, mask, assignment, bundle)
     except (StorageError, TrainingStopped):
         raise
     except Exception as error:  # whatever it is, the whole model does not need what fails here
@@ -58,25 +68,31 @@ def round_model(
         raise UnusableBase(f"what this device holds does not lead to the model: {error}") from error
     if blob is not None:
         held.keep(assignment.run, assignment.round, blob)
-    return weights, mask
+    return model
 
 
-def _checked(decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> tuple[dict[str, Array], Mask]:
-    weights = bundle.task.table.with_unsent(decoded, bundle.unsent_weights())
-    if bytes.fromhex(weights_digest(weights)) != assignment.weights_digest:
+def _decoded(blob: bytes, bundle: Bundle) -> tuple[Form, dict[str, Array], Mask]:
+    """A whole model: its form, the weights that it brings, and the mask."""
+    form, model = bundle.forms.read(blob)
+    return form, *decode_model(model, form.task.table)
+
+
+def _checked(form: Form, decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> RoundModel:
+    weights = form.task.table.with_unsent(decoded, form.cut_all(bundle.unsent_weights()))
+    if not bytes.fromhex(weights_digest(weights)).startswith(assignment.weights_digest):
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
-    return weights, mask
+    return RoundModel(form, weights, mask)
 
 
 def _led_to(
     replay: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool]
-) -> tuple[Mapping[str, Array], Mask, bytes | None]:
-    """The weights and the mask of the round's model, and its bytes, or None if these are what is held.
+) -> tuple[Form, Mapping[str, Array], Mask, bytes | None]:
+    """The form, the weights and the mask of the round's model, and its bytes, or None if these are what is held.
 
     What is held may be newer than the base: the agent said what it held before a training that was stopped.
     """
-    task, table, base = bundle.task, bundle.task.table, assignment.base
-    codec = _codec(assignment.model_codec)
+    task, base = bundle.task, assignment.base
+    codec = _codec(assignment.known.model_codec)
     steps = assignment.round - base
     if steps < 0 or bool(steps) != bool(replay):
         raise ProtocolError(f"nothing leads from version {base} to {assignment.round}")
@@ -85,17 +101,22 @@ def _led_to(
     start, blob = found if found is not None and base <= found[0] <= assignment.round else (base, None)
     is_held = blob is not None and start == assignment.round
     blob = blob or _first(assignment, bundle, codec)
-    weights, mask = decode_model(blob, table)
+    form, weights, mask = _decoded(blob, bundle)
     unsent = bundle.unsent_weights() if deltas else {}
+    first = task.drawn_weights() if deltas and codec.deltas is not None and codec.deltas.asks_what_moved else None
     for version, delta in enumerate(deltas[start - base :], start + 1):
         if should_stop():
             raise TrainingStopped(f"task {task.name!r}: stopped at version {version - 1} of the model")
         if codec.deltas is None:
             raise ProtocolError("the gateway sends deltas and does not say by what codec")
-        mask = mask_after(task, bundle.network, version - 1, table.with_unsent(weights, unsent), mask)
-        key = delta_key(assignment.seed, version)
-        weights, blob = apply_delta(weights, delta, mask, table, codec.deltas, key, codec.values)
-    return weights, mask, None if is_held else blob
+        former, known = form, form.task.table.with_unsent(weights, form.cut_all(unsent))
+        form, mask = following_version(bundle.forms, former, version - 1, known, mask)
+        table, key = form.task.table, delta_key(assignment.known.seed, version)
+        base_weights = form.carry_all(former, weights)
+        moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
+        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values, moved)
+        blob = form.name + model
+    return form, weights, mask, None if is_held else blob
 
 
 def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
@@ -107,8 +128,9 @@ def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
         initial = bundle.initial_weights()
     except TaskError as error:
         raise ProtocolError(str(error)) from error
-    mask = first_mask(task, bundle.network, initial)
-    return encode_model(apply_mask(initial, mask), mask, task.table, codec.values)
+    form, mask = first_version(bundle.forms, initial)
+    weights = form.cut_all(apply_mask(initial, mask))
+    return form.name + encode_model(weights, form.cut_all(mask), form.task.table, codec.values)
 
 
 def _codec(description: str) -> ModelCodec:

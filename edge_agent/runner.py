@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+import msgspec
+
 from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import (
     Action,
@@ -15,11 +17,13 @@ from edge_agent.agent_state import (
     KeepTask,
     Limits,
     LinkDrained,
+    PermissionChanged,
     Phase,
     Send,
     SendUpdate,
     Settle,
     StopTraining,
+    SubmitWhole,
     Train,
     TrainingDone,
     TrainingFailed,
@@ -28,11 +32,14 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.held_model import UnusableBase
-from edge_agent.local_round import LocalResult
+from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
+from edge_agent.status import AgentStatus
 from edge_agent.store import AgentStore
+from fedprune import __version__
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
+from fedprune.system.usage import bytes_written
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
@@ -77,6 +84,9 @@ class AgentRunner:
         self._key = key
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
+        self._waits = LimitedLog(_log)
+        self._written_before = bytes_written()
+        self._round_bytes: int | None = None
 
     def connect(self, now: float) -> None:
         """The link is up: subscribe, then say who we are."""
@@ -111,7 +121,8 @@ class AgentRunner:
         if isinstance(result, LocalResult):
             try:
                 durations = self.state.durations_at(now)
-                self._store.remember(result.submit, result.update, result.slots, durations, result.local)
+                left = result.slots, durations, result.local, result.form
+                self._store.remember(result.submit, result.update, *left)
             except Exception as error:
                 result = error
         if isinstance(result, LocalResult):
@@ -127,19 +138,65 @@ class AgentRunner:
         if self.state.phase is Phase.TRAINING:
             self.handle(TrainingFailed(self.state.training, why, self.state.tasks), now)
 
+    def permit(self, changed: PermissionChanged, now: float) -> None:
+        """The device permits training, or does not. What trains was held before this."""
+        self._waits.log(logging.INFO, "%s", f"waits: {changed.why_not}" if changed.why_not else "may train again")
+        self.handle(changed, now)
+
+    def say_again(self) -> None:
+        """Say once more what the aggregator answers in this phase: whoever examines the agent waits for that.
+
+        An idle agent shows no ticket, so that it is answered at once; one that trains shows it, or its round would be
+        given to another.
+        """
+        state = self.state
+        if state.pending is not None:
+            self._perform(Send(state.pending))
+        else:
+            is_idle = state.phase is Phase.IDLE
+            self._perform(Send(msgspec.structs.replace(state.offer, ticket=b"") if is_idle else state.offer))
+
+    def status(self, now: float) -> AgentStatus:
+        """What is told to whoever asks on this machine."""
+        state = self.state
+        work = state.assignment or state.pending
+        return AgentStatus(
+            version=__version__,
+            phase=state.phase.name.lower(),
+            round=None if work is None else work.round + 1,
+            is_connected=state.connected,
+            heard_s=None if state.heard_at < 0 else now - state.heard_at,
+            unanswered=state.unanswered,
+            waits_for=state.waits_for,
+            round_bytes_written=self._round_bytes,
+        )
+
     def handle(self, event: Event, now: float) -> None:
         """Run one transition and its actions."""
         before = self.state.phase
         self.state, actions = agent_machine.step(self.state, event, now)
         if self.state.phase is not before:
+            self._count_written(before)
             _log.info("%s", self._describe())
         for action in actions:
             self._perform(action)
+
+    def _count_written(self, before: Phase) -> None:
+        """What a round writes to the disk, from the assignment on until it ends: it wears SD cards."""
+        written = bytes_written()
+        if before is Phase.IDLE:
+            self._written_before = written
+        elif self.state.phase is Phase.IDLE and written is not None and self._written_before is not None:
+            self._round_bytes = written - self._written_before
 
     def _perform(self, action: Action) -> None:
         match action:
             case Send(message):
                 self._say(kind_of(message), encode(message))
+            case SubmitWhole():
+                assert self.state.pending is not None
+                whole = msgspec.structs.replace(self.state.pending, update=self._store.update())
+                self._say(kind_of(whole), encode(whole))
             case SendUpdate(indexes, chunk_bytes):
                 self._send_update(indexes, chunk_bytes)
             case Follow(digest):
@@ -166,7 +223,7 @@ class AgentRunner:
         submit, blob = self.state.pending, self._store.update()
         assert submit is not None
         for index in indexes:
-            chunk = chunk_of(blob, submit.update.digest, index, chunk_bytes)
+            chunk = chunk_of(blob, submit.content.digest, index, chunk_bytes)
             self._say("chunk", encode(chunk))
 
     def _say(self, kind: str, message: bytes) -> None:
@@ -179,8 +236,8 @@ class AgentRunner:
             return decode(Manifest, payload) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
-        kind = topic.rpartition("/")[2]
-        if kind in DOWNLINK and topic == self._topics.down(self.state.name, kind):
+        kind = self._topics.parse_down(topic, self.state.name)
+        if kind in DOWNLINK:
             return decode(DOWNLINK[kind], verified(self._key, topic, payload))
         chunk = decode(Chunk, payload)
         if topic != self._topics.content(chunk.digest):
@@ -190,10 +247,14 @@ class AgentRunner:
     def _describe(self) -> str:
         state = self.state
         if state.assignment is not None:
+            if asks_for_statistics(state.assignment):
+                return "giving the statistics of these examples"
             return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
-            return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.update.size} bytes"
-        return "waiting for work"
+            return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.content.size} bytes"
+        if self._round_bytes is None:
+            return "waiting for work"
+        return f"waiting for work; the last round wrote {self._round_bytes / 1000:.0f} kB to the disk"
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
 from fedprune.wire.broker import Broker
 
@@ -15,7 +16,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `data` is where this device's examples are; what they look like is the task's to say.
     `personal_model` is the .tflite file to which this device's own model goes after each training.
-    `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator.
+    `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator. So
+    is `gateway`: where the device's certificate is renewed.
     """
 
     name: str
@@ -26,4 +28,6 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
     personal_model: str | None = None
+    gateway: str | None = None
+    guest: Guest = Guest()
     broker: Broker = Broker()

@@ -10,7 +10,7 @@ from fedprune.wire.transfer import ENVELOPE_BYTES
 def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -> str:
     """One line for people."""
     where = f"federation {topics.federation!r} at {broker}"
-    down = topics.down(agent, "#")
+    down = topics.all_down_to(agent)
     if silence.kind == "need":
         return (
             f"{where}: nothing came of a content that was asked for {silence.times} times on "

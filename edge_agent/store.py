@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 5
+_FORMAT = 6
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
@@ -47,7 +47,8 @@ class _Evaluated(msgspec.Struct, frozen=True):
 
 
 class _Pending(msgspec.Struct, frozen=True):
-    """An update on its way, as it was submitted, with the names of the blobs that its fate will choose from."""
+    """An update on its way, as it was submitted, with the names of the blobs that its fate will choose from, which are
+    in the form of the task that `form` names."""
 
     run: str
     round: int
@@ -57,8 +58,8 @@ class _Pending(msgspec.Struct, frozen=True):
     local_steps: int
     loss: float
     train_seconds: float
-    idle_memory_mb: float
-    peak_memory_mb: float
+    idle_memory_mb: int
+    peak_memory_mb: int
     x_mean: float
     x_largest: float
     evaluated: _Evaluated | None
@@ -67,6 +68,7 @@ class _Pending(msgspec.Struct, frozen=True):
     residual_if_late: str
     slots: str | None
     local: str | None
+    form: bytes
 
     def submit(self) -> Submit:
         return Submit(
@@ -86,13 +88,15 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 class _Owed(msgspec.Struct, frozen=True):
-    """The legacy of round `round` of `run`, the last that the agent took part in, to the next."""
+    """The legacy of round `round` of `run`, the last that the agent took part in, to the next. `form` names the form of
+    the task that it is in."""
 
     run: str
     round: int
     residual: str
     slots: str | None
     local: str | None
+    form: bytes
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -205,6 +209,11 @@ class AgentStore:
         blob = None if owed is None or owed.local is None else self._read(owed.local)
         return None if blob is None else unpack_tensors(blob)
 
+    def owed_form(self, run: str, since: int = 0) -> bytes:
+        """The name of the form of the task that all this is in: residual, slots and own tensors."""
+        owed = self._owed(run, since)
+        return b"" if owed is None else owed.form
+
     def remember(
         self,
         submit: Submit,
@@ -212,13 +221,14 @@ class AgentStore:
         slots: Slots | None,
         durations: Durations,
         local: Weights | None = None,
+        form: bytes = b"",
     ) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
         pending = _Pending(
             run=submit.run,
             round=submit.round,
-            digest=submit.update.digest,
-            size=submit.update.size,
+            digest=submit.content.digest,
+            size=submit.content.size,
             examples=submit.examples,
             local_steps=submit.local_steps,
             loss=submit.loss,
@@ -233,6 +243,7 @@ class AgentStore:
             residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),
             slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
             local=None if local is None else self._write(pack_tensors(local), _TENSORS_SUFFIX),
+            form=form,
         )
         owed = self._record.owed
         self._commit(
@@ -270,7 +281,7 @@ class AgentStore:
             msgspec.structs.replace(
                 self._record,
                 done=self.done.with_round(pending.run, pending.round).last,
-                owed=_Owed(pending.run, pending.round, residual, pending.slots, pending.local),
+                owed=_Owed(pending.run, pending.round, residual, pending.slots, pending.local, pending.form),
                 pending=None,
             )
         )

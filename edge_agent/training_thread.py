@@ -12,16 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.local_round import LocalResult, LocalRound
-from edge_agent.trainers import Trainer
+from edge_agent.local_round import LocalResult, LocalRound, asks_for_statistics
+from edge_agent.trainers import AnsweringTrainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
 from fedprune.data import Data, Examples, fit_to
+from fedprune.data.normalization import normalized
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
 if TYPE_CHECKING:
     from fedprune.task.bundle import Bundle
+    from fedprune.task.forms import Form
 
 Opener = Callable[[], tuple[LocalRound, bytes]]
 """Reads what a round takes, and the task's bundle, from the agent's store."""
@@ -51,32 +53,34 @@ class _Prepared:
     aside: tuple[float, int]
     data: Examples
     held_out: Examples | None
-    trainer: Trainer
+    trainer: AnsweringTrainer
 
 
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `disk` remembers which runtime was checked. After each training the device's own model goes to `personal_model`.
+    `read` gives the examples before normalisation. `disk` remembers which runtime was checked. After each training the
+    device's own model goes to `personal_model`.
     """
 
     def __init__(
         self,
-        load: Callable[[Data], Examples],
+        read: Callable[[Data], Examples],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
         personal_model: Path | None = None,
     ) -> None:
-        self._load = load
+        self._read = read
         self._choice = choice
         self._threads = threads
         self._disk = disk
         self._deliver = deliver
         self._personal_model = personal_model
         self._prepared: _Prepared | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._is_held = False
         self._current: _Training | None = None
         self._next: _Training | None = None
 
@@ -97,6 +101,19 @@ class TrainingThread:
             self._next = None
             if self._current is not None:
                 self._current.stop.set()
+                self._lock.notify_all()
+
+    def hold(self, is_held: bool) -> None:
+        """Hold whatever trains between two steps, or let it go on. What is held can be stopped."""
+        with self._lock:
+            self._is_held = is_held
+            self._lock.notify_all()
+
+    @property
+    def is_training(self) -> bool:
+        """Something is trained, and uses the processor."""
+        with self._lock:
+            return self._current is not None and not self._is_held
 
     def _work(self, training: _Training) -> None:
         """Train, and go on with what was started meanwhile."""
@@ -119,24 +136,34 @@ class TrainingThread:
 
         try:
             local, bundle = training.open()
+            if asks_for_statistics(local.assignment):
+                from edge_agent.gathering import give_statistics
+
+                return give_statistics(local, bundle, self._read)
             prepared = self._prepare(bundle, local)
             return train_locally(
                 local,
                 prepared.bundle,
                 prepared.trainer,
                 prepared.data,
-                training.stop.is_set,
+                lambda: self._is_stopped(training),
                 prepared.held_out,
                 partial(self._keep, prepared),
             )
         except Exception as error:
             return error
 
-    def _keep(self, prepared: _Prepared, weights: Weights) -> None:
+    def _is_stopped(self, training: _Training) -> bool:
+        """Nobody wants the training any more. While it is held this waits until it is known."""
+        with self._lock:
+            self._lock.wait_for(lambda: training.stop.is_set() or not self._is_held)
+        return training.stop.is_set()
+
+    def _keep(self, prepared: _Prepared, weights: Weights, form: Form) -> None:
         if self._personal_model is not None:
             from edge_agent.personal_model import keep_personal_model
 
-            keep_personal_model(self._personal_model, weights, prepared.bundle, prepared.trainer, prepared.data)
+            keep_personal_model(self._personal_model, weights, form, prepared.trainer, prepared.data)
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
@@ -144,12 +171,13 @@ class TrainingThread:
         from fedprune.data.description import hold_out_by
         from fedprune.task.bundle import read_bundle
 
-        share, seed = aside = (local.assignment.hold_out, local.assignment.seed)
+        share, seed = aside = (local.assignment.known.hold_out, local.assignment.known.seed)
         if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
             self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
-            data = fit_to(self._load(bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
-            data, held_out = hold_out(data, share, seed, local.agent, hold_out_by(bundle.task.data))
+            form = bundle.task.data
+            data = fit_to(normalized(self._read(form), form), bundle.network.input_forms, bundle.task.output_forms)
+            data, held_out = hold_out(data, share, seed, local.agent, hold_out_by(form))
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, aside, data, held_out, trainer)

@@ -14,7 +14,7 @@ import numpy as np
 from edge_agent.local_round import PreparedUpdate
 from edge_agent.trainers import Trained
 from edge_agent.trainers.divergence import TrainingDiverged
-from fedprune.codecs import Codec, Key, Update, alive_sizes, check_magnitudes, encode_update
+from fedprune.codecs import NOTHING_MOVED, Codec, Key, Update, alive_sizes, check_magnitudes, encode_update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import put_kept, take_kept
@@ -51,6 +51,7 @@ def prepare_update(
     codec: Codec,
     key: Key,
     known_mask: Mask | None,
+    moved: Mask = NOTHING_MOVED,
 ) -> PreparedUpdate:
     """Compress and encode what was learned, where the trained mask keeps weights.
 
@@ -63,6 +64,7 @@ def prepare_update(
         codec: the one that the gateway asks for.
         key: the update's.
         known_mask: the gateway's mask; None where the agent chose its own, which then travels along.
+        moved: where the global model has moved since the run began, if the codec asks.
 
     Raises:
         TrainingDiverged: a number is not finite, or beyond what a gateway takes (`check_magnitudes`).
@@ -73,7 +75,8 @@ def prepare_update(
     del residual  # the caller does not hold it either
     sent = codec.compress(delta, owed, key)
     _check(Update(codec.arrived(sent, alive_sizes(table, mask), key), {}, mask), table)  # it may be rounded up
-    blob = encode_update(sent, learned.statistics, mask, table, codec, mask_is_known=known_mask is not None)
+    mask_is_known = known_mask is not None
+    blob = encode_update(sent, learned.statistics, mask, table, codec, mask_is_known=mask_is_known, moved=moved)
     if_accepted = sent.state
     del sent
     if_late = codec.defer(delta, owed, key)

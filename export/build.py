@@ -18,6 +18,7 @@ from export.architecture import task_outputs, variables_of
 from export.data_check import check_data
 from export.describing.model import describe
 from export.describing.parity import check_parity
+from export.excluded_layers import without_excluded
 from export.head import proven_head
 from export.initial import recipe, redrawn
 from export.local_layers import with_local_layers
@@ -65,6 +66,7 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.clock_steps_per_round)
     network, table = _described(model, settings.training)
+    table = without_excluded(table, settings.pruning.excluded)
     if settings.model.local:
         table = with_local_layers(table, network, settings.model.local)
     outputs = _judged(task_outputs(network, settings.training), settings)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from export.report import Format, RunsOn
+from export.units import Units
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.model.tensors import Array, Inputs, TensorSpec, Weights
 from fedprune.network.description import Network
@@ -32,13 +33,17 @@ _LOOK_AROUND = "does TensorFlow work on this machine, and has it memory enough?"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is converted, and with what: `x` and `calibration` are `[examples, ...]` of each input, float32 or ids."""
+    """What is converted, and with what: `x` and `calibration` are `[examples, ...]` of each input, float32 or ids.
+
+    Files answer in `units`, the Keras model does not.
+    """
 
     network: Network
     tensors: tuple[TensorSpec, ...]
     weights: Weights
     x: Sequence[Inputs]
     calibration: Sequence[Inputs]
+    units: Units | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedprune.data.description import Arrays, Data, Text
+from fedprune.data.description import Arrays, Data, Normalization, Text
+from fedprune.data.normalization import scale_of, targets_of
 from fedprune.errors import TaskError
 from fedprune.model.forms import InputForm, OutputForm
 from fedprune.model.losses import LabelForm
@@ -12,15 +13,33 @@ from fedprune.model.losses import LabelForm
 
 def check_data(data: Data, inputs: Sequence[InputForm], outputs: Sequence[OutputForm]) -> None:
     """Raise `TaskError` if examples would not fit the model. Of arrays only the devices know."""
+    _check_targets(targets_of(data), outputs)
     if isinstance(data, Arrays):
         if data.normalize is not None and len(inputs) > 1:
             raise TaskError("[data.normalize] is for models with one input; normalise the others before you save them")
+        if data.normalize is not None and inputs[0].vocabulary is not None:
+            raise TaskError("[data.normalize] is for numbers, and the model takes token ids; leave it out")
         return
     if (len(inputs), len(outputs)) != (1, 1):
         raise TaskError("[data] makes one input and one label, the model has several; save arrays x_NAME and y_NAME")
     _check_shape(data.example_shape, inputs[0].shape)
     _check_ids(data, inputs[0].vocabulary)
     _check_labels(len(data.labels), outputs[0])
+
+
+def _check_targets(targets: Normalization | None, outputs: Sequence[OutputForm]) -> None:
+    if targets is None:
+        return
+    if len(outputs) > 1 or outputs[0].objective.loss.rule.labels is not LabelForm.NUMBERS:
+        raise TaskError(
+            "[data.targets] normalises the numbers that a model with one output learns; leave it out, or set a loss of "
+            "numbers, such as mean_squared_error"
+        )
+    found, columns = len(scale_of(targets)), outputs[0].shape[-1]
+    if not targets.lacks_statistics and found not in (1, columns):
+        raise TaskError(
+            f"[data.targets] has statistics of {found} numbers, the model returns {columns}; give one of each"
+        )
 
 
 def _check_shape(made: tuple[int, ...], taken: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,9 @@ import numpy as np
 from fedprune.errors import ExportError
 from fedprune.model.tensors import Array, TensorTable, Weights
 from fedprune.network.description import Network
-from fedprune.slimming.groups import dependency_groups, kept_entries
+from fedprune.slimming.groups import dependency_groups
 from fedprune.slimming.slim import slim
-from fedprune.slimming.unit_masks import dead_units
+from fedprune.slimming.unit_masks import dead_units, units_by_layer
 
 _TOLERANCE = 1e-3
 """The most that answers may differ, relative to the largest: rounding is far below, a mistake far above."""
@@ -36,10 +35,7 @@ def without_dead_units(network: Network, table: TensorTable, weights: Weights) -
     if not dead.any():
         return LivingModel(network, table, weights, {})
     slimmed = slim(groups, weights, ~dead)
-    removed: Counter[str] = Counter()
-    for made in groups.made:
-        removed[made.layer] += len(np.unique(made.units[~kept_entries(made.units, ~dead)]))
-    return LivingModel(slimmed.network, slimmed.table, slimmed.weights, dict(+removed))
+    return LivingModel(slimmed.network, slimmed.table, slimmed.weights, units_by_layer(groups, dead))
 
 
 def check_alike(whole: Sequence[Array], slimmed: Sequence[Array]) -> None:

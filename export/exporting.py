@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import zstandard
 
-from export.converter import Converter, ConverterProcess, Job
+from export.converter import Converter, ConverterProcess, Job, Trial
 from export.dead_units import LivingModel, check_alike, without_dead_units
 from export.examples import choose_examples, complaints_of
+from export.file_metadata import metadata_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
+from export.units import Units, units_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data.normalization import inputs_of
 from fedprune.errors import DataError, ExportError, ProtocolError
-from fedprune.model.tensors import Array, Inputs, sparsity, weights_digest
+from fedprune.model.tensors import Array, Inputs, weights_digest
+from fedprune.prediction.metadata import with_metadata
 from fedprune.pruning.schedules import misses_target, steps_to_reach_target
 from fedprune.runtime.tflite import default_runtime
+from fedprune.slimming.unit_masks import units_by_layer
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, Task, load_bundle
 from fedprune.task.checkpoints import Checkpoint, load_latest
 from fedprune.task.evaluation import Evaluation, score
+from fedprune.task.forms import Form
 from fedprune.task.padding import counted_places
 from fedprune.task.run_directory import HELD_OUT, TASK
 
@@ -89,8 +97,8 @@ def export_model(
     """Convert, verify, and write the files and `exports.json` into `out`.
 
     A format that cannot be made is one of the report's `failures`; the others are made. `choose_examples` says which of
-    `held_out` and `calibration` are used. Units that no output depends on are removed first. There are at most
-    `3 + 2 * len(formats)` steps.
+    `held_out` and `calibration` are used. Units that no output depends on are removed first, where the federation's
+    network has not lost them yet. There are at most `3 + 2 * len(formats)` steps.
 
     Raises:
         ExportError: fp32 answers differently from Keras, or runs nowhere; there is no runtime; the checkpoint is not of
@@ -101,16 +109,20 @@ def export_model(
     """
     directory = Directory(out)
     default_runtime()
+    task_form, gone = _form_of(checkpoint, bundle)
+    bundle = bundle.in_form(task_form)
     task = bundle.task
     examples = choose_examples(_fit(held_out, bundle), None if calibration is None else _fit(calibration, bundle))
     data = examples.verification
     _check_whole(task)
     counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
+    units = units_of(task)
     model = without_dead_units(bundle.network, task.table, checkpoint.weights)
     if model.removed:
         on_step("Evaluating the model before units are removed")
     whole = _whole_answers(bundle, checkpoint, data, open_converter) if model.removed else None
+    metadata = metadata_of(bundle)
     files: dict[Format, bytes] = {}
     verdicts: dict[Format, Verdict] = {}
     failures = []
@@ -121,6 +133,7 @@ def export_model(
             model.weights,
             list(data.inputs.values()),
             list(examples.calibration.inputs.values()),
+            units,
         )
     ) as converter:
         on_step("Evaluating the Keras model")
@@ -132,14 +145,14 @@ def export_model(
                 on_step(f"Converting to {form}")
                 content = converter.convert(form)
                 on_step(f"Verifying {form}")
-                trial = converter.run()
+                trial = _as_learned(converter.run(), units)
             except ExportError as error:
                 failures.append(Failure(form, str(error)))
                 continue
-            files[form] = content
+            files[form] = with_metadata(content, metadata)
             verdicts[form] = judge(trial, data, task.output_forms, expected, counted)
             if form is Format.FP32:
-                _check_fp32(verdicts[form])
+                _check_fp32(verdicts[form], 0.0 if units is None else units.rounding)
     in_keras = score([expected], data, task.output_forms, counted).evaluation
     x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, model, x) for form in files]
@@ -148,18 +161,19 @@ def export_model(
         run=checkpoint.run,
         version=checkpoint.version,
         weights_sha256=weights_digest(checkpoint.weights),
-        sparsity=sparsity(checkpoint.weights, task.table),
-        removed_units=model.removed,
+        sparsity=task_form.sparsity(checkpoint.weights),
+        removed_units=dict(Counter(gone) + Counter(model.removed)),
         parameters=model.table.parameters,
         target_sparsity=task.pruning.schedule.target_sparsity,
         examples=len(data),
         calibration_examples=len(examples.calibration),
+        normalize=inputs_of(task.data),
         keras_loss=in_keras.loss,
         keras_metrics=dict(in_keras.metrics),
         exports=tuple(exports),
         failures=tuple(failures),
         warnings=(
-            *_missed_target(task, checkpoint),
+            *_missed_target(task, checkpoint, task_form.sparsity(checkpoint.weights)),
             *complaints_of(examples, calibrates=Format.INT8 in formats),
             *(_worse(row, in_keras) for row in exports if row.degraded),
             *(_no_smaller(row, files[Format.FP32]) for row in exports if row.no_smaller),
@@ -169,6 +183,17 @@ def export_model(
     on_step("Writing")
     _write(directory, files, report)
     return report
+
+
+def _form_of(checkpoint: Checkpoint, bundle: Bundle) -> tuple[Form, dict[str, int]]:
+    """The form that a checkpoint is in, and how many units its network has lost, by the layer that made them."""
+    try:
+        form = bundle.forms.of(checkpoint.units)
+    except ProtocolError as error:
+        raise _not_of(checkpoint, bundle.task, error) from error
+    if form.units is None or form.is_whole:
+        return form, {}
+    return form, units_by_layer(bundle.forms.groups, ~form.units)
 
 
 def _fit(data: Dataset, bundle: Bundle) -> Dataset:
@@ -187,10 +212,14 @@ def _check_checkpoint(checkpoint: Checkpoint, task: Task) -> None:
     try:
         task.table.check(checkpoint.weights)
     except ProtocolError as error:
-        raise ExportError(
-            f"checkpoint {checkpoint.version} is not of task {task.name!r} ({error}); "
-            "restore the task that the aggregator put beside its checkpoints"
-        ) from error
+        raise _not_of(checkpoint, task, error) from error
+
+
+def _not_of(checkpoint: Checkpoint, task: Task, error: ProtocolError) -> ExportError:
+    return ExportError(
+        f"checkpoint {checkpoint.version} is not of task {task.name!r} ({error}); "
+        "restore the task that the aggregator put beside its checkpoints"
+    )
 
 
 def _whole_answers(bundle: Bundle, checkpoint: Checkpoint, data: Dataset, open_converter: Opener) -> list[Array]:
@@ -200,11 +229,18 @@ def _whole_answers(bundle: Bundle, checkpoint: Checkpoint, data: Dataset, open_c
         return converter.evaluate()
 
 
-def _check_fp32(verdict: Verdict) -> None:
+def _as_learned(trial: Trial, units: Units | None) -> Trial:
+    """The trial with answers as the Keras model gives them."""
+    if units is None or trial.answers is None:
+        return trial
+    return replace(trial, answers=[units.normalized(answers) for answers in trial.answers])
+
+
+def _check_fp32(verdict: Verdict, rounding: float) -> None:
     if verdict.relative_difference is None:
         reasons = "; ".join(f"{tried.runtime} {tried.version}: {tried.error}" for tried in verdict.runs_on)
         raise ExportError(f"fp32 was converted, but runs nowhere here: {reasons}")
-    if not verdict.relative_difference <= _TOLERANCE:
+    if not verdict.relative_difference <= _TOLERANCE + rounding:
         raise ExportError(
             f"fp32 answers differently from the Keras model: by up to {verdict.max_difference:.2g}, which is "
             f"{verdict.relative_difference:.2g} of the largest answer; {_TOLERANCE:g} of it is allowed. The converter "
@@ -273,9 +309,9 @@ def _merging(row: Exported, content: bytes) -> str:
     )
 
 
-def _missed_target(task: Task, checkpoint: Checkpoint) -> Iterator[str]:
+def _missed_target(task: Task, checkpoint: Checkpoint, found: float) -> Iterator[str]:
     """A line if the model is less sparse than its schedule wants it, and the reason where that is the schedule."""
-    schedule, found = task.pruning.schedule, sparsity(checkpoint.weights, task.table)
+    schedule = task.pruning.schedule
     if not misses_target(schedule, found):
         return
     steps, per_round = steps_to_reach_target(schedule), task.training.clock_steps_per_round

@@ -8,13 +8,15 @@ from types import MappingProxyType
 
 import msgspec
 
+from fedprune.data.description import Normalization
 from fedprune.model.metrics import metric_named
 
 FILE = "exports.json"
 
 
 class Format(StrEnum):
-    """The numbers a TFLite file computes with. Inputs and outputs are float32, but for `INT8`'s, which are int8."""
+    """The numbers a TFLite file computes with. Inputs and outputs are float32, but for `INT8`'s, which are int8; where
+    targets are normalised its output is float32 too."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -73,11 +75,11 @@ class Exported(msgspec.Struct, frozen=True):
     """One file. `path` is relative to `exports.json`; `bytes_compressed` is by zstd at level 19.
 
     `loss` and `metrics` are the task's on the report's `examples`, `max_difference` the largest to the Keras model in
-    any output of any example. They are None, and `metrics` empty, where no runtime here runs the file. `degraded`: it
-    is worse than the Keras model by more than a point of what `judged_by` names, or a twentieth of the loss.
-    `no_smaller`: it takes as many bytes as the fp32 file, or more, and so gains nothing on the disk; None where fp32
-    was not made. `merges_integers`: the examples are whole numbers, as token ids are, and its int8 input has one code
-    for several of them.
+    any output of any example, of normalised targets before they are put back into their units. They are None, and
+    `metrics` empty, where no runtime here runs the file. `degraded`: it is worse than the Keras model by more than a
+    point of what `judged_by` names, or a twentieth of the loss. `no_smaller`: it takes as many bytes as the fp32 file,
+    or more, and so gains nothing on the disk; None where fp32 was not made. `merges_integers`: the examples are whole
+    numbers, as token ids are, and its int8 input has one code for several of them.
     """
 
     path: str
@@ -110,7 +112,8 @@ class Report(msgspec.Struct, frozen=True):
     `version` is that of the checkpoint, `weights_sha256` what `weights_digest` gives for its weights, `sparsity` that
     of their prunable part, and `target_sparsity` the schedule's. `removed_units` are the numbers of units that went,
     since no output depends on them, by layer; what was exported has `parameters`. int8's scales come from
-    `calibration_examples` others. `warnings` are for people, a line each.
+    `calibration_examples` others. Files take inputs that `normalize` was done to, and answer as labels are in data
+    files. `warnings` are for people, a line each.
     """
 
     task: str
@@ -123,6 +126,7 @@ class Report(msgspec.Struct, frozen=True):
     parameters: int
     examples: int
     calibration_examples: int
+    normalize: Normalization | None
     keras_loss: float
     keras_metrics: dict[str, float | None]
     exports: tuple[Exported, ...]

@@ -8,9 +8,18 @@ import msgspec
 
 from fedprune.data.description import Arrays, Data
 from fedprune.model.forms import MAX_ENDS
+from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.pruning.schedules import (
+    STEP_LIMIT,
+    ConstantSparsity,
+    CosineSparsity,
+    IterativeSparsity,
+    PolynomialDecay,
+    Schedule,
+)
+from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.slimming.selection import UnitAllocation
 from fedprune.task.bundle import Pruning
@@ -18,6 +27,9 @@ from fedprune.task.outputs import Metrics
 from fedprune.task.training import Training
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+_MOST_EXCLUDED = 1000
+"""Layers that pruning may leave out."""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,26 +128,87 @@ class ConstantSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only
         return ConstantSparsity(target_sparsity=self.target_sparsity, **window)
 
 
+class CosineSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cosine"):
+    """See `CosineSparsity`."""
+
+    initial_sparsity: float
+    target_sparsity: float
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        return CosineSparsity(
+            initial_sparsity=self.initial_sparsity,
+            target_sparsity=self.target_sparsity,
+            **self._window(steps_per_round, needs_end=True),
+        )
+
+
+class IterativeSettings(_Window, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="iterative"):
+    """See `IterativeSparsity`; in rounds, masks are updated every `every_rounds` of them."""
+
+    target_sparsity: float
+    every_rounds: Annotated[int, msgspec.Meta(ge=1, lt=STEP_LIMIT)] | None = None
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        if (self.every_rounds is not None) != self.is_in_rounds:
+            raise ValueError("give every_rounds with begin_round and end_round, and with these alone")
+        window = self._window(steps_per_round, needs_end=True)
+        window["frequency"] *= self.every_rounds or 1
+        return IterativeSparsity(target_sparsity=self.target_sparsity, **window)
+
+
+class OneShotSettings(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="one-shot"
+):
+    """All at once: a `ConstantSparsity` of one update, after `begin_round` rounds, or at `begin_step`."""
+
+    target_sparsity: float
+    begin_step: int | None = None
+    begin_round: int | None = None
+
+    def __post_init__(self) -> None:
+        self.in_steps(1)
+
+    def in_steps(self, steps_per_round: int) -> Schedule:
+        if (self.begin_step is None) == (self.begin_round is None):
+            raise ValueError("give either begin_round or begin_step")
+        step = (self.begin_step or 0) + (self.begin_round or 0) * steps_per_round
+        return ConstantSparsity(target_sparsity=self.target_sparsity, begin_step=step, end_step=step, frequency=1)
+
+    @property
+    def is_in_rounds(self) -> bool:
+        return self.begin_round is not None
+
+
+ScheduleSettings = PolynomialSettings | ConstantSettings | CosineSettings | IterativeSettings | OneShotSettings
+
+
 class UnitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[pruning.units]`` table: `UnitPruning`, with a schedule that may be given in rounds."""
 
-    schedule: PolynomialSettings | ConstantSettings
+    schedule: ScheduleSettings
     allocation: UnitAllocation = UnitAllocation.UNIFORM
     minimum: _Size = 1
     multiple: _Size = 1
+    slim: bool = True
 
     def in_steps(self, steps_per_round: int) -> UnitPruning:
         """Raises ValueError if the clock would run over."""
-        return UnitPruning(self.schedule.in_steps(steps_per_round), self.allocation, self.minimum, self.multiple)
+        schedule = self.schedule.in_steps(steps_per_round)
+        return UnitPruning(schedule, self.allocation, self.minimum, self.multiple, self.slim)
 
 
 class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[pruning]`` table: `Pruning`, with a schedule that may be given in rounds."""
+    """The ``[pruning]`` table: `Pruning`, with a schedule that may be given in rounds. Kernels of the layers named
+    `excluded` stay dense."""
 
-    schedule: PolynomialSettings | ConstantSettings
+    schedule: ScheduleSettings
     mask: MaskPolicy = MaskPolicy("shared")
     allocation: Allocation = Allocation.LAMP
     units: UnitSettings | None = None
+    block: tuple[BlockSize, BlockSize] = SINGLE
+    threshold: float = 0.0
+    score: Score | ScoreWeights = Score.MAGNITUDE
+    excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 
     def __post_init__(self) -> None:
         self.in_steps(1)
@@ -143,7 +216,8 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def in_steps(self, steps_per_round: int) -> Pruning:
         """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
         units = None if self.units is None else self.units.in_steps(steps_per_round)
-        return Pruning(self.schedule.in_steps(steps_per_round), self.mask, self.allocation, units)
+        schedule = self.schedule.in_steps(steps_per_round)
+        return Pruning(schedule, self.mask, self.allocation, units, self.block, self.threshold, self.score)
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

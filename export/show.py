@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import click
@@ -16,10 +17,13 @@ from fedprune.model.losses import Objective
 from fedprune.model.tensors import TensorClass
 from fedprune.network.description import pack_network
 from fedprune.network.frontier import cut_at_frontier
-from fedprune.pruning.schedules import PolynomialDecay, Schedule
+from fedprune.pruning.blocks import SINGLE
+from fedprune.pruning.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, Schedule
 from fedprune.runtime.tflite import one_line
+from fedprune.slimming.pruning import MOST_STAGES, UnitPruning
+from fedprune.slimming.unit_masks import maskable, units_by_layer
 from fedprune.system.table import table_lines
-from fedprune.task.bundle import Bundle, Task
+from fedprune.task.bundle import Bundle, Pruning, Task
 from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.training import Adam, Sgd, Training
 
@@ -85,8 +89,14 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     decay = training.learning_rate_decay
     decayed = "" if decay is None else f", learning rate decay: {_settings(decay, 'kind')}"
     yield "optimizer", f"{_settings(training.optimizer, 'name')}{decayed}; its state: {training.optimizer_state}"
+    if training.powerpropagation > 1.0:
+        yield "powerpropagation", f"alpha {training.powerpropagation:g}"
     yield "pruning", _schedule(pruning.schedule, training)
-    yield "mask", f"{pruning.mask}, allocation {pruning.allocation}"
+    blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
+    threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
+    yield "mask", f"{pruning.mask}, score {_scores(pruning)}, allocation {pruning.allocation}{blocks}{threshold}"
+    if pruning.units is not None:
+        yield from _units(bundle, pruning.units)
     if local := sorted({spec.layer for spec in task.table.local}):
         yield "local layers", one_line(f"{', '.join(local)}: each device's own, and dense")
     for line in unpruned(bundle.network, task.table):
@@ -135,6 +145,10 @@ def _loss(objective: Objective) -> str:
     return f"{objective.loss}{weight}{smoothed}{weights}"
 
 
+def _scores(pruning: Pruning) -> str:
+    return " + ".join(score if weight == 1.0 else f"{weight:g} {score}" for score, weight in pruning.scores.items())
+
+
 def _settings(chosen: Sgd | Adam | LearningRateDecay, tag: str) -> str:
     settings = msgspec.to_builtins(chosen)
     return f"{settings.pop(tag)} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
@@ -146,12 +160,37 @@ def _work(training: Training) -> str:
     return f"{training.epochs_per_round} epochs a round of a device's own examples, in steps of {training.batch_size}"
 
 
+def _units(bundle: Bundle, units: UnitPruning) -> Iterator[tuple[str, str]]:
+    """Which units can go, when they do, and when the network becomes smaller for it."""
+    groups = bundle.forms.groups
+    counts = units_by_layer(groups, maskable(groups))
+    yield "units", one_line(", ".join(f"{layer} {count:,}" for layer, count in counts.items()))
+    yield "units go", f"{_schedule(units.schedule, bundle.task.training)}; allocation {units.allocation}"
+    rounds = _slimming_rounds(units, bundle.task.training)
+    when = f"as units go: after rounds {', '.join(map(str, rounds))}" if rounds else "when it is exported"
+    yield "smaller", f"the network becomes so {when}"
+
+
+def _slimming_rounds(units: UnitPruning, training: Training) -> list[int]:
+    """The rounds after which the network becomes smaller, 0 for the first model."""
+    steps, end = training.clock_steps_per_round, units.schedule.end_step
+    last = -(-(end if end >= 0 else units.schedule.begin_step) // steps)
+    found = {
+        bisect_left(range(last + 1), stage, key=lambda round_: units.stage(round_ * steps))
+        for stage in range(1, MOST_STAGES + 1)
+    }
+    return sorted(round_ for round_ in found if round_ <= last)
+
+
 def _schedule(schedule: Schedule, training: Training) -> str:
     begin, end, every = schedule.begin_step, schedule.end_step, schedule.frequency
     unit, a_round = "steps" if training.steps_per_round else "rounds", training.clock_steps_per_round
     rounds = f" (rounds {begin / a_round:g} to {end / a_round:g})" if training.steps_per_round else ""
     when = f"{unit} {begin} to {end} by {every}{rounds}" if end >= 0 else f"every {every} {unit} from {begin} on"
-    if isinstance(schedule, PolynomialDecay):
-        reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
-        return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, power {schedule.power:g}; {when}"
-    return f"sparsity {schedule.target_sparsity:g}; {when}"
+    if isinstance(schedule, ConstantSparsity):
+        return f"sparsity {schedule.target_sparsity:g}; {when}"
+    reached = schedule.sparsity_in_force(end)  # below the target where the last step is not due
+    if isinstance(schedule, IterativeSparsity):
+        return f"sparsity {schedule.sparsity_at(begin):.4g} to {reached:.4g}, iterative; {when}"
+    curve = f"power {schedule.power:g}" if isinstance(schedule, PolynomialDecay) else "along a cosine"
+    return f"sparsity {schedule.initial_sparsity:g} to {reached:.4g}, {curve}; {when}"

@@ -10,7 +10,7 @@ _SHOWN = 8
 """Layers that are named; of more there is the number."""
 _DEPTHWISE = "TF-MOT does not prune depthwise kernels"
 _WITH_KERNEL = Convolution | Dense | DepthwiseConvolution | TransposedConvolution
-_OTHERS = "TF-MOT does not prune the layers that they are of"
+_OTHERS = "the task leaves them out, or TF-MOT does not prune the layers that they are of"
 
 
 def unpruned(network: Network, table: TensorTable) -> list[str]:

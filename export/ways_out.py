@@ -45,7 +45,7 @@ def _working(model: Any, refused: Any, changes: Iterator[_Change], accept: Calla
         try:
             changed = _copy(model, refused, make)
             accept(changed)
-        except Exception:  # whatever Keras raises where the change does not fit; and a refusal
+        except Exception:  # noqa: S112 - whatever Keras raises where the change does not fit; and a refusal
             continue
         if changed.output_shape == model.output_shape:
             yield words

@@ -8,6 +8,7 @@ from export.convert import convert
 from export.converter import Job, Trial
 from export.report import Format, RunsOn
 from export.signature import signature_of
+from export.units import in_units
 from fedprune.errors import ExportError
 from fedprune.keras.model import build_model
 from fedprune.model.tensors import Array, Inputs, TensorTable
@@ -33,7 +34,8 @@ class Workbench:
         return list(answers) if isinstance(answers, list) else [answers]
 
     def convert(self, form: Format) -> bytes:
-        self._made = convert(self._model, form, signature_of(self._job.network), self._job.calibration)
+        made = convert(self._model, form, signature_of(self._job.network), self._job.calibration)
+        self._made = made if self._job.units is None else in_units(made, self._job.units)
         return self._made
 
     def run(self) -> Trial:

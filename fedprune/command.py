@@ -27,9 +27,15 @@ _SUBCOMMANDS = {
     "revoke": ("fedprune.identity.device_commands:revoke", "Shut a device out of a gateway."),
     "rollback": ("aggregator.rollback_command:rollback", "Take a run back to an earlier model."),
     "join": ("fedprune.identity.device_commands:join", "Join a gateway's federation, with a token from there."),
+    "renew": (
+        "fedprune.identity.device_commands:renew",
+        "Renew this device's certificate, as agents do.",
+    ),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
+    "doctor": ("fedprune.doctor.command:doctor", "Examine this device or gateway, and say what mends it."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "matrix": ("benchmarks.matrix.command:matrix", "Export every way, measure each file, and recommend one."),
+    "predict": ("fedprune.prediction.command:predict", "Answer raw data with an exported model, on any device."),
     "benchmark": ("benchmarks.latency.command:benchmark", "Measure the latency of .tflite models on this device."),
     "broker": ("fedprune.wire.embedded_broker:broker", "Run a small MQTT broker on loopback, for trials."),
 }

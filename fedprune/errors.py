@@ -11,6 +11,7 @@
     │   └── RuntimeUnfit         (runtime.self_check) a device's runtime that cannot run its training graph, or errs
     ├── BrokerError           6  the broker refuses us or our password, or lacks what we need
     │   ├── BrokerUnreachable    (wire.refusals) no connection can be opened, for a reason that may pass by itself
+    │   ├── LoginRefused         (wire.trial) a broker that can be reached does not let a trial's client in
     │   └── GatewayUnproven      (identity.joining) who answers is not the gateway that made the join token
     ├── StorageError          7  the disk is full, or a checkpoint, book or memory is unreadable
     │   └── OutputLost           (system.output) standard output is closed or full, or its reader has gone
@@ -18,6 +19,7 @@
     ├── TrainingError         9  a trainer that could not train
     │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
+    ├── Unwell                1  (doctor.command) some check of the doctor failed
     ├── TokenRefused          1  (identity.devices) a join token that lets nobody in: unknown, late or used
     └── ExportError          10  a model that could not be exported or benchmarked
         └── FormatsFailed     1  (export.export_command) some formats could not be made, the others were

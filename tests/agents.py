@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edge_agent.agent_state import AgentState, Connected, Phase, TrainingDone
-from fedprune.wire.messages import Accepted, Reason, Rejected
+from fedprune.wire.messages import Reason, Rejected
 from tests.drivers import Agent
-from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, assignment, chunks, submit
+from tests.samples import MODEL_BLOB, TASK_BLOB, UPDATE, assignment, chunks, submit
 
 
 def agent_in(phase: Phase, state: AgentState | None = None) -> Agent:
@@ -20,10 +20,6 @@ def agent_in(phase: Phase, state: AgentState | None = None) -> Agent:
         agent.gets(TrainingDone(1, submit()))
     assert agent.state.phase is phase
     return agent
-
-
-def accepted() -> Accepted:
-    return Accepted(run=RUN, round=0, digest=UPDATE.digest)
 
 
 def refused(reason: Reason) -> Rejected:

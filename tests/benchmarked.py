@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.latency.conditions import Conditions, Reading
+from benchmarks.latency.conditions import Conditions
 from benchmarks.latency.results import Latency, Measured, Report
 from benchmarks.latency.this_machine import Machine
+from fedprune.system.conditions import Reading
 
 QUIET = Reading(
     load_average=0.1,

@@ -14,7 +14,7 @@ import numpy as np
 
 from aggregator.book import Book, RoundRecord
 from aggregator.cohort import Standing
-from aggregator.round_answers import ticket
+from aggregator.round_answers import terms, ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
@@ -25,12 +25,11 @@ from edge_agent.trainers import Trained, Work
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
-from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
-from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
 from fedprune.wire.topics import Topics
@@ -67,7 +66,7 @@ class Site:
         *,
         loss: float = 1.0,
         accuracy: Callable[[], float] = lambda: 0.5,
-        evaluate: Callable[[Weights], Evaluation] | None = None,
+        evaluate: Evaluate | None = None,
         agents_evaluate: bool = False,
         clock: Callable[[], float] = lambda: 0.0,
         keep: int = 5,
@@ -75,19 +74,23 @@ class Site:
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
     ) -> AggregatorRunner:
+        def usual(*_: Any) -> Evaluation:
+            return Evaluation(1, loss, {"accuracy": accuracy()})
+
         directory = Directory(self.path)
         book = self.book = Book.open(self.path / "book.sqlite")
         book.start(plan.run, plan.task.digest, {"codec.model": plan.model_codec})
         self.updates = Directory(directory.path / "updates")
         self.checkpoints = Directory(directory.path / "checkpoints")
         self.link = Recorder()
+        self._terms = terms(plan)
         return AggregatorRunner(
             plan,
             self.bundle,
             TOPICS,
             self.link,
             RunStore(book, self.checkpoints, self.updates),
-            evaluate=None if agents_evaluate else evaluate or (lambda _: Evaluation(1, loss, {"accuracy": accuracy()})),
+            evaluate=None if agents_evaluate else evaluate or usual,
             scale=None if agents_evaluate else LossScale(constant=1.0, ceiling=math.inf),
             report=self.records.append,
             clock=clock,
@@ -98,7 +101,9 @@ class Site:
         )
 
     def assignment_of(self, agent: str) -> Assignment:
-        return decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
+        """The last one, with the terms, as an agent has it."""
+        assignment = decode(Assignment, self.link.on(TOPICS.down(agent, "assignment"))[-1])
+        return assignment if assignment.terms else msgspec.structs.replace(assignment, terms=self._terms)
 
 
 def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
@@ -115,7 +120,7 @@ def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:
         tell(runner, agent, need)
     runner.drained()
     for sent in site.link.published:
-        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/chunk"):
+        if sent.topic.startswith(TOPICS.content(content.digest)) or sent.topic.endswith("/k"):
             with suppress(ProtocolError):
                 incoming, _ = incoming.add(decode(Chunk, sent.payload), 0.0)
     return incoming.assemble()
@@ -138,7 +143,8 @@ def trained(
     site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
 ) -> LocalResult:
     assignment = site.assignment_of(agent)
-    model = b"" if assignment.model is None else fetch(site, runner, assignment.model)
+    model = assignment.model or b""
+    model = fetch(site, runner, model) if isinstance(model, Content) else model
     local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held or HoldsNothing())
     return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 

@@ -42,7 +42,7 @@ class Noise:
         mischiefs = (Mischief(trick, number) for number, trick in enumerate(itertools.cycle(HARMLESS)))
         while (event := self._events.get()) is not None:
             if isinstance(event, LinkUp):
-                self._link.subscribe(f"fedprune/{self._topics.federation}/#")
+                self._link.subscribe(f"fp/{self._topics.federation}/#")
             elif isinstance(event, Delivery) and not self._is_own(event):
                 for mischief in itertools.islice(mischiefs, 3):
                     self._say(mischief.of(event, self._topics))

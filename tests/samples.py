@@ -7,8 +7,10 @@ import hashlib
 import msgspec
 
 from fedprune.wire.messages import (
+    WEIGHTS_DIGEST_BYTES,
     Accepted,
     Assignment,
+    Begun,
     CheckIn,
     Chunk,
     Content,
@@ -21,10 +23,12 @@ from fedprune.wire.messages import (
     Reason,
     Rejected,
     Submit,
+    Terms,
+    tag_of,
 )
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of
 
-RUN = "0123456789abcdef"
+RUN = "abcdef"
 TASK_BLOB = b"task" * 10
 MODEL_BLOB = b"model of round 0"
 UPDATE_BLOB = bytes(range(256)) * 1000
@@ -37,22 +41,43 @@ def digest(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-def assignment(round_: int = 0, *, run: str = RUN, model: Content = MODEL, task: Content = TASK) -> Assignment:
+TERMS = Terms(task=TASK, seed=7, clock_steps=100, codec="mask | feedback(2) | int8")
+
+
+def assignment(
+    round_: int = 0,
+    *,
+    run: str = RUN,
+    incarnation: int = 1,
+    model: Content | None = MODEL,
+    terms: Terms | None = TERMS,
+) -> Assignment:
     return Assignment(
         run=run,
+        incarnation=incarnation,
         round=round_,
-        task=task,
+        weights_digest=digest("weights")[:WEIGHTS_DIGEST_BYTES],
+        seconds_left=60,
         model=model,
-        weights_digest=digest("weights"),
-        schedule_step=100 * round_,
-        seed=7,
-        codec="mask | feedback(2) | int8",
-        seconds_left=60.0,
+        terms=terms,
     )
 
 
+def changed(work: Assignment, **changes: object) -> Assignment:
+    """Other work: `changes` of the assignment or of its terms. A digest of weights may be given whole."""
+    terms = {name: value for name, value in changes.items() if name in Terms.__struct_fields__}
+    own = {name: value for name, value in changes.items() if name not in terms}
+    if isinstance(whole := own.get("weights_digest"), bytes):
+        own["weights_digest"] = whole[:WEIGHTS_DIGEST_BYTES]
+    return msgspec.structs.replace(work, terms=msgspec.structs.replace(work.known, **terms), **own)
+
+
 def manifest(round_: int = 0, *, run: str = RUN, incarnation: int = 1, done: bool = False) -> Manifest:
-    return Manifest(run=run, incarnation=incarnation, round=round_, rounds=20, task=TASK, model=MODEL, done=done)
+    return Manifest(run=run, incarnation=incarnation, round=round_, done=done)
+
+
+def accepted(round_: int = 0, update: Content = UPDATE) -> Accepted:
+    return Accepted(round=round_, update=tag_of(update))
 
 
 def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, examples: int = 1500) -> Submit:
@@ -64,8 +89,8 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
         local_steps=47,
         loss=0.25,
         train_seconds=1.5,
-        idle_memory_mb=40.0,
-        peak_memory_mb=600.0,
+        idle_memory_mb=40,
+        peak_memory_mb=600,
         x_mean=0.5,
         x_largest=1.0,
     )
@@ -83,21 +108,27 @@ def chunks(blob: bytes, chunk_bytes: int = CHUNK_SIZES[0]) -> list[Chunk]:
 
 MESSAGES: dict[str, Message] = {
     "manifest": manifest(round_=3),
-    "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2),
-    "assignment": assignment(round_=3),
+    "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2, terms=1),
+    "assignment": assignment(round_=3, terms=None),
+    "assignment with its terms": assignment(round_=3),
     "assignment after an update was left out": msgspec.structs.replace(
-        assignment(round_=3), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
+        assignment(round_=3, terms=None), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
     ),
-    "assignment that wants an evaluation": msgspec.structs.replace(assignment(round_=3), hold_out=0.2),
+    "assignment that wants an evaluation": assignment(
+        round_=3, terms=msgspec.structs.replace(TERMS, hold_out=0.25, model_codec="fp16 + mask | topk(0.01) | ternary")
+    ),
     "assignment of a model that the agent holds": msgspec.structs.replace(
-        assignment(round_=3), model=None, base=3, model_codec="fp16 + mask | topk(0.01) | ternary | rice"
+        assignment(round_=3, terms=None), model=None, base=3
     ),
     "check-in that asks for the whole model": CheckIn(examples=1500, trainer="keras", wants_whole=True),
+    "assignment that brings the model": msgspec.structs.replace(assignment(round_=3, terms=None), model=b"model"),
+    "submit that brings the update": msgspec.structs.replace(submit(round_=3), update=b"update"),
+    "begun": Begun(round=3),
     "need": Need(digest=MODEL.digest, missing=b"\x05\x80"),
     "chunk": Chunk(digest=MODEL.digest, index=2, data=b"\x00\x01\xff"),
     "submit": submit(round_=3),
     "submit with an evaluation": msgspec.structs.replace(submit(round_=3), evaluated=EVALUATED),
-    "accepted": Accepted(run=RUN, round=3, digest=UPDATE.digest),
+    "accepted": accepted(round_=3),
     "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
     "rejected with a ticket": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),
     "rejected update": Rejected(reason=Reason.LATE, detail="round 3 is over", digest=UPDATE.digest),

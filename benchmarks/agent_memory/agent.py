@@ -26,7 +26,7 @@ from fedprune.errors import BrokerError, TrainingError
 from fedprune.system.usage import high_water_mark_mb
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import Failed, Submit, decode
+from fedprune.wire.messages import UPLINK, Failed, Submit, decode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
 
@@ -103,15 +103,17 @@ class _Federation:
         self._children = Children(site.path / name)
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._link = MqttLink(Broker(site.broker), f"agent-memory-{name}", self._heard)
+        topics = Topics(name)
+        self._kinds = {topics.up(AGENT, kind): kind for kind in UPLINK}
+        self._kinds |= {topics.round: "round", topics.down(AGENT, "accepted"): "accepted"}
         self._stack = ExitStack()
         self._agent: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> _Federation:
-        topics = Topics(self._name)
         with ExitStack() as stack:
             stack.enter_context(self._link)
             stack.enter_context(self._children)
-            for topic in (topics.round, topics.all_up, topics.down(AGENT, "accepted")):
+            for topic in self._kinds:
                 self._link.subscribe(topic)
             self._stack = stack.pop_all()
         return self
@@ -148,7 +150,7 @@ class _Federation:
                 continue
             if not isinstance(event, Delivery):
                 continue
-            said = event.topic.rpartition("/")[2]
+            said = self._kinds[event.topic]
             if said == "failed":
                 raise TrainingError(f"the agent cannot train: {decode(Failed, event.payload).why}")
             if said == kind:

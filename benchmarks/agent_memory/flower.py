@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,9 @@ from fedprune.errors import BrokerError, TrainingError
 from fedprune.system.usage import high_water_mark_mb
 
 _APP = Path(__file__).parent / "flower-app"
-_CONNECTED = "SuperNode ID"
+CONNECTED = "SuperNode ID"
+"""A SuperNode says so once it is known to the SuperLink."""
+
 _PATIENCE_S = 60.0
 _CHECK_S = 0.1
 
@@ -42,15 +45,14 @@ def measure_flower(site: Site, environment: Environment) -> Figures:
     with Children(home) as children:
         node, link = free_port(), free_port()
         result = home / "result.json"
-        (home / "config.toml").write_text(_connection(link))
-        # Loopback only: no telemetry, no look for newer versions, no installation of what the app asks for.
-        env = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-        env |= {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{environment.path / 'bin'}:/usr/bin:/bin"}
-        children.start_command("superlink", _superlink(environment, link), env)
+        (home / "config.toml").write_text(connection(link))
+        env = variables(home, environment)
+        children.start_command("superlink", superlink(environment, link), env)
         children.await_port("superlink", link)
-        supernode = children.start_command("supernode", _supernode(environment, link, node, site.data), env)
-        _await_line(children, "supernode", _CONNECTED)
-        idle_rss_mb = high_water_mark_mb(supernode.pid)
+        command = supernode(environment, link, node, {"data": str(site.data)})
+        child = children.start_command("supernode", command, env)
+        await_line(children, "supernode", CONNECTED)
+        idle_rss_mb = high_water_mark_mb(child.pid)
         children.run_command("run", _run(environment, result), env)
         rounds = msgspec.json.decode(result.read_bytes(), type=list[_Round])
         if len(rounds) != STARTS:
@@ -64,7 +66,14 @@ def measure_flower(site: Site, environment: Environment) -> Figures:
     )
 
 
-def _connection(port: int) -> str:
+def variables(home: Path, environment: Environment) -> dict[str, str]:
+    """Flower's, whose files are in `home`. Loopback only: no telemetry, no look for newer versions."""
+    env = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    return env | {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{environment.path / 'bin'}:/usr/bin:/bin"}
+
+
+def connection(port: int) -> str:
+    """The file config.toml of `flwr run`, for a SuperLink on loopback."""
     return f"""\
 [superlink]
 default = "local"
@@ -75,15 +84,17 @@ insecure = true
 """
 
 
-def _superlink(environment: Environment, port: int) -> list[str | Path]:
+def superlink(environment: Environment, port: int) -> list[str | Path]:
+    """Its command. It installs nothing of what an app asks for."""
     command: list[str | Path] = [environment.script("flower-superlink"), "--insecure"]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
 
 
-def _supernode(environment: Environment, link: int, port: int, data: Path) -> list[str | Path]:
+def supernode(environment: Environment, link: int, port: int, config: Mapping[str, str]) -> list[str | Path]:
+    """Its command; the client app is told `config`."""
     command: list[str | Path] = [environment.script("flower-supernode"), "--insecure"]
     command += ["--superlink", f"127.0.0.1:{link}", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--node-config", f"data={json.dumps(str(data))}"]
+    return [*command, "--node-config", " ".join(f"{name}={json.dumps(value)}" for name, value in config.items())]
 
 
 def _run(environment: Environment, result: Path) -> list[str | Path]:
@@ -93,7 +104,7 @@ def _run(environment: Environment, result: Path) -> list[str | Path]:
     return [environment.script("flwr"), "run", _APP, "local", "--stream", "--run-config", " ".join(words)]
 
 
-def _await_line(children: Children, name: str, text: str) -> None:
+def await_line(children: Children, name: str, text: str) -> None:
     """Wait until a child has said something."""
     deadline = time.monotonic() + _PATIENCE_S
     while text not in children.log(name).read_text(errors="replace"):

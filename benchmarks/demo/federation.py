@@ -13,7 +13,7 @@ from aggregator.book import Book, RoundRecord
 from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, task_toml
-from benchmarks.federation import Federation, run_federation
+from benchmarks.federation import Federation, codec_of, run_federation
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.data.source import open_source
@@ -82,7 +82,7 @@ def _federation(settings: DemoSettings, out: Path) -> Federation:
         agents=settings.agents,
         rounds=settings.rounds,
         seed=settings.seed,
-        codec=settings.codec,
+        codec=codec_of(settings.codec),
         trainer=settings.trainer,
         broker=settings.broker,
         out=out,

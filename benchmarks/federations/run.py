@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aggregator.book import RoundRecord
 from benchmarks.children import Children, default_broker
-from benchmarks.federation import Federation, run_federation
+from benchmarks.federation import Federation, codec_of, run_federation
 from benchmarks.federations.scenarios import Prepared, Scenario
 from benchmarks.task_file import BATCH_SIZE, task_file
 from fedprune.data.npz import count_examples
@@ -55,7 +55,7 @@ class Site:
                 agents=self.scenario.agents,
                 rounds=self.scenario.rounds,
                 seed=self.seed,
-                codec=codec,
+                codec=codec_of(codec),
                 trainer=trainer,
                 broker=default_broker(),
                 out=out,

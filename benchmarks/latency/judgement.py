@@ -8,7 +8,8 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
-from benchmarks.latency.conditions import SINCE_BOOT, Conditions
+from benchmarks.latency.conditions import Conditions
+from fedprune.system.conditions import SINCE_BOOT
 
 MOST_OTHERS_CORES = 0.25
 """Cores that others may keep busy: an idle system needs a few hundredths of one, and one hog is four times this."""

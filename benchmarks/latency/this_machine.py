@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.latency.conditions import read_text
+from fedprune.system.conditions import read_text
 
 _ARM_PARTS = {
     0xB76: "ARM1176",

@@ -134,6 +134,7 @@ def _history(run: Path, version: int) -> _History:
 
 def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint, history: _History) -> Card:
     recommended, machine = matrix.recommendation, matrix.machine
+    form = bundle.forms.of(checkpoint.units)
     return Card(
         written=datetime.now(UTC).replace(microsecond=0),
         fedprune=__version__,
@@ -146,7 +147,7 @@ def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint
         sparsity=report.sparsity,
         target_sparsity=report.target_sparsity,
         sparsity_by_layer={
-            spec.name: float(np.mean(checkpoint.weights[spec.name] == 0))
+            spec.name: float(np.mean(form.expand(spec.name, checkpoint.weights[spec.name]) == 0))
             for spec in bundle.task.table.of(TensorClass.PRUNABLE)
         },
         weights_sha256=report.weights_sha256,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.pruning.command import main
+if __name__ == "__main__":  # not where a child process imports this module to find its work: a device has no TensorFlow
+    from benchmarks.pruning.command import main
 
-if __name__ == "__main__":  # not where a child process imports this module to find its work
     main()

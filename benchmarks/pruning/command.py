@@ -2,140 +2,66 @@
 
 from __future__ import annotations
 
-import statistics
+from itertools import product
 from pathlib import Path
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.claims import settle
-from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.demo.rerun import seeds_option, sources
-from benchmarks.pruning.runs import RECIPES, Run, runs_of
-from benchmarks.pruning.speed import Speedup, speedups
+from benchmarks.command_line import Script, json_option
+from benchmarks.demo.rerun import seeds_option
+from benchmarks.pruning.claims import claims_of, claims_of_shrunk
+from benchmarks.pruning.methods import METHODS, compare_methods
+from benchmarks.pruning.records import Result, dense_accuracy, earlier, methods_left, plan, rounds_of, save
+from benchmarks.pruning.rounds import shrunk
+from benchmarks.pruning.runs import run_recipe
+from benchmarks.pruning.speed import speedups
+from benchmarks.pruning.tables import table_of_methods, table_of_runs, table_of_shrunk, table_of_speedups
+from benchmarks.pruning.tasks import METHOD_TASKS
 
-_MOST_POINTS_LOST = {"half": 1.5, "half + 80 %": 2.5}
-"""Of accuracy, on average over seeds, in the demo's 20 rounds."""
-_LEAST_SPEEDUP = {
-    ("CNN-108k", "fp32"): 1.8,
-    ("MobileNetV1-like", "fp32"): 2.7,
-    ("MobileNetV1-like", "int8"): 1.9,
-}
 _NETWORKS = ("CNN-108k", "MobileNetV1-like")
-_QUICK_ROUNDS = ("--rounds", "8")
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What is written to JSON."""
-
-    quick: bool
-    runs: tuple[Run, ...]
-    speedups: tuple[Speedup, ...]
+_STEPS = {"CNN-108k": 40, "MobileNetV1-like": 6}
+"""Of a round of the federation that loses units, by network."""
+_WIDTH = 170
+_METHOD_SEEDS = 3
+"""Seeds that methods are compared with."""
 
 
 @click.command(cls=Script)
-@seeds_option("1,2,3")
-@click.option(
-    "--quick", is_flag=True, help="One seed, eight rounds, and few measurements: claims of accuracy are not tried."
-)
-@json_option("Write the numbers there.")
-def main(seeds: tuple[int, ...], quick: bool, target: Path | None) -> None:
-    """Run the demo dense, without half of its units, and sparse besides; measure two networks with half of their units
-    against the whole ones, in turns, on one thread."""
-    runs, steps = (50, 10) if quick else (500, 60)
-    measured = [row for name in _NETWORKS for row in speedups(name, runs, steps)]
-    Console(width=120).print(_table_of_speedups(measured))
-    federated = [
-        run for seed in (seeds[:1] if quick else seeds) for run in runs_of(seed, _QUICK_ROUNDS if quick else ())
-    ]
-    write_json(Result(quick, tuple(federated), tuple(measured)), target)
-    Console(width=120).print(_table_of_runs(federated))
-    settle(_claims(federated, measured, quick=quick))
-
-
-def _claims(runs: list[Run], measured: list[Speedup], *, quick: bool) -> dict[str, bool | None]:
-    claims: dict[str, bool | None] = {}
-    for name, most in _MOST_POINTS_LOST.items():
-        lost = _points_lost(runs, name)
-        claims[f"{name}: {lost:+.2f} points lost, at most {most}"] = None if quick else lost <= most
-    for row in measured:
-        least = _LEAST_SPEEDUP.get((row.network, row.measured))
-        if least is not None:
-            claims[f"{row.network}, {row.measured}: {row.median:.2f}x, at least {least}x"] = row.median >= least
-    return claims
-
-
-def _points_lost(runs: list[Run], name: str) -> float:
-    return 100 * statistics.mean(run.dense_accuracy - run.accuracy for run in runs if run.name == name)
-
-
-def _table_of_runs(runs: list[Run]) -> Table:
-    title = (
-        f"The demo's task, mean over seeds {sorted({run.seed for run in runs})}: {sources(run.source for run in runs)}"
-    )
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    headings = (
-        "",
-        "accuracy",
-        "lost",
-        "parameters",
-        "fp32 kB",
-        "zstd",
-        "ms",
-        "int8 kB",
-        "zstd",
-        "ms",
-        "up kB",
-        "down kB",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for name in RECIPES:
-        own = [run for run in runs if run.name == name]
-        table.add_row(
-            name,
-            f"{_mean(own, 'accuracy'):.4f}",
-            f"{_points_lost(runs, name):+.2f}",
-            f"{_mean(own, 'parameters'):,.0f}",
-            f"{_mean(own, 'bytes_tflite') / 1e3:.1f}",
-            f"{_mean(own, 'bytes_tflite_compressed') / 1e3:.1f}",
-            f"{_mean(own, 'p50_ms'):.3f}",
-            f"{_mean(own, 'int8_bytes_tflite') / 1e3:.1f}",
-            f"{_mean(own, 'int8_bytes_tflite_compressed') / 1e3:.1f}",
-            f"{_mean(own, 'int8_p50_ms'):.3f}",
-            f"{_mean(own, 'bytes_up') / 1e3:,.0f}",
-            f"{_mean(own, 'bytes_down') / 1e3:,.0f}",
-        )
-    return table
-
-
-def _mean(runs: list[Run], field: str) -> float:
-    """NaN where a run has no such number."""
-    return statistics.mean(float("nan") if (value := getattr(run, field)) is None else value for run in runs)
-
-
-def _table_of_speedups(measured: list[Speedup]) -> Table:
-    table = Table(
-        title="Half of the units removed, one thread, in turns with the whole network",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        caption="A training graph: loss and gradients of a batch of 32, in processor time.",
-        caption_justify="left",
-    )
-    for heading in ("network", "", "whole ms", "half ms", "faster", "quartiles", "1,000 parameters", "kB"):
-        table.add_column(heading, justify="left" if heading in ("network", "") else "right")
-    for row in measured:
-        table.add_row(
-            row.network,
-            row.measured,
-            f"{row.whole_ms:.3f}",
-            f"{row.half_ms:.3f}",
-            f"{row.median:.2f}x",
-            f"{row.low:.2f} to {row.high:.2f}",
-            f"{row.parameters[0] / 1e3:.0f} to {row.parameters[1] / 1e3:.0f}",
-            "" if row.bytes is None else f"{row.bytes[0] / 1e3:.0f} to {row.bytes[1] / 1e3:.0f}",
-        )
-    return table
+@seeds_option("3,4,5,1,2")
+@click.option("--quick", is_flag=True, help="Four recipes, one seed, twelve rounds, and few measurements.")
+@click.option("--resume", is_flag=True, help="Go on with the runs that the file of --json holds.")
+@json_option("Write the numbers there, again after each run.")
+def main(seeds: tuple[int, ...], quick: bool, resume: bool, target: Path | None) -> None:
+    """Compare recipes of pruning with dense federations, on data of theirs, in this process; measure two networks
+    with half of their units against the whole ones, in turns, on one thread."""
+    result = earlier(target, quick=quick) if resume else Result(quick)
+    for task, name, seed in plan(seeds, quick=quick):
+        if result.find(task, name, seed) is None:
+            click.echo(f"{task}, {name}, seed {seed} ...", err=True)
+            compared_with = dense_accuracy(result, task, name, seed)
+            run = run_recipe(task, name, seed, rounds_of(task, quick=quick), compared_with)
+            result = msgspec.structs.replace(result, runs=(*result.runs, run))
+            save(result, target)
+    for seed, task in () if quick else product(seeds[:_METHOD_SEEDS], METHOD_TASKS):
+        if left := methods_left(result, task, seed, METHODS):
+            click.echo(f"{task}, methods, seed {seed} ...", err=True)
+            for compared in compare_methods(task, seed, left):
+                result = msgspec.structs.replace(result, compared=(*result.compared, compared))
+                save(result, target)
+    if not result.speedups:
+        inferences, steps = (50, 10) if quick else (500, 60)
+        measured = tuple(row for name in _NETWORKS for row in speedups(name, inferences, steps))
+        result = msgspec.structs.replace(result, speedups=measured)
+        save(result, target)
+    if not result.shrunk:
+        smaller = tuple(shrunk(name, steps) for name, steps in _STEPS.items())
+        result = msgspec.structs.replace(result, shrunk=smaller)
+        save(result, target)
+    console = Console(width=_WIDTH)
+    console.print(table_of_speedups(result.speedups), table_of_shrunk(result.shrunk), table_of_runs(result.runs))
+    if result.compared:
+        console.print(table_of_methods(result.compared))
+    settle(claims_of(result.runs, result.speedups, quick=quick) | claims_of_shrunk(result.shrunk))

@@ -10,12 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from benchmarks.latency.measure import Settings, measure
 from benchmarks.latency.results import Measured
 from benchmarks.pruning.halves import Described, halves
+from benchmarks.pruning.results import Speedup
 from export.converter import ConverterProcess, Job
 from export.report import Format
 from fedprune.errors import ExportError
@@ -28,22 +28,6 @@ FORMATS = (Format.FP32, Format.INT8)
 _BATCH, _OUTPUTS = 32, 10
 _CALIBRATION = 32
 """Random examples that int8's scales come from; speed does not depend on them."""
-
-
-class Speedup(msgspec.Struct, frozen=True):
-    """The time of the whole network over that of the half, one thread: the median over pairs of blocks, and the
-    quartiles around it. `measured` is `fp32` or `int8` for an inference, or `training graph` for loss and gradients of
-    a batch of 32, in processor time."""
-
-    network: str
-    measured: str
-    whole_ms: float
-    half_ms: float
-    median: float
-    low: float
-    high: float
-    parameters: tuple[int, int]
-    bytes: tuple[int, int] | None = None
 
 
 def speedups(name: str, runs: int, steps: int) -> list[Speedup]:

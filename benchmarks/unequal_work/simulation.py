@@ -69,6 +69,17 @@ class Federation:
         self._local: dict[str, Weights | None] = {}
 
     def run(self, rounds: int) -> Outcome:
+        records = self.records(rounds)
+        last = records[-_LAST_ROUNDS:]
+        worst = [record.spreads["accuracy"].worst for record in last if "accuracy" in record.spreads]
+        return Outcome(
+            accuracy=float(np.mean([record.accuracy or 0.0 for record in last])),
+            worst=float(np.mean(worst)) if worst else None,
+            unkept=sum(not record.kept for record in records),
+        )
+
+    def records(self, rounds: int) -> list[RoundRecord]:
+        """Run it, once."""
         task = self._bundle.task
         model = new_model(self._bundle.initial_weights(), task, RUN, 0, Values.FP32, full_mask(task.table))
         records: list[RoundRecord] = []
@@ -81,13 +92,7 @@ class Federation:
             model = merged.model
             records.append(record_of(round_, merged))
         self._directory.cleanup()
-        last = records[-_LAST_ROUNDS:]
-        worst = [record.spreads["accuracy"].worst for record in last if "accuracy" in record.spreads]
-        return Outcome(
-            accuracy=float(np.mean([record.accuracy or 0.0 for record in last])),
-            worst=float(np.mean(worst)) if worst else None,
-            unkept=sum(not record.kept for record in records),
-        )
+        return records
 
     def _update(self, agent: str, model: GlobalModel, round_: int) -> AcceptedUpdate:
         """Train, and put the update where the merger finds it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, Weights
+
+if TYPE_CHECKING:
+    from fedprune.task.forms import Form
 
 Slots = Mapping[str, NDArray[np.generic]]
 """Optimizer state by name; what the names are is the trainer's own business."""
@@ -34,7 +37,8 @@ class Work:
     the global model is not pruned). `schedule_step` counts the global steps before this round; as TF-MOT counts
     from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
     optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked
-    before each step, or each half second's steps.
+    before each step, or each half second's steps. `form` is that of the task that all of it is in; None for a task as
+    it was built.
     """
 
     weights: Weights
@@ -43,6 +47,7 @@ class Work:
     slots: Slots | None
     keyed: Keyed
     should_stop: Callable[[], bool] = never
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class Trainer(Protocol):
           TrainingError: the loss is not finite, or training fails.
         """
         ...
+
+
+class AnsweringTrainer(Trainer, Protocol):
+    """A trainer that also tells what its model answers."""
 
     def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
         """What the whole model of these weights answers to a few examples, as the trainer computes: for each output

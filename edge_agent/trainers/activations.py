@@ -49,8 +49,16 @@ def split(bundle: Bundle, examples: int, threads: int) -> tuple[Bundle, KeptActi
             bundle.task.name,
         )
         return bundle, None
-    task = msgspec.structs.replace(bundle.task, input_shapes=(shape,), tensors=tuple(parts.head_table))
-    return replace(bundle, task=task, network=parts.head, graphs=bundle.head.graphs, head=None), kept
+    return head_of(bundle), kept
+
+
+def head_of(bundle: Bundle) -> Bundle:
+    """The task of the head alone, of a network with a frozen base."""
+    parts = cut_at_frontier(bundle.network, bundle.task.table)
+    assert parts is not None
+    assert bundle.head is not None
+    task = msgspec.structs.replace(bundle.task, input_shapes=parts.head.inputs, tensors=tuple(parts.head_table))
+    return replace(bundle, task=task, network=parts.head, graphs=bundle.head.graphs, head=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,14 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from edge_agent.trainers import Trainer
+from edge_agent.trainers import AnsweringTrainer
 from fedprune.errors import ConfigurationError
 from fedprune.runtime.tflite import how_to_get_runtime, is_runtime_installed
 from fedprune.system.disk import Disk
 from fedprune.system.usage import device_memory_mb
 
 if TYPE_CHECKING:
+    from edge_agent.trainers.slimming import Slimmable
     from fedprune.task.bundle import Bundle
 
 _log = logging.getLogger(__name__)
@@ -41,12 +42,22 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
 
 def make_trainer(
     choice: TrainerChoice, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None
-) -> Trainer:
+) -> AnsweringTrainer:
     """The trainer for a task and a device with so many examples. `disk` remembers which runtime was checked.
 
     Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train the task, `StorageError` if the
     disk refuses.
     """
+    trainer = _make_whole(choice, bundle, examples=examples, threads=threads, disk=disk)
+    if not bundle.forms.can_change:
+        return trainer
+    from edge_agent.trainers.slimming import SlimmingTrainer
+
+    return SlimmingTrainer(trainer, bundle.forms.whole)
+
+
+def _make_whole(choice: TrainerChoice, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None) -> Slimmable:
+    """The trainer of the network as it was built."""
     name = preferred_trainer(choice)
     if choice == "auto" and not bundle.graphs and _is_installed("keras"):
         name = "keras"

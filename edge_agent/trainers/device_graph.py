@@ -60,9 +60,7 @@ def prepare_device_graph(
     """
     if not bundle.graphs:
         raise TaskError(f"task {bundle.task.name!r} has no training graph; train it with the keras trainer")
-    memory_mb = device_memory_mb()
-    room = int(memory_mb * 1e6 * _SHARE_OF_MEMORY)
-    proven = choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
+    memory_mb, proven = device_memory_mb(), chosen_graph(bundle, examples)
     if proven.memory_bytes > memory_mb * 1e6:
         needed_mb = proven.memory_bytes / 1e6
         raise RuntimeUnfit(
@@ -72,6 +70,12 @@ def prepare_device_graph(
     load = partial(TrainingGraph, _written(bundle, proven, disk), bundle.task.tensors, threads=threads)
     _check_runtime(bundle, proven, load(), disk)
     return load
+
+
+def chosen_graph(bundle: Bundle, examples: int) -> ProvenGraph:
+    """The proven graph that this device takes with so many examples."""
+    room = int(device_memory_mb() * 1e6 * _SHARE_OF_MEMORY)
+    return choose_graph(bundle.graphs, bundle.task.training.batch_size, examples, room)
 
 
 def choose_graph(graphs: Iterable[ProvenGraph], batch_size: int, examples: int, room: int) -> ProvenGraph:
@@ -89,7 +93,7 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
     task = bundle.task
     source = [bundle.network, task.tensors, task.objectives, proven.batch_size]
     expected = _Written(_digest(msgspec.json.encode(source)), proven.sha256, proven.memory_bytes)
-    if disk is not None and _remembered(disk, _WRITTEN, _Written) == expected:
+    if disk is not None and remembered(disk, _WRITTEN, _Written) == expected:
         kept = disk.read(_GRAPH)
         if kept is not None and _digest(kept) == proven.sha256:
             return kept
@@ -108,13 +112,13 @@ def _written(bundle: Bundle, proven: ProvenGraph, disk: Disk | None) -> bytes:
 def _check_runtime(bundle: Bundle, proven: ProvenGraph, graph: TrainingGraph, disk: Disk | None) -> None:
     """Run the self-check unless it has passed. The last one is remembered: a device serves one federation at a time."""
     checked = _Checked(_digest(msgspec.json.encode(proven)), graph.runtime.name, graph.runtime.version)
-    if disk is None or _remembered(disk, _CHECKED, _Checked) != checked:
+    if disk is None or remembered(disk, _CHECKED, _Checked) != checked:
         run_self_check(graph, bundle.task.tensors, proven.self_check)
         if disk is not None:
             disk.write(_CHECKED, msgspec.json.encode(checked))
 
 
-def _remembered(disk: Disk, name: str, kind: type[_Record]) -> _Record | None:
+def remembered(disk: Disk, name: str, kind: type[_Record]) -> _Record | None:
     """A record on the disk. None if there is nothing that can be read: then what it tells of is made again."""
     try:
         return msgspec.json.decode(disk.read(name) or b"", type=kind)

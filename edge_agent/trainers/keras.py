@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.batches import Augmenter, batches_of
 from edge_agent.trainers.divergence import check_finite
+from edge_agent.trainers.keras_powerpropagation import Theta
 from edge_agent.trainers.pruned_model import PrunedModel
+from edge_agent.trainers.slimming import LOSS, check_alike
 from edge_agent.trainers.slots import (
     check_form,
     form_of,
@@ -28,12 +30,17 @@ from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
 from fedprune.model.forms import OutputForm
-from fedprune.model.losses import LabelForm
+from fedprune.model.losses import LabelForm, Labels
+from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, Weights
-from fedprune.pruning.masks import apply_mask
+from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.runtime.self_check import draw_classes, draw_inputs, draw_weights
 from fedprune.task.bundle import Bundle
+from fedprune.task.forms import Form
 from fedprune.task.training import Adam, Sgd
 
+_DRAWN = 8
+"""Examples of a batch on which a smaller network is compared with the whole one."""
 _SLICE_S = 0.5
 """Seconds of steps that are run at once. Between two slices the trainer asks whether it should stop."""
 
@@ -47,6 +54,7 @@ class KerasTrainer:
     def __init__(self, bundle: Bundle, *, threads: int) -> None:
         """Raises `TaskError` if the bundle's model cannot be built or trained, or does not fit its tensor table."""
         _use_threads(threads)
+        self._bundle, self._threads = bundle, threads
         self._task = bundle.task
         self._network = bundle.network
         self._inputs = [
@@ -60,14 +68,32 @@ class KerasTrainer:
         self._loss = weighted_loss(bundle.task.objectives)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}
+        self._theta = Theta(bundle.task, self._model.trained)
         self._global = {name: tf.Variable(variable, trainable=False) for name, variable in trained.items()}
         try:
             self._optimizer = _make_optimizer(bundle.task.training.optimizer)
-            self._optimizer.build(list(self._model.trained.values()))
+            self._optimizer.build(self._theta.moved)
             self._run = self._trace()
         except Exception as error:  # whatever Keras raises on a model or setting that makes no sense
             raise TaskError(f"task {bundle.task.name!r} cannot be trained: {_reason(error)}") from error
         self._slots_form = form_of(self._slots(self._model.weights(), self._model.mask()))
+
+    def slimmed(self, form: Form) -> KerasTrainer:
+        """See `Slimmable`."""
+        other = KerasTrainer(self._bundle.in_form(form), threads=self._threads)
+
+        def trial(draw: int) -> tuple[dict[str, Array], dict[str, Array]]:
+            keyed = Keyed(draw, "slimmed")
+            weights = form.cut_all(draw_weights(self._task.tensors, keyed))
+            batch = self._draw_batch(keyed)
+            masked = self._differentiate(dict(form.expanded(weights)), *batch)
+            return form.cut_all(masked), other._differentiate(weights, *batch)
+
+        try:
+            check_alike(trial)
+        except tf.errors.OpError as error:
+            raise TaskError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
+        return other
 
     def train(self, work: Work, data: Examples) -> Trained:
         """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
@@ -103,6 +129,29 @@ class KerasTrainer:
         self._model.load(weights, kept, 0)
         outputs = call_model(self._model.keras, [tf.constant(x) for x in inputs], training=False)
         return tuple(output.numpy() for output in outputs)
+
+    def _draw_batch(self, keyed: Keyed) -> tuple[list[Inputs], list[Labels]]:
+        """Random examples and labels."""
+        told = zip(self._network.inputs, self._network.vocabularies, self._network.paddings, strict=True)
+        x = [draw_inputs(keyed, (_DRAWN, *shape), known, padding=padding) for shape, known, padding in told]
+        y: list[Labels] = []
+        for form in self._outputs:
+            rows = draw_classes(keyed, (_DRAWN, *form.shape))
+            is_numbers = form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS
+            y.append(rows.argmax(axis=-1) if is_numbers else rows)
+        return x, y
+
+    def _differentiate(self, weights: Weights, x: Sequence[Inputs], y: Sequence[Labels]) -> dict[str, Array]:
+        """The gradients of all trained tensors, by name, and the loss. Random layers draw nothing."""
+        model = self._model
+        model.load(weights, full_mask(self._task.table), 0)
+        importance = tf.ones((len(x[0]), len(self._outputs)))
+        with tf.GradientTape() as tape:
+            outputs = call_model(model.keras, [tf.constant(each) for each in x], training=not model.random_layers)
+            loss = self._loss([tf.constant(each) for each in y], outputs, importance) + sum(model.keras.losses)
+        gradients = tape.gradient(loss, model.trained)
+        found = {name: tf.convert_to_tensor(gradient).numpy() for name, gradient in gradients.items()}
+        return found | {LOSS: loss.numpy().reshape(1)}
 
     def _run_until_stopped(
         self, data: Examples, batches: Iterator[NDArray[np.int64]], steps: int, should_stop: Callable[[], bool]
@@ -172,8 +221,7 @@ class KerasTrainer:
         with tf.GradientTape() as tape:
             loss = self._loss(y, call_model(model, x, training=True), importance) + sum(model.losses)
             minimised = loss + self._proximal_term()
-        trained = list(self._model.trained.values())
-        self._optimizer.apply_gradients(zip(tape.gradient(minimised, trained), trained, strict=True))
+        self._theta.move(self._optimizer, tape.gradient(minimised, list(self._model.trained.values())))
         return loss
 
     def _proximal_term(self) -> Any:
@@ -194,6 +242,7 @@ class KerasTrainer:
         for name, variable in self._global.items():
             variable.assign(work.weights[name])
         self._model.load(weights, work.mask, work.schedule_step)
+        self._theta.load()
         self._model.seed(work.keyed.integers(self._model.random_layers))
 
     def _restore(self, slots: Slots, weights: Weights, mask: Mask) -> Weights:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots
 from fedprune.errors import TrainingError
-from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, Weights
 from fedprune.pruning.masks import apply_mask
+from fedprune.task.forms import Form
+
+_TRAINED = (TensorClass.PRUNABLE, TensorClass.DENSE)
 
 SlotsForm = Mapping[str, tuple[tuple[int, ...], str]]
 """Names, shapes and dtypes of slots."""
@@ -45,6 +48,23 @@ def with_residue(weights: Weights, mask: Mask, slots: Slots) -> dict[str, Array]
         name: np.where(mask[name], array, residue[name]) if name in residue else array
         for name, array in weights.items()
     }
+
+
+def carried_slots(slots: Slots, former: Form, form: Form) -> dict[str, NDArray[np.generic]]:
+    """Slots of the `former` form of a task in another one: of each trained tensor what is left of its variables.
+
+    Those that fit no such task come back as they are, and are refused by `check_form`.
+    """
+    if not slots:
+        return {}
+    counter, *variables = optimizer_variables(slots)
+    trained = [spec.name for spec in former.task.table if spec.kind in _TRAINED]
+    each = len(variables) // max(len(trained), 1)
+    if each * len(trained) != len(variables):
+        return dict(slots)
+    names = [name for name in trained for _ in range(each)]
+    carried = [form.carry(former, name, array) for name, array in zip(names, variables, strict=True)]
+    return optimizer_slots([counter, *carried])
 
 
 def form_of(slots: Slots) -> SlotsForm:

@@ -23,11 +23,11 @@ from export.checking.devices import (
 from export.converter import ConverterProcess, Job
 from export.report import Format
 from fedprune.codecs import Codec
-from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data import Dataset
 from fedprune.errors import ExportError, FedpruneError
-from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.runtime.self_check import ProvenGraph
 from fedprune.task.bundle import Bundle, read_bundle
+from fedprune.task.gathering import load_to_look
 
 SLOW_S = 600.0
 """A round that takes longer meets no deadline unless rounds.deadline_s is raised."""
@@ -125,9 +125,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def _final_sparsity(bundle: Bundle) -> float:
     schedule = bundle.task.pruning.schedule
-    if isinstance(schedule, PolynomialDecay):
-        return schedule.sparsity_in_force(schedule.end_step)
-    return schedule.target_sparsity
+    return schedule.target_sparsity if schedule.end_step < 0 else schedule.sparsity_in_force(schedule.end_step)
 
 
 def _model(bundle: Bundle) -> Finding:
@@ -154,8 +152,7 @@ def _data(bundle: Bundle, path: Path | None) -> tuple[Dataset | None, list[Findi
     if path is None:
         return None, [Finding("data", "look", "not looked at; name a device's examples with --data")]
     try:
-        loaded = load_examples(path, bundle.task.data)
-        data = fit_to(loaded, bundle.network.input_forms, bundle.task.output_forms)
+        data = load_to_look(path, bundle)
     except FedpruneError as error:
         return None, [Finding("data", "fails", str(error))]
     few = len(data) < _FEW_EXAMPLES

@@ -64,7 +64,8 @@ def round_bytes(bundle: Bundle, codec: Codec, sparsity: float) -> RoundBytes:
     """The bytes of a drawn update, and of the initial model, once so much is pruned."""
     task, table, chance = bundle.task, bundle.task.table, np.random.default_rng(0)
     weights, key = bundle.initial_weights(), Key(0, 0, "agent")
-    mask = score_mask(weights, table, sparsity, task.pruning.allocation, full_mask(table))
+    pruning = task.pruning
+    mask = score_mask(weights, table, sparsity, pruning.allocation, full_mask(table), pruning.block)
     alive = {}
     for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
         delta = chance.standard_normal(spec.shape, np.float32) * np.float32(1e-3)

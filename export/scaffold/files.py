@@ -14,6 +14,7 @@ from export.scaffold.plan import Plan
 from export.settings import TaskSettings
 from fedprune.config import from_table
 from fedprune.data.description import Data
+from fedprune.data.normalization import lacks_statistics
 from fedprune.model.losses import LabelForm
 
 _WIDTH, _COMMENTS = 110, 32
@@ -106,7 +107,10 @@ def _line(setting: str, comment: str) -> str:
 
 def _data_lines(data: Data) -> str:
     table: Mapping[str, Any] = msgspec.to_builtins(data)
-    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items() if value not in _NOTHING)
+    told = "# Nobody scales anything: devices tell mean and deviation before the first round.\n"
+    return (told if lacks_statistics(data) else "") + "".join(
+        f"{key} = {_value(value)}\n" for key, value in table.items() if value not in _NOTHING
+    )
 
 
 def _value(value: Any) -> str:

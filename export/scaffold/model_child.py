@@ -18,7 +18,7 @@ from export.scaffold.model_look import Answer, Candidates, ModelLook, OutputLook
 from fedprune.errors import FedpruneError
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.description import Network
-from fedprune.network.layers import Activation
+from fedprune.network.layers import Activation, Rescaling
 
 
 def main(source: str, base: Path, answered: Path) -> None:
@@ -60,7 +60,7 @@ def _outputs(network: Network) -> list[OutputLook]:
     for name, value in zip(names, network.outputs, strict=True):
         last = makers[value - first] if value >= first else None
         function = str(last.function) if isinstance(last, Activation) else "linear"
-        looks.append(OutputLook(shapes[value], name, function))
+        looks.append(OutputLook(shapes[value], name, function, rescales=isinstance(last, Rescaling)))
     return looks
 
 

@@ -18,11 +18,12 @@ _CHILD = "export.scaffold.model_child"
 
 class OutputLook(msgspec.Struct, frozen=True):
     """An output: its shape without the batch, its name where there are several, and the last layer's activation, which
-    is `linear` where the last layer has none."""
+    is `linear` where the last layer has none. `rescales`: the last layer brings the answer to a scale of its own."""
 
     shape: tuple[int, ...]
     name: str
     activation: str
+    rescales: bool = False
 
 
 class ModelLook(msgspec.Struct, frozen=True, tag="model"):

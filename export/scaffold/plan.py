@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from export.scaffold.data_look import DataLook
 from export.scaffold.describing import Described
 from export.scaffold.model_look import ModelLook, OutputLook
@@ -15,11 +13,12 @@ from export.scaffold.questions import Questions
 from export.scaffold.statistics import Statistics, look_closely
 from export.scaffold.targets import loss_given, loss_of_arrays
 from fedprune.data.dataset import Dataset
-from fedprune.data.description import Data, Text
+from fedprune.data.description import Data, Standard
 from fedprune.data.fit import fit_to
+from fedprune.data.normalization import with_normalization
 from fedprune.errors import DataError, TaskError
 from fedprune.model.forms import InputForm, OutputForm
-from fedprune.model.losses import Loss, Objective
+from fedprune.model.losses import LabelForm, Loss, Objective
 
 _BATCHES = (32, 16, 8)
 """Those that training graphs are proven for; an agent's examples should fill two of them."""
@@ -77,11 +76,8 @@ def make_plan(
     batch_size = next((size for size in _BATCHES if 2 * size <= each), _BATCHES[-1])
     begin = round(wishes.rounds * _PRUNING_BEGINS)
     usual = _SPARSITY if model.prunable >= _SMALL else _SMALL_SPARSITY
-    data = described.data
-    if statistics.normalize is not None and not isinstance(data, Text):
-        data = msgspec.structs.replace(data, normalize=statistics.normalize)
     return Plan(
-        data=data,
+        data=_normalized(described.data, statistics, loss),
         loss=loss,
         batch_size=batch_size,
         steps_per_round=min(max(math.ceil(each / batch_size), _FEWEST_STEPS), _MOST_STEPS),
@@ -93,6 +89,16 @@ def make_plan(
         examples=statistics.examples,
         notes=(*statistics.notes, *_few(statistics, wishes), *_unpruned(model)),
     )
+
+
+def _normalized(data: Data, statistics: Statistics, loss: Loss) -> Data:
+    """The form with what suits its numbers. Of a regression the devices tell: what they measure is not known here."""
+    if loss.rule.labels is not LabelForm.NUMBERS:
+        return with_normalization(data, statistics.normalize, None)
+    inputs = statistics.normalize
+    if isinstance(inputs, Standard):
+        inputs = Standard(statistics="federated")
+    return with_normalization(data, inputs, statistics.targets)
 
 
 def _loss_of(statistics: Statistics, model: ModelLook) -> Loss:

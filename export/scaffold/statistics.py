@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,18 +32,18 @@ _LARGEST_PIXEL_SCALE = 0.02
 """Of a Rescaling layer which expects pixels from 0 to 255."""
 _TAME_MEAN, _TAME_STD = 1.0, (0.3, 3.0)
 """Numbers so near to mean 0 and deviation 1 need no normalisation."""
-_TAME_TARGETS = 10.0
-"""The largest magnitude of mean or deviation of targets that a network soon learns."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """`examples` is an estimate where they are files in folders, of which a part is read. `notes` are for people."""
+    """`examples` is an estimate where they are files in folders, of which a part is read. `notes` are for people.
+    `targets` is what suits labels if they are numbers."""
 
     examples: int
     normalize: Normalization | None
     notes: tuple[str, ...]
     dataset: Dataset | None = None
+    targets: Normalization | None = None
 
 
 def look_closely(path: Path, look: DataLook, described: Described, model: ModelLook) -> Statistics:
@@ -53,8 +53,8 @@ def look_closely(path: Path, look: DataLook, described: Described, model: ModelL
         return _of_folders(path, look, data, model)
     dataset = read_examples(path, with_words(data, Path()))
     if isinstance(data, Text) or "x" not in dataset.inputs or dataset.x.dtype == np.int32:
-        return Statistics(len(dataset), None, (), dataset)
-    return _of_examples(dataset, model)
+        return Statistics(len(dataset), None, (), dataset, _for_targets(dataset, model))
+    return replace(_of_examples(dataset, model), targets=_for_targets(dataset, model))
 
 
 def _of_folders(path: Path, look: FoldersLook, data: Data, model: ModelLook) -> Statistics:
@@ -104,7 +104,7 @@ def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:
     """Of inputs that are numbers."""
     x = dataset.x
     low, high = float(x.min()), float(x.max())
-    notes = [*_targets_noted(dataset)]
+    notes: list[str] = []
     if model.pixel_scale is not None:
         if low >= 0 and high <= 1 and model.pixel_scale <= _LARGEST_PIXEL_SCALE:
             notes.append("the model rescales pixels of 0 to 255, which are 0 to 1 here: they are made 0 to 255 again")
@@ -113,7 +113,7 @@ def _of_examples(dataset: Dataset, model: ModelLook) -> Statistics:
     if model.normalizes or (low >= 0 and high <= 1) or _is_own_target(dataset):
         return Statistics(len(dataset), None, tuple(notes), dataset)
     mean, std = _moments(x.reshape(-1, _columns(x, model)))
-    if all(abs(mean) <= _TAME_MEAN) and all((std >= _TAME_STD[0]) & (std <= _TAME_STD[1])):
+    if _is_tame(mean, std):
         return Statistics(len(dataset), None, tuple(notes), dataset)
     if constant := int(np.count_nonzero(std == 0)):
         notes.append(f"{constant} of {len(std)} columns are constant: they are 0 for the model, and may be left out")
@@ -145,16 +145,19 @@ def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
 def _is_own_target(dataset: Dataset) -> bool:
     """True for an autoencoder's data, whose targets would stay on the scale that they have."""
     y = dataset.labels.get("y")
-    return y is not None and y.size == dataset.x.size and bool(np.array_equal(y.reshape(dataset.x.shape), dataset.x))
+    x = dataset.inputs.get("x")
+    return x is not None and y is not None and y.size == x.size and bool(np.array_equal(y.reshape(x.shape), x))
 
 
-def _targets_noted(dataset: Dataset) -> Iterator[str]:
+def _for_targets(dataset: Dataset, model: ModelLook) -> Normalization | None:
+    """None for targets that a network learns as they are: of an autoencoder, those on a small scale, and those to whose
+    scale the model's last layer brings its answers."""
     y = dataset.labels.get("y")
-    if y is None or y.dtype == np.int64:
-        return
-    mean, std = float(y.mean(dtype=np.float64)), float(y.std(dtype=np.float64))
-    if max(abs(mean), std) > _TAME_TARGETS or std * _TAME_TARGETS**2 < 1:
-        yield (
-            f"targets are {mean:.4g} ± {std:.4g}, which takes long to learn: end the model in "
-            f"Rescaling({std:.3g}, offset={mean:.3g}) after its last Dense layer, which then learns them at once"
-        )
+    if y is None or any(output.rescales for output in model.outputs) or _is_own_target(dataset):
+        return None
+    mean, std = _moments(y.reshape(-1, 1).astype(np.float32))
+    return None if _is_tame(mean, std) else Standard(statistics="federated")
+
+
+def _is_tame(mean: NDArray[np.float64], std: NDArray[np.float64]) -> bool:
+    return bool(all(abs(mean) <= _TAME_MEAN) and all((std >= _TAME_STD[0]) & (std <= _TAME_STD[1])))

@@ -15,12 +15,14 @@ from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
 from fedprune.codecs.model_codec import ModelCodec, describe_model_codec, parse_model_codec
 from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, encode_delta, encode_replay
+from fedprune.codecs.moved import NOTHING_MOVED, moved_since
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
 from fedprune.codecs.update_bytes import alive_sizes, decode_update, encode_update
 
 __all__ = [
     "DEFAULT_CODEC",
+    "NOTHING_MOVED",
     "Codec",
     "Compressed",
     "Key",
@@ -40,6 +42,7 @@ __all__ = [
     "encode_model",
     "encode_replay",
     "encode_update",
+    "moved_since",
     "parse_codec",
     "parse_model_codec",
 ]

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from fedprune.codecs.context import ContextCoder
 from fedprune.codecs.feedback import Feedback
 from fedprune.codecs.links import (
     Choose,
     Key,
     Link,
+    Places,
     Restore,
     Sizes,
     State,
@@ -65,9 +70,17 @@ class Codec:
         return self.description
 
     @property
-    def fingerprint(self) -> int:
-        """16 bits by which updates of another codec are noticed."""
-        return zlib.crc32(self.description.encode()) & 0xFFFF
+    def asks_what_moved(self) -> bool:
+        """True if positions are coded by what has moved, so that `moved_since` has to be asked."""
+        return self.positions is ContextCoder
+
+    def fingerprint(self, moved: Sequence[Places]) -> int:
+        """16 bits by which updates are noticed that are of another codec, or coded by something else that moved."""
+        check = zlib.crc32(self.description.encode())
+        if self.asks_what_moved:
+            for places in moved:
+                check = zlib.crc32(np.packbits(places).tobytes(), check)
+        return check & 0xFFFF
 
     def init(self, table: TensorTable) -> State:
         """The state of a sender that has sent nothing yet."""

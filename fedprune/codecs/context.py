@@ -1,58 +1,62 @@
-"""Context coding of positions: gaps by an adaptive range coder, which learns how dense and how clustered they are.
+"""Context coding of positions: an adaptive range coder that expects them where both sides know that weights move.
 
-Each tensor's positions are gone through row by row, or column by column where that sets long and short gaps apart. A
-gap is divided by the power of two at or below the tensor's places per position: the quotient is written in unary, by
-counters that depend on the quotient before, then the upper bit of the remainder by a counter, its other bits as they
-are. For independent positions that is the entropy but for some bytes of learning; where positions lie together it is
-less.
+Each alive place of a tensor has odds (`fedprune.codecs.moved`). Laid end to end, each as long as its odds, the places
+make a line on which positions are spread evenly, as far as that is known. It is gone through row by row, or column by
+column where that sets long and short gaps apart, and measured in windows, of which about two hold a position. From the
+end of one position on, the number of windows until the next is written in unary, by counters that depend on the number
+before; then which of the window's places it is, each as likely as its odds.
 
-There is a step in Python for each position that is sent and none for others: positions in contexts of their own, which
-wants a step for each place, would take minutes for large models on a small device.
+There is a step in Python for each position that is sent and none for others: positions that are coded each in a context
+of its own, which wants a step for each place, would take minutes for large models on a small device.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.codecs.links import Places
-from fedprune.codecs.range_coder import Chance, RangeDecoder, RangeEncoder
+from fedprune.codecs.moved import odds
+from fedprune.codecs.range_coder import MOST_PARTS, Chance, RangeDecoder, RangeEncoder
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
 
-_QUOTIENTS, _STEPS = 3, 4
-"""Quotients, and places in unary numbers, that are told apart; those beyond count as the last."""
+_Odds = NDArray[np.int64]
+
+_NUMBERS, _STEPS = 4, 6
+"""Numbers of windows, and places in unary numbers, that are told apart; those beyond count as the last."""
 
 _MOST_LENGTH_BYTES = 5
+_LARGEST_SHIFT = MOST_PARTS.bit_length() - 2
 
 
 class ContextCoder:
-    """Positions of the alive values of tensors whose masks both sides know.
+    """Positions of the alive values of tensors whose masks both sides know, and where they have `moved`.
 
     The number of bytes (7 bits in each, lowest first, with the top bit where another follows), then those of the range
-    coder: for each tensor the number of positions, 1 for column by column or 0, and the gaps.
+    coder: for each tensor the number of positions, 1 for column by column or 0, and the positions.
 
     Example:
-        >>> kept = np.zeros(10_000, np.bool_)
-        >>> kept[::100] = True
-        >>> coder = ContextCoder([np.ones((100, 100), np.bool_)])
-        >>> len(coder.encode(kept)) < 40
-        True
+        >>> mask = np.ones((100, 100), np.bool_)
+        >>> kept = np.random.default_rng(1).random(10_000) < 0.01
+        >>> [len(ContextCoder([mask], [moved]).encode(kept)) for moved in (~mask, kept.reshape(100, 100))]
+        [107, 82]
     """
 
-    def __init__(self, masks: Sequence[Places]) -> None:
-        self._masks = masks
+    def __init__(self, masks: Sequence[Places], moved: Sequence[Places]) -> None:
+        self._lines = [_Line(mask, places) for mask, places in zip(masks, moved, strict=True)]
 
     def encode(self, kept: Places) -> bytes:
         encoder, contexts = RangeEncoder(), _Contexts()
         start = 0
-        for mask in self._masks:
-            size = int(np.count_nonzero(mask))
-            _write_tensor(encoder, contexts, np.flatnonzero(kept[start : start + size]), mask, size)
-            start += size
+        for line in self._lines:
+            _write_tensor(encoder, contexts, np.flatnonzero(kept[start : start + line.size]), line)
+            start += line.size
         body = encoder.finish()
         return _length_bytes(len(body)) + body
 
@@ -61,15 +65,42 @@ class ContextCoder:
         decoder, contexts = RangeDecoder(body), _Contexts()
         kept = np.zeros(size, np.bool_)
         start = 0
-        for mask in self._masks:
-            alive = int(np.count_nonzero(mask))
-            found = _read_tensor(decoder, contexts, mask, alive, most)
+        for line in self._lines:
+            found = _read_tensor(decoder, contexts, line, most)
             most -= found.size
             kept[start + found] = True
-            start += alive
+            start += line.size
         if self.encode(kept) != _length_bytes(len(body)) + body:
             raise ProtocolError("the positions are not coded as a writer codes them")
         return kept
+
+
+class _Line:
+    """The alive places of a tensor, end to end."""
+
+    def __init__(self, mask: Places, moved: Places) -> None:
+        self._mask, self._moved = mask, moved
+        self.size = int(np.count_nonzero(mask))
+        self.has_columns = mask.ndim > 1
+
+    @cached_property
+    def by_row(self) -> _Odds:
+        """Where each place begins, and the last one ends."""
+        return np.concatenate([[0], np.cumsum(self._odds)])
+
+    @cached_property
+    def by_column(self) -> _Odds:
+        """The same if the places are taken column by column."""
+        return np.concatenate([[0], np.cumsum(self._odds[self.columns])])
+
+    @cached_property
+    def columns(self) -> NDArray[np.intp]:
+        """The places, numbered row by row, as they come column by column; the last axis is the columns."""
+        return np.argsort(np.flatnonzero(self._mask) % self._mask.shape[-1], kind="stable")
+
+    @cached_property
+    def _odds(self) -> _Odds:
+        return odds(self._mask, self._moved)
 
 
 def _chances() -> list[Chance]:
@@ -82,67 +113,70 @@ class _Contexts:
 
     lengths: list[Chance] = field(default_factory=lambda: [Chance() for _ in range(64)])
     by_column: Chance = field(default_factory=Chance)
-    quotients: list[list[Chance]] = field(default_factory=lambda: [_chances() for _ in range(_QUOTIENTS)])
-    halves: list[Chance] = field(default_factory=lambda: [Chance() for _ in range(_QUOTIENTS)])
+    numbers: list[list[Chance]] = field(default_factory=lambda: [_chances() for _ in range(_NUMBERS)])
 
 
-def _write_tensor(
-    encoder: RangeEncoder, contexts: _Contexts, positions: NDArray[np.intp], mask: Places, size: int
-) -> None:
+def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: NDArray[np.intp], line: _Line) -> None:
     _write_count(encoder, contexts, positions.size)
     if not positions.size:
         return
-    gaps = _gaps(positions)
-    if mask.ndim > 1:
-        transposed = _gaps(np.sort(_ranks_by_column(mask)[positions]))
-        by_column = _roughness(transposed) < _roughness(gaps)
+    starts = line.by_row
+    if line.has_columns:
+        ranks = np.empty(line.size, np.intp)
+        ranks[line.columns] = np.arange(line.size)
+        transposed = np.sort(ranks[positions])
+        by_column = _roughness(line.by_column, transposed) < _roughness(starts, positions)
         encoder.bit(contexts.by_column, by_column)
-        gaps = transposed if by_column else gaps
-    shift, before = _shift(size, positions.size), 0
-    for gap in gaps.tolist():
-        quotient = gap >> shift
-        row = contexts.quotients[before]
-        for step in range(quotient):
+        if by_column:
+            starts, positions = line.by_column, transposed
+    shift, before = _shift(int(starts[-1]), positions.size), 0
+    origins = _origins(starts, positions)
+    numbers = (starts[positions] - origins) >> shift
+    windows = origins + (numbers << shift)
+    firsts = starts[np.searchsorted(starts[:-1], windows)]
+    ends = starts[np.searchsorted(starts[:-1], windows + (1 << shift))]
+    sizes = starts[positions + 1] - starts[positions]
+    steps = numbers, starts[positions] - firsts, sizes, ends - firsts
+    for number, start, size, whole in zip(*(step.tolist() for step in steps), strict=True):
+        row = contexts.numbers[before]
+        for step in range(number):
             encoder.bit(row[step if step < _STEPS else -1], 1)
-        encoder.bit(row[quotient if quotient < _STEPS else -1], 0)
-        before = quotient if quotient < _QUOTIENTS else _QUOTIENTS - 1
-        if shift:
-            encoder.bit(contexts.halves[before], gap >> (shift - 1) & 1)
-            encoder.plain(gap & (1 << (shift - 1)) - 1, shift - 1)
+        encoder.bit(row[number if number < _STEPS else -1], 0)
+        before = number if number < _NUMBERS else _NUMBERS - 1
+        encoder.part(start, size, whole)
 
 
-def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, mask: Places, size: int, most: int) -> NDArray[np.intp]:
-    """The rising positions of one tensor; in any case at most `most`, below `size`."""
+def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> NDArray[np.intp]:
+    """The rising positions of one tensor; in any case at most `most`, below its size."""
     count = _read_count(decoder, contexts)
-    if count > min(size, most):
-        raise ProtocolError(f"{count} positions of a tensor are sent, at most {min(size, most)} may be")
+    if count > min(line.size, most):
+        raise ProtocolError(f"{count} positions of a tensor are sent, at most {min(line.size, most)} may be")
     if not count:
         return np.empty(0, np.intp)
-    by_column = mask.ndim > 1 and decoder.bit(contexts.by_column)
-    found = np.fromiter(_read_positions(decoder, contexts, count, size), np.intp, count)
-    if not by_column:
-        return found
-    ranks = _ranks_by_column(mask)
-    places = np.empty(size, np.intp)
-    places[ranks] = np.arange(size)
-    return np.sort(places[found])
+    by_column = line.has_columns and decoder.bit(contexts.by_column)
+    starts = line.by_column if by_column else line.by_row
+    found = np.fromiter(_read_positions(decoder, contexts, count, starts), np.intp, count)
+    return np.sort(line.columns[found]) if by_column else found
 
 
-def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, size: int) -> Iterator[int]:
-    shift, before, position = _shift(size, count), 0, -1
+def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, starts: _Odds) -> Iterator[int]:
+    size, whole = starts.size - 1, int(starts[-1])
+    shift, before, position, places = _shift(whole, count), 0, -1, starts.data
     for _ in range(count):
-        row, quotient = contexts.quotients[before], 0
-        while decoder.bit(row[quotient if quotient < _STEPS else -1]):
-            quotient += 1
-            if quotient << shift > size:
+        row, number, origin = contexts.numbers[before], 0, places[position + 1]
+        while decoder.bit(row[number if number < _STEPS else -1]):
+            number += 1
+            if origin + (number << shift) >= whole:
                 raise ProtocolError(f"a position does not fit in {size}")
-        before = quotient if quotient < _QUOTIENTS else _QUOTIENTS - 1
-        gap = quotient << shift
-        if shift:
-            gap |= decoder.bit(contexts.halves[before]) << (shift - 1) | decoder.plain(shift - 1)
-        position += gap + 1
-        if position >= size:
-            raise ProtocolError(f"position {position} does not fit in {size}")
+        before = number if number < _NUMBERS else _NUMBERS - 1
+        window = origin + (number << shift)
+        low = bisect_left(places, window, position + 1, size)
+        high = bisect_left(places, window + (1 << shift), low, size)
+        if low == high:
+            raise ProtocolError("a window holds no place")
+        first = places[low]
+        position = bisect_right(places, first + decoder.below(places[high] - first), low, high) - 1
+        decoder.part(places[position] - first, places[position + 1] - places[position])
         yield position
 
 
@@ -164,27 +198,20 @@ def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
     return (1 << length | decoder.plain(length)) - 1
 
 
-def _gaps(positions: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The number of places before each of the rising positions, since the one before it."""
-    return np.diff(positions, prepend=-1) - 1
+def _origins(starts: _Odds, positions: NDArray[np.intp]) -> _Odds:
+    """Where the place behind each position before begins, 0 for the first."""
+    return np.concatenate([[0], starts[positions[:-1] + 1]])
 
 
-def _roughness(gaps: NDArray[np.intp]) -> int:
+def _roughness(starts: _Odds, positions: NDArray[np.intp]) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
+    gaps = starts[positions] - _origins(starts, positions)
     return int(np.frexp((gaps + 1).astype(np.float64))[1].sum())
 
 
-def _shift(size: int, count: int) -> int:
-    """The exponent of the power of two at or below the places per position."""
-    return (size // count).bit_length() - 1
-
-
-def _ranks_by_column(mask: Places) -> NDArray[np.intp]:
-    """For each alive value, row by row, its place if they were taken column by column; the last axis is the columns."""
-    columns = np.flatnonzero(mask) % mask.shape[-1]
-    ranks = np.empty(columns.size, np.intp)
-    ranks[np.argsort(columns, kind="stable")] = np.arange(columns.size)
-    return ranks
+def _shift(whole: int, count: int) -> int:
+    """The exponent of a window's length: the power of two at or below half of what there is for each position."""
+    return min(max((whole // count).bit_length() - 2, 0), _LARGEST_SHIFT)
 
 
 def _length_bytes(length: int) -> bytes:

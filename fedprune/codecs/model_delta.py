@@ -25,12 +25,13 @@ import numpy as np
 from fedprune.codecs.codec import Codec
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
+from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.reader import Reader, naming, pack_bits
 from fedprune.codecs.update import check_update
 from fedprune.codecs.update_bytes import decode_update, encode_update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
-from fedprune.pruning.masks import take_kept
+from fedprune.pruning.masks import put_kept, take_kept
 
 _MAGIC, _REPLAY = b"FPD1", b"FPR1"
 _MOVING = (TensorClass.PRUNABLE, TensorClass.DENSE)
@@ -43,7 +44,15 @@ def delta_key(seed: int, version: int) -> Key:
     return Key(seed, version, _GATEWAY)
 
 
-def encode_delta(wanted: Weights, base: Weights, mask: Mask, table: TensorTable, codec: Codec, key: Key) -> bytes:
+def encode_delta(
+    wanted: Weights,
+    base: Weights,
+    mask: Mask,
+    table: TensorTable,
+    codec: Codec,
+    key: Key,
+    moved: Mask = NOTHING_MOVED,
+) -> bytes:
     """Write what leads from `base` towards `wanted`.
 
     Args:
@@ -53,6 +62,7 @@ def encode_delta(wanted: Weights, base: Weights, mask: Mask, table: TensorTable,
         table: the task's tensor table.
         codec: the chain, without error feedback.
         key: `delta_key` of the next version.
+        moved: what `moved_since` says of `base`, if the codec asks.
 
     Raises:
         ProtocolError: a difference is too large for float32.
@@ -66,12 +76,19 @@ def encode_delta(wanted: Weights, base: Weights, mask: Mask, table: TensorTable,
                 raise ProtocolError(f"tensor {spec.name}: it moves too far for a delta")
     statistics = {spec.name: wanted[spec.name] for spec in table.of(TensorClass.STATISTICS)}
     sent = codec.compress(moves, codec.init(table), key)
-    update = encode_update(sent, statistics, mask, table, codec, mask_is_known=True)
+    update = encode_update(sent, statistics, mask, table, codec, mask_is_known=True, moved=moved)
     return _MAGIC + _mask_check(mask, table).to_bytes(4, "little") + update
 
 
 def apply_delta(
-    base: Weights, blob: bytes, mask: Mask, table: TensorTable, codec: Codec, key: Key, values: Values
+    base: Weights,
+    blob: bytes,
+    mask: Mask,
+    table: TensorTable,
+    codec: Codec,
+    key: Key,
+    values: Values,
+    moved: Mask = NOTHING_MOVED,
 ) -> tuple[dict[str, Array], bytes]:
     """Decode the next version of a model.
 
@@ -83,6 +100,7 @@ def apply_delta(
         codec: the chain that the delta must be of.
         key: `delta_key` of the next version.
         values: the value scheme that each version is rounded to.
+        moved: what `moved_since` says of `base`, if the codec asks.
 
     Returns:
         The weights, as `decode_model` returns them (frozen tensors are not among them), and the model's bytes.
@@ -107,16 +125,17 @@ def apply_delta(
     (check,) = reader.unpack("I")
     if check != _mask_check(mask, table):
         raise ProtocolError("the delta is of another mask than this side computed")
-    update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key)
+    update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key, moved)
     check_update(update, table)
     weights, moves = {**base, **update.statistics}, dict(update.delta)
     del update  # a device has no room for whole moves beside whole weights
     with np.errstate(over="ignore"):
-        for name in list(moves):
-            moved = base[name] + moves.pop(name)
-            if not np.isfinite(moved).all():
-                raise ProtocolError(f"tensor {name}: a weight overflows")
-            weights[name] = np.where(mask[name], moved, np.float32(0.0)) if name in mask else moved
+        for spec in table.of(*_MOVING):
+            kept = mask.get(spec.name, np.ones(spec.shape, np.bool_))
+            reached = take_kept(base[spec.name], kept) + moves.pop(spec.name)
+            if not np.isfinite(reached).all():
+                raise ProtocolError(f"tensor {spec.name}: a weight overflows")
+            weights[spec.name] = put_kept(reached, kept)
     model = encode_model(weights, mask, table, values)
     del weights
     return decode_model(model, table)[0], model

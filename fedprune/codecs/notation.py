@@ -90,8 +90,8 @@ _MEANINGS = {
     "int8": _Meaning(_Place.VALUES, Int8),
     "quantise": _Meaning(_Place.VALUES, Quantisation, int),
     "ternary": _Meaning(_Place.VALUES, Ternary),
-    "bitmap": _Meaning(_Place.POSITIONS, lambda: lambda _: Bitmap()),
-    "rice": _Meaning(_Place.POSITIONS, lambda: lambda _: Rice()),
+    "bitmap": _Meaning(_Place.POSITIONS, lambda: lambda *_: Bitmap()),
+    "rice": _Meaning(_Place.POSITIONS, lambda: lambda *_: Rice()),
     "context": _Meaning(_Place.POSITIONS, lambda: ContextCoder),
 }
 

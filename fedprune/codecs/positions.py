@@ -23,10 +23,10 @@ class Coding(Protocol):
         """Read at most `most` of `size` places. Raises `ProtocolError` for bytes that `encode` could not have left."""
 
 
-CodingOf = Callable[[Sequence[Places]], Coding]
+CodingOf = Callable[[Sequence[Places], Sequence[Places]], Coding]
 """Makes the coding of an update's positions: those of the alive values of all tensors, one tensor after another.
 
-It is given the masks of these tensors, in their shapes, since all sides know them."""
+It is given the masks of these tensors and what has moved of them, in their shapes, since all sides know these."""
 
 
 class Bitmap:

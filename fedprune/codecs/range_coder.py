@@ -13,6 +13,9 @@ _SMALLEST_RANGE = 2**24
 _MOST_COUNTED = 1024
 """Counters are halved beyond it, so that what came lately counts more."""
 
+MOST_PARTS = 2**20
+"""Numbers that may be parted at once: with more of them the parts would not be as large as they should be."""
+
 _MOST_PLAIN_BITS = 16
 """Bits that are taken at once where both values are as likely."""
 
@@ -68,6 +71,13 @@ class RangeEncoder:
             self._range >>= taken
             self._low += (number >> bits & (1 << taken) - 1) * self._range
             self._normalise()
+
+    def part(self, start: int, size: int, whole: int) -> None:
+        """Write that part of the numbers below `whole`, all as likely, that begins at `start`."""
+        self._range //= whole
+        self._low += start * self._range
+        self._range *= size
+        self._normalise()
 
     def finish(self) -> bytes:
         """The bytes of all that was written: the fewest that a decoder needs, which takes zeros for what follows."""
@@ -133,6 +143,20 @@ class RangeDecoder:
             number = number << taken | part
             self._normalise()
         return number
+
+    def below(self, whole: int) -> int:
+        """A number of the part that was written of those below `whole`; `part` then goes on behind that part."""
+        self._range //= whole
+        number = self._code // self._range
+        if number >= whole:
+            raise ProtocolError("no encoder writes these bytes")
+        return number
+
+    def part(self, start: int, size: int) -> None:
+        """Read the part that `below` told a number of."""
+        self._code -= start * self._range
+        self._range *= size
+        self._normalise()
 
     def _normalise(self) -> None:
         while self._range < _SMALLEST_RANGE:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedprune.errors import ProtocolError
-from fedprune.model.tensors import Mask, TensorTable, Weights
+from fedprune.model.tensors import Array, Mask, TensorTable, Weights
+from fedprune.pruning.masks import put_kept
 
 LARGEST_VALUE = 2.0**40
 """The largest magnitude of a delta or a moving mean, about 1e12; no model that learns comes near it."""
@@ -16,9 +17,10 @@ LARGEST_VARIANCE = LARGEST_VALUE**2
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """An agent's report of its training. All arrays have the shapes of the tensor table.
+    """An agent's report of its training.
 
-    `delta`: trained minus base weights of the prunable and dense tensors; 0 where `mask` prunes once decoded.
+    `delta`: trained minus base weights, by the names of the prunable and dense tensors, float32, one dimension: the
+    alive values alone, which are a dense tensor's all, and those that `mask` keeps of a prunable one, row by row.
     `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
     `mask`: where the agent's prunable weights are kept.
     """
@@ -27,12 +29,23 @@ class Update:
     statistics: Weights
     mask: Mask
 
+    def whole(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The delta of tensor `name`, which has that shape: 0 where the mask prunes.
+
+        Example:
+            >>> import numpy as np
+            >>> update = Update({"kernel": np.float32([1, 4])}, {}, {"kernel": np.array([[True, False, True]])})
+            >>> update.whole("kernel", (1, 3)).tolist()
+            [[1.0, 0.0, 4.0]]
+        """
+        return put_kept(self.delta[name], self.mask[name]) if name in self.mask else self.delta[name].reshape(shape)
+
 
 def check_magnitudes(update: Update, table: TensorTable) -> None:
     """Refuse numbers that are not finite, or larger than any sum has room for.
 
     Args:
-        update: with arrays of the shapes in `table`.
+        update: of the tensors in `table`.
         table: the task's tensor table.
 
     Raises:

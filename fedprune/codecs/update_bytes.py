@@ -2,7 +2,8 @@
 
 ==========  ======================================================================================================
 4 bytes     magic and version: ``FPU2``
-uint16      the codec: the lower 16 bits of the CRC-32 of its description
+uint16      the codec: the lower 16 bits of the CRC-32 of its description, which goes on, with ``context``, over where
+            each tensor has moved, a bit for each weight
 uint8       0 both sides know the mask, 1 it travels with the update
 masks       where each prunable tensor is kept (`Smallest`), unless the mask is known
 statistics  all values of statistics tensors in fp32
@@ -24,19 +25,26 @@ import numpy as np
 from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.floats import Fp32
 from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
+from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.positions import Smallest
 from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import Update
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
-from fedprune.pruning.masks import put_kept
 
 _MAGIC = b"FPU2"
 _COMPRESSED = (TensorClass.PRUNABLE, TensorClass.DENSE)
 
 
 def encode_update(
-    sent: Compressed, statistics: Weights, mask: Mask, table: TensorTable, codec: Codec, *, mask_is_known: bool
+    sent: Compressed,
+    statistics: Weights,
+    mask: Mask,
+    table: TensorTable,
+    codec: Codec,
+    *,
+    mask_is_known: bool,
+    moved: Mask = NOTHING_MOVED,
 ) -> bytes:
     """Write an update.
 
@@ -47,6 +55,7 @@ def encode_update(
         table: the task's tensor table.
         codec: the one that compressed it.
         mask_is_known: the receiver has the same mask, which then costs nothing.
+        moved: what `moved_since` says of the model that is updated, if the codec asks.
 
     Raises:
         ValueError: an array does not fit `table` or is not finite.
@@ -59,24 +68,32 @@ def encode_update(
         >>> sent = codec.compress({"kernel": np.float32([1, 4])}, codec.init(table), key)
         >>> blob = encode_update(sent, {}, mask, table, codec, mask_is_known=True)
         >>> len(blob), decode_update(blob, table, mask, codec, key).delta["kernel"].round(1).tolist()
-        (13, [1.0, 0.0, 0.0, 4.0])
+        (13, [1.0, 4.0])
     """
     names = [spec.name for spec in table.of(*_COMPRESSED)]
     vectors = [sent.tensors[name] for name in names]
     for name, vector in zip(names, vectors, strict=True):
         if not np.isfinite(vector).all():
             raise ValueError(f"tensor {name} holds NaN or infinity")
-    parts = [_MAGIC, codec.fingerprint.to_bytes(2, "little"), bytes([not mask_is_known])]
+    places = _moved(table, moved, codec)
+    parts = [_MAGIC, codec.fingerprint(places).to_bytes(2, "little"), bytes([not mask_is_known])]
     if not mask_is_known:
         parts += [Smallest().encode(mask[spec.name].reshape(-1)) for spec in table.of(TensorClass.PRUNABLE)]
     parts += [_statistics(spec, statistics) for spec in table.of(TensorClass.STATISTICS)]
     if codec.positions is not None:
         chosen = np.concatenate([*(sent.support[name] for name in names), np.empty(0, np.bool_)])
-        parts.append(codec.positions(_masks(table, mask)).encode(chosen))
+        parts.append(codec.positions(_places(table, mask, default=True), places).encode(chosen))
     return b"".join([*parts, codec.values.encode(vectors)])
 
 
-def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, codec: Codec, key: Key) -> Update:
+def decode_update(
+    blob: bytes,
+    table: TensorTable,
+    known_mask: Mask | None,
+    codec: Codec,
+    key: Key,
+    moved: Mask = NOTHING_MOVED,
+) -> Update:
     """Read an update. Time and memory are bounded by the size of `table`.
 
     Args:
@@ -85,6 +102,7 @@ def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, code
         known_mask: the mask that both sides have; None if the update must carry its own.
         codec: the one that the update must be of.
         key: the update's, by which places and signs that both sides draw are known.
+        moved: what `moved_since` says of the model that is updated, if the codec asks.
 
     Returns:
         The update, whose numbers are finite; `check_update` checks them further.
@@ -95,8 +113,9 @@ def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, code
     reader = Reader(blob)
     reader.expect(_MAGIC)
     fingerprint, carries_mask = reader.unpack("HB")
-    if fingerprint != codec.fingerprint:
-        raise ProtocolError(f"the update is not of the codec {str(codec)!r}")
+    places = _moved(table, moved, codec)
+    if fingerprint != codec.fingerprint(places):
+        raise ProtocolError(f"the update is not of the codec {str(codec)!r}, or of another model")
     if carries_mask != (known_mask is None):
         raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known_mask is None)}")
     mask = _read_mask(reader, table) if known_mask is None else known_mask
@@ -105,10 +124,9 @@ def decode_update(blob: bytes, table: TensorTable, known_mask: Mask | None, code
         with naming(f"tensor {spec.name}"):
             (vector,) = Fp32().read(reader, [spec.size])
         statistics[spec.name] = vector.reshape(spec.shape)
-    alive = _read_alive(reader, codec, key, table, mask)
+    alive = _read_alive(reader, codec, key, table, mask, places)
     reader.finish()
-    delta = {spec.name: _whole(alive[spec.name], spec, mask) for spec in table.of(*_COMPRESSED)}
-    return Update(delta=delta, statistics=statistics, mask=mask)
+    return Update(delta=alive, statistics=statistics, mask=mask)
 
 
 def alive_sizes(table: TensorTable, mask: Mask) -> dict[str, int]:
@@ -127,12 +145,15 @@ def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
     return mask
 
 
-def _read_alive(reader: Reader, codec: Codec, key: Key, table: TensorTable, mask: Mask) -> dict[str, Vector]:
+def _read_alive(
+    reader: Reader, codec: Codec, key: Key, table: TensorTable, mask: Mask, moved: list[Places]
+) -> dict[str, Vector]:
     def choose(sizes: Sizes, most: int) -> Support:
         if codec.positions is None:
             raise ValueError(f"the codec {str(codec)!r} chooses positions that it does not code")
         with naming("positions"):
-            return split(codec.positions(_masks(table, mask)).read(reader, sum(sizes.values()), most), sizes)
+            coding = codec.positions(_places(table, mask, default=True), moved)
+            return split(coding.read(reader, sum(sizes.values()), most), sizes)
 
     counts, restore = codec.invert(alive_sizes(table, mask), key, choose)
     with naming("values"):
@@ -144,8 +165,15 @@ def _read_alive(reader: Reader, codec: Codec, key: Key, table: TensorTable, mask
     return alive
 
 
-def _masks(table: TensorTable, mask: Mask) -> list[Places]:
-    return [mask.get(spec.name, np.ones(spec.shape, np.bool_)) for spec in table.of(*_COMPRESSED)]
+def _moved(table: TensorTable, moved: Mask, codec: Codec) -> list[Places]:
+    """The places that have moved, of no tensor if the codec does not ask."""
+    return _places(table, moved, default=False) if codec.asks_what_moved else []
+
+
+def _places(table: TensorTable, mask: Mask, *, default: bool) -> list[Places]:
+    """The places of all tensors that are compressed; `default` at each of a tensor that `mask` does not name."""
+    tensors = table.of(*_COMPRESSED)
+    return [mask[spec.name] if spec.name in mask else np.full(spec.shape, default) for spec in tensors]
 
 
 def _statistics(spec: TensorSpec, statistics: Weights) -> bytes:
@@ -155,7 +183,3 @@ def _statistics(spec: TensorSpec, statistics: Weights) -> bytes:
     if not np.isfinite(array).all():
         raise ValueError(f"tensor {spec.name} holds NaN or infinity")
     return Fp32().encode([array.reshape(-1)])
-
-
-def _whole(vector: Vector, spec: TensorSpec, mask: Mask) -> Vector:
-    return put_kept(vector, mask[spec.name]) if spec.name in mask else vector.reshape(spec.shape)

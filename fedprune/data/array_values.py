@@ -32,9 +32,32 @@ class Kind:
     parts: Callable[[ArrayFile], Parts]
 
 
-def kind_of_input(array: ArrayFile) -> Kind:
+class MissingValues:
+    """The missing values of inputs, NaN: so many as a file announces, and as were found. None announced: NaN is a
+    fault."""
+
+    def __init__(self, announced: int) -> None:
+        self.announced = announced
+        self.found = 0
+
+    def parts(self, array: ArrayFile) -> Parts:
+        """An array's numbers, in which missing ones are counted."""
+        for start, values in _finite(array, _as_numbers, may_lack=self.announced > 0):
+            self.found += int(np.count_nonzero(np.isnan(values)))
+            yield start, values
+
+    def check(self) -> None:
+        """Raise `DataError` unless all inputs together lack what was announced."""
+        if self.found != self.announced:
+            raise DataError(
+                f"{self.found} numbers of x are missing (NaN), and missing says {self.announced}; correct one of them"
+            )
+
+
+def kind_of_input(array: ArrayFile, missing: MissingValues) -> Kind:
     """Token ids are integers, but for uint8: that is pixels, which are divided by 255."""
-    return _IDS if array.dtype.kind in "iu" and array.dtype != np.uint8 else _NUMBERS
+    is_ids = array.dtype.kind in "iu" and array.dtype != np.uint8
+    return _IDS if is_ids else Kind(np.float32, _as_numbers, missing.parts)
 
 
 def kind_of_label(array: ArrayFile) -> Kind:
@@ -69,12 +92,12 @@ def _as_integers(part: NDArray[Any]) -> NDArray[np.int64]:
     return part.astype(np.int64)
 
 
-def _finite(array: ArrayFile, change: Change) -> Parts:
+def _finite(array: ArrayFile, change: Change, *, may_lack: bool = False) -> Parts:
     count, scalars = array.shape[0], array.scalars
     spoilt = np.zeros(count, np.bool_)
     for start, part in array.parts():
         values = change(part)
-        wrong = start + np.flatnonzero(~np.isfinite(values))
+        wrong = start + np.flatnonzero(np.isinf(values) if may_lack else ~np.isfinite(values))
         spoilt[wrong % count if array.fortran_order else wrong // (scalars // count)] = True
         yield start, values
     if spoilt.any():
@@ -82,10 +105,6 @@ def _finite(array: ArrayFile, change: Change) -> Parts:
             f"{np.count_nonzero(spoilt)} examples of {array.name} hold NaN, infinity or more than float32 can, the "
             f"first is example {spoilt.argmax()}; correct or remove them"
         )
-
-
-def _numbers(array: ArrayFile) -> Parts:
-    return _finite(array, _as_numbers)
 
 
 def _floats(array: ArrayFile) -> Parts:
@@ -139,7 +158,6 @@ def _weights(array: ArrayFile) -> Parts:
         yield start, values
 
 
-_NUMBERS = Kind(np.float32, _as_numbers, _numbers)
 _IDS = Kind(np.int32, _as_ids, _ids)
 _FLOATS = Kind(np.float32, _as_float32, _floats)
 _INTEGERS = Kind(np.int64, _as_integers, _integers)

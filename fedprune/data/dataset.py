@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,9 @@ class Examples:
             None if self.weight is None else self.weight[rows],
             None if self.provenance is None else self.provenance.only(rows),
         )
+
+
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
 
 class Dataset(Examples):

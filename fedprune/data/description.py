@@ -47,37 +47,54 @@ _Hertz = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Bands = Annotated[int, msgspec.Meta(ge=1, le=512)]
 
 _Numbers = Annotated[
-    tuple[Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)], ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)
+    tuple[Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)], ...], msgspec.Meta(max_length=MAX_COLUMNS)
 ]
 _Deviations = Annotated[
-    tuple[Annotated[float, msgspec.Meta(ge=1e-30, le=1e30)], ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)
+    tuple[Annotated[float, msgspec.Meta(ge=1e-30, le=1e30)], ...], msgspec.Meta(max_length=MAX_COLUMNS)
 ]
 _LEAST_SPREAD = 1e-30
 
 
-class Standard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="standard"):
+_Statistics = Literal["given", "federated"]
+"""Where statistics come from: the task, or the devices, which are asked for theirs before the first round."""
+
+
+class Standard(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="standard"
+):
     """(x - mean) / std: one of each for all of x, or for each column or channel, the last axis of x."""
 
-    mean: _Numbers
-    std: _Deviations
+    mean: _Numbers = ()
+    std: _Deviations = ()
+    statistics: _Statistics = "given"
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}; give as many of each")
+        _check_statistics(self.statistics, mean=self.mean, std=self.std)
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """True until the devices' statistics have been gathered."""
+        return not self.mean
 
 
-class MinMax(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="min-max"):
+class MinMax(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="min-max"
+):
     """(x - minimum) / (maximum - minimum): one of each for all of x, or for each column or channel, its last axis."""
 
-    minimum: _Numbers
-    maximum: _Numbers
+    minimum: _Numbers = ()
+    maximum: _Numbers = ()
+    statistics: _Statistics = "given"
 
     def __post_init__(self) -> None:
-        low, high = self.minimum, self.maximum
-        if len(low) != len(high):
-            raise ValueError(f"minimum has {len(low)} numbers and maximum {len(high)}; give as many of each")
-        if any(most - least < _LEAST_SPREAD for least, most in zip(low, high, strict=True)):
+        _check_statistics(self.statistics, minimum=self.minimum, maximum=self.maximum)
+        if any(most - least < _LEAST_SPREAD for least, most in zip(self.minimum, self.maximum, strict=True)):
             raise ValueError("each maximum must be above its minimum; leave out columns that are constant")
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """True until the devices' statistics have been gathered."""
+        return not self.minimum
 
 
 Normalization = Standard | MinMax
@@ -87,6 +104,8 @@ class Arrays(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     """Examples that somebody has made already, as arrays x and y. x of uint8 is divided by 255."""
 
     normalize: Normalization | None = None
+    targets: Normalization | None = None
+    """The normalisation of labels that are numbers; so it is in the other forms that have it."""
     hold_out_by: Literal["time", "group"] | None = None
     """See `fedprune.data.hold_out`; so it is in the other forms that have it."""
 
@@ -101,11 +120,13 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     label: _Name
     labels: _LabelNames = ()
     normalize: Normalization | None = None
+    targets: Normalization | None = None
     hold_out_by: Literal["time"] | None = None
 
     def __post_init__(self) -> None:
         _check_unique("inputs", (*self.inputs, self.label))
         _check_unique("labels", self.labels)
+        _check_targets(self.targets, self.labels)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -127,11 +148,13 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     group: _Name | None = None
     labels: _LabelNames = ()
     normalize: Normalization | None = None
+    targets: Normalization | None = None
     hold_out_by: Literal["time", "group"] | None = None
 
     def __post_init__(self) -> None:
         _check_unique("inputs", (*self.inputs, self.label))
         _check_unique("labels", self.labels)
+        _check_targets(self.targets, self.labels)
         if self.window * len(self.inputs) > MAX_WINDOW:
             raise ValueError(f"a window of {self.window} rows has more than {MAX_WINDOW} numbers; shorten it")
 
@@ -306,9 +329,11 @@ class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     length: Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]
     tokenizer: Tokenizer
     labels: _LabelNames = ()
+    targets: Normalization | None = None
 
     def __post_init__(self) -> None:
         _check_unique("labels", self.labels)
+        _check_targets(self.targets, self.labels)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -334,3 +359,20 @@ def _check_unique(key: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice, _ = Counter(names).most_common(1)[0]
         raise ValueError(f"data.{key} names {twice!r} twice; each name stands once")
+
+
+def _check_targets(targets: Normalization | None, labels: Sequence[str]) -> None:
+    """Raise ValueError where labels are to be normalised that are classes."""
+    if targets is not None and labels:
+        raise ValueError("data.targets normalises labels that are numbers, data.labels names classes; leave one out")
+
+
+def _check_statistics(statistics: _Statistics, **numbers: Sequence[float]) -> None:
+    """Raise ValueError unless statistics are given, as many of each, or left to the devices."""
+    (first, many), (second, as_many) = numbers.items()
+    if statistics == "federated" and (many or as_many):
+        raise ValueError(f'statistics = "federated" gathers {first} and {second} of the devices; leave both out')
+    if statistics == "given" and not (many or as_many):
+        raise ValueError(f'give {first} and {second}, or let devices do it: statistics = "federated"')
+    if len(many) != len(as_many):
+        raise ValueError(f"{first} has {len(many)} numbers and {second} {len(as_many)}; give as many of each")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data.dataset import Examples
+from fedprune.data.dataset import AnyExamples
 from fedprune.data.stored_rows import Rows, as_float32, in_parts, reshaped
 from fedprune.errors import DataError
 from fedprune.model.forms import InputForm, OutputForm
 from fedprune.model.losses import LabelForm
 from fedprune.model.tensors import Array
-
-AnyExamples = TypeVar("AnyExamples", bound=Examples)
 
 _SUM_TOLERANCE = 1e-3
 """The most that the sum of a row of probabilities may be off 1."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedprune.data.dataset import Dataset, Examples
 from fedprune.data.description import Arrays, Data, Images, Recordings, Series, Table, Text
-from fedprune.data.normalization import normalize
+from fedprune.data.normalization import normalized
 from fedprune.data.npz import count_examples, open_npz
 from fedprune.data.room import IN_MEMORY, Room
 from fedprune.errors import DataError
@@ -26,10 +26,7 @@ def open_examples(path: Path, data: Data, room: Room) -> Examples:
     What takes more memory than there is `room` for stays on the disk, or goes to a working file there. What cannot be
     used where the rest is good is skipped, counted and logged. Raises `DataError` for all else.
     """
-    examples = open_raw_examples(path, data, room)
-    if isinstance(data, Text) or data.normalize is None:
-        return examples
-    return normalize(examples, data.normalize)
+    return normalized(open_raw_examples(path, data, room), data)
 
 
 def read_examples(path: Path, data: Data) -> Dataset:
@@ -38,7 +35,7 @@ def read_examples(path: Path, data: Data) -> Dataset:
 
 
 def open_raw_examples(path: Path, data: Data, room: Room) -> Examples:
-    """The examples before normalisation, as an `.npz` of them holds them.
+    """The examples before normalisation, as an `.npz` of them holds them: what is missing is NaN.
 
     An `.npz`, or a function that returns arrays, may stand in for files of any form. Raises `DataError`.
     """

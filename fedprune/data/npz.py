@@ -1,8 +1,9 @@
 """Arrays as examples: `x`, labels `y`, and perhaps a `weight` of each example, in an `.npz` or as `.npy` files.
 
 Models of several inputs or outputs have an array for each: `x_NAME`, `y_NAME`. Where each example is from may be told
-by integers: its `group`, its `stretch`, and by how many examples those of a stretch `overlap` (see `Provenance`). Data
-are read in parts, so that nothing is ever held twice; what does not fit into memory stays where it is.
+by integers: its `group`, its `stretch`, and by how many examples those of a stretch `overlap` (see `Provenance`). Where
+numbers of `x` are missing they are NaN, and `missing` says how many; without it NaN is a fault. Data are read in parts,
+so that nothing is ever held twice; what does not fit into memory stays where it is.
 """
 
 from __future__ import annotations
@@ -12,38 +13,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from fedprune.data.array_files import ArrayFile, ArrayFiles, array_files, brief
-from fedprune.data.array_values import SAMPLE_WEIGHTS, WHOLE_NUMBERS, Kind, joined, kind_of_input, kind_of_label
+from fedprune.data.array_values import (
+    SAMPLE_WEIGHTS,
+    WHOLE_NUMBERS,
+    Kind,
+    MissingValues,
+    joined,
+    kind_of_input,
+    kind_of_label,
+)
 from fedprune.data.dataset import Dataset, Examples, Provenance
 from fedprune.data.room import IN_MEMORY, MAX_EXAMPLES, MAX_STORED_BYTES, Room
 from fedprune.data.stored_rows import Rows, in_parts
 from fedprune.errors import DataError
 from fedprune.model.forms import MAX_ENDS, is_name
+from fedprune.model.tensors import Inputs
 from fedprune.system.disk import Directory
 
 _WEIGHT, _GROUP, _STRETCH, _OVERLAP = "weight", "group", "stretch", "overlap"
+_MISSING = "missing"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class _Arrays:
-    """The arrays of examples. `weight` is None where there is none; `told` is what is told of where they are from."""
+    """The arrays of examples. `weight` is None where there is none; `told` is what is told of where they are from. Of
+    the inputs' numbers some may be `missing`."""
 
     inputs: tuple[ArrayFile, ...]
     labels: tuple[ArrayFile, ...]
     weight: ArrayFile | None
     told: tuple[ArrayFile, ...]
+    missing: MissingValues
 
     @property
     def kinds(self) -> list[tuple[ArrayFile, Kind]]:
         """All of them, with what they hold."""
-        inputs = [(array, kind_of_input(array)) for array in self.inputs]
+        inputs = [(array, kind_of_input(array, self.missing)) for array in self.inputs]
         labels = [(array, kind_of_label(array)) for array in self.labels]
         weight = [] if self.weight is None else [(self.weight, SAMPLE_WEIGHTS)]
         return inputs + labels + weight + [(array, WHOLE_NUMBERS) for array in self.told]
@@ -75,8 +89,15 @@ def open_npz(file: Path | BinaryIO, room: Room, origin: str = "") -> Examples:
     with _opened(file, origin or str(file), room) as arrays:
         held = _that_fit(arrays, room)
         rows = {array.name: _rows(array, kind, array.name in held, room) for array, kind in arrays.kinds}
+        arrays.missing.check()
         inputs, labels = ({array.name: rows[array.name] for array in these} for these in (arrays.inputs, arrays.labels))
         return Examples(inputs, labels, origin or str(file), rows.get(_WEIGHT), _provenance(rows))
+
+
+def load_inputs(file: Path | BinaryIO, origin: str = "") -> dict[str, Inputs]:
+    """The inputs that `load_npz` would load, by their names; of labels nothing is read, and there need be none."""
+    with _opened(file, origin or str(file), IN_MEMORY, has_labels=False) as arrays:
+        return {array.name: joined(array, kind) for array, kind in arrays.kinds if array in arrays.inputs}
 
 
 def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
@@ -86,6 +107,7 @@ def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
         for array, kind in arrays.kinds:
             for _ in kind.parts(array):
                 pass
+        arrays.missing.check()
         return arrays.labels[0].shape[0]
 
 
@@ -95,6 +117,8 @@ def save_npz(path: Path, examples: Examples) -> None:
     Raises `StorageError` where the operating system refuses, for example when the disk is full.
     """
     others: dict[str, Rows] = {} if examples.weight is None else {_WEIGHT: examples.weight}
+    if missing := _count_missing(examples):
+        others[_MISSING] = np.array([missing])
     if (provenance := examples.provenance) is not None:
         others[_GROUP] = provenance.groups
         if provenance.stretches is not None:
@@ -113,17 +137,18 @@ def save_npz(path: Path, examples: Examples) -> None:
 
 
 @contextmanager
-def _opened(file: Path | BinaryIO, origin: str, room: Room) -> Iterator[_Arrays]:
+def _opened(file: Path | BinaryIO, origin: str, room: Room, *, has_labels: bool = True) -> Iterator[_Arrays]:
     """The arrays of a file, as examples need them. Whatever is wrong with it becomes a `DataError`."""
     with array_files(file, origin) as files:
-        inputs, labels = (tuple(files.array(name) for name in _names(files, letter)) for letter in ("x", "y"))
+        inputs = tuple(files.array(name) for name in _names(files, "x"))
+        labels = tuple(files.array(name) for name in _names(files, "y")) if has_labels else ()
         weight = files.array(_WEIGHT) if _WEIGHT in files.headers else None
         _check_inputs(inputs)
         _check_labels(labels)
         _check_lengths(inputs, labels, weight, room)
         told = tuple(files.array(name) for name in (_GROUP, _STRETCH, _OVERLAP) if name in files.headers)
         _check_told(told, inputs[0].shape[0])
-        yield _Arrays(inputs, labels, weight, told)
+        yield _Arrays(inputs, labels, weight, told, MissingValues(_announced(files)))
 
 
 def _names(files: ArrayFiles, letter: str) -> list[str]:
@@ -193,6 +218,22 @@ def _check_lengths(
             f"{_WEIGHT} is {brief(weight.dtype)} of shape {brief(weight.shape)}; it must be a number for each of the "
             f"{first.shape[0]} examples"
         )
+
+
+def _announced(files: ArrayFiles) -> int:
+    """The number of missing values that the file announces."""
+    if _MISSING not in files.headers:
+        return 0
+    array = files.array(_MISSING)
+    if array.scalars != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{_MISSING} is {brief(array.dtype)} of shape {brief(array.shape)}; it must be one integer")
+    ((_, value),) = array.parts()
+    return int(cast(NDArray[np.integer[Any]], value)[0])
+
+
+def _count_missing(examples: Examples) -> int:
+    numbers = (x for x in examples.inputs.values() if x.dtype == np.float32)
+    return sum(int(np.count_nonzero(np.isnan(part))) for x in numbers for _, part in in_parts(x))
 
 
 def _check_told(told: Sequence[ArrayFile], count: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from enum import StrEnum
 
 from fedprune.data.dataset import Examples
@@ -51,13 +53,23 @@ class Skipped:
         self._origin = origin
         self._counts: dict[Fault, int] = {}
         self._firsts: dict[Fault, str] = {}
+        self._missing = 0
+        self._first_missing = ""
 
     def add(self, where: str, unusable: Unusable) -> None:
         self._counts[unusable.fault] = self._counts.get(unusable.fault, 0) + 1
         self._firsts.setdefault(unusable.fault, f"{where}: {unusable}")
 
+    def note_missing(self, where: str, columns: Sequence[str], values: Sequence[float]) -> None:
+        """Count what is NaN among the numbers of a row that is used."""
+        for column, value in zip(columns, values, strict=True):
+            if math.isnan(value):
+                self._missing += 1
+                self._first_missing = self._first_missing or f"{where}: column {column!r}"
+
     @property
     def count(self) -> int:
+        """Of what is skipped."""
         return sum(self._counts.values())
 
     def told(self) -> list[str]:
@@ -72,6 +84,13 @@ class Skipped:
         """
         for told in self.told():
             _log.warning("%s: %s", self._origin, told)
+        if self._missing:
+            _log.warning(
+                "%s: %s empty cells are taken as the mean of their column, the first is %s",
+                self._origin,
+                self._missing,
+                self._first_missing,
+            )
         if not len(examples):
             counts = ", ".join(f"{count} {fault}" for fault, count in self._counts.items())
             raise DataError(

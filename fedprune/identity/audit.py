@@ -146,7 +146,7 @@ class Scene:
         """Who reads everything, and what was retained when it came."""
         name = auditor_name(self._gateway.settings.federation)
         with Client(self.broker(name), name) as auditor:
-            auditor.subscribe(f"{self.topics.round.removesuffix('round')}#")
+            auditor.subscribe(self.topics.everything)
             yield auditor, self.fence_down(auditor, auditor, ATTACKER)
 
     def fence_up(self, author: Client, auditor: Client, name: str = ATTACKER) -> list[Delivery]:

@@ -29,6 +29,9 @@ AUTHORITY_LIFETIME = timedelta(days=20 * 365)
 LIFETIME = timedelta(days=10 * 365)
 """Of all other certificates: what a device must not do any more is revoked, and does not wait for an end."""
 
+RENEWED_BEFORE = timedelta(days=3 * 365)
+"""How long before its end a certificate can be renewed: a device that was in a drawer for years can still do it."""
+
 MAX_REQUEST_BYTES = 4096
 """Of a signing request: one with a key on P-256 takes 400 to 600."""
 
@@ -97,6 +100,15 @@ def issue_requested(authority: Credentials, name: str, request: bytes, now: date
     return _issue(authority, name, _requested(request), now, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
 
+def issue_again(authority: Credentials, certificate: bytes, now: datetime) -> bytes:
+    """A client's certificate that this gateway has issued, once more: for the same name and key, with new dates."""
+    former = x509.load_pem_x509_certificate(certificate)
+    public = former.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    (name,) = former.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return _issue(authority, str(name.value), public, now, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+
+
 def revocation_list(authority: Credentials, serials: Collection[int], number: int) -> bytes:
     """The certificates of these serial numbers are void. `number` counts the lists of this authority, from 1.
 
@@ -127,6 +139,11 @@ def is_pair(credentials: Credentials) -> bool:
 def serial_number(certificate: bytes) -> int:
     """Of a certificate that this gateway has issued."""
     return x509.load_pem_x509_certificate(certificate).serial_number
+
+
+def renewable_from(certificate: bytes) -> datetime:
+    """From then on a certificate that this gateway has issued can be renewed."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc - RENEWED_BEFORE
 
 
 def fingerprint(certificate: bytes) -> bytes:

@@ -140,7 +140,7 @@ def _read_everything(scene: Scene) -> Iterator[Crossing]:
 
 def _take_a_client_id(scene: Scene) -> Iterator[Crossing]:
     with scene.auditor() as (auditor, _), scene.victim() as victim:
-        victim.subscribe(scene.topics.down(VICTIM, "+"))
+        victim.subscribe(scene.topics.all_down_to(VICTIM))
         scene.fence_up(victim, auditor, VICTIM)
         with scene.attacker(client_id=scene.topics.agent_client(VICTIM)) as attacker:
             scene.fence_up(attacker, auditor)
@@ -174,7 +174,7 @@ def _leave_a_will(scene: Scene) -> Iterator[Crossing]:
 def _send_too_much(scene: Scene) -> Iterator[Crossing]:
     oversize = forgery().ljust(MAX_PACKET_BYTES + 1)
     with scene.auditor() as (auditor, _), scene.attacker() as attacker:
-        attacker.subscribe(scene.topics.down(ATTACKER, "+"))
+        attacker.subscribe(scene.topics.all_down_to(ATTACKER))
         attacker.publish(scene.topics.up(ATTACKER, "chunk"), oversize)
         scene.fence_up(attacker, auditor)
         scene.fence_down(auditor, attacker, ATTACKER)

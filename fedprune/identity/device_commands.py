@@ -1,4 +1,4 @@
-"""`fedprune enroll`, `fedprune revoke` at the gateway, and `fedprune join` on a device."""
+"""`fedprune enroll`, `fedprune revoke` at the gateway, and `fedprune join`, `fedprune renew` on a device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fedprune.errors import ConfigurationError
 from fedprune.identity.certificates import fingerprint
 from fedprune.identity.gateway import open_gateway
 from fedprune.identity.gateway_command import DIRECTORY
-from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, KEY, Membership, join_gateway
+from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, HOME, KEY, Membership, join_gateway
 from fedprune.identity.mosquitto import PROBES
+from fedprune.identity.renewal import renew_device
 from fedprune.identity.revocation import revoke as revoke_device
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
 from fedprune.system.ownership import owned
@@ -112,6 +113,29 @@ def join(token: str, directory: Path, data: str) -> None:
         )
 
 
+@click.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("agent"),
+    show_default=True,
+    help="Where `fedprune join` has put the device's files.",
+)
+def renew(directory: Path) -> None:
+    """Renew this device's certificate at its gateway, if that is due: three years before it ends.
+
+    The agent does this by itself, and uses the new certificate from its next connection on. At the gateway
+    `fedprune gateway run` has to run.
+
+    \b
+      fedprune renew --dir agent
+    """
+    with owned(directory) as disk:
+        is_renewed = renew_device(disk, datetime.now(UTC))
+    click.echo("the certificate is renewed" if is_renewed else "the certificate is not due to be renewed")
+
+
 def _agent_toml(member: Membership, data: str) -> str:
     name, federation, url, examples = (
         msgspec.json.encode(text).decode() for text in (member.name, member.federation, member.broker_url, data)
@@ -121,6 +145,7 @@ name = {name}
 federation = {federation}
 data = {examples}
 authentication_key = "{AUTHENTICATION_KEY}"
+gateway = "{HOME}"
 
 [broker]
 url = {url}

@@ -39,12 +39,17 @@ CREATE TABLE IF NOT EXISTS certificates (
     certificate BLOB NOT NULL, key BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS certificates_of_name ON certificates (name);
+CREATE TABLE IF NOT EXISTS renewals (serial TEXT PRIMARY KEY, successor TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lists (only INTEGER PRIMARY KEY CHECK (only = 0), number INTEGER NOT NULL) STRICT;
 """
 
 
 class TokenRefused(FedpruneError):
     """A secret that lets nobody in: unknown, late, or used. The message says which; it holds no secret."""
+
+
+class RenewalRefused(FedpruneError):
+    """A certificate that is not renewed. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class Member:
 
 Issue = Callable[[str], tuple[bytes, int]]
 """A name's certificate, and its serial number."""
+
+IssueAgain = Callable[[bytes], tuple[bytes, int]]
+"""The certificate that follows one, and its serial number. May raise `RenewalRefused`."""
 
 
 class Devices:
@@ -135,6 +143,38 @@ class Devices:
                 name,
                 *connection.execute("SELECT certificate, key FROM certificates WHERE serial = ?", (serial,)).fetchone(),
             )
+
+    def renew(self, serial: int, now: int, issue: IssueAgain) -> bytes:
+        """The certificate that follows the one with this serial number. Asked again it is the same one.
+
+        Raises `RenewalRefused` for a certificate that is not of a device of this gateway, or is revoked, and if there
+        are too many.
+        """
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT name, revoked, certificate, key FROM certificates WHERE serial = ?", (str(serial),)
+            ).fetchone()
+            if row is None:
+                raise RenewalRefused("this certificate is of no device that has joined this gateway")
+            name, revoked, certificate, key = row
+            if revoked is not None:
+                raise RenewalRefused(f"{name} is revoked; the gateway's owner can enrol it anew")
+            known = connection.execute(
+                "SELECT certificate FROM certificates JOIN renewals ON successor = certificates.serial "
+                "WHERE renewals.serial = ?",
+                (str(serial),),
+            ).fetchone()
+            if known is not None:
+                return bytes(known[0])
+            (issued,) = connection.execute("SELECT count(*) FROM certificates").fetchone()
+            if issued >= MOST_CERTIFICATES:
+                raise RenewalRefused(f"the gateway has issued {issued} certificates, which are all that it may")
+            successor, number = issue(certificate)
+            connection.execute(
+                "INSERT INTO certificates VALUES (?, ?, ?, NULL, ?, ?)", (str(number), name, now, successor, key)
+            )
+            connection.execute("INSERT INTO renewals VALUES (?, ?)", (str(serial), str(number)))
+            return successor
 
     def revoke(self, name: str, witness: int, now: int, write: Callable[[Revoked], None]) -> bool:
         """End a name's invitation and certificates, and have `write` make that known; False if the name is unknown.

@@ -5,6 +5,7 @@
     GET /authority      the authority's certificate, which a device compares with its token before it says anything
     POST /enrolment     {"secret": hex, "request": PEM}, answered by
                         {"federation": ..., "certificate": PEM, "authentication_key": hex, "broker_port": ...}
+    POST /renewal       no body, from a device that shows its certificate in TLS; answered by {"certificate": PEM}
 
 What is refused is answered by {"error": one line}. Whoever sends wrong secrets is not heard for a while: that slows
 nobody down who guesses 96 bits in vain, but bounds the work, and is seen in the log.
@@ -23,15 +24,22 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 from fedprune.identity.broker_process import reload_broker
-from fedprune.identity.certificates import MAX_REQUEST_BYTES, issue_requested, requested_key, serial_number
-from fedprune.identity.devices import Member, TokenRefused
+from fedprune.identity.certificates import (
+    MAX_REQUEST_BYTES,
+    issue_again,
+    issue_requested,
+    renewable_from,
+    requested_key,
+    serial_number,
+)
+from fedprune.identity.devices import Member, RenewalRefused, TokenRefused
 from fedprune.identity.gateway import Gateway
 from fedprune.identity.token import SECRET_BYTES
 from fedprune.system.log import LimitedLog
 
 _log = logging.getLogger(__name__)
 
-AUTHORITY_PATH, ENROLMENT_PATH = "/authority", "/enrolment"
+AUTHORITY_PATH, ENROLMENT_PATH, RENEWAL_PATH = "/authority", "/enrolment", "/renewal"
 
 MAX_BODY_BYTES = 2 * MAX_REQUEST_BYTES
 """Of a request's body: line ends of PEM take two bytes in JSON."""
@@ -65,6 +73,12 @@ class Enrolled(msgspec.Struct, frozen=True):
     broker_port: int
 
 
+class Renewed(msgspec.Struct, frozen=True):
+    """A device's next certificate, in PEM, for the name and the key of the one that it showed."""
+
+    certificate: str
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -81,13 +95,17 @@ class Enrolment:
         self._wrong = _WrongSecrets(clock)
         self._refused = LimitedLog(_log, clock=clock)
 
-    def answer(self, method: str, path: str, body: bytes, address: str) -> Answer:
-        """`address` is the asker's, for the log and for the limit."""
+    def answer(self, method: str, path: str, body: bytes, address: str, serial: int | None = None) -> Answer:
+        """`address` is the asker's, for the log and for the limit; `serial` that of the certificate that it showed, if
+        the authority has signed it."""
         if (method, path) == ("GET", AUTHORITY_PATH):
             return Answer(200, self._authority.certificate)
         if (method, path) == ("POST", ENROLMENT_PATH):
             return self._enrol(body, address)
-        return _refusal(404, f"only GET {AUTHORITY_PATH} and POST {ENROLMENT_PATH} are answered here")
+        if (method, path) == ("POST", RENEWAL_PATH):
+            return self._renew(serial, address)
+        known = f"GET {AUTHORITY_PATH}, POST {ENROLMENT_PATH} and POST {RENEWAL_PATH}"
+        return _refusal(404, f"only {known} are answered here")
 
     def _enrol(self, body: bytes, address: str) -> Answer:
         if self._wrong.is_at_limit(address):
@@ -109,6 +127,24 @@ class Enrolment:
             settings.federation, member.certificate.decode("ascii"), member.key.hex(), settings.broker_port
         )
         return Answer(200, msgspec.json.encode(enrolled))
+
+    def _renew(self, serial: int | None, address: str) -> Answer:
+        if serial is None:
+            return self._refuse(403, address, "a renewal needs the certificate that is to be renewed, shown in TLS")
+        now = int(self._now().timestamp())
+        try:
+            certificate = self._gateway.devices.renew(serial, now, self._issue_again)
+        except RenewalRefused as error:
+            return self._refuse(403, address, str(error))
+        _log.info("renewed a certificate, for %s", address)
+        return Answer(200, msgspec.json.encode(Renewed(certificate.decode("ascii"))))
+
+    def _issue_again(self, former: bytes) -> tuple[bytes, int]:
+        due = renewable_from(former)
+        if self._now() < due:
+            raise RenewalRefused(f"this certificate is not renewed before {due:%Y-%m-%d}")
+        certificate = issue_again(self._authority, former, self._now())
+        return certificate, serial_number(certificate)
 
     def _redeem(self, body: bytes, address: str) -> Member:
         """Raises `ProtocolError` for what is no request, `TokenRefused` for one whose secret lets nobody in."""

@@ -13,12 +13,12 @@ import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from socketserver import TCPServer
 from typing import Any
 
 from fedprune.errors import ConfigurationError, FedpruneError
 from fedprune.identity.enrolment import MAX_BODY_BYTES, Answer
+from fedprune.identity.gateway import ServerFiles
 from fedprune.system.log import LimitedLog
 
 _log = logging.getLogger(__name__)
@@ -32,13 +32,14 @@ LONGEST_S = 20.0
 _MAPPED = "::ffff:"
 """Before an address of IPv4, on a socket of IPv6."""
 
-Answering = Callable[[str, str, bytes, str], Answer]
-"""Method, path, body, and the asker's address."""
+Answering = Callable[[str, str, bytes, str, int | None], Answer]
+"""Method, path, body, the asker's address, and the serial number of the certificate that it showed, if it has one."""
 
 
 class EnrolmentServer(ThreadingHTTPServer):
-    """Serves `answer`, one call at a time, with the certificate and key in two PEM files. Use as a context manager.
+    """Serves `answer`, one call at a time, with the certificate of `files`. Use as a context manager.
 
+    Clients may show a certificate too, of the authority of `files`.
     Raises `ConfigurationError` if the port cannot be listened on.
     """
 
@@ -46,11 +47,14 @@ class EnrolmentServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = MOST_CONNECTIONS
 
-    def __init__(self, port: int, certificate: Path, key: Path, answer: Answering) -> None:
+    def __init__(self, port: int, files: ServerFiles, answer: Answering) -> None:
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.load_cert_chain(certificate, key)
+        self._context.load_verify_locations(files.authority)
+        self._context.verify_mode = ssl.CERT_OPTIONAL
+        self._files = files
+        self.read_certificate()
         self._answer = answer
         self._one_at_a_time = threading.Lock()
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
@@ -63,17 +67,21 @@ class EnrolmentServer(ThreadingHTTPServer):
                 "enrolment_port with `fedprune gateway init`"
             ) from error
 
+    def read_certificate(self) -> None:
+        """Take the server's own certificate from its files, for connections from now on."""
+        self._context.load_cert_chain(self._files.certificate, self._files.key)
+
     def server_bind(self) -> None:
         """Take both kinds of addresses, and ask no name server who we are, as the base does."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
 
-    def answer(self, method: str, path: str, body: bytes, address: str) -> Answer:
+    def answer(self, method: str, path: str, body: bytes, address: str, serial: int | None) -> Answer:
         """What to answer, whatever goes wrong here."""
         with self._one_at_a_time:
             try:
-                return self._answer(method, path, body, address.removeprefix(_MAPPED))
+                return self._answer(method, path, body, address.removeprefix(_MAPPED), serial)
             except FedpruneError as fault:
                 self._faults.log(logging.ERROR, "%s", fault)
                 return Answer(500, b'{"error": "the gateway has a problem of its own; its log says which"}')
@@ -104,8 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
     """One request on a connection (HTTP/1.0)."""
 
     server: EnrolmentServer
-    server_version, sys_version = "fedprune", ""
+    server_version, sys_version, default_request_version = "fedprune", "", "HTTP/1.0"
     timeout = LONGEST_S
+
+    def setup(self) -> None:
+        super().setup()
+        shown = self.connection.getpeercert() or {}  # later, on a connection that is half closed, it cannot be asked
+        self._serial = int(str(shown["serialNumber"]), 16) if "serialNumber" in shown else None
 
     def do_GET(self) -> None:
         self._serve("GET", b"")
@@ -118,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("POST", self.rfile.read(int(length)))
 
     def _serve(self, method: str, body: bytes) -> None:
-        self._send(self.server.answer(method, self.path, body, self.client_address[0]))
+        self._send(self.server.answer(method, self.path, body, self.client_address[0], self._serial))
 
     def _send(self, answer: Answer) -> None:
         self.send_response_only(answer.status)
@@ -126,6 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json" if answer.body[:1] == b"{" else "application/x-pem-file")
         self.end_headers()
         self.wfile.write(answer.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """In our own words: the base's page repeats what a stranger said."""
+        self.close_connection = True
+        self._send(Answer(code, b'{"error": "this is no request that is answered here"}'))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's signature
         """Nothing: what counts is logged with the answer, and a stranger's text is in no log of ours."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,10 +34,20 @@ from fedprune.system.disk import Directory, storage_error
 SETTINGS = "gateway.toml"
 AUTHORITY, BROKER, ENROLMENT, AGGREGATOR = "ca", "broker", "enrolment", "aggregator"
 """Each is a certificate (.pem) with its key (.key)."""
+OWN = (BROKER, ENROLMENT, AGGREGATOR)
+"""Those that are made again before they end."""
 CONFIGURATION, ACCESS_LIST, REVOCATIONS, BROKER_PID = "mosquitto.conf", "access-list", "revoked.pem", "mosquitto.pid"
 
 _HERE = ("localhost", "127.0.0.1")
 """Where the gateway's own parts reach its broker."""
+
+
+class ServerFiles(NamedTuple):
+    """A server's PEM files, and that of the authority whose certificates its clients may show."""
+
+    authority: Path
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,11 @@ class Gateway:
                 f"{self.path / name}.pem and {name}.key: no certificate and its key; restore both from one backup"
             )
         return found
+
+    @property
+    def enrolment_files(self) -> ServerFiles:
+        """Those of the enrolment endpoint."""
+        return ServerFiles(*(self.path / name for name in (f"{AUTHORITY}.pem", f"{ENROLMENT}.pem", f"{ENROLMENT}.key")))
 
     def _file(self, name: str) -> bytes:
         blob = self.directory.read(name)

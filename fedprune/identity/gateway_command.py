@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from fedprune.config import from_table, read_table
-from fedprune.errors import BrokerError
+from fedprune.errors import BrokerError, FedpruneError
 from fedprune.identity.crossings import Crossing, cross_all
 from fedprune.identity.enrolment import Enrolment
 from fedprune.identity.enrolment_server import EnrolmentServer
@@ -27,6 +27,7 @@ from fedprune.identity.gateway import (
     init_gateway,
     open_gateway,
 )
+from fedprune.identity.renewal import CHECK_S, renew_gateway
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.paths import path_text
 from fedprune.system.process import log_to_stderr, stopping
@@ -114,16 +115,29 @@ def run(directory: Path, quiet: bool) -> None:
     log_to_stderr("gateway", verbose=not quiet)
     opened = open_gateway(directory)
     opened.credentials(ENROLMENT)  # says which file is gone or damaged
-    files = (opened.path / f"{ENROLMENT}.pem", opened.path / f"{ENROLMENT}.key")
     answers = Enrolment(opened, time.monotonic, lambda: datetime.now(UTC))
     events: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-    with EnrolmentServer(opened.settings.enrolment_port, *files, answers.answer) as server, stopping(events):
+    port = opened.settings.enrolment_port
+    with EnrolmentServer(port, opened.enrolment_files, answers.answer) as server, stopping(events):
         threading.Thread(target=server.serve_forever, name="enrolment", daemon=True).start()
-        _log.info("devices can join at port %s", opened.settings.enrolment_port)
+        threading.Thread(target=_keep_renewed, args=(opened, server), name="renewal", daemon=True).start()
+        _log.info("devices can join at port %s", port)
         try:
             raise events.get()
         finally:
             server.shutdown()
+
+
+def _keep_renewed(opened: Gateway, server: EnrolmentServer) -> None:
+    """Look every day whether the gateway's own certificates are due."""
+    while True:
+        try:
+            if renew_gateway(opened, datetime.now(UTC)):
+                server.read_certificate()
+                _log.info("renewed the gateway's own certificates")
+        except FedpruneError as fault:
+            _log.error("the gateway's own certificates are not renewed: %s", fault)
+        time.sleep(CHECK_S)
 
 
 def _row(crossing: Crossing) -> dict[str, str | bool]:

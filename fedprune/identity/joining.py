@@ -7,38 +7,33 @@ authority's certificate is fetched from whoever answers, compared with the token
 from __future__ import annotations
 
 import http.client
-import json
-import socket
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
 from fedprune.errors import BrokerError, ProtocolError
-from fedprune.identity.certificates import fingerprint, new_key, plain_certificate, signing_request
-from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest, plain
+from fedprune.identity.asking import GatewayUnproven, Unreachable, ask, refusal, trusting
+from fedprune.identity.certificates import fingerprint, new_key, plain_certificate, renewable_from, signing_request
+from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken
 from fedprune.system.disk import Directory
 from fedprune.wire.topics import check_id
 
 AUTHORITY, CERTIFICATE, KEY, AUTHENTICATION_KEY = "ca.pem", "device.pem", "device.key", "authentication.key"
+HOME = "gateway.json"
 
 _NEW_KEY = "joining.key"
 """Until it is certified. What the device had before stays in force until then."""
 
-_PATIENCE_S = 30.0
-"""For each step of a connection."""
 
-_MAX_ANSWER_BYTES = 2**16
+class Home(msgspec.Struct, frozen=True):
+    """The gateway of a device, as the file `HOME` says: where its certificate is renewed, and from when on (seconds
+    since 1970)."""
 
-_NOT_YET_VALID = 9
-"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID."""
-
-
-class GatewayUnproven(BrokerError):
-    """Whoever answers is not the gateway that made the token."""
+    hosts: tuple[str, ...]
+    enrolment_port: int
+    renew_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,13 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
         try:
             authority = _proven_authority(token, host)
             enrolled = _enrol(token, host, authority, key)
-        except _Unreachable as failure:
+        except Unreachable as failure:
             failures.append(str(failure))
             continue
         disk.write(AUTHORITY, authority.encode())
         disk.write_private(AUTHENTICATION_KEY, enrolled.authentication_key.encode())
         disk.write_private(KEY, key)
-        disk.write(CERTIFICATE, enrolled.certificate.encode())
+        keep_certificate(disk, enrolled.certificate, Home(token.hosts, token.port))
         disk.delete(_NEW_KEY)
         where = f"[{host}]" if ":" in host else host
         federation = check_id(enrolled.federation, "the gateway's federation")
@@ -78,15 +73,18 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
     raise BrokerError(f"no gateway answers: {'; '.join(failures)}; does `fedprune gateway run` run there?")
 
 
-class _Unreachable(Exception):
-    """A host that does not answer: another name of the gateway may."""
+def keep_certificate(disk: Directory, certificate: str, home: Home) -> None:
+    """Write a device's certificate, and from when on it can be renewed, and where."""
+    disk.write(CERTIFICATE, certificate.encode())
+    renew_from = int(renewable_from(certificate.encode()).timestamp())
+    disk.write(HOME, msgspec.json.encode(msgspec.structs.replace(home, renew_from=renew_from)))
 
 
 def _proven_authority(token: JoinToken, host: str) -> str:
     """The certificate of the authority that the token means."""
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE  # whoever it is: the fingerprint proves
-    status, body = _ask(token, host, stranger, "GET", AUTHORITY_PATH, None)
+    status, body = ask(host, token.port, stranger, "GET", AUTHORITY_PATH)
     try:
         certificate = plain_certificate(body) if status == http.client.OK else b""
     except ProtocolError:
@@ -101,50 +99,11 @@ def _proven_authority(token: JoinToken, host: str) -> str:
 
 def _enrol(token: JoinToken, host: str, authority: str, key: bytes) -> Enrolled:
     """Show the secret, to who has proven by TLS that the authority certified it as `host`."""
-    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusted.minimum_version = ssl.TLSVersion.TLSv1_2
-    trusted.load_verify_locations(cadata=authority)
     request = EnrolmentRequest(token.secret.hex(), signing_request(key, token.name).decode("ascii"))
-    status, body = _ask(token, host, trusted, "POST", ENROLMENT_PATH, msgspec.json.encode(request))
+    status, body = ask(host, token.port, trusting(authority), "POST", ENROLMENT_PATH, msgspec.json.encode(request))
     if status != http.client.OK:
-        raise BrokerError(f"the gateway refuses: {_reason(body)}")
+        raise BrokerError(f"the gateway refuses: {refusal(body)}")
     try:
         return msgspec.json.decode(body, type=Enrolled)
     except msgspec.DecodeError as error:
         raise ProtocolError(f"{host}:{token.port} gives no certificate that can be read ({error})") from error
-
-
-def _ask(
-    token: JoinToken, host: str, context: ssl.SSLContext, method: str, path: str, body: bytes | None
-) -> tuple[int, bytes]:
-    """(status, body) of one request. Raises `_Unreachable`, or `GatewayUnproven` if TLS does not prove the host."""
-    connection = http.client.HTTPSConnection(host, token.port, timeout=_PATIENCE_S, context=context)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read(_MAX_ANSWER_BYTES)
-    except ssl.SSLCertVerificationError as error:
-        raise _unproven(token, host, error) from error
-    except (OSError, http.client.HTTPException) as error:
-        why = "no such host" if isinstance(error, socket.gaierror) else getattr(error, "strerror", None) or str(error)
-        raise _Unreachable(f"{host}:{token.port}: {why or type(error).__name__}") from error
-    finally:
-        connection.close()
-
-
-def _unproven(token: JoinToken, host: str, error: ssl.SSLCertVerificationError) -> GatewayUnproven:
-    if error.verify_code == _NOT_YET_VALID:
-        why = f"its certificate is not yet valid: this device's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        return GatewayUnproven(f"{host}:{token.port}: {why}; set the clock, and join again")
-    return GatewayUnproven(
-        f"{host}:{token.port} does not prove that it is the gateway ({error.verify_message}); nothing secret was sent"
-    )
-
-
-def _reason(body: bytes) -> str:
-    """What a refusal says, as one line of bounded length."""
-    try:
-        said: Any = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
-        said = "it does not say why"
-    return plain(str(said))

@@ -94,24 +94,24 @@ def access_list(federation: str, revoked: tuple[str, ...]) -> str:
 
     The rights are those of docs/PROTOCOL.md. A name in `revoked` has none, should the broker let it in.
     """
-    root = f"fedprune/{federation}"
+    root = f"fp/{federation}"
     lines = [
         "# Written by `fedprune gateway init` and `fedprune revoke`.",
         *map(denial, revoked),
         f"user {aggregator_name(federation)}",
-        f"topic readwrite {root}/round",
-        f"topic write {root}/content/+",
-        f"topic write {root}/down/+/+",
-        f"topic read {root}/up/+/+/+",
-        f"topic read {root}/status/+",
+        f"topic readwrite {root}/r",
+        f"topic write {root}/c/+",
+        f"topic write {root}/d/+/+",
+        f"topic read {root}/u/+/+/+",
+        f"topic read {root}/s/+",
         f"user {auditor_name(federation)}",
         f"topic read {root}/#",
-        *(f"topic write {root}/down/{probe}/+" for probe in PROBES),
-        f"topic write {root}/content/{NO_CONTENT.hex()}",
-        f"pattern write {root}/up/+/%u/+",
-        f"pattern write {root}/status/%u",
-        f"pattern read {root}/down/%u/+",
-        f"pattern read {root}/round",
-        f"pattern read {root}/content/+",
+        *(f"topic write {root}/d/{probe}/+" for probe in PROBES),
+        f"topic write {root}/c/{NO_CONTENT.hex()}",
+        f"pattern write {root}/u/+/%u/+",
+        f"pattern write {root}/s/%u",
+        f"pattern read {root}/d/%u/+",
+        f"pattern read {root}/r",
+        f"pattern read {root}/c/+",
     ]
     return "\n".join(lines) + "\n"

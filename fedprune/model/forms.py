@@ -33,13 +33,15 @@ class InputForm:
 @dataclass(frozen=True)
 class OutputForm:
     """What a data file's `array` of an output holds: labels for `shape`, `[*places, outputs]`, as `objective` takes
-    them. `metrics` judge the output too; the `name` of the only one is empty."""
+    them. `metrics` judge the output too; the `name` of the only one is empty. `unit`, one number or one for each
+    output, is what 1 is in the user's units, where labels are normalised: metrics are in these, the loss is not."""
 
     array: str
     shape: tuple[int, ...]
     objective: Objective
     name: str = ""
     metrics: tuple[Metric, ...] = ()
+    unit: tuple[float, ...] = (1.0,)
 
     @property
     def named_metrics(self) -> dict[str, Metric]:

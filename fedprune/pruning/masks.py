@@ -5,7 +5,7 @@ Scores and ties are computed so that every participant gets the same mask from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.blocks import SINGLE, Block, pool_kept, pool_magnitudes, spread
+from fedprune.pruning.erk import erk_densities
 from fedprune.pruning.lamp import keep_by_lamp
 
 _Score = TypeVar("_Score", np.float32, np.float64, np.floating, np.uint64)
@@ -33,27 +35,37 @@ class Allocation(StrEnum):
     """By magnitude over all layers together."""
     UNIFORM = "uniform"
     """The same sparsity in every tensor, as TF-MOT prunes."""
+    ERK = "erk"
+    """By the shapes of layers, small ones denser (Evci et al. 2020, arXiv 1911.11134, section 3), and in each by
+    magnitude."""
 
 
 def score_mask(
-    weights: Weights, table: TensorTable, sparsity: float, allocation: Allocation, previous: Mask
+    weights: Weights,
+    table: TensorTable,
+    sparsity: float,
+    allocation: Allocation,
+    previous: Mask,
+    block: Block = SINGLE,
 ) -> dict[str, NDArray[np.bool_]]:
-    """Choose by magnitude which weights are kept.
+    """Choose by magnitude which weights are kept: each by its own, or blocks of them by the mean of theirs.
 
     A weight that was pruned stays pruned, whatever its value is now, and a kept one that has become 0 is still one of
     those that are kept: the masks of growing sparsities are nested.
 
-    All but uniform keep exactly round(n (1 - sparsity)) of all n, and of equal scores those that come first in
-    the table. Uniform is TF-MOT's rule (0.8.1, `pruning_impl.Pruning`), which keeps *all* weights that equal a layer's
-    threshold: a layer with too many zeros among its kept weights is not pruned further.
+    LAMP and global keep exactly round(n (1 - sparsity)) of all n weights or blocks, and of equal scores those that come
+    first in the table; ERK rounds in each tensor. Uniform is TF-MOT's rule (0.8.1, `pruning_impl.Pruning`), which keeps
+    *all* weights that equal a layer's threshold: a layer with too many zeros among its kept weights is not pruned
+    further.
 
     Args:
         weights: float32, by tensor name; the prunable ones are looked at.
         table: the task's tensor table.
-        sparsity: the fraction of prunable scalars to prune, in [0, 1).
+        sparsity: the fraction of prunable scalars, or blocks, to prune, in [0, 1).
         allocation: how it is spread over the tensors.
         previous: the mask so far, `full_mask(table)` if nothing was pruned. Where it prunes more than `sparsity`, it
             is the result.
+        block: rows and columns of what is pruned together, see `fedprune.pruning.blocks`.
 
     Returns:
         For each prunable tensor a bool array of its shape, True where a weight is kept.
@@ -66,13 +78,61 @@ def score_mask(
         >>> half["kernel"].tolist()
         [True, False, False, True]
     """
-    prunable = {spec.name: weights[spec.name] for spec in table.of(TensorClass.PRUNABLE)}
-    if allocation is Allocation.UNIFORM:
-        return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in prunable.items()}
-    if allocation is Allocation.LAMP:
-        return keep_by_lamp(prunable, _number_kept(previous, sparsity), previous)
-    score = _SCORES[allocation]
-    return _keep_best({name: score(array, previous[name]) for name, array in prunable.items()}, sparsity, previous)
+    shapes = {spec.name: spec.shape for spec in table.of(TensorClass.PRUNABLE)}
+    scored, kept = {name: weights[name] for name in shapes}, dict(previous)
+    if block != SINGLE:
+        scored = {name: pool_magnitudes(array, previous[name], block) for name, array in scored.items()}
+        kept = {name: pool_kept(previous[name], block) for name in shapes}
+    chosen = _choose(scored, shapes, sparsity, allocation, kept)
+    if block != SINGLE:
+        return {name: spread(chosen[name], shape, block) & previous[name] for name, shape in shapes.items()}
+    return chosen
+
+
+def _choose(
+    scored: Weights, shapes: Mapping[str, tuple[int, ...]], sparsity: float, allocation: Allocation, previous: Mask
+) -> dict[str, NDArray[np.bool_]]:
+    """The mask of weights or of blocks, whose tensors have `shapes`."""
+    match allocation:
+        case Allocation.UNIFORM:
+            return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in scored.items()}
+        case Allocation.ERK:
+            densities = erk_densities(shapes, 1.0 - sparsity)
+            return {name: _keep_part(array, densities[name], previous[name]) for name, array in scored.items()}
+        case Allocation.LAMP:
+            return keep_by_lamp(scored, _number_kept(previous, sparsity), previous)
+        case _:
+            score = _SCORES[allocation]
+            scores = {name: score(array, previous[name]) for name, array in scored.items()}
+            return _keep_best(scores, sparsity, previous)
+
+
+def keep_above(weights: Weights, mask: Mask, threshold: float) -> dict[str, NDArray[np.bool_]]:
+    """Prune what is smaller than a threshold, as after training with an L1 penalty (Han et al. 2015, arXiv 1506.02626,
+    section 3.1), which draws weights to 0 and past it, hardly ever onto it.
+
+    Args:
+        weights: float32, by tensor name.
+        mask: of some of them, with their shapes.
+        threshold: a magnitude; weights of as much stay.
+
+    Returns:
+        `mask` without the smaller weights. A tensor that would lose all of its weights keeps the largest.
+
+    Example:
+        >>> every = {"kernel": np.ones(3, np.bool_)}
+        >>> keep_above({"kernel": np.float32([0.01, -0.5, 1e-4])}, every, 1e-3)["kernel"].tolist()
+        [True, True, False]
+    """
+    return {name: _keep_above(weights[name], kept, np.float32(threshold)) for name, kept in mask.items()}
+
+
+def _keep_above(array: Array, kept: NDArray[np.bool_], threshold: np.float32) -> NDArray[np.bool_]:
+    magnitudes = _magnitudes(array, kept)
+    above: NDArray[np.bool_] = (magnitudes >= threshold) & kept
+    if above.any() or not kept.any():
+        return above
+    return largest(magnitudes.reshape(-1), 1).reshape(array.shape)
 
 
 def full_mask(table: TensorTable) -> dict[str, NDArray[np.bool_]]:
@@ -225,6 +285,12 @@ def _keep_as_tfmot(array: Array, sparsity: float, previous: NDArray[np.bool_]) -
     threshold = np.partition(magnitudes, array.size - keep, axis=None)[array.size - keep]
     kept: NDArray[np.bool_] = (magnitudes >= threshold) & previous
     return kept
+
+
+def _keep_part(array: Array, density: float, previous: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The round(n density) largest magnitudes of one tensor, of equal ones the first; never what is pruned."""
+    count = min(round(array.size * density), int(np.count_nonzero(previous)))
+    return largest(_magnitudes(array, previous).reshape(-1), count).reshape(array.shape)
 
 
 _SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {

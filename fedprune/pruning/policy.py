@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, get_args
 
 from fedprune.model.tensors import Mask
 from fedprune.pruning.masks import Allocation
-from fedprune.pruning.schedules import Schedule
+from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
 
 
 class MaskRules(Protocol):
@@ -15,6 +15,8 @@ class MaskRules(Protocol):
 
     allocations: frozenset[Allocation]
     """Those that whoever chooses the mask can compute."""
+    schedules: tuple[type[Schedule], ...]
+    """The kinds by which whoever chooses the mask can."""
     is_shared: bool
     """True if there is one mask, which all sides can compute."""
 
@@ -37,6 +39,7 @@ class _SharedMask:
     """One mask: the gateway scores merged weights for all or, with deltas, all sides score the same ones."""
 
     allocations = frozenset(Allocation)
+    schedules: tuple[type[Schedule], ...] = get_args(Schedule)
     is_shared = True
 
     def known_mask(self, mask: Mask) -> Mask | None:
@@ -50,6 +53,7 @@ class _OwnMasks:
     """Each device prunes as TF-MOT's wrapper does, layer by layer."""
 
     allocations = frozenset({Allocation.UNIFORM})
+    schedules: tuple[type[Schedule], ...] = (PolynomialDecay, ConstantSparsity)
     is_shared = False
 
     def known_mask(self, mask: Mask) -> Mask | None:  # noqa: ARG002 - devices go on from it

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.model.tensors import Array, TensorTable, Weights
+from fedprune.model.tensors import Array, TensorSpec, TensorTable, Weights
 from fedprune.network.description import Network
 from fedprune.network.layers import AnyLayer, Reshape
 from fedprune.slimming.groups import DependencyGroups, Kept, kept_entries
@@ -18,20 +18,48 @@ from fedprune.slimming.trace import Count, Fold
 
 
 @dataclass(frozen=True, eq=False)
-class Slimmed:
-    """A network without some units, the table of its tensors, and their weights.
+class Smaller:
+    """A network without some units, and the table of its tensors.
 
     `places` has for each tensor that was cut the axes that were, and which of the entries along them are left.
     """
 
     network: Network
     table: TensorTable
-    weights: dict[str, Array]
     places: Mapping[str, Mapping[int, NDArray[np.intp]]]
 
     def carry(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """What is left of an array that goes with tensor `name`, and has its shape: a mask, a residual, a slot."""
         return _cut(array, self.places.get(name, {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Slimmed(Smaller):
+    """A network without some units, the table of its tensors, and their weights."""
+
+    weights: dict[str, Array]
+
+
+def without_units(groups: DependencyGroups, kept: Kept) -> Smaller:
+    """What is left of a network's description. Weights are only cut: what becomes of a removed unit must be zero, or
+    nothing that is left may take it, as `prunable_unit_mask` sees to.
+
+    Args:
+        groups: the network's.
+        kept: bool `[units]`.
+
+    Raises:
+        ValueError: a layer would have no unit left.
+    """
+    places: dict[str, dict[int, NDArray[np.intp]]] = {}
+    for axis in groups.axes:
+        entries = kept_entries(axis.units, kept)
+        if not entries.all():
+            places.setdefault(axis.tensor, {})[axis.axis] = np.flatnonzero(entries)
+    table = TensorTable(tuple(_spec_without(spec, places.get(spec.name, {})) for spec in groups.table))
+    network = _smaller(groups, kept)
+    network.check(table)
+    return Smaller(network, table, places)
 
 
 def slim(groups: DependencyGroups, weights: Weights, kept: Kept) -> Slimmed:
@@ -65,16 +93,9 @@ def slim(groups: DependencyGroups, weights: Weights, kept: Kept) -> Slimmed:
         >>> slimmed.carry("a", np.array([[True, True, False]])).tolist()
         [[True, False]]
     """
-    places: dict[str, dict[int, NDArray[np.intp]]] = {}
-    for axis in groups.axes:
-        entries = kept_entries(axis.units, kept)
-        if not entries.all():
-            places.setdefault(axis.tensor, {})[axis.axis] = np.flatnonzero(entries)
-    cut = {name: _cut(array, places.get(name, {})) for name, array in _folded(groups, weights, kept).items()}
-    table = TensorTable(tuple(msgspec.structs.replace(spec, shape=cut[spec.name].shape) for spec in groups.table))
-    network = _smaller(groups, kept)
-    network.check(table)
-    return Slimmed(network, table, cut, places)
+    smaller = without_units(groups, kept)
+    cut = {name: smaller.carry(name, array) for name, array in _folded(groups, weights, kept).items()}
+    return Slimmed(smaller.network, smaller.table, smaller.places, cut)
 
 
 def _folded(groups: DependencyGroups, weights: Weights, kept: Kept) -> dict[str, Array]:
@@ -116,6 +137,11 @@ def _counted(layer: AnyLayer, count: Count, entries: NDArray[np.bool_]) -> Any:
     if isinstance(value, tuple):
         return tuple(number for number, stays in zip(value, entries.tolist(), strict=True) if stays)
     return int(entries.sum())
+
+
+def _spec_without(spec: TensorSpec, places: Mapping[int, NDArray[np.intp]]) -> TensorSpec:
+    shape = tuple(len(places[axis]) if axis in places else size for axis, size in enumerate(spec.shape))
+    return msgspec.structs.replace(spec, shape=shape)
 
 
 def _cut(array: NDArray[Any], places: Mapping[int, NDArray[np.intp]]) -> NDArray[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Mask, TensorClass, Weights
-from fedprune.slimming.groups import DependencyGroups, Kept, kept_entries
+from fedprune.slimming.groups import KEPT, DependencyGroups, Kept, kept_entries
 from fedprune.slimming.trace import Axis, Role
 
 _ALL = frozenset(TensorClass)
@@ -64,6 +65,27 @@ def units_without(groups: DependencyGroups, mask: Mask) -> NDArray[np.bool_]:
         if axis.tensor in mask and axis.role is not Role.FOLLOWS:
             has_some |= _any(groups, axis, mask[axis.tensor])
     return maskable(groups) & ~has_some
+
+
+def units_left(groups: DependencyGroups, mask: Mask, before: Kept) -> Kept:
+    """The units of those `before` that `mask`, of prunable tensors, leaves something of, bool `[units]`.
+
+    Of the units that a layer makes one is left, since a layer without any is none.
+    """
+    left = before & ~units_without(groups, mask)
+    for made in groups.made:
+        if not kept_entries(made.units, left).any():
+            left[made.units[before[made.units]][0]] = True
+    return left
+
+
+def units_by_layer(groups: DependencyGroups, units: NDArray[np.bool_]) -> dict[str, int]:
+    """How many of `units`, bool `[units]`, each layer makes that makes some."""
+    counts: Counter[str] = Counter()
+    for made in groups.made:
+        own = np.unique(made.units[made.units != KEPT])
+        counts[made.layer] += int(units[own].sum())
+    return dict(+counts)
 
 
 def dead_units(groups: DependencyGroups, weights: Weights) -> NDArray[np.bool_]:

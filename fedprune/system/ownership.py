@@ -11,7 +11,7 @@ from pathlib import Path
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory, storage_error
 
-_LOCK = ".owner"
+LOCK = ".owner"
 """The file that is locked, in the directory. It holds the owner's process id, for the message, and is never deleted."""
 
 _LONGEST_PID = 20
@@ -37,9 +37,9 @@ def owned(path: Path, *below: str) -> Iterator[Directory]:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     try:
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise storage_error(path / _LOCK, error) from error
+        raise storage_error(path / LOCK, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ def _lock(path: Path) -> Iterator[None]:
                 f"{path} is in use by {_owner(descriptor)}; stop it, or name another state directory"
             ) from error
         except OSError as error:
-            raise storage_error(path / _LOCK, error) from error
+            raise storage_error(path / LOCK, error) from error
         yield
     finally:
         os.close(descriptor)

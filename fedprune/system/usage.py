@@ -36,6 +36,18 @@ def device_memory_mb() -> float:
     return min([physical, *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) / 1e6
 
 
+def bytes_written(root: Path = Path("/")) -> int | None:
+    """Bytes that this process has had written to disks since it began; None where the kernel does not count them.
+
+    What is in memory alone (tmpfs) does not count; what was deleted before it reached the disk does.
+    """
+    try:
+        lines = (root / "proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)
+
+
 def _group_limits(own_groups: Path, mounted: Path) -> Iterator[int]:
     """Bytes that the process's control groups, and those above them, may have. A container sees its own as the root."""
     try:

@@ -23,7 +23,8 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.description import Arrays, Data, Text
+from fedprune.data.normalization import scale_of, targets_of
 from fedprune.errors import ProtocolError, StorageError, TaskError
 from fedprune.model.forms import OutputForm, array_names
 from fedprune.model.losses import Objective
@@ -40,14 +42,17 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
+from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
+from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
 from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import why_unreadable
+from fedprune.task.forms import Form, Forms
 from fedprune.task.outputs import Output, problem_of
 from fedprune.task.training import Training
 
@@ -68,13 +73,17 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pruning: when (`schedule`), by whom (`mask`) and how over the layers (`allocation`). Whole `units` go by a
-    schedule of their own, or none do."""
+    """Pruning: when (`schedule`), by whom (`mask`), by what (`score`), what goes together (`block`, rows and columns)
+    and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units`
+    go by a schedule of their own, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
     allocation: Allocation = Allocation.LAMP
     units: UnitPruning | None = None
+    block: tuple[BlockSize, BlockSize] = SINGLE
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    score: Score | ScoreWeights = Score.MAGNITUDE
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -83,6 +92,26 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'mask = "{self.mask}" needs allocation = {needed}: TF-MOT prunes layer by layer')
         if self.units is not None and not self.mask.rules.is_shared:
             raise ValueError('pruning.units needs mask = "shared": agents must remove the same units')
+        if self.block != SINGLE and not self.mask.rules.is_shared:
+            raise ValueError('pruning.block needs mask = "shared": TF-MOT\'s wrapper has blocks of dense layers alone')
+        if self.threshold and not (self.mask.rules.is_shared and self.block == SINGLE):
+            raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
+        if self.is_scored_by_gateway and not self.mask.rules.is_shared:
+            raise ValueError('pruning.score is of all agents together: another than "magnitude" needs mask = "shared"')
+        if not isinstance(self.schedule, self.mask.rules.schedules):
+            raise ValueError(
+                f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'
+            )
+
+    @property
+    def scores(self) -> dict[Score, float]:
+        """What weights are compared by, and how much each counts."""
+        return {self.score: 1.0} if isinstance(self.score, Score) else self.score
+
+    @property
+    def is_scored_by_gateway(self) -> bool:
+        """True if it takes all agents' updates to score weights, which only the gateway has."""
+        return set(self.scores) != {Score.MAGNITUDE}
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -139,9 +168,19 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The form of each output, and what its array in data files is called."""
         arrays = array_names("y", [output.name for output in self.outputs if output.name])
         return tuple(
-            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics)
+            OutputForm(array, output.shape, self.training.objective_of(output), output.name, output.metrics, self._unit)
             for array, output in zip(arrays, self.outputs, strict=True)
         )
+
+    def drawn_weights(self) -> dict[str, NDArray[np.float32]] | None:
+        """The weights before round 0, by name, in table order, as all sides draw them; None of a pretrained start."""
+        return None if self.initial is None else _draw(self.initial, self.table)
+
+    @property
+    def _unit(self) -> tuple[float, ...]:
+        """That of the only output's labels."""
+        targets = targets_of(self.data)
+        return (1.0,) if targets is None or targets.lacks_statistics else scale_of(targets)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -161,6 +200,15 @@ class Bundle:
     head: ProvenHead | None
     """None unless the network has a frozen base, and the head alone can be trained too."""
     _weights: bytes | None
+
+    @cached_property
+    def forms(self) -> Forms:
+        """What the task can become while its units go."""
+        return Forms(self.task, self.network)
+
+    def in_form(self, form: Form) -> Bundle:
+        """The bundle with task and network in one of its forms; weights and graphs in it stay those of the whole."""
+        return self if form.is_whole else replace(self, task=form.task, network=form.network)
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
         """The weights before round 0, by name, in table order. Raises `TaskError` if they do not fit the table."""
@@ -182,8 +230,7 @@ class Bundle:
 
     def _initial(self, table: TensorTable) -> dict[str, NDArray[np.float32]]:
         """The initial weights of `table`, which is the task's or a part of it."""
-        if self.task.initial is not None:
-            drawn = _draw(self.task.initial, self.task.table)
+        if (drawn := self.task.drawn_weights()) is not None:
             weights = {spec.name: drawn[spec.name] for spec in table}
         else:
             weights = _load_snapshot(self._weights or b"", table)

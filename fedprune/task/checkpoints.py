@@ -2,7 +2,8 @@
 
 Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the
 model under its tensor names, the masks under ``mask/NAME``, the gateway's unrounded weights under ``exact/NAME``,
-and the state of its server optimizer, if it has one, under ``server/PART/NAME``.
+the state of its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network
+under ``form/units``, if it can lose some.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from fedprune.task.run_directory import CHECKPOINTS
 
 _SUFFIX = ".safetensors"
 _SERVER = "server/"
+_UNITS = "form/units"
 _WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a new run in an empty directory"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """`weights` is the global model: what agents decode. `exact` is the gateway's own, before the downlink codec.
-    `optimizer_state` is that of the server optimizer, by `part/tensor`."""
+    `optimizer_state` is that of the server optimizer, by `part/tensor`. `units` name the form of the task that all of
+    it is in; None where the network keeps its shape."""
 
     run: str
     version: int
@@ -37,6 +40,7 @@ class Checkpoint:
     exact: Weights
     mask: Mask
     optimizer_state: Weights = field(default_factory=dict)
+    units: NDArray[np.bool_] | None = None
 
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
@@ -45,6 +49,7 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
     named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
     named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
+    named |= {} if checkpoint.units is None else {_UNITS: checkpoint.units}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
 
@@ -70,6 +75,7 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
                 for key, array in sorted(tensors.items())
                 if key.startswith(_SERVER) and key not in names
             },
+            units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StorageError(f"checkpoint {name} is damaged ({error}); {_WAYS_OUT}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,19 @@ from fedprune.model.tensors import Array, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
 from fedprune.task.bundle import Bundle
+from fedprune.task.forms import Form
 from fedprune.task.padding import Counted, counted_places
+
+_log = logging.getLogger(__name__)
 
 _SAMPLE_BYTES = 2**23
 """Bytes of the examples that tell what losses can be, where not all of them are in memory."""
 
 _Rows = TypeVar("_Rows", Array, Labels)
+
+_TOLERANCE = 1e-3
+"""The most that a smaller network's answers may differ, relative to the largest: rounding is far below, a mistake far
+above."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Evaluation:
     examples: int
     loss: float
     metrics: Mapping[str, float | None]
+
+
+Evaluate = Callable[[Weights, Form], Evaluation]
+"""Scores weights that are in a form of the task."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +118,13 @@ class InferenceGraph:
 
         Raises `TaskError` if the graph would be too large, `ExportError` if nothing here can run it.
         """
-        self._interpreter = None  # there need not be room for two
+        self.unload()  # there need not be room for two
         graph = write_inference_graph(self._network, weights, self.batch_size)
         self._interpreter = default_runtime().interpreter(graph, self._threads)
+
+    def unload(self) -> None:
+        """Let go of the weights, and of the memory that they take."""
+        self._interpreter = None
 
     def predict(self, x: Sequence[Rows]) -> Iterator[tuple[Array, ...]]:
         """For each input's `[examples, ...]`, float32 or ids, each output's float32 `[≤ batch, *places, outputs]`,
@@ -153,6 +169,8 @@ class Evaluator:
         self._data = fit_to(open_examples(held_out, task.data, room), bundle.network.input_forms, task.output_forms)
         self._network = bundle.network
         self._forms = task.output_forms
+        self._whole, self._threads = bundle.forms.whole, threads
+        self._form, self._answers_in_form = self._whole, True
         self._graph = InferenceGraph(bundle.network, threads=threads)
         self._graph.load(bundle.initial_weights())  # what cannot be evaluated is told before the first round
 
@@ -171,10 +189,33 @@ class Evaluator:
             sum(objective.weight * objective.ceiling for objective in objectives),
         )
 
-    def evaluate(self, weights: Weights) -> Evaluation:
-        """Weights must fit the task's tensor table. Raises `ExportError` if the runtime fails."""
-        self._graph.load(weights)
+    def evaluate(self, weights: Weights, form: Form | None = None) -> Evaluation:
+        """Weights must fit the tensor table of the task in that form, of the whole task without one.
+
+        Raises `ExportError` if the runtime fails.
+        """
+        form = form or self._whole
+        if form.name != self._form.name:
+            self._take(form, weights)
+        self._graph.load(weights if self._answers_in_form else form.expanded(weights))
         return self._graph.tally(self._data.parts(self._graph.batch_size), self._forms).evaluation
+
+    def _take(self, form: Form, weights: Weights) -> None:
+        """Evaluate in another form from now on, once its network has answered as the whole one does."""
+        graphs = [InferenceGraph(each.network, threads=self._threads) for each in (self._whole, form)]
+        first = [array[: graphs[0].batch_size] for array in self._data.inputs.values()]
+        answers = []
+        for graph, own in zip(graphs, (form.expanded(weights), weights), strict=True):
+            graph.load(own)
+            answers.append(next(graph.predict(first)))
+            graph.unload()
+        self._form, self._answers_in_form = form, all(map(_are_alike, *answers))
+        self._graph = graphs[1 if self._answers_in_form else 0]
+        if not self._answers_in_form:
+            _log.warning(
+                "without the units that are gone the network answers differently here; models are evaluated with the "
+                "whole one, which takes longer. fedprune or the runtime is at fault, please report it"
+            )
 
 
 def _sample(examples: Examples) -> Dataset:
@@ -209,6 +250,10 @@ def score(
     return total
 
 
+def _are_alike(expected: Array, found: Array) -> bool:
+    return float(np.abs(found - expected).max()) <= _TOLERANCE * float(np.abs(expected).max())
+
+
 def _tally_of(
     batch: Sequence[Array], labels: Sequence[Labels], outputs: Sequence[OutputForm], counted: Sequence[Counted | None]
 ) -> EvaluationTally:
@@ -217,9 +262,16 @@ def _tally_of(
         given, right = _those(places, answers), _those(places, wanted)
         mean = form.objective.mean_loss(given, right) if len(given) else 0.0
         losses.append(LossTally(form.objective.weight * mean * len(given), len(given)))
+        if form.unit != (1.0,):
+            given, right = _in_units(given, form.unit), _in_units(right, form.unit)
         for name, metric in form.named_metrics.items():
             metrics[name] = metric.tally(given, right, form.objective)
     return EvaluationTally(len(batch[0]), tuple(losses), metrics)
+
+
+def _in_units(rows: _Rows, unit: Sequence[float]) -> Array:
+    """Normalised numbers `[places, outputs]` in the user's units, but for where 0 is: errors are the same."""
+    return rows.astype(np.float32) * np.array(unit, np.float32)
 
 
 def _those(counted: Counted | None, rows: _Rows) -> _Rows:

@@ -40,6 +40,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `proximal_mu` is FedProx's: each step minimises the loss + mu/2 ||w - w_t||^2, w_t being the round's global model
     (Li et al. 2020, "Federated optimization in heterogeneous networks", arXiv 1812.06127, equation 2). The sum is over
     weights that the mask keeps: w_t would pull those that an agent has just pruned back into its mask.
+
+    `powerpropagation` is its alpha: kernels that may be pruned are trained as w = theta |theta|^(alpha - 1) (Schwarz et
+    al. 2021, arXiv 2110.00296, equation 1), which keeps small weights small. With 1 w is theta.
     """
 
     steps_per_round: int = 0
@@ -53,6 +56,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     class_weights: ClassWeights = ()
     losses: Annotated[dict[str, OutputLoss], msgspec.Meta(max_length=MAX_ENDS)] = {}
     epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    powerpropagation: Annotated[float, msgspec.Meta(ge=1, le=10)] = 1.0
 
     def __post_init__(self) -> None:
         if self.steps_per_round < 0 or bool(self.steps_per_round) == bool(self.epochs_per_round):

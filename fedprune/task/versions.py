@@ -7,25 +7,31 @@ from numpy.typing import NDArray
 
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
-from fedprune.pruning.masks import full_mask, score_mask
+from fedprune.pruning.masks import full_mask, keep_above, score_mask
 from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 
 
-def mask_of_version(task: Task, version: int, weights: Weights, previous: Mask) -> dict[str, NDArray[np.bool_]]:
+def mask_of_version(
+    task: Task, version: int, weights: Weights, previous: Mask, scores: Weights | None = None
+) -> dict[str, NDArray[np.bool_]]:
     """The mask of a version, by the schedule's global clock: all sides compute the same bits from the same weights.
 
     Args:
-        task: gives the tensor table, the schedule and the allocation.
+        task: gives the tensor table, the schedule, the allocation and the blocks.
         version: how many rounds of steps are made by then.
         weights: those that are scored, by tensor name.
         previous: where weights may still be kept.
+        scores: what weights are worth, if not their magnitudes: float32 by tensor name, none below 0.
 
     Returns:
         For each prunable tensor a bool array of its shape, True where a weight is kept.
     """
-    sparsity = task.pruning.schedule.sparsity_in_force(version * task.training.clock_steps_per_round)
-    return score_mask(weights, task.table, sparsity, task.pruning.allocation, previous)
+    pruning, step = task.pruning, version * task.training.clock_steps_per_round
+    sparsity = pruning.schedule.sparsity_in_force(step)
+    scored = weights if scores is None else scores
+    mask = score_mask(scored, task.table, sparsity, pruning.allocation, previous, pruning.block)
+    return keep_above(weights, mask, pruning.threshold) if _is_thresholded(task, version) else mask
 
 
 def without_due_units(
@@ -47,9 +53,9 @@ def mask_after(
     """
     steps = task.training.clock_steps_per_round
     before, after = version * steps, (version + 1) * steps
-    if all(
-        schedule.sparsity_in_force(before) == schedule.sparsity_in_force(after) for schedule in task.pruning.schedules
-    ):
+    schedules = task.pruning.schedules
+    is_same = all(schedule.sparsity_in_force(before) == schedule.sparsity_in_force(after) for schedule in schedules)
+    if is_same and not _is_thresholded(task, version + 1):
         return dict(mask)
     due = without_due_units(weights, mask, task, network, version, version + 1)
     return mask_of_version(task, version + 1, weights, due)
@@ -59,3 +65,16 @@ def first_mask(task: Task, network: Network, weights: Weights) -> dict[str, NDAr
     """The mask of version 0, of the initial `weights`."""
     due = without_due_units(weights, full_mask(task.table), task, network, 0, 0)
     return mask_of_version(task, 0, weights, due)
+
+
+def _is_thresholded(task: Task, version: int) -> bool:
+    """True if weights below the task's threshold go with a version: an update of the mask was due in its round."""
+    steps = task.training.clock_steps_per_round
+    return task.pruning.threshold > 0.0 and task.pruning.schedule.is_due_within((version - 1) * steps, version * steps)
+
+
+def is_scored_by_updates(task: Task, version: int) -> bool:
+    """True if the mask of a version is updated, and chosen by what the agents of the round before it sent."""
+    steps, pruning = task.training.clock_steps_per_round, task.pruning
+    is_due = pruning.schedule.is_due_within((version - 1) * steps, version * steps)
+    return pruning.is_scored_by_gateway and is_due

@@ -20,8 +20,8 @@ def add_mac(key: bytes | None, topic: str, message: bytes) -> bytes:
     """The payload for a message; without a key that is the message.
 
     Example:
-        >>> payload = add_mac(bytes(32), "fedprune/x/up/1/pi-1/check-in", b"message")
-        >>> len(payload), verified(bytes(32), "fedprune/x/up/1/pi-1/check-in", payload)
+        >>> payload = add_mac(bytes(32), "fp/x/u/1/pi-1/c", b"message")
+        >>> len(payload), verified(bytes(32), "fp/x/u/1/pi-1/c", payload)
         (23, b'message')
     """
     return message if key is None else message + _mac(key, topic, message)

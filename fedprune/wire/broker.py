@@ -11,7 +11,7 @@ import msgspec
 from fedprune.config import text_of
 from fedprune.errors import ConfigurationError
 
-PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"
+PASSWORD_VARIABLE = "FEDPRUNE_BROKER_PASSWORD"  # noqa: S105 - its name
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

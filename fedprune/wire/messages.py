@@ -1,11 +1,13 @@
 """The messages between agents and the aggregator: typed, versioned, size-checked before it is decoded.
 
-Messages are MessagePack maps (`Presence` alone is JSON, for people). A reader accepts its own schema version alone, and
-tolerates unknown fields. Who speaks is in the topic, never in the payload.
+Messages are MessagePack arrays, field by field in the order below, so that no name travels (`Presence` alone is JSON,
+for people). A reader accepts its own schema version alone, and tolerates fields behind those that it knows. Who speaks
+is in the topic, never in the payload. What stays the same in all rounds (`Terms`) is said once.
 """
 
 from __future__ import annotations
 
+import struct
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +15,7 @@ import msgspec
 
 from fedprune.errors import ProtocolError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
@@ -21,6 +23,9 @@ CHUNK_BYTES = MAX_MESSAGE_BYTES - 256
 """Payload of a chunk of the largest size; what is left of a message holds the envelope."""
 
 MAX_CONTENT_BYTES = 2**31 - 1
+MAX_INLINE_BYTES = 16 * 1024
+"""The largest content that travels inside the message that names it, which saves asking for it. Where that does not
+come, since the broker takes no message so large, the content is named once more and then sent in chunks."""
 
 MAX_TALLIES_BYTES = 64 * 1024
 """The tallies of an evaluation, in a submit: those of all outputs together."""
@@ -28,11 +33,24 @@ MAX_TALLIES_BYTES = 64 * 1024
 MAX_HOLD_OUT = 0.5
 """The largest share of its examples that an agent may be told to hold out."""
 
+WEIGHTS_DIGEST_BYTES = 8
+"""The beginning of a model's `weights_digest` that an assignment says: it finds where two sides compute differently.
+That nobody changed what leads to the model follows from the content's whole digest, and from the message's code."""
+
+UPDATE_TAG_BYTES = 4
+"""The beginning of an update's digest that an acceptance names: an agent has one update alone that may be meant."""
+
+_LARGEST = float.fromhex("0x1.fffffep+127")
+"""The largest float32."""
+
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+WeightsDigest = Annotated[bytes, msgspec.Meta(min_length=WEIGHTS_DIGEST_BYTES, max_length=WEIGHTS_DIGEST_BYTES)]
+UpdateTag = Annotated[bytes, msgspec.Meta(min_length=UPDATE_TAG_BYTES, max_length=UPDATE_TAG_BYTES)]
+Inline = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_INLINE_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-Loss = Annotated[float, msgspec.Meta(ge=-3.5e38, le=3.5e38)]  # any float32, but no NaN or infinity
-Magnitude = Annotated[float, msgspec.Meta(ge=0, le=3.5e38)]
+Loss = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # any float32, but no NaN or infinity
+Magnitude = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
@@ -41,15 +59,15 @@ Version = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD_OUT)]
 
 
-class Content(msgspec.Struct, frozen=True):
+class Content(msgspec.Struct, frozen=True, array_like=True):
     """A blob to be transferred, known by what it is: SHA-256 and size in bytes."""
 
     digest: Sha256
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTENT_BYTES)]
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all messages. `v` is the schema version."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Base of all messages. `v` is the schema version. Numbers that are no whole ones travel as float32."""
 
     v: int = SCHEMA_VERSION
 
@@ -63,9 +81,6 @@ class Manifest(Message, frozen=True, kw_only=True):
     run: Id
     incarnation: Count
     round: Count
-    rounds: Count
-    task: Content
-    model: Content
     done: bool = False
 
 
@@ -75,51 +90,80 @@ class CheckIn(Message, frozen=True, kw_only=True):
     `examples`: how many it holds; no update of its next round weighs more. `ticket`: what the last `Rejected` gave,
     which shows that answers reach the agent. `version`: the model of `run` that it holds, -1 for none; it holds one
     only once the digest of its weights was right. `wants_whole`: what it held led elsewhere, so that it must be sent
-    the whole model.
+    the whole model. `terms`: the incarnation whose terms it knows, 0 for none.
     """
 
     examples: Count
-    trainer: Text = ""
     ticket: Ticket = b""
     run: RunId = ""
     version: Version = -1
     wants_whole: bool = False
+    terms: Count = 0
+    trainer: Text = ""
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class LeftOut(msgspec.Struct, frozen=True, array_like=True):
     """An agent's update of `round` that was accepted, and then left out of the merge."""
 
     round: Count
     why: Text
 
 
+class Terms(msgspec.Struct, frozen=True, array_like=True):
+    """The part of an assignment that is the same in all rounds of an incarnation, and so is said once to each agent.
+
+    `seed` keys the agents' randomness. `clock_steps`: the steps by which a round moves the schedule's clock. `codec`
+    describes that of updates, `model_codec` how models travel. `hold_out`: the share of its examples that an agent
+    evaluates the model on and does not train on.
+    """
+
+    task: Content
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    clock_steps: Count
+    codec: Text
+    model_codec: Text = ""
+    hold_out: Share = 0.0
+
+
 class Assignment(Message, frozen=True, kw_only=True):
     """One round's work for one agent.
 
-    `weights_digest` is that of the decoded model (`fedprune.model.tensors.weights_digest`). `schedule_step` is the
-    number of global steps before this round. `seed` keys the agent's randomness. `codec` describes that of its update.
+    `weights_digest` is the beginning of that of the decoded model (`fedprune.model.tensors.weights_digest`).
     `seconds_left` until the deadline. `left_out`: the agent's last update in `run` that was left out, if any; what that
-    round left is to be dropped. `hold_out`: the share of its examples that the agent evaluates the model on and does
-    not train on.
+    round left is to be dropped. `terms`: None where the agent knows those of `incarnation`.
 
     `model` is the whole model where `base` is -1, else a replay that leads to it from version `base`; None if the agent
     needs none, since `base` is the round's own version. Version 0 of a task with a random start follows from the task.
-    `model_codec` describes how models travel, empty where `base` is -1.
+    A small content is in the message itself, the first time that it is sent.
+
+    `accepted` says of the agent's last update what `Accepted` says, where that was not said before.
     """
 
     run: Id
+    incarnation: Count
     round: Count
-    task: Content
-    model: Content | None
-    weights_digest: Sha256
-    schedule_step: Count
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    codec: Text
-    seconds_left: Seconds
-    left_out: LeftOut | None = None
-    hold_out: Share = 0.0
+    weights_digest: WeightsDigest
+    seconds_left: Count
     base: Version = -1
-    model_codec: Text = ""
+    model: Content | Inline | None = None
+    accepted: UpdateTag | None = None
+    left_out: LeftOut | None = None
+    terms: Terms | None = None
+
+    @property
+    def known(self) -> Terms:
+        """The terms of an assignment that was completed with them."""
+        assert self.terms is not None
+        return self.terms
+
+    @property
+    def task(self) -> Content:
+        return self.known.task
+
+    @property
+    def schedule_step(self) -> int:
+        """The number of steps of the schedule's clock before this round."""
+        return self.round * self.known.clock_steps
 
 
 class Need(Message, frozen=True, kw_only=True):
@@ -142,7 +186,7 @@ class Chunk(Message, frozen=True, kw_only=True):
     chunk_bytes: Count = CHUNK_BYTES
 
 
-class Evaluated(msgspec.Struct, frozen=True):
+class Evaluated(msgspec.Struct, frozen=True, array_like=True):
     """An agent's evaluation of the round's model, before it trained, on the `examples` that it holds out.
 
     `loss` is their mean loss, None where it is not finite. `tallies` are the task's metrics
@@ -154,8 +198,16 @@ class Evaluated(msgspec.Struct, frozen=True):
     tallies: Annotated[bytes, msgspec.Meta(max_length=MAX_TALLIES_BYTES)] = b""
 
 
+class Begun(Message, frozen=True, kw_only=True):
+    """An agent that had nothing to ask for is at work in the round, and so keeps its place."""
+
+    round: Count
+
+
 class Submit(Message, frozen=True, kw_only=True):
     """An agent's update is ready; answered by `Accepted`, `Rejected` or `Need`. Also asks the book about it.
+
+    `update` names it; a small one is in the message itself, the first time that it is sent.
 
     `examples` weighs the update, which is of `local_steps` optimizer steps. `loss` is the mean training loss,
     `train_seconds` wall time spent training, `idle_memory_mb` and `peak_memory_mb` the process's high-water marks
@@ -166,24 +218,30 @@ class Submit(Message, frozen=True, kw_only=True):
 
     run: Id
     round: Count
-    update: Content
+    update: Content | Inline
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     local_steps: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     loss: Loss = 0.0
     train_seconds: Seconds = 0.0
-    idle_memory_mb: Seconds = 0.0
-    peak_memory_mb: Seconds = 0.0
+    idle_memory_mb: Count = 0
+    peak_memory_mb: Count = 0
     x_mean: Loss = 0.0
     x_largest: Magnitude = 0.0
     evaluated: Evaluated | None = None
 
+    @property
+    def content(self) -> Content:
+        """The name of the update, of a submit that does not bring it."""
+        assert isinstance(self.update, Content)
+        return self.update
+
 
 class Accepted(Message, frozen=True, kw_only=True):
-    """The update is durable on the gateway and counts, once, unless the merge does without it (`LeftOut`)."""
+    """The update whose digest begins so is durable on the gateway and counts, once, unless the merge does without it
+    (`LeftOut`)."""
 
-    run: Id
     round: Count
-    digest: Sha256
+    update: UpdateTag
 
 
 class Reason(StrEnum):
@@ -234,6 +292,7 @@ class Presence(msgspec.Struct, frozen=True):
 UPLINK: dict[str, type[Message]] = {
     "check-in": CheckIn,
     "need": Need,
+    "begun": Begun,
     "submit": Submit,
     "chunk": Chunk,
     "failed": Failed,
@@ -246,6 +305,9 @@ DOWNLINK: dict[str, type[Message]] = {
     "chunk": Chunk,
 }
 
+_FLOAT_32 = 0xCA
+"""MessagePack's sign that a float32 follows."""
+
 _KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
 _M = TypeVar("_M", bound=Message)
 
@@ -257,9 +319,14 @@ def kind_of(message: Message) -> str:
 
 def encode(message: Message) -> bytes:
     """The message's bytes. A message over `MAX_MESSAGE_BYTES` is our own bug and asserts."""
-    payload = msgspec.msgpack.encode(message)
+    payload = msgspec.msgpack.encode([_short(value) for value in msgspec.structs.astuple(message)])
     assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
     return payload
+
+
+def tag_of(update: Content) -> bytes:
+    """The name by which an acceptance knows an update."""
+    return update.digest[:UPDATE_TAG_BYTES]
 
 
 def decode(kind: type[_M], payload: bytes) -> _M:
@@ -273,3 +340,8 @@ def decode(kind: type[_M], payload: bytes) -> _M:
     if message.v != SCHEMA_VERSION:
         raise ProtocolError(f"{kind.__name__}: schema version {message.v}, this side speaks {SCHEMA_VERSION}; upgrade")
     return message  # type: ignore[no-any-return]
+
+
+def _short(value: Any) -> Any:
+    """A field as it travels: msgspec would write 9 bytes for each float."""
+    return msgspec.Raw(struct.pack(">Bf", _FLOAT_32, value)) if isinstance(value, float) else value

@@ -2,11 +2,14 @@
 
 ::
 
-    fedprune/<federation>/round                        retained manifest
-    fedprune/<federation>/content/<digest>             broadcast chunks of a content
-    fedprune/<federation>/up/<shard>/<agent>/<kind>    agent to aggregator
-    fedprune/<federation>/down/<agent>/<kind>          aggregator to agent
-    fedprune/<federation>/status/<agent>               retained presence, with last will
+    fp/<federation>/r                        retained manifest: the round
+    fp/<federation>/c/<digest>               broadcast chunks of a content
+    fp/<federation>/u/<shard>/<agent>/<k>    agent to aggregator, up
+    fp/<federation>/d/<agent>/<k>            aggregator to agent, down
+    fp/<federation>/s/<agent>                retained presence: the status, with last will
+
+A topic travels with every message, and MQTT 3.1.1 has no aliases: so each level but the names is one letter, that of
+a message's kind too.
 """
 
 from __future__ import annotations
@@ -18,6 +21,20 @@ from dataclasses import dataclass
 from fedprune.errors import ConfigurationError, ProtocolError
 
 SHARDS = 64
+_LETTERS = {
+    "check-in": "c",
+    "need": "n",
+    "begun": "b",
+    "submit": "s",
+    "chunk": "k",
+    "failed": "f",
+    "assignment": "a",
+    "accepted": "y",
+    "rejected": "r",
+}
+"""The last level of a topic, by the kind of the messages that travel there."""
+
+_KINDS = {letter: kind for kind, letter in _LETTERS.items()}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -41,35 +58,43 @@ class Topics:
 
     @property
     def round(self) -> str:
-        return f"fedprune/{self.federation}/round"
+        return f"{self._root}/r"
+
+    @property
+    def everything(self) -> str:
+        return f"{self._root}/#"
 
     def content(self, digest: bytes) -> str:
-        return f"fedprune/{self.federation}/content/{digest.hex()}"
+        return f"{self._root}/c/{digest.hex()}"
 
     @property
     def all_content(self) -> str:
-        return f"fedprune/{self.federation}/content/#"
+        return f"{self._root}/c/#"
 
     def up(self, agent: str, kind: str) -> str:
-        return f"fedprune/{self.federation}/up/{shard_of(agent)}/{agent}/{kind}"
+        """The topic of what an agent says, by the message's kind; so is `down`. Another word stands for itself."""
+        return f"{self._root}/u/{shard_of(agent)}/{agent}/{_LETTERS.get(kind, kind)}"
 
     @property
     def all_up(self) -> str:
-        return f"fedprune/{self.federation}/up/#"
+        return f"{self._root}/u/#"
 
     def down(self, agent: str, kind: str) -> str:
-        return f"fedprune/{self.federation}/down/{agent}/{kind}"
+        return f"{self._root}/d/{agent}/{_LETTERS.get(kind, kind)}"
 
     @property
     def all_down(self) -> str:
-        return f"fedprune/{self.federation}/down/#"
+        return f"{self._root}/d/#"
+
+    def all_down_to(self, agent: str) -> str:
+        return f"{self._root}/d/{agent}/#"
 
     def status(self, agent: str) -> str:
-        return f"fedprune/{self.federation}/status/{agent}"
+        return f"{self._root}/s/{agent}"
 
     @property
     def all_status(self) -> str:
-        return f"fedprune/{self.federation}/status/+"
+        return f"{self._root}/s/+"
 
     def agent_client(self, agent: str) -> str:
         """The id under which an agent connects. No two clients that are not the same have the same: ids hold no '/'."""
@@ -80,11 +105,28 @@ class Topics:
         return f"fedprune/{self.federation}/aggregator"
 
     def parse_up(self, topic: str) -> tuple[str, str]:
-        """(agent, kind) of an uplink topic. Raises `ProtocolError` for any other topic or a wrong shard."""
+        """(agent, kind) of an uplink topic. Raises `ProtocolError` for any other topic, a wrong shard, or a kind
+        there is not."""
         levels = topic.split("/")
-        if len(levels) != 6 or levels[:3] != ["fedprune", self.federation, "up"] or not _ID.fullmatch(levels[4]):
+        if len(levels) != 6 or levels[:3] != ["fp", self.federation, "u"] or not _ID.fullmatch(levels[4]):
             raise ProtocolError(f"topic {topic[:100]!r} is none of ours")
-        _, _, _, shard, agent, kind = levels
+        _, _, _, shard, agent, letter = levels
         if shard != str(shard_of(agent)):
             raise ProtocolError(f"topic {topic[:100]!r}: {agent} belongs to shard {shard_of(agent)}")
-        return agent, kind
+        return agent, self._kind(letter, topic)
+
+    def parse_down(self, topic: str, agent: str) -> str:
+        """The kind of a message to that agent, empty if it is none. Raises `ProtocolError` for a kind there is not."""
+        level, _, letter = topic.rpartition("/")
+        return self._kind(letter, topic) if level == f"{self._root}/d/{agent}" else ""
+
+    @property
+    def _root(self) -> str:
+        return f"fp/{self.federation}"
+
+    @staticmethod
+    def _kind(letter: str, topic: str) -> str:
+        kind = _KINDS.get(letter)
+        if kind is None:
+            raise ProtocolError(f"topic {topic[:100]!r} is of an unknown kind")
+        return kind

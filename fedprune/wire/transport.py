@@ -36,9 +36,9 @@ from fedprune.wire.refusals import BrokerUnreachable
 
 _log = logging.getLogger(__name__)
 
-_QOS = 1
-_KEEPALIVE_S = 30
-_CONNECT_TIMEOUT_S = 10.0
+QOS = 1
+KEEPALIVE_S = 30
+CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 2.0
 _CLOSE_S = 5.0
 _LASTING_S = 30.0
@@ -65,7 +65,8 @@ class MqttLink:
         self._settings = broker
         self._client_id = client_id
         self._will = will
-        self._tls = _tls_context(broker.tls) if broker.uses_tls else None
+        if broker.uses_tls:
+            tls_context(broker.tls)  # what is wrong with the files is said before anything begins
         self._events = events
         self._inbox = Inbox(events)
         self._outbox = Outbox()
@@ -73,6 +74,7 @@ class MqttLink:
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._ending = ""
+        self._has_subscribed = False
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
         self._oversize = LimitedLog(_log)
@@ -83,7 +85,7 @@ class MqttLink:
         client = self._connect_first()
         self._thread = threading.Thread(target=self._run, args=(client,), name="mqtt", daemon=True)
         self._thread.start()
-        if not self._answered.wait(_CONNECT_TIMEOUT_S):
+        if not self._answered.wait(CONNECT_TIMEOUT_S):
             self._refuse("no answer; is this an MQTT 3.1.1 broker?")
         if self._refusal is not None:
             self.close()
@@ -125,7 +127,7 @@ class MqttLink:
         if self._thread is not None:
             self._thread.join(_CLOSE_S)
 
-    def _connect_first(self) -> _Client:
+    def _connect_first(self) -> BoundedClient:
         """Wait for a broker that cannot be reached, saying so once."""
         attempt = 0
         while True:
@@ -137,25 +139,25 @@ class MqttLink:
             time.sleep(self._delay(attempt))
             attempt += 1
 
-    def _connect(self) -> _Client:
+    def _connect(self) -> BoundedClient:
         """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
         client = self._new_client()
         try:
-            client.connect(self._settings.host, self._settings.port, _KEEPALIVE_S)
+            client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
         except (OSError, UnicodeError) as error:
             raise refusals.no_connection(self._settings, error, datetime.now(UTC)) from error
         return client
 
-    def _new_client(self) -> _Client:
+    def _new_client(self) -> BoundedClient:
         """A client for one connection: paho's would say over another one what it has left of the last."""
-        client = _Client(self._client_id, self._inbox)
-        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client = BoundedClient(self._client_id, self._inbox)
+        client.connect_timeout = CONNECT_TIMEOUT_S
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._settings.uses_tls:
+            client.tls_set_context(tls_context(self._settings.tls))  # its files may have been renewed
         if self._will is not None:
-            client.will_set(*self._will, qos=_QOS, retain=True)
+            client.will_set(*self._will, qos=QOS, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -163,14 +165,14 @@ class MqttLink:
         client.on_subscribe = self._on_subscribe
         return client
 
-    def _run(self, client: _Client) -> None:
+    def _run(self, client: BoundedClient) -> None:
         """The network thread. A bug of ours, or paho's, ends the process, instead of this thread alone."""
         try:
             self._stay_connected(client)
         except Exception as bug:
             self._events.put(bug)
 
-    def _stay_connected(self, client: _Client) -> None:
+    def _stay_connected(self, client: BoundedClient) -> None:
         """Serve a connection until it ends, then connect again with jitter."""
         short_lived = 0
         while True:
@@ -199,7 +201,7 @@ class MqttLink:
             if self._closing.is_set():
                 return
 
-    def _serve(self, client: _Client) -> None:
+    def _serve(self, client: BoundedClient) -> None:
         """Read, write and keep alive one connection until it ends."""
         is_leaving = False
         while True:
@@ -217,17 +219,17 @@ class MqttLink:
                 client.loop_write()
             client.check_life()
 
-    def _hand_over(self, client: _Client) -> None:
+    def _hand_over(self, client: BoundedClient) -> None:
         while (command := self._outbox.take()) is not None:
             match command:
                 case Publication(topic, payload, retain):
-                    self._outbox.sent(command, client.publish(topic, payload, _QOS, retain).mid)
+                    self._outbox.sent(command, client.publish(topic, payload, QOS, retain).mid)
                 case Subscription(topic_filter):
-                    client.subscribe(topic_filter, _QOS)
+                    client.subscribe(topic_filter, QOS)
                 case Unsubscription(topic_filter):
                     client.unsubscribe(topic_filter)
 
-    def _wait(self, client: _Client, connection: Any) -> tuple[bool, bool]:
+    def _wait(self, client: BoundedClient, connection: Any) -> tuple[bool, bool]:
         """Wait for something to do; (there may be something to read, something may be written)."""
         is_held = self._inbox.is_full()
         has_decrypted = not is_held and isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
@@ -274,11 +276,18 @@ class MqttLink:
             self._refusal = why
             self._answered.set()
 
-    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+    def _on_subscribe(self, client: Any, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._events.put(refusals.refused_subscription(self._settings))
-        elif any(reason.value < _QOS for reason in reasons):
+            refusal = refusals.refused_subscription(self._settings)
+            if self._has_subscribed:  # as a cluster refuses while it chooses a leader: a new connection asks once more
+                self._cut_off.log(logging.WARNING, "%s; connecting again", refusal)
+                client.disconnect()
+            else:
+                self._events.put(refusal)
+        elif any(reason.value < QOS for reason in reasons):
             self._events.put(refusals.no_qos_1(self._settings))
+        else:
+            self._has_subscribed = True
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):
@@ -297,19 +306,20 @@ class MqttLink:
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
 
 
-class _Client(paho.Client):
+class BoundedClient(paho.Client):
     """paho's client for one connection, which takes in no packet over `MAX_PACKET_BYTES`.
 
     paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. No other private
     names of paho's are used than those in this class.
     """
 
-    def __init__(self, client_id: str, inbox: Inbox) -> None:
+    def __init__(self, client_id: str, inbox: Inbox, *, speaks_5: bool = False) -> None:
+        """`speaks_5`: MQTT 5 instead of 3.1.1, for who wants to know why a broker refuses something."""
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=True,
-            protocol=paho.MQTTv311,
+            clean_session=None if speaks_5 else True,
+            protocol=paho.MQTTv5 if speaks_5 else paho.MQTTv311,
             reconnect_on_failure=False,
         )
         self._inbox = inbox
@@ -371,7 +381,8 @@ class _Waker:
                 pass
 
 
-def _tls_context(tls: Tls) -> ssl.SSLContext:
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Raises `ConfigurationError` for files that cannot be used."""
     for path in (tls.ca, tls.certificate, tls.key):
         if path is not None and (why := why_unreadable(Path(path))):
             raise ConfigurationError(f"broker.tls: {path}: {why}; name a PEM file")

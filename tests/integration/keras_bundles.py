@@ -109,6 +109,7 @@ def bundle_of(
     loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
     proximal_mu: float = 0.0,
     decay: LearningRateDecay | None = None,
+    powerpropagation: float = 1.0,
 ) -> Bundle:
     """A bundle as an agent receives it. Its training graph is taken without proof."""
     network, table = describe(model)
@@ -118,7 +119,14 @@ def bundle_of(
         outputs=(Output(tuple(model.output_shape[1:]), from_logits, metrics=default_metrics(loss)),),
         tensors=table,
         training=Training(
-            steps_per_round, batch_size, optimizer or Sgd(), loss, proximal_mu, "keep", learning_rate_decay=decay
+            steps_per_round,
+            batch_size,
+            optimizer or Sgd(),
+            loss,
+            proximal_mu,
+            "keep",
+            learning_rate_decay=decay,
+            powerpropagation=powerpropagation,
         ),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM),
         members={},

@@ -49,12 +49,12 @@ def access(path: Path, *rules: str) -> tuple[str, ...]:
 def federations(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path) -> Iterator[dict[str, tuple[Child, Child]]]:
     """One for each limit, all at once: what does not come takes patience, and nobody computes meanwhile."""
     path = tmp_path_factory.mktemp("limits")
-    mine = f"fedprune/{NAME}"
-    writable = (f"readwrite {mine}/{topics}" for topics in ("up/#", "down/#", "content/#", "status/#"))
+    mine = f"fp/{NAME}"
+    writable = (f"readwrite {mine}/{topics}" for topics in ("u/#", "d/#", "c/#", "s/#"))
     settings = {
         "large messages are dropped": (*OPEN, f"message_size_limit {LIMIT}"),
         "who sends large packets is hung up on": (*OPEN, f"max_packet_size {LIMIT}"),
-        "no manifest": access(path / "acl", f"read {mine}/round", *writable),
+        "no manifest": access(path / "acl", f"read {mine}/r", *writable),
     }
     with ExitStack() as running:
         yield {
@@ -81,21 +81,21 @@ def test_an_agent_whose_federation_is_misspelt_says_where_it_asked(tmp_path: Pat
     with Child("agent", "--config", site.agent("pi-1", federation="misspelt")) as agent:
         said = agent.says("have no answer")
     assert f"federation 'misspelt' at {mosquitto.url}" in said
-    assert "on fedprune/misspelt/up/" in said
-    assert "no manifest on fedprune/misspelt/round" in said
+    assert "on fp/misspelt/u/" in said
+    assert "no manifest on fp/misspelt/r" in said
 
 
 @pytest.mark.slow
 def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: Path, tiny_task: Path) -> None:
     """All at once, since each takes a few unanswered asks."""
-    mine, status = f"fedprune/{NAME}", f"readwrite fedprune/{NAME}/status/#"
+    mine, status = f"fp/{NAME}", f"readwrite fp/{NAME}/s/#"
     lists = {
-        "up": (f"readwrite {mine}/round", f"readwrite {mine}/down/#", status),
-        "down": (f"readwrite {mine}/round", f"readwrite {mine}/up/#", status),
+        "up": (f"readwrite {mine}/r", f"readwrite {mine}/d/#", status),
+        "down": (f"readwrite {mine}/r", f"readwrite {mine}/u/#", status),
         "chunks": (
-            f"readwrite {mine}/round",
-            f"readwrite {mine}/up/#",
-            *(f"readwrite {mine}/down/+/{kind}" for kind in ("assignment", "need", "accepted", "rejected")),
+            f"readwrite {mine}/r",
+            f"readwrite {mine}/u/#",
+            *(f"readwrite {mine}/d/+/{kind}" for kind in "anyr"),
             status,
         ),
     }
@@ -106,15 +106,15 @@ def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: P
             pairs[name] = all_of_them.enter_context(federation(tmp_path / name, tiny_task, *settings))
 
         aggregator, agent = pairs["up"]
-        assert f"publish on {mine}/up/#" in aggregator.says("nobody has checked in for")
+        assert f"publish on {mine}/u/#" in aggregator.says("nobody has checked in for")
         assert "does the aggregator run, and may this agent publish there" in agent.says("have no answer")
         aggregator, agent = pairs["down"]
-        assert f"publish on {mine}/down/#" in aggregator.says("none shows the ticket")
-        assert f"and read {mine}/down/pi-1/#" in agent.says("have no answer")
+        assert f"publish on {mine}/d/#" in aggregator.says("none shows the ticket")
+        assert f"and read {mine}/d/pi-1/#" in agent.says("have no answer")
         aggregator, agent = pairs["chunks"]
-        assert f"let this agent read {mine}/content/# and {mine}/down/pi-1/#" in agent.says("nothing came of a content")
+        assert f"let this agent read {mine}/c/# and {mine}/d/pi-1/#" in agent.says("nothing came of a content")
 
 
 def test_a_manifest_that_the_broker_does_not_take_is_said(federations: dict[str, tuple[Child, Child]]) -> None:
     aggregator, _ = federations["no manifest"]
-    assert f"publish on fedprune/{NAME}/round, retained" in aggregator.says("the manifest does not come back")
+    assert f"publish on fp/{NAME}/r, retained" in aggregator.says("the manifest does not come back")

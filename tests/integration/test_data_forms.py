@@ -12,6 +12,7 @@ from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.data import load_npz
 from fedprune.errors import TaskError
+from fedprune.prediction import load_model
 from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.processes import Child, run
@@ -89,8 +90,17 @@ def test_a_federation_learns_from_tables_as_devices_have_them(tmp_path: Path, mo
 
     assert max(losses) < 100  # of inputs that were not normalised it would be thousands
     assert load_npz(tmp_path / "run" / "held-out.npz").x[:, 0].min() > 250  # as the rows have it
-    code, said = run("export", tmp_path / "run", "--formats", "fp32", "--data", tmp_path / "pi-2.csv")
+    code, said = run("export", tmp_path / "run", "--formats", "fp32,int8", "--data", tmp_path / "pi-2.csv")
     assert code == 0, said
+    (tmp_path / "today.csv").write_text("h;t\n0;310\n100;290\n")  # as a device has them, without what is wanted
+    fp32, int8 = (_answers(tmp_path / "run" / "export" / f"{form}.tflite", "today.csv") for form in ("fp32", "int8"))
+    assert fp32[0] > fp32[1]
+    assert int8 == pytest.approx(fp32, abs=0.2 * (fp32[0] - fp32[1]))
+
+
+def _answers(model: Path, data: str) -> list[float]:
+    """What a file says of the rows of `data`, which is beside the run."""
+    return [prediction.answers[0].values[0] for prediction in load_model(model).predict(model.parents[2] / data)]
 
 
 @pytest.mark.parametrize(

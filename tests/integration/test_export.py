@@ -52,6 +52,7 @@ from fedprune.keras.stack import keras
 from fedprune.model.losses import Loss
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorTable, sparsity, weights_digest
+from fedprune.prediction import load_model
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
@@ -144,6 +145,17 @@ def test_the_report_describes_the_files_and_the_newest_checkpoint(run: Run, repo
         assert [(tried.runtime, tried.version, tried.ok) for tried in row.runs_on] == [
             (runtime.name, runtime.version, True)
         ]
+
+
+def test_every_file_says_itself_what_its_inputs_and_outputs_are(run: Run, report: Report) -> None:
+    expected = run.model.predict(DATA.x[:40], verbose=0).argmax(axis=1)
+    for row in report.exports:
+        model = load_model(run.path / "export" / row.path)
+        assert (model.metadata.task, model.metadata.data) == ("test", run.bundle.task.data)
+        answers = [answer for (answer,) in model.answer({"x": DATA.x[:40]})]
+        right = [int(answer.label or -1) == label for answer, label in zip(answers, expected, strict=True)]
+        assert np.mean(right) >= 0.9
+        assert all(answer.probability is not None and answer.probability > 0.3 for answer in answers)
 
 
 def test_every_format_answers_as_keras_does(run: Run, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from aggregator.book import Book
+from edge_agent.doctor import examine
+from fedprune.doctor.finding import Verdict
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
 from fedprune.task.run_directory import BOOK
@@ -119,6 +122,9 @@ def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
         for child, how, name in ((first, signal.SIGINT, "pi-1"), (second, signal.SIGTERM, "pi-2")):
             child.says(f"round {ROUNDS}: submitting")
             child.says("round 1: training")
+            said = child.stderr
+            _assert_well_without_being_disturbed(site.path / f"{name}.toml")
+            assert child.stderr == said  # no connection was lost, nothing was begun anew
             child.interrupt(how)
             assert child.ends() == (130 if how is signal.SIGINT else 0)
             assert child.stderr.endswith("fedprune: interrupted\n") == (how is signal.SIGINT)
@@ -129,6 +135,14 @@ def test_ctrl_c_ends_everybody_at_once_even_in_the_middle_of_training(
         assert aggregator.ends() == 130
         assert aggregator.stderr.endswith("fedprune: interrupted\n")
         assert "Traceback" not in aggregator.stderr
+
+
+def _assert_well_without_being_disturbed(agent_toml: Path) -> None:
+    """A doctor proves the rights of an agent that trains by having it speak itself."""
+    found = {finding.check: finding for finding in examine(agent_toml, datetime.now(UTC))}
+    assert found["access list"].line.endswith("published just now, and the aggregator's answer came back")
+    assert "round 1, training" in found["agent"].told
+    assert not [finding.line for finding in found.values() if finding.verdict is Verdict.FAILED]
 
 
 def test_an_aggregator_that_is_started_again_still_knows_the_tickets_that_it_gave(

@@ -48,7 +48,7 @@ def test_every_attack_on_the_broker_as_init_configures_it_is_refused(gateway: Se
 
 
 def test_an_access_list_that_is_too_wide_is_found_and_what_was_retained_stays(gateway: SecuredGateway) -> None:
-    gateway.change("access-list", f"pattern write fedprune/{NAME}/status/%u", f"pattern readwrite fedprune/{NAME}/#")
+    gateway.change("access-list", f"pattern write fp/{NAME}/s/%u", f"pattern readwrite fp/{NAME}/#")
     with gateway.broker():
         with Client(gateway.client(), TOPICS.aggregator_client) as aggregator:
             aggregator.publish(TOPICS.round, b"the manifest", retain=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from fedprune.errors import BrokerError
+from fedprune.identity.asking import GatewayUnproven
 from fedprune.identity.audit import Client
 from fedprune.identity.certificates import fingerprint
-from fedprune.identity.enrolment import Answer
+from fedprune.identity.enrolment import Answer, Enrolment
 from fedprune.identity.enrolment_server import EnrolmentServer
 from fedprune.identity.gateway import init_gateway, open_gateway
-from fedprune.identity.joining import GatewayUnproven, join_gateway
+from fedprune.identity.joining import join_gateway
 from fedprune.identity.revocation import BrokerState, revoke
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
@@ -43,10 +45,15 @@ def gateway(tmp_path: Path) -> SecuredGateway:
 
 
 def join(gateway: SecuredGateway, site: Site, name: str) -> Path:
-    """The agent.toml of a device that has joined, with data of its own. TensorFlow would take it seconds to load."""
+    """The agent.toml of a device that has joined, with data of its own."""
+    return join_with(gateway.enrol(name), site, name)
+
+
+def join_with(token: str, site: Site, name: str) -> Path:
+    """The same, with a token. TensorFlow would take the agent seconds to load."""
     site.agent(name)
     directory = site.path / f"device-{name}"
-    code, said = run("join", gateway.enrol(name), "--dir", directory, "--data", site.path / f"{name}.npz")
+    code, said = run("join", token, "--dir", directory, "--data", site.path / f"{name}.npz")
     assert code == 0, said
     config = directory / "agent.toml"
     if "trainer" not in config.read_text():
@@ -203,14 +210,14 @@ def test_a_stranger_who_shows_the_gateways_authority_is_told_nothing(
     stranger.init()
     asked = []
 
-    def answer(method: str, path: str, body: bytes, _: str) -> Answer:
+    def answer(method: str, path: str, body: bytes, *_: object) -> Answer:
         asked.append((method, path, body))
         return Answer(200, b"".join((tmp_path / whose / "ca.pem").read_bytes() for whose in shown))
 
-    files = (stranger.path / "enrolment.pem", stranger.path / "enrolment.key")
+    files = open_gateway(stranger.path).enrolment_files
     token = parse_token(gateway.enrol("pi-1"))
     with (
-        served(EnrolmentServer(gateway.enrolment_port, *files, answer)),
+        served(EnrolmentServer(gateway.enrolment_port, files, answer)),
         pytest.raises(GatewayUnproven, match=r"nothing (secret )?was sent"),
     ):
         join_gateway(token, Directory(tmp_path / "device"))
@@ -223,14 +230,45 @@ def test_a_device_whose_clock_is_before_everything_says_so(tmp_path: Path) -> No
     made = init_gateway(tmp_path / "gateway", GatewaySettings(("127.0.0.1",), enrolment_port=port), future)
     certificate = made.authority.certificate
     token = JoinToken("pi-1", ("127.0.0.1",), port, fingerprint(certificate)[:FINGERPRINT_BYTES], new_secret())
-    server = EnrolmentServer(
-        port, made.path / "enrolment.pem", made.path / "enrolment.key", lambda *_: Answer(200, certificate)
-    )
+    server = EnrolmentServer(port, made.enrolment_files, lambda *_: Answer(200, certificate))
     with served(server):
         code, said = run("join", format_token(token), "--dir", tmp_path / "device")
     assert code == BROKER
     assert "its certificate is not yet valid: this device's clock says 2" in said
-    assert said.endswith("set the clock, and join again\n")
+    assert said.endswith("set the clock, and try again\n")
+
+
+def test_certificates_of_eight_years_ago_are_renewed_while_agent_and_gateway_run(
+    tmp_path: Path, tiny_task: Path
+) -> None:
+    long_ago, port, path = datetime.now(UTC) - timedelta(days=8 * 365), free_port(), tmp_path / "gateway"
+    settings = GatewaySettings(("127.0.0.1",), federation=NAME, broker_port=free_port(), enrolment_port=port)
+    made = init_gateway(path, settings, long_ago)
+    token = JoinToken(
+        "pi-1", ("127.0.0.1",), port, fingerprint(made.authority.certificate)[:FINGERPRINT_BYTES], bytes(12)
+    )
+    made.devices.invite(token.name, token.secret, int(long_ago.timestamp()) + 1)
+    gateway = SecuredGateway(path, settings.broker_port, port)
+    site = Site(tmp_path, made.broker_url, tiny_task)
+    then = Enrolment(made, lambda: 0.0, lambda: long_ago)
+    with served(EnrolmentServer(port, made.enrolment_files, then.answer)):
+        config = join_with(format_token(token), site, "pi-1")
+    old = {file: file.read_bytes() for file in (config.parent / "device.pem", path / "broker.pem")}
+    with gateway.broker() as broker:
+        with gateway.endpoint() as endpoint:
+            endpoint.says("renewed the gateway's own certificates")
+            broker.says("Reloading config")
+            with Child("agent", "--config", config) as agent:
+                agent.says("connected")
+                agent.says("the certificate is renewed")
+        assert ssl.get_server_certificate(("127.0.0.1", gateway.broker_port)).split() == (
+            (path / "broker.pem").read_text().split()
+        ), "the broker shows the certificate that it was started with"
+        assert all(file.read_bytes() != blob for file, blob in old.items())
+        with Child("agent", "--config", config) as agent:
+            agent.says("connected")
+            assert "renewed" not in agent.stderr
+        assert gateway.check()[0] == 0
 
 
 def test_the_names_of_a_token_are_tried_in_turn(tmp_path: Path, gateway: SecuredGateway) -> None:

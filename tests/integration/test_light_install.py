@@ -6,6 +6,7 @@ borrowed from the full installation: a task bundle, which in a real federation w
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -24,11 +25,13 @@ import pytest
 from benchmarks.agent_memory.environments import make_environment
 from export.settings import ConstantSettings, ModelSettings, PruningSettings, TaskSettings
 from fedprune.data import Dataset, save_npz
+from fedprune.data.description import Table
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.graph.inference import write_inference_graph
 from fedprune.task.bundle import Bundle, load_bundle, read_bundle
 from fedprune.task.training import Training
-from tests.brokers import MISSING, Mosquitto
+from tests.brokers import MISSING, Mosquitto, free_port
+from tests.exported import LABELS, exported
 from tests.federations import Site
 from tests.processes import Child
 
@@ -171,6 +174,27 @@ def test_models_are_benchmarked(on_device: Run, bundle: Bundle, tmp_path: Path) 
     done = on_device("fedprune", "benchmark", "model.tflite", "--num_runs", "2", "--warmup_runs", "0")
     assert done.returncode == 0, done.stderr
     assert "model.tflite" in done.stdout
+
+
+def test_an_exported_file_is_all_that_a_device_needs_to_answer_raw_data(on_device: Run, tmp_path: Path) -> None:
+    exported(tmp_path, Table(("t", "h"), "state", LABELS), (2,))
+    (tmp_path / "today.csv").write_text("h,t\n1,2\n")
+    done = on_device("fedprune", "predict", "model.tflite", "--data", "today.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("today.csv, line 2: ")
+
+
+def test_the_doctor_examines_a_device_and_a_gateway(
+    on_device: Run, on_gateway: Run, bundle: Bundle, tmp_path: Path
+) -> None:
+    site = Site(tmp_path, f"mqtt://127.0.0.1:{free_port()}", tmp_path / "light.fedtask")
+    site.task.write_bytes(bundle.blob)
+    for run, config in ((on_device, site.agent("pi-1")), (on_gateway, site.federation("run"))):
+        done = run("fedprune", "doctor", config, "--json")
+        verdicts = {finding["check"]: finding["verdict"] for finding in json.loads(done.stdout)}
+        assert verdicts["runtime"] == verdicts["clock"] == verdicts["disk"] == "ok", done.stdout
+        assert verdicts["port"] == "failed"
+        assert "Traceback" not in done.stderr
 
 
 def test_the_agent_gets_as_far_as_the_broker(

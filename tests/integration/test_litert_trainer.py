@@ -104,6 +104,24 @@ def test_rounds_equal_the_keras_trainers(
     assert any(not kept.all() for kept in ours[-1].mask.values())
 
 
+@pytest.mark.parametrize(
+    ("alpha", "optimizer", "policy"),
+    [(2.0, Sgd(0.05, 0.9), MaskPolicy.SHARED), (1.5, Adam(0.002), MaskPolicy.OWN)],
+)
+def test_rounds_with_powerpropagation_equal_the_keras_trainers(
+    alpha: float, optimizer: Sgd | Adam, policy: MaskPolicy
+) -> None:
+    model = seeded(branches())
+    bundle = bundle_of(model, PRUNING, mask=policy, optimizer=optimizer, steps_per_round=STEPS, powerpropagation=alpha)
+    data = learnable(70, shape=bundle.network.inputs[0], classes=bundle.task.outputs[0].shape[-1])
+
+    theirs, ours = rounds_of_both(bundle, weights_of(model), data, "keep", TOLERANCE)
+
+    for expected, found in zip(theirs, ours, strict=True):
+        for name, kept in expected.mask.items():
+            np.testing.assert_array_equal(found.mask[name], kept, err_msg=name)
+
+
 LOSSES = {
     "classes": (Loss.SPARSE_CATEGORICAL_CROSSENTROPY, 4, "linear"),
     "classes, softmax": (Loss.SPARSE_CATEGORICAL_CROSSENTROPY, 4, "softmax"),

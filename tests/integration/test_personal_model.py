@@ -27,7 +27,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.runtime.answers import answers_of
 from fedprune.task.bundle import Bundle
-from fedprune.wire.messages import Assignment
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
 
@@ -44,7 +44,7 @@ def test_the_file_answers_as_tensorflow_with_the_weights_that_were_trained(
     data = learnable(32, shape=model.input_shape[1:])
     trained: list[Weights] = []
     used = make_trainer(trainer, bundle, examples=32, threads=1)
-    train_locally(_first_round(bundle), bundle, used, data, keep=lambda weights: trained.append(dict(weights)))
+    train_locally(_first_round(bundle), bundle, used, data, keep=lambda weights, _: trained.append(dict(weights)))
 
     found = _file_of_a_round(bundle, data, trainer, tmp_path)
 
@@ -96,13 +96,11 @@ def _first_round(bundle: Bundle) -> LocalRound:
     first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, full_mask(bundle.task.table))
     assignment = Assignment(
         run="run",
+        incarnation=1,
         round=0,
-        task=content_of(bundle.blob),
+        weights_digest=first.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+        seconds_left=60,
         model=first.model.content,
-        weights_digest=first.model.weights_digest,
-        schedule_step=0,
-        seed=1,
-        codec="mask | fp32",
-        seconds_left=60.0,
+        terms=Terms(task=content_of(bundle.blob), seed=1, clock_steps=10, codec="mask | fp32"),
     )
     return LocalRound("pi-1", assignment, first.blob, lambda: None, None, 0.0)

@@ -35,7 +35,7 @@ from fedprune.runtime.self_check import RuntimeUnfit, SelfCheck
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 from fedprune.wire.link import Drained
-from fedprune.wire.messages import Assignment, Failed
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Failed, Terms
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
 from tests.devices import Device
@@ -100,6 +100,22 @@ def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:
         counts.append(len(loaded))
 
     assert counts == [0, 1, 1]
+
+
+def test_a_training_that_is_held_goes_on_to_the_same_result_and_can_be_stopped_before() -> None:
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    expected = _work(task, "litert")
+    held = _Thread()
+    held.thread.hold(True)
+    held.thread.start(1, lambda: (_first_round(task), task.blob))
+    assert not held.thread.is_training
+    held.thread.stop()
+    held.thread.start(2, lambda: (_first_round(task), task.blob))
+    held.thread.hold(False)
+    ended = held.delivered.get(timeout=60)
+    assert ended.number == 2
+    assert isinstance(ended.result, LocalResult)
+    assert ended.result.update.blob == expected.update.blob
 
 
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
@@ -294,13 +310,11 @@ def _first_round(bundle: Bundle) -> LocalRound:
     first = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, everywhere)
     assignment = Assignment(
         run="run",
+        incarnation=1,
         round=0,
-        task=content_of(bundle.blob),
+        weights_digest=first.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+        seconds_left=60,
         model=first.model.content,
-        weights_digest=first.model.weights_digest,
-        schedule_step=0,
-        seed=1,
-        codec="mask | fp32",
-        seconds_left=60.0,
+        terms=Terms(task=content_of(bundle.blob), seed=1, clock_steps=10, codec="mask | fp32"),
     )
     return LocalRound("pi-1", assignment, first.blob, lambda: None, None, 0.0)

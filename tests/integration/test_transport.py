@@ -137,7 +137,7 @@ def test_a_message_that_is_too_large_may_take_longer_than_the_broker_has_to_answ
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broker that sends slowly, and answers no ping before it is done."""
-    monkeypatch.setattr(transport, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(transport, "KEEPALIVE_S", 1)
     size = MAX_PACKET_BYTES + 1
     pings = 0
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -381,7 +381,7 @@ def server(reply: bytes, *, hangs_up: bool) -> Iterator[str]:
     ids=["HTTP", "SSH", "noise", "silence"],
 )
 def test_what_is_no_broker_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, hangs_up: bool) -> None:
-    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.3)
 
     with server(reply, hangs_up=hangs_up) as url:
         assert "is this an MQTT 3.1.1 broker" in refusal(url)
@@ -419,6 +419,24 @@ def test_a_broker_that_lets_in_but_not_subscribe_is_an_error(tmp_path: Path) -> 
         assert (
             str(error) == f"broker {broker.url}: clients without a user name may not subscribe; check its access list"
         )
+
+
+def test_who_may_not_subscribe_any_more_connects_again_until_it_may(tmp_path: Path) -> None:
+    """As in a cluster that chooses a leader: it refuses what it granted before."""
+    with Mosquitto(tmp_path) as broker, connected(broker.url, "test", "a") as wire:
+        broker.stop()
+        wire.until(LinkDown)
+        broker.start(*settings_without_subscriptions(tmp_path))
+        for _ in range(2):
+            wire.until(LinkUp)
+            wire.link.subscribe("a")
+            wire.until(LinkDown)
+        broker.stop()
+        broker.start()
+        wire.until(LinkUp)
+        wire.subscribe("a")
+        wire.link.publish("a", b"heard")
+        wire.until_topic("a", b"heard")
 
 
 # TLS

@@ -13,7 +13,7 @@ from edge_agent.store import AgentStore
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import read_bundle
-from fedprune.wire.messages import CheckIn, Submit, decode
+from fedprune.wire.messages import CheckIn, Submit, decode, encode
 from fedprune.wire.topics import Topics
 from tests.drivers import LIMITS
 from tests.federations import NAME
@@ -32,7 +32,7 @@ class Submitted:
     last: Submit | None = None
 
     def and_then(self, sent: Sent) -> Submitted:
-        is_submit = sent.topic.endswith("/submit")
+        is_submit = sent.topic.endswith("/s")
         return replace(self, last=decode(Submit, sent.payload)) if is_submit else self
 
 
@@ -74,7 +74,7 @@ class DeviceCheck:
             assert link.on(TOPICS.up(self._name, "check-in")), "it does not offer itself"
         else:
             submits = [decode(Submit, payload) for payload in link.on(TOPICS.up(self._name, "submit"))]
-            assert submits == [pending], "it does not submit what is pending"
+            assert submits == [decode(Submit, encode(pending))], "it does not submit what is pending"
             assert hashlib.sha256(store.update()).digest() == pending.update.digest
 
 

@@ -47,7 +47,7 @@ def test_what_was_submitted_survives_a_thousand_power_cuts(recording: list[Opera
         pytest.param(
             lambda it: without_syncs_at_start(it, "pi-1/deep/state"), id="what a killed agent left is believed"
         ),
-        pytest.param(lambda it: said_early(it, "submit"), id="an update is submitted before it is remembered"),
+        pytest.param(lambda it: said_early(it, "s"), id="an update is submitted before it is remembered"),
     ],
 )
 def test_an_agent_that_is_less_careful_is_found_out(

@@ -59,7 +59,7 @@ def lay_out_after_cut(recording: list[Operation], position: int, fate: Fate, roo
 def first_accepted(recording: list[Operation], round_: int) -> tuple[int, str]:
     """When the first update of a round was said to be accepted: the position after that, and whose it is."""
     for position, operation in enumerate(recording, start=1):
-        is_accepted = isinstance(operation, Sent) and operation.topic.endswith("/accepted")
+        is_accepted = isinstance(operation, Sent) and operation.topic.endswith("/y")
         if is_accepted and decode(Accepted, operation.payload).round == round_:
             return position, operation.topic.split("/")[-2]
     raise AssertionError(f"no update of round {round_} was accepted")

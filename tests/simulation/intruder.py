@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import DOWNLINK, MAX_MESSAGE_BYTES, UPLINK
+from fedprune.wire.messages import MAX_MESSAGE_BYTES, UPLINK
 from fedprune.wire.topics import Topics
 
 
@@ -63,20 +63,20 @@ def _noise(overheard: Delivery, chance: random.Random, _: Topics) -> Delivery:
 
 def _nonsense(overheard: Delivery, chance: random.Random, _: Topics) -> Delivery:
     fields = _fields(overheard.payload)
-    fields["v"] = chance.choice([None, 2, -1, 2**63, "1", [1]])
+    fields[0] = chance.choice([None, 2, -1, 2**63, "1", [1]])
     return Delivery(overheard.topic, msgspec.msgpack.encode(fields))
 
 
 def _other_kind(overheard: Delivery, chance: random.Random, _: Topics) -> Delivery:
-    level, _, kind = overheard.topic.rpartition("/")
-    payload = overheard.payload if kind in ("chunk", "assignment") else b"\x80"
-    return Delivery(f"{level}/{chance.choice([*UPLINK, *DOWNLINK, 'partial', 'x' * 500])}", payload[:20])
+    level, _, kind = overheard.topic.rpartition("/")  # kinds are one letter
+    payload = overheard.payload if kind in "ka" else b"\x90"
+    return Delivery(f"{level}/{chance.choice([*'cnskfayr', 'partial', 'x' * 500])}", payload[:20])
 
 
 def _wrong_shard(overheard: Delivery, chance: random.Random, topics: Topics) -> Delivery:
     agent, kind = chance.choice(_IDS), chance.choice(list(UPLINK))
     shard = chance.choice(["-1", "64", "00", "x", ""])
-    return Delivery(f"fedprune/{topics.federation}/up/{shard}/{agent}/{kind}", overheard.payload)
+    return Delivery(f"fp/{topics.federation}/u/{shard}/{agent}/{kind}", overheard.payload)
 
 
 def _other_topic(overheard: Delivery, chance: random.Random, topics: Topics) -> Delivery:
@@ -91,7 +91,7 @@ def _foreign(overheard: Delivery, _: random.Random, topics: Topics) -> Delivery:
 def _forged(overheard: Delivery, chance: random.Random, _: Topics) -> Delivery:
     fields = _fields(overheard.payload)
     for _field in range(chance.randint(1, 3)):
-        fields[chance.choice(sorted(fields))] = chance.choice([*_VALUES, *fields.values()])
+        fields[chance.randrange(len(fields))] = chance.choice([*_VALUES, *fields])
     return Delivery(overheard.topic, msgspec.msgpack.encode(fields))
 
 
@@ -107,11 +107,11 @@ def _impersonated(overheard: Delivery, chance: random.Random, topics: Topics) ->
     return Delivery(topic, overheard.payload)
 
 
-def _fields(payload: bytes) -> dict[str, Any]:
+def _fields(payload: bytes) -> list[Any]:
     try:
-        return dict(msgspec.msgpack.decode(payload))
+        return msgspec.msgpack.decode(payload, type=list[Any])
     except msgspec.DecodeError:  # presence, or an empty message
-        return {"v": 1}
+        return [1]
 
 
 _TRICKS: dict[Trick, Callable[[Delivery, random.Random, Topics], Delivery]] = {

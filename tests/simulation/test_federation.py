@@ -10,9 +10,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from aggregator import round_uploads
+from aggregator import round_uploads, runner
 from aggregator.book import Book
-from aggregator.global_model import NO_STATE, new_model, next_model
+from aggregator.global_model import NO_STATE, moved_in, new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
 from aggregator.settings import AS_USUAL, Aggregation
@@ -22,18 +22,22 @@ from fedprune.codecs import DEFAULT_CODEC, Key, decode_update, parse_codec, pars
 from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.task.checkpoints import Checkpoint, load_checkpoint
+from fedprune.task.versions import without_due_units
 from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
-from tests.simulation.world import COHORT, ROUNDS, SEED, World
+from tests.simulation.slimming_task import slimming_bundle
+from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World
 
 SEEDS = 200
 QUORUM_SEEDS = 60
+SLIMMING_SEEDS = 40
 _BATCH = 20
+INPUTS = 40
 CODECS = (
     DEFAULT_CODEC,
     "mask | fp32",
     "mask | feedback(2) | fp16",
-    "mask | feedback(10) | topk(0.5) | quantise(8) | rice",
+    "mask | feedback(10) | topk(0.5) | quantise(8) | context",
     "mask | feedback(10) | random_mask(0.5) | rotate | int8",
 )
 AGGREGATIONS = (AS_USUAL, Aggregation(optimizer=FedAvgM()), Aggregation(optimizer=FedAdam()))
@@ -47,9 +51,11 @@ MODEL_CODECS = (
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models and updates here are a few kB: cut them into several chunks, as real ones are."""
+    """Models and updates here are a few kB: cut the larger ones into several chunks, as real ones are."""
     for module in (transfer, serving, round_uploads, agent_submitting):
         monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
+    for sender in (agent_submitting, runner):
+        monkeypatch.setattr(sender, "MAX_INLINE_BYTES", 400)
 
 
 def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
@@ -64,6 +70,21 @@ def _run(seed: int, rates: Rates = Rates()) -> World:  # noqa: B008 - immutable
 def _whole_fleet(seed: int) -> World:
     """A federation that needs every agent in every round, many of whose updates are malformed."""
     world = World(seed, MaskPolicy.SHARED, replace(Rates(), spoiled=0.2), DEFAULT_CODEC, agents=COHORT, quorum=COHORT)
+    world.run()
+    return world
+
+
+def _slimming(seed: int) -> World:
+    """A federation whose network becomes smaller while all that goes wrong."""
+    world = World(
+        seed,
+        MaskPolicy.SHARED,
+        Rates(),
+        CODECS[seed % len(CODECS)],
+        model_codec=MODEL_CODECS[seed % len(MODEL_CODECS)],
+        aggregation=AGGREGATIONS[seed % len(AGGREGATIONS)],
+        bundle=slimming_bundle(INPUTS, STEPS_PER_ROUND),
+    )
     world.run()
     return world
 
@@ -86,12 +107,13 @@ def _check(world: World) -> None:
             assert left_out == set(accepted)
             assert huge, f"round {round_}: nothing was wrong with the merge that was not kept"
         known = world.bundle.task.pruning.mask.rules.known_mask(before.mask)
-        aggregate = Aggregate(world.bundle.task.table, before.weights, known)
+        table = world.bundle.forms.of(before.units).task.table
+        aggregate = Aggregate(table, before.weights, known)
         for agent in accepted.keys() - left_out:
             blob = world.accepted_blobs[accepted[agent].digest]
-            update = decode_update(
-                blob, world.bundle.task.table, known, parse_codec(world.codec), Key(SEED, round_, agent)
-            )
+            codec = parse_codec(world.codec)
+            moved = moved_in(before.weights, world.bundle.forms, world.bundle.forms.of(before.units), codec)
+            update = decode_update(blob, table, known, codec, Key(SEED, round_, agent), moved)
             aggregate.add(update, accepted[agent].weight)
         weights, mask, state = before.exact, before.mask, NO_STATE
         if record.kept:
@@ -99,13 +121,15 @@ def _check(world: World) -> None:
             merged = aggregate.result(before.exact)
             weights, mask = merged.weights, merged.mask
             if (optimizer := world.aggregation.optimizer) is not None:
-                weights, state = server_step(optimizer, before.exact, weights, state, world.bundle.task.table)
+                weights, state = server_step(optimizer, before.exact, weights, state, table)
         expected = _next(world, before, weights, mask, state)
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
         assert after.optimizer_state.keys() == expected.optimizer_state.keys()
         for name, array in expected.optimizer_state.items():
             np.testing.assert_array_equal(after.optimizer_state[name], array, f"round {round_}: {name} was lost")
+    last = load_checkpoint(disk, ROUNDS)
+    assert not world.bundle.forms.can_change or not world.bundle.forms.of(last.units).is_whole
     for run, round_, digest in world.trained_from:
         if world.run_of[round_] == run:
             assert digest == digests[round_], f"round {round_}: an agent trained from another model"
@@ -122,9 +146,13 @@ def _check(world: World) -> None:
 def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask, state: Weights) -> Checkpoint:
     codec, task, version = parse_model_codec(world.model_codec), world.bundle.task, before.version + 1
     if codec.deltas is None:
-        return new_model(weights, task, before.run, version, codec.values, mask, state).checkpoint
+        forms, form = world.bundle.forms, world.bundle.forms.of(before.units)
+        exact, state = form.expanded(weights), forms.whole.carry_parts(form, state)
+        due = without_due_units(exact, form.expanded(mask), task, world.bundle.network, before.version, version)
+        following = forms.after(form, due, before.version, version)
+        return new_model(exact, task, before.run, version, codec.values, due, state, following).checkpoint
     return next_model(
-        weights, task, world.bundle.network, before.run, before, codec.values, codec.deltas, SEED, state
+        weights, world.bundle.forms, before.run, before, codec.values, codec.deltas, SEED, state
     ).checkpoint
 
 
@@ -172,6 +200,13 @@ def test_every_round_ends_where_the_whole_fleet_is_needed(first: int) -> None:
     """An agent that is refused twice sits the round out: then somebody has to look, and no round waits in silence."""
     for seed in range(first, first + _BATCH):
         _seen(_whole_fleet, seed)
+
+
+@pytest.mark.parametrize("first", range(0, SLIMMING_SEEDS, _BATCH))
+def test_every_round_ends_where_the_network_becomes_smaller(first: int) -> None:
+    """Agents that were away, and all that is started again, go on with the form that the model has."""
+    for seed in range(first, first + _BATCH):
+        _seen(_slimming, seed)
 
 
 def test_a_seed_replays_exactly() -> None:

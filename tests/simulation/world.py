@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aggregator.cohort import Standing
+from aggregator.exchange import Exchange
 from aggregator.rollback import roll_back
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
@@ -37,6 +38,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluation, LossScale
+from fedprune.task.forms import Form
 from fedprune.task.outputs import Output
 from fedprune.task.training import Sgd, Training
 from fedprune.wire.link import Delivery
@@ -122,7 +124,7 @@ class NoisyTrainer:
         return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND)
 
 
-def evaluate(weights: Weights) -> Evaluation:
+def evaluate(weights: Weights, form: Form) -> Evaluation:  # noqa: ARG001
     """A stand-in whose loss explodes with the weights."""
     largest = max(float(np.abs(array).max()) for array in weights.values())
     return Evaluation(1, 1.0 if largest < _SANE else largest, {"accuracy": 0.5})
@@ -157,10 +159,11 @@ class World:
         agents: int = AGENTS,
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
+        bundle: Bundle | None = None,
     ) -> None:
         self.aggregation = aggregation
         self.physics = Physics(seed, rates)
-        self.bundle = make_bundle(policy)
+        self.bundle = bundle or make_bundle(policy)
         self.topics = Topics("sim")
         self.codec = codec
         self.model_codec = model_codec
@@ -237,7 +240,8 @@ class World:
             watch()
 
         def watch() -> None:
-            self.done = self.done or (process.alive and runner.is_done)
+            if process.alive and runner.is_done:
+                self._finish(runner, process)
             if process.alive and self._is_out_of_reach(runner):
                 self.physics.note("somebody reads that the quorum is out of reach, and starts the gateway again")
                 process.alive = False
@@ -255,9 +259,6 @@ class World:
             self.physics.note(f"aggregator gets {delivery.topic}")
             guarded(lambda: runner.deliver(delivery))
 
-        book = SimulatedBook(self.connection, process)
-        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, {"codec.model": self.model_codec})
-        self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
         link = SimulatedLink(
             process,
             self.network,
@@ -267,7 +268,15 @@ class World:
             drained=lambda: guarded(runner.drained),
         )
         self.network.join(link)
-        runner = AggregatorRunner(
+        runner = self._make_runner(process, link)
+        runner.connect()
+        watch()
+
+    def _make_runner(self, process: Process, link: SimulatedLink) -> Exchange:
+        book = SimulatedBook(self.connection, process)
+        run, incarnation = book.start("run", content_of(self.bundle.blob).digest, {"codec.model": self.model_codec})
+        self.run_of = self.run_of or dict.fromkeys(range(ROUNDS), run)
+        return AggregatorRunner(
             self._plan(run, incarnation),
             self.bundle,
             self.topics,
@@ -280,10 +289,12 @@ class World:
             keep_checkpoints=5,
             aggregation=self.aggregation,
         )
-        runner.connect()
-        watch()
 
-    def _is_out_of_reach(self, runner: AggregatorRunner) -> bool:
+    def _finish(self, _: Exchange, __: Process) -> None:
+        """The runner has done what it had to do in this life of the gateway's process."""
+        self.done = True
+
+    def _is_out_of_reach(self, runner: Exchange) -> bool:
         """More agents sit the round out than the quorum can do without."""
         return runner.state.cohort.count(Standing.OUT) > len(self._agent_disks) - self._quorum
 
@@ -358,17 +369,22 @@ class World:
         store = WitnessedStore(disk, process.name, self.settled)
         link = SimulatedLink(process, self.network, receive, went_down=disconnect, came_up=connect, drained=drained)
         self.network.join(link)
-        check_in = CheckIn(examples=len(DATA))
+        check_in = CheckIn(examples=self._examples_of(process.name))
         runner = AgentRunner(
             process.name, check_in, LIMITS, self.topics, link, store, train, stop_training=lambda: None
         )
         runner.connect(self.physics.now)
         watch()
 
+    def _examples_of(self, _: str) -> int:
+        """The number that an agent says it holds."""
+        return len(DATA)
+
     def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
-        residual = store.residual(assignment.run, assignment.round, owed_since(assignment))
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held)
+        since = owed_since(assignment)
+        residual, form = store.residual(assignment.run, assignment.round, since), store.owed_form(assignment.run, since)
+        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held, owed_form=form)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
         if trainer.went_wrong:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from aggregator.deltas import MOST_DELTAS, keep_delta, replays
@@ -21,7 +20,7 @@ from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.transfer import content_of
 from tests.gateways import TASK_PLAN, Site, fetch, tell, trained
-from tests.samples import chunks
+from tests.samples import changed, chunks
 from tests.simulation.world import make_bundle
 
 ROUNDS = 24
@@ -89,7 +88,8 @@ def test_who_was_absent_gets_the_same_model_for_fewer_bytes_than_a_whole_one(
     assert assignment.base == ROUNDS - absent
     assert assignment.model.size < runner.state.model.content.size
 
-    weights, mask = round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, held)
+    found = round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, held)
+    weights, mask = found.weights, found.mask
 
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
     present = load_checkpoint(site.checkpoints, ROUNDS).mask
@@ -102,9 +102,8 @@ def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> N
     assert assignment.base == 0
     assert assignment.model == runner.state.model.replays[0]
 
-    weights, _ = round_model(
-        fetch(site, runner, assignment.model), assignment, BUNDLE, HeldModel(Directory(tmp_path / "new"))
-    )
+    holds_nothing = HeldModel(Directory(tmp_path / "new"))
+    weights = round_model(fetch(site, runner, assignment.model), assignment, BUNDLE, holds_nothing).weights
 
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
 
@@ -119,7 +118,7 @@ def test_who_holds_the_present_model_downloads_nothing(run: Path, site: Site, tm
     again = site.assignment_of("pi-0")
 
     assert (again.model, again.base) == (None, ROUNDS)
-    weights, _ = round_model(b"", again, BUNDLE, held)
+    weights = round_model(b"", again, BUNDLE, held).weights
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
 
 
@@ -138,7 +137,7 @@ def test_what_does_not_lead_to_the_model_is_forgotten_and_the_whole_one_asked_fo
 
     whole = site.assignment_of("pi-0")
     assert (whole.model, whole.base) == (runner.state.model.content, -1)
-    weights, _ = round_model(fetch(site, runner, runner.state.model.content), whole, BUNDLE, held)
+    weights = round_model(fetch(site, runner, runner.state.model.content), whole, BUNDLE, held).weights
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
     assert held.version == (PLAN.run, ROUNDS)
 
@@ -149,7 +148,7 @@ def test_a_newer_version_than_was_said_skips_what_it_has(run: Path, site: Site, 
     assert assignment.model is not None
     replay = fetch(site, runner, assignment.model)
 
-    weights, _ = round_model(replay, assignment, BUNDLE, holding(run, tmp_path, ROUNDS - 3))
+    weights = round_model(replay, assignment, BUNDLE, holding(run, tmp_path, ROUNDS - 3)).weights
 
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
 
@@ -241,4 +240,4 @@ def test_an_assignment_that_names_no_codec_of_this_version_is_refused(run: Path,
     for codec in ("fp16", "fp16 + mask | magic"):
         held = holding(run, tmp_path / codec, ROUNDS - 1)
         with pytest.raises(UnusableBase):
-            round_model(replay, msgspec.structs.replace(assignment, model_codec=codec), BUNDLE, held)
+            round_model(replay, changed(assignment, model_codec=codec), BUNDLE, held)

@@ -21,11 +21,11 @@ from edge_agent.agent_state import (
     Warn,
 )
 from edge_agent.history import MAX_DURATIONS, Durations
-from fedprune.wire.messages import Accepted, Assignment, Failed, Manifest
+from fedprune.wire.messages import Assignment, Failed, Manifest
 from fedprune.wire.transfer import content_of
-from tests.agents import accepted, agent_in, no_work
+from tests.agents import agent_in, no_work
 from tests.drivers import Agent, started
-from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, UPDATE, assignment, chunks, manifest, submit
+from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, accepted, assignment, chunks, manifest, submit
 
 NEXT = content_of(b"model of round 1")
 
@@ -93,7 +93,7 @@ def test_each_training_is_timed_and_the_last_ones_are_remembered() -> None:
         gets_work(agent, 100.0, round_)
         agent.now += seconds
         agent.gets(TrainingDone(agent.state.training, submit(round_)))
-        agent.gets(Accepted(run=RUN, round=round_, digest=UPDATE.digest))
+        agent.gets(accepted(round_))
 
     assert agent.state.durations == Durations(TASK.digest, (20.0, 30.0, 40.0))
 

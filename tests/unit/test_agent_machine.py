@@ -23,6 +23,7 @@ from edge_agent.agent_state import (
     LinkDrained,
     Outcome,
     OwnEvent,
+    PermissionChanged,
     Phase,
     Send,
     SendUpdate,
@@ -34,12 +35,14 @@ from edge_agent.agent_state import (
     Unfollow,
     Warn,
 )
+from edge_agent.agent_submitting import ANSWER_S
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
     CHUNK_BYTES,
     DOWNLINK,
     Accepted,
+    Assignment,
     Chunk,
     Failed,
     LeftOut,
@@ -47,10 +50,11 @@ from fedprune.wire.messages import (
     Need,
     Reason,
     Rejected,
+    tag_of,
 )
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError, chart, check_complete
-from tests.agents import accepted, agent_in, no_work, refused
+from tests.agents import agent_in, no_work, refused
 from tests.drivers import CHECK_IN, Agent, need, started
 from tests.samples import (
     MESSAGES,
@@ -60,6 +64,7 @@ from tests.samples import (
     TASK,
     TASK_BLOB,
     UPDATE,
+    accepted,
     assignment,
     chunks,
     digest,
@@ -77,6 +82,7 @@ SAMPLES: dict[type, Event] = {
     TrainingDone: TrainingDone(1, submit()),
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
     HeldChanged: HeldChanged((RUN, 0)),
+    PermissionChanged: PermissionChanged("it is 81 °C"),
     **{type(message): message for message in MESSAGES.values()},
 }
 
@@ -199,7 +205,7 @@ def test_an_invalid_update_is_discarded_and_the_agent_waits_as_told() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Accepted(run=RUN, round=0, digest=digest("another update")),
+        Accepted(round=0, update=digest("another update")[:4]),
         Rejected(reason=Reason.LATE, digest=digest("another update")),
         no_work(),
         Need(digest=MODEL.digest, missing=b"\1"),
@@ -232,20 +238,39 @@ def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
         assert agent.waits()[0] == Send(submit())
         pauses.append(agent.now - before)
 
-    assert RETRY_S / 2 <= pauses[0] <= RETRY_S * 1.5
+    assert pauses[0] == ANSWER_S
     assert all(16 * RETRY_S <= pause <= 48 * RETRY_S for pause in pauses[6:])
 
 
-def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_at_once() -> None:
+def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_soon() -> None:
     agent = agent_in(Phase.SUBMITTING)
     agent.gets(LinkDrained(), manifest(0))
     for _ in range(5):
         agent.waits()
 
     assert agent.gets(manifest(0)) == ()
-    assert agent.gets(manifest(1))[0] == Send(submit())
-    assert agent.state.wake_at is not None
-    assert agent.state.wake_at - agent.now <= RETRY_S * 1.5
+    assert agent.gets(manifest(1)) == (), "the next work may say it"
+    before = agent.now
+    assert agent.waits()[0] == Send(submit())
+    assert agent.now - before <= RETRY_S * 1.5
+
+
+def test_the_next_work_says_that_the_update_is_accepted() -> None:
+    agent, other = agent_in(Phase.SUBMITTING), content_of(b"model of round 1")
+    told = msgspec.structs.replace(assignment(1, model=other, terms=None), accepted=tag_of(UPDATE))
+
+    settled, *actions = agent.gets(told)
+
+    assert settled == Settle(Outcome.ACCEPTED)
+    assert actions == [Follow(other.digest), Send(need(other))]
+    assert (agent.state.phase, agent.state.pending) == (Phase.FETCHING, None)
+
+
+@pytest.mark.parametrize("said", [None, tag_of(MODEL)])
+def test_work_that_does_not_say_what_became_of_the_update_waits(said: bytes | None) -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    assert agent.gets(msgspec.structs.replace(assignment(1), accepted=said)) == ()
+    assert (agent.state.phase, agent.state.pending, agent.state.assignment) == (Phase.SUBMITTING, submit(), None)
 
 
 # Starting again
@@ -294,14 +319,36 @@ def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> N
 def test_after_some_silence_the_agent_asks_whether_it_is_still_assigned() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
-    assert OFFER in agent.waits()
+    assert Send(agent.state.offer) in agent.waits()
 
 
 def test_only_what_is_missing_is_asked_for_again() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
 
-    assert agent.waits() == (Send(need(MODEL)), OFFER)
+    assert agent.waits() == (Send(need(MODEL)), Send(agent.state.offer))
+
+
+def test_an_agent_that_knows_the_terms_need_not_be_told_them_again() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(accepted())
+    assert agent.state.offer.terms == 1
+
+    agent.gets(assignment(1, model=content_of(b"model of round 1"), terms=None))
+
+    assert agent.state.assignment == assignment(1, model=content_of(b"model of round 1"))
+
+
+@pytest.mark.parametrize(
+    "unknown", [assignment(1, incarnation=2, terms=None), assignment(run="another-run", terms=None)], ids=str
+)
+def test_an_agent_asks_for_terms_that_it_does_not_know(unknown: Assignment) -> None:
+    for agent in (agent_in(Phase.IDLE), agent_in(Phase.TRAINING)):
+        before = agent.state.phase
+        (asked,) = agent.gets(unknown)
+        assert asked == Send(agent.state.offer)
+        assert agent.state.offer.terms == 0
+        assert agent.state.phase is before
 
 
 def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:
@@ -316,7 +363,9 @@ def test_being_told_that_there_is_no_work_ends_the_assignment() -> None:
 def test_when_the_round_has_moved_on_the_agent_offers_itself_again() -> None:
     agent = agent_in(Phase.FETCHING)
 
-    assert set(agent.gets(manifest(1))) == {Unfollow(MODEL.digest), Unfollow(TASK.digest), OFFER}
+    actions = set(agent.gets(manifest(1)))
+
+    assert actions == {Unfollow(MODEL.digest), Unfollow(TASK.digest), Send(agent.state.offer)}
     assert agent.state.phase is Phase.IDLE
 
 

@@ -15,6 +15,7 @@ from edge_agent.agent_state import (
     HeldChanged,
     LinkDrained,
     Outcome,
+    PermissionChanged,
     Phase,
     SendUpdate,
     Settle,
@@ -29,7 +30,20 @@ from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit
 from fedprune.wire.transfer import content_of
 from tests.drivers import Agent
-from tests.samples import MODEL, MODEL_BLOB, RUN, TASK, TASK_BLOB, UPDATE, assignment, chunks, digest, manifest, submit
+from tests.samples import (
+    MODEL,
+    MODEL_BLOB,
+    RUN,
+    TASK,
+    TASK_BLOB,
+    TERMS,
+    UPDATE,
+    assignment,
+    chunks,
+    digest,
+    manifest,
+    submit,
+)
 
 _CONTENTS = [(MODEL, MODEL_BLOB), (TASK, TASK_BLOB), (content_of(b"next model"), b"next model")]
 _DIGESTS = st.sampled_from([content.digest for content, _ in _CONTENTS] + [UPDATE.digest, digest("foreign")])
@@ -39,14 +53,18 @@ _CHUNKS = st.sampled_from(_RIGHT_CHUNKS) | st.builds(
     Chunk, digest=_DIGESTS, index=st.integers(0, 3), data=st.sampled_from([MODEL_BLOB, b"X" * len(MODEL_BLOB), b""])
 )
 _ASSIGNMENTS = st.builds(
-    assignment, _ROUNDS, run=_RUNS, model=st.sampled_from([content for content, _ in _CONTENTS]), task=st.just(TASK)
+    assignment,
+    _ROUNDS,
+    run=_RUNS,
+    model=st.sampled_from([content for content, _ in _CONTENTS]),
+    terms=st.just(TERMS) | st.none(),
 )
 _MESSAGES: st.SearchStrategy[Any] = st.one_of(
     _ASSIGNMENTS,
     _CHUNKS,
     st.builds(manifest, _ROUNDS, run=_RUNS, incarnation=st.integers(1, 3), done=st.booleans()),
     st.builds(Need, digest=_DIGESTS, missing=st.binary(max_size=3)),
-    st.builds(Accepted, run=_RUNS, round=_ROUNDS, digest=_DIGESTS),
+    st.builds(Accepted, round=_ROUNDS, update=_DIGESTS.map(lambda digest: digest[:4])),
     st.builds(
         Rejected,
         reason=st.sampled_from(Reason),
@@ -124,6 +142,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.take(HeldChanged(held))
         assert (self.agent.state.offer.run, self.agent.state.offer.version) == held
 
+    @rule(why=st.sampled_from(["", "hot", "busy"]))
+    def the_device_permits(self, why: str) -> None:
+        self.take(PermissionChanged(why))
+        assert self.agent.state.waits_for == why
+
     @invariant()
     def each_phase_has_what_it_needs(self) -> None:
         state = self.agent.state
@@ -136,7 +159,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def it_never_waits_for_ever(self) -> None:
         state = self.agent.state
-        if state.connected:
+        if state.connected and not (state.waits_for and state.phase is Phase.IDLE):
             assert state.wake_at is not None
 
     @invariant()

@@ -18,7 +18,6 @@ from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import (
     DOWNLINK,
-    Accepted,
     CheckIn,
     Chunk,
     Failed,
@@ -39,6 +38,7 @@ from tests.samples import (
     TASK_BLOB,
     UPDATE,
     UPDATE_BLOB,
+    accepted,
     assignment,
     chunks,
     manifest,
@@ -92,7 +92,7 @@ def test_an_update_is_settled_before_anything_else_is_said(device: Device) -> No
     pending = []
     device.link.on_publish = lambda _: pending.append(device.store.pending)
 
-    device.hears(Accepted(run=RUN, round=0, digest=UPDATE.digest))
+    device.hears(accepted())
     device.runner.deliver(Delivery(TOPICS.round, encode(manifest(incarnation=7))), 0.0)
 
     assert pending == [None]

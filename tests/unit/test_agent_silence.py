@@ -175,13 +175,13 @@ def test_a_fetch_that_is_only_a_little_slow_goes_on() -> None:
     [
         (
             WarnUnanswered("check-in", 3, False),
-            ("fedprune/field/up/", "/pi-1/check-in", "fedprune/field/round", "name"),
+            ("fp/field/u/", "/pi-1/c", "fp/field/r", "name"),
         ),
-        (WarnUnanswered("check-in", 3, True), ("/pi-1/check-in", "fedprune/field/down/pi-1/#", "aggregator run")),
-        (WarnUnanswered("submit", 6, True), ("6 messages", "/pi-1/submit", "fedprune/field/down/pi-1/#")),
+        (WarnUnanswered("check-in", 3, True), ("/pi-1/c", "fp/field/d/pi-1/#", "aggregator run")),
+        (WarnUnanswered("submit", 6, True), ("6 messages", "/pi-1/s", "fp/field/d/pi-1/#")),
         (
             WarnUnanswered("need", 3, True, SMALLEST),
-            ("/pi-1/need", f"messages of {SMALLEST + ENVELOPE_BYTES} bytes", "fedprune/field/content/#"),
+            ("/pi-1/n", f"messages of {SMALLEST + ENVELOPE_BYTES} bytes", "fp/field/c/#"),
         ),
     ],
 )

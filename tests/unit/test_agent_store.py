@@ -218,7 +218,7 @@ def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, fede
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 6, "agent": {}}'), ("memory.json", b"{}")],
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 7, "agent": {}}'), ("memory.json", b"{}")],
 )
 def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
     disk.write(name, record)
@@ -239,12 +239,12 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
 
     submitted = {"run", "round", "digest", "size", "examples", "local_steps", "loss"}
     measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb", "x_mean", "x_largest", "evaluated"}
-    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots", "local"}
+    blobs = {"update", "residual_if_accepted", "residual_if_late", "slots", "local", "form"}
     assert record.keys() == {
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
     }  # fmt: skip
     assert record["pending"].keys() == submitted | measured | blobs
-    assert record["owed"].keys() == {"run", "round", "residual", "slots", "local"}
+    assert record["owed"].keys() == {"run", "round", "residual", "slots", "local", "form"}
 
 
 def test_a_settled_round_stays_settled_when_other_runs_come_between(disk: Directory, is_restarted: bool) -> None:

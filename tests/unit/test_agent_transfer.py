@@ -17,17 +17,18 @@ from edge_agent.agent_state import (
     Phase,
     Send,
     SendUpdate,
+    SubmitWhole,
     Ticked,
     TrainingDone,
     Unfollow,
     Warn,
 )
-from fedprune.wire.messages import MAX_CONTENT_BYTES, Accepted, Assignment, Content, Failed, Need
+from fedprune.wire.messages import MAX_CONTENT_BYTES, MAX_INLINE_BYTES, Assignment, Content, Failed, Need
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
-from fedprune.wire.transfer import CHUNK_BYTES, FIRST_WINDOW, content_of, unpack_bitmap
+from fedprune.wire.transfer import CHUNK_BYTES, CHUNK_SIZES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
 from tests.drivers import Agent, need, started
-from tests.samples import MODEL, RUN, TASK, TASK_BLOB, assignment, chunks, digest, manifest, submit
+from tests.samples import MODEL, TASK, TASK_BLOB, accepted, assignment, changed, chunks, digest, manifest, submit
 
 COUNT = 40
 BLOB = bytes(COUNT * CHUNK_BYTES)
@@ -133,7 +134,10 @@ def test_the_next_content_is_waited_for_as_long_as_the_last_ones_pace_says() -> 
 @pytest.mark.parametrize("size", [MODEL.size + 1, MAX_CONTENT_BYTES])
 def test_a_content_that_the_device_has_no_room_for_is_refused_before_anything_is_asked_for(size: int) -> None:
     huge = Content(digest=digest("huge"), size=size)
-    for work, what in ((assignment(model=huge), "model"), (assignment(task=Content(huge.digest, size + 24)), "task")):
+    for work, what in (
+        (assignment(model=huge), "model"),
+        (changed(assignment(), task=Content(huge.digest, size + 24)), "task"),
+    ):
         agent = agent_in(Phase.IDLE, started(limits=ROOM))
 
         said, warned = agent.gets(work)
@@ -214,9 +218,18 @@ def test_without_a_link_nothing_is_pushed() -> None:
     assert agent.gets(TrainingDone(1, submit(update=LARGE))) == (Send(submit(update=LARGE)),)
 
 
+def test_a_small_update_is_in_the_first_submit_and_named_in_those_that_follow() -> None:
+    small = content_of(b"x" * MAX_INLINE_BYTES)
+    agent = agent_in(Phase.TRAINING)
+
+    assert agent.gets(TrainingDone(1, submit(update=small))) == (SubmitWhole(),)
+    assert agent.waits() == (Send(submit(update=small)),)
+    assert agent.gets(Need(digest=small.digest, missing=b"\1")) == (SendUpdate((0,), CHUNK_SIZES[0]),)
+
+
 def test_what_is_settled_is_served_no_longer() -> None:
     agent = submitting_large()
-    agent.gets(Accepted(run=RUN, round=0, digest=LARGE.digest))
+    agent.gets(accepted(update=LARGE))
 
     assert agent.gets(Need(digest=LARGE.digest, missing=b"\xff" * 5)) == ()
     assert agent.gets(LinkDrained()) == ()

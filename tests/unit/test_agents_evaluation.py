@@ -54,7 +54,7 @@ def round_with(
 def test_agents_are_told_what_to_hold_out(site: Site) -> None:
     started(site)
 
-    assert site.assignment_of("pi-0").hold_out == 0.25
+    assert site.assignment_of("pi-0").known.hold_out == 0.25
 
 
 def test_a_round_tells_the_mean_and_the_spread_of_the_model_it_began_with(site: Site) -> None:

@@ -171,7 +171,7 @@ def test_agents_that_say_much_withhold_no_warning_about_the_round(site: Site, ca
 def test_foreign_topics_are_logged_without_their_control_characters(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.start().deliver(Delivery("fedprune/tests/up/\x1b[2J\n", b""))
+    site.start().deliver(Delivery("fp/tests/u/\x1b[2J\n", b""))
 
     assert all(message.isprintable() for message in caplog.messages)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.presets import Preset, chains
-from aggregator.settings import Codec
+from aggregator.server_optimizers import FedAvgM
+from aggregator.settings import Aggregation, Codec, FederationSettings
 from fedprune.codecs import alive_sizes, delta_key, encode_delta, parse_codec, parse_model_codec
 from fedprune.codecs.budget import LARGEST_SHARE, Budget, budget_of
 from fedprune.model.randomness import Keyed
@@ -58,7 +60,7 @@ def test_the_budget_of_a_share_holds_that_share(alive: int, share: float) -> Non
 
 
 def test_frugal_deltas_stay_as_small_while_the_model_is_pruned() -> None:
-    codec = parse_codec(chains(Preset.FRUGAL, TABLE)[1])
+    codec = parse_codec(chains(TABLE.parameters)[1])
     wanted = {spec.name: Keyed(1, spec.name).uniform(spec.size, -1.0, 1.0).reshape(spec.shape) for spec in TABLE}
     base = {name: np.zeros_like(array) for name, array in wanted.items()}
     sizes = []
@@ -71,21 +73,44 @@ def test_frugal_deltas_stay_as_small_while_the_model_is_pruned() -> None:
     assert max(sizes) < 100_000 / 80
 
 
-def test_a_preset_stands_for_both_chains() -> None:
-    settings = Codec(preset=Preset.FRUGAL)
+@pytest.mark.parametrize("preset", Preset)
+def test_a_preset_stands_for_both_chains(preset: Preset) -> None:
+    settings = Codec(preset=preset)
 
     update, model = settings.chains(TABLE)
 
+    assert settings.sends_deltas
     assert parse_codec(update).feedback is not None
-    assert str(parse_model_codec(model).deltas) == chains(Preset.FRUGAL, TABLE)[1]
+    assert str(parse_model_codec(model).deltas) == chains(TABLE.parameters)[1]
     assert Codec().chains(TABLE) == ("mask | feedback(2) | int8", "fp16")
+
+
+def test_each_part_of_a_preset_can_be_switched_off() -> None:
+    frugal = Codec(preset=Preset.FRUGAL)
+    other_update = Codec(preset=Preset.FRUGAL, update="mask | fp16")
+    whole_models = Codec(preset=Preset.FRUGAL, model="whole")
+    mean_as_it_is = Aggregation(optimizer=FedAvgM(learning_rate=1.0, momentum=0.0))
+
+    assert other_update.chains(TABLE) == ("mask | fp16", frugal.chains(TABLE)[1])
+    assert whole_models.chains(TABLE) == (frugal.chains(TABLE)[0], "fp16")
+    assert not whole_models.sends_deltas
+    assert settings(codec=frugal, aggregation=mean_as_it_is).merging == mean_as_it_is
+
+
+def test_frugal_takes_twice_the_mean_and_exact_the_mean() -> None:
+    assert settings(codec=Codec(preset=Preset.FRUGAL)).merging.optimizer == FedAvgM(learning_rate=2.0, momentum=0.0)
+    assert settings(codec=Codec(preset=Preset.EXACT)).merging == Aggregation()
+    assert settings(codec=Codec()).merging == Aggregation()
+
+
+def settings(**given: Any) -> FederationSettings:
+    return FederationSettings(task="task", state="state", held_out="held-out", **given)
 
 
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"preset": Preset.FRUGAL, "model": "mask | int8"}, "give it alone, or these"),
-        ({"preset": Preset.FRUGAL, "update": "mask | fp32"}, "give it alone, or these"),
+        ({"preset": Preset.FRUGAL, "update": "mask | nothing"}, "'nothing' is unknown"),
         ({"model": "mask | feedback(2) | int8"}, "leave clip and feedback out"),
         ({"model": "mask | nothing"}, "'nothing' is unknown"),
     ],

@@ -64,18 +64,19 @@ def test_positions_round_trip_and_leave_nothing(coding: Coding, kept: Places) ->
 
 
 @st.composite
-def masks_and_positions(draw: st.DrawFn) -> tuple[list[Places], Places]:
-    """Masks of some tensors, and which of their alive values are sent."""
+def masks_and_positions(draw: st.DrawFn) -> tuple[list[Places], list[Places], Places]:
+    """Masks of some tensors, what has moved of them, and which of their alive values are sent."""
     shapes = st.lists(st.integers(0, 9), min_size=0, max_size=3).map(tuple)
     masks = [draw(arrays.arrays(np.bool_, shape)) for shape in draw(st.lists(shapes, max_size=4))]
     alive = sum(int(np.count_nonzero(mask)) for mask in masks)
-    return masks, draw(arrays.arrays(np.bool_, alive))
+    moved = [draw(arrays.arrays(np.bool_, mask.shape)) for mask in masks]
+    return masks, moved, draw(arrays.arrays(np.bool_, alive))
 
 
 @given(drawn=masks_and_positions())
-def test_positions_in_context_round_trip_and_leave_nothing(drawn: tuple[list[Places], Places]) -> None:
-    masks, kept = drawn
-    coder = ContextCoder(masks)
+def test_positions_in_context_round_trip_and_leave_nothing(drawn: tuple[list[Places], list[Places], Places]) -> None:
+    masks, moved, kept = drawn
+    coder = ContextCoder(masks, moved)
     reader = Reader(coder.encode(kept))
 
     np.testing.assert_array_equal(coder.read(reader, kept.size, int(np.count_nonzero(kept))), kept)
@@ -84,10 +85,10 @@ def test_positions_in_context_round_trip_and_leave_nothing(drawn: tuple[list[Pla
 
 @given(drawn=masks_and_positions(), data=st.data())
 def test_damaged_positions_in_context_are_refused_or_have_one_form(
-    drawn: tuple[list[Places], Places], data: st.DataObject
+    drawn: tuple[list[Places], list[Places], Places], data: st.DataObject
 ) -> None:
-    masks, kept = drawn
-    coder, blob = ContextCoder(masks), ContextCoder(masks).encode(kept)
+    masks, moved, kept = drawn
+    coder, blob = ContextCoder(masks, moved), ContextCoder(masks, moved).encode(kept)
     at = data.draw(st.integers(0, len(blob)))
     blob = blob[:at] + data.draw(st.binary(max_size=3)) + blob[at + data.draw(st.integers(0, 3)) :]
     reader = Reader(blob)
@@ -104,7 +105,7 @@ def test_context_coding_of_scattered_positions_is_within_2_percent_of_the_entrop
     kept = bernoulli(permille / 1000, 100_000)
     density = kept.mean()
     entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
-    assert len(ContextCoder([np.ones(kept.shape, np.bool_)]).encode(kept)) <= 1.02 * kept.size * entropy / 8 + 16
+    assert len(unmoved(kept.shape).encode(kept)) <= 1.02 * kept.size * entropy / 8 + 16
 
 
 def test_context_coding_of_busy_rows_or_columns_is_far_below_the_entropy_of_scattered_positions() -> None:
@@ -113,7 +114,21 @@ def test_context_coding_of_busy_rows_or_columns_is_far_below_the_entropy_of_scat
     density = busy.mean()
     entropy = busy.size * (-density * math.log2(density) - (1 - density) * math.log2(1 - density)) / 8
     for kept in (busy, busy.T):
-        assert len(ContextCoder([np.ones(kept.shape, np.bool_)]).encode(kept.reshape(-1))) < 0.75 * entropy
+        assert len(unmoved(kept.shape).encode(kept.reshape(-1))) < 0.75 * entropy
+
+
+def test_positions_where_weights_have_moved_before_take_fewer_bytes() -> None:
+    moved = np.zeros((400, 100), np.bool_)
+    moved[::10, ::5] = True
+    kept = (moved & bernoulli(0.5, moved.size).reshape(moved.shape)).reshape(-1)
+    everything = np.ones(moved.shape, np.bool_)
+
+    assert len(ContextCoder([everything], [moved]).encode(kept)) < 0.6 * len(unmoved(moved.shape).encode(kept))
+
+
+def unmoved(shape: tuple[int, ...]) -> ContextCoder:
+    """The coder of a tensor that is kept whole and has not moved."""
+    return ContextCoder([np.ones(shape, np.bool_)], [np.zeros(shape, np.bool_)])
 
 
 def test_a_promise_of_endless_positions_in_context_ends_soon() -> None:
@@ -121,7 +136,7 @@ def test_a_promise_of_endless_positions_in_context_ends_soon() -> None:
     mask = np.ones((1000, 1000), np.bool_)
     for blob in (b"\x04\xff\xff\xff\xff", b"\x08\x55" + bytes(7), b"\x02\x80\x00", b"\x80\x00"):
         with pytest.raises(ProtocolError):
-            ContextCoder([mask] * 3).read(Reader(blob), 3_000_000, 100)
+            ContextCoder([mask] * 3, [~mask] * 3).read(Reader(blob), 3_000_000, 100)
 
 
 @given(kept=kept_positions())

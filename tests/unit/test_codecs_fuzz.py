@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprune.codecs import Update, Values, decode_model, decode_update, encode_model, parse_codec
+from fedprune.codecs import Values, decode_model, decode_update, encode_model, parse_codec
 from fedprune.codecs.reader import pack_bits
 from fedprune.errors import ProtocolError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, Weights
 from fedprune.pruning.masks import apply_mask
-from tests.encoding import KEY, encoded
+from tests.encoding import KEY, encoded, update_of, whole_delta
 
 # Numbers that overflow on their way are as bad as an exception.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -38,10 +38,10 @@ KEYED = Keyed(1, "fuzz")
 WEIGHTS = {spec.name: KEYED.uniform(spec.size, -1.0, 1.0).reshape(spec.shape).astype(spec.dtype) for spec in TABLE}
 # The small tensor travels as a bitmap, the large one as Rice-coded gaps.
 MASK = {"conv/kernel": WEIGHTS["conv/kernel"] > 0.2, "dense/kernel": WEIGHTS["dense/kernel"] > 0.8}
-UPDATE = Update(
-    delta={spec.name: WEIGHTS[spec.name] for spec in TABLE.of(TensorClass.PRUNABLE, TensorClass.DENSE)},
-    statistics={"norm/mean": WEIGHTS["norm/mean"]},
-    mask=MASK,
+UPDATE = update_of(
+    {spec.name: WEIGHTS[spec.name] for spec in TABLE.of(TensorClass.PRUNABLE, TensorClass.DENSE)},
+    {"norm/mean": WEIGHTS["norm/mean"]},
+    MASK,
 )
 MODELS = {values: encode_model(WEIGHTS, MASK, TABLE, values) for values in Values}
 SAME_AGAIN = ("mask | fp32", "mask | fp16", "mask | int8")
@@ -114,14 +114,15 @@ def test_damaged_update(case: tuple[str, bool], data: st.DataObject) -> None:
         update = decode_update(blob, TABLE, MASK if mask_is_known else None, parse_codec(codec), KEY)
     except ProtocolError:
         return
-    tensors = {**update.delta, **update.statistics}
+    delta = whole_delta(update, TABLE)
+    tensors = {**delta, **update.statistics}
     assert {name: array.shape for name, array in tensors.items()} == {
         spec.name: spec.shape for spec in TABLE if spec.kind is not TensorClass.INTEGER
     }
     assert all(np.isfinite(array).all() for array in tensors.values())
     if codec in SAME_AGAIN:
         assert encoded(update, TABLE, codec, mask_is_known=mask_is_known) == blob
-    assert_only_kept_weights_differ_from_zero(update.delta, apply_mask(update.delta, update.mask))
+    assert_only_kept_weights_differ_from_zero(delta, apply_mask(delta, update.mask))
 
 
 @given(st.binary(max_size=2000))

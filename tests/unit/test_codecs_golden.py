@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fedprune.codecs import (
-    Update,
     Values,
     apply_delta,
     decode_model,
@@ -22,11 +21,12 @@ from fedprune.codecs import (
     encode_delta,
     encode_model,
     encode_replay,
+    moved_since,
     parse_codec,
 )
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
-from tests.encoding import KEY, encoded
+from tests.encoding import KEY, encoded, update_of, whole_delta
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "codecs.json"
 
@@ -53,7 +53,12 @@ CODECS = (
     "mask | subsample(0.2) | rotate | quantise(2)",
     "mask | low_rank(2) | quantise(8)",
 )
-DELTAS = ("mask | int8", "mask | topk(0.1) | ternary | rice", "mask | random_mask(0.2) | rotate | quantise(4)")
+DELTAS = (
+    "mask | int8",
+    "mask | topk(0.1) | ternary | rice",
+    "mask | topk(0.1) | ternary | context",
+    "mask | random_mask(0.2) | rotate | quantise(4)",
+)
 
 
 def _cases() -> dict[str, dict[str, str]]:
@@ -67,11 +72,8 @@ def _cases() -> dict[str, dict[str, str]]:
         "half": weights["half"] > 0.0,
         "thin": weights["thin"] > 2.8,
     }
-    update = Update(
-        delta={name: weights[name] for name in ("full", "half", "thin", "bias")},
-        statistics={"mean": weights["mean"]},
-        mask=mask,
-    )
+    delta = {name: weights[name] for name in ("full", "half", "thin", "bias")}
+    update = update_of(delta, {"mean": weights["mean"]}, mask)
     cases = {}
     for values in Values:
         blob = encode_model(weights, mask, TABLE, values)
@@ -80,7 +82,7 @@ def _cases() -> dict[str, dict[str, str]]:
         blob = encoded(update, TABLE, codec, mask_is_known=known_mask is not None)
         decoded = decode_update(blob, TABLE, known_mask, parse_codec(codec), KEY)
         name = f"update, {codec}, {'own' if known_mask is None else 'shared'} mask"
-        cases[name] = _case(blob, {**decoded.delta, **decoded.statistics}, decoded.mask)
+        cases[name] = _case(blob, {**whole_delta(decoded, TABLE), **decoded.statistics}, decoded.mask)
     return cases | _deltas(weights, mask)
 
 
@@ -92,9 +94,9 @@ def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
     for chain in DELTAS:
         codec, found, deltas = parse_codec(chain), base, list[bytes]()
         for version in (1, 2):
-            key = delta_key(7, version)
-            deltas.append(encode_delta(weights, found, mask, table, codec, key))
-            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16)
+            key, moved = delta_key(7, version), moved_since(base, found, table)
+            deltas.append(encode_delta(weights, found, mask, table, codec, key, moved))
+            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16, moved)
         cases[f"replay, {chain}"] = _case(encode_replay(deltas), found, mask)
     return cases
 

@@ -348,3 +348,23 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, arrays: dict
     with pytest.raises(DataError) as counted:
         count_examples(path)
     assert complaint in str(counted.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "complaint"),
+    [
+        (np.array(2), "1 numbers of x are missing (NaN), and missing says 2; correct one of them"),
+        (np.array([1, 0]), "missing is int64 of shape (2,); it must be one integer"),
+        (np.array(1.0), "missing is float64 of shape (); it must be one integer"),
+    ],
+)
+def test_missing_numbers_are_announced(tmp_path: Path, missing: np.ndarray, complaint: str) -> None:
+    x = np.where(_X == 9, np.nan, _X)
+    np.savez(tmp_path / "lacking.npz", x=x, y=_Y, missing=missing)
+    for read in (load_npz, count_examples):
+        with pytest.raises(DataError) as error:
+            read(tmp_path / "lacking.npz")
+        assert complaint in str(error.value)
+    np.savez(tmp_path / "lacking.npz", x=x, y=_Y, missing=np.array(1))
+    assert np.count_nonzero(np.isnan(load_npz(tmp_path / "lacking.npz").x)) == 1
+    assert count_examples(tmp_path / "lacking.npz") == 6

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedprune.data import load_examples, most_examples
-from fedprune.data.description import Series, Table
+from fedprune.data import load_examples, most_examples, read_examples, save_npz
+from fedprune.data.description import MinMax, Series, Standard, Table
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.tables import rows as rows_module
 from fedprune.errors import DataError
@@ -282,3 +282,51 @@ def test_every_window_is_consecutive_good_rows_of_one_group_and_class(
         assert len(load_examples(path, series)) == expected
     except DataError:
         assert expected == 0
+
+
+_FILLED = Table(inputs=("t", "h"), label="power", normalize=Standard(mean=(10.0, 50.0), std=(5.0, 10.0)))
+
+
+def test_empty_cells_are_taken_as_the_mean_where_the_task_has_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rooms.csv"
+    path.write_text("t,h,power\n15, ,1\n,40,2\n20,60,3\n,,4\n10,50,\n")
+
+    data = load_examples(path, _FILLED)
+
+    assert data.x.tolist() == [[1.0, 0.0], [0.0, -1.0], [2.0, 1.0]]
+    assert data.y.tolist() == [[1.0], [2.0], [3.0]]
+    assert (
+        "2 empty cells are taken as the mean of their column, the first is rooms.csv, line 2: column 'h'" in caplog.text
+    )
+    assert "2 rows with an empty cell skipped, the first is rooms.csv, line 5" in caplog.text
+
+
+def test_empty_cells_of_windows_are_taken_as_the_mean(tmp_path: Path) -> None:
+    series = Series(("t", "h"), "power", window=2, stride=2, normalize=_FILLED.normalize)
+    path = tmp_path / "rooms.csv"
+    path.write_text("t,h,power\n15,,1\n,40,2\n20,60,3\n10,50,4\n")
+
+    assert load_examples(path, series).x.tolist() == [[[1.0, 0.0], [0.0, -1.0]], [[2.0, 1.0], [0.0, 0.0]]]
+
+
+def test_rows_with_an_empty_cell_are_skipped_where_no_mean_stands_in(tmp_path: Path) -> None:
+    path = tmp_path / "rooms.csv"
+    path.write_text("t,h,power\n15,,1\n20,60,3\n")
+    table = Table(inputs=("t", "h"), label="power", normalize=MinMax(minimum=(0.0,), maximum=(10.0,)))
+
+    assert len(load_examples(path, table)) == 1
+
+
+def test_what_is_missing_survives_being_shared_out(tmp_path: Path) -> None:
+    path = tmp_path / "rooms.csv"
+    path.write_text("t,h,power\n15,,1\n,40,2\n")
+    save_npz(tmp_path / "share.npz", read_examples(path, _FILLED))
+
+    assert load_examples(tmp_path / "share.npz", _FILLED).x.tolist() == [[1.0, 0.0], [0.0, -1.0]]
+    assert most_examples(tmp_path / "share.npz") == 2
+    with pytest.raises(
+        DataError, match=r"example 0 of x lacks a number \(NaN\), and the task fills in none; fill it in"
+    ):
+        load_examples(tmp_path / "share.npz", Table(inputs=("t", "h"), label="power"))

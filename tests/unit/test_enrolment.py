@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedprune.identity.certificates import new_key, signing_request
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.enrolment import MOST_ADDRESSES, WRONG_WINDOW_S, Answer, Enrolment
 from fedprune.identity.gateway import Gateway, init_gateway
 from fedprune.identity.settings import GatewaySettings
@@ -43,8 +44,10 @@ class Desk:
         body = json.dumps({"secret": secret.hex(), "request": request.decode()}).encode()
         return self.say("POST", "/enrolment", body, address)
 
-    def say(self, method: str, path: str, body: bytes = b"", address: str = "10.0.0.7") -> Answer:
-        answer = self._endpoint.answer(method, path, body, address)
+    def say(
+        self, method: str, path: str, body: bytes = b"", address: str = "10.0.0.7", serial: int | None = None
+    ) -> Answer:
+        answer = self._endpoint.answer(method, path, body, address, serial)
         if answer.status != 200:
             assert "\n" not in json.loads(answer.body)["error"]
         return answer
@@ -107,6 +110,41 @@ def test_a_token_that_was_replaced_or_withdrawn_is_unknown(desk: Desk) -> None:
         status, said = why(desk.ask(secret, REQUEST))
         assert (status, said.partition(":")[0]) == (403, "this token is unknown")
     assert desk.ask(new, REQUEST).status == 200
+
+
+YEAR = 365 * 24 * 3600.0
+
+
+def test_a_certificate_is_renewed_for_the_same_name_and_key_and_asked_again_it_is_the_same(desk: Desk) -> None:
+    former = certificate(desk.ask(desk.invite("pi-1"), REQUEST))
+    key = DeviceKeys(desk.gateway.path).get("pi-1")
+    desk.passed_s = 7.5 * YEAR
+    answer = desk.say("POST", "/renewal", serial=former.serial_number)
+    renewed = certificate(answer)
+    assert renewed.subject == former.subject
+    assert renewed.public_key() == former.public_key()
+    assert renewed.not_valid_after_utc - former.not_valid_after_utc == timedelta(seconds=7.5 * YEAR)
+    assert desk.say("POST", "/renewal", serial=former.serial_number) == answer
+    assert DeviceKeys(desk.gateway.path).get("pi-1") == key is not None
+
+
+def test_what_is_not_due_is_not_renewed(desk: Desk) -> None:
+    found = certificate(desk.ask(desk.invite("pi-1"), REQUEST))
+    desk.passed_s = 6.5 * YEAR
+    refused = why(desk.say("POST", "/renewal", serial=found.serial_number))
+    assert refused == (403, f"this certificate is not renewed before {NOW + timedelta(days=7 * 365):%Y-%m-%d}")
+
+
+def test_who_shows_no_certificate_of_a_device_or_a_revoked_one_renews_nothing(desk: Desk) -> None:
+    found = certificate(desk.ask(desk.invite("pi-1"), REQUEST))
+    desk.passed_s = 8 * YEAR
+    status, said = why(desk.say("POST", "/renewal"))
+    assert (status, said) == (403, "a renewal needs the certificate that is to be renewed, shown in TLS")
+    status, said = why(desk.say("POST", "/renewal", serial=1))
+    assert (status, said) == (403, "this certificate is of no device that has joined this gateway")
+    assert desk.gateway.devices.revoke("pi-1", 1, 0, lambda _: None)
+    status, said = why(desk.say("POST", "/renewal", serial=found.serial_number))
+    assert (status, said) == (403, "pi-1 is revoked; the gateway's owner can enrol it anew")
 
 
 def test_who_guesses_is_not_heard_for_a_while_and_others_are(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

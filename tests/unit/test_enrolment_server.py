@@ -8,37 +8,36 @@ import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from fedprune.errors import ConfigurationError
 from fedprune.identity.enrolment import MAX_BODY_BYTES, Answer
 from fedprune.identity.enrolment_server import MOST_CONNECTIONS, EnrolmentServer
-from fedprune.identity.gateway import init_gateway
+from fedprune.identity.gateway import ServerFiles, init_gateway
 from fedprune.identity.settings import GatewaySettings
 from tests.brokers import free_port
 from tests.served import served
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> ServerFiles:
     path = tmp_path_factory.mktemp("gateway")
-    init_gateway(path, GatewaySettings(("127.0.0.1",)), datetime.now(UTC))
-    return path / "enrolment.pem", path / "enrolment.key"
+    return init_gateway(path, GatewaySettings(("127.0.0.1",)), datetime.now(UTC)).enrolment_files
 
 
 class Endpoint:
     """A server that answers with what it was asked."""
 
-    def __init__(self, files: tuple[Path, Path]) -> None:
+    def __init__(self, files: ServerFiles) -> None:
         self.port = free_port()
-        self.context = ssl.create_default_context(cafile=str(files[0].with_name("ca.pem")))
+        self.context = ssl.create_default_context(cafile=str(files.authority))
         self.context.verify_flags |= ssl.VERIFY_X509_STRICT  # which is Python 3.13's default
-        self.server = EnrolmentServer(self.port, *files, self._answer)
+        self.server = EnrolmentServer(self.port, files, self._answer)
 
     @staticmethod
-    def _answer(method: str, path: str, body: bytes, address: str) -> Answer:
+    def _answer(method: str, path: str, body: bytes, address: str, serial: int | None) -> Answer:
+        assert serial is None
         return Answer(200, f"{method} {path} {len(body)} {address}".encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
@@ -53,7 +52,7 @@ class Endpoint:
 
 
 @pytest.fixture
-def endpoint(files: tuple[Path, Path]) -> Iterator[Endpoint]:
+def endpoint(files: ServerFiles) -> Iterator[Endpoint]:
     endpoint = Endpoint(files)
     with served(endpoint.server):
         yield endpoint
@@ -110,6 +109,6 @@ def test_more_connections_than_there_is_room_for_are_closed_at_once(endpoint: En
     pytest.fail("no room was made")
 
 
-def test_a_port_that_is_taken_is_said(endpoint: Endpoint, files: tuple[Path, Path]) -> None:
+def test_a_port_that_is_taken_is_said(endpoint: Endpoint, files: ServerFiles) -> None:
     with pytest.raises(ConfigurationError, match=rf"port {endpoint.port} cannot be listened on .*enrolment_port"):
-        EnrolmentServer(endpoint.port, *files, lambda *_: Answer(200, b""))
+        EnrolmentServer(endpoint.port, files, lambda *_: Answer(200, b""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -39,7 +38,7 @@ from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundl
 from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 from tests.described import chain_of, table_of, weights_of
-from tests.samples import assignment
+from tests.samples import assignment, changed
 
 CLASSES = 3
 BASE: tuple[AnyLayer, ...] = (
@@ -107,7 +106,7 @@ def first_model(bundle: Bundle, values: Values) -> GlobalModel:
 
 
 def do_round(bundle: Bundle, made: GlobalModel, trainer: Mover) -> LocalResult:
-    asked = msgspec.structs.replace(assignment(0), weights_digest=made.model.weights_digest, codec="mask | fp32")
+    asked = changed(assignment(0), weights_digest=made.model.weights_digest, codec="mask | fp32")
     data = Dataset(np.zeros((7, *NETWORK_INPUT), np.float32), np.zeros(7, np.int64))
     return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
 

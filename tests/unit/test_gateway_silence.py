@@ -63,7 +63,7 @@ def test_a_later_round_counts_its_own_silence() -> None:
     assert gateway.state.nobody == 0
 
 
-@pytest.mark.parametrize(("strangers", "topic"), [(0, "fedprune/field/up/#"), (7, "fedprune/field/down/#")])
+@pytest.mark.parametrize(("strangers", "topic"), [(0, "fp/field/u/#"), (7, "fp/field/d/#")])
 def test_the_line_names_federation_broker_and_topic(strangers: int, topic: str) -> None:
     line = nobody(WarnNobody(90.0, strangers), Topics("field"), "mqtt://gateway.local:1883")
 

@@ -10,15 +10,16 @@ import pytest
 
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.merging import Aggregate
-from fedprune.codecs import Update, Values, decode_model, decode_update, parse_codec
+from fedprune.codecs import Values, decode_model, decode_update, parse_codec
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, Weights, sparsity, weights_digest
 from fedprune.pruning.masks import Allocation, full_mask, mask_sparsity
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Task
+from fedprune.task.bundle import Pruning, Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
-from tests.encoding import KEY, encoded
+from tests.encoding import KEY, encoded, update_of
 from tests.simulation.world import STEPS_PER_ROUND, make_bundle
 
 VERSIONS = (0, 1, 2, 5)
@@ -73,6 +74,23 @@ def test_it_is_pruned_to_what_the_schedule_says_of_its_round(policy: MaskPolicy)
         assert sparsity(made.exact, task(policy).table) == pytest.approx(due, abs=1e-3)
 
 
+def test_weights_below_the_threshold_go_where_the_schedule_updates_the_mask_and_stay_where_it_does_not() -> None:
+    schedule = ConstantSparsity(target_sparsity=0.0, begin_step=1, end_step=2 * STEPS_PER_ROUND, frequency=1)
+    pruning = Pruning(schedule, threshold=0.2)
+    thresholded = msgspec.structs.replace(task(MaskPolicy.SHARED), pruning=pruning)
+    full = full_mask(thresholded.table)
+
+    pruned = {
+        version: new_model(weights(MaskPolicy.SHARED), thresholded, "run", version, Values.FP32, full).checkpoint.mask
+        for version in (0, 1, 2, 3)
+    }
+
+    for version, mask in pruned.items():
+        for name, kept in mask.items():
+            small = np.abs(weights(MaskPolicy.SHARED)[name]) < 0.2
+            np.testing.assert_array_equal(kept, ~small if version in (1, 2) else full[name])
+
+
 def test_the_gateways_own_weights_are_not_rounded() -> None:
     made = model(0).checkpoint
 
@@ -104,7 +122,7 @@ def test_a_shared_mask_prunes_on_where_all_agents_set_a_kept_weight_to_zero(allo
     for examples in (7, 9, 13):
         delta = {"a/kernel": -before.weights["a/kernel"], "a/bias": np.zeros(20, np.float32)}
         statistics = {name: before.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
-        update = Update(delta, statistics, before.mask)
+        update = update_of(delta, statistics, before.mask)
         blob = encoded(update, shared.table, "mask | fp32", mask_is_known=True)
         aggregate.add(decode_update(blob, shared.table, before.mask, parse_codec("mask | fp32"), KEY), examples)
     merged = aggregate.result(before.exact)
@@ -123,7 +141,7 @@ def test_with_own_masks_what_no_agent_keeps_stays_pruned() -> None:
     kept = np.arange(800).reshape(40, 20) % 5 == 0
     delta = {"a/kernel": np.where(kept, -base.weights["a/kernel"], np.float32(0.0)), "a/bias": np.zeros(20, np.float32)}
     statistics = {name: base.weights[name] for name in ("b/moving_mean", "b/moving_variance")}
-    aggregate.add(Update(delta, statistics, {"a/kernel": kept}), 7)
+    aggregate.add(update_of(delta, statistics, {"a/kernel": kept}), 7)
 
     merged = aggregate.result(base.exact)
 

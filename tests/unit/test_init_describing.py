@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -41,6 +42,7 @@ from fedprune.data.description import (
     Text,
     Waveform,
 )
+from fedprune.data.normalization import lacks_statistics
 from fedprune.errors import ConfigurationError, DataError, TaskError
 from fedprune.model.losses import Loss
 from tests.processes import run
@@ -174,10 +176,22 @@ def test_columns_of_numbers_are_inputs_and_are_normalised(tmp_path: Path) -> Non
     plan = _plan(_rooms(tmp_path), _model((2,), 1, "linear"), label="watts")
     assert isinstance(plan.data, Table)
     assert (plan.data.inputs, plan.data.labels, plan.loss) == (("t", "h"), (), Loss.MEAN_SQUARED_ERROR)
-    x = load_examples(tmp_path / "rooms.csv", plan.data).x
-    assert abs(x.mean(axis=0)).max() < 1e-3
-    assert abs(x.std(axis=0) - 1).max() < 1e-3
-    assert "Rescaling" in " ".join(plan.notes)  # of targets in the thousands
+    assert plan.data.normalize == plan.data.targets == Standard(statistics="federated")
+
+
+def test_targets_stay_where_the_model_brings_its_answers_to_their_scale(tmp_path: Path) -> None:
+    answers = OutputLook((1,), "", "linear", rescales=True)
+    rescaling = msgspec.structs.replace(_model((2,), 1, "linear"), outputs=(answers,))
+    plan = _plan(_rooms(tmp_path), rescaling, label="watts")
+    assert isinstance(plan.data, Table)
+    assert (plan.data.normalize, plan.data.targets) == (Standard(statistics="federated"), None)
+
+
+def test_columns_of_classes_are_normalised_by_the_statistics_that_are_seen(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal((0, 100), 9, (40, 2))
+    np.savez(tmp_path / "rows.npz", x=x, y=np.arange(40) % 3)
+    plan = _plan(tmp_path / "rows.npz", _model((2,), 3))
+    assert abs(load_examples(tmp_path / "rows.npz", plan.data).x.mean(axis=0)).max() < 1e-3
 
 
 def test_windows_are_as_long_as_the_model_takes_and_people_are_found(tmp_path: Path) -> None:
@@ -210,7 +224,10 @@ def test_the_loss_of_arrays_follows_from_labels_and_the_models_end(
     np.savez(path, x=np.random.default_rng(0).normal(50, 9, (40, 4)), y=y)
     plan = _plan(path, _model((4,), outputs, activation))
     assert plan.loss is loss
-    assert abs(load_examples(path, plan.data).x.mean()) < 0.01
+    if loss is Loss.MEAN_SQUARED_ERROR:
+        assert lacks_statistics(plan.data)
+    else:
+        assert abs(load_examples(path, plan.data).x.mean()) < 0.01
 
 
 @pytest.mark.parametrize("make", [_pictures, _rooms, _people, _reviews, _sounds])

@@ -10,18 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.latency.conditions import (
-    Observation,
-    Watch,
+from benchmarks.latency.conditions import Observation, Watch, summarise_conditions
+from benchmarks.latency.judgement import Disturbance, judge
+from fedprune.system.conditions import (
     _available_memory,
     _megahertz,
     _number,
     _temperature,
     _throttling,
     read_conditions,
-    summarise_conditions,
 )
-from benchmarks.latency.judgement import Disturbance, judge
 from tests.benchmarked import QUIET, quiet
 
 _CORES = sorted(os.sched_getaffinity(0))

@@ -137,7 +137,7 @@ def test_a_merge_that_explodes_is_not_kept_and_the_agents_are_named(
 
 def test_pruning_that_makes_the_loss_explode_is_no_fault_of_the_updates(site: Site) -> None:
     losses = itertools.count(1)
-    runner = begin(site, FLEET, plan=PLAN, evaluate=lambda _: Evaluation(1, 50.0 * next(losses), {"accuracy": 0.5}))
+    runner = begin(site, FLEET, plan=PLAN, evaluate=lambda *_: Evaluation(1, 50.0 * next(losses), {"accuracy": 0.5}))
     round_with(site, runner, {})
     round_with(site, runner, {})
 

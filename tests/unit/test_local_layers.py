@@ -28,7 +28,7 @@ from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 from tests.described import chain_of, normalization, table_of, weights_of
 from tests.described import dense as layer_of
-from tests.samples import assignment
+from tests.samples import assignment, changed
 
 CODEC = "mask | fp32"
 INPUT, CLASSES = (6,), 3
@@ -79,7 +79,7 @@ def first_model(bundle: Bundle) -> GlobalModel:
 def do_round(
     bundle: Bundle, made: GlobalModel, trainer: Mover, own: Weights | None = None, agent: str = "pi-1"
 ) -> LocalResult:
-    asked = msgspec.structs.replace(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
+    asked = changed(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
     data = Dataset(np.zeros((7, *INPUT), np.float32), np.zeros(7, np.int64))
     given = read_bundle(bundle.for_devices())
     return train_locally(LocalRound(agent, asked, made.blob, lambda: None, None, 40.0, local=own), given, trainer, data)

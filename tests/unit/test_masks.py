@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorSpec, TensorTable
-from fedprune.pruning.masks import Allocation, apply_mask, full_mask, mask_sparsity, score_mask
+from fedprune.pruning.masks import Allocation, apply_mask, full_mask, keep_above, mask_sparsity, score_mask
 
 TABLE = TensorTable(
     (
@@ -147,12 +147,73 @@ def test_a_table_with_nothing_to_prune_has_an_empty_mask() -> None:
         (Allocation.LAMP, "0e7c6705626f4452"),
         (Allocation.GLOBAL, "05e10687175151ad"),
         (Allocation.UNIFORM, "5ed89414ff62fa75"),
+        (Allocation.ERK, "4df651e8c6aed9d6"),
     ],
 )
 def test_masks_are_the_same_on_every_machine(allocation: Allocation, digest: str) -> None:
     mask = score_mask(weights(seed=7), TABLE, 0.8, allocation, EVERYTHING)
+    assert digest_of(mask) == digest
+
+
+def digest_of(mask: Mask) -> str:
     packed = b"".join(np.packbits(kept).tobytes() for kept in mask.values())
-    assert hashlib.sha256(packed).hexdigest()[:16] == digest
+    return hashlib.sha256(packed).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
+def test_erk_keeps_small_layers_denser_and_reaches_the_whole_sparsity(sparsity: float) -> None:
+    mask = score_mask(weights(), TABLE, sparsity, Allocation.ERK, EVERYTHING)
+
+    density = {name: float(kept.mean()) for name, kept in mask.items()}
+    assert density["conv/kernel"] >= density["dense/kernel"]
+    assert mask_sparsity(mask) == pytest.approx(sparsity, abs=0.005)
+    if density["conv/kernel"] < 1.0:
+        ratio = (12 / 72) / (30 / 200)  # sums of sizes over their products
+        assert density["conv/kernel"] / density["dense/kernel"] == pytest.approx(ratio, rel=0.1)
+
+
+@pytest.mark.parametrize("allocation", Allocation)
+@pytest.mark.parametrize("block", [(1, 4), (2, 2), (3, 7)])
+def test_a_block_is_kept_or_pruned_whole(allocation: Allocation, block: tuple[int, int]) -> None:
+    mask = score_mask(weights(), TABLE, 0.6, allocation, EVERYTHING, block)
+
+    for name, kept in mask.items():
+        assert kept.shape == weights()[name].shape
+        matrix = kept.reshape(-1, kept.shape[-1])
+        for row in range(0, matrix.shape[0], block[0]):
+            for column in range(0, matrix.shape[1], block[1]):
+                one = matrix[row : row + block[0], column : column + block[1]]
+                assert one.all() or not one.any()
+    assert mask_sparsity(mask) == pytest.approx(0.6, abs=0.1)
+
+
+@given(coarse_weights(), coarse_weights(), st.sampled_from(Allocation), st.floats(0.0, 0.9), st.floats(0.0, 0.999))
+def test_a_block_that_was_pruned_stays_pruned(
+    tensors: dict[str, Array], later: dict[str, Array], allocation: Allocation, first: float, second: float
+) -> None:
+    before = score_mask(tensors, TABLE, first, allocation, EVERYTHING, (1, 4))
+
+    after = score_mask(later, TABLE, second, allocation, before, (1, 4))
+
+    assert not any((after[name] & ~before[name]).any() for name in after)
+
+
+def test_weights_below_a_threshold_go_and_a_tensor_keeps_its_largest() -> None:
+    tensors = {"conv/kernel": weights()["conv/kernel"] * np.float32(1e-6), "dense/kernel": weights()["dense/kernel"]}
+    before = score_mask(weights(), TABLE, 0.3, Allocation.UNIFORM, EVERYTHING)
+
+    mask = keep_above(tensors, before, 0.5)
+
+    np.testing.assert_array_equal(
+        mask["dense/kernel"], before["dense/kernel"] & (np.abs(tensors["dense/kernel"]) >= 0.5)
+    )
+    largest = np.where(before["conv/kernel"], np.abs(tensors["conv/kernel"]), 0.0).argmax()
+    assert np.flatnonzero(mask["conv/kernel"]).tolist() == [largest]
+
+
+def test_masks_of_blocks_are_the_same_on_every_machine() -> None:
+    mask = score_mask(weights(seed=7), TABLE, 0.8, Allocation.LAMP, EVERYTHING, (1, 4))
+    assert digest_of(mask) == "ac00f5e0e3af2eb7"
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 5, 7])

@@ -65,14 +65,29 @@ def test_ties_and_zeros_are_kept_as_tfmot_keeps_them(sparsity: float) -> None:
     _assert_same_mask(np.zeros((4, 5), np.float32), sparsity, 0, schedule)
 
 
+@pytest.mark.parametrize("shape", [(128, 64), (84, 36), (16, 12)])
+@pytest.mark.parametrize("block", [(1, 4), (4, 1), (2, 4)])
+@pytest.mark.parametrize("sparsity", [0.3, 0.8])
+def test_masks_of_blocks_are_tfmots(shape: tuple[int, int], block: tuple[int, int], sparsity: float) -> None:
+    layer = Keyed(4, "blocks").uniform(shape[0] * shape[1], -1.0, 1.0).reshape(shape)
+    table = TensorTable((TensorSpec("kernel", shape, "float32", TensorClass.PRUNABLE, "layer"),))
+
+    ours = score_mask({"kernel": layer}, table, sparsity, Allocation.UNIFORM, full_mask(table), block)["kernel"]
+
+    theirs = _tfmot_mask(layer, 0, tfmot.ConstantSparsity(sparsity, begin_step=0, frequency=1), block)
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def _assert_same_mask(layer: Array, sparsity: float, step: int, theirs: tfmot.PruningSchedule) -> None:
     table = TensorTable((TensorSpec("kernel", layer.shape, "float32", TensorClass.PRUNABLE, "layer"),))
     ours = score_mask({"kernel": layer}, table, sparsity, Allocation.UNIFORM, full_mask(table))["kernel"]
     np.testing.assert_array_equal(ours, _tfmot_mask(layer, step, theirs))
 
 
-def _tfmot_mask(layer: Array, step: int, schedule: tfmot.PruningSchedule) -> np.ndarray:
+def _tfmot_mask(
+    layer: Array, step: int, schedule: tfmot.PruningSchedule, block: tuple[int, int] = (1, 1)
+) -> np.ndarray:
     weight, mask, threshold = tf.Variable(layer), tf.Variable(tf.ones_like(layer)), tf.Variable(0.0)
-    pruning = pruning_impl.Pruning(lambda: tf.constant(step), [(weight, mask, threshold)], schedule, (1, 1), "AVG")
+    pruning = pruning_impl.Pruning(lambda: tf.constant(step), [(weight, mask, threshold)], schedule, block, "AVG")
     pruning.conditional_mask_update()
     return mask.numpy().astype(np.bool_)

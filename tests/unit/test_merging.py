@@ -19,8 +19,9 @@ from fedprune.codecs import Update, check_update
 from fedprune.codecs.update import LARGEST_VALUE, LARGEST_VARIANCE
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
-from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
+from tests.encoding import update_of, whole_delta
 
 TABLE = TensorTable(
     (
@@ -54,7 +55,7 @@ def make_update(seed: int, policy: MaskPolicy = MaskPolicy.SHARED, limit: float 
     own = {name: draw(seed + 1000, 1.0)[name] > -0.2 for name in KERNELS}
     mask: Mask = own if policy is MaskPolicy.OWN else full_mask(TABLE)
     statistics = {mean: drawn[mean] for mean, _ in MOMENTS} | {var: np.abs(drawn[var]) for _, var in MOMENTS}
-    return Update(apply_mask({name: drawn[name] for name in DELTAS}, mask), statistics, mask)
+    return update_of({name: drawn[name] for name in DELTAS}, statistics, mask)
 
 
 Folded = Sequence[tuple[Update, int]]
@@ -124,7 +125,7 @@ def test_one_update_of_one_agent_moves_the_exact_weights_by_itself() -> None:
     found = merged([(update, 600)])
 
     for name in DELTAS:
-        np.testing.assert_allclose(found[name], EXACT[name] + update.delta[name], rtol=0, atol=2e-7)
+        np.testing.assert_allclose(found[name], EXACT[name] + whole_delta(update, TABLE)[name], rtol=0, atol=2e-7)
     np.testing.assert_array_equal(found["seen"], EXACT["seen"])
     assert list(found) == [spec.name for spec in TABLE]
 
@@ -138,7 +139,9 @@ def test_fedavg_is_the_mean_weighted_by_examples(drawn: list[tuple[int, int]]) -
     found = merged(folded)
 
     for name in DELTAS:
-        mean = sum(examples * update.delta[name].astype(np.float64) for update, examples in folded) / total
+        mean = (
+            sum(examples * whole_delta(update, TABLE)[name].astype(np.float64) for update, examples in folded) / total
+        )
         # Each addend is rounded to 2^-33 at most, the result to float32.
         np.testing.assert_allclose(found[name], EXACT[name] + mean, rtol=2**-24, atol=2.0**-FRACTION_BITS)
 
@@ -155,7 +158,7 @@ def test_own_masks_are_averaged_over_those_who_keep_a_weight(drawn: list[tuple[i
         below = np.zeros(BASE[name].shape)
         for update, examples in folded:
             kept = update.mask[name]
-            above += examples * kept * (BASE[name].astype(np.float64) + update.delta[name])
+            above += examples * kept * (BASE[name].astype(np.float64) + whole_delta(update, TABLE)[name])
             below += examples * kept
         expected = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         np.testing.assert_allclose(found[name], expected, rtol=2**-23, atol=2.0**-FRACTION_BITS)
@@ -165,7 +168,7 @@ def test_own_masks_are_averaged_over_those_who_keep_a_weight(drawn: list[tuple[i
 def test_where_nobody_keeps_a_weight_it_is_zero() -> None:
     nobody: Mask = {name: np.zeros(BASE[name].shape, np.bool_) for name in KERNELS}
     update = make_update(1)
-    pruned = Update(apply_mask(update.delta, nobody), update.statistics, nobody)
+    pruned = update_of(whole_delta(update, TABLE), update.statistics, nobody)
 
     found = merged([(pruned, 10), (pruned, 20)], MaskPolicy.OWN)
 
@@ -224,7 +227,7 @@ def with_values(values: Mapping[str, float], policy: MaskPolicy = MaskPolicy.SHA
     def filled(tensors: Weights) -> Weights:
         return {name: np.full_like(array, values.get(name, array)) for name, array in tensors.items()}
 
-    return Update(apply_mask(filled(update.delta), update.mask), filled(update.statistics), update.mask)
+    return Update(filled(update.delta), filled(update.statistics), update.mask)
 
 
 EXTREMES = {

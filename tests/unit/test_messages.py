@@ -43,8 +43,12 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "messages.json"
 
 
 def fields(message: Message) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.msgpack.decode(encode(message))
-    return decoded
+    return dict(zip(message.__struct_fields__, msgspec.msgpack.decode(encode(message)), strict=True))
+
+
+def said(fields: dict[str, Any]) -> bytes:
+    """The bytes of a message with these fields, in order."""
+    return msgspec.msgpack.encode([*fields.values()])
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -70,8 +74,8 @@ def test_every_message_comes_back(message: Message) -> None:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_unknown_fields_are_tolerated(name: str) -> None:
-    newer = msgspec.msgpack.encode({**fields(MESSAGES[name]), "colour": {"of": ["the", "future"]}})
+def test_fields_behind_those_that_are_known_are_tolerated(name: str) -> None:
+    newer = said({**fields(MESSAGES[name]), "colour": {"of": ["the", "future"]}})
 
     assert decode(type(MESSAGES[name]), newer) == MESSAGES[name]
 
@@ -81,7 +85,7 @@ def test_messages_of_other_versions_are_refused() -> None:
     for version, name in ((version, name) for version in others for name in MESSAGES):
         message, kind = fields(MESSAGES[name]) | {"v": version}, type(MESSAGES[name])
         with pytest.raises(ProtocolError, match=f"{kind.__name__}: "):
-            decode(kind, msgspec.msgpack.encode(message))
+            decode(kind, said(message))
 
 
 def test_size_is_checked_before_anything_is_decoded() -> None:
@@ -107,10 +111,10 @@ def test_the_largest_messages_fit() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("field", ["loss", "train_seconds", "idle_memory_mb", "peak_memory_mb"])
+@pytest.mark.parametrize("field", ["loss", "train_seconds", "x_mean", "x_largest"])
 def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) -> None:
-    with pytest.raises(ProtocolError, match=field):
-        decode(Submit, msgspec.msgpack.encode(fields(MESSAGES["submit"]) | {field: value}))
+    with pytest.raises(ProtocolError, match="Submit"):
+        decode(Submit, said(fields(MESSAGES["submit"]) | {field: value}))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +124,12 @@ def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) 
         ("manifest", "run", "a\n"),
         ("manifest", "run", "r" * 65),
         ("manifest", "round", -1),
-        ("manifest", "model", {"digest": b"short", "size": 1}),
-        ("manifest", "model", {"digest": digest("x"), "size": 0}),
-        ("manifest", "model", {"digest": digest("x"), "size": MAX_CONTENT_BYTES + 1}),
+        ("submit", "update", [b"short", 1]),
+        ("submit", "update", [digest("x"), 0]),
+        ("submit", "update", [digest("x"), MAX_CONTENT_BYTES + 1]),
         ("submit", "examples", 0),
         ("submit", "examples", 2**31),
-        ("assignment", "seed", 2**63),
+        ("assignment", "weights_digest", digest("x")),
         ("rejected update", "reason", "because"),
         ("rejected update", "detail", "x" * 1001),
         ("chunk", "data", "text"),
@@ -133,7 +137,7 @@ def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) 
 )
 def test_what_no_sender_of_ours_says_is_refused(name: str, field: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=type(MESSAGES[name]).__name__):
-        decode(type(MESSAGES[name]), msgspec.msgpack.encode(fields(MESSAGES[name]) | {field: value}))
+        decode(type(MESSAGES[name]), said(fields(MESSAGES[name]) | {field: value}))
 
 
 @pytest.mark.parametrize("kind", MESSAGE_TYPES)

@@ -17,6 +17,7 @@ from fedprune.codecs import (
     encode_delta,
     encode_model,
     encode_replay,
+    moved_since,
     parse_codec,
     parse_model_codec,
 )
@@ -52,6 +53,21 @@ def model(seed: int) -> Weights:
 
 def mask(seed: int) -> Mask:
     return {"kernel": Keyed(seed, "mask").uniform(300, 0.0, 1.0).reshape(20, 15) > 0.3}
+
+
+def test_a_delta_that_is_coded_by_what_has_moved_is_refused_where_something_else_has() -> None:
+    codec, key, base, kept = parse_codec(CHAINS[3]), delta_key(SEED, 1), model(1), mask(1)
+    moved = moved_since(model(0), base, TABLE)
+    delta = encode_delta(model(2), base, kept, TABLE, codec, key, moved)
+
+    apply_delta(base, delta, kept, TABLE, codec, key, Values.FP16, moved)
+    with pytest.raises(ProtocolError, match="or of another model"):
+        apply_delta(base, delta, kept, TABLE, codec, key, Values.FP16)
+
+
+def test_nothing_has_moved_of_a_start_that_is_not_known_or_of_one_that_is_held() -> None:
+    assert moved_since(None, model(1), TABLE) == {}
+    assert not any(places.any() for places in moved_since(model(1), model(1), TABLE).values())
 
 
 def pruned(weights: Weights, kept: Mask) -> Weights:

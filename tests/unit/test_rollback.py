@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Site:
 def rounds(site: Site, count: int, losses: tuple[float, ...] = (), keep: int = 5) -> AggregatorRunner:
     """A run of which `count` rounds are done, with these losses on the held-out examples; then the next is open."""
     left = iter(losses or (1.0,) * count)
-    runner = begin(site, plan=PLAN, keep=keep, evaluate=lambda _: Evaluation(1, next(left), {"accuracy": 0.5}))
+    runner = begin(site, plan=PLAN, keep=keep, evaluate=lambda *_: Evaluation(1, next(left), {"accuracy": 0.5}))
     for _ in range(count):
         for agent in AGENTS:
             submit_update(site, runner, agent)

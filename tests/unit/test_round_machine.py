@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from aggregator.cohort import Standing
-from aggregator.presence import GENERATION_S, Presence
+from aggregator.presence import GENERATION_S, Presence, Waiting
 from aggregator.round_machine import step, wake_at
 from aggregator.round_state import (
     BookCohort,
@@ -112,11 +112,11 @@ def test_a_round_opens_when_the_cohort_is_there() -> None:
     actions = gateway.hears("pi-2", CHECK_IN)
 
     cohort = {"pi-0", "pi-1", "pi-2"}
-    assert [type(action) for action in actions] == [Publish, BookCohort, Send, Send, Send]
+    assert [type(action) for action in actions] == [BookCohort, Send, Send, Send]
     assert BookCohort(0, dict.fromkeys(sorted(cohort), 10), cap=100) in actions
     assert gateway.standing() == cohort
     (assignment,) = sent_to("pi-1", actions, Assignment)
-    assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (MODEL, digest("weights"), 100.0)
+    assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (MODEL, digest("weights")[:8], 100)
 
 
 def test_a_round_opens_with_a_quorum_after_the_wait() -> None:
@@ -137,7 +137,7 @@ def test_the_cohort_is_chosen_by_the_seed_and_no_larger_than_asked_for() -> None
         merged = merging().state
         presence = Presence()
         for agent in AGENTS:
-            presence = presence.heard(agent, 10)
+            presence = presence.heard(agent, Waiting(10))
         state = replace(merged, plan=replace(PLAN, seed=seed), presence=presence)
         after, _ = step(state, Merged(model_of(1)), 0.0)
         assert len(after.cohort) == PLAN.cohort
@@ -203,7 +203,7 @@ def test_at_the_deadline_a_quorum_is_enough() -> None:
     gateway.takes_update_of("pi-0")
     gateway.takes_update_of("pi-1")
 
-    assert gateway.passes_deadline() == (Merge(0),)
+    assert gateway.passes_deadline()[-1] == Merge(0)
 
 
 def test_without_a_quorum_the_round_stays_open_and_is_topped_up() -> None:
@@ -265,7 +265,7 @@ def test_at_the_deadline_those_who_failed_may_try_again() -> None:
 
     assert sent_to("pi-1", actions, Assignment)
     assert sent_to("pi-2", actions, Assignment)
-    assert gateway.takes_update_of("pi-1")[-1] != Merge(0)
+    assert Merge(0) not in gateway.takes_update_of("pi-1")
     assert gateway.takes_update_of("pi-2")[-1] == Merge(0)
 
 
@@ -327,7 +327,7 @@ def test_nothing_merges_while_an_update_is_on_its_way_to_the_disk() -> None:
     gateway.takes_update_of("pi-1")
     gateway.hears("pi-2", submission("pi-2"), *chunks(update_of("pi-2")))
 
-    assert gateway.passes_deadline() == ()
+    assert Merge(0) not in gateway.passes_deadline()
     assert gateway.gets(UpdateStored("pi-2"))[-1] == Merge(0)
 
 
@@ -338,7 +338,7 @@ def test_the_next_round_opens_at_once_with_those_who_were_accepted() -> None:
 
     assert gateway.state.phase is Phase.TRAINING
     (assignment,) = sent_to("pi-0", actions, Assignment)
-    assert (assignment.round, assignment.schedule_step, assignment.model) == (1, 50, model_of(1).content)
+    assert (assignment.round, assignment.model, assignment.terms) == (1, model_of(1).content, None)
 
 
 def test_after_the_last_round_the_federation_is_done() -> None:

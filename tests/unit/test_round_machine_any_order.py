@@ -32,7 +32,20 @@ from aggregator.round_state import (
     resume,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import UPLINK, Accepted, Assignment, CheckIn, Chunk, Content, Failed, LeftOut, Need, Submit
+from fedprune.wire.messages import (
+    UPDATE_TAG_BYTES,
+    UPLINK,
+    Accepted,
+    Assignment,
+    Begun,
+    CheckIn,
+    Chunk,
+    Content,
+    Failed,
+    LeftOut,
+    Need,
+    Submit,
+)
 from fedprune.wire.transfer import content_of
 from tests.drivers import AGENTS, CHECK_IN, PLAN, Gateway, model_of, said, sent_to, submission, update_of
 from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
@@ -46,6 +59,7 @@ _DIGESTS = st.sampled_from([MODEL.digest, TASK.digest, UPDATE.digest, digest("fo
 _SAID: dict[str, st.SearchStrategy[Any]] = {
     "check-in": st.builds(CheckIn, examples=st.integers(0, 10)),
     "need": st.builds(Need, digest=_DIGESTS, missing=st.sampled_from([b"\1", b"\0", b"", b"\xff\xff"])),
+    "begun": st.builds(Begun, round=_ROUNDS),
     "submit": st.builds(submit, _ROUNDS, run=_RUNS, update=_UPDATES, examples=st.integers(1, 10)),
     "chunk": st.builds(
         Chunk,
@@ -102,9 +116,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     def perform(self, action: Action) -> None:
         match action:
-            case Send(agent, Accepted(digest=taken)):
-                assert taken in dict(self.booked(agent)).values(), "accepted what is not in the book"
-            case Send(agent, Assignment(round=round_, left_out=left_out)):
+            case Send(agent, Accepted(update=taken)):
+                booked = [digest[:UPDATE_TAG_BYTES] for _, digest in self.booked(agent)]
+                assert taken in booked, "accepted what is not in the book"
+            case Send(agent, Assignment(round=round_, left_out=left_out, accepted=taken)):
+                booked = [digest[:UPDATE_TAG_BYTES] for _, digest in self.booked(agent)]
+                assert taken is None or taken in booked, "accepted what is not in the book"
                 assert agent in self.cohorts[round_], "assigned before it was written down"
                 assert left_out == self.left_out.get(agent), "not told what the book says"
             case BookCohort(round_, examples, cap):

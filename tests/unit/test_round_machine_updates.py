@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from aggregator.cohort import Standing
+from aggregator.round_places import ANSWER_S
 from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored, resume
-from fedprune.wire.messages import Accepted, Assignment, Chunk, Content, Failed, LeftOut, Reason, Rejected, Submit
+from aggregator.round_uploads import ACKNOWLEDGE_S
+from fedprune.wire.messages import (
+    Accepted,
+    Assignment,
+    Begun,
+    Chunk,
+    Content,
+    Failed,
+    LeftOut,
+    Reason,
+    Rejected,
+    Submit,
+    tag_of,
+)
 from fedprune.wire.transfer import CHUNK_BYTES, content_of, need_of
 from tests.drivers import CHECK_IN, PLAN, gateway_in, merging, model_of, need, sent_to, submission, training, update_of
-from tests.samples import RUN, UPDATE, UPDATE_BLOB, chunks, digest, submit
+from tests.samples import RUN, UPDATE, UPDATE_BLOB, accepted, chunks, digest, submit
 
 
 def test_an_update_is_accepted_once_it_is_stored() -> None:
@@ -22,10 +37,63 @@ def test_an_update_is_accepted_once_it_is_stored() -> None:
         StoreUpdate("pi-0", submission("pi-0"), update_of("pi-0"), 1500),
     )
     assert not gateway.standing(Standing.ACCEPTED)
-    assert gateway.gets(UpdateStored("pi-0")) == (
-        Send("pi-0", Accepted(run=RUN, round=0, digest=content_of(update_of("pi-0")).digest)),
-    )
+    assert gateway.gets(UpdateStored("pi-0")) == ()
     assert gateway.standing(Standing.ASSIGNED) == {"pi-1", "pi-2"}
+
+
+def test_an_acceptance_is_said_with_the_next_work() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        assert not sent_to(agent, gateway.takes_update_of(agent), Accepted)
+
+    actions = gateway.gets(Merged(model_of(1)))
+
+    assert not sent_to("pi-0", actions, Accepted)
+    (work,) = sent_to("pi-0", actions, Assignment)
+    assert work.accepted == tag_of(content_of(update_of("pi-0")))
+    assert not gateway.state.owed
+
+
+def test_an_acceptance_is_said_by_itself_where_the_round_goes_on_for_long() -> None:
+    gateway = training()
+    gateway.takes_update_of("pi-0")
+
+    assert gateway.waits_until(ACKNOWLEDGE_S) == (Send("pi-0", accepted(0, content_of(update_of("pi-0")))),)
+    gateway.takes_update_of("pi-1")
+    gateway.takes_update_of("pi-2")
+    actions = gateway.gets(Merged(model_of(1)))
+    assert [sent_to(agent, actions, Assignment)[0].accepted for agent in ("pi-0", "pi-1")] == [
+        None,
+        tag_of(content_of(update_of("pi-1"))),
+    ]
+
+
+def test_who_has_no_work_in_the_next_round_is_told_when_it_begins() -> None:
+    gateway = merging()
+    gateway.state = replace(gateway.state, presence=gateway.state.presence.without("pi-0"))
+
+    actions = gateway.gets(Merged(model_of(1)))
+
+    assert sent_to("pi-0", actions, Accepted) == [accepted(0, content_of(update_of("pi-0")))]
+    assert gateway.state.acknowledge_at is None
+
+
+def test_an_update_that_comes_with_its_submit_is_stored_at_once() -> None:
+    gateway, blob = training(), update_of("pi-0")
+    whole = msgspec.structs.replace(submission("pi-0"), update=blob)
+
+    assert gateway.hears("pi-0", whole) == (StoreUpdate("pi-0", submission("pi-0"), blob, 1500),)
+    assert gateway.hears("pi-0", whole) == ()
+
+
+def test_a_member_that_has_begun_keeps_its_place() -> None:
+    gateway = training()
+    gateway.hears("pi-0", Begun(round=0))
+    gateway.hears("pi-1", Begun(round=1))
+    gateway.waits_until(ANSWER_S)
+
+    assert gateway.standing(Standing.SILENT) == {"pi-1", "pi-2"}
+    assert sent_to("pi-4", gateway.hears("pi-4", Begun(round=0)), Rejected)
 
 
 def test_a_duplicate_is_accepted_again_and_not_stored_again() -> None:
@@ -38,7 +106,7 @@ def test_a_duplicate_is_accepted_again_and_not_stored_again() -> None:
             gateway.takes_update_of("pi-2")
             gateway.gets(Merged(model_of(1)))
         (answer,) = sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Accepted)
-        assert answer.digest == content_of(update_of("pi-0")).digest
+        assert answer == accepted(0, content_of(update_of("pi-0")))
         assert gateway.hears("pi-0", *chunks(update_of("pi-0"))) == ()
 
 
@@ -179,7 +247,7 @@ def test_an_update_that_was_left_out_is_accepted_all_the_same() -> None:
     gateway.gets(Merged(model_of(1), {"pi-1": "it is huge"}))
 
     (answer,) = sent_to("pi-1", gateway.hears("pi-1", submission("pi-1")), Accepted)
-    assert answer.digest == content_of(update_of("pi-1")).digest
+    assert answer == accepted(0, content_of(update_of("pi-1")))
 
 
 def test_a_restarted_aggregator_still_tells_who_was_left_out() -> None:

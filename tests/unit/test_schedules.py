@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fedprune.pruning.schedules import (
     ConstantSparsity,
+    CosineSparsity,
+    IterativeSparsity,
     PolynomialDecay,
     Schedule,
     final_sparsity,
@@ -40,8 +42,24 @@ def windows() -> st.SearchStrategy[Schedule]:
         st.integers(0, 200),
         st.integers(1, 50),
     )
+    cosine = st.builds(
+        lambda begin, length, frequency: CosineSparsity(
+            initial_sparsity=0.1, target_sparsity=0.9, begin_step=begin, end_step=begin + length, frequency=frequency
+        ),
+        steps,
+        st.integers(1, 200),
+        st.integers(1, 50),
+    )
+    iterative = st.builds(
+        lambda begin, length, frequency: IterativeSparsity(
+            target_sparsity=0.9, begin_step=begin, end_step=begin + length, frequency=frequency
+        ),
+        steps,
+        st.integers(1, 200),
+        st.integers(1, 50),
+    )
     endless = st.builds(ConstantSparsity, target_sparsity=st.just(0.9), begin_step=steps, frequency=st.integers(1, 50))
-    return decay | constant | endless
+    return decay | constant | cosine | iterative | endless
 
 
 @given(windows(), st.integers(0, 500))
@@ -131,3 +149,27 @@ def test_a_schedule_that_does_not_fit_the_run_is_found_out() -> None:
     assert final_sparsity(slow, 30) == pytest.approx(0.048, abs=0.001)
     assert misses_target(slow, final_sparsity(slow, 30))
     assert steps_to_reach_target(slow) == 1000
+
+
+def test_cosine_sparsity_is_slow_at_both_ends() -> None:
+    schedule = CosineSparsity(initial_sparsity=0.2, target_sparsity=0.8, begin_step=10, end_step=50, frequency=10)
+    assert schedule.sparsity_at(10) == pytest.approx(0.2)
+    assert schedule.sparsity_at(30) == pytest.approx(0.5)
+    assert schedule.sparsity_at(20) == pytest.approx(0.8 - 0.6 * (1 + 0.5**0.5) / 2)
+    assert schedule.sparsity_in_force(1000) == pytest.approx(0.8)
+
+
+def test_iterative_sparsity_prunes_the_same_part_of_what_is_left_each_time() -> None:
+    schedule = IterativeSparsity(target_sparsity=0.9, begin_step=5, end_step=45, frequency=20)
+    left = [1.0 - schedule.sparsity_in_force(step) for step in (4, 5, 25, 45, 500)]
+    assert left[0] == 1.0
+    assert left[1:4] == pytest.approx([0.1 ** (1 / 3), 0.1 ** (2 / 3), 0.1])
+    assert left[4] == left[3]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "iterative"])
+def test_a_growing_schedule_must_end_after_it_begins(kind: str) -> None:
+    initial = {"initial_sparsity": 0.0} if kind == "cosine" else {}
+    document = {"kind": kind, "target_sparsity": 0.5, "begin_step": 5, "end_step": 5, "frequency": 1, **initial}
+    with pytest.raises(msgspec.ValidationError, match="greater than begin_step"):
+        msgspec.convert(document, Schedule)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from export.settings import TaskSettings
+from export.settings import PruningSettings, TaskSettings
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError
 from fedprune.model.losses import Loss, Objective
-from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay, Schedule
+from fedprune.pruning.schedules import ConstantSparsity, CosineSparsity, IterativeSparsity, PolynomialDecay, Schedule
 from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 from tests.processes import toml
@@ -42,6 +43,20 @@ def test_rounds_are_counted_in_steps_of_the_global_clock(tmp_path: Path) -> None
     )
 
 
+def test_cosine_iterative_and_one_shot_are_counted_in_rounds_too(tmp_path: Path) -> None:
+    cosine = {**_POLYNOMIAL, "kind": "cosine", "begin_round": 2, "end_round": 10}
+    assert _schedule(tmp_path, **cosine) == CosineSparsity(
+        initial_sparsity=0.0, target_sparsity=0.8, begin_step=94, end_step=470, frequency=47
+    )
+    iterative = {**_CONSTANT, "kind": "iterative", "begin_round": 2, "end_round": 10, "every_rounds": 4}
+    assert _schedule(tmp_path, **iterative) == IterativeSparsity(
+        target_sparsity=0.5, begin_step=94, end_step=470, frequency=188
+    )
+    assert _schedule(tmp_path, **_CONSTANT | {"kind": "one-shot"}, begin_round=3) == ConstantSparsity(
+        target_sparsity=0.5, begin_step=141, end_step=141, frequency=1
+    )
+
+
 def test_steps_are_taken_as_they_are(tmp_path: Path) -> None:
     window = {"begin_step": 10, "end_step": 50, "frequency": 20}
     assert _schedule(tmp_path, **_POLYNOMIAL, **window) == PolynomialDecay(
@@ -62,6 +77,8 @@ def test_steps_are_taken_as_they_are(tmp_path: Path) -> None:
         (_POLYNOMIAL | {"begin_step": 2, "end_step": 20}, "begin_step, end_step and frequency"),
         (_POLYNOMIAL, "give begin_round and end_round, or"),
         (_CONSTANT | {"end_round": 2}, "give begin_round"),
+        (_CONSTANT | {"kind": "one-shot", "begin_round": 1, "begin_step": 2}, "give either begin_round or begin_step"),
+        (_CONSTANT | {"kind": "iterative", "begin_round": 1, "end_round": 2}, "give every_rounds"),
         (_POLYNOMIAL | {"begin_round": 4, "end_round": 4}, "end_round is 4; it must be greater than begin_round 4"),
         (_POLYNOMIAL | {"begin_round": -1, "end_round": 4}, "begin_round is -1"),
         (_POLYNOMIAL | {"begin_round": 1, "end_round": 2**30}, "below 2^31"),
@@ -148,3 +165,36 @@ def test_losses_that_make_no_sense_are_refused(tmp_path: Path, training: dict[st
     with pytest.raises(ConfigurationError, match=r"task\.toml: ") as refused:
         _training(tmp_path, **training)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("pruning", "said"),
+    [
+        ({"mask": "own", "allocation": "uniform", "block": [1, 4]}, 'pruning.block needs mask = "shared"'),
+        ({"block": [1, 0]}, "pruning.block"),
+        ({"block": [4]}, "pruning.block"),
+        ({"block": [1, 4], "threshold": 0.1}, "pruning.threshold prunes single weights"),
+        ({"mask": "own", "allocation": "uniform", "threshold": 0.1}, "pruning.threshold prunes single weights"),
+    ],
+)
+def test_blocks_and_thresholds_that_cannot_be_had_are_refused(
+    tmp_path: Path, pruning: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        _pruning(tmp_path, **pruning)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "iterative"])
+def test_own_masks_are_pruned_on_the_schedules_that_tfmot_has(tmp_path: Path, kind: str) -> None:
+    initial = {"initial_sparsity": 0.0} if kind == "cosine" else {"every_rounds": 1}
+    schedule = {"kind": kind, "target_sparsity": 0.5, "begin_round": 1, "end_round": 4, **initial}
+    with pytest.raises(ConfigurationError, match="TF-MOT has no other"):
+        _pruning(tmp_path, mask="own", allocation="uniform", schedule=schedule)
+
+
+def _pruning(directory: Path, **pruning: Any) -> PruningSettings:
+    path = directory / "task.toml"
+    table = {"schedule": _CONSTANT | {"begin_round": 1}} | pruning
+    model, training = {"builtin": "cnn-108k"}, {"steps_per_round": _STEPS}
+    path.write_text(toml({"name": "t", "model": model, "training": training, "pruning": table}))
+    return load_toml(path, TaskSettings).pruning

@@ -19,11 +19,11 @@ IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 def test_the_topics_are_those_of_the_protocol() -> None:
     shard = zlib.crc32(b"pi-1") % 64
 
-    assert TOPICS.round == "fedprune/greenhouse/round"
-    assert TOPICS.content(MODEL.digest) == f"fedprune/greenhouse/content/{MODEL.digest.hex()}"
-    assert TOPICS.up("pi-1", "submit") == f"fedprune/greenhouse/up/{shard}/pi-1/submit"
-    assert TOPICS.down("pi-1", "accepted") == "fedprune/greenhouse/down/pi-1/accepted"
-    assert TOPICS.status("pi-1") == "fedprune/greenhouse/status/pi-1"
+    assert TOPICS.round == "fp/greenhouse/r"
+    assert TOPICS.content(MODEL.digest) == f"fp/greenhouse/c/{MODEL.digest.hex()}"
+    assert TOPICS.up("pi-1", "submit") == f"fp/greenhouse/u/{shard}/pi-1/s"
+    assert TOPICS.down("pi-1", "accepted") == "fp/greenhouse/d/pi-1/y"
+    assert TOPICS.status("pi-1") == "fp/greenhouse/s/pi-1"
     assert TOPICS.up("pi-1", "submit").startswith(TOPICS.all_up.removesuffix("#"))
     assert TOPICS.status("pi-1").startswith(TOPICS.all_status.removesuffix("+"))
 
@@ -40,19 +40,19 @@ def test_who_speaks_is_read_from_the_topic(agent: str, kind: str) -> None:
     [
         "",
         "/",
-        "fedprune/greenhouse/round",
-        "fedprune/another/up/0/pi-1/submit",
-        f"fedprune/greenhouse/up/{(shard_of('pi-1') + 1) % 64}/pi-1/submit",
-        f"fedprune/greenhouse/up/0{shard_of('pi-1')}/pi-1/submit",
-        f"fedprune/greenhouse/up/ {shard_of('pi-1')}/pi-1/submit",
-        "fedprune/greenhouse/up//pi-1/submit",
-        f"fedprune/greenhouse/up/{shard_of('pi-1')}/pi-1",
-        f"fedprune/greenhouse/up/{shard_of('pi-1')}/pi-1/submit/more",
-        f"fedprune/greenhouse/up/{zlib.crc32(b'') % 64}//submit",
-        f"fedprune/greenhouse/up/{zlib.crc32(b'a b') % 64}/a b/submit",
-        f"fedprune/greenhouse/up/{zlib.crc32(b'pi-1' + bytes([10])) % 64}/pi-1\n/submit",
-        f"fedprune/greenhouse/up/{zlib.crc32(b'x' * 65) % 64}/{'x' * 65}/submit",
-        f"fedprune/greenhouse/up/{zlib.crc32('ü'.encode()) % 64}/ü/submit",
+        "fp/greenhouse/r",
+        "fp/another/u/0/pi-1/s",
+        f"fp/greenhouse/u/{(shard_of('pi-1') + 1) % 64}/pi-1/s",
+        f"fp/greenhouse/u/0{shard_of('pi-1')}/pi-1/s",
+        f"fp/greenhouse/u/ {shard_of('pi-1')}/pi-1/s",
+        "fp/greenhouse/u//pi-1/s",
+        f"fp/greenhouse/u/{shard_of('pi-1')}/pi-1",
+        f"fp/greenhouse/u/{shard_of('pi-1')}/pi-1/s/more",
+        f"fp/greenhouse/u/{zlib.crc32(b'') % 64}//s",
+        f"fp/greenhouse/u/{zlib.crc32(b'a b') % 64}/a b/s",
+        f"fp/greenhouse/u/{zlib.crc32(b'pi-1' + bytes([10])) % 64}/pi-1\n/s",
+        f"fp/greenhouse/u/{zlib.crc32(b'x' * 65) % 64}/{'x' * 65}/s",
+        f"fp/greenhouse/u/{zlib.crc32('ü'.encode()) % 64}/ü/s",
     ],
 )
 def test_foreign_topics_are_refused(topic: str) -> None:

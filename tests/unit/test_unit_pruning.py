@@ -29,11 +29,12 @@ from fedprune.slimming.unit_masks import dead_units, units_without
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.outputs import Output
+from fedprune.task.succession import first_version
 from fedprune.task.training import Training
-from fedprune.task.versions import first_mask, without_due_units
+from fedprune.task.versions import without_due_units
 from tests.described import chain_of, dense, normalization, table_of, weights_of
 from tests.drawn_networks import drawn_weights
-from tests.samples import assignment
+from tests.samples import assignment, changed
 
 NETWORK = chain_of(
     (6, 6, 1),
@@ -195,22 +196,24 @@ def test_devices_follow_a_delta_over_which_units_go(unsent: str, tmp_path: Path)
     bundle = _bundle_without(network, unsent)
     task, codec = bundle.task, parse_model_codec("fp16 + mask | topk(0.5) | ternary | rice")
     initial = bundle.initial_weights()
-    first = new_model(initial, task, "run", 0, codec.values, first_mask(task, network, initial))
+    form, start = first_version(bundle.forms, initial)
+    first = new_model(initial, task, "run", 0, codec.values, start, form=form)
     moving = {spec.name for spec in task.table} - {spec.name for spec in task.table.unsent}
     merged = {name: array + np.float32(0.01) * (name in moving) for name, array in first.checkpoint.exact.items()}
     assert codec.deltas is not None
-    made = next_model(merged, task, network, "run", first.checkpoint, codec.values, codec.deltas, 7)
+    made = next_model(merged, bundle.forms, "run", first.checkpoint, codec.values, codec.deltas, 7)
     assert made.delta is not None
     held = HeldModel(Directory(tmp_path))
     held.keep("run", 0, first.blob)
-    asked = msgspec.structs.replace(
+    asked = changed(
         assignment(1), run="run", base=0, seed=7, model_codec=str(codec), weights_digest=made.model.weights_digest
     )
 
-    _, mask = round_model(encode_replay([made.delta]), asked, read_bundle(bundle.for_devices()), held)
+    found = round_model(encode_replay([made.delta]), asked, read_bundle(bundle.for_devices()), held)
 
+    mask = found.form.expanded(found.mask)
     assert {name: kept.tolist() for name, kept in mask.items()} == {
-        name: kept.tolist() for name, kept in made.checkpoint.mask.items()
+        name: kept.tolist() for name, kept in found.form.expanded(made.checkpoint.mask).items()
     }
     assert mask_sparsity(mask) > 0.4
     assert held.version == ("run", 1)

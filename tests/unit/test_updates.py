@@ -18,6 +18,7 @@ from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
 from fedprune.pruning.masks import apply_mask
+from tests.encoding import whole_delta
 
 TABLE = TensorTable(
     (
@@ -70,7 +71,8 @@ def base(own: bool) -> Weights:
 
 
 def sent(prepared: PreparedUpdate, codec: str, *, own: bool = False) -> Weights:
-    return decode_update(prepared.blob, TABLE, None if own else MASK, parse_codec(codec), KEY).delta
+    update = decode_update(prepared.blob, TABLE, None if own else MASK, parse_codec(codec), KEY)
+    return whole_delta(update, TABLE)
 
 
 def delta(own: bool = False) -> Weights:

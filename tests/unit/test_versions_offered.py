@@ -11,9 +11,19 @@ from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import Connected, LedAstray, Merged, Model, Said, UpdateStored, resume
 from edge_agent import agent_state
-from edge_agent.agent_state import HeldChanged, Phase, StopTraining, Train, TrainingDone, TrainingFailed, Warn
+from edge_agent.agent_state import (
+    BEGUN_S,
+    HeldChanged,
+    Phase,
+    Send,
+    StopTraining,
+    Train,
+    TrainingDone,
+    TrainingFailed,
+    Warn,
+)
 from edge_agent.held_model import NONE_HELD
-from fedprune.wire.messages import Assignment, CheckIn, Content, Failed, Need, Rejected
+from fedprune.wire.messages import Assignment, Begun, CheckIn, Content, Failed, Rejected
 from fedprune.wire.transfer import CHUNK_SIZES, content_of, need_of
 from tests.drivers import (
     CHECK_IN,
@@ -62,7 +72,7 @@ def test_everybody_is_sent_what_leads_to_the_model_from_what_it_holds() -> None:
     assert (nothing.model, nothing.base) == (None, 5)
     assert (near.model, near.base) == (FROM_4, 4)
     assert (far.model, far.base) == (FROM_3, 3)
-    assert near.model_codec == "fp16 + mask | int8"
+    assert near.known.model_codec == "fp16 + mask | int8"
 
 
 def test_who_is_too_far_behind_or_holds_another_runs_model_is_sent_the_whole_one() -> None:
@@ -214,16 +224,39 @@ def agent_with_task() -> Agent:
     return agent
 
 
-def test_an_agent_that_lacks_nothing_trains_at_once_and_says_that_it_is_there() -> None:
+def test_an_agent_that_lacks_nothing_trains_at_once_and_says_after_a_while_that_it_is_there() -> None:
     agent, work = agent_with_task(), msgspec.structs.replace(assignment(), **HERE)
 
-    said, train = agent.gets(work)
-
-    assert isinstance(said.message, Need)
-    assert said.message.digest == TASK.digest
-    assert not any(said.message.missing)
-    assert train == Train(1, work, b"")
+    assert agent.gets(work) == (Train(1, work, b""),)
     assert agent.state.phase is Phase.TRAINING
+
+    assert agent.waits() == (Send(Begun(round=0)),)
+    assert BEGUN_S <= agent.now < ANSWER_S
+    assert agent.state.begun_at is None
+
+
+def test_an_agent_that_is_done_soon_need_not_say_that_it_has_begun() -> None:
+    agent, work = agent_with_task(), msgspec.structs.replace(assignment(), **HERE)
+    agent.gets(work, TrainingDone(1, submit()))
+
+    assert agent.state.begun_at is None
+
+
+def test_a_small_model_is_in_the_assignment_and_named_in_those_that_follow() -> None:
+    found = gateway()
+    found.state = replace(found.state, model=replace(FIFTH, small={FROM_4.digest: b"from 4"}))
+    near, far = assigned(found, holding(4), holding(3))
+
+    assert (near.model, near.base) == (b"from 4", 4)
+    assert (far.model, far.base) == (FROM_3, 3)
+    (again,) = sent_to("pi-0", found.hears("pi-0", holding(4)), Assignment)
+    assert (again.model, again.base) == (FROM_4, 4)
+
+
+def test_a_model_that_came_with_the_assignment_is_not_asked_for() -> None:
+    agent, work = agent_with_task(), msgspec.structs.replace(assignment(), model=b"from 4", base=0)
+
+    assert agent.gets(work) == (Train(1, work, b"from 4"),)
 
 
 def test_an_agent_that_holds_the_model_fetches_the_task_alone() -> None:

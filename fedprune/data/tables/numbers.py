@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -32,8 +33,18 @@ def number(cell: str, column: str) -> float:
     return value
 
 
-def numbers(cells: Sequence[str], columns: Sequence[str]) -> list[float]:
-    """The number in each cell. Raises `Unusable` for the first that is none."""
+def numbers(cells: Sequence[str], columns: Sequence[str], *, may_lack: bool = False) -> list[float]:
+    """The number in each cell. Raises `Unusable` for the first that is none.
+
+    With `may_lack` that of an empty cell is NaN, unless all are empty.
+
+    Example:
+        >>> numbers(["21.5", " "], ["temperature", "humidity"], may_lack=True)
+        [21.5, nan]
+    """
+    if may_lack and any(map(str.strip, cells)):
+        pairs = zip(cells, columns, strict=True)
+        return [number(cell, column) if cell.strip() else math.nan for cell, column in pairs]
     return [number(cell, column) for cell, column in zip(cells, columns, strict=True)]
 
 

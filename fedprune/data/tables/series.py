@@ -12,6 +12,7 @@ from fedprune.data.dataset import Examples, Provenance
 from fedprune.data.description import Series
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.labels import LabelColumn
+from fedprune.data.normalization import fills_missing
 from fedprune.data.room import IN_MEMORY, Room
 from fedprune.data.skipped import Fault, Skipped, Unusable
 from fedprune.data.tables.numbers import numbers
@@ -45,6 +46,7 @@ class _Windows:
         self._skipped = skipped
         self._examples = examples
         self._file = ""
+        self._may_lack = fills_missing(series)
         self._open: dict[str, _Stretch] = {}
         self._stretches = 0
         self._groups: dict[str, int] = {}
@@ -70,11 +72,13 @@ class _Windows:
             self.end()
             return
         try:
-            x, y = numbers(cells[:count], self._series.inputs), self._labels.read(cells[count])
+            x = numbers(cells[:count], self._series.inputs, may_lack=self._may_lack)
+            y = self._labels.read(cells[count])
         except Unusable as unusable:
             self._skipped.add(row.where, unusable)
             self._end(group)
             return
+        self._skipped.note_missing(row.where, self._series.inputs, x)
         self._add(group, x, y, row.where)
 
     def end(self) -> None:
@@ -129,7 +133,8 @@ def read_series(path: Path, series: Series, room: Room = IN_MEMORY) -> Examples:
     directory of them.
 
     Their provenance is known: groups with one name are one, in whichever file they are; without a column of groups each
-    file is one. Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left.
+    file is one. Rows that cannot be used are skipped and counted. Raises `DataError` if no window is left. Where the
+    mean stands in for what is missing, x is NaN there.
     """
     files = row_files(path, SUFFIXES)
     skipped = Skipped(path_text(path))

@@ -36,7 +36,7 @@ def read_text(path: Path, text: Text, room: Room = IN_MEMORY) -> Examples:
         for row in read_records(file, (text.text, text.label)):
             try:
                 written, label = row.cells
-                _check(written, text.text)
+                check_text(written, text.text)
                 x, y = token_ids(written, text.length, text.tokenizer), labels.read(label)
             except Unusable as unusable:
                 skipped.add(row.where, unusable)
@@ -45,7 +45,8 @@ def read_text(path: Path, text: Text, room: Room = IN_MEMORY) -> Examples:
     return skipped.finish(examples)
 
 
-def _check(written: str, column: str) -> None:
+def check_text(written: str, column: str) -> None:
+    """Raise `Unusable` for a cell that holds no text."""
     if not written.strip():
         raise Unusable(Fault.EMPTY, f"column {column!r} is empty; fill it in or remove the row")
     if not is_text(written):

@@ -1,0 +1,246 @@
+"""The rounds' state machine at work: messages in, actions out. What becomes of updates is for its heirs to say."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, assert_never
+
+from aggregator import round_machine
+from aggregator.book import Book
+from aggregator.round_answers import RETRY_AFTER_S
+from aggregator.round_state import (
+    Action,
+    BookCohort,
+    Connected,
+    Event,
+    GiveUp,
+    LedAstray,
+    LinkDrained,
+    Merge,
+    Merged,
+    Model,
+    Phase,
+    Plan,
+    Publish,
+    RoundState,
+    Said,
+    Send,
+    StoreUpdate,
+    Ticked,
+    Warn,
+    WarnNobody,
+    resume,
+)
+from aggregator.silence import manifests_unheard, nobody
+from aggregator.traffic import Traffic, TrafficCount
+from fedprune.errors import ProtocolError, TrainingError
+from fedprune.identity.device_keys import DeviceKeys
+from fedprune.system.log import LimitedLog
+from fedprune.wire.authentication import add_mac, verified
+from fedprune.wire.link import Delivery, Link
+from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, decode, encode, kind_of
+from fedprune.wire.serving import SendChunk
+from fedprune.wire.silence import is_worth_saying
+from fedprune.wire.topics import Topics
+from fedprune.wire.transfer import chunk_of
+
+_log = logging.getLogger(__name__)
+
+
+class Exchange(ABC):
+    """Rounds with the agents of one federation, as a book says that they stand.
+
+    With `keys`, messages are authenticated, and agents without a key are ignored.
+    """
+
+    state: RoundState
+
+    def __init__(
+        self,
+        cohort: int,
+        topics: Topics,
+        link: Link,
+        book: Book,
+        clock: Callable[[], float],
+        keys: DeviceKeys | None,
+    ) -> None:
+        self._cohort = cohort
+        self._topics, self._link, self._book, self._clock, self._keys = topics, link, book, clock, keys
+        self._contents: dict[bytes, bytes] = {}
+        self._counts: Counter[str] = Counter()
+        self._up, self._down = TrafficCount(), TrafficCount()
+        self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
+        self._manifests_unheard = 0
+
+    def _resume(self, plan: Plan, model: Model, round_: int, *, has_settled: bool = False) -> None:
+        """Take up the state in which the book has the rounds."""
+        book = self._book
+        assigned, cap = book.cohort(round_)
+        self.state = resume(
+            plan,
+            model,
+            round_,
+            assigned=assigned,
+            cap=cap,
+            accepted={agent: update.digest for agent, update in book.accepted(round_).items()},
+            last_accepted=book.last_accepted(round_),
+            refused=book.refused(),
+            left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in book.left_out().items()},
+            has_settled=has_settled,
+        )
+
+    @abstractmethod
+    def _store_update(self, action: StoreUpdate) -> Event:
+        """Check an update, and make it durable."""
+
+    @abstractmethod
+    def _merge(self, round_: int) -> Event:
+        """Make of a round's updates what they make together, durably."""
+
+    @abstractmethod
+    def _hopeless(self, failed: int) -> str:
+        """What to tell people where so many agents failed and none succeeded."""
+
+    @abstractmethod
+    def _notice(self) -> None:
+        """Look at the state after each transition."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.state.phase is Phase.DONE
+
+    def connect(self) -> None:
+        """The link is up: subscribe, then tell the agents."""
+        self._link.subscribe(self._topics.all_up)
+        self._link.subscribe(self._topics.all_status)
+        self._link.subscribe(self._topics.round)  # to hear that the broker takes the manifest
+        if self.state.phase is Phase.GATHERING:
+            _log.info("connected; waiting for %s agents to check in", self._cohort)
+        self.handle(Connected())
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A message arrived. Whatever is wrong with it, it is counted and ignored.
+
+        What the broker retained is nobody speaking now: old presence, or a check-in that was retained by mistake.
+        """
+        if delivery.retained:
+            return
+        if delivery.topic == self._topics.round:
+            self._manifests_unheard = 0
+            return
+        if delivery.topic.startswith(self._topics.all_status[:-1]):
+            self._up.add(Traffic.CONTROL, len(delivery.payload))
+            return
+        try:
+            agent, kind = self._topics.parse_up(delivery.topic)
+            self._up.add(Traffic.UPDATE if kind == "chunk" else Traffic.CONTROL, len(delivery.payload))
+            if kind not in UPLINK:
+                raise ProtocolError(f"an aggregator is sent no {kind}")
+            payload = verified(self._key(agent), delivery.topic, delivery.payload)
+            self.handle(Said(agent, self._read(agent, kind, payload)))
+        except ProtocolError as error:
+            self._counts["ignored"] += 1
+            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
+
+    def _key(self, agent: str) -> bytes | None:
+        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
+        key = None if self._keys is None else self._keys.get(agent)
+        if self._keys is not None and key is None:
+            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
+        return key
+
+    def _read(self, agent: str, kind: str, payload: bytes) -> Any:
+        """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
+        try:
+            message = decode(UPLINK[kind], payload)
+        except ProtocolError as error:
+            answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
+            self._perform(Send(agent, answer))
+            raise
+        if isinstance(message, Failed):
+            self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
+        return message
+
+    def drained(self) -> None:
+        """The broker has all that was published."""
+        self.handle(LinkDrained())
+
+    def tick(self) -> None:
+        self.handle(Ticked())
+
+    def handle(self, event: Event) -> None:
+        """Run one transition, its actions, and the events that follow from them."""
+        events = [event]
+        while events:
+            event = events.pop(0)
+            waiting = self._tenths_waiting()
+            self.state, actions = round_machine.step(self.state, event, self._clock())
+            self._notice()
+            if self._tenths_waiting() not in (None, waiting):
+                _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
+            for action in actions:
+                events.extend(self._perform(action))
+            if isinstance(event, Merged):
+                self._forget_contents()
+
+    def _perform(self, action: Action) -> list[Event]:
+        match action:
+            case Send(agent, message):
+                self._tell(agent, kind_of(message), encode(message))
+            case SendChunk(content, index, chunk_bytes, agent):
+                chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
+                if agent is None:
+                    self._publish(self._topics.content(content.digest), chunk, kind)
+                else:
+                    self._tell(agent, "chunk", chunk, kind)
+            case Publish(manifest):
+                self._announce(manifest)
+            case BookCohort(round_, examples, cap):
+                self._book.assign(round_, examples, cap)
+            case StoreUpdate():
+                return [self._store_update(action)]
+            case Merge(round_):
+                return [self._merge(round_)]
+            case Warn(text):
+                self._warnings.log(logging.WARNING, "%s", text)
+            case LedAstray(agent):
+                self._counts["led_astray"] += 1
+                self._agents_log.log(logging.WARNING, "what %s held led to another model; it gets the whole one", agent)
+            case WarnNobody():
+                self._warnings.log(logging.WARNING, "%s", nobody(action, self._topics, self._link.broker))
+            case GiveUp(failed):
+                raise TrainingError(self._hopeless(failed))
+            case _:
+                assert_never(action)
+        return []
+
+    def _announce(self, manifest: Manifest) -> None:
+        """Publish the manifest. The broker sends it back: one that never does may not take it."""
+        if is_worth_saying(self._manifests_unheard):
+            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
+        self._manifests_unheard += 1
+        self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
+        if manifest.done:
+            self._publish(self._topics.round, b"", retain=True)
+
+    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
+        """Send a message to one agent, unless it was revoked meanwhile."""
+        topic = self._topics.down(agent, kind)
+        with suppress(ProtocolError):
+            self._publish(topic, add_mac(self._key(agent), topic, message), what)
+
+    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
+        self._down.add(what, self._link.publish(topic, payload, retain=retain))
+
+    def _tenths_waiting(self) -> int | None:
+        """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""
+        return 10 * len(self.state.presence) // self._cohort if self.state.phase is Phase.GATHERING else None
+
+    def _forget_contents(self) -> None:
+        served = self.state.serving.contents
+        self._contents = {digest: blob for digest, blob in self._contents.items() if digest in served}

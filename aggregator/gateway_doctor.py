@@ -1,0 +1,88 @@
+"""The doctor of a gateway's directory: its authority, its broker, and the rights that are proven by crossing them."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from fedprune.doctor.clock import examine_certificate, examine_clock
+from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
+from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
+from fedprune.doctor.network import examine_network
+from fedprune.doctor.secrets import examine_secrets
+from fedprune.errors import FedpruneError
+from fedprune.identity.crossings import cross_all
+from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, ENROLMENT, Gateway, open_gateway
+from fedprune.wire.broker import Broker, Tls
+
+_PARTS = (AUTHORITY, BROKER, ENROLMENT, AGGREGATOR)
+
+
+def examine(directory: Path, now: datetime) -> Iterator[Finding]:
+    """Examine the gateway in `directory`. `now` is what is taken for the present."""
+    try:
+        gateway = open_gateway(directory)
+    except FedpruneError as error:
+        yield failed("settings", str(error))
+        return
+    settings = gateway.settings
+    yield ok("settings", f"{directory}: federation {settings.federation}, reached at {', '.join(settings.hosts)}")
+    yield examine_clock(now)
+    yield from examine_memory()
+    yield examine_power()
+    yield examine_disk(directory)
+    yield _examine_directory(directory)
+    yield from examine_secrets({f"{part}'s key": directory / f"{part}.key" for part in _PARTS})
+    yield from _examine_pairs(gateway, now)
+    network = [*examine_network(_broker(gateway), now)]
+    yield from network
+    if any(finding.verdict is Verdict.FAILED for finding in network):
+        yield unknown("access list", f"{gateway.broker_url} cannot be reached: start Mosquitto")
+    else:
+        yield _examine_rights(gateway)
+    yield ok("backup", f"keep a copy of {directory} elsewhere: without {AUTHORITY}.key every device must join anew")
+
+
+def _broker(gateway: Gateway) -> Broker:
+    certificate, key = (str(gateway.path / f"{AGGREGATOR}.{kind}") for kind in ("pem", "key"))
+    return Broker(gateway.broker_url, tls=Tls(str(gateway.path / f"{AUTHORITY}.pem"), certificate, key))
+
+
+def _examine_directory(directory: Path) -> Finding:
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & 0o077:
+        return warning("secrets", f"{directory} has mode {mode:04o}: others may enter it", f"chmod 700 {directory}")
+    return ok("secrets", f"{directory} is its owner's alone")
+
+
+def _examine_pairs(gateway: Gateway, now: datetime) -> Iterator[Finding]:
+    for part in _PARTS:
+        try:
+            gateway.credentials(part)
+        except FedpruneError as error:
+            yield failed("certificate", str(error))
+        else:
+            yield examine_certificate(gateway.path / f"{part}.pem", part, now)
+
+
+def _examine_rights(gateway: Gateway) -> Finding:
+    check = "access list"
+    wire = logging.getLogger("fedprune.wire")
+    level = wire.level
+    wire.setLevel(logging.ERROR)  # connections are ended here, as they should be
+    try:
+        tried = list(cross_all(gateway))
+    except FedpruneError as error:
+        return failed(check, str(error))
+    finally:
+        wire.setLevel(level)
+    wrong = [crossing.tried for crossing in tried if not crossing.is_right]
+    if wrong:
+        return failed(check, f"{len(wrong)} of {len(tried)} attacks came out wrong, the first: {wrong[0]}", _CHECK_IT)
+    return ok(check, f"{len(tried)} attacks on the broker came out as they should")
+
+
+_CHECK_IT = "`fedprune gateway check` has them all; start Mosquitto with the configuration of `fedprune gateway init`"

@@ -1,0 +1,101 @@
+"""The course of a round: how it is opened, when it is complete, and what becomes of it once it is merged."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from functools import reduce
+
+from aggregator.cohort import Cohort, Standing
+from aggregator.round_answers import manifest
+from aggregator.round_places import assign, draft, is_hopeless, nobody_left, select
+from aggregator.round_state import Action, GiveUp, Merge, Merged, Phase, Publish, RoundState, Step
+from aggregator.round_uploads import acknowledge, drop_upload
+from fedprune.wire.messages import LeftOut
+from fedprune.wire.serving import Serving
+
+SERVED_MODELS = 2
+"""Versions of the model that are offered, the newest ones; members of the cohort may ask for each."""
+
+
+def open_round(state: RoundState, now: float) -> Step:
+    """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
+    since of two agents one that lies would set any other."""
+    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s, nobody=0, strangers=0)
+    selected = select(state, state.presence)
+    median = statistics.median_low(state.presence[agent].examples for agent in selected)
+    state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
+    return assign(state, selected, now)
+
+
+def go_on(state: RoundState, now: float) -> Step:
+    """A member fell out. Once nobody is left whose update could come, others take the places, or the round is given
+    up, or people are told how long nothing will happen."""
+    state, actions = merge_if_complete(state)
+    cohort = state.cohort
+    if state.phase is not Phase.TRAINING or cohort.awaited or cohort.count(Standing.OVERDUE):
+        return state, actions
+    state, drafted = draft(state, state.presence, now)
+    if drafted:
+        return state, actions + drafted
+    if is_hopeless(state):
+        return state, (*actions, GiveUp(cohort.count(Standing.FAILED, Standing.OUT)))
+    return state, (*actions, nobody_left(state, now))
+
+
+def merge_if_complete(state: RoundState) -> Step:
+    """Merge once the cohort is full, or nobody is awaited and the quorum is reached."""
+    plan, cohort = state.plan, state.cohort
+    is_complete = cohort.accepted >= plan.cohort or (cohort.accepted >= plan.quorum and not cohort.awaited)
+    return close(state) if is_complete else (state, ())
+
+
+def close(state: RoundState) -> Step:
+    """Take no more updates; merge as soon as none is on its way to the disk."""
+    if state.cohort.count(Standing.STORING):
+        return state, ()
+    for agent in list(state.uploads):
+        state = drop_upload(state, agent)
+    return replace(state, phase=Phase.MERGING, answer_by=None, deadline=None), (Merge(state.round),)
+
+
+def next_round(state: RoundState, merged: Merged, now: float) -> Step:
+    """Announce the next round, and open it at once with those who wait; who has no work in it is told at least that its
+    update was accepted."""
+    last_accepted = state.last_accepted
+    for agent in state.cohort.agents(Standing.ACCEPTED):
+        last_accepted = last_accepted.insert(agent, state.cohort.members[agent].digest)
+    left_out = state.left_out
+    for agent, why in merged.left_out.items():
+        left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
+    served = (*state.served, merged.model)[-SERVED_MODELS:]
+    serving = reduce(Serving.offer, merged.model.contents, state.serving)
+    still = {content for model in served for content in model.contents}
+    for content in {content for model in state.served for content in model.contents} - still:
+        serving = serving.withdraw(content.digest)
+    state = replace(
+        state,
+        round=state.round + 1,
+        model=merged.model,
+        phase=Phase.GATHERING,
+        cohort=Cohort(),
+        cap=0,
+        last_accepted=last_accepted,
+        left_out=left_out,
+        presence=state.presence.at(now),
+        serving=serving,
+        served=served,
+        deadline=now + state.plan.gather_s,
+    )
+    opened: tuple[Action, ...] = ()
+    if state.round >= state.plan.rounds or merged.is_last:
+        state = replace(state, phase=Phase.DONE, deadline=None)
+    elif len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
+        state, opened = open_round(state, now)
+    state, answers = acknowledge(state)
+    return state, (Publish(manifest(state)), *opened, *answers)
+
+
+def serve(state: RoundState, now: float) -> Step:
+    serving, chunks = state.serving.serve(now)
+    return replace(state, serving=serving), chunks

@@ -1,0 +1,115 @@
+"""How many bytes to which accuracy? `python -m benchmarks.bytes_to_accuracy [--quick] [--seeds 11,12] [--json FILE]`"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.agent_memory.environments import Environment
+from benchmarks.bytes_to_accuracy.federation import learn
+from benchmarks.bytes_to_accuracy.flower import measure_sockets
+from benchmarks.bytes_to_accuracy.picture import draw
+from benchmarks.bytes_to_accuracy.recipes import ARRANGEMENTS, DENSE, RECIPES, USUAL, Recipe
+from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, commit, means, target_of, total
+from benchmarks.bytes_to_accuracy.table import tables
+from benchmarks.command_line import Script, json_option
+from benchmarks.demo.rerun import seeds_option
+from fedprune.system.disk import Directory
+
+_ROUNDS, _QUICK_ROUNDS = 60, 10
+
+_TUNED_SEEDS = (1, 2)
+"""Those by which recipes were chosen."""
+
+
+@click.command(cls=Script)
+@seeds_option("11,12,13,14,15")
+@click.option("--quick", is_flag=True, help=f"{_QUICK_ROUNDS} rounds instead of {_ROUNDS}.")
+@click.option("--recipe", "names", multiple=True, type=click.Choice([each.name for each in RECIPES]), default=USUAL)
+@click.option(
+    "--partition", type=click.Choice(sorted({each.partition for each in ARRANGEMENTS})), default="dirichlet:0.5"
+)
+@click.option("--participation", type=click.FloatRange(0.1, 1.0), default=1.0, help="Of the agents, in each round.")
+@json_option("Write the runs there as they end; runs that it has are not made again.")
+@click.option(
+    "--flower",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A virtual environment with flwr, as benchmarks.agent_memory makes one: count its bytes too.",
+)
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw accuracy against bytes there.")
+def main(
+    seeds: tuple[int, ...],
+    quick: bool,
+    names: tuple[str, ...],
+    partition: str,
+    participation: float,
+    target: Path | None,
+    flower: Path | None,
+    picture: Path | None,
+) -> None:
+    """Run federations, and compare the bytes that they take to be as good as dense federated averaging.
+
+    10 agents with 600 examples of Fashion-MNIST each train CNN-108k on LiteRT in one process, without a network, from
+    the same weights: dense ones, whose models and updates travel whole in fp32, with a constant and with a falling
+    learning rate, and those of the presets. Payload is counted, with what is sent to all once for each receiver. Of
+    Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
+    """
+    journal, arrangement = Journal(target), Arrangement(partition, participation)
+    rounds = _QUICK_ROUNDS if quick else _ROUNDS
+    wanted = [recipe for recipe in RECIPES if recipe.name in names or recipe is DENSE]
+    made = [run for seed in seeds for run in _compare(wanted, arrangement, seed, rounds, journal)]
+    if flower is not None and journal.flower is None:
+        with tempfile.TemporaryDirectory() as directory:
+            journal.add_flower(measure_sockets(Environment(flower.resolve()), Path(directory)))
+    Console(width=120).print(*tables(made, journal.flower), sep="\n")
+    if picture is not None:
+        Directory(picture.absolute().parent).write(picture.name, draw(made))
+
+
+def _compare(
+    recipes: Sequence[Recipe], arrangement: Arrangement, seed: int, rounds: int, journal: Journal
+) -> Iterable[Run]:
+    """The runs of a seed, the dense one first: those of the journal, and others are made."""
+    target = None
+    for recipe in recipes:
+        run = journal.find(recipe.name, seed, rounds * recipe.rounds, arrangement)
+        if run is None:
+            run = _run(recipe, arrangement, seed, rounds * recipe.rounds, target)
+            journal.add(run)
+        target = run.target
+        yield run
+
+
+def _run(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, target: float | None) -> Run:
+    with tempfile.TemporaryDirectory() as directory:
+        learned = learn(recipe, arrangement, seed, rounds, Path(directory))
+    by_round = [total(up) + total(down) for up, down in zip(learned.up, learned.down, strict=True)]
+    target = target_of(learned.accuracies) if target is None else target
+    return Run(
+        name=recipe.name,
+        seed=seed,
+        tuned=seed in _TUNED_SEEDS,
+        partition=arrangement.partition,
+        participation=arrangement.participation,
+        rounds=rounds,
+        accuracy_final=means(learned.accuracies)[-1],
+        sparsity=learned.sparsity,
+        bytes_up=dict(sum(learned.up, Counter())),
+        bytes_down=dict(sum(learned.down, Counter())),
+        bytes_total=sum(by_round),
+        bytes_to_target=bytes_to(target, learned.accuracies, by_round),
+        target=target,
+        accuracies=tuple(learned.accuracies),
+        bytes_by_round=tuple(by_round),
+        commit=commit(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A perceptron of 25 million parameters, as a task that is pruned to a constant sparsity."""
+
+from __future__ import annotations
+
+import itertools
+
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.network.description import Call, Network
+from fedprune.network.layers import Activation, Dense, Function
+from fedprune.pruning.masks import Allocation
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.task.bundle import Fill, Pruning, SeededWeights, Task, Uniform
+from fedprune.task.outputs import Output
+from fedprune.task.training import Training
+
+INPUTS, OUTPUTS = 1024, 10
+_SIZES = (INPUTS, 4096, 4096, 1024, OUTPUTS)
+
+
+def large_network() -> Network:
+    layers: list[Dense | Activation] = []
+    for number, units in enumerate(_SIZES[1:]):
+        if number:
+            layers.append(Activation(name=f"relu{number}", function=Function.RELU))
+        layers.append(Dense(name=f"dense{number}", units=units, kernel=f"{number}/kernel", bias=f"{number}/bias"))
+    calls = tuple(Call(number, (number,)) for number in range(len(layers)))
+    return Network(name="large", inputs=(_SIZES[:1],), layers=tuple(layers), calls=calls, outputs=(len(layers),))
+
+
+def large_table() -> TensorTable:
+    return TensorTable(_specs())
+
+
+def large_task(training: Training, sparsity: float) -> Task:
+    """Pruned to `sparsity` after the first round of `training`'s steps."""
+    steps = training.steps_per_round
+    schedule = ConstantSparsity(target_sparsity=sparsity, begin_step=steps, frequency=steps)
+    return Task(
+        name="large",
+        input_shapes=large_network().inputs,
+        outputs=(Output((OUTPUTS,), from_logits=True),),
+        tensors=_specs(),
+        training=training,
+        pruning=Pruning(schedule, allocation=Allocation.GLOBAL),
+        members={},
+        initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in _specs())),
+    )
+
+
+def _specs() -> tuple[TensorSpec, ...]:
+    specs = []
+    for number, shape in enumerate(itertools.pairwise(_SIZES)):
+        layer = f"dense{number}"
+        specs.append(TensorSpec(f"{number}/kernel", shape, "float32", TensorClass.PRUNABLE, layer))
+        specs.append(TensorSpec(f"{number}/bias", shape[1:], "float32", TensorClass.DENSE, layer))
+    return tuple(specs)

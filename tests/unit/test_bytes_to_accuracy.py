@@ -1,0 +1,65 @@
+"""The benchmark of bytes: what it records adds up, and what it has recorded it does not make again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bytes_to_accuracy.picture import draw
+from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, target_of
+from benchmarks.bytes_to_accuracy.table import ratio_to_target
+from fedprune.errors import StorageError
+
+USUAL = Arrangement("dirichlet:0.5", 1.0)
+
+
+def run(name: str = "dense", seed: int = 11, to_target: int | None = 300) -> Run:
+    return Run(
+        name=name, seed=seed, tuned=False, partition=USUAL.partition, participation=USUAL.participation, rounds=3,
+        accuracy_final=0.8, sparsity=0.9, bytes_up={"update": 100, "control": 50}, bytes_down={"model": 150},
+        bytes_total=300, bytes_to_target=to_target, target=0.79, accuracies=(0.7, 0.8, 0.8),
+        bytes_by_round=(100, 100, 100), commit="0123456789ab",
+    )  # fmt: skip
+
+
+def test_the_target_is_half_a_point_below_the_best_mean_of_five_rounds() -> None:
+    assert target_of([0.9, 0.1, 0.8, 0.8, 0.8, 0.8, 0.8, 0.5]) == pytest.approx(0.795)
+
+
+def test_bytes_count_until_the_mean_of_five_rounds_is_at_the_target_for_the_first_time() -> None:
+    accuracies = [0.9, 0.9, 0.9, 0.9, 0.4, 0.9, 0.9, 0.1]
+
+    assert bytes_to(0.8, accuracies, [10] * 8) == 50
+    assert bytes_to(0.81, accuracies, [10] * 8) is None
+
+
+def test_a_run_that_never_reaches_the_target_has_no_ratio() -> None:
+    assert ratio_to_target(run("frugal", to_target=3), run()) == 100
+    assert ratio_to_target(run("frugal", to_target=None), run()) is None
+
+
+def test_a_run_that_was_recorded_is_found_again(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    Journal(file).add(run(seed=11))
+    Journal(file).add(run(seed=12))
+
+    journal = Journal(file)
+
+    assert [each.seed for each in journal.runs] == [11, 12]
+    assert journal.find("dense", 12, 3, USUAL) == run(seed=12)
+    assert journal.find("dense", 13, 3, USUAL) is None
+    assert journal.find("dense", 12, 6, USUAL) is None
+    assert journal.find("dense", 12, 3, Arrangement("iid", 1.0)) is None
+
+
+def test_a_file_of_something_else_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text("{}")
+
+    with pytest.raises(StorageError, match="name another file"):
+        Journal(file)
+
+
+def test_the_picture_is_a_png() -> None:
+    assert draw([run(), run("frugal")]).startswith(b"\x89PNG")
