@@ -1,6 +1,6 @@
 # `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all bench lint lock clean setup test-tools
+.PHONY: help demo check test test-all bench deb lint lock clean setup test-tools
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
@@ -49,6 +49,9 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.raw_columns || failed=1; \
 	$(BIN)/python -m benchmarks.federations --json benchmarks/results/federations.json || failed=1; \
 	exit $$failed
+
+deb: setup ## Make the Debian packages of agent and gateway, in dist/ (for Debian's own tools, see deploy/deb.sh)
+	deploy/deb.sh
 
 lint: setup ## Check style, types and import rules only
 	$(BIN)/ruff check

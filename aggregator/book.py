@@ -24,8 +24,8 @@ from fedprune.model.metrics import Metric, metric_named
 FORMAT = 6
 """Of the tables below; a book of another format is refused."""
 
-RUN_ID_BYTES = 4
-"""Random bytes of a run's id, 6 letters: messages name it, and one federation has few."""
+RUN_ID_BYTES = 3
+"""Random bytes of a run's id, 4 letters: messages name it, and an agent remembers 16 at most."""
 
 _TICKET_KEY_BYTES = 16
 
@@ -102,8 +102,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
-    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included, and
-    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`). `led_astray` counts how often
+    `bytes_up` and `bytes_down` are MQTT payload bytes, summed over the agents, control included, and
+    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`); `mqtt_up` and `mqtt_down` the
+    bytes of whole packets, with topics and acknowledgements, of so many messages. `led_astray` counts how often
     what a member held led to another model than the gateway's, which it then fetched whole. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
@@ -141,8 +142,23 @@ class RoundRecord(msgspec.Struct, frozen=True):
     statistics_norm: float
     bytes_up_by_kind: dict[str, int] = {}
     bytes_down_by_kind: dict[str, int] = {}
+    mqtt_up: int = 0
+    mqtt_down: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
     led_astray: int = 0
     hint: str = ""
+
+    @property
+    def control_bytes(self) -> float:
+        """Payload bytes both ways, of an agent on average, that are neither of a model nor of an update or the task."""
+        kind = "control"
+        return (self.bytes_up_by_kind.get(kind, 0) + self.bytes_down_by_kind.get(kind, 0)) / max(1, self.agents)
+
+    @property
+    def messages(self) -> float:
+        """MQTT messages both ways, of an agent on average."""
+        return (self.messages_up + self.messages_down) / max(1, self.agents)
 
     @property
     def accuracy(self) -> float | None:

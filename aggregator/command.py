@@ -14,7 +14,8 @@ from aggregator.settings import FederationSettings
 from fedprune.config import from_table, override, read_table
 from fedprune.model.metrics import metrics_shown
 from fedprune.system.output import say
-from fedprune.system.process import log_to_stderr
+from fedprune.system.process import as_service, log_to_stderr
+from fedprune.system.service import SERVICE
 
 
 @click.command()
@@ -56,7 +57,9 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
         elif not quiet:
             say(round_line(record, settings.rounds.count))
 
-    run_aggregator(settings, config.parent, report)
+    with as_service():
+        SERVICE.ready()
+        run_aggregator(settings, config.parent, report)
 
 
 def round_line(record: RoundRecord, rounds: int) -> str:
@@ -64,7 +67,9 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
         f"{_scores(record)}, sparsity {record.sparsity:.2f}, "
-        f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
+        f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB "
+        f"(an agent: {record.messages:.1f} messages, {record.control_bytes:.0f} bytes of control), "
+        f"{record.seconds:.1f} s"
         f"{_remarks(record)}"
     )
 

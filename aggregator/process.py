@@ -7,6 +7,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
+from fedprune.system.service import SERVICE
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.gathering import is_incomplete, with_data
@@ -41,12 +43,24 @@ _UPDATE_OVERHEAD = 4096
 """Bytes an update may need beyond fp32 values and a bitmap: headers, scales and the bookkeeping of positions."""
 
 
-def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[RoundRecord], None]) -> None:
+class Withdrawn(BaseException):
+    """The gateway's owner wants this federation to rest, or to end here: it can go on where it was."""
+
+
+def run_aggregator(
+    settings: FederationSettings,
+    base: Path,
+    report: Callable[[RoundRecord], None],
+    events: queue.SimpleQueue[Any] | None = None,
+) -> None:
     """Run the federation to its end. Paths in `settings` are relative to `base`.
+
+    Whoever gives `events` may put `Withdrawn` there.
 
     Raises `FedpruneError`s for what is wrong with the settings, files, broker or disk, `KeyboardInterrupt` when
     it is stopped; the run goes on where it was when it is started again.
     """
+    events = queue.SimpleQueue() if events is None else events
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
     _check_clock(bundle, settings.rounds.count)
@@ -56,12 +70,14 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
-    with owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory:
-        room = Room.of_device(directory.path)
+    with (
+        owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory,
+        closing(RunStore.open(directory.path)) as store,
+    ):
+        room, ticket_key = Room.of_device(directory.path), None
         evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings, room)
-        store, ticket_key = RunStore.open(directory.path), None
         if is_incomplete(bundle.task):
-            bundle, ticket_key = _completed(bundle, settings, base, directory, store)
+            bundle, ticket_key = _completed(bundle, settings, base, directory, store, events)
             evaluator = _evaluator(bundle, held_out, settings, room)
         run, incarnation = store.book.start(
             secrets.token_urlsafe(RUN_ID_BYTES),
@@ -73,7 +89,6 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         broker = settings.broker.relative_to(base)
         with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
             runner = AggregatorRunner(
@@ -91,9 +106,13 @@ def run_aggregator(settings: FederationSettings, base: Path, report: Callable[[R
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
             )
-            _loop(runner, events)
+            try:
+                _loop(runner, events)
+            except Withdrawn:
+                link.publish(topics.round, b"", retain=True)  # nobody is to wait for it
+                link.drain()
+                raise
             link.drain()
-        store.book.close()
 
 
 def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettings, room: Room) -> Evaluator | None:
@@ -101,7 +120,12 @@ def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettin
 
 
 def _completed(
-    bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, store: RunStore
+    bundle: Bundle,
+    settings: FederationSettings,
+    base: Path,
+    directory: Directory,
+    store: RunStore,
+    events: queue.SimpleQueue[Any],
 ) -> tuple[Bundle, bytes | None]:
     """The bundle with the statistics that its task lacks: those that the run has frozen, or else they are gathered; and
     the key of the tickets that agents were given for it, so that they need no others.
@@ -115,19 +139,25 @@ def _completed(
                 f"{directory.path} holds a run, but {POOLED}, by which it normalises, is gone; restore it, or name an "
                 "empty state directory"
             )
-        ticket_key = _gather(bundle, settings, base, directory, given)
+        ticket_key = _gather(bundle, settings, base, directory, given, events)
     forget_given(given)
     pooled = load_pooled(directory, task)
     assert pooled is not None
     return with_data(bundle, pooled.data), ticket_key
 
 
-def _gather(bundle: Bundle, settings: FederationSettings, base: Path, directory: Directory, given: Directory) -> bytes:
+def _gather(
+    bundle: Bundle,
+    settings: FederationSettings,
+    base: Path,
+    directory: Directory,
+    given: Directory,
+    events: queue.SimpleQueue[Any],
+) -> bytes:
     """Run the gathering to its end; the key of its tickets."""
     topics, book = Topics(settings.name), Book.open(given.path / BOOK)
     run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
     plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     _log.info("the task's statistics are gathered of the devices first")
     with MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link, stopping(events):
         keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
@@ -144,7 +174,7 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
     while True:
         alarm = wake_at(runner.state)
         try:
-            event = events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+            event = events.get(timeout=SERVICE.wait_until(alarm))
         except queue.Empty:
             event = None
         match event:
@@ -159,6 +189,7 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
             case BaseException():
                 raise event
         runner.tick()  # after every event, so that a flood of messages puts no alarm off
+        SERVICE.alive()
         if runner.is_done:
             return
 

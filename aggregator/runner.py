@@ -32,6 +32,7 @@ from aggregator.round_state import (
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
+from aggregator.traffic import TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
@@ -77,6 +78,9 @@ class RunStore:
                 "or name an empty state directory; nothing was changed"
             )
         return store
+
+    def close(self) -> None:
+        self.book.close()
 
 
 class AggregatorRunner(Exchange):
@@ -220,10 +224,9 @@ class AggregatorRunner(Exchange):
         weights, evaluation = self._model.checkpoint.weights, merged.evaluation
         taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
         weight = sum(update.weight for update in taken)
-        now, counts = self._clock(), self._counts
+        now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
-        self._began, self._counts = now, Counter()
-        up, down = self._up.take(), self._down.take()
+        self._began, self._counts, self._up = now, Counter(), TrafficCount()
         return RoundRecord(
             round=round_,
             agents=len(updates),
@@ -232,8 +235,8 @@ class AggregatorRunner(Exchange):
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
             sparsity=self._merger.form_of(self._model).sparsity(weights),
-            bytes_up=sum(up.values()),
-            bytes_down=sum(down.values()),
+            bytes_up=sum(up.by_kind.values()),
+            bytes_down=sum(down.by_kind.values()),
             seconds=now - began,
             train_seconds=max(update.train_seconds for update in updates.values()),
             train_loss=sum(update.loss * update.weight for update in taken) / weight,
@@ -247,8 +250,12 @@ class AggregatorRunner(Exchange):
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
-            bytes_up_by_kind=up,
-            bytes_down_by_kind=down,
+            bytes_up_by_kind=up.by_kind,
+            bytes_down_by_kind=down.by_kind,
+            mqtt_up=up.mqtt_bytes(down),
+            mqtt_down=down.mqtt_bytes(up),
+            messages_up=up.messages,
+            messages_down=down.messages,
             led_astray=counts["led_astray"],
         )
 

@@ -11,7 +11,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 
-RUN = "abcdef"
+RUN = "abcd"
 _ENOUGH_S = 10**9
 
 

@@ -4,6 +4,7 @@
 #   requirements/aggregator.txt  a gateway: no TensorFlow
 #   requirements/agent.txt       a device with the litert trainer: no TensorFlow
 #   requirements/keras.txt       a device with both trainers
+#   requirements/debian-agent.txt, debian-tools.txt  what Debian packages of agents hold, and what makes packages
 # and what the Flower app asks for that the agents are measured against:
 #   requirements/flower.txt
 # Versions that still fit are kept; delete the files first to move to the newest. At the end it makes sure that
@@ -27,9 +28,11 @@ main() {
   local device=(pyproject.toml --python-platform "${MACHINES[0]}" --extra agent --constraints requirements/dev.txt)
   pin requirements/agent.txt "${device[@]}"
   pin requirements/keras.txt "${device[@]}" --extra keras
+  pin requirements/debian-agent.txt "${device[@]}" --extra join --extra images
+  pin requirements/debian-tools.txt deploy/debian/requirements.in --universal
   pin requirements/flower.txt benchmarks/agent_memory/flower-app/pyproject.toml --universal
   local requirements
-  for requirements in dev aggregator agent keras flower; do
+  for requirements in dev aggregator agent keras debian-agent debian-tools flower; do
     check_wheels "requirements/$requirements.txt"
   done
 }

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from edge_agent.process import run_agent
-from edge_agent.settings import AgentSettings
-from fedprune.config import from_table, override, read_table
+from edge_agent.settings import AgentSettings, settings_table
+from fedprune.config import from_table, override
 from fedprune.system.process import log_to_stderr
 
 _PATHS = ("data", "state", "personal_model")
@@ -64,7 +64,7 @@ def agent(config: Path | None, broker: str | None, quiet: bool, **options: Any) 
 
 def _settings(config: Path | None, broker: str | None, options: dict[str, Any]) -> AgentSettings:
     """The file's settings, overridden by the options that were given; paths on the command line are from here."""
-    table = {} if config is None else read_table(config)
+    table = {} if config is None else settings_table(config)
     for key, value in options.items():
         if value is not None:
             table[key] = str(Path(value).resolve()) if key in _PATHS else value

@@ -30,7 +30,8 @@ from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
 from fedprune.system.memory import return_large_arrays
 from fedprune.system.ownership import owned
-from fedprune.system.process import stopping
+from fedprune.system.process import as_service, stopping
+from fedprune.system.service import SERVICE
 from fedprune.system.usage import device_memory_mb, peak_memory_mb
 from fedprune.wire.authentication import read_key
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
@@ -57,9 +58,11 @@ def run_agent(settings: AgentSettings, base: Path) -> None:
     check_id(settings.name, "agent name")
     topics = Topics(check_id(settings.federation, "federation"))
     trainer = preferred_trainer(settings.trainer)
-    examples = most_examples(base / settings.data)
-    with owned(base / settings.state) as disk:
-        _serve(settings, base, disk, topics, CheckIn(examples=examples, trainer=trainer))
+    with as_service():
+        examples = most_examples(base / settings.data)
+        with owned(base / settings.state) as disk:
+            SERVICE.ready()  # the broker may be away for long
+            _serve(settings, base, disk, topics, CheckIn(examples=examples, trainer=trainer))
 
 
 def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics, check_in: CheckIn) -> None:
@@ -101,7 +104,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     ):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, key)
         try:
-            _loop(runner, events, lambda: link.publish(status, _presence(name, "online"), retain=True))
+            _loop(runner, events, training_thread, lambda: link.publish(status, _presence(name, "online"), retain=True))
         finally:
             link.publish(status, _presence(name, "offline"), retain=True)
             link.drain()
@@ -140,27 +143,33 @@ def _open_round(
     return local, store.task(assignment.task.digest)
 
 
-def _loop(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
+def _loop(
+    runner: AgentRunner, events: queue.SimpleQueue[Any], training: TrainingThread, greet: Callable[[], object]
+) -> None:
     """Handle events for ever. A disk that refuses ends the agent, once the gateway knows that nothing will come."""
     try:
-        _handle_events(runner, events, greet)
+        _handle_events(runner, events, training, greet)
     except StorageError as error:
         runner.give_up(str(error), time.monotonic())
         raise
 
 
-def _handle_events(runner: AgentRunner, events: queue.SimpleQueue[Any], greet: Callable[[], object]) -> None:
+def _handle_events(
+    runner: AgentRunner, events: queue.SimpleQueue[Any], training: TrainingThread, greet: Callable[[], object]
+) -> None:
     while True:
         alarm = runner.state.wake_at
         _handle_event(runner, _next_event(events, alarm), greet)
         # After every event, so that a flood of messages puts no alarm off.
         runner.handle(Ticked(), time.monotonic())
+        if not training.is_stuck():
+            SERVICE.alive()
 
 
 def _next_event(events: queue.SimpleQueue[Any], alarm: float | None) -> Any:
-    """The next event; None once it is time for the alarm."""
+    """The next event; None once it is time for the alarm, or for a sign of life."""
     try:
-        return events.get(timeout=None if alarm is None else max(0.0, alarm - time.monotonic()))
+        return events.get(timeout=SERVICE.wait_until(alarm))
     except queue.Empty:
         return None
 

@@ -39,6 +39,7 @@ from edge_agent.store import AgentStore
 from fedprune import __version__
 from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
+from fedprune.system.service import SERVICE
 from fedprune.system.usage import bytes_written
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
@@ -178,6 +179,7 @@ class AgentRunner:
         if self.state.phase is not before:
             self._count_written(before)
             _log.info("%s", self._describe())
+            SERVICE.status(self._describe())
         for action in actions:
             self._perform(action)
 

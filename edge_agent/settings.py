@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 
 from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
+from fedprune.config import load_toml, read_table
+from fedprune.errors import ConfigurationError
 from fedprune.wire.broker import Broker
+
+_JOINED = "joined"
+"""A key of the file alone: another agent.toml, as `fedprune join` writes it."""
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,3 +37,30 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gateway: str | None = None
     guest: Guest = Guest()
     broker: Broker = Broker()
+
+
+def settings_table(path: Path) -> dict[str, Any]:
+    """An agent.toml's table. What it does not say it has from the file that it names as `joined`, if it does.
+
+    So a file that a person keeps, and a package brings, stays apart from what joining a gateway writes.
+    Raises `ConfigurationError` if one of the two cannot be used.
+    """
+    table = read_table(path)
+    if _JOINED not in table:
+        return table
+    named = table.pop(_JOINED)
+    if not isinstance(named, str):
+        raise ConfigurationError(f"{path}: {_JOINED}: expected the name of a file, in quotes")
+    joined = path.parent / named
+    if not joined.exists():
+        raise ConfigurationError(f"{path}: {joined} is not there: this device has yet to join: `fedprune join TOKEN`")
+    return _from_here(load_toml(joined, AgentSettings), joined.parent) | table
+
+
+def _from_here(settings: AgentSettings, base: Path) -> dict[str, Any]:
+    """The settings as a table, with paths that are relative to `base` made whole."""
+    table: dict[str, Any] = msgspec.to_builtins(settings)
+    for key in ("data", "state", "authentication_key"):
+        if table[key] is not None:
+            table[key] = str((base / table[key]).resolve())
+    return table | {"broker": msgspec.to_builtins(settings.broker.relative_to(base.resolve()))}

@@ -6,6 +6,7 @@ For each task the data are loaded, the trainer is made, and what it needs import
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from fedprune.task.bundle import Bundle
     from fedprune.task.forms import Form
 
+LONGEST_STEP_S = 3600.0
+"""A training that neither begins a step nor ends for so long never will: its runtime hangs, and the service is to be
+started anew. Reading the data and checking the runtime count as a step."""
+
 Opener = Callable[[], tuple[LocalRound, bytes]]
 """Reads what a round takes, and the task's bundle, from the agent's store."""
 
@@ -42,6 +47,8 @@ class _Training:
     number: int
     open: Opener
     stop: threading.Event = field(default_factory=threading.Event)
+    moved: list[float] = field(default_factory=lambda: [time.monotonic()])
+    """When the last step began, or could begin again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +114,8 @@ class TrainingThread:
         """Hold whatever trains between two steps, or let it go on. What is held can be stopped."""
         with self._lock:
             self._is_held = is_held
+            if self._current is not None:
+                self._current.moved[0] = time.monotonic()
             self._lock.notify_all()
 
     @property
@@ -114,6 +123,13 @@ class TrainingThread:
         """Something is trained, and uses the processor."""
         with self._lock:
             return self._current is not None and not self._is_held
+
+    def is_stuck(self) -> bool:
+        """What is being trained makes no progress."""
+        with self._lock:
+            if self._current is None or self._is_held:
+                return False
+            return time.monotonic() - self._current.moved[0] > LONGEST_STEP_S
 
     def _work(self, training: _Training) -> None:
         """Train, and go on with what was started meanwhile."""
@@ -154,9 +170,10 @@ class TrainingThread:
             return error
 
     def _is_stopped(self, training: _Training) -> bool:
-        """Nobody wants the training any more. While it is held this waits until it is known."""
+        """Nobody wants the training any more. To be asked before each step; while it is held this waits."""
         with self._lock:
             self._lock.wait_for(lambda: training.stop.is_set() or not self._is_held)
+        training.moved[0] = time.monotonic()
         return training.stop.is_set()
 
     def _keep(self, prepared: _Prepared, weights: Weights, form: Form) -> None:

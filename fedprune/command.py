@@ -22,7 +22,10 @@ _SUBCOMMANDS = {
     "task": ("export.command:task", "Build, check or show a task bundle: what a federation learns."),
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
-    "gateway": ("fedprune.identity.gateway_command:gateway", "A broker that lets in nobody else: make, check, open."),
+    "gateway": (
+        "aggregator.gateway.command:gateway",
+        "The machine that a fleet belongs to: make it, prove it, run federation after federation.",
+    ),
     "enroll": ("fedprune.identity.device_commands:enroll", "Invite a device to join a gateway, with a token."),
     "revoke": ("fedprune.identity.device_commands:revoke", "Shut a device out of a gateway."),
     "rollback": ("aggregator.rollback_command:rollback", "Take a run back to an earlier model."),

@@ -213,13 +213,13 @@ def _extract_debian(system: System, packages: Iterable[str], image: Path) -> Non
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch, "root.tar")
         options = ("--variant=extract", f"--architectures={system.architecture}", f"--include={','.join(packages)}")
-        _fetch(f"Debian's packages for {system.name}", "mmdebstrap", *options, system.suite, archive, _debian_archive())
+        _fetch(f"Debian's packages for {system.name}", "mmdebstrap", *options, system.suite, archive, debian_archive())
         # Everything belongs to whoever unpacks it, so that they need not be root.
         _must("tar", "--extract", "--file", archive, "--directory", image, "--no-same-owner", "--exclude=./dev/*")
 
 
 @cache
-def _debian_archive() -> str:
+def debian_archive() -> str:
     """Where apt gets Debian's packages on this machine."""
     targets = ("Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main")
     done = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *targets)

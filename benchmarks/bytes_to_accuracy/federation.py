@@ -166,7 +166,7 @@ class _Federation:
         task = self._bundle.blob if begins else b""
         update, update_apart = _inside(result.update.blob)
         model, model_apart = _inside(blob)
-        check_in = CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN, version=assignment.round, terms=int(not begins))
+        check_ins = [CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN)] if begins else []  # a submit is one too
         manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
         assignment = msgspec.structs.replace(
             assignment,
@@ -176,7 +176,9 @@ class _Federation:
         )
         submit = msgspec.structs.replace(result.submit, update=update or result.submit.update)
         needs = [need_of(content_of(content), (), CHUNK_SIZES[0]) for content in (task, model_apart) if content]
-        up = Counter(control=_size(check_in, *needs, submit) - len(update), update=len(update) + _chunks(update_apart))
+        up = Counter(
+            control=_size(*check_ins, *needs, submit) - len(update), update=len(update) + _chunks(update_apart)
+        )
         down = Counter(control=_size(manifest, assignment) - len(model), model=len(model) + _chunks(model_apart))
         return up, down + Counter(task=_chunks(task))
 

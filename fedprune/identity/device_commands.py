@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
 
-from fedprune.errors import ConfigurationError
-from fedprune.identity.certificates import fingerprint
 from fedprune.identity.gateway import open_gateway
 from fedprune.identity.gateway_command import DIRECTORY
+from fedprune.identity.invitation import MINUTES, invite
 from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, HOME, KEY, Membership, join_gateway
-from fedprune.identity.mosquitto import PROBES
 from fedprune.identity.renewal import renew_device
 from fedprune.identity.revocation import revoke as revoke_device
-from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
-from fedprune.system.ownership import owned
+from fedprune.identity.token import parse_token
+from fedprune.system.ownership import become_owner, owned
 from fedprune.system.paths import path_text
 from fedprune.wire.topics import check_id
 
@@ -31,7 +28,7 @@ _AGENT = "agent.toml"
 @click.option(
     "--minutes",
     type=click.IntRange(1, 60 * 24 * 7),
-    default=60,
+    default=MINUTES,
     show_default=True,
     help="How long the token can be used.",
 )
@@ -44,18 +41,8 @@ def enroll(name: str, directory: Path, minutes: int) -> None:
     \b
       fedprune enroll pi-1
     """
-    if check_id(name, "device") in PROBES:
-        raise ConfigurationError(f"device {name!r}: `fedprune gateway check` plays it; choose another name")
-    gateway = open_gateway(directory)
-    token = JoinToken(
-        name,
-        gateway.settings.hosts,
-        gateway.settings.enrolment_port,
-        fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES],
-        new_secret(),
-    )
-    gateway.devices.invite(name, token.secret, int(time.time()) + 60 * minutes)
-    click.echo(f"fedprune join {format_token(token)}")
+    become_owner(directory)
+    click.echo(invite(open_gateway(directory), name, minutes))
 
 
 @click.command()
@@ -70,6 +57,7 @@ def revoke(name: str, directory: Path) -> None:
     \b
       fedprune revoke pi-1
     """
+    become_owner(directory)
     state = revoke_device(open_gateway(directory), check_id(name, "device"), datetime.now(UTC))
     click.echo(f"{name} is revoked; {state.value}")
 
@@ -82,9 +70,16 @@ def revoke(name: str, directory: Path) -> None:
     type=click.Path(path_type=Path),
     default=Path("agent"),
     show_default=True,
+    envvar="FEDPRUNE_AGENT_DIR",
     help="Where the device's key, its certificate and agent.toml are put.",
 )
-@click.option("--data", default="data.npz", show_default=True, help="The device's examples, as agent.toml names them.")
+@click.option(
+    "--data",
+    default="data.npz",
+    show_default=True,
+    envvar="FEDPRUNE_DATA",
+    help="The device's examples, as agent.toml names them.",
+)
 def join(token: str, directory: Path, data: str) -> None:
     """Join a gateway's federation: make a key, have it certified, write agent.toml.
 
@@ -95,6 +90,7 @@ def join(token: str, directory: Path, data: str) -> None:
       fedprune join fpj1.bqW0zj...
       fedprune agent --config agent/agent.toml
     """
+    become_owner(directory)
     with owned(directory) as disk:  # two at once would mix their keys
         member = join_gateway(parse_token(token), disk)
         wanted = _agent_toml(member, data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -166,7 +167,15 @@ def _configuration(gateway: Gateway) -> str:
         access_list=str(path / ACCESS_LIST),
         pid=str(path / BROKER_PID),
     )
-    return mosquitto.configuration(files, gateway.settings.broker_port, getpass.getuser())
+    return mosquitto.configuration(files, gateway.settings.broker_port, _user())
+
+
+def _user() -> str:
+    """The name of this process's user, whatever the environment says: root may have become it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return getpass.getuser()
 
 
 def _toml(settings: Mapping[str, object]) -> str:

@@ -1,11 +1,14 @@
-"""`fedprune gateway`: the machine that a fleet belongs to: its authority, its broker's configuration, the proof."""
+"""`fedprune gateway`, as far as it is about who is who: to make a gateway, to prove its broker, to let devices in."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import queue
+import socket
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,12 +31,15 @@ from fedprune.identity.gateway import (
     open_gateway,
 )
 from fedprune.identity.renewal import CHECK_S, renew_gateway
-from fedprune.identity.settings import GatewaySettings
+from fedprune.identity.settings import GatewaySettings, check_host
+from fedprune.system.ownership import become_owner
 from fedprune.system.paths import path_text
-from fedprune.system.process import log_to_stderr, stopping
 from fedprune.system.table import table_lines
 
 _log = logging.getLogger(__name__)
+
+_ELSEWHERE = "192.0.2.1"
+"""An address that is nobody's (RFC 5737): the way there is this machine's way out."""
 
 DIRECTORY = click.option(
     "--dir",
@@ -41,40 +47,38 @@ DIRECTORY = click.option(
     type=click.Path(path_type=Path),
     default=Path("gateway"),
     show_default=True,
+    envvar="FEDPRUNE_GATEWAY_DIR",
     help="The gateway's directory: keys, certificates, Mosquitto's configuration, the devices.",
 )
 
 
-@click.group()
-def gateway() -> None:
-    """The machine that a fleet belongs to: its own authority, and a broker that lets in nobody else."""
+def make_gateway(directory: Path, hosts: tuple[str, ...], given: Mapping[str, str | int | None]) -> Gateway:
+    """Make a gateway, or bring one up to date: whatever is not given stays as it is there.
 
-
-@gateway.command()
-@click.argument("hosts", nargs=-1, required=True)
-@DIRECTORY
-@click.option("--federation", help="The federation's name.  [default: fedprune]")
-@click.option("--broker-port", type=int, help="Where the broker will listen, with TLS.  [default: 8883]")
-@click.option("--enrolment-port", type=int, help="Where new devices will be let in, with TLS.  [default: 8884]")
-def init(hosts: tuple[str, ...], directory: Path, **settings: str | int | None) -> None:
-    """Make a gateway: a certificate authority, and a configuration of Mosquitto that lets in only whom it certifies.
-
-    HOSTS are the names and addresses by which devices reach this machine. Called once more, with other names or ports,
-    it makes the gateway's own certificates and the configuration anew; the authority stays, and so do all devices, and
-    whatever no option changes.
-
-    \b
-      fedprune gateway init gateway.local 192.168.1.10
-      mosquitto -c gateway/mosquitto.conf
-      fedprune gateway check
+    Without `hosts` a new one goes by what this machine calls itself. Raises `ConfigurationError`.
     """
-    given = {"hosts": hosts} | {key: value for key, value in settings.items() if value is not None}
+    become_owner(directory)
     before = read_table(directory / SETTINGS) if (directory / SETTINGS).exists() else {}
-    made = init_gateway(directory, from_table(before | given, GatewaySettings, "options"), datetime.now(UTC))
-    click.echo(_summary(made))
+    names = hosts or before.get("hosts") or own_hosts()
+    settings = before | {"hosts": names} | {key: value for key, value in given.items() if value is not None}
+    return init_gateway(directory, from_table(settings, GatewaySettings, "options"), datetime.now(UTC))
 
 
-@gateway.command()
+def own_hosts() -> tuple[str, ...]:
+    """The names and the address by which others are likely to reach this machine."""
+    name = socket.gethostname().partition(".")[0]
+    likely = [f"{name}.local", name]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((_ELSEWHERE, 9))  # a datagram socket: nothing is sent
+        likely.append(probe.getsockname()[0])
+    found = []
+    for host in likely:
+        with contextlib.suppress(ValueError):
+            found.append(check_host(host))
+    return tuple(found)
+
+
+@click.command()
 @DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Print what was tried as JSON.")
 def check(directory: Path, as_json: bool) -> None:
@@ -86,6 +90,7 @@ def check(directory: Path, as_json: bool) -> None:
     \b
       fedprune gateway check --json
     """
+    become_owner(directory)
     logging.getLogger("fedprune.wire").setLevel(logging.ERROR)  # connections are ended here, as they should be
     tried = list(cross_all(open_gateway(directory)))
     if as_json:
@@ -101,29 +106,18 @@ def check(directory: Path, as_json: bool) -> None:
         )
 
 
-@gateway.command()
-@DIRECTORY
-@click.option("--quiet", is_flag=True, help="Say only what was refused.")
-def run(directory: Path, quiet: bool) -> None:
-    """Let in the devices that `fedprune enroll` has invited, until Ctrl-C: serve the enrolment endpoint.
-
-    It need not run when nobody joins. The broker and `fedprune aggregator` are processes of their own.
-
-    
-      fedprune gateway run
-    """
-    log_to_stderr("gateway", verbose=not quiet)
-    opened = open_gateway(directory)
+@contextmanager
+def letting_in(opened: Gateway) -> Iterator[None]:
+    """Meanwhile the devices that `fedprune enroll` has invited can join: the enrolment endpoint is served."""
     opened.credentials(ENROLMENT)  # says which file is gone or damaged
     answers = Enrolment(opened, time.monotonic, lambda: datetime.now(UTC))
-    events: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     port = opened.settings.enrolment_port
-    with EnrolmentServer(port, opened.enrolment_files, answers.answer) as server, stopping(events):
+    with EnrolmentServer(port, opened.enrolment_files, answers.answer) as server:
         threading.Thread(target=server.serve_forever, name="enrolment", daemon=True).start()
         threading.Thread(target=_keep_renewed, args=(opened, server), name="renewal", daemon=True).start()
         _log.info("devices can join at port %s", port)
         try:
-            raise events.get()
+            yield
         finally:
             server.shutdown()
 
@@ -149,15 +143,21 @@ def _outcome(crossing: Crossing) -> str:
     return what if crossing.is_right else f"WRONG: {what}"
 
 
-def _summary(made: Gateway) -> str:
+def summary(made: Gateway) -> str:
+    """What a person does next."""
     path = made.path.resolve()
     return path_text(f"""\
 {path} is the gateway of the federation {made.settings.federation}. All its devices trust {AUTHORITY}.key: keep it.
 
 start the broker:         mosquitto -c {path / CONFIGURATION}
+run federations on it:    fedprune gateway run --dir {made.path}
+(with the Debian package systemd does these two)
 prove it:                 fedprune gateway check --dir {made.path}
-let a device in:          fedprune gateway run --dir {made.path}, and: fedprune enroll NAME --dir {made.path}
-for federation.toml:      name = "{made.settings.federation}"
+invite a device:          fedprune enroll NAME --dir {made.path}
+queue a federation:       fedprune gateway queue add --task FILE --dir {made.path}
+
+an aggregator by itself:  federation.toml has
+                          name = "{made.settings.federation}"
                           gateway = "{path}"
                           [broker]
                           url = "{made.broker_url}"

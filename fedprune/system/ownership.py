@@ -1,10 +1,14 @@
-"""One owner for a state directory: a second process that would write there is refused with one line."""
+"""One owner for a state directory: a second process that would write there is refused with one line.
+
+And one user: root who works on another user's directory becomes that user first, so that no file there is root's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,29 @@ LOCK = ".owner"
 """The file that is locked, in the directory. It holds the owner's process id, for the message, and is never deleted."""
 
 _LONGEST_PID = 20
+
+
+def become_owner(path: Path) -> None:
+    """Where this process is root's and the directory `path` another user's, the process is that user's from now on.
+
+    So `sudo fedprune join` leaves files that the service, which is not root's, can read and replace.
+    Raises `StorageError` if this process's user may not work there, and for an owner that root cannot become.
+    """
+    try:
+        owner = path.stat()
+    except OSError:
+        return  # it will be made, and is then whose the process is
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: its owner and root alone may work there; use sudo, or name another directory")
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    except (KeyError, OSError) as error:
+        raise StorageError(f"{path} is of user {owner.st_uid}, whom root cannot become here ({error})") from error
 
 
 @contextlib.contextmanager

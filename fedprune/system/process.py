@@ -9,11 +9,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from fedprune.system.output import droppable
+from fedprune.system.service import SERVICE
+
+_log = logging.getLogger(__name__)
 
 _ABANDONABLE = "abandonable"
 
@@ -22,6 +26,12 @@ _NUDGE = signal.SIGURG
 
 _INSIST_S = 0.05
 _READ_AT_ONCE = 64
+
+LAST_S = 1.5
+"""A service that was told to end has so long to do it in order: to take leave of the broker, to finish a step. What it
+cuts short then it would lose to a power cut as well, and so nothing that counts."""
+
+_is_service = threading.Event()
 
 
 class Terminated(BaseException):
@@ -33,11 +43,43 @@ class _Unwinding(BaseException):
 
 
 @contextmanager
+def as_service() -> Iterator[None]:
+    """SIGTERM ends what is within by `Terminated`, which is no failure, and in any case `LAST_S` after it came.
+
+    Whatever the main thread computes or waits for then, the process ends, with exit code 0.
+    """
+    _is_service.set()
+    try:
+        yield
+    except _Unwinding as told:
+        raise Terminated from told
+    finally:
+        SERVICE.ending()
+        _is_service.clear()  # a last moment that has begun goes on: what ends the process comes after this
+
+
+def _begin_last_moment(number: signal.Signals) -> None:
+    if number == signal.SIGTERM and _is_service.is_set():
+        threading.Thread(target=_end_late, name="last moment", daemon=True).start()
+
+
+def _end_late() -> None:
+    time.sleep(LAST_S)
+    _log.warning("told to end %s s ago: the rest is left undone, and made anew by the next start", LAST_S)
+    os._exit(0)
+
+
+@contextmanager
 def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
     """Turn SIGINT into a `KeyboardInterrupt` on `events` and SIGTERM into `Terminated`: they strike between
     transitions, not within."""
     ends = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-    with _told_of(tuple(ends), lambda number: events.put(ends[number]())), _handled_by(lambda *_: None, tuple(ends)):
+
+    def tell(number: signal.Signals) -> None:
+        _begin_last_moment(number)
+        events.put(ends[number]())
+
+    with _told_of(tuple(ends), tell), _handled_by(lambda *_: None, tuple(ends)):
         yield
 
 
@@ -61,7 +103,8 @@ def interruptible() -> Iterator[None]:
         noticed.set()
         raise KeyboardInterrupt if number == signal.SIGINT else _Unwinding
 
-    def insist(_: signal.Signals) -> None:
+    def insist(number: signal.Signals) -> None:
+        _begin_last_moment(number)
         while not noticed.wait(_INSIST_S):
             signal.pthread_kill(main_thread, _NUDGE)
 

@@ -26,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from fedprune.errors import BrokerError, ConfigurationError, FedpruneError
 from fedprune.system.disk import why_unreadable
 from fedprune.system.log import LimitedLog
+from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
 from fedprune.wire.broker import Broker, Tls
 from fedprune.wire.inbox import Inbox
@@ -136,6 +137,7 @@ class MqttLink:
             except BrokerUnreachable as error:
                 if not attempt:
                     _log.warning("%s (trying again until that changes)", error)
+            SERVICE.alive()
             time.sleep(self._delay(attempt))
             attempt += 1
 

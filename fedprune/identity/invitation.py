@@ -1,0 +1,33 @@
+"""An invitation: the token by which one device may join a gateway, once and for a while."""
+
+from __future__ import annotations
+
+import time
+
+from fedprune.errors import ConfigurationError
+from fedprune.identity.certificates import fingerprint
+from fedprune.identity.gateway import Gateway
+from fedprune.identity.mosquitto import PROBES
+from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret
+from fedprune.wire.topics import check_id
+
+MINUTES = 60
+"""How long a token can be used, unless said otherwise."""
+
+
+def invite(gateway: Gateway, name: str, minutes: int = MINUTES) -> str:
+    """The line to type on the device that is to be `name`. An earlier invitation of that name ends.
+
+    Raises `ConfigurationError` for a name that no device can have, or one has.
+    """
+    if check_id(name, "device") in PROBES:
+        raise ConfigurationError(f"device {name!r}: `fedprune gateway check` plays it; choose another name")
+    token = JoinToken(
+        name,
+        gateway.settings.hosts,
+        gateway.settings.enrolment_port,
+        fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES],
+        new_secret(),
+    )
+    gateway.devices.invite(name, token.secret, int(time.time()) + 60 * minutes)
+    return f"fedprune join {format_token(token)}"

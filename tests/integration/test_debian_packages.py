@@ -1,0 +1,185 @@
+"""The Debian packages, installed by dpkg: from two commands on each side to the first update, and back to nothing.
+
+systemd is not the first process there: what a unit would start is started as its user.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import free_port
+from tests.chroots import NATIVE, Chroot, make_chroot
+from tests.emulation import UnavailableError
+from tests.processes import Child
+
+pytestmark = pytest.mark.slow
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("python3", "adduser", "mosquitto")
+_SYSTEMS = {"bookworm-amd64": NATIVE, "bookworm-arm64": "aarch64"}
+_AGENT, _GATEWAY = "fedprune-agent", "fedprune-gateway"
+_STATE = f"var/lib/{_AGENT}"
+
+_KILLED_ONCE = """\
+if [ ! -e /srv/killed ]; then
+    touch /srv/killed
+    kill -9 $PPID
+    sleep 60
+fi
+"""
+
+
+@pytest.fixture(scope="module")
+def built(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """A target's packages, in a directory that is kept. They are compressed less, and so sooner made."""
+    cache = Path(request.config.cache.mkdir("deb"))
+
+    def make(target: str) -> Path:
+        command = [_ROOT / "deploy" / "deb.sh", target, "--compression", "gzip", "--out", cache / target]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        return cache / target
+
+    return make
+
+
+@pytest.fixture(params=list(_SYSTEMS))
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Chroot:
+    cache = Path(request.config.cache.mkdir("chroots"))
+    try:
+        return make_chroot(request.param, _SYSTEMS[request.param], _PACKAGES, tmp_path / "root", cache)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def packages(system: Chroot, built: Callable[[str], Path]) -> dict[str, Path]:
+    directory = built(system.name)
+    return {name: next(directory.glob(f"{name}_*.deb")) for name in (_AGENT, _GATEWAY)}
+
+
+def install(system: Chroot, deb: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    (name,) = system.put(deb)
+    return system.run("dpkg", "--install", name, check=check)
+
+
+def version_of(deb: Path, change: Callable[[Path], None], directory: Path, version: str = "9.9.9-1") -> Path:
+    """The package as another version of it."""
+    unpacked = directory / f"unpacked-{version}"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, unpacked], check=True)
+    control = unpacked / "DEBIAN" / "control"
+    lines = [
+        f"Version: {version}" if line.startswith("Version:") else line for line in control.read_text().splitlines()
+    ]
+    control.write_text("\n".join(lines) + "\n")
+    change(unpacked)
+    target = directory / f"{version}.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", unpacked, target], check=True)
+    return target
+
+
+def is_installed(system: Chroot) -> bool:
+    said = system.run("dpkg-query", "--show", "--showformat", "${Status}", _AGENT, check=False).stdout
+    return said == "install ok installed"
+
+
+@pytest.fixture
+def served(system: Chroot, packages: dict[str, Path]) -> Iterator[tuple[Child, str]]:
+    """A gateway at work after its two commands, and the line that it printed for the first device."""
+    install(system, packages[_GATEWAY])
+    ports = ("--broker-port", str(free_port()), "--enrolment-port", str(free_port()))
+    task = "/usr/share/fedprune-gateway/digits.fedtask"
+    said = system.run("fedprune", "gateway", "init", "127.0.0.1", "--task", task, *ports).stdout
+    with system.service("fedprune-broker.service") as broker:
+        broker.says("running")
+        with system.service("fedprune-gateway.service") as gateway:
+            gateway.says("federation 1: digits")
+            yield gateway, said.splitlines()[-1]
+
+
+def test_two_commands_on_each_side_make_the_first_update_and_purging_leaves_nothing(
+    system: Chroot, packages: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = system.snapshot()
+    gateway, line = request.getfixturevalue("served")
+    install(system, packages[_AGENT])
+    system.run(*line.split())
+    keys = [path for path in (system.root / _STATE).iterdir() if path.suffix == ".key"]
+    owner = (system.root / _STATE).stat().st_uid
+    assert keys
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in keys} == {(owner, 0o600)}
+    with system.service("fedprune-agent.service") as agent:
+        gateway.says("federation 1, round  1/20: 1 agents", "stdout")
+        agent.interrupt(signal.SIGTERM)
+        assert agent.ends() == 0
+    gateway.interrupt(signal.SIGTERM)
+    assert gateway.ends() == 0
+    for name in (_AGENT, _GATEWAY):
+        bill = json.loads((system.root / f"usr/share/doc/{name}/bill-of-materials.cdx.json").read_text())
+        assert {"numpy", "msgspec", "cryptography"} <= {part["name"] for part in bill["components"]}
+    configured = system.root / "etc/fedprune/agent.toml"
+    configured.write_text(configured.read_text() + "threads = 2\n")
+    newer = version_of(packages[_AGENT], lambda _: None, tmp_path)
+    memory = (system.root / _STATE / "agent-state" / "agent.json").read_bytes()
+    install(system, newer)
+    assert configured.read_text().endswith("threads = 2\n")
+    assert (system.root / _STATE / "agent-state" / "agent.json").read_bytes() == memory
+    system.run("dpkg", "--purge", _AGENT, _GATEWAY)
+    assert system.snapshot() - before == set()
+    assert before - system.snapshot() == set()
+
+
+def test_an_upgrade_that_is_interrupted_is_repaired(system: Chroot, packages: dict[str, Path], tmp_path: Path) -> None:
+    install(system, packages[_AGENT])
+    (system.root / _STATE / "kept").touch()
+
+    def die(script: str) -> Callable[[Path], None]:
+        def change(unpacked: Path) -> None:
+            path = unpacked / "DEBIAN" / script
+            head, _, rest = path.read_text().partition("set -e\n")
+            path.write_text(f"{head}set -e\n{_KILLED_ONCE}{rest}")
+
+        return change
+
+    configuring = version_of(packages[_AGENT], die("postinst"), tmp_path, "2.0-1")
+    assert install(system, configuring, check=False).returncode != 0
+    assert not is_installed(system)
+    system.run("dpkg", "--configure", "-a")
+    assert is_installed(system)
+    # While files are exchanged, dpkg itself asks for the package once more.
+    (system.root / "srv" / "killed").unlink()
+    prerm = system.root / f"var/lib/dpkg/info/{_AGENT}.prerm"
+    prerm.write_text(prerm.read_text().replace("set -e\n", f"set -e\n{_KILLED_ONCE}"))
+    again = version_of(packages[_AGENT], lambda _: None, tmp_path, "3.0-1")
+    assert install(system, again, check=False).returncode != 0
+    system.run("dpkg", "--configure", "-a", check=False)
+    install(system, again)
+    assert is_installed(system)
+    assert (system.root / _STATE / "kept").exists()
+    assert system.run("fedprune", "--version").stdout.startswith("fedprune, version")
+
+
+def test_an_older_version_refuses_the_state_of_a_newer_one_and_changes_nothing(
+    system: Chroot, packages: dict[str, Path], request: pytest.FixtureRequest
+) -> None:
+    _, line = request.getfixturevalue("served")
+    install(system, packages[_AGENT])
+    system.run(*line.split())
+    with system.service("fedprune-agent.service") as agent:
+        agent.says("round 2")
+        agent.interrupt(signal.SIGTERM)
+    record = system.root / _STATE / "agent-state" / "agent.json"
+    said = json.loads(record.read_text())
+    said["format"] += 1
+    record.write_text(json.dumps(said))
+    kept = record.read_bytes()
+    with system.service("fedprune-agent.service") as agent:
+        assert agent.ends() == 7
+        assert f"format {said['format']}" in agent.stderr
+    assert record.read_bytes() == kept

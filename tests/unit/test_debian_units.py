@@ -1,0 +1,55 @@
+"""The units of the Debian packages: systemd finds nothing wrong with them, and little that they could do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import EXECUTABLE
+
+_DEPLOYED = Path(__file__).parents[2] / "deploy" / "debian"
+_UNITS = sorted(path for suffix in ("service", "path") for path in _DEPLOYED.glob(f"*/*.{suffix}"))
+_SERVICES = [path for path in _UNITS if path.suffix == ".service"]
+_THRESHOLD = 20
+"""systemd's exposure of 2.0, in tenths."""
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+def _analyze(*arguments: str | Path, units: Path | None = None) -> tuple[int, str]:
+    environment = dict(os.environ) if units is None else {**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"}
+    command = ("systemd-analyze", *arguments)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("unit", _SERVICES, ids=lambda unit: unit.name)
+def test_a_service_is_exposed_by_2_at_most(unit: Path) -> None:
+    code, said = _analyze("security", "--offline=true", f"--threshold={_THRESHOLD}", unit)
+    assert code == 0, said
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="Mosquitto is not installed")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    """With programs that exist here in the place of those that a package brings."""
+    for unit in _UNITS:
+        text = unit.read_text()
+        for package in ("agent", "gateway"):
+            text = text.replace(f"/usr/lib/fedprune-{package}/bin/fedprune", sys.executable)
+        (tmp_path / unit.name).write_text(text.replace("/usr/sbin/mosquitto", str(EXECUTABLE)))
+    units = [tmp_path / unit.name for unit in _UNITS]
+    code, said = _analyze("verify", "--man=no", "--recursive-errors=yes", *units, units=tmp_path)
+    assert (code, said) == (0, "")
+
+
+@pytest.mark.parametrize("unit", _SERVICES, ids=lambda unit: unit.name)
+def test_a_service_is_a_guest_on_its_machine(unit: Path) -> None:
+    """It has bounds, ends soon, and is started again."""
+    settings = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
+    assert settings.keys() >= {"MemoryMax", "CPUQuota", "TasksMax", "Restart", "RestartSec", "TimeoutStopSec", "User"}
+    assert (settings["Type"], settings["IOSchedulingClass"]) == ("notify", "idle")
