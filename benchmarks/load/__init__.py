@@ -1,0 +1,1 @@
+"""The cost of a round for fleets of any size: real connections, real messages, real updates."""

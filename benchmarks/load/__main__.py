@@ -1,0 +1,283 @@
+"""`python -m benchmarks.load [--agents 10,100,1000,10000] [--json FILE]`"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from aggregator.book import RoundRecord
+from benchmarks.children import Children, free_port
+from benchmarks.claims import settle
+from benchmarks.command_line import Script, json_option, write_json
+from benchmarks.demo.settings import cnn_table
+from benchmarks.load.fleet import FleetReport
+from benchmarks.task_file import BATCH_SIZE
+from fedprune.data.partition import parse_partition
+from fedprune.data.prepare import prepare
+from fedprune.data.source import open_source
+from fedprune.errors import BrokerError, ConfigurationError
+from fedprune.system.disk import Directory
+from fedprune.system.output import say
+from fedprune.system.usage import high_water_mark_mb
+
+_LOADS = {
+    "int8": 'update = "mask | feedback(2) | int8"',
+    "frugal": 'preset = "frugal"',
+}
+"""The table ``[codec]`` of each."""
+_ROUNDS, _WARM = 4, 1
+"""Rounds, and those at their beginning that are not counted: agents come, and are told what stays the same."""
+_SPARSITY, _HELD_OUT = 0.8, 200
+_SPARE_FILES = 200
+_PATIENCE_S = 1800.0
+_MOST_SECONDS = {1000: 8.0, 10_000: 90.0}
+_MOST_CPU_MS, _MOST_PEAK = 2.0, 1.5
+_MOST_OVERHEAD = {"int8": 1.05, "frugal": 1.15}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A fleet of `agents` that sends one kind of updates. Seconds, processor time and fsyncs are of one round on
+    average, `round_seconds` from its opening to its record; bytes are of all rounds and all agents, both ways."""
+
+    load: str
+    agents: int
+    round_seconds: float
+    aggregator_cpu_s: float
+    aggregator_peak_mb: float
+    socket_bytes: int
+    payload_bytes: int
+    fsyncs: float
+
+    @property
+    def overhead(self) -> float:
+        """Bytes over the agents' sockets for each byte of payload."""
+        return self.socket_bytes / self.payload_bytes
+
+
+@click.command(cls=Script)
+@click.option("--agents", default="10,100,1000,10000", show_default=True, metavar="N,…", help="Sizes of the fleet.")
+@click.option("--loads", default="int8,frugal", show_default=True, metavar="NAME,…", help="Kinds of updates.")
+@json_option("Write the rows there.")
+def main(agents: str, loads: str, target: Path | None) -> None:
+    """Run rounds of CNN-108k, 80 % pruned, with fleets of any size over a real Mosquitto, on this machine.
+
+    One process holds all agents' connections and trains nothing: it sends a hundred different updates, really encoded.
+    Exits with 1 if a target is missed: of 1,000 agents 8 s a round with int8 and of 10,000 90 s, 2 ms of the
+    aggregator's processor for an update, and half as much memory again with the largest fleet as with the smallest.
+    """
+    sizes = [int(size) for size in agents.split(",")]
+    _allow_files(max(sizes))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder, "prepared")
+        _prepare(prepared)
+        for load in loads.split(","):
+            for size in sizes:
+                say(f"{load}: {size:,} agents")
+                rows.append(_measure(load, size, prepared, Path(folder, f"{load}-{size}")))
+                write_json(rows, target)
+    Console(width=120).print(_table(rows))
+    settle(_claims(rows))
+
+
+def _allow_files(agents: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < agents + _SPARE_FILES:
+        raise ConfigurationError(f"{agents} connections need as many files; this system allows {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, agents + _SPARE_FILES), hard))  # children have it too
+
+
+def _prepare(out: Path) -> None:
+    with Children(out) as children:
+        split = prepare(
+            open_source("fashion-mnist"),
+            parse_partition("iid"),
+            agents=1,
+            examples_per_agent=100,
+            held_out=_HELD_OUT,
+            seed=1,
+            out=out / "data",
+        )
+        task = f"""\
+name = "load"
+[model]
+{cnn_table(split, 1)}
+[training]
+steps_per_round = 4
+batch_size = {BATCH_SIZE}
+optimizer = {{ name = "sgd", learning_rate = 0.05 }}
+[pruning.schedule]
+kind = "constant"
+target_sparsity = {_SPARSITY}
+begin_step = 0
+frequency = 4
+"""
+        Directory(out).write("task.toml", task.encode())
+        children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
+
+
+def _measure(load: str, size: int, prepared: Path, out: Path) -> Row:
+    shutil.copytree(prepared, out)
+    port = free_port()
+    (out / "mosquitto.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
+        "max_queued_messages 0\nmax_inflight_messages 0\n"
+    )
+    (out / "federation.toml").write_text(_federation(load, size, port))
+    with Children(out) as children:
+        children.start_command("broker", ("mosquitto", "-c", str(out / "mosquitto.conf")))
+        children.await_port("broker", port)
+        counted = out / "fsyncs"
+        traced = ("strace", "-f", "--seccomp-bpf", "-c", "-e", "trace=fsync,fdatasync", "-o", str(counted))
+        fedprune = (
+            sys.executable,
+            "-P",
+            "-m",
+            "fedprune.command",
+            "aggregator",
+            str(out / "federation.toml"),
+            "--json",
+        )
+        aggregator = children.start_command("aggregator", (*traced, *fedprune), piped=True)
+        arguments = (str(size), str(port), "load", str(out / "task.fedtask"), str(out / "held"))
+        fleet = children.start_command(
+            "fleet", (sys.executable, "-P", "-m", "benchmarks.load.fleet", *arguments), piped=True
+        )
+        seen = _Watched.of(aggregator, children)
+        said, _ = fleet.communicate(timeout=_PATIENCE_S)
+        children.wait("aggregator")
+    report = msgspec.json.decode(said, type=FleetReport)
+    counted_rounds = seen.records[_WARM:]
+    return Row(
+        load,
+        size,
+        round(sum(record.seconds for record in counted_rounds) / len(counted_rounds), 3),
+        round((seen.cpu_s[-1] - seen.cpu_s[_WARM - 1]) / len(counted_rounds), 3),
+        seen.peak_mb,
+        report.socket_bytes,
+        report.payload_bytes,
+        round(_fsyncs(counted) / len(seen.records), 1),
+    )
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """The rounds of a run, the aggregator's processor time at the end of each, and its memory's high-water mark."""
+
+    records: list[RoundRecord]
+    cpu_s: list[float]
+    peak_mb: float
+
+    @classmethod
+    def of(cls, traced: subprocess.Popen[str], children: Children) -> _Watched:
+        records, cpu, peak_mb = list[RoundRecord](), list[float](), 0.0
+        for line in traced.stdout or ():
+            pid = _traced_process(traced.pid)
+            records.append(msgspec.json.decode(line, type=RoundRecord))
+            cpu.append(_cpu_s(pid))
+            peak_mb = high_water_mark_mb(pid)
+            if len(records) == _ROUNDS:
+                break
+            children.check(except_for="aggregator")
+        if len(records) < _ROUNDS:
+            raise BrokerError(f"the aggregator ended after {len(records)} rounds; see {children.log('aggregator')}")
+        return cls(records, cpu, round(peak_mb, 1))
+
+
+def _traced_process(tracer: int) -> int:
+    return int(Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()[0])
+
+
+def _cpu_s(pid: int) -> float:
+    """Of user and system, as proc(5) has them behind the command's name."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100.0
+
+
+def _fsyncs(summary: Path) -> int:
+    """All calls in strace's summary."""
+    rows = [line.split() for line in summary.read_text().splitlines()]
+    return sum(int(row[3]) for row in rows if row and row[-1] in ("fsync", "fdatasync"))
+
+
+def _federation(load: str, size: int, port: int) -> str:
+    return f"""\
+name = "load"
+task = "task.fedtask"
+held_out = "data/held-out.npz"
+state = "run"
+seed = 1
+
+[broker]
+url = "mqtt://127.0.0.1:{port}"
+
+[rounds]
+count = {_ROUNDS}
+cohort = {size}
+quorum = 1.0
+deadline_s = {_PATIENCE_S}
+
+[codec]
+{_LOADS[load]}
+"""
+
+
+def _claims(rows: list[Row]) -> dict[str, bool | None]:
+    claims: dict[str, bool | None] = {}
+    for row in rows:
+        what = f"{row.load}, {row.agents:,} agents"
+        if row.load == "int8" and row.agents in _MOST_SECONDS:
+            most = _MOST_SECONDS[row.agents]
+            claims[f"{what}: {row.round_seconds:.1f} s a round, at most {most:.0f}"] = row.round_seconds <= most
+        milliseconds = 1000 * row.aggregator_cpu_s / row.agents
+        if row.agents >= min(_MOST_SECONDS):
+            claims[f"{what}: {milliseconds:.1f} ms of processor for an update, at most {_MOST_CPU_MS:.0f}"] = (
+                milliseconds <= _MOST_CPU_MS
+            )
+            most = _MOST_OVERHEAD[row.load]
+            claims[f"{what}: {row.overhead:.3f} bytes on sockets for one of payload, at most {most}"] = (
+                row.overhead <= most
+            )
+        of_load = [other for other in rows if other.load == row.load]
+        least = min(of_load, key=lambda other: other.agents)
+        if row.agents == max(other.agents for other in of_load) and row is not least:
+            ratio = row.aggregator_peak_mb / least.aggregator_peak_mb
+            claims[f"{what}: {ratio:.2f} times the memory of {least.agents}, at most {_MOST_PEAK}"] = (
+                ratio <= _MOST_PEAK
+            )
+    return claims
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=SIMPLE_HEAD, caption="Of one round on average; MB are of the whole run.", caption_justify="left")
+    headings = ("load", "agents", "seconds", "CPU s", "ms an update", "peak MB", "payload MB", "socket MB", "fsyncs")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "load" else "right")
+    for row in rows:
+        table.add_row(
+            row.load,
+            f"{row.agents:,}",
+            f"{row.round_seconds:.2f}",
+            f"{row.aggregator_cpu_s:.2f}",
+            f"{1000 * row.aggregator_cpu_s / row.agents:.2f}",
+            f"{row.aggregator_peak_mb:.0f}",
+            f"{row.payload_bytes / 1e6:.1f}",
+            f"{row.socket_bytes / 1e6:.1f}",
+            f"{row.fsyncs:.0f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()
