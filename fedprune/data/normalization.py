@@ -133,8 +133,9 @@ def _normalize(values: Array, name: str, normalization: Normalization, origin: s
         np.divide(values, scale, out=values)
     for start in range(0, len(values), _PART):
         part = values[start : start + _PART].reshape(-1, math.prod(values.shape[1:]))
-        part[np.isnan(part)] = 0
-        finite = (~np.isinf(part)).all(axis=1)
+        if isinstance(normalization, Standard):
+            part[np.isnan(part)] = 0
+        finite = np.isfinite(part).all(axis=1)
         if not finite.all():
             raise DataError(
                 f"{origin}: example {start + finite.argmin()} of {name} is too far from the task's statistics for "

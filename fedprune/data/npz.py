@@ -91,8 +91,7 @@ def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
     """
     origin = origin or str(file)
     with _opened(file, origin) as archive:
-        inputs = {member.name: _input(archive, member) for member in archive.inputs}
-        _check_missing(_count_missing(inputs.values()), archive)
+        inputs = _inputs(archive)
         return Dataset(
             inputs,
             {member.name: _label(archive.zip, member) for member in archive.labels},
@@ -106,7 +105,7 @@ def load_npz(file: Path | BinaryIO, origin: str = "") -> Dataset:
 def load_inputs(file: Path | BinaryIO, origin: str = "") -> dict[str, Inputs]:
     """The inputs that `load_npz` would load, by their names; of labels nothing is read, and there need be none."""
     with _opened(file, origin or str(file), has_labels=False) as archive:
-        return {member.name: _input(archive, member) for member in archive.inputs}
+        return _inputs(archive)
 
 
 def count_examples(file: Path | BinaryIO, origin: str = "") -> int:
@@ -273,6 +272,12 @@ def _check_lengths(inputs: Sequence[_Member], labels: Sequence[_Member], weight:
             f"{_WEIGHT} is {_brief(weight.dtype)} of shape {_brief(weight.shape)}; it must be a number for each of the "
             f"{first.shape[0]} examples"
         )
+
+
+def _inputs(archive: _Archive) -> dict[str, Inputs]:
+    inputs = {member.name: _input(archive, member) for member in archive.inputs}
+    _check_missing(_count_missing(inputs.values()), archive)
+    return inputs
 
 
 def _input(archive: _Archive, x: _Member) -> Inputs:
