@@ -40,13 +40,13 @@ PASSWORD = "as good as any"
 
 ACCESS_LIST = f"""\
 user aggregator
-topic readwrite fedprune/{NAME}/#
+topic readwrite fp/{NAME}/#
 user pi-1
-topic write fedprune/{NAME}/up/+/pi-1/+
-topic write fedprune/{NAME}/status/pi-1
-topic read fedprune/{NAME}/down/pi-1/+
-topic read fedprune/{NAME}/round
-topic read fedprune/{NAME}/content/+
+topic write fp/{NAME}/u/+/pi-1/+
+topic write fp/{NAME}/s/pi-1
+topic read fp/{NAME}/d/pi-1/+
+topic read fp/{NAME}/r
+topic read fp/{NAME}/c/+
 """
 """Least rights, as docs/PROTOCOL.md has them."""
 
@@ -143,23 +143,21 @@ def test_a_closed_port_and_an_unknown_host_are_told_apart(tmp_path: Path) -> Non
     assert unknown["port"].verdict is Verdict.UNKNOWN
 
 
-@pytest.mark.parametrize("what", ["up/+/pi-1/+", "status/pi-1"])
+@pytest.mark.parametrize("what", ["u/+/pi-1/+", "s/pi-1"])
 def test_a_right_to_publish_that_is_missing_is_named(tmp_path: Path, what: str) -> None:
-    rights = ACCESS_LIST.replace(f"topic write fedprune/{NAME}/{what}\n", "")
+    rights = ACCESS_LIST.replace(f"topic write fp/{NAME}/{what}\n", "")
     with guarded(tmp_path, rights) as broker:
         found = examined(device(tmp_path, broker.url))
     assert failures(found) == {"access list"}
-    assert f"pi-1 may not publish on fedprune/{NAME}/{what.partition('/')[0]}" in found["access list"].told
+    assert f"pi-1 may not publish on fp/{NAME}/{what.partition('/')[0]}" in found["access list"].told
 
 
-@pytest.mark.parametrize(
-    ("right", "told"), [("down/pi-1/+", "nothing came back on"), ("round", "does not get the manifest")]
-)
+@pytest.mark.parametrize(("right", "told"), [("d/pi-1/+", "nothing came back on"), ("r", "does not get the manifest")])
 def test_a_right_to_read_that_is_missing_is_named(
     tmp_path: Path, right: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedprune.doctor.login._PATIENCE_S", 2.0)
-    rights = ACCESS_LIST.replace(f"topic read fedprune/{NAME}/{right}\n", "")
+    rights = ACCESS_LIST.replace(f"topic read fp/{NAME}/{right}\n", "")
     with guarded(tmp_path, rights) as broker, answering(Broker(broker.url), tmp_path):
         found = examined(device(tmp_path, broker.url))
     assert failures(found) == {"access list"}
