@@ -16,7 +16,7 @@ from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from edge_agent.trainers.choice import make_trainer
 from fedprune.codecs import ModelCodec, Values, parse_codec
-from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data import Dataset, Examples, fit_to, load_examples
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
@@ -104,7 +104,7 @@ class _TimedTrainer:
         self._trainer = make_trainer("litert", bundle, examples=examples, threads=1)
         self.step_ms: list[float] = []
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         began = time.process_time()
         trained = self._trainer.train(work, data)
         self.step_ms.append((time.process_time() - began) * 1e3 / trained.steps)
