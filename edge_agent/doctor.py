@@ -9,11 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from edge_agent.guest import Moment, why_not
-from edge_agent.settings import AgentSettings, settings_table
+from edge_agent.settings import AgentSettings, load_settings
 from edge_agent.status import PROBE, STATUS, AgentStatus, ask
 from edge_agent.trainers.choice import preferred_trainer
 from fedprune import __version__
-from fedprune.config import from_table
 from fedprune.data import most_examples
 from fedprune.doctor.clock import examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
@@ -42,7 +41,7 @@ _MOST_WARNINGS = 3
 def examine(config: Path, now: datetime) -> Iterator[Finding]:
     """Examine the device that `config`, an agent.toml, describes. `now` is what it takes for the present."""
     try:
-        settings = from_table(settings_table(config), AgentSettings, str(config))
+        settings = load_settings(config)
         name = check_id(settings.name, "agent name")
         topics = Topics(check_id(settings.federation, "federation"))
     except FedpruneError as error:

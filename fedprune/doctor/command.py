@@ -53,7 +53,7 @@ def doctor(path: Path, as_json: bool) -> None:
 
     \b
       fedprune doctor agent.toml
-      fedprune doctor /etc/fedprune/federation.toml --json
+      fedprune doctor /var/lib/fedprune-gateway --json
     """
     examination = _EXAMINATIONS[_kind_of(path)]
     findings = []
