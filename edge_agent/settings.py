@@ -9,7 +9,7 @@ import msgspec
 
 from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
-from fedprune.config import load_toml, read_table
+from fedprune.config import from_table, load_toml, read_table
 from fedprune.errors import ConfigurationError
 from fedprune.wire.broker import Broker
 
@@ -39,6 +39,11 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: Broker = Broker()
 
 
+def load_settings(path: Path) -> AgentSettings:
+    """Read an agent.toml, and what it has from another. Raises `ConfigurationError`."""
+    return from_table(settings_table(path), AgentSettings, str(path))
+
+
 def settings_table(path: Path) -> dict[str, Any]:
     """An agent.toml's table. What it does not say it has from the file that it names as `joined`, if it does.
 
@@ -60,7 +65,7 @@ def settings_table(path: Path) -> dict[str, Any]:
 def _from_here(settings: AgentSettings, base: Path) -> dict[str, Any]:
     """The settings as a table, with paths that are relative to `base` made whole."""
     table: dict[str, Any] = msgspec.to_builtins(settings)
-    for key in ("data", "state", "authentication_key"):
+    for key in ("data", "state", "authentication_key", "gateway"):
         if table[key] is not None:
             table[key] = str((base / table[key]).resolve())
     return table | {"broker": msgspec.to_builtins(settings.broker.relative_to(base.resolve()))}

@@ -50,7 +50,10 @@ class Said:
             return replace(self, accepted=self.accepted.insert((accepted.round, agent), accepted.update))
         if sent.topic == TOPICS.down(agent, "assignment"):
             assignment = decode(Assignment, sent.payload)
-            return replace(self, assigned=self.assigned.insert((assignment.round, agent), assignment.run))
+            told = replace(self, assigned=self.assigned.insert((assignment.round, agent), assignment.run))
+            if assignment.accepted is None:
+                return told
+            return replace(told, accepted=told.accepted.insert((assignment.round - 1, agent), assignment.accepted))
         return self
 
 
