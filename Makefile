@@ -24,11 +24,7 @@ test: lint test-tools ## The same, with real federations, also on emulated devic
 test-all: lint test-tools ## The same, with the tests that take long
 	$(PYTEST)
 
-<<<<<<< HEAD
-bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (two hours or more; 7 GB of memory, 8 of disk)
-=======
-bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (four hours or more; 7 GB of memory, 6 of disk)
->>>>>>> lead
+bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (four hours or more; 7 GB of memory, 8 of disk)
 	@failed=0; \
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
