@@ -172,11 +172,7 @@ def _gather(
 def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
     """Serve until the federation is done. The first event is that the link is up, even for one that was done before."""
     while True:
-        alarm = wake_at(runner.state)
-        try:
-            event = events.get(timeout=SERVICE.wait_until(alarm))
-        except queue.Empty:
-            event = None
+        event = _next_event(runner, events)
         match event:
             case LinkUp():
                 runner.connect()
@@ -192,6 +188,20 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
         SERVICE.alive()
         if runner.is_done:
             return
+
+
+def _next_event(runner: Exchange, events: queue.SimpleQueue[Any]) -> Any:
+    """The next event; None once it is time for the alarm. What came together is stored together, before the wait."""
+    try:
+        return events.get_nowait()
+    except queue.Empty:
+        runner.settle()
+    if runner.is_done:
+        return None
+    try:
+        return events.get(timeout=SERVICE.wait_until(wake_at(runner.state)))
+    except queue.Empty:
+        return None
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:

@@ -10,12 +10,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import new_model, restored_model
-from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
+from aggregator.round_merge import FormerRound, MergedRound, Merger
 from aggregator.settings import AS_USUAL, Aggregation
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult, LocalRound
@@ -198,9 +197,9 @@ class Shrinking:
             if agent in away:
                 continue
             result = self.train(agent, outcome)
-            norms = self.merger.check(result.update.blob, agent, self.model)
-            self._disk.write(update_name(self.version, agent), result.update.blob)
-            updates[agent] = accepted_update(result.submit, result.submit.examples, norms, self.bundle.task.training)
+            updates[agent] = take_update(
+                self.merger, self._disk, self.model, agent, result.submit, result.update.blob, self.bundle.task.training
+            )
         if self._agents_losses is not None:
             found = {"evaluated_examples": 8, "evaluated_loss": next(self._agents_losses), "tallies": pack_tallies({})}
             updates = {agent: msgspec.structs.replace(each, **found) for agent, each in updates.items()}

@@ -108,8 +108,9 @@ class GatewayCheck:
         for round_, agent in said.assigned:
             assert agent in store.book.cohort(round_)[0], f"{agent} has no place in round {round_} any more"
         for agent, update in store.book.accepted(known_round).items():
-            blob = store.updates.read(f"{known_round:06d}-{agent}.update")
-            assert blob is not None, f"the update of {agent} in round {known_round} is in the book, but nowhere else"
+            segment = store.updates.read(update.file)
+            assert segment is not None, f"the update of {agent} in round {known_round} is in the book, but nowhere else"
+            blob = segment[update.place : update.place + update.size]
             assert content_of(blob).digest == update.digest, f"the update of {agent} in round {known_round} is damaged"
 
     def _check_progress(self, runner: AggregatorRunner, link: Recorder, known_round: int) -> None:
