@@ -21,7 +21,7 @@ import msgspec
 from fedprune.errors import StorageError
 from fedprune.model.metrics import Metric, metric_named
 
-FORMAT = 6
+FORMAT = 7
 """Of the tables below; a book of another format is refused."""
 
 RUN_ID_BYTES = 3
@@ -45,8 +45,8 @@ CREATE TABLE updates (
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
     x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
     local_steps INTEGER NOT NULL, counted_steps INTEGER NOT NULL,
-    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
-    left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
+    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL, file TEXT NOT NULL,
+    place INTEGER NOT NULL, left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
 CREATE INDEX updates_of_agent ON updates (agent, round);
 """
@@ -63,8 +63,9 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
 
     Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
     (`aggregator.outliers`). It is of `local_steps`, as the agent said, and counts as `counted_steps`
-    (`aggregator.local_work`). The last three are its evaluation of the model that it trained from: on how many examples
-    (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the round.
+    (`aggregator.local_work`). What follows these is its evaluation of the model that it trained from: on how many
+    examples (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the
+    round. Until then its bytes are in `file`, from `place` on.
     """
 
     digest: bytes
@@ -83,6 +84,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     evaluated_examples: int = 0
     evaluated_loss: float | None = None
     tallies: bytes = b""
+    file: str = ""
+    place: int = 0
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -244,27 +247,27 @@ class Book:
                 [(round_, agent, count) for agent, count in examples.items()],
             )
 
-    def accept(self, round_: int, agent: str, update: AcceptedUpdate) -> None:
-        """An agent's update of an open round is taken, once: a second one is refused by the primary key.
+    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate]) -> None:
+        """Agents' updates of an open round are taken, each once: a second one is refused by the primary key.
 
-        Raises `StorageError` for a round that is not open: what it merged could not hold this update.
+        Raises `StorageError` for a round that is not open: what it merged could not hold these updates.
         """
         with self._transaction():
-            taken = self._connection.execute(
+            taken = self._connection.executemany(
                 f"INSERT INTO updates (round, agent, {_UPDATE}) SELECT ?1, {', '.join('?' * (1 + len(_FIELDS)))} "
                 "WHERE EXISTS (SELECT 1 FROM rounds WHERE round = ?1 AND record IS NULL)",
-                (round_, agent, *msgspec.structs.astuple(update)),
+                [(round_, agent, *msgspec.structs.astuple(update)) for agent, update in updates.items()],
             )
-            if taken.rowcount != 1:
+            if taken.rowcount != len(updates):
                 raise StorageError(
-                    f"the book: round {round_ + 1} is not open, so an update of {agent} cannot count in it; "
+                    f"the book: round {round_ + 1} is not open, so updates of {', '.join(updates)} cannot count in it; "
                     "does another aggregator use this state directory?"
                 )
 
-    def refuse(self, agent: str, digest: bytes) -> None:
-        """An agent's update is malformed for good; only its last one is remembered."""
+    def refuse(self, digests: Mapping[str, bytes]) -> None:
+        """Agents' updates, by their digests, are malformed for good; of each agent the last one is remembered."""
         with self._transaction():
-            self._connection.execute("INSERT OR REPLACE INTO refused VALUES (?, ?)", (agent, digest))
+            self._connection.executemany("INSERT OR REPLACE INTO refused VALUES (?, ?)", list(digests.items()))
 
     def refused(self) -> dict[str, bytes]:
         """The digest of each agent's last malformed update."""

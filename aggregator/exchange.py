@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from aggregator import round_machine
@@ -50,6 +50,36 @@ from fedprune.wire.transfer import chunk_of
 _log = logging.getLogger(__name__)
 
 
+MOST_TOGETHER = 64
+"""Updates that are made durable with one write and one commit."""
+
+MOST_TOGETHER_BYTES = 16 * 2**20
+"""Of these."""
+
+LONGEST_WAIT_S = 0.05
+"""For which an update waits for others, while messages come without a pause."""
+
+
+class _Unstored:
+    """Updates that wait to be stored together, the first one `since` then."""
+
+    def __init__(self, since: float) -> None:
+        self.updates: list[StoreUpdate] = []
+        self._since = since
+        self._bytes = 0
+
+    def add(self, update: StoreUpdate) -> None:
+        self.updates.append(update)
+        self._bytes += len(update.blob)
+
+    def is_due(self, now: float) -> bool:
+        return (
+            len(self.updates) >= MOST_TOGETHER
+            or self._bytes >= MOST_TOGETHER_BYTES
+            or now - self._since >= LONGEST_WAIT_S
+        )
+
+
 class Exchange(ABC):
     """Rounds with the agents of one federation, as a book says that they stand.
 
@@ -71,6 +101,7 @@ class Exchange(ABC):
         self._topics, self._link, self._book, self._clock = topics, link, book, clock
         self._speaker = Speaker(topics, link, keys)
         self._contents: dict[bytes, bytes] = {}
+        self._unstored: _Unstored | None = None
         self._counts: Counter[str] = Counter()
         self._up = TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
@@ -93,8 +124,8 @@ class Exchange(ABC):
         )
 
     @abstractmethod
-    def _store_update(self, action: StoreUpdate) -> Event:
-        """Check an update, and make it durable."""
+    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+        """Check updates, and make those that can be merged durable, all together."""
 
     @abstractmethod
     def _merge(self, round_: int) -> Event:
@@ -173,7 +204,19 @@ class Exchange(ABC):
         self.handle(LinkDrained())
 
     def tick(self) -> None:
+        alarm = round_machine.wake_at(self.state)
+        if self._unstored is not None and alarm is not None and alarm <= self._clock():
+            self.settle()
         self.handle(Ticked())
+
+    def settle(self) -> None:
+        """Store the updates that wait: there is nothing else to do, or it is time."""
+        for event in self._store_now():
+            self.handle(event)
+
+    def _store_now(self) -> list[Event]:
+        unstored, self._unstored = self._unstored, None
+        return [] if unstored is None else self._store(unstored.updates)
 
     def handle(self, event: Event) -> None:
         """Run one transition, its actions, and the events that follow from them."""
@@ -207,7 +250,9 @@ class Exchange(ABC):
             case BookCohort(round_, examples, cap):
                 self._book.assign(round_, examples, cap)
             case StoreUpdate():
-                return [self._store_update(action)]
+                self._unstored = self._unstored or _Unstored(self._clock())
+                self._unstored.add(action)
+                return self._store_now() if self._unstored.is_due(self._clock()) else []
             case Merge(round_):
                 return [self._merge(round_)]
             case Warn(text):

@@ -9,18 +9,17 @@ from datetime import datetime
 from pathlib import Path
 
 from edge_agent.guest import Moment, why_not
-from edge_agent.settings import AgentSettings
+from edge_agent.settings import AgentSettings, load_settings
 from edge_agent.status import PROBE, STATUS, AgentStatus, ask
 from edge_agent.trainers.choice import preferred_trainer
 from fedprune import __version__
-from fedprune.config import load_toml
 from fedprune.data import most_examples
 from fedprune.doctor.clock import examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.login import examine_agent_login
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
 from fedprune.doctor.network import examine_network
-from fedprune.doctor.ownership import Owner, owner_of
+from fedprune.doctor.ownership import Owner, examine_user, owner_of
 from fedprune.doctor.readability import unreadable_file
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
@@ -42,7 +41,7 @@ _MOST_WARNINGS = 3
 def examine(config: Path, now: datetime) -> Iterator[Finding]:
     """Examine the device that `config`, an agent.toml, describes. `now` is what it takes for the present."""
     try:
-        settings = load_toml(config, AgentSettings)
+        settings = load_settings(config)
         name = check_id(settings.name, "agent name")
         topics = Topics(check_id(settings.federation, "federation"))
     except FedpruneError as error:
@@ -51,6 +50,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     base, state = config.parent, config.parent / settings.state
     broker = settings.broker.relative_to(base)
     yield ok("settings", f"{config}: agent {name} of federation {settings.federation}")
+    yield from examine_user(state)
     yield examine_clock(now)
     yield from examine_memory()
     yield examine_power()

@@ -9,7 +9,7 @@ import msgspec
 
 from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
-from fedprune.config import load_toml, read_table
+from fedprune.config import from_table, load_toml, read_table
 from fedprune.errors import ConfigurationError
 from fedprune.wire.broker import Broker
 
@@ -21,6 +21,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `name` is the agent's id in its federation.
 
     `data` is where this device's examples are; what they look like is the task's to say.
+    `personal_model` is the .tflite file to which this device's own model goes after each training.
     `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator. So
     is `gateway`: where the device's certificate is renewed.
     """
@@ -32,9 +33,15 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerChoice = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
+    personal_model: str | None = None
     gateway: str | None = None
     guest: Guest = Guest()
     broker: Broker = Broker()
+
+
+def load_settings(path: Path) -> AgentSettings:
+    """Read an agent.toml, and what it has from another. Raises `ConfigurationError`."""
+    return from_table(settings_table(path), AgentSettings, str(path))
 
 
 def settings_table(path: Path) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def settings_table(path: Path) -> dict[str, Any]:
 def _from_here(settings: AgentSettings, base: Path) -> dict[str, Any]:
     """The settings as a table, with paths that are relative to `base` made whole."""
     table: dict[str, Any] = msgspec.to_builtins(settings)
-    for key in ("data", "state", "authentication_key"):
+    for key in ("data", "state", "authentication_key", "gateway"):
         if table[key] is not None:
             table[key] = str((base / table[key]).resolve())
     return table | {"broker": msgspec.to_builtins(settings.broker.relative_to(base.resolve()))}

@@ -76,7 +76,7 @@ class Chroot:
         said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
         directory = said.get("WorkingDirectory", "/")
         start = ("sh", "-c", 'cd "$0" && exec "$@"', directory, *said["ExecStart"].split())
-        return Child(*start, by=self.command("runuser", "-u", said["User"], "--"))
+        return Child(*start, by=self.command(*_become(said["User"])))
 
     def put(self, *files: Path) -> list[str]:
         """Copy files there; their names there."""
@@ -97,6 +97,11 @@ class Chroot:
                 what = hashlib.sha256(path.read_bytes()).hexdigest()
             found.add(f"{name} {about.st_mode:o} {about.st_uid}:{about.st_gid} {what}")
         return found
+
+
+def _become(user: str) -> tuple[str, ...]:
+    """What makes the same process another user's: a signal is to reach the program itself."""
+    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
 
 
 def make_chroot(name: str, machine: str, packages: tuple[str, ...], directory: Path, cache: Path) -> Chroot:

@@ -14,16 +14,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.deltas import keep_delta, replays
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import Merger, update_name
+from aggregator.round_merge import Merger
 from benchmarks.bytes_to_accuracy.recipes import Pruning, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement
 from benchmarks.demo.settings import cnn_table
 from benchmarks.task_file import BATCH_SIZE, task_file
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.held_model import HeldModel
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
@@ -112,9 +111,9 @@ class _Federation:
                 begins = self._held[name].read(RUN) is None
                 assignment, blob = self._assignment(model, name)
                 result = self._train(name, assignment, blob)
-                self._disk.write(update_name(round_, name), result.update.blob)
-                norms = self._merger.check(result.update.blob, name, model)
-                updates[name] = accepted_update(result.submit, result.submit.examples, norms, task.training)
+                updates[name] = take_update(
+                    self._merger, self._disk, model, name, result.submit, result.update.blob, task.training
+                )
                 sent, received = self._messages(assignment, blob, result, begins=begins)
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)

@@ -77,6 +77,10 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
+Threshold = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+"""The magnitude below which weights go."""
+
+
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pruning: when (`schedule`), by whom (`mask`), by what (`score`), what goes together (`block`, rows and columns)
     and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units`
@@ -87,7 +91,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: Allocation = Allocation.LAMP
     units: UnitPruning | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
-    threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    threshold: Threshold = 0.0
     score: Score | ScoreWeights = Score.MAGNITUDE
 
     def __post_init__(self) -> None:

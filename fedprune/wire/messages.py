@@ -67,7 +67,8 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Base of all messages. `v` is the schema version. Numbers that are no whole ones travel as float32."""
+    """Base of all messages. `v` is the schema version. Its own floats travel as float32, those of structs in it as
+    float64."""
 
     v: int = SCHEMA_VERSION
 

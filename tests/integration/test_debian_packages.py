@@ -5,6 +5,7 @@ systemd is not the first process there: what a unit would start is started as it
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.booted import Booted
 from tests.brokers import free_port
 from tests.chroots import NATIVE, Chroot, make_chroot
 from tests.emulation import UnavailableError
@@ -41,6 +43,7 @@ def built(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """A target's packages, in a directory that is kept. They are compressed less, and so sooner made."""
     cache = Path(request.config.cache.mkdir("deb"))
 
+    @functools.cache
     def make(target: str) -> Path:
         command = [_ROOT / "deploy" / "deb.sh", target, "--compression", "gzip", "--out", cache / target]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -183,3 +186,40 @@ def test_an_older_version_refuses_the_state_of_a_newer_one_and_changes_nothing(
         assert agent.ends() == 7
         assert f"format {said['format']}" in agent.stderr
     assert record.read_bytes() == kept
+
+
+def test_under_systemd_they_begin_by_themselves_are_watched_and_stop_at_once(
+    request: pytest.FixtureRequest, tmp_path: Path, built: Callable[[str], Path]
+) -> None:
+    cache = Path(request.config.cache.mkdir("chroots"))
+    packages = (*_PACKAGES, "systemd", "systemd-sysv")
+    name = "bookworm-amd64"
+    try:
+        system = make_chroot(name, NATIVE, packages, tmp_path / "root", cache)
+        debs = system.put(*(next(built(name).glob(f"{package}_*.deb")) for package in (_AGENT, _GATEWAY)))
+        with Booted(system) as booted:
+            _use(booted, debs)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def _use(booted: Booted, debs: list[str]) -> None:
+    booted.run("dpkg", "--install", *debs)
+    ports = ("--broker-port", str(free_port()), "--enrolment-port", str(free_port()))
+    task = "/usr/share/fedprune-gateway/digits.fedtask"
+    line = booted.run("fedprune", "gateway", "init", "127.0.0.1", "--task", task, *ports).stdout.splitlines()[-1]
+    booted.until("fedprune-gateway.service", "ActiveState", "active")
+    booted.run(*line.split())
+    booted.until("fedprune-agent.service", "ActiveState", "active")
+    booted.until("fedprune-gateway.service", "StatusText", "no federation is waiting")  # that one is done
+    impatient = "/run/systemd/system/fedprune-agent.service.d"
+    change = f"mkdir -p {impatient} && printf '[Service]\nWatchdogSec=5s\nRestartSec=1s\n' > {impatient}/test.conf"
+    booted.run("sh", "-c", f"{change} && systemctl daemon-reload && systemctl restart fedprune-agent")
+    booted.run("kill", "-STOP", booted.unit("fedprune-agent.service", "MainPID"))
+    booted.until("fedprune-agent.service", "NRestarts", "1")
+    booted.until("fedprune-agent.service", "ActiveState", "active")
+    units = ("fedprune-agent.service", "fedprune-gateway.service", "fedprune-broker.service")
+    booted.run("systemctl", "stop", *units)
+    for unit in units:
+        assert (booted.unit(unit, "ActiveState"), booted.unit(unit, "Result")) == ("inactive", "success")
+        assert booted.unit(unit, "ExecMainStatus") == "0"

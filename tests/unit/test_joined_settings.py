@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.settings import AgentSettings, settings_table
-from fedprune.config import from_table
+from edge_agent.settings import AgentSettings, load_settings
 from fedprune.errors import ConfigurationError
 
 _JOINED = """\
@@ -15,6 +14,7 @@ name = "pi-1"
 federation = "greenhouse"
 data = "data.npz"
 authentication_key = "authentication.key"
+gateway = "gateway.json"
 
 [broker]
 url = "mqtts://gateway.local:8883"
@@ -25,8 +25,7 @@ tls.ca = "ca.pem"
 def _settings(tmp_path: Path, text: str) -> AgentSettings:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "agent.toml").write_text(text)
-    path = tmp_path / "etc" / "agent.toml"
-    return from_table(settings_table(path), AgentSettings, str(path))
+    return load_settings(tmp_path / "etc" / "agent.toml")
 
 
 def test_it_has_from_there_what_it_does_not_say_with_the_files_that_lie_there(tmp_path: Path) -> None:
@@ -37,6 +36,7 @@ def test_it_has_from_there_what_it_does_not_say_with_the_files_that_lie_there(tm
     assert (settings.name, settings.federation, settings.threads) == ("pi-1", "greenhouse", 3)
     assert settings.data == "mine"
     assert settings.state == str(state / "agent-state")
+    assert settings.gateway == str(state / "gateway.json")
     assert settings.authentication_key == str(state / "authentication.key")
     assert (settings.broker.url, settings.broker.tls.ca) == ("mqtts://gateway.local:8883", str(state / "ca.pem"))
 
