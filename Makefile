@@ -24,14 +24,15 @@ test: lint test-tools ## The same, with real federations, also on emulated devic
 test-all: lint test-tools ## The same, with the tests that take long
 	$(PYTEST)
 
-bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (two hours or more; 7 GB of memory, 6 of disk)
+bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and accuracy (four hours or more; 7 GB of memory, 8 of disk)
 	@failed=0; \
 	$(BIN)/fedprune demo --out runs/bench || failed=1; \
 	$(BIN)/python -m benchmarks.agreement $(BENCHED) || failed=1; \
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
-	$(BIN)/python -m benchmarks.pruning || failed=1; \
+	$(BIN)/python -m benchmarks.pruning --json benchmarks/results/pruning.json || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
+	$(BIN)/python -m benchmarks.large_data || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \

@@ -5,11 +5,12 @@ from __future__ import annotations
 from aggregator.book import AcceptedUpdate
 from aggregator.local_work import counted_steps
 from aggregator.outliers import Norms
+from aggregator.segments import Place
 from fedprune.task.training import Training
 from fedprune.wire.messages import Submit
 
 
-def accepted_update(submit: Submit, weight: int, norms: Norms, training: Training) -> AcceptedUpdate:
+def accepted_update(submit: Submit, weight: int, norms: Norms, training: Training, place: Place) -> AcceptedUpdate:
     """An update that was checked, with its norms, as the book has it. It weighs `weight` examples."""
     return AcceptedUpdate(
         digest=submit.content.digest,
@@ -28,6 +29,8 @@ def accepted_update(submit: Submit, weight: int, norms: Norms, training: Trainin
         evaluated_examples=0 if submit.evaluated is None else submit.evaluated.examples,
         evaluated_loss=None if submit.evaluated is None else submit.evaluated.loss,
         tallies=b"" if submit.evaluated is None else submit.evaluated.tallies,
+        file=place.file,
+        place=place.at,
     )
 
 

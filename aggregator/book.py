@@ -21,11 +21,11 @@ import msgspec
 from fedprune.errors import StorageError
 from fedprune.model.metrics import Metric, metric_named
 
-FORMAT = 6
+FORMAT = 7
 """Of the tables below; a book of another format is refused."""
 
-RUN_ID_BYTES = 4
-"""Random bytes of a run's id, 6 letters: messages name it, and one federation has few."""
+RUN_ID_BYTES = 3
+"""Random bytes of a run's id, 4 letters: messages name it, and an agent remembers 16 at most."""
 
 _TICKET_KEY_BYTES = 16
 
@@ -45,8 +45,8 @@ CREATE TABLE updates (
     loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
     x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
     local_steps INTEGER NOT NULL, counted_steps INTEGER NOT NULL,
-    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL,
-    left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
+    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL, file TEXT NOT NULL,
+    place INTEGER NOT NULL, left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
 ) STRICT;
 CREATE INDEX updates_of_agent ON updates (agent, round);
 """
@@ -63,8 +63,9 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
 
     Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
     (`aggregator.outliers`). It is of `local_steps`, as the agent said, and counts as `counted_steps`
-    (`aggregator.local_work`). The last three are its evaluation of the model that it trained from: on how many examples
-    (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the round.
+    (`aggregator.local_work`). What follows these is its evaluation of the model that it trained from: on how many
+    examples (0 without one), the mean loss (None if that was not finite), and the tallies, which are forgotten with the
+    round. Until then its bytes are in `file`, from `place` on.
     """
 
     digest: bytes
@@ -83,6 +84,8 @@ class AcceptedUpdate(msgspec.Struct, frozen=True):
     evaluated_examples: int = 0
     evaluated_loss: float | None = None
     tallies: bytes = b""
+    file: str = ""
+    place: int = 0
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -102,8 +105,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
-    `bytes_up` and `bytes_down` are MQTT payload bytes, all agents together, control included, and
-    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`). `led_astray` counts how often
+    `bytes_up` and `bytes_down` are MQTT payload bytes, summed over the agents, control included, and
+    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`); `mqtt_up` and `mqtt_down` the
+    bytes of whole packets, with topics and acknowledgements, of so many messages. `led_astray` counts how often
     what a member held led to another model than the gateway's, which it then fetched whole. `seconds` is
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
@@ -141,8 +145,23 @@ class RoundRecord(msgspec.Struct, frozen=True):
     statistics_norm: float
     bytes_up_by_kind: dict[str, int] = {}
     bytes_down_by_kind: dict[str, int] = {}
+    mqtt_up: int = 0
+    mqtt_down: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
     led_astray: int = 0
     hint: str = ""
+
+    @property
+    def control_bytes(self) -> float:
+        """Payload bytes both ways, of an agent on average, that are neither of a model nor of an update or the task."""
+        kind = "control"
+        return (self.bytes_up_by_kind.get(kind, 0) + self.bytes_down_by_kind.get(kind, 0)) / max(1, self.agents)
+
+    @property
+    def messages(self) -> float:
+        """MQTT messages both ways, of an agent on average."""
+        return (self.messages_up + self.messages_down) / max(1, self.agents)
 
     @property
     def accuracy(self) -> float | None:
@@ -228,27 +247,27 @@ class Book:
                 [(round_, agent, count) for agent, count in examples.items()],
             )
 
-    def accept(self, round_: int, agent: str, update: AcceptedUpdate) -> None:
-        """An agent's update of an open round is taken, once: a second one is refused by the primary key.
+    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate]) -> None:
+        """Agents' updates of an open round are taken, each once: a second one is refused by the primary key.
 
-        Raises `StorageError` for a round that is not open: what it merged could not hold this update.
+        Raises `StorageError` for a round that is not open: what it merged could not hold these updates.
         """
         with self._transaction():
-            taken = self._connection.execute(
+            taken = self._connection.executemany(
                 f"INSERT INTO updates (round, agent, {_UPDATE}) SELECT ?1, {', '.join('?' * (1 + len(_FIELDS)))} "
                 "WHERE EXISTS (SELECT 1 FROM rounds WHERE round = ?1 AND record IS NULL)",
-                (round_, agent, *msgspec.structs.astuple(update)),
+                [(round_, agent, *msgspec.structs.astuple(update)) for agent, update in updates.items()],
             )
-            if taken.rowcount != 1:
+            if taken.rowcount != len(updates):
                 raise StorageError(
-                    f"the book: round {round_ + 1} is not open, so an update of {agent} cannot count in it; "
+                    f"the book: round {round_ + 1} is not open, so updates of {', '.join(updates)} cannot count in it; "
                     "does another aggregator use this state directory?"
                 )
 
-    def refuse(self, agent: str, digest: bytes) -> None:
-        """An agent's update is malformed for good; only its last one is remembered."""
+    def refuse(self, digests: Mapping[str, bytes]) -> None:
+        """Agents' updates, by their digests, are malformed for good; of each agent the last one is remembered."""
         with self._transaction():
-            self._connection.execute("INSERT OR REPLACE INTO refused VALUES (?, ?)", (agent, digest))
+            self._connection.executemany("INSERT OR REPLACE INTO refused VALUES (?, ?)", list(digests.items()))
 
     def refused(self) -> dict[str, bytes]:
         """The digest of each agent's last malformed update."""

@@ -67,7 +67,9 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     return (
         f"round {record.round + 1:>{len(str(rounds))}}/{rounds}: {record.agents} agents, "
         f"{_scores(record)}, sparsity {record.sparsity:.2f}, "
-        f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB, {record.seconds:.1f} s"
+        f"up {record.bytes_up / 1000:.1f} kB, down {record.bytes_down / 1000:.1f} kB "
+        f"(an agent: {record.messages:.1f} messages, {record.control_bytes:.0f} bytes of control), "
+        f"{record.seconds:.1f} s"
         f"{_remarks(record)}"
     )
 

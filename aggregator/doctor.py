@@ -13,7 +13,7 @@ from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown
 from fedprune.doctor.login import examine_aggregator_login
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
 from fedprune.doctor.network import examine_network
-from fedprune.doctor.ownership import owner_of
+from fedprune.doctor.ownership import examine_user, owner_of
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.identity.gateway import open_gateway
@@ -33,6 +33,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     base, state = config.parent, config.parent / settings.state
     broker = settings.broker.relative_to(base)
     yield ok("settings", f"{config}: federation {settings.name}")
+    yield from examine_user(state)
     yield examine_clock(now)
     yield from examine_memory()
     yield examine_power()

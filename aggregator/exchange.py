@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, assert_never
+from collections.abc import Callable, Sequence
+from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.book import Book
@@ -35,20 +34,50 @@ from aggregator.round_state import (
     WarnNobody,
     resume,
 )
-from aggregator.silence import manifests_unheard, nobody
-from aggregator.traffic import Traffic, TrafficCount
+from aggregator.silence import nobody
+from aggregator.speaker import Speaker
+from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.system.log import LimitedLog
-from fedprune.wire.authentication import add_mac, verified
+from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Reason, Rejected, decode, encode, kind_of
+from fedprune.wire.messages import UPLINK, Failed, LeftOut, Message, Reason, Rejected, decode
 from fedprune.wire.serving import SendChunk
-from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
+
+
+MOST_TOGETHER = 64
+"""Updates that are made durable with one write and one commit."""
+
+MOST_TOGETHER_BYTES = 16 * 2**20
+"""Of these."""
+
+LONGEST_WAIT_S = 0.05
+"""For which an update waits for others, while messages come without a pause."""
+
+
+class _Unstored:
+    """Updates that wait to be stored together, the first one `since` then."""
+
+    def __init__(self, since: float) -> None:
+        self.updates: list[StoreUpdate] = []
+        self._since = since
+        self._bytes = 0
+
+    def add(self, update: StoreUpdate) -> None:
+        self.updates.append(update)
+        self._bytes += len(update.blob)
+
+    def is_due(self, now: float) -> bool:
+        return (
+            len(self.updates) >= MOST_TOGETHER
+            or self._bytes >= MOST_TOGETHER_BYTES
+            or now - self._since >= LONGEST_WAIT_S
+        )
 
 
 class Exchange(ABC):
@@ -69,12 +98,13 @@ class Exchange(ABC):
         keys: DeviceKeys | None,
     ) -> None:
         self._cohort = cohort
-        self._topics, self._link, self._book, self._clock, self._keys = topics, link, book, clock, keys
+        self._topics, self._link, self._book, self._clock = topics, link, book, clock
+        self._speaker = Speaker(topics, link, keys)
         self._contents: dict[bytes, bytes] = {}
+        self._unstored: _Unstored | None = None
         self._counts: Counter[str] = Counter()
-        self._up, self._down = TrafficCount(), TrafficCount()
+        self._up = TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
-        self._manifests_unheard = 0
 
     def _resume(self, plan: Plan, model: Model, round_: int, *, has_settled: bool = False) -> None:
         """Take up the state in which the book has the rounds."""
@@ -94,8 +124,8 @@ class Exchange(ABC):
         )
 
     @abstractmethod
-    def _store_update(self, action: StoreUpdate) -> Event:
-        """Check an update, and make it durable."""
+    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+        """Check updates, and make those that can be merged durable, all together."""
 
     @abstractmethod
     def _merge(self, round_: int) -> Event:
@@ -130,47 +160,63 @@ class Exchange(ABC):
         if delivery.retained:
             return
         if delivery.topic == self._topics.round:
-            self._manifests_unheard = 0
+            self._speaker.heard_manifest()
             return
-        if delivery.topic.startswith(self._topics.all_status[:-1]):
-            self._up.add(Traffic.CONTROL, len(delivery.payload))
+        topic, size = delivery.topic, len(delivery.payload)
+        if topic.startswith(self._topics.all_status[:-1]):
+            self._up.add(topic, size, Traffic.CONTROL)
             return
         try:
-            agent, kind = self._topics.parse_up(delivery.topic)
-            self._up.add(Traffic.UPDATE if kind == "chunk" else Traffic.CONTROL, len(delivery.payload))
-            if kind not in UPLINK:
-                raise ProtocolError(f"an aggregator is sent no {kind}")
-            payload = verified(self._key(agent), delivery.topic, delivery.payload)
-            self.handle(Said(agent, self._read(agent, kind, payload)))
+            agent, message = self._read(delivery)
         except ProtocolError as error:
-            self._counts["ignored"] += 1
-            self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
+            self._up.add(topic, size, Traffic.CONTROL)
+            self._ignore(topic, error)
+            return
+        self._up.add(topic, size, Traffic.UPDATE, content_bytes(message, size))
+        try:
+            self.handle(Said(agent, message))
+        except ProtocolError as error:
+            self._ignore(topic, error)
 
-    def _key(self, agent: str) -> bytes | None:
-        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
-        key = None if self._keys is None else self._keys.get(agent)
-        if self._keys is not None and key is None:
-            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
-        return key
+    def _ignore(self, topic: str, error: ProtocolError) -> None:
+        self._counts["ignored"] += 1
+        self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", topic[:200], error)
 
-    def _read(self, agent: str, kind: str, payload: bytes) -> Any:
-        """The message. An agent whose message cannot be read is told so, then `ProtocolError` is raised."""
+    def _read(self, delivery: Delivery) -> tuple[str, Message]:
+        """Who speaks, and the message. An agent whose message cannot be read is told so, then `ProtocolError` is
+        raised, as for what is nobody's message to us."""
+        agent, kind = self._topics.parse_up(delivery.topic)
+        if kind not in UPLINK:
+            raise ProtocolError(f"an aggregator is sent no {kind}")
+        payload = verified(self._speaker.key(agent), delivery.topic, delivery.payload)
         try:
             message = decode(UPLINK[kind], payload)
         except ProtocolError as error:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
-            self._perform(Send(agent, answer))
+            self._speaker.tell(agent, answer)
             raise
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
-        return message
+        return agent, message
 
     def drained(self) -> None:
         """The broker has all that was published."""
         self.handle(LinkDrained())
 
     def tick(self) -> None:
+        alarm = round_machine.wake_at(self.state)
+        if self._unstored is not None and alarm is not None and alarm <= self._clock():
+            self.settle()
         self.handle(Ticked())
+
+    def settle(self) -> None:
+        """Store the updates that wait: there is nothing else to do, or it is time."""
+        for event in self._store_now():
+            self.handle(event)
+
+    def _store_now(self) -> list[Event]:
+        unstored, self._unstored = self._unstored, None
+        return [] if unstored is None else self._store(unstored.updates)
 
     def handle(self, event: Event) -> None:
         """Run one transition, its actions, and the events that follow from them."""
@@ -190,20 +236,23 @@ class Exchange(ABC):
     def _perform(self, action: Action) -> list[Event]:
         match action:
             case Send(agent, message):
-                self._tell(agent, kind_of(message), encode(message))
+                self._speaker.tell(agent, message)
             case SendChunk(content, index, chunk_bytes, agent):
-                chunk = encode(chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes))
+                chunk = chunk_of(self._contents[content.digest], content.digest, index, chunk_bytes)
                 kind = Traffic.TASK if content == self.state.plan.task else Traffic.MODEL
                 if agent is None:
-                    self._publish(self._topics.content(content.digest), chunk, kind)
+                    followers = self.state.serving.followers.get(content.digest) or ()
+                    self._speaker.broadcast(chunk, kind, len(followers))
                 else:
-                    self._tell(agent, "chunk", chunk, kind)
+                    self._speaker.tell(agent, chunk, kind)
             case Publish(manifest):
-                self._announce(manifest)
+                self._speaker.announce(manifest, self.state.agents)
             case BookCohort(round_, examples, cap):
                 self._book.assign(round_, examples, cap)
             case StoreUpdate():
-                return [self._store_update(action)]
+                self._unstored = self._unstored or _Unstored(self._clock())
+                self._unstored.add(action)
+                return self._store_now() if self._unstored.is_due(self._clock()) else []
             case Merge(round_):
                 return [self._merge(round_)]
             case Warn(text):
@@ -218,24 +267,6 @@ class Exchange(ABC):
             case _:
                 assert_never(action)
         return []
-
-    def _announce(self, manifest: Manifest) -> None:
-        """Publish the manifest. The broker sends it back: one that never does may not take it."""
-        if is_worth_saying(self._manifests_unheard):
-            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
-        self._manifests_unheard += 1
-        self._publish(self._topics.round, encode(manifest), retain=not manifest.done)
-        if manifest.done:
-            self._publish(self._topics.round, b"", retain=True)
-
-    def _tell(self, agent: str, kind: str, message: bytes, what: Traffic = Traffic.CONTROL) -> None:
-        """Send a message to one agent, unless it was revoked meanwhile."""
-        topic = self._topics.down(agent, kind)
-        with suppress(ProtocolError):
-            self._publish(topic, add_mac(self._key(agent), topic, message), what)
-
-    def _publish(self, topic: str, payload: bytes, what: Traffic = Traffic.CONTROL, *, retain: bool = False) -> None:
-        self._down.add(what, self._link.publish(topic, payload, retain=retain))
 
     def _tenths_waiting(self) -> int | None:
         """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""

@@ -65,8 +65,26 @@ class FixedPointSum:
         """
         if not 1 <= weight <= MOST_WEIGHT:
             raise ValueError(f"a weight is {weight}; it must be from 1 to {MOST_WEIGHT}")
+        self._reserve(weight * self._largest(values, scale))
+        self._add_all(values, weight, scale)
+
+    def remove(self, values: NDArray[np.floating], weight: int, scale: float = 1.0) -> None:
+        """Undo an `add` of the same numbers: the sum is then, bit for bit, that of all others."""
+        self._add_all(values, -weight, scale)
+        self._total -= weight * self._largest(values, scale)
+        if self._total < SINGLE_LIMIT and len(self._digits) > 1:
+            single = np.zeros_like(self._digits[0])
+            for digit in reversed(self._digits):  # what overflows here comes back, since the whole fits
+                single <<= _DIGIT_BITS
+                single += digit
+            self._digits = [single]
+
+    def _largest(self, values: NDArray[np.floating], scale: float) -> int:
+        """The largest magnitude, as a whole multiple."""
         largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-        self._reserve(weight * int(self._fixed(np.array([largest]), scale)[0]))
+        return int(self._fixed(np.array([largest]), scale)[0])
+
+    def _add_all(self, values: NDArray[np.floating], weight: int, scale: float) -> None:
         flat = values.reshape(-1)
         for start in range(0, flat.size, _PIECE):
             piece = slice(start, start + _PIECE)

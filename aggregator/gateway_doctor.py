@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
+import socket
 import stat
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from aggregator.gateway.federations import Federations
 from fedprune.doctor.clock import examine_certificate, examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
 from fedprune.doctor.network import examine_network
+from fedprune.doctor.ownership import examine_user
 from fedprune.doctor.secrets import examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.identity.crossings import cross_all
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, ENROLMENT, Gateway, open_gateway
 from fedprune.wire.broker import Broker, Tls
 
+_PATIENCE_S = 5.0
+
 _PARTS = (AUTHORITY, BROKER, ENROLMENT, AGGREGATOR)
 
 
 def examine(directory: Path, now: datetime) -> Iterator[Finding]:
     """Examine the gateway in `directory`. `now` is what is taken for the present."""
+    yield from examine_user(directory)
     try:
         gateway = open_gateway(directory)
     except FedpruneError as error:
@@ -37,6 +43,8 @@ def examine(directory: Path, now: datetime) -> Iterator[Finding]:
     yield _examine_directory(directory)
     yield from examine_secrets({f"{part}'s key": directory / f"{part}.key" for part in _PARTS})
     yield from _examine_pairs(gateway, now)
+    yield _examine_queue(directory)
+    yield _examine_endpoint(settings.enrolment_port)
     network = [*examine_network(_broker(gateway), now)]
     yield from network
     if any(finding.verdict is Verdict.FAILED for finding in network):
@@ -66,6 +74,29 @@ def _examine_pairs(gateway: Gateway, now: datetime) -> Iterator[Finding]:
             yield failed("certificate", str(error))
         else:
             yield examine_certificate(gateway.path / f"{part}.pem", part, now)
+
+
+def _examine_queue(directory: Path) -> Finding:
+    federations = Federations(directory)
+    try:
+        waiting = [each for each in federations.all() if each.outcome is None]
+        current = federations.following()
+    except FedpruneError as error:
+        return failed("queue", str(error))
+    if current is None and waiting:
+        return warning("queue", f"{len(waiting)} federations wait, and it is paused", "fedprune gateway queue resume")
+    if current is None:
+        return ok("queue", "no federation waits: `fedprune gateway queue add` puts one there")
+    return ok("queue", f"federation {current.number}, {current.task}, is the current one; {len(waiting) - 1} wait")
+
+
+def _examine_endpoint(port: int) -> Finding:
+    try:
+        socket.create_connection(("127.0.0.1", port), _PATIENCE_S).close()
+    except OSError as error:
+        told = f"nothing listens at port {port} ({(error.strerror or str(error)).lower()})"
+        return warning("enrolment", f"{told}: nobody can join, and no federation is served", "fedprune gateway run")
+    return ok("enrolment", f"devices can join at port {port}")
 
 
 def _examine_rights(gateway: Gateway) -> Finding:

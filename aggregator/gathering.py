@@ -7,7 +7,7 @@ and quorum, what is refused, what a crash leaves. Once they are pooled they are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -123,12 +123,15 @@ class GatheringRunner(Exchange):
             "their data, or give the statistics in task.toml, then start again"
         )
 
-    def _store_update(self, action: StoreUpdate) -> Event:
+    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+        return [self._store_one(action) for action in updates]
+
+    def _store_one(self, action: StoreUpdate) -> Event:
         agent, submit = action.agent, action.submit
         try:
             statistics = checked_statistics(action.blob, self._task, submit.examples)
         except ProtocolError as error:
-            self._book.refuse(agent, submit.content.digest)
+            self._book.refuse({agent: submit.content.digest})
             self._agents_log.log(logging.WARNING, "refused the statistics of %s: %s", agent, error)
             return UpdateRefused(agent, str(error))
         if action.weight < submit.examples:
@@ -141,7 +144,7 @@ class GatheringRunner(Exchange):
             )
         given = _Given(action.weight / submit.examples, statistics)
         self._given.write(agent + _SUFFIX, msgspec.msgpack.encode(given))
-        self._book.accept(submit.round, agent, accepted_statistics(submit, action.weight))
+        self._book.accept(submit.round, {agent: accepted_statistics(submit, action.weight)})
         return UpdateStored(agent)
 
     def _merge(self, round_: int) -> Event:

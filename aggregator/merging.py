@@ -5,6 +5,7 @@ Memory does not grow with the number of agents, and two aggregates of the same r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ MOST_EXAMPLES = MOST_WEIGHT
 
 MOST_UPDATES = 2**24
 """The most updates of a round, about 17 million."""
+
+_Fold = Callable[[FixedPointSum, NDArray[np.floating], int, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,18 +105,26 @@ class Aggregate:
             OverflowError: there is no room; only unchecked updates, or more than `MOST_UPDATES`, can take it all.
             ValueError: the examples are out of their range.
         """
+        self._fold(update, examples, scale, FixedPointSum.add)
+
+    def remove(self, update: Update, examples: int) -> None:
+        """Take out an update that was added so: what is left is, bit for bit, what all others make together."""
+        self._fold(update, examples, 1.0, FixedPointSum.remove)
+
+    def _fold(self, update: Update, examples: int, scale: float, fold: _Fold) -> None:
+        signed = examples if fold is FixedPointSum.add else -examples
         for name, delta in update.delta.items():
             if name in self._kept:
-                self._sums[name].add(self._weights(name, update, scale), examples)
-                self._kept[name] += np.where(update.mask[name], examples, 0)
+                fold(self._sums[name], self._weights(name, update, scale), examples, 1.0)
+                self._kept[name] += np.where(update.mask[name], signed, 0)
             else:
-                self._sums[name].add(delta, examples, scale)
+                fold(self._sums[name], delta, examples, scale)
         for mean, variance in self._table.moments:
             shift = update.statistics[mean].astype(np.float64) - self._origin[mean]
-            self._sums[mean].add(shift, examples)
-            self._sums[variance].add(update.statistics[variance].astype(np.float64) + np.square(shift), examples)
-        self._updates += 1
-        self._examples += examples
+            fold(self._sums[mean], shift, examples, 1.0)
+            fold(self._sums[variance], update.statistics[variance].astype(np.float64) + np.square(shift), examples, 1.0)
+        self._updates += 1 if signed > 0 else -1
+        self._examples += signed
 
     def merge(self, other: Aggregate) -> None:
         """Fold in another aggregate of the same round. Raises what `add` does."""

@@ -19,7 +19,8 @@ from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
-from fedprune.data import read_examples, save_npz
+from fedprune.data import open_raw_examples, save_npz
+from fedprune.data.room import Room
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
@@ -69,22 +70,22 @@ def run_aggregator(
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
-    evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings)
     with (
         owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory,
         closing(RunStore.open(directory.path)) as store,
     ):
-        ticket_key = None
+        room, ticket_key = Room.of_device(directory.path), None
+        evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings, room)
         if is_incomplete(bundle.task):
             bundle, ticket_key = _completed(bundle, settings, base, directory, store, events)
-            evaluator = _evaluator(bundle, held_out, settings)
+            evaluator = _evaluator(bundle, held_out, settings, room)
         run, incarnation = store.book.start(
             secrets.token_urlsafe(RUN_ID_BYTES),
             content_of(bundle.blob).digest,
             settings.lasting(bundle.task.table),
             ticket_key,
         )
-        _keep_for_export(directory, bundle, held_out)
+        _keep_for_export(directory, bundle, held_out, room)
         plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
@@ -114,8 +115,8 @@ def run_aggregator(
             link.drain()
 
 
-def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettings) -> Evaluator | None:
-    return None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads)
+def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettings, room: Room) -> Evaluator | None:
+    return None if held_out is None else Evaluator(bundle, held_out, threads=settings.threads, room=room)
 
 
 def _completed(
@@ -171,11 +172,7 @@ def _gather(
 def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
     """Serve until the federation is done. The first event is that the link is up, even for one that was done before."""
     while True:
-        alarm = wake_at(runner.state)
-        try:
-            event = events.get(timeout=SERVICE.wait_until(alarm))
-        except queue.Empty:
-            event = None
+        event = _next_event(runner, events)
         match event:
             case LinkUp():
                 runner.connect()
@@ -191,6 +188,20 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
         SERVICE.alive()
         if runner.is_done:
             return
+
+
+def _next_event(runner: Exchange, events: queue.SimpleQueue[Any]) -> Any:
+    """The next event; None once it is time for the alarm. What came together is stored together, before the wait."""
+    try:
+        return events.get_nowait()
+    except queue.Empty:
+        runner.settle()
+    if runner.is_done:
+        return None
+    try:
+        return events.get(timeout=SERVICE.wait_until(wake_at(runner.state)))
+    except queue.Empty:
+        return None
 
 
 def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:
@@ -271,13 +282,13 @@ def _say_sparsity(bundle: Bundle, rounds: int) -> None:
     )
 
 
-def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None) -> None:
+def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None, room: Room) -> None:
     """Put what `fedprune export` needs beside the checkpoints."""
     directory.write(TASK, bundle.blob)
     target = directory.path / HELD_OUT
     if held_out is None:
         return
     if held_out.suffix != target.suffix:
-        save_npz(target, read_examples(held_out, bundle.task.data))
+        save_npz(target, open_raw_examples(held_out, bundle.task.data, room))
     elif held_out.resolve() != target.resolve():
         directory.copy_in(HELD_OUT, held_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
@@ -13,6 +13,7 @@ from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, 
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
 from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
+from aggregator.segments import read_updates
 from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
@@ -26,7 +27,6 @@ from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.task.forms import Form, Forms
 from fedprune.task.versions import is_scored_by_updates, without_due_units
-from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
 
@@ -59,6 +59,16 @@ class FormerRound:
     merged: dict[str, AcceptedUpdate]
 
 
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """The sums of the updates to `model` that were folded as they arrived, and which these are: by agent, the digest
+    and the weight."""
+
+    model: GlobalModel
+    sums: Aggregate
+    updates: dict[str, tuple[bytes, int]]
+
+
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
     draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
@@ -84,12 +94,21 @@ class Merger:
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
         self._moved_of: tuple[GlobalModel, Mask] | None = None
+        self._arrived: _Arrived | None = None
 
-    def check(self, blob: bytes, agent: str, model: GlobalModel) -> Norms:
-        """The norms of an agent's update to `model`. Raises `ProtocolError` if it cannot be merged."""
+    def take(self, blob: bytes, agent: str, model: GlobalModel, weight: int) -> Norms:
+        """Check an agent's update to `model`, which will be accepted, and fold it into the round's sums as it arrives.
+
+        Raises `ProtocolError` if it cannot be merged; then nothing was changed.
+        """
         update, table = self._decode(blob, agent, model), self.form_of(model).task.table
         check_update(update, table)
-        return norms_of(update, model.checkpoint.weights, table)
+        norms = norms_of(update, model.checkpoint.weights, table)
+        if self._folds_on_arrival(model):
+            arrived = self._arrived_at(model)
+            arrived.sums.add(update, weight)
+            arrived.updates[agent] = (content_of(blob).digest, weight)
+        return norms
 
     def form_of(self, model: GlobalModel) -> Form:
         """The form of the task that a model is in."""
@@ -117,9 +136,8 @@ class Merger:
         earlier = largest_typical(records)
         known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
-        taken = {agent: update for agent, update in updates.items() if agent not in left_out}
-        merged = self._fold(model, taken)
-        of_taken = [norms[agent] for agent in taken]
+        merged = self._fold(model, updates, left_out)
+        of_taken = [norms[agent] for agent in updates if agent not in left_out]
         evaluation, evaluated = agents.evaluation, model.checkpoint.version
         if self._evaluate is not None:
             evaluation, evaluated = self._evaluated(merged), merged.checkpoint.version
@@ -180,32 +198,66 @@ class Merger:
             Norms(0.0, 0.0),
         )
 
-    def _fold(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> GlobalModel:
-        checkpoint, training, table = model.checkpoint, self._task.training, self.form_of(model).task.table
-        aggregate = Aggregate(table, checkpoint.weights, self._known_mask(model))
-        rate = training.learning_rate_at(checkpoint.version * training.clock_steps_per_round)
-        scoring = self._scoring(checkpoint)
-        scales = fednova_scales(updates, training, rate) if self._aggregation.rule == "fednova" else {}
-        for agent, update in updates.items():
-            name = update_name(checkpoint.version, agent)
-            blob = self._disk.read(name)
-            if blob is None or content_of(blob) != Content(digest=update.digest, size=update.size):
-                raise StorageError(f"the accepted update {name} is missing or damaged; restore it, or start a new run")
-            try:
-                decoded = self._decode(blob, agent, model)
-                aggregate.add(decoded, update.weight, scales.get(agent, 1.0))
-                if scoring is not None:
-                    scoring.add(decoded, update.weight)
-            except ProtocolError as error:
-                raise StorageError(
-                    f"the accepted update {name} cannot be merged ({error}); undo what was changed in the settings"
-                ) from error
-        merged = aggregate.result(checkpoint.exact)
+    def _fold(
+        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
+    ) -> GlobalModel:
+        checkpoint = model.checkpoint
+        sums, scoring = self._sums_of(model, updates, left_out)
+        merged = sums.result(checkpoint.exact)
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
-            weights, state = server_step(optimizer, checkpoint.exact, weights, state, table)
+            weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)
         scores = None if scoring is None else scoring.scores(checkpoint.weights)
         return self._next(model, weights, merged.mask, state, scores)
+
+    def _sums_of(
+        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
+    ) -> tuple[Aggregate, RoundScores | None]:
+        """The sums of a round's accepted `updates` but for those left out, whether they were folded as they arrived or
+        are read again: whole numbers come to the same bits."""
+        arrived, self._arrived = self._arrived_at(model), None
+        if any(agent not in updates or folded != _folded(updates[agent]) for agent, folded in arrived.updates.items()):
+            arrived = self._none_arrived(model)  # the book says otherwise
+        taken = {agent: update for agent, update in updates.items() if agent not in left_out}
+        scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
+        missing = {agent: update for agent, update in taken.items() if agent not in arrived.updates}
+        surplus = {agent: update for agent, update in updates.items() if agent in arrived.updates.keys() - taken.keys()}
+        for agent, update in self._read(model, missing):
+            arrived.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
+            if scoring is not None:
+                scoring.add(update, updates[agent].weight)
+        for agent, update in self._read(model, surplus):
+            arrived.sums.remove(update, updates[agent].weight)
+        return arrived.sums, scoring
+
+    def _scales(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> dict[str, float]:
+        if self._aggregation.rule != "fednova":
+            return {}
+        training = self._task.training
+        rate = training.learning_rate_at(model.checkpoint.version * training.clock_steps_per_round)
+        return fednova_scales(updates, training, rate)
+
+    def _read(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> Iterator[tuple[str, Update]]:
+        for agent, blob in read_updates(self._disk, updates):
+            try:
+                yield agent, self._decode(blob, agent, model)
+            except ProtocolError as error:
+                raise StorageError(
+                    f"the accepted update of {agent} cannot be merged ({error}); undo what was changed in the settings"
+                ) from error
+
+    def _folds_on_arrival(self, model: GlobalModel) -> bool:
+        """FedNova's factors, and scores, follow from all of a round's updates."""
+        return self._aggregation.rule != "fednova" and self._scoring(model.checkpoint) is None
+
+    def _arrived_at(self, model: GlobalModel) -> _Arrived:
+        if self._arrived is None or self._arrived.model is not model:
+            self._arrived = self._none_arrived(model)
+        return self._arrived
+
+    def _none_arrived(self, model: GlobalModel) -> _Arrived:
+        table = self.form_of(model).task.table
+        return _Arrived(model, Aggregate(table, model.checkpoint.weights, self._known_mask(model)), {})
 
     def _scoring(self, checkpoint: Checkpoint) -> RoundScores | None:
         """The sums that the next mask is scored by, if it is by what agents sent."""
@@ -271,9 +323,8 @@ def _by_size(norms: Mapping[str, Norms]) -> list[str]:
     return sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
 
 
-def update_name(round_: int, agent: str) -> str:
-    """The name of an accepted update on the disk."""
-    return f"{round_:06d}-{agent}.update"
+def _folded(update: AcceptedUpdate) -> tuple[bytes, int]:
+    return update.digest, update.weight
 
 
 def largest_typical(records: Sequence[RoundRecord]) -> Norms:

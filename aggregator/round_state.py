@@ -269,6 +269,11 @@ class RoundState:
     deadline: float | None = None
 
     @property
+    def agents(self) -> int:
+        """Agents that wait or have a place. Walks over all members."""
+        return len(self.presence) + sum(agent not in self.presence for agent in self.cohort.members)
+
+    @property
     def room(self) -> int:
         """Places in the cohort that nobody holds."""
         return self.plan.cohort - self.cohort.places_taken

@@ -40,7 +40,7 @@ ANSWERED_IN_S = 1.0
 """Seconds in which an agent that was asked for chunks has sent some, if it can."""
 
 
-def answer_outside_round(state: RoundState, said: Said, _: float) -> Step:
+def answer_outside_round(state: RoundState, said: Said, _now: float) -> Step:
     """Say what the book says of an update that is not to be taken now."""
     submit = _opened(said)[0]
     answer = _verdict(state, said.agent, submit)

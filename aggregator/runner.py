@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from aggregator.early_stopping import has_settled
 from aggregator.exchange import Exchange
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
-from aggregator.round_merge import FormerRound, MergedRound, Merger, update_name
+from aggregator.outliers import Norms
+from aggregator.round_merge import FormerRound, MergedRound, Merger
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
     Event,
@@ -29,9 +30,11 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
 )
+from aggregator.segments import write_segment
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
+from aggregator.traffic import TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
@@ -124,7 +127,7 @@ class AggregatorRunner(Exchange):
             aggregation,
         )
         self._scale = scale
-        self._store, self._report = store, report
+        self._disks, self._report = store, report
         self._model = self._restore(bundle, aggregation.optimizer)
         self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
@@ -144,32 +147,58 @@ class AggregatorRunner(Exchange):
             "goes on with this round"
         )
 
-    def _store_update(self, action: StoreUpdate) -> Event:
-        agent, submit = action.agent, action.submit
-        try:
-            norms = self._merger.check(action.blob, agent, self._model)
-            check_evaluated(submit, self._task)
-            check_local_steps(submit, self._bundle)
-        except ProtocolError as error:
-            self._counts["refused"] += 1
-            self._store.book.refuse(agent, submit.content.digest)
-            self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, error)
-            return UpdateRefused(agent, str(error))
-        if action.weight < submit.examples:
+    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+        taken, refused = dict[str, tuple[StoreUpdate, Norms]](), dict[str, str]()
+        for action in updates:
+            try:
+                taken[action.agent] = action, self._check(action)
+            except ProtocolError as error:
+                self._counts["refused"] += 1
+                self._agents_log.log(logging.WARNING, "refused the update of %s: %s", action.agent, error)
+                refused[action.agent] = str(error)
+        if refused:
+            digests = {action.agent: action.submit.content.digest for action in updates if action.agent in refused}
+            self._disks.book.refuse(digests)
+        if taken:
+            self._keep_updates(taken)
+        return [
+            UpdateRefused(action.agent, refused[action.agent])
+            if action.agent in refused
+            else UpdateStored(action.agent)
+            for action in updates
+        ]
+
+    def _check(self, action: StoreUpdate) -> Norms:
+        """The norms of an update that can be merged. Raises `ProtocolError` for another."""
+        check_evaluated(action.submit, self._task)
+        check_local_steps(action.submit, self._bundle)
+        norms = self._merger.take(action.blob, action.agent, self._model, action.weight)
+        if action.weight < action.submit.examples:
             self._counts["capped"] += 1
             self._agents_log.log(
                 logging.WARNING,
                 "the update of %s claims %s examples and counts as %s",
-                agent,
-                submit.examples,
+                action.agent,
+                action.submit.examples,
                 action.weight,
             )
-        self._store.updates.write(update_name(submit.round, agent), action.blob)
-        self._store.book.accept(submit.round, agent, accepted_update(submit, action.weight, norms, self._task.training))
-        return UpdateStored(agent)
+        return norms
+
+    def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Norms]]) -> None:
+        round_ = self.state.round
+        places = write_segment(
+            self._disks.updates, round_, {agent: action.blob for agent, (action, _) in taken.items()}
+        )
+        self._disks.book.accept(
+            round_,
+            {
+                agent: accepted_update(action.submit, action.weight, norms, self._task.training, places[agent])
+                for agent, (action, norms) in taken.items()
+            },
+        )
 
     def _merge(self, round_: int) -> Event:
-        book = self._store.book
+        book = self._disks.book
         updates = book.accepted(round_)
         records = book.records()
         merged = self._merger.merge(self._model, updates, records, self._former_round)
@@ -179,15 +208,15 @@ class AggregatorRunner(Exchange):
         )
         self._model = merged.model
         whole = len(self._model.blob)
-        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta, whole)
-        save_checkpoint(self._store.checkpoints, self._model.checkpoint)
+        keep_delta(self._disks.checkpoints, self._model.checkpoint.version, self._model.delta, whole)
+        save_checkpoint(self._disks.checkpoints, self._model.checkpoint)
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         inputs = max(update.x_largest for update in updates.values())
         record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
         book.finish(record, merged.left_out, apart)
-        for name in self._store.updates.names():
-            self._store.updates.delete(name)
-        forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
+        for name in self._disks.updates.names():
+            self._disks.updates.delete(name)
+        forget_checkpoints(self._disks.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
         return Merged(self._offer(), merged.left_out, is_last=self._has_settled())
@@ -195,7 +224,7 @@ class AggregatorRunner(Exchange):
     def _offer(self) -> Model:
         """The present model as agents are told of it; all that leads to it can be sent from now on."""
         model, whole = self._model.model, self._model.blob
-        found = replays(self._store.checkpoints, self._model.checkpoint.version, len(whole))
+        found = replays(self._disks.checkpoints, self._model.checkpoint.version, len(whole))
         contents = {base: content_of(replay) for base, replay in found.items()}
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
@@ -205,7 +234,7 @@ class AggregatorRunner(Exchange):
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
-        steps, records = self._task.training.clock_steps_per_round, self._store.book.records()
+        steps, records = self._task.training.clock_steps_per_round, self._disks.book.records()
         schedules = self._task.pruning.schedules
         if self._patience is None or not has_settled(records, self._patience, schedules, steps):
             return False
@@ -215,7 +244,7 @@ class AggregatorRunner(Exchange):
     def _former_round(self) -> FormerRound:
         """The round that made the present model."""
         round_ = self._model.checkpoint.version - 1
-        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
+        return FormerRound(load_checkpoint(self._disks.checkpoints, round_), self._disks.book.merged(round_))
 
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
@@ -223,10 +252,9 @@ class AggregatorRunner(Exchange):
         weights, evaluation = self._model.checkpoint.weights, merged.evaluation
         taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
         weight = sum(update.weight for update in taken)
-        now, counts = self._clock(), self._counts
+        now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
-        self._began, self._counts = now, Counter()
-        up, down = self._up.take(), self._down.take()
+        self._began, self._counts, self._up = now, Counter(), TrafficCount()
         return RoundRecord(
             round=round_,
             agents=len(updates),
@@ -235,8 +263,8 @@ class AggregatorRunner(Exchange):
             metrics=dict(evaluation.metrics),
             spreads=merged.spreads,
             sparsity=self._merger.form_of(self._model).sparsity(weights),
-            bytes_up=sum(up.values()),
-            bytes_down=sum(down.values()),
+            bytes_up=sum(up.by_kind.values()),
+            bytes_down=sum(down.by_kind.values()),
             seconds=now - began,
             train_seconds=max(update.train_seconds for update in updates.values()),
             train_loss=sum(update.loss * update.weight for update in taken) / weight,
@@ -250,21 +278,25 @@ class AggregatorRunner(Exchange):
             suspects=tuple(named[:MOST_NAMES]),
             delta_norm=merged.norms.delta,
             statistics_norm=merged.norms.statistics,
-            bytes_up_by_kind=up,
-            bytes_down_by_kind=down,
+            bytes_up_by_kind=up.by_kind,
+            bytes_down_by_kind=down.by_kind,
+            mqtt_up=up.mqtt_bytes(down),
+            mqtt_down=down.mqtt_bytes(up),
+            messages_up=up.messages,
+            messages_down=down.messages,
             led_astray=counts["led_astray"],
         )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
-        version = self._store.book.next_round()
+        version = self._disks.book.next_round()
         if version == 0:
             initial = bundle.initial_weights()
             form, mask = first_version(self._merger.forms, initial)
             model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
-            save_checkpoint(self._store.checkpoints, model.checkpoint)
+            save_checkpoint(self._disks.checkpoints, model.checkpoint)
             return model
-        checkpoint = load_checkpoint(self._store.checkpoints, version)
-        if checkpoint.run not in self._store.book.runs():
+        checkpoint = load_checkpoint(self._disks.checkpoints, version)
+        if checkpoint.run not in self._disks.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )

@@ -22,14 +22,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from aggregator.acceptance import accepted_update
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.merging import Aggregate
 from aggregator.outliers import norms_of
-from aggregator.round_merge import Merger, update_name
+from aggregator.round_merge import Merger
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.large_model import large_network, large_task
+from benchmarks.without_network import take_update
 from fedprune.codecs import Key, Values, check_update, decode_update, encode_update, parse_codec, parse_model_codec
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask, TensorClass, TensorTable, Weights
@@ -129,7 +129,7 @@ def _memory() -> float:
         mask = _model(task).checkpoint.mask
         for number in range(_AGENTS):
             agent = f"agent-{number}"
-            updates.write(update_name(1, agent), _update(chain, Key(_SEED, 1, agent), task.table, mask))
+            updates.write(agent, _update(chain, Key(_SEED, 1, agent), task.table, mask))
         del mask
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         _round(task, chain, updates, Directory(Path(folder, "checkpoints")))
@@ -145,12 +145,11 @@ def _round(task: Task, chain: str, updates: Directory, checkpoints: Directory) -
     accepted = {}
     for number in range(_AGENTS):
         agent = f"agent-{number}"
-        blob = updates.read(update_name(1, agent)) or b""
-        norms = merger.check(blob, agent, model)
+        blob = updates.read(agent) or b""
         submit = Submit(
             run=_RUN, round=1, update=content_of(blob), examples=_EXAMPLES, local_steps=1, loss=1.0, train_seconds=1.0
         )
-        accepted[agent] = accepted_update(submit, _EXAMPLES, norms, task.training)
+        accepted[agent] = take_update(merger, updates, model, agent, submit, blob, task.training)
     model = merger.merge(model, accepted, ()).model
     save_checkpoint(checkpoints, model.checkpoint)
 

@@ -26,17 +26,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.outliers import FACTOR, LEAST_UPDATES, Norms
-from aggregator.round_merge import Merger, largest_typical, update_name
+from aggregator.round_merge import Merger, largest_typical
 from aggregator.standing_apart import ROUNDS, Signals, standing_apart
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.rerun import seeds_option
 from benchmarks.demo.settings import DemoSettings, task_toml
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
 from edge_agent.trainers.litert import LiteRTTrainer
@@ -171,7 +170,7 @@ class _Federation:
         honest, nearest, caught = 0, 0.0, list[float]()
         left_out = 0
         for round_ in range(self._rounds):
-            updates = dict(self._updates(model, round_))
+            updates = dict(self._updates(model))
             earlier = largest_typical(records)
             merged = self._merger.merge(model, updates, records)
             culprit = f"agent-{self._scenario.agents - 1}" if self._scenario.rescaled else None
@@ -204,7 +203,7 @@ class _Federation:
             return Dataset((data.x * 20 + 128).astype(np.float32), data.y, data.origin)
         return data
 
-    def _updates(self, model: GlobalModel, round_: int) -> Iterator[tuple[str, AcceptedUpdate]]:
+    def _updates(self, model: GlobalModel) -> Iterator[tuple[str, AcceptedUpdate]]:
         """What a cohort sends in time; the disk then holds it. Whose training diverges sends nothing."""
         everybody = list(self._data)
         for agent in sorted(self._chance.sample(everybody, self._scenario.cohort or len(everybody))):
@@ -216,9 +215,8 @@ class _Federation:
                 self._residuals[agent] = result.update.residual_if_late
                 continue
             self._residuals[agent] = result.update.residual_if_accepted
-            self._disk.write(update_name(round_, agent), result.update.blob)
-            norms = self._merger.check(result.update.blob, agent, model)
-            yield agent, accepted_update(result.submit, result.submit.examples, norms, self._bundle.task.training)
+            training, blob = self._bundle.task.training, result.update.blob
+            yield agent, take_update(self._merger, self._disk, model, agent, result.submit, blob, training)
 
     def _train(self, agent: str, model: GlobalModel) -> LocalResult:
         assignment = assignment_of(self._bundle, model, seed=self._seed, codec=DEFAULT_CODEC)

@@ -16,7 +16,6 @@ from benchmarks.federation import Federation, run_federation
 from edge_agent.settings import AgentSettings
 from fedprune.config import load_toml
 from fedprune.data.dataset import Source
-from fedprune.data.description import Series
 from fedprune.data.partition import ByGroup, Dirichlet, Iid, Partition, parse_partition
 from fedprune.data.prepare import prepare
 from fedprune.data.source import own_source
@@ -180,10 +179,9 @@ def _shared(simulation: _Simulation) -> tuple[Source, Partition]:
     source = own_source(Path(simulation.data), data)
     if how is not None:
         return source, how
-    if source.groups is not None and int(source.groups.max()) + 1 >= 2 * simulation.agents:
+    provenance = source.train.provenance
+    if provenance is not None and int(provenance.groups.max()) + 1 >= 2 * simulation.agents:
         return source, ByGroup()
-    if isinstance(data, Series) and data.stride < data.window:
-        say("Windows overlap, and neighbours of those that are held out are trained on: the accuracy shown is too good")
     return source, Iid() if source.train.class_numbers is None else Dirichlet(_USUAL_ALPHA)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
-from aggregator.book import RoundRecord
+from aggregator.acceptance import accepted_update
+from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel
-from aggregator.round_merge import MergedRound
+from aggregator.round_merge import MergedRound, Merger
+from aggregator.segments import write_segment
+from fedprune.system.disk import Disk
 from fedprune.task.bundle import Bundle
-from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
+from fedprune.task.training import Training
+from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Submit, Terms
 from fedprune.wire.transfer import content_of
 
-RUN = "abcdef"
+RUN = "abcd"
 _ENOUGH_S = 10**9
 
 
@@ -33,6 +37,15 @@ def assignment_of(bundle: Bundle, model: GlobalModel, *, seed: int, codec: str, 
             model_codec=model_codec,
         ),
     )
+
+
+def take_update(
+    merger: Merger, disk: Disk, model: GlobalModel, agent: str, submit: Submit, blob: bytes, training: Training
+) -> AcceptedUpdate:
+    """Take an agent's update to `model` into the round, as a gateway does."""
+    norms = merger.take(blob, agent, model, submit.examples)
+    places = write_segment(disk, submit.round, {agent: blob})
+    return accepted_update(submit, submit.examples, norms, training, places[agent])
 
 
 def record_of(round_: int, merged: MergedRound) -> RoundRecord:

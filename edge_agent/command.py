@@ -12,6 +12,8 @@ from edge_agent.settings import AgentSettings, settings_table
 from fedprune.config import from_table, override
 from fedprune.system.process import log_to_stderr
 
+_PATHS = ("data", "state", "personal_model")
+
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="An agent.toml; the options below override it.")
@@ -24,6 +26,11 @@ from fedprune.system.process import log_to_stderr
     "--trainer",
     type=click.Choice(["auto", "keras", "litert"]),
     help="What trains: TensorFlow, or LiteRT in an eighth of the memory.  [default: auto]",
+)
+@click.option(
+    "--personal-model",
+    type=click.Path(),
+    help="A .tflite file to which this device's own model goes after each training.",
 )
 @click.option("--threads", type=int, help="Threads to train with.  [default: 1]")
 @click.option("--quiet", is_flag=True, help="Say only what went wrong.")
@@ -60,7 +67,7 @@ def _settings(config: Path | None, broker: str | None, options: dict[str, Any]) 
     table = {} if config is None else settings_table(config)
     for key, value in options.items():
         if value is not None:
-            table[key] = str(Path(value).resolve()) if key in ("data", "state") else value
+            table[key] = str(Path(value).resolve()) if key in _PATHS else value
     if broker is not None:
         override(table, "broker", "url", broker)
     for required in ("name", "data"):

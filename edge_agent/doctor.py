@@ -19,7 +19,7 @@ from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warni
 from fedprune.doctor.login import examine_agent_login
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
 from fedprune.doctor.network import examine_network
-from fedprune.doctor.ownership import Owner, owner_of
+from fedprune.doctor.ownership import Owner, examine_user, owner_of
 from fedprune.doctor.readability import unreadable_file
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
@@ -50,6 +50,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     base, state = config.parent, config.parent / settings.state
     broker = settings.broker.relative_to(base)
     yield ok("settings", f"{config}: agent {name} of federation {settings.federation}")
+    yield from examine_user(state)
     yield examine_clock(now)
     yield from examine_memory()
     yield examine_power()

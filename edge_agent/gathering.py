@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalResult, LocalRound, PreparedUpdate
-from fedprune.data import Data, Dataset, fit_to
+from fedprune.data import Data, Examples, fit_to
+from fedprune.data.description import hold_out_by
 from fedprune.data.statistics import MIN_EXAMPLES, pack_statistics
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import read_bundle
@@ -18,7 +19,7 @@ from fedprune.wire.transfer import content_of
 _log = logging.getLogger(__name__)
 
 
-def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Dataset]) -> LocalResult:
+def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Examples]) -> LocalResult:
     """Make the update that holds the statistics of the examples that this device will train on.
 
     `read` gives them before normalisation.
@@ -27,7 +28,8 @@ def give_statistics(local: LocalRound, bundle: bytes, read: Callable[[Data], Dat
     """
     opened, assignment = read_bundle(bundle), local.assignment
     data = fit_to(read(opened.task.data), opened.network.input_forms, opened.task.output_forms)
-    data, _ = hold_out(data, assignment.known.hold_out, assignment.known.seed, local.agent)
+    by = hold_out_by(opened.task.data)
+    data, _ = hold_out(data, assignment.known.hold_out, assignment.known.seed, local.agent, by)
     statistics = own_statistics(opened.task, data)
     if statistics.is_empty:
         _log.warning(

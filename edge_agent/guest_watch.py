@@ -51,6 +51,7 @@ class GuestWatch:
         self._day = datetime.now().date()
         self._written_before = 0
         self._told: set[str] = set()
+        self._asked: datetime | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -72,7 +73,7 @@ class GuestWatch:
 
     def look(self, now: datetime) -> None:
         """`now` is local time."""
-        reading = read_conditions(self._root)
+        reading = read_conditions(self._root, asks_firmware=self._asks_firmware(now))
         self._note_power(reading.throttling or ())
         written = self._written_today(now)
         moment = Moment(now, reading, default_interface(self._root), written / 1e6, self._threads())
@@ -81,6 +82,13 @@ class GuestWatch:
             self._hold(bool(why))
             self._events.put(PermissionChanged(why))
         self._why = why
+
+    def _asks_firmware(self, now: datetime) -> bool:
+        """Seldom, since that may start a program."""
+        if self._asked is not None and abs((now - self._asked).total_seconds()) < _SELDOM_S:
+            return False
+        self._asked = now
+        return True
 
     def _written_today(self, now: datetime) -> int:
         written = bytes_written(self._root) or 0

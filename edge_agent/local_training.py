@@ -12,11 +12,13 @@ from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
 from fedprune.codecs import Codec, Key, moved_since, parse_codec
-from fedprune.data import Dataset
+from fedprune.data import Examples
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
+from fedprune.model.tensors import Weights
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
+from fedprune.task.forms import Form
 from fedprune.wire.messages import Submit
 from fedprune.wire.transfer import content_of
 
@@ -25,11 +27,13 @@ def train_locally(
     local: LocalRound,
     bundle: Bundle,
     trainer: Trainer,
-    data: Dataset,
+    data: Examples,
     should_stop: Callable[[], bool] = never,
-    held_out: Dataset | None = None,
+    held_out: Examples | None = None,
+    keep: Callable[[Weights, Form], object] = lambda *_: None,
 ) -> LocalResult:
-    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is.
+    """Do the round, until `should_stop` says that nobody wants it. The model is evaluated on `held_out`, if there is;
+    `keep` gets the weights that were trained, and their form.
 
     Raises:
       ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
@@ -54,6 +58,7 @@ def train_locally(
     del first
     try:
         trained = trainer.train(work, data)
+        keep(trained.weights, form)
         learned, loss, seconds = take_delta(weights, trained, table), trained.loss, trained.seconds
         steps = trained.steps
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None

@@ -23,7 +23,8 @@ from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
-from fedprune.data import most_examples, read_examples
+from fedprune.data import most_examples, open_raw_examples
+from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
@@ -70,8 +71,14 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     store = AgentStore(disk, name, settings.federation)
     limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room = Room.of_device(disk.path)
     training_thread = TrainingThread(
-        lambda data: read_examples(base / settings.data, data), settings.trainer, settings.threads, disk, events.put
+        lambda data: open_raw_examples(base / settings.data, data, room),
+        settings.trainer,
+        settings.threads,
+        disk,
+        events.put,
+        None if settings.personal_model is None else base / settings.personal_model,
     )
     idle_memory_mb = 0.0
 

@@ -21,6 +21,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `name` is the agent's id in its federation.
 
     `data` is where this device's examples are; what they look like is the task's to say.
+    `personal_model` is the .tflite file to which this device's own model goes after each training.
     `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator. So
     is `gateway`: where the device's certificate is renewed.
     """
@@ -32,6 +33,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerChoice = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
+    personal_model: str | None = None
     gateway: str | None = None
     guest: Guest = Guest()
     broker: Broker = Broker()

@@ -9,18 +9,22 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.local_round import LocalResult, LocalRound, asks_for_statistics
-from edge_agent.trainers import Trainer
+from edge_agent.trainers import AnsweringTrainer
 from edge_agent.trainers.choice import TrainerChoice, make_trainer
-from fedprune.data import Data, Dataset, fit_to
+from fedprune.data import Data, Examples, fit_to
 from fedprune.data.normalization import normalized
+from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.system.process import start_abandonable
 
 if TYPE_CHECKING:
     from fedprune.task.bundle import Bundle
+    from fedprune.task.forms import Form
 
 LONGEST_STEP_S = 3600.0
 """A training that neither begins a step nor ends for so long never will: its runtime hangs, and the service is to be
@@ -54,30 +58,33 @@ class _Prepared:
 
     bundle: Bundle
     aside: tuple[float, int]
-    data: Dataset
-    held_out: Dataset | None
-    trainer: Trainer
+    data: Examples
+    held_out: Examples | None
+    trainer: AnsweringTrainer
 
 
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `read` gives the examples before normalisation. `disk` remembers which runtime was checked.
+    `read` gives the examples before normalisation. `disk` remembers which runtime was checked. After each training the
+    device's own model goes to `personal_model`.
     """
 
     def __init__(
         self,
-        read: Callable[[Data], Dataset],
+        read: Callable[[Data], Examples],
         choice: TrainerChoice,
         threads: int,
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
+        personal_model: Path | None = None,
     ) -> None:
         self._read = read
         self._choice = choice
         self._threads = threads
         self._disk = disk
         self._deliver = deliver
+        self._personal_model = personal_model
         self._prepared: _Prepared | None = None
         self._lock = threading.Condition()
         self._is_held = False
@@ -157,6 +164,7 @@ class TrainingThread:
                 prepared.data,
                 lambda: self._is_stopped(training),
                 prepared.held_out,
+                partial(self._keep, prepared),
             )
         except Exception as error:
             return error
@@ -168,9 +176,16 @@ class TrainingThread:
         training.moved[0] = time.monotonic()
         return training.stop.is_set()
 
+    def _keep(self, prepared: _Prepared, weights: Weights, form: Form) -> None:
+        if self._personal_model is not None:
+            from edge_agent.personal_model import keep_personal_model
+
+            keep_personal_model(self._personal_model, weights, form, prepared.trainer, prepared.data)
+
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""
         from edge_agent.evaluating import hold_out
+        from fedprune.data.description import hold_out_by
         from fedprune.task.bundle import read_bundle
 
         share, seed = aside = (local.assignment.known.hold_out, local.assignment.known.seed)
@@ -179,7 +194,7 @@ class TrainingThread:
             bundle = read_bundle(blob)
             form = bundle.task.data
             data = fit_to(normalized(self._read(form), form), bundle.network.input_forms, bundle.task.output_forms)
-            data, held_out = hold_out(data, share, seed, local.agent)
+            data, held_out = hold_out(data, share, seed, local.agent, hold_out_by(form))
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
             self._prepared = _Prepared(bundle, aside, data, held_out, trainer)

@@ -22,7 +22,7 @@ from fedprune.pruning.schedules import (
 from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.slimming.selection import UnitAllocation
-from fedprune.task.bundle import Pruning
+from fedprune.task.bundle import Pruning, Threshold
 from fedprune.task.outputs import Metrics
 from fedprune.task.training import Training
 
@@ -206,7 +206,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: Allocation = Allocation.LAMP
     units: UnitSettings | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     score: Score | ScoreWeights = Score.MAGNITUDE
     excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 

@@ -111,6 +111,7 @@ def tell(runner: AggregatorRunner, agent: str, *messages: Message) -> None:
         if isinstance(message, CheckIn):
             message = msgspec.structs.replace(message, ticket=ticket(TASK_PLAN.ticket_key, agent))
         runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
+        runner.settle()
 
 
 def fetch(site: Site, runner: AggregatorRunner, content: Content) -> bytes:

@@ -28,7 +28,7 @@ from fedprune.wire.messages import (
 )
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of
 
-RUN = "abcdef"
+RUN = "abcd"
 TASK_BLOB = b"task" * 10
 MODEL_BLOB = b"model of round 0"
 UPDATE_BLOB = bytes(range(256)) * 1000

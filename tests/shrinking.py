@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from aggregator.acceptance import accepted_update
-from aggregator.book import RoundRecord
+from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import new_model, restored_model
-from aggregator.round_merge import MergedRound, Merger, update_name
+from aggregator.round_merge import FormerRound, MergedRound, Merger
 from aggregator.settings import AS_USUAL, Aggregation
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult, LocalRound
@@ -43,6 +42,7 @@ from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.task.forms import Form
 from fedprune.task.outputs import Output
 from fedprune.task.succession import first_version
+from fedprune.task.tallies import pack_tallies
 from fedprune.task.training import Adam, Sgd, Training
 from tests.described import chain_of, normalization, table_of
 
@@ -50,7 +50,7 @@ STEPS, BATCH, CLASSES = 3, 8, 4
 SEED = 7
 NETWORK = chain_of(
     (6, 6, 1),
-    Convolution(name="conv", size=(3, 3), strides=(1, 1), filters=8, kernel="conv/kernel", bias="conv/bias"),
+    Convolution(name="conv", size=(3, 3), strides=(1, 1), filters=8, kernel="conv/kernel"),
     normalization(beta="beta"),
     Activation(name="relu", function=Function.RELU),
     Reshape(name="flat", shape=(128,)),
@@ -132,12 +132,16 @@ class Shrinking:
         agents: int = 2,
         evaluate: Evaluate | None = None,
         scale: LossScale | None = None,
+        agents_losses: Iterator[float] | None = None,
         choice: TrainerChoice = "litert",
     ) -> None:
         self.path, self.bundle = path, bundle
         self.codec, self.model_codec = codec, model_codec
-        self._aggregation, self._evaluate, self._scale, self._choice = aggregation, evaluate, scale, choice
+        self._aggregation, self._evaluate, self._scale, self.choice = aggregation, evaluate, scale, choice
+        self._agents_losses = agents_losses
+        """What the agents find of each round's model, where they evaluate."""
         self._records: list[RoundRecord] = []
+        self._merged: dict[str, AcceptedUpdate] = {}
         self._deltas: dict[int, bytes] = {}
         self._trainers: dict[str, Trainer] = {}
         self.names = [f"agent-{number}" for number in range(agents)]
@@ -154,8 +158,8 @@ class Shrinking:
         self._checkpoints = Directory(self.path / "checkpoints")
         task, models = self.bundle.task, parse_model_codec(self.model_codec)
         self.merger = Merger(
-            task, self.bundle.network, RUN, SEED, models, parse_codec(self.codec), self._disk, self._evaluate or _usual,
-            self._scale, self._aggregation,
+            task, self.bundle.network, RUN, SEED, models, parse_codec(self.codec), self._disk,
+            None if self._agents_losses else self._evaluate or _usual, self._scale, self._aggregation,
         )  # fmt: skip
         names = self._checkpoints.names()
         if names:
@@ -193,16 +197,23 @@ class Shrinking:
             if agent in away:
                 continue
             result = self.train(agent, outcome)
-            norms = self.merger.check(result.update.blob, agent, self.model)
-            self._disk.write(update_name(self.version, agent), result.update.blob)
-            updates[agent] = accepted_update(result.submit, result.submit.examples, norms, self.bundle.task.training)
-        merged = self.merger.merge(self.model, updates, self._records)
+            updates[agent] = take_update(
+                self.merger, self._disk, self.model, agent, result.submit, result.update.blob, self.bundle.task.training
+            )
+        if self._agents_losses is not None:
+            found = {"evaluated_examples": 8, "evaluated_loss": next(self._agents_losses), "tallies": pack_tallies({})}
+            updates = {agent: msgspec.structs.replace(each, **found) for agent, each in updates.items()}
+        merged = self.merger.merge(self.model, updates, self._records, self._former)
+        self._merged = updates
         self._records.append(record_of(self.version, merged))
         if merged.model.delta is not None:
             self._deltas[self.version + 1] = merged.model.delta
         self.model = merged.model
         save_checkpoint(self._checkpoints, self.model.checkpoint)
         return merged
+
+    def _former(self) -> FormerRound:
+        return FormerRound(load_checkpoint(self._checkpoints, self.version - 1), self._merged)
 
     def train(self, agent: str, outcome: Outcome = Outcome.ACCEPTED) -> LocalResult:
         """What an agent makes of the present model; it learns at once what becomes of its update."""
@@ -217,15 +228,19 @@ class Shrinking:
             agent, assignment, blob, lambda: store.residual(RUN, round_), store.slots(RUN), 0.0, held=store.held,
             local=store.local(RUN), owed_form=store.owed_form(RUN),
         )  # fmt: skip
-        if agent not in self._trainers:
-            self._trainers[agent] = make_trainer(
-                self._choice, self.bundle, examples=32, threads=1, disk=Directory(self.path / agent)
-            )
-        result = train_locally(local, self.bundle, self._trainers[agent], examples_of(self.names.index(agent)))
+        result = train_locally(local, self.bundle, self.trainer_of(agent), examples_of(self.names.index(agent)))
         store.remember(result.submit, result.update, result.slots, Durations(b"", ()), result.local, result.form)
         store.settle(outcome)
         self.updates.append(len(result.update.blob))
         return result
+
+    def trainer_of(self, agent: str) -> Trainer:
+        """The trainer of an agent's process."""
+        if agent not in self._trainers:
+            self._trainers[agent] = make_trainer(
+                self.choice, self.bundle, examples=32, threads=1, disk=Directory(self.path / agent)
+            )
+        return self._trainers[agent]
 
     def _led(self, store: AgentStore) -> tuple[int, bytes]:
         """The version that an agent is led on from, and by what; -1 and the whole model if it cannot be."""

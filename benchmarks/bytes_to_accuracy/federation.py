@@ -14,16 +14,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.deltas import keep_delta, replays
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import Merger, update_name
+from aggregator.round_merge import Merger
 from benchmarks.bytes_to_accuracy.recipes import Pruning, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement
 from benchmarks.demo.settings import cnn_table
 from benchmarks.task_file import BATCH_SIZE, task_file
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.held_model import HeldModel
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
@@ -112,9 +111,9 @@ class _Federation:
                 begins = self._held[name].read(RUN) is None
                 assignment, blob = self._assignment(model, name)
                 result = self._train(name, assignment, blob)
-                self._disk.write(update_name(round_, name), result.update.blob)
-                norms = self._merger.check(result.update.blob, name, model)
-                updates[name] = accepted_update(result.submit, result.submit.examples, norms, task.training)
+                updates[name] = take_update(
+                    self._merger, self._disk, model, name, result.submit, result.update.blob, task.training
+                )
                 sent, received = self._messages(assignment, blob, result, begins=begins)
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)
@@ -166,7 +165,7 @@ class _Federation:
         task = self._bundle.blob if begins else b""
         update, update_apart = _inside(result.update.blob)
         model, model_apart = _inside(blob)
-        check_in = CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN, version=assignment.round, terms=int(not begins))
+        check_ins = [CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN)] if begins else []  # a submit is one too
         manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
         assignment = msgspec.structs.replace(
             assignment,
@@ -176,7 +175,9 @@ class _Federation:
         )
         submit = msgspec.structs.replace(result.submit, update=update or result.submit.update)
         needs = [need_of(content_of(content), (), CHUNK_SIZES[0]) for content in (task, model_apart) if content]
-        up = Counter(control=_size(check_in, *needs, submit) - len(update), update=len(update) + _chunks(update_apart))
+        up = Counter(
+            control=_size(*check_ins, *needs, submit) - len(update), update=len(update) + _chunks(update_apart)
+        )
         down = Counter(control=_size(manifest, assignment) - len(model), model=len(model) + _chunks(model_apart))
         return up, down + Counter(task=_chunks(task))
 

@@ -47,18 +47,18 @@ class Recipe:
 
 
 def _frugal(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from=0.7333)
+    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from=0.5)
 
 
 def _exact(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), decay_from=0.7333, rounds=2)
+    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), decay_from=0.5, rounds=2)
 
 
 def _chain(name: str, update: str) -> Recipe:
     """`frugal` with other updates, of which the gateway takes the mean as it is."""
     as_it_is = Aggregation(optimizer=FedAvgM(learning_rate=1.0, momentum=0.0))
     codec = Codec(preset=Preset.FRUGAL, update=update)
-    return Recipe(name, codec, Pruning(0.9), decay_from=0.7333, aggregation=as_it_is)
+    return Recipe(name, codec, Pruning(0.9), decay_from=0.5, aggregation=as_it_is)
 
 
 DENSE = Recipe("dense", _DENSE)

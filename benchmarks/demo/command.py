@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 from aggregator.book import RoundRecord
 from benchmarks.children import default_broker, find_mosquitto
 from benchmarks.demo.federation import run_demo
-from benchmarks.demo.result import DemoResult, ExportResult
+from benchmarks.demo.result import DemoResult, ExportResult, RoundResult
 from benchmarks.demo.settings import DemoSettings
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
@@ -195,7 +196,13 @@ class _RichDisplay:
 
 
 def _rounds_table(result: DemoResult) -> Table:
-    table = Table(title=f"{result.source}: {len(result.rounds)} rounds", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{result.source}: {len(result.rounds)} rounds",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        caption=_control(result.rounds),
+        caption_justify="left",
+    )
     for heading in ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "train s"):
         table.add_column(heading, justify="right")
     for entry in result.rounds:
@@ -211,6 +218,16 @@ def _rounds_table(result: DemoResult) -> Table:
             f"{entry.train_seconds:.2f}",
         )
     return table
+
+
+def _control(rounds: Sequence[RoundResult]) -> str:
+    """What a round takes an agent beside model and update, on average, once all have the task."""
+    later = rounds[1:] or rounds
+    agents = sum(entry.agents for entry in later)
+    messages = sum(entry.messages_up + entry.messages_down for entry in later) / agents
+    kinds = [kinds for entry in later for kinds in (entry.bytes_up_by_kind, entry.bytes_down_by_kind)]
+    control = sum(each.get("control", 0) for each in kinds) / agents
+    return f"a round takes an agent {messages:.1f} messages and {control:.0f} bytes of control"
 
 
 def _exports_table(result: DemoResult) -> Table:

@@ -13,7 +13,8 @@ from fedprune.task.bundle import Bundle
 
 
 class RoundResult(msgspec.Struct, frozen=True):
-    """One round, counted from 1. Bytes are MQTT payloads really published, all agents together; seconds are wall time.
+    """One round, counted from 1. Bytes are MQTT payloads, summed over the agents, `mqtt_up` and `mqtt_down` those of
+    whole packets, of so many messages; seconds are wall time.
 
     The demo's model is a classifier, which always has an `accuracy`, one of the task's `metrics`; `loss` is None where
     its outputs are not finite. `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead,
@@ -31,6 +32,10 @@ class RoundResult(msgspec.Struct, frozen=True):
     bytes_down: int
     bytes_up_by_kind: dict[str, int]
     bytes_down_by_kind: dict[str, int]
+    mqtt_up: int
+    mqtt_down: int
+    messages_up: int
+    messages_down: int
     seconds: float
     train_seconds: float
     kept: bool

@@ -18,7 +18,7 @@ from edge_agent.local_training import train_locally
 from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Trainer, Work
 from edge_agent.trainers.choice import make_trainer
-from fedprune.data import Dataset
+from fedprune.data import Dataset, Examples
 from fedprune.model.randomness import Keyed
 from fedprune.system.disk import Directory
 from fedprune.system.memory import return_large_arrays
@@ -47,7 +47,7 @@ class _Timed:
         self._trainer = trainer
         self.seconds = 0.0
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         began = time.process_time()
         trained = self._trainer.train(work, data)
         self.seconds = time.process_time() - began

@@ -7,17 +7,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import Merger, update_name
-from benchmarks.without_network import RUN, assignment_of, record_of
-from edge_agent.local_round import LocalRound
+from aggregator.round_merge import Merger
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
+from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, Work
 from edge_agent.trainers.choice import make_trainer
 from fedprune.codecs import ModelCodec, Values, parse_codec
-from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data import Dataset, Examples, fit_to, load_examples
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
@@ -63,12 +62,13 @@ def federate(bundle: Bundle, data: Path, codec: str, values: Values, seed: int, 
         trainer.step_ms.clear()
         updates = dict[str, AcceptedUpdate]()
         for agent, examples in shares.items():
-            blob, updates[agent] = _update(agent, examples, model, bundle, trainer, merger, codec, seed)
-            disk.write(update_name(round_, agent), blob)
+            result = _trained(agent, examples, model, bundle, trainer, codec, seed)
+            blob = result.update.blob
+            updates[agent] = take_update(merger, disk, model, agent, result.submit, blob, task.training)
             bytes_up, bytes_down = bytes_up + len(blob), bytes_down + len(model.blob)
         merged = merger.merge(model, updates, records)
-        for agent in updates:
-            disk.delete(update_name(round_, agent))
+        for name in disk.names():
+            disk.delete(name)
         model = merged.model
         records.append(record_of(round_, merged))
         step_ms.append(statistics.median(trainer.step_ms))
@@ -82,22 +82,19 @@ def _load(path: Path, bundle: Bundle) -> Dataset:
     return fit_to(load_examples(path, bundle.task.data), bundle.network.input_forms, bundle.task.output_forms)
 
 
-def _update(
+def _trained(
     agent: str,
     examples: Dataset,
     model: GlobalModel,
     bundle: Bundle,
     trainer: _TimedTrainer,
-    merger: Merger,
     codec: str,
     seed: int,
-) -> tuple[bytes, AcceptedUpdate]:
-    """An agent's round, and what the gateway makes of its update."""
+) -> LocalResult:
+    """An agent's round."""
     assignment = assignment_of(bundle, model, seed=seed, codec=codec)
     local = LocalRound(agent, assignment, model.blob, lambda: None, None, 0.0)
-    result = train_locally(local, bundle, trainer, examples)
-    norms = merger.check(result.update.blob, agent, model)
-    return result.update.blob, accepted_update(result.submit, len(examples), norms, bundle.task.training)
+    return train_locally(local, bundle, trainer, examples)
 
 
 class _TimedTrainer:
@@ -107,7 +104,7 @@ class _TimedTrainer:
         self._trainer = make_trainer("litert", bundle, examples=examples, threads=1)
         self.step_ms: list[float] = []
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         began = time.process_time()
         trained = self._trainer.train(work, data)
         self.step_ms.append((time.process_time() - began) * 1e3 / trained.steps)

@@ -16,8 +16,8 @@ from fedprune.system.disk import Directory
 
 _QUICK_ROUNDS = 12
 _QUICK_RECIPES = ("dense", "90 %", "half", "half + 80 %")
-_SMALL_SEEDS = 3
-"""Seeds that the small tasks are run with."""
+_FEWER_SEEDS = 3
+"""Seeds that the small tasks and the long recipes are run with."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -43,8 +43,8 @@ def plan(seeds: tuple[int, ...], *, quick: bool) -> Iterator[tuple[str, str, int
     yield from (("images", name, seed) for seed in seeds for name in CORE)
     for task in TASKS:
         if task != "images":
-            yield from ((task, name, seed) for seed in seeds[:_SMALL_SEEDS] for name in SMALL_RECIPES)
-    yield from (("images", name, seed) for seed in seeds for name in LONG)
+            yield from ((task, name, seed) for seed in seeds[:_FEWER_SEEDS] for name in SMALL_RECIPES)
+    yield from (("images", name, seed) for seed in seeds[:_FEWER_SEEDS] for name in LONG)
 
 
 def methods_left(result: Result, task: str, seed: int, methods: Iterable[str]) -> frozenset[str]:

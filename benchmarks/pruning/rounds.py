@@ -13,14 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.acceptance import accepted_update
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import Merger, update_name
+from aggregator.round_merge import Merger
 from benchmarks.pruning.device import Done, work
 from benchmarks.pruning.halves import MULTIPLE, halves
 from benchmarks.pruning.results import Round, Shrunk
 from benchmarks.unproven import unproven_graph
-from benchmarks.without_network import RUN, assignment_of
+from benchmarks.without_network import RUN, assignment_of, take_update
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.model.losses import Loss, Objective
 from fedprune.pruning.schedules import ConstantSparsity
@@ -94,9 +93,8 @@ def _round(merger: Merger, model: GlobalModel, done: Done) -> Round:
 
 def _merged(merger: Merger, model: GlobalModel, done: Done, disk: Directory, task: Task) -> GlobalModel:
     submit = msgspec.msgpack.decode(done.submit, type=Submit)
-    norms = merger.check(done.update, "device", model)
-    disk.write(update_name(submit.round, "device"), done.update)
-    return merger.merge(model, {"device": accepted_update(submit, submit.examples, norms, task.training)}, []).model
+    update = take_update(merger, disk, model, "device", submit, done.update, task.training)
+    return merger.merge(model, {"device": update}, []).model
 
 
 def _bundle(name: str, steps: int) -> Bundle:

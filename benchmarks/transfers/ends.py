@@ -146,7 +146,7 @@ class _Agent:
             case LinkDown():
                 self._step(agent_state.Disconnected())
             case Delivery(topic, payload):
-                message = decode(_kind(topic), payload)
+                message = decode(_kind(topic, self._name), payload)
                 self.received_bytes += len(payload) if isinstance(message, Chunk) else 0
                 self._step(message)
         self._step(agent_state.Ticked())
@@ -163,10 +163,10 @@ class _Agent:
                     self.has_all = True
 
 
-def _kind(topic: str) -> Any:
+def _kind(topic: str, agent: str) -> Any:
     if topic == TOPICS.round:
         return Manifest
-    return Chunk if "/content/" in topic else DOWNLINK[topic.rpartition("/")[2]]
+    return DOWNLINK.get(TOPICS.parse_down(topic, agent), Chunk)
 
 
 def _next(events: queue.SimpleQueue[Any], alarm: float | None) -> Any:

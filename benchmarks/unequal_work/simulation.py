@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.acceptance import accepted_update
 from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.global_model import GlobalModel, new_model
-from aggregator.round_merge import FormerRound, Merger, update_name
+from aggregator.round_merge import FormerRound, Merger
 from aggregator.settings import Aggregation
-from benchmarks.without_network import RUN, assignment_of, record_of
+from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.evaluating import hold_out
 from edge_agent.local_round import LocalRound
 from edge_agent.local_training import train_locally
@@ -85,7 +84,7 @@ class Federation:
         records: list[RoundRecord] = []
         former: Callable[[], FormerRound] | None = None
         for round_ in range(rounds):
-            updates = {agent: self._update(agent, model, round_) for agent in self._data}
+            updates = {agent: self._update(agent, model) for agent in self._data}
             merged = self._merger.merge(model, updates, records, former)
             taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
             former = partial(FormerRound, model.checkpoint, taken)
@@ -94,7 +93,7 @@ class Federation:
         self._directory.cleanup()
         return records
 
-    def _update(self, agent: str, model: GlobalModel, round_: int) -> AcceptedUpdate:
+    def _update(self, agent: str, model: GlobalModel) -> AcceptedUpdate:
         """Train, and put the update where the merger finds it."""
         task = self._bundle.task
         assignment = assignment_of(self._bundle, model, seed=self._seed, codec=_CODEC)
@@ -102,6 +101,4 @@ class Federation:
         data, held_out = self._data[agent]
         result = train_locally(local, self._bundle, self._trainers[agent], data, held_out=held_out)
         self._local[agent] = result.local
-        self._disk.write(update_name(round_, agent), result.update.blob)
-        norms = self._merger.check(result.update.blob, agent, model)
-        return accepted_update(result.submit, result.submit.examples, norms, task.training)
+        return take_update(self._merger, self._disk, model, agent, result.submit, result.update.blob, task.training)

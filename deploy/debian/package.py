@@ -73,6 +73,7 @@ AGENT = Package(
     defaults={
         "FEDPRUNE_AGENT_DIR": "/var/lib/fedprune-agent",
         "FEDPRUNE_DATA": "/usr/share/fedprune-agent/digits.npz",
+        "FEDPRUNE_DOCTOR": "/etc/fedprune/agent.toml",
     },
 )
 
@@ -91,6 +92,7 @@ GATEWAY = Package(
         "FEDPRUNE_FEDERATION": "/etc/fedprune/federation.toml",
         # A machine may be both: then this package's command is the one that is found.
         **AGENT.defaults,
+        "FEDPRUNE_DOCTOR": "/var/lib/fedprune-gateway",
     },
 )
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data import Dataset
+from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Mask, Weights
+from fedprune.model.tensors import Array, Inputs, Mask, Weights
 
 if TYPE_CHECKING:
     from fedprune.task.forms import Form
@@ -69,11 +69,28 @@ class Trained:
 class Trainer(Protocol):
     """Trains one task's model on one device. Construction may be slow (TensorFlow); `train` may be called often."""
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         """Train the steps of a round (`Training.local_steps`).
 
         Raises:
           TrainingStopped: `work.should_stop` said so.
           TrainingError: the loss is not finite, or training fails.
+        """
+        ...
+
+
+class AnsweringTrainer(Trainer, Protocol):
+    """A trainer that also tells what its model answers."""
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """What the whole model of these weights answers to a few examples, as the trainer computes: for each output
+        float32 `[examples, *places, outputs]`.
+
+        Args:
+            weights: of the whole tensor table.
+            inputs: for each input `[examples, ...]`.
+
+        Raises:
+          ExportError: the runtime fails.
         """
         ...

@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from edge_agent.trainers import TrainingStopped, never
-from fedprune.data import Dataset
+from fedprune.data import Examples
+from fedprune.data.stored_rows import Rows
 from fedprune.errors import ExportError, TrainingError
-from fedprune.model.tensors import Array, Inputs, TensorTable, Weights, weights_digest
+from fedprune.model.tensors import Array, TensorTable, Weights, weights_digest
 from fedprune.network.description import Network
 from fedprune.network.frontier import cut_at_frontier
 from fedprune.runtime.proven_head import draw_probe, is_as_told
@@ -64,9 +65,9 @@ def head_of(bundle: Bundle) -> Bundle:
 class _Kept:
     """What the base of a digest makes of examples."""
 
-    examples: Dataset
+    examples: Examples
     digest: str
-    activations: Dataset
+    activations: Examples
 
 
 class KeptActivations:
@@ -78,7 +79,7 @@ class KeptActivations:
         self._threads = threads
         self._kept: _Kept | None = None
 
-    def of(self, data: Dataset, weights: Weights, should_stop: Callable[[], bool]) -> Dataset:
+    def of(self, data: Examples, weights: Weights, should_stop: Callable[[], bool]) -> Examples:
         """`data` with activations, float32 `[examples, ...]`, for inputs. `weights` are the whole network's.
 
         Raises `TrainingStopped` if `should_stop` says so between two batches; `TrainingError` if the runtime fails.
@@ -91,10 +92,10 @@ class KeptActivations:
                 activations = self.compute(list(data.inputs.values()), weights, should_stop)
             except ExportError as error:
                 raise TrainingError(f"the frozen base: {error}") from error
-            self._kept = kept = _Kept(data, digest, Dataset(activations, data.labels, data.origin, data.weight))
+            self._kept = kept = _Kept(data, digest, data.with_arrays({"x": activations}, data.labels))
         return kept.activations
 
-    def compute(self, x: Sequence[Inputs], weights: Weights, should_stop: Callable[[], bool] = never) -> Array:
+    def compute(self, x: Sequence[Rows], weights: Weights, should_stop: Callable[[], bool] = never) -> Array:
         """The activations of examples, `[examples, ...]` for each of the inputs, batch after batch."""
         graph = InferenceGraph(self._base, threads=self._threads)
         graph.load(weights)

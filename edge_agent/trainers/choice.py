@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from edge_agent.trainers import Trainer
+from edge_agent.trainers import AnsweringTrainer
 from fedprune.errors import ConfigurationError
 from fedprune.runtime.tflite import how_to_get_runtime, is_runtime_installed
 from fedprune.system.disk import Disk
@@ -42,7 +42,7 @@ def preferred_trainer(choice: TrainerChoice) -> TrainerName:
 
 def make_trainer(
     choice: TrainerChoice, bundle: Bundle, *, examples: int, threads: int, disk: Disk | None = None
-) -> Trainer:
+) -> AnsweringTrainer:
     """The trainer for a task and a device with so many examples. `disk` remembers which runtime was checked.
 
     Raises `ConfigurationError` if it is not installed, `TaskError` if it cannot train the task, `StorageError` if the

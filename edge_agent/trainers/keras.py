@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
-from edge_agent.trainers.batches import Augmenter, draw_batches
+from edge_agent.trainers.batches import Augmenter, batches_of
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.keras_powerpropagation import Theta
 from edge_agent.trainers.pruned_model import PrunedModel
@@ -24,7 +25,7 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.data import Dataset, importance_of
+from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.model import call_model, weighted_loss
 from fedprune.keras.stack import keras, tf
@@ -42,6 +43,9 @@ _DRAWN = 8
 """Examples of a batch on which a smaller network is compared with the whole one."""
 _SLICE_S = 0.5
 """Seconds of steps that are run at once. Between two slices the trainer asks whether it should stop."""
+
+_SLICE_BYTES = 2**26
+"""Bytes of the examples of steps that are run at once, if a single one has not more."""
 
 
 class KerasTrainer:
@@ -91,7 +95,7 @@ class KerasTrainer:
             raise TaskError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
         return other
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         Random layers are seeded from `work.keyed` too, so that equal work gives equal results on one machine.
@@ -101,11 +105,11 @@ class KerasTrainer:
         started = time.perf_counter()
         training = self._task.training
         steps = training.local_steps(len(data), training.batch_size)
-        batches = draw_batches(work.keyed, len(data), steps, training.batch_size)
+        batches = batches_of(work.keyed, data, steps, training.batch_size)
         self._augmenter = Augmenter(self._network, work.keyed)
         try:
             self._load(work)
-            losses = self._run_until_stopped(data, batches, work.should_stop)
+            losses = self._run_until_stopped(data, batches, steps, work.should_stop)
         except tf.errors.OpError as error:
             raise TrainingError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
         weights, mask = self._model.weights(), self._model.mask()
@@ -118,6 +122,13 @@ class KerasTrainer:
             seconds=time.perf_counter() - started,
             steps=steps,
         )
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """TensorFlow's own. The next round starts from other weights."""
+        kept = {name: np.ones(mask.shape, np.bool_) for name, mask in self._model.mask().items()}
+        self._model.load(weights, kept, 0)
+        outputs = call_model(self._model.keras, [tf.constant(x) for x in inputs], training=False)
+        return tuple(output.numpy() for output in outputs)
 
     def _draw_batch(self, keyed: Keyed) -> tuple[list[Inputs], list[Labels]]:
         """Random examples and labels."""
@@ -143,26 +154,31 @@ class KerasTrainer:
         return found | {LOSS: loss.numpy().reshape(1)}
 
     def _run_until_stopped(
-        self, data: Dataset, batches: NDArray[np.int64], should_stop: Callable[[], bool]
+        self, data: Examples, batches: Iterator[NDArray[np.int64]], steps: int, should_stop: Callable[[], bool]
     ) -> NDArray[np.float32]:
         """All steps, in slices that grow until one takes long enough: Python between each two would cost as much as
-        they do."""
-        importance = importance_of(data, self._outputs)
-        if importance is None:
-            importance = np.ones((len(data), len(self._outputs)), np.float32)
-        arrays = [*data.inputs.values(), *data.labels.values(), importance]
-        examples = [tf.constant(array) for array in arrays]
+        they do. Each slice takes its own examples out of `data`, which may be on a disk."""
         losses: list[NDArray[np.float32]] = []
         done, size = 0, 1
-        while done < len(batches):
+        while done < steps:
             if should_stop():
                 raise TrainingStopped(f"task {self._task.name!r}: stopped after {done} steps")
             began = time.perf_counter()
-            losses.append(self._run(examples, tf.constant(batches[done : done + size]), tf.constant(done)).numpy())
-            done += size
-            if time.perf_counter() - began < _SLICE_S / 2:
+            drawn = np.stack(list(islice(batches, min(size, steps - done))))
+            taken = data.take(drawn.reshape(-1))
+            places = np.arange(drawn.size).reshape(drawn.shape)
+            losses.append(self._run(self._examples(taken), tf.constant(places), tf.constant(done)).numpy())
+            done += len(drawn)
+            if time.perf_counter() - began < _SLICE_S / 2 and _bytes_of(taken) <= _SLICE_BYTES / 2:
                 size *= 2
         return np.concatenate(losses)
+
+    def _examples(self, taken: Dataset) -> list[Any]:
+        """What `_steps` takes."""
+        importance = importance_of(taken, self._outputs)
+        if importance is None:
+            importance = np.ones((len(taken), len(self._outputs)), np.float32)
+        return [tf.constant(array) for array in (*taken.inputs.values(), *taken.labels.values(), importance)]
 
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
@@ -240,6 +256,10 @@ class KerasTrainer:
         """The state with which the next round can go on exactly."""
         slots = optimizer_slots(variable.numpy() for variable in self._optimizer.variables)
         return slots if self._schedule is None else slots | residue_slots(weights, mask)
+
+
+def _bytes_of(taken: Dataset) -> int:
+    return sum(array.nbytes for array in (*taken.inputs.values(), *taken.labels.values()))
 
 
 def _labels_spec(form: OutputForm) -> tf.TensorSpec:

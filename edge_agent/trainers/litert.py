@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_agent.trainers import Slots, Trained, TrainingStopped, Work
 from edge_agent.trainers.activations import head_of, split
-from edge_agent.trainers.batches import Augmenter, draw_batches
+from edge_agent.trainers.batches import Augmenter, batches_of
 from edge_agent.trainers.device_graph import prepare_device_graph
 from edge_agent.trainers.divergence import check_finite
 from edge_agent.trainers.optimizers import Optimizer, make_optimizer
@@ -24,11 +25,13 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from fedprune.data import Dataset, importance_of
+from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import ExportError, TrainingError
+from fedprune.graph.inference import write_inference_graph
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, Mask, TensorClass, Weights
+from fedprune.model.tensors import Array, Inputs, Mask, TensorClass, Weights
 from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
+from fedprune.runtime.answers import answers_of
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.disk import Disk
@@ -76,7 +79,7 @@ class LiteRTTrainer:
         )
         return other
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         """Train a round's full batches, drawn from `work.keyed`. That `data` fit the task is the caller's care.
 
         What random layers draw comes from `work.keyed` too, so that equal work gives equal results on one machine.
@@ -85,7 +88,6 @@ class LiteRTTrainer:
         """
         started = time.perf_counter()
         training = self._trained.task.training
-        self._check_labels(data)
         if self._activations is not None:
             data = self._activations.of(data, work.weights, work.should_stop)
         try:
@@ -93,11 +95,11 @@ class LiteRTTrainer:
         except ExportError as error:
             raise TrainingError(f"task {self._trained.task.name!r}: {error}") from error
         steps = training.local_steps(len(data), graph.batch_size)
-        batches = draw_batches(work.keyed, len(data), steps, graph.batch_size)
+        batches = batches_of(work.keyed, data, steps, graph.batch_size)
         augmenter = Augmenter(self._trained.network, work.keyed)
         optimizer = self._start(graph, work)
         mask = work.mask
-        losses = np.empty(len(batches), np.float32)
+        losses = np.empty(steps, np.float32)
         with np.errstate(all="ignore"):  # what diverges is found in the end
             for index, batch in enumerate(batches):
                 if work.should_stop():
@@ -119,6 +121,10 @@ class LiteRTTrainer:
             seconds=time.perf_counter() - started,
             steps=steps,
         )
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        """By the rules that train, whose gradients were proven."""
+        return answers_of(write_inference_graph(self._bundle.network, weights, len(inputs[0]), as_trained=True), inputs)
 
     def _start(self, graph: TrainingGraph, work: Work) -> Optimizer:
         """Set the weights to start from, and return the optimizer in its state."""
@@ -155,15 +161,16 @@ class LiteRTTrainer:
         for name, moved in held.statistics.items():
             held.weights[name][...] = moved
 
-    def _check_labels(self, data: Dataset) -> None:
+    def _check_labels(self, batch: Dataset) -> None:
         """Raise `TrainingError` for classes that there are not: a one-hot row of such would be all zeros."""
         for form in self._outputs:
-            labels = data.labels[form.array]
+            labels = batch.labels[form.array]
             if labels.dtype == np.int64 and (largest := int(labels.max())) >= form.shape[-1]:
                 raise TrainingError(f"task {self._trained.task.name!r}: label {largest} is not one of its classes")
 
     def _differentiate(self, graph: TrainingGraph, batch: Dataset, keyed: Keyed) -> float:
         """The batch's loss, without the proximal term."""
+        self._check_labels(batch)
         targets = [form.objective.targets(batch.labels[form.array], form.shape[-1]) for form in self._outputs]
         importance = importance_of(batch, self._outputs)
         noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]

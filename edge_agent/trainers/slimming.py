@@ -7,15 +7,15 @@ loss and gradients of the smaller network with those of the whole one, in which 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from edge_agent.trainers import Slots, Trained, Trainer, Work
+from edge_agent.trainers import AnsweringTrainer, Slots, Trained, Trainer, Work
 from edge_agent.trainers.slots import carried_slots
-from fedprune.data import Dataset
+from fedprune.data import Examples
 from fedprune.errors import ExportError, TaskError
-from fedprune.model.tensors import Array, euclidean_norm
+from fedprune.model.tensors import Array, Inputs, Weights, euclidean_norm
 from fedprune.task.forms import Form
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class SlimmedDiffers(TaskError):
     """Without the units that are gone the network trains otherwise than with them masked."""
 
 
-class Slimmable(Trainer, Protocol):
+class Slimmable(AnsweringTrainer, Protocol):
     """A trainer of the whole network."""
 
     def slimmed(self, form: Form) -> Trainer:
@@ -52,13 +52,16 @@ class SlimmingTrainer:
         self._trainer, self._whole = trainer, whole
         self._slimmed: tuple[bytes, Trainer] | None = None
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         if work.form is None or work.form.is_whole:
             return self._trainer.train(work, data)
         if self._slimmed is None or self._slimmed[0] != work.form.name:
             self._slimmed = None  # a device has no room for two
             self._slimmed = work.form.name, self._made(work.form)
         return self._slimmed[1].train(work, data)
+
+    def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:
+        return self._trainer.answers(weights, inputs)
 
     def _made(self, form: Form) -> Trainer:
         try:
@@ -74,7 +77,7 @@ class _Masking:
     def __init__(self, trainer: Trainer, whole: Form, form: Form) -> None:
         self._trainer, self._whole, self._form = trainer, whole, form
 
-    def train(self, work: Work, data: Dataset) -> Trained:
+    def train(self, work: Work, data: Examples) -> Trained:
         trained = self._trainer.train(
             replace(
                 work,

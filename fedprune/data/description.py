@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fedprune.data.npz import MAX_CLASSES
+from fedprune.data.array_values import MAX_CLASSES
 
 MAX_COLUMNS = 2**12
 """Columns that are inputs; statistics of a normalisation."""
@@ -106,6 +106,8 @@ class Arrays(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     normalize: Normalization | None = None
     targets: Normalization | None = None
     """The normalisation of labels that are numbers; so it is in the other forms that have it."""
+    hold_out_by: Literal["time", "group"] | None = None
+    """See `fedprune.data.hold_out`; so it is in the other forms that have it."""
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="form", tag="table"):
@@ -119,6 +121,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     labels: _LabelNames = ()
     normalize: Normalization | None = None
     targets: Normalization | None = None
+    hold_out_by: Literal["time"] | None = None
 
     def __post_init__(self) -> None:
         _check_unique("inputs", (*self.inputs, self.label))
@@ -146,6 +149,7 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     labels: _LabelNames = ()
     normalize: Normalization | None = None
     targets: Normalization | None = None
+    hold_out_by: Literal["time", "group"] | None = None
 
     def __post_init__(self) -> None:
         _check_unique("inputs", (*self.inputs, self.label))
@@ -343,6 +347,11 @@ class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
 
 Data = Arrays | Table | Series | Images | Recordings | Text
 """The ``[data]`` table of task.toml, by its ``form``."""
+
+
+def hold_out_by(data: Data) -> Literal["time", "group"] | None:
+    """What an agent holds out, where the task says so."""
+    return data.hold_out_by if isinstance(data, Arrays | Table | Series) else None
 
 
 def _check_unique(key: str, names: Sequence[str]) -> None:

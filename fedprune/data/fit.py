@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data.dataset import Dataset
+from fedprune.data.dataset import AnyExamples
+from fedprune.data.stored_rows import Rows, as_float32, in_parts, reshaped
 from fedprune.errors import DataError
 from fedprune.model.forms import InputForm, OutputForm
-from fedprune.model.losses import LabelForm, Labels
-from fedprune.model.tensors import Array, Inputs
+from fedprune.model.losses import LabelForm
+from fedprune.model.tensors import Array
 
 _SUM_TOLERANCE = 1e-3
 """The most that the sum of a row of probabilities may be off 1."""
 
 
-def fit_to(dataset: Dataset, inputs: Sequence[InputForm], outputs: Sequence[OutputForm]) -> Dataset:
+def fit_to(examples: AnyExamples, inputs: Sequence[InputForm], outputs: Sequence[OutputForm]) -> AnyExamples:
     """The data as a model of these inputs and outputs takes them, in the model's order.
 
     Every id of a vocabulary is looked at here, so that the place of a wrong one is told.
@@ -27,13 +28,13 @@ def fit_to(dataset: Dataset, inputs: Sequence[InputForm], outputs: Sequence[Outp
     are not copied. Labels become what the loss takes: see `LabelForm`. Raises `DataError` where the data do not fit.
     """
     try:
-        _check_arrays(dataset.inputs, [form.array for form in inputs], "takes")
-        _check_arrays(dataset.labels, [form.array for form in outputs], "learns")
-        x = {form.array: _input(dataset.inputs[form.array], form) for form in inputs}
-        y = {form.array: _labels(dataset.labels[form.array], form) for form in outputs}
+        _check_arrays(examples.inputs, [form.array for form in inputs], "takes")
+        _check_arrays(examples.labels, [form.array for form in outputs], "learns")
+        x = {form.array: _input(examples.inputs[form.array], form) for form in inputs}
+        y = {form.array: _labels(examples.labels[form.array], form) for form in outputs}
     except DataError as error:
-        raise DataError(f"{dataset.origin}: {error}") from None
-    return Dataset(x, y, dataset.origin, dataset.weight)
+        raise DataError(f"{examples.origin}: {error}") from None
+    return examples.with_arrays(x, y)
 
 
 def _check_arrays(found: Iterable[str], expected: Sequence[str], does: str) -> None:
@@ -44,17 +45,17 @@ def _check_arrays(found: Iterable[str], expected: Sequence[str], does: str) -> N
         )
 
 
-def _input(x: Inputs, form: InputForm) -> Inputs:
+def _input(x: Rows, form: InputForm) -> Rows:
     if not _are_alike(x.shape[1:], form.shape):
         raise DataError(
             f"an example of {form.array} is {_shape(x.shape[1:])}, the task's model takes {_shape(form.shape)}; "
             f"reshape {form.array} or build a task for it"
         )
     _check_ids(x, form)
-    return x.reshape(len(x), *form.shape)
+    return reshaped(x, form.shape)
 
 
-def _check_ids(x: Inputs, form: InputForm) -> None:
+def _check_ids(x: Rows, form: InputForm) -> None:
     """Raise `DataError` unless x holds what the model takes: numbers, or ids of its vocabulary."""
     name, vocabulary = form.array, form.vocabulary
     if vocabulary is None:
@@ -69,18 +70,19 @@ def _check_ids(x: Inputs, form: InputForm) -> None:
             f"{name} holds numbers, and the task's model takes token ids from 0 to {vocabulary - 1}; save {name} as "
             "int32"
         )
-    known = ((x >= 0) & (x < vocabulary)).reshape(len(x), -1)
+    known = _of_each(x, lambda part: ((part >= 0) & (part < vocabulary)).reshape(len(part), -1).all(axis=1))
     if not known.all():
-        example = int(known.all(axis=1).argmin())
-        wrong = x.reshape(len(x), -1)[example, known[example].argmin()]
+        example = int(known.argmin())
+        ids = x[example : example + 1].reshape(-1)
+        wrong = ids[((ids >= 0) & (ids < vocabulary)).argmin()]
         raise DataError(
-            f"{np.count_nonzero(~known.all(axis=1))} examples of {name} hold ids that the task's model does not know, "
+            f"{np.count_nonzero(~known)} examples of {name} hold ids that the task's model does not know, "
             f"the first is example {example} with {wrong}: it knows 0 to {vocabulary - 1}; save one of these for "
             "unknown words, or build a task with a larger vocabulary"
         )
 
 
-def _labels(y: Labels, form: OutputForm) -> Labels:
+def _labels(y: Rows, form: OutputForm) -> Rows:
     match form.objective.loss.rule.labels:
         case LabelForm.CLASS_NUMBERS:
             return _classes(y, form)
@@ -88,13 +90,13 @@ def _labels(y: Labels, form: OutputForm) -> Labels:
             return _probabilities(y, form)
         case LabelForm.BITS:
             rows = _rows(y, form)
-            _check_rows(((rows == 0) | (rows == 1)).all(axis=-1), form, "of zeros and ones")
+            _check_rows(rows, lambda part: ((part == 0) | (part == 1)).all(axis=-1), form, "of zeros and ones")
             return rows
         case LabelForm.NUMBERS:
             return _rows(y, form)
 
 
-def _classes(y: Labels, form: OutputForm) -> NDArray[np.int64]:
+def _classes(y: Rows, form: OutputForm) -> Rows:
     name = form.array
     *places, outputs = form.shape
     if y.dtype != np.int64 or not _are_alike(y.shape[1:], tuple(places)):
@@ -102,16 +104,17 @@ def _classes(y: Labels, form: OutputForm) -> NDArray[np.int64]:
             f"{name} does not hold class numbers, integers {_batch(places)}, as the task's loss needs them, but "
             f"{y.dtype} {_batch(y.shape[1:])}; save {name} as int64 (of one-hot rows the argmax), or build another task"
         )
-    smallest, largest = int(y.min()), int(y.max())
+    smallest = min(int(part.min()) for _, part in in_parts(y))
+    largest = max(int(part.max()) for _, part in in_parts(y))
     if smallest < 0 or largest >= outputs:
         raise DataError(
             f"label {smallest if smallest < 0 else largest} {_in(name)}is out of range: the task's model has {outputs} "
             f"classes, 0 to {outputs - 1}; correct the labels or build a task with {largest + 1} outputs"
         )
-    return cast(NDArray[np.int64], y.reshape(len(y), *places))
+    return reshaped(y, tuple(places))
 
 
-def _probabilities(y: Labels, form: OutputForm) -> Array:
+def _probabilities(y: Rows, form: OutputForm) -> Rows:
     if y.dtype == np.int64 and _are_alike(y.shape[1:], form.shape[:-1]):
         raise DataError(
             f"{form.array} holds class numbers, the task's loss needs one-hot rows; save "
@@ -119,29 +122,39 @@ def _probabilities(y: Labels, form: OutputForm) -> Array:
             'training.loss = "sparse_categorical_crossentropy"'
         )
     rows = _rows(y, form)
-    sums_to_one = np.abs(rows.sum(axis=-1) - 1) <= _SUM_TOLERANCE
-    _check_rows((rows.min(axis=-1) >= 0) & sums_to_one, form, "one-hot or other probabilities")
+    _check_rows(rows, _are_probabilities, form, "one-hot or other probabilities")
     return rows
 
 
-def _rows(y: Labels, form: OutputForm) -> Array:
+def _are_probabilities(rows: Array) -> NDArray[np.bool_]:
+    sums_to_one = np.abs(rows.sum(axis=-1) - 1) <= _SUM_TOLERANCE
+    return np.asarray((rows.min(axis=-1) >= 0) & sums_to_one)
+
+
+def _rows(y: Rows, form: OutputForm) -> Rows:
     """Labels that are a row of numbers for each place of each example."""
     if not _are_alike(y.shape[1:], form.shape):
         raise DataError(
             f"{form.array} is {_batch(y.shape[1:])}, the task's model returns {_batch(form.shape)}; save {form.array} "
             "like that or build a task for it"
         )
-    return np.asarray(y.reshape(len(y), *form.shape), np.float32)
+    return as_float32(reshaped(y, form.shape))
 
 
-def _check_rows(right: NDArray[np.bool_], form: OutputForm, what: str) -> None:
+def _check_rows(rows: Rows, are_right: Callable[[Array], Any], form: OutputForm, what: str) -> None:
     """Raise `DataError` unless every row, `[examples, *places]`, is right."""
-    if not right.all():
-        first = right.reshape(len(right), -1).all(axis=1).argmin()
+    wrong = _of_each(rows, lambda part: np.count_nonzero(~are_right(part).reshape(len(part), -1), axis=1))
+    if wrong.any():
+        first = (wrong > 0).argmax()
         raise DataError(
-            f"{np.count_nonzero(~right)} rows of {form.array} are not {what}, as the task's loss needs them, the first "
+            f"{wrong.sum()} rows of {form.array} are not {what}, as the task's loss needs them, the first "
             f"is example {first}; correct them or build a task with another training.loss"
         )
+
+
+def _of_each(rows: Rows, judge: Callable[[NDArray[Any]], Any]) -> NDArray[Any]:
+    """What is found of each row, part by part: `[rows]`."""
+    return np.concatenate([judge(part) for _, part in in_parts(rows)])
 
 
 def _in(name: str) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data.dataset import Dataset
+from fedprune.data.dataset import Examples
 from fedprune.data.description import Images
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.folders import check_size, labelled_files, place_of
+from fedprune.data.room import IN_MEMORY, Room
 from fedprune.data.skipped import Fault, Skipped, Unusable, brief
 from fedprune.errors import DataError
+from fedprune.model.tensors import Array
 from fedprune.system.paths import path_text
 
 MAX_PIXELS = 2**25
@@ -31,7 +33,7 @@ _DRAFT = 2
 _MODES = {1: "L", 3: "RGB"}
 
 
-def read_images(path: Path, images: Images) -> Dataset:
+def read_images(path: Path, images: Images, room: Room = IN_MEMORY) -> Examples:
     """x float32 `[pictures, height, width, channels]` in 0 to 1, y int64 `[pictures]`, of a directory of folders.
 
     Pictures that cannot be used are skipped and counted. Raises `DataError` if there is no other, or no Pillow.
@@ -39,10 +41,10 @@ def read_images(path: Path, images: Images) -> Dataset:
     decode = picture_reader(images)
     skipped = Skipped(path_text(path))
     files = labelled_files(path, images.labels, skipped)
-    examples = ExampleBuffer(images.example_shape, np.float32, len(files), of_classes=True)
+    examples = ExampleBuffer(images.example_shape, np.uint8, len(files), room, of_classes=True, change=_to_unit)
     for file, label in files:
         try:
-            examples.add(np.divide(decode(file), 255, dtype=np.float32), label)
+            examples.add(decode(file), label)
         except Unusable as unusable:
             skipped.add(place_of(file), unusable)
     return skipped.finish(examples)
@@ -93,6 +95,11 @@ def picture_reader(images: Images) -> Callable[[Path], NDArray[np.uint8]]:
             ) from error
 
     return decode
+
+
+def _to_unit(pixels: NDArray[Any]) -> Array:
+    values: Array = np.divide(pixels, 255, dtype=np.float32)
+    return values
 
 
 def _check_pixels(picture: Any) -> None:

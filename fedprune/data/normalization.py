@@ -3,20 +3,16 @@ exported model."""
 
 from __future__ import annotations
 
-import math
-from typing import cast
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data.dataset import Dataset
+from fedprune.data.dataset import AnyExamples, Examples
 from fedprune.data.description import Arrays, Data, Images, Normalization, Recordings, Series, Standard, Table, Text
+from fedprune.data.stored_rows import Rows, StoredRows, as_float32, in_parts
 from fedprune.errors import DataError
-from fedprune.model.tensors import Array
-
-_PART = 2**10
-"""Examples that are looked at together."""
 
 
 def inputs_of(data: Data) -> Normalization | None:
@@ -50,55 +46,55 @@ def with_normalization(data: Data, inputs: Normalization | None, targets: Normal
             return msgspec.structs.replace(data, normalize=inputs, targets=targets)
 
 
-def normalized(dataset: Dataset, data: Data) -> Dataset:
-    """What was read, as the task's model takes it: x changes in place, y is copied if it changes.
+def normalized(examples: AnyExamples, data: Data) -> AnyExamples:
+    """What was read, as the task's model takes it: x changes in place where it is in memory, and else when it is read;
+    y is copied if it changes.
 
     Raises what `normalize` does; and `DataError` for missing values for which nothing stands in.
     """
     inputs, targets = inputs_of(data), targets_of(data)
     if not fills_missing(data):
-        _check_complete(dataset)
+        _check_complete(examples)
     if inputs is not None:
-        normalize(dataset, inputs)
-    return dataset if targets is None else normalize_targets(dataset, targets)
+        examples = normalize(examples, inputs)
+    return examples if targets is None else normalize_targets(examples, targets)
 
 
-def normalize(dataset: Dataset, normalization: Normalization) -> None:
-    """Replace x, float32 `[examples, ..., columns]`, by what it is normalised: in place, since it may be large. NaN, a
-    missing value, becomes 0, as the mean does.
+def normalize(examples: AnyExamples, normalization: Normalization) -> AnyExamples:
+    """The examples with x, float32 `[examples, ..., columns]`, normalised: in place where it is in memory, since it may
+    be large. NaN, a missing value, becomes 0, as the mean does.
 
     Raises `DataError` where there are several inputs, or x holds token ids, has another number of columns, or would not
     be finite; and where the statistics are not gathered yet.
 
     Example:
-        >>> data = Dataset(np.float32([[20, 0], [30, 50]]), np.array([0, 1]))
-        >>> normalize(data, Standard(mean=(20.0, 50.0), std=(10.0, 50.0)))
-        >>> data.x.tolist()
+        >>> data = Examples({"x": np.float32([[20, 0], [30, 50]])}, {"y": np.array([0, 1])})
+        >>> normalize(data, Standard(mean=(20.0, 50.0), std=(10.0, 50.0))).inputs["x"].tolist()
         [[0.0, -1.0], [1.0, 0.0]]
     """
-    if "x" not in dataset.inputs:
-        raise DataError(f"{dataset.origin}: it has several inputs, and the task normalises x; save one array x")
-    x = dataset.x
+    if "x" not in examples.inputs:
+        raise DataError(f"{examples.origin}: it has several inputs, and the task normalises x; save one array x")
+    x = examples.inputs["x"]
     if x.dtype == np.int32:
-        raise DataError(f"{dataset.origin}: x holds token ids, and the task normalises numbers; save x as float32")
-    _normalize(cast(Array, x), "x", normalization, dataset.origin)
+        raise DataError(f"{examples.origin}: x holds token ids, and the task normalises numbers; save x as float32")
+    return examples.with_arrays({"x": _normalized(x, "x", normalization, examples.origin)}, examples.labels)
 
 
-def normalize_targets(dataset: Dataset, normalization: Normalization) -> Dataset:
+def normalize_targets(examples: AnyExamples, normalization: Normalization) -> AnyExamples:
     """The same examples with y, `[examples, ..., outputs]` or a number for each place, normalised. y is copied.
 
     Raises what `normalize` does.
 
     Example:
-        >>> data = Dataset(np.float32([[0], [0]]), np.float32([100, 300]))
-        >>> normalize_targets(data, Standard(mean=(200.0,), std=(100.0,))).y.tolist()
+        >>> data = Examples({"x": np.float32([[0], [0]])}, {"y": np.float32([100, 300])})
+        >>> normalize_targets(data, Standard(mean=(200.0,), std=(100.0,))).labels["y"].tolist()
         [-1.0, 1.0]
     """
-    if "y" not in dataset.labels:
-        raise DataError(f"{dataset.origin}: it has several outputs, and the task normalises y; save one array y")
-    y = dataset.y.astype(np.float32)
-    _normalize(y, "y", normalization, dataset.origin)
-    return Dataset(dataset.inputs, y, dataset.origin, dataset.weight)
+    if "y" not in examples.labels:
+        raise DataError(f"{examples.origin}: it has several outputs, and the task normalises y; save one array y")
+    y = examples.labels["y"]
+    numbers = as_float32(y) if isinstance(y, StoredRows) else y.astype(np.float32)
+    return examples.with_arrays(examples.inputs, {"y": _normalized(numbers, "y", normalization, examples.origin)})
 
 
 def shift_and_scale(normalization: Normalization) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -114,40 +110,46 @@ def scale_of(normalization: Normalization) -> tuple[float, ...]:
     return tuple(shift_and_scale(normalization)[1].tolist())
 
 
-def _normalize(values: Array, name: str, normalization: Normalization, origin: str) -> None:
-    """In place; `values` are contiguous."""
+def _normalized(values: Rows, name: str, normalization: Normalization, origin: str) -> Rows:
+    """What is in memory changes in place; it is contiguous."""
     if normalization.lacks_statistics:
         raise DataError(
             f'{origin}: the task\'s statistics = "federated" are not gathered yet; a gateway does that before the '
             "first round, or give them in task.toml"
         )
     shift, scale = (each.astype(np.float32) for each in shift_and_scale(normalization))
-    columns = values.shape[-1] if values.ndim > 1 else 1
+    columns = values.shape[-1] if len(values.shape) > 1 else 1
     if len(shift) not in (1, columns):
         raise DataError(
             f"{origin}: an example of {name} has {columns} columns or channels, the task normalises {len(shift)}; "
             "build the task with statistics for each, or with one for all"
         )
-    with np.errstate(over="ignore"):
-        np.subtract(values, shift, out=values)
-        np.divide(values, scale, out=values)
-    for start in range(0, len(values), _PART):
-        part = values[start : start + _PART].reshape(-1, math.prod(values.shape[1:]))
-        part[np.isnan(part)] = 0
-        finite = (~np.isinf(part)).all(axis=1)
+
+    def change(rows: NDArray[Any]) -> NDArray[Any]:
+        with np.errstate(over="ignore"):
+            np.subtract(rows, shift, out=rows)
+            np.divide(rows, scale, out=rows)
+        for _, part in in_parts(rows):
+            part[np.isnan(part)] = 0
+        return rows
+
+    changed = values.changed(change) if isinstance(values, StoredRows) else change(values)
+    for start, part in in_parts(changed):
+        finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             raise DataError(
                 f"{origin}: example {start + finite.argmin()} of {name} is too far from the task's statistics for "
                 "float32; correct it"
             )
+    return changed
 
 
-def _check_complete(dataset: Dataset) -> None:
-    for name, x in dataset.inputs.items():
-        for start in range(0, len(dataset), _PART):
-            lacks = np.isnan(x[start : start + _PART]).reshape(-1, math.prod(x.shape[1:])).any(axis=1)
+def _check_complete(examples: Examples) -> None:
+    for name, x in examples.inputs.items():
+        for start, part in in_parts(x):
+            lacks = np.isnan(part).reshape(len(part), -1).any(axis=1)
             if lacks.any():
                 raise DataError(
-                    f"{dataset.origin}: example {start + lacks.argmax()} of {name} lacks a number (NaN), and the task "
+                    f"{examples.origin}: example {start + lacks.argmax()} of {name} lacks a number (NaN), and the task "
                     'fills in none; fill it in, or build the task with data.normalize of kind = "standard"'
                 )

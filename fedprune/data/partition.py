@@ -80,11 +80,11 @@ def partition(
     return [np.sort(share) for share in shares]
 
 
-def partition_groups(groups: NDArray[np.int64], agents: int, keyed: Keyed) -> list[NDArray[np.int64]]:
+def partition_groups(groups: NDArray[np.int32], agents: int, keyed: Keyed) -> list[NDArray[np.int64]]:
     """For each agent the ascending indices of the examples of its groups, which are dealt out one by one.
 
     Args:
-        groups: the number of each example's group, int64 `[examples]`.
+        groups: the number of each example's group, int32 `[examples]`.
 
     Raises `DataError` where there are fewer groups than agents.
     """

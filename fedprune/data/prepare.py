@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.dataset import Dataset, Source
+from fedprune.data.hold_out import set_aside
 from fedprune.data.npz import save_npz
 from fedprune.data.partition import ByGroup, Dirichlet, Partition, partition, partition_groups
 from fedprune.errors import DataError
@@ -54,12 +55,13 @@ def prepare(
 
     The agents' examples come from the training split. At most `held_out` examples come from the test split; where
     there is none, at most a fifth of the data is held out and the agents share the rest. Held-out examples are drawn
-    class by class, in proportion. Where `y` does not hold one for each example, all examples are drawn alike. By group
-    a fifth of the groups is held out, and agents have all examples of theirs, but no more than `examples_per_agent`.
+    class by class, in proportion; where `y` does not hold one for each example, all alike. Windows that overlap are
+    held out by time instead (see `set_aside`). By group a fifth of the groups is held out, and agents have all of
+    their examples, but no more than `examples_per_agent`.
 
-    Where the source stands in for another (it has a note) and is too small, the agents get fewer examples each,
-    and the note says so. Otherwise raises `DataError` for too few examples, or none with a class where classes are to
-    be skewed; `StorageError` where `out` cannot be written.
+    Where the source stands in for another (it has a note) and is too small, or windows had to be left out, the agents
+    get fewer examples each, and the note says so. Otherwise raises `DataError` for too few examples, or none with a
+    class where classes are to be skewed; `StorageError` where `out` cannot be written.
     """
     if isinstance(how, Dirichlet) and source.train.class_numbers is None:
         names = list(source.train.labels)
@@ -96,9 +98,9 @@ def _by_group(
     source: Source, agents: int, most: int, held_out: int, seed: int
 ) -> tuple[Dataset, Dataset, list[NDArray[np.int64]]]:
     """What agents share, what is held out, and each agent's share, of at most so many examples."""
-    groups = source.groups
-    if groups is None or source.test is not None:
+    if source.train.provenance is None or source.test is not None:
         raise DataError("nothing tells groups apart; name their column in data.group, or share it out with iid")
+    groups = source.train.provenance.groups
     names = np.unique(groups)
     apart = names[Keyed(seed, "held-out").permutation(len(names))[: max(1, len(names) // _HELD_OUT_SHARE)]]
     is_apart = np.isin(groups, apart)
@@ -110,16 +112,24 @@ def _by_group(
 def _train_and_test(source: Source, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
     whole = source.test or source.train
     limit = len(whole) if source.test else len(whole) // _HELD_OUT_SHARE
+    if source.test is None and whole.provenance is not None and whole.provenance.overlap:
+        rest, chosen = set_aside(whole, min(held_out, limit) / len(whole), "time", Keyed(seed, "held-out"))
+        _check_some(whole, chosen)
+        return whole.take(rest), whole.take(chosen)
     chosen = _stratified(_classes(whole), min(held_out, limit), Keyed(seed, "held-out"))
+    _check_some(whole, chosen)
+    if source.test:
+        return source.train, whole.take(chosen)
+    return whole.take(np.setdiff1d(np.arange(len(whole)), chosen)), whole.take(chosen)
+
+
+def _check_some(whole: Dataset, chosen: NDArray[np.int64]) -> None:
     if not len(chosen):
         classes = len(np.unique(_classes(whole)))
         raise DataError(
             f"nothing would be held out of {len(whole)} examples in {classes} classes; "
             f"it takes {_HELD_OUT_SHARE} examples of a class, and one held out for each class"
         )
-    if source.test:
-        return source.train, whole.take(chosen)
-    return whole.take(np.setdiff1d(np.arange(len(whole)), chosen)), whole.take(chosen)
 
 
 def _classes(dataset: Dataset) -> NDArray[np.int64]:
@@ -140,10 +150,14 @@ def _stratified(labels: NDArray[np.int64], size: int, keyed: Keyed) -> NDArray[n
 
 def _affordable(source: Source, available: int, agents: int, wanted: int) -> tuple[int, str]:
     """The number of examples an agent, and the note that goes with it."""
-    if not source.note or agents * wanted <= available:
+    provenance = source.train.provenance
+    note = source.note or (
+        "windows that overlap held-out ones are left out" if provenance and provenance.overlap else ""
+    )
+    if not note or agents * wanted <= available:
         return wanted, source.note
     examples = max(1, available // agents)
-    return examples, f"{source.note}; {available} examples are enough for {examples} instead of {wanted} an agent"
+    return examples, f"{note}; {available} examples are enough for {examples} instead of {wanted} an agent"
 
 
 def _write(path: Path, dataset: Dataset) -> Part:

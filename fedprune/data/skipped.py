@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-from fedprune.data.dataset import Dataset
+from fedprune.data.dataset import Examples
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
@@ -76,7 +76,7 @@ class Skipped:
         """A line for each kind of fault, with its first place."""
         return [f"{count} {fault} skipped, the first is {self._firsts[fault]}" for fault, count in self._counts.items()]
 
-    def finish(self, examples: ExampleBuffer) -> Dataset:
+    def finish(self, examples: ExampleBuffer) -> Examples:
         """The examples that are left, after a warning for each kind of fault. Raises `DataError` if none is left.
 
         The error shows nothing of what the data hold: an agent tells it to the gateway, whose task chooses the column
@@ -99,7 +99,7 @@ class Skipped:
                 if counts
                 else f"{self._origin}: no example in it"
             )
-        return examples.dataset(self._origin)
+        return examples.examples(self._origin)
 
 
 def brief(thing: object) -> str:

@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedprune.data.dataset import Source
-from fedprune.data.description import Arrays, Data, Series
+from fedprune.data.description import Arrays, Data
 from fedprune.data.digits import digits
 from fedprune.data.fashion_mnist import fashion_mnist
 from fedprune.data.loading import read_examples
-from fedprune.data.tables.series import read_grouped
-from fedprune.data.tables.table import SUFFIXES
 from fedprune.errors import DataError
 from fedprune.system.paths import path_text
 
@@ -39,9 +37,6 @@ def open_source(name: str, data: Data = _ARRAYS) -> Source:
 
 def own_source(path: Path, data: Data) -> Source:
     """Somebody's own examples, as `data` describes them, not normalised. Raises `DataError`."""
-    if isinstance(data, Series) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
-        windows, groups = read_grouped(path, data)
-        return Source(path_text(path), windows, test=None, groups=groups)
     return Source(path_text(path), read_examples(path, data), test=None)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated
 
 import msgspec
@@ -16,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.data.description import MAX_COLUMNS, MinMax, Normalization, Standard
+from fedprune.data.stored_rows import Rows, in_parts
 from fedprune.errors import DataError, ProtocolError
-from fedprune.model.losses import Labels
-from fedprune.model.tensors import Inputs
 
 GATHERING = "statistics"
 """In the place of a codec: the update of the round is a device's statistics."""
@@ -32,8 +32,6 @@ MOST_BYTES = 2**18
 _LARGEST = 1e30
 _RESOLUTION = 2.0**-22
 """A column that spreads by less than this part of its size is constant: float32 tells no more apart."""
-_PART = 2**14
-"""Rows that are added up together."""
 
 _Counts = Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=2**53)], ...], msgspec.Meta(max_length=MAX_COLUMNS)]
 _Values = Annotated[
@@ -92,7 +90,7 @@ def columns_of(shape: Sequence[int]) -> int:
     return shape[-1] if shape and shape[-1] <= MAX_COLUMNS else 1
 
 
-def statistics_of(values: Inputs | Labels, wanted: Wanted) -> ColumnStatistics:
+def statistics_of(values: Rows, wanted: Wanted) -> ColumnStatistics:
     """A device's own statistics.
 
     Args:
@@ -106,17 +104,20 @@ def statistics_of(values: Inputs | Labels, wanted: Wanted) -> ColumnStatistics:
         >>> statistics_of(np.float32([[1, 5], [3, 5]]), Wanted(Standard(statistics="federated"), 2, 1))
         Moments(counts=(2, 2), means=(2.0, 5.0), squares=(2.0, 0.0))
     """
-    if float(np.fmax.reduce(values, axis=None)) > _LARGEST or float(np.fmin.reduce(values, axis=None)) < -_LARGEST:
+    columns = wanted.columns
+    if any((np.abs(part) > _LARGEST).any() for part in _parts(values, columns)):
         raise DataError(f"a number is beyond {_LARGEST:g}, which statistics cannot hold; correct it")
-    rows = values.reshape(-1, wanted.columns)
-    counts = np.sum([np.count_nonzero(~np.isnan(part), axis=0) for part in _parts(rows)], axis=0)
+    counts = sum(
+        (np.count_nonzero(~np.isnan(part), axis=0) for part in _parts(values, columns)), np.zeros(columns, int)
+    )
+    nothing = np.zeros(columns)
     if isinstance(wanted.normalization, Standard):
-        means = np.sum([np.nansum(part, axis=0) for part in _parts(rows)], axis=0) / np.maximum(counts, 1)
-        squares = np.sum([np.nansum(np.square(part - means), axis=0) for part in _parts(rows)], axis=0)
+        means = sum((np.nansum(part, axis=0) for part in _parts(values, columns)), nothing) / np.maximum(counts, 1)
+        squares = sum((np.nansum(np.square(part - means), axis=0) for part in _parts(values, columns)), nothing)
         return Moments(_whole(counts), _floats(means), _floats(squares))
-    low = np.min([np.where(np.isnan(part), np.inf, part).min(axis=0) for part in _parts(rows)], axis=0)
-    high = np.max([np.where(np.isnan(part), -np.inf, part).max(axis=0) for part in _parts(rows)], axis=0)
-    there = counts > 0
+    lows = (np.where(np.isnan(part), np.inf, part).min(axis=0) for part in _parts(values, columns))
+    highs = (np.where(np.isnan(part), -np.inf, part).max(axis=0) for part in _parts(values, columns))
+    low, high, there = reduce(np.minimum, lows), reduce(np.maximum, highs), counts > 0
     return Extremes(_whole(counts), _floats(np.where(there, low, 0.0)), _floats(np.where(there, high, 0.0)))
 
 
@@ -207,8 +208,9 @@ def _is_constant(spread: float, size: float) -> bool:
     return spread <= max(_RESOLUTION * abs(size), 1 / _LARGEST)
 
 
-def _parts(rows: Inputs | Labels) -> Iterator[NDArray[np.float64]]:
-    return (rows[start : start + _PART].astype(np.float64) for start in range(0, len(rows), _PART))
+def _parts(values: Rows, columns: int) -> Iterator[NDArray[np.float64]]:
+    """Rows `[rows, columns]`, some at a time."""
+    return (part.reshape(-1, columns).astype(np.float64) for _, part in in_parts(values))
 
 
 def _whole(values: NDArray[np.integer]) -> tuple[int, ...]:

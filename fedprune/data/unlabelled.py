@@ -45,15 +45,11 @@ def read_unlabelled(path: Path, data: Data) -> Iterator[Unlabelled]:
 
         yield from _arrays(call_function(path).inputs)
         return
-    if path.suffix == ".npz" or (isinstance(data, Arrays) and not path.is_dir()):
-        yield from _arrays(load_inputs(path))
+    if path.suffix == ".npz" or isinstance(data, Arrays):
+        yield from _arrays(load_inputs(path, path_text(path)))
         return
     # A device takes only its own form's reader into its memory.
     match data:
-        case Arrays():
-            from fedprune.data.npy import packed
-
-            yield from _arrays(load_inputs(packed(path), path_text(path)))
         case Table():
             yield from _rows(path, data)
         case Series():

@@ -28,6 +28,9 @@ _EXAMINATIONS = {
     "gateway": "aggregator.gateway_doctor:examine",
 }
 
+_OF_FEDERATIONS = frozenset({"task", "rounds", "codec", "aggregation", "held_out"})
+"""Keys that a federation.toml has, and no agent.toml."""
+
 Examination = Callable[[Path, datetime], Iterator[Finding]]
 
 
@@ -36,12 +39,14 @@ class Unwell(FedpruneError):
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path), envvar="FEDPRUNE_DOCTOR")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(path: Path, as_json: bool) -> None:
     """Examine this device or this gateway: one line for each check, with what mends it.
 
-    PATH is a device's agent.toml, an aggregator's federation.toml, or the directory of `fedprune gateway init`.
+    PATH is a device's agent.toml, an aggregator's federation.toml, or the directory of `fedprune gateway init`; where a
+    Debian package is installed it need not be named. Root becomes the user to whom the state belongs.
+
     Nothing is changed, and an agent or aggregator that runs keeps its connection: a running agent is asked to speak
     itself. What is published for a check is what agents and aggregators ignore, or answer and forget. Exit code 0 if
     nothing failed, else 1.
@@ -67,11 +72,17 @@ def _kind_of(path: Path) -> str:
     """Which side the path is of. Raises `ConfigurationError` if it is of none."""
     if (path / _GATEWAY_SETTINGS).is_file():
         return "gateway"
-    if path.is_dir():
-        raise ConfigurationError(f"{path}: no gateway's directory; name that, an agent.toml or a federation.toml")
-    if path.name == _GATEWAY_SETTINGS:
-        raise ConfigurationError(f"{path}: name the directory that it is in")
-    return "aggregator" if "task" in read_table(path) else "agent"
+    if path.is_dir() or path.name == _GATEWAY_SETTINGS:
+        raise ConfigurationError(
+            f"{path}: no gateway's directory; name one, with {_GATEWAY_SETTINGS} in it, an agent.toml or a "
+            "federation.toml"
+        )
+    table = read_table(path)
+    if _OF_FEDERATIONS.isdisjoint(table):
+        return "agent"
+    if "task" not in table:
+        raise ConfigurationError(f"{path}: it names no task, as a gateway's own: name that gateway's directory instead")
+    return "aggregator"
 
 
 def _examine(examination: str, path: Path) -> Iterator[Finding]:

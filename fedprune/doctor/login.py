@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from fedprune import __version__
-from fedprune.doctor.finding import Finding, failed, ok, unknown
-from fedprune.errors import FedpruneError
-from fedprune.wire.authentication import add_mac
+from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown
+from fedprune.errors import FedpruneError, ProtocolError
+from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.broker import Broker
-from fedprune.wire.messages import DOWNLINK, CheckIn, Presence, encode
+from fedprune.wire.messages import DOWNLINK, SCHEMA_VERSION, CheckIn, Presence, Reason, Rejected, decode, encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.trial import Answer, Trial
 
@@ -27,6 +27,7 @@ _PATIENCE_S = 10.0
 _NOBODY = "fedprune-doctor"
 """An agent that there is not: what is said to it, nobody hears."""
 _NO_CONTENT = bytes(32)
+_UPGRADE = "upgrade the older side"
 _RIGHTS = "let the broker's access list allow it, as docs/PROTOCOL.md has it under `What a broker must allow`"
 
 
@@ -88,12 +89,13 @@ def _agent_rights(trial: Trial, topics: Topics, agent: str, key: bytes | None, e
     if denied:
         yield failed(_ACCESS, f"{agent} may not {' nor '.join(denied)}", _RIGHTS)
         return
-    yield _judge_way_back(trial, topics, agent, up, answer, is_authenticated=key is not None)
+    way_back = _judge_way_back(trial, topics, agent, up, answer)
+    yield way_back
+    if way_back.verdict is Verdict.OK:
+        yield from _judge_answers(trial, topics, agent, key)
 
 
-def _judge_way_back(
-    trial: Trial, topics: Topics, agent: str, up: str, answer: Answer, *, is_authenticated: bool
-) -> Finding:
+def _judge_way_back(trial: Trial, topics: Topics, agent: str, up: str, answer: Answer) -> Finding:
     down = topics.down(agent, "")
     if answer is Answer.NOBODY:
         return unknown(
@@ -103,11 +105,31 @@ def _judge_way_back(
         told = f"{agent} published on {up}, and nothing came back on {down}#"
         if answer is Answer.UNTOLD:
             return failed(_ACCESS, told, f"does the aggregator run? If so, {_RIGHTS}")
-        keys = "; the aggregator is silent too if it has another authentication_key" if is_authenticated else ""
-        return failed(_ACCESS, told, f"{_RIGHTS}: {agent} must be let read there{keys}")
+        return failed(
+            _ACCESS,
+            told,
+            f"{_RIGHTS}: {agent} must be let read there; who lacks the device's key is not answered either",
+        )
     if not trial.hears(lambda delivery: delivery.topic == topics.round, 0.0):
         return failed(_ACCESS, f"{agent} does not get the manifest, which is retained on {topics.round}", _RIGHTS)
     return ok(_ACCESS, f"{agent} publishes, and the aggregator's answer comes back")
+
+
+def _judge_answers(trial: Trial, topics: Topics, agent: str, key: bytes | None) -> Iterator[Finding]:
+    """What the aggregator's answer tells beside having come: that it has the device's key, and speaks its version."""
+    down = topics.down(agent, "rejected")
+    for delivery in trial.deliveries:
+        if delivery.topic != down:
+            continue
+        try:
+            rejected = decode(Rejected, verified(key, down, delivery.payload))
+        except ProtocolError as error:
+            yield failed("protocol", f"the aggregator's answer: {error}")
+            return
+        if rejected.reason is Reason.UNREADABLE:
+            yield failed("protocol", f"the aggregator cannot read what this version says ({rejected.detail})", _UPGRADE)
+            return
+    yield ok("protocol", f"both sides speak version {SCHEMA_VERSION}")
 
 
 def _aggregator_rights(trial: Trial, topics: Topics) -> Iterator[Finding]:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedprune.system.ownership import LOCK
+from fedprune.doctor.finding import Finding, failed, ok
+from fedprune.errors import FedpruneError
+from fedprune.system.ownership import LOCK, become_owner
 
 _LONGEST_PID = 20
+
+
+def examine_user(directory: Path) -> Iterator[Finding]:
+    """Become the user whose directory this is, if this process is root's: files are then looked at as that user's
+    service will find them, and none that is made is root's. Nothing is said where nothing had to change."""
+    before = os.geteuid()
+    try:
+        become_owner(directory)
+    except FedpruneError as error:
+        yield failed("user", str(error))
+        return
+    if os.geteuid() != before:
+        yield ok("user", f"examined as {pwd.getpwuid(os.geteuid()).pw_name}, whose {directory} is")
 
 
 @dataclass(frozen=True)

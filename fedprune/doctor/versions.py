@@ -7,12 +7,14 @@ from importlib import metadata
 
 from fedprune import __version__
 from fedprune.doctor.finding import Finding, ok
+from fedprune.wire.messages import SCHEMA_VERSION
 
 _SHOWN = ("numpy", "msgspec", "paho-mqtt", "ai-edge-litert", "tflite-runtime", "tensorflow")
 
 
 def examine_versions() -> Finding:
-    return ok("versions", ", ".join((f"fedprune {__version__}", f"Python {platform.python_version()}", *_installed())))
+    own = (f"fedprune {__version__} (protocol {SCHEMA_VERSION})", f"Python {platform.python_version()}")
+    return ok("versions", ", ".join((*own, *_installed())))
 
 
 def _installed() -> list[str]:

@@ -47,9 +47,10 @@ def _scores(network: Network) -> Iterator[Shape]:
             yield layer.heads, query[0], key[0]
 
 
-def write_inference_graph(network: Network, weights: Weights, batch_size: int) -> bytes:
+def write_inference_graph(network: Network, weights: Weights, batch_size: int, *, as_trained: bool = False) -> bytes:
     """`network`, which was checked, as a TFLite file: ``x0`` … `[batch_size, ...]` to ``y0`` …, float32 (ids int32).
 
+    With `as_trained` each layer computes as it does in training, which is slower, and what the other is compared with.
     Raises `TaskError` if the graph would be too large.
     """
     writer = _Writer(Graph(), weights)
@@ -58,7 +59,7 @@ def write_inference_graph(network: Network, weights: Weights, batch_size: int) -
         for number, (shape, vocabulary) in enumerate(zip(network.inputs, network.vocabularies, strict=True))
     ]
     for layer, call in network.steps():
-        rule = _RULES.get(type(layer), _as_trained)
+        rule = _as_trained if as_trained else _RULES.get(type(layer), _as_trained)
         values.append(rule(writer, layer, [values[number] for number in call.inputs]))
     return writer.graph.finish(SIGNATURE, {f"y{number}": values[value] for number, value in enumerate(network.outputs)})
 

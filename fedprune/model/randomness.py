@@ -57,7 +57,7 @@ class Keyed:
 
     def permutation(self, count: int) -> NDArray[np.int64]:
         """The numbers 0 to `count` - 1 in random order: that which sorts `count` integers, ties by index."""
-        return np.argsort(self.integers(count), kind="stable").astype(np.int64)
+        return np.argsort(self.integers(count), kind="stable").astype(np.int64, copy=False)
 
     def sample(self, items: Sequence[_Item], count: int) -> list[_Item]:
         """`count` different items in random order. Raises ValueError if there are fewer."""

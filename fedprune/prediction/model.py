@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 
 from fedprune.data import Dataset, fit_to
-from fedprune.data.description import Text
-from fedprune.data.normalization import normalize
+from fedprune.data.normalization import inputs_of, normalize
 from fedprune.data.unlabelled import Unlabelled, read_unlabelled
 from fedprune.model.tensors import Array, Inputs
 from fedprune.prediction.metadata import Metadata, Output, read_metadata
@@ -76,11 +75,11 @@ class ExportedModel:
         Args:
             inputs: float32 or int32 `[examples, ...]` by name: `x`, or `x_NAME` for each of several inputs.
         """
-        metadata, form = self.metadata, self.metadata.data
+        metadata, normalization = self.metadata, inputs_of(self.metadata.data)
         given = dict(inputs)
-        if not isinstance(form, Text) and form.normalize is not None and "x" in given:
+        if normalization is not None and "x" in given:
             given["x"] = np.array(given["x"], np.float32)
-            normalize(Dataset(given["x"], np.zeros(len(given["x"]), np.int64)), form.normalize)
+            normalize(Dataset(given["x"], np.zeros(len(given["x"]), np.int64)), normalization)
         x = fit_to(Dataset(given, {}), [each.form for each in metadata.inputs], ()).inputs
         found = self._run([x[each.array] for each in metadata.inputs])
         columns = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +48,8 @@ class Reading(msgspec.Struct, frozen=True):
     available_memory_mb: float | None
 
 
-def read_conditions(root: Path = Path("/")) -> Reading:
+def read_conditions(root: Path = Path("/"), *, asks_firmware: bool = True) -> Reading:
+    """Without `asks_firmware` no program is started, and nothing is told of throttling."""
     cores = [root / f"sys/devices/system/cpu/cpu{core}/cpufreq" for core in sorted(os.sched_getaffinity(0))]
     return Reading(
         load_average=_number(read_text(root / "proc/loadavg").partition(" ")[0]),
@@ -57,7 +57,7 @@ def read_conditions(root: Path = Path("/")) -> Reading:
         frequency_mhz=_frequency(root, cores),
         max_frequency_mhz=highest([_megahertz(read_text(core / "cpuinfo_max_freq")) for core in cores]),
         temperature_c=_temperature(read_text(root / "sys/class/thermal/thermal_zone0/temp")),
-        throttling=_power(root),
+        throttling=_power(root) if asks_firmware else None,
         available_memory_mb=_available_memory(read_text(root / "proc/meminfo")),
     )
 
@@ -111,6 +111,8 @@ def _firmwares_flags(root: Path) -> str:
     program = root / "usr/bin/vcgencmd"
     if flags or not program.exists():
         return flags
+    import subprocess  # an agent that waits does without
+
     try:
         answer = subprocess.run(
             [program, "get_throttled"], capture_output=True, timeout=_FIRMWARE_PATIENCE_SECONDS, check=False

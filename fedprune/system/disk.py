@@ -50,6 +50,10 @@ class Directory:
     def write(self, name: str, blob: bytes) -> None:
         self._replace(name, lambda file: file.write(blob))
 
+    def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """`write` for a blob that need not be in memory: `fill` writes it."""
+        self._replace(name, fill)
+
     def write_private(self, name: str, blob: bytes) -> None:
         """`write` for a secret: nobody but the owner may ever read the file, its draft included."""
         self._replace(name, lambda file: file.write(blob), _private_opener)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,8 +30,10 @@ def high_water_mark_mb(pid: int) -> float:
 
 
 def device_memory_mb() -> float:
-    """The device's memory, in MB (10^6 bytes)."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+    """The memory that this process may have, in MB (10^6 bytes): the device's, or its control group's if that is less,
+    as of a container or a service with `MemoryMax`."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) / 1e6
 
 
 def bytes_written(root: Path = Path("/")) -> int | None:
@@ -42,3 +46,26 @@ def bytes_written(root: Path = Path("/")) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)
+
+
+def _group_limits(own_groups: Path, mounted: Path) -> Iterator[int]:
+    """Bytes that the process's control groups, and those above them, may have. A container sees its own as the root."""
+    try:
+        lines = own_groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, name = (mounted / "memory", "memory.limit_in_bytes") if controllers else (mounted, "memory.max")
+        group = root / path.lstrip("/")
+        for place in (group, *group.parents):
+            if place.is_relative_to(root):
+                yield from _limit_in(place / name)
+
+
+def _limit_in(file: Path) -> Iterator[int]:
+    """The number in a file, unless there is none, or "max"."""
+    with suppress(OSError, ValueError):
+        yield int(file.read_text())

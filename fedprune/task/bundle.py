@@ -22,6 +22,7 @@ import hashlib
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,6 +59,9 @@ from fedprune.task.training import Training
 
 FORMAT_VERSION = 3
 MAX_BUNDLE_BYTES = 256 * 2**20
+MOST_EXPANSION = 64
+"""Times the bundle's bytes that its members may make: descriptions are deflated, and nobody unpacks a bomb."""
+
 MAX_PARAMETERS = 2**25
 """128 MiB of weights, more than a small device can train."""
 
@@ -69,7 +73,12 @@ _NETWORK = "network.json"
 _GRAPHS = "graphs.json"
 _HEAD = "head.json"
 _WEIGHTS = "weights.safetensors"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+Threshold = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+"""The magnitude below which weights go."""
 
 
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +91,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allocation: Allocation = Allocation.LAMP
     units: UnitPruning | None = None
     block: tuple[BlockSize, BlockSize] = SINGLE
-    threshold: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    threshold: Threshold = 0.0
     score: Score | ScoreWeights = Score.MAGNITUDE
 
     def __post_init__(self) -> None:
@@ -263,9 +272,10 @@ def write_bundle(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = msgspec.json.encode(msgspec.structs.replace(task, members=digests))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {_TASK: msgspec.json.format(manifest, indent=1), **members}.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {_TASK: manifest, **members}.items():
+            how = zipfile.ZIP_STORED if name == _WEIGHTS else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, how, compresslevel=9)
     return buffer.getvalue()
 
 
@@ -316,12 +326,12 @@ def _unzip(blob: bytes) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(blob)) as archive:
             infos = archive.infolist()
-            if len(infos) > 16 or any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            if len(infos) > 16 or any(info.compress_type not in _COMPRESSIONS for info in infos):
                 raise TaskError("task bundle: unexpected members or compression; build it with `fedprune task build`")
-            if sum(info.file_size for info in infos) > len(blob):
-                raise TaskError("task bundle: members larger than the file itself; fetch it again")
+            if sum(info.file_size for info in infos) > min(MOST_EXPANSION * len(blob), MAX_BUNDLE_BYTES):
+                raise TaskError("task bundle: members much larger than the file itself; fetch it again")
             return {info.filename: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise TaskError(f"task bundle: not a readable archive ({error}); build or fetch it again") from error
 
 

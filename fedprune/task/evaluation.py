@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedprune.data import Dataset, fit_to, load_examples
+from fedprune.data import Dataset, Examples, fit_to, open_examples
+from fedprune.data.room import IN_MEMORY, Room
+from fedprune.data.stored_rows import Rows
 from fedprune.graph.inference import inference_batch, write_inference_graph
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import Labels
 from fedprune.model.metrics import Tally, metric_named
-from fedprune.model.tensors import Array, Inputs, Weights
+from fedprune.model.tensors import Array, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import default_runtime, foreign_errors
 from fedprune.task.bundle import Bundle
@@ -23,6 +26,9 @@ from fedprune.task.forms import Form
 from fedprune.task.padding import Counted, counted_places
 
 _log = logging.getLogger(__name__)
+
+_SAMPLE_BYTES = 2**23
+"""Bytes of the examples that tell what losses can be, where not all of them are in memory."""
 
 _Rows = TypeVar("_Rows", Array, Labels)
 
@@ -120,7 +126,7 @@ class InferenceGraph:
         """Let go of the weights, and of the memory that they take."""
         self._interpreter = None
 
-    def predict(self, x: Sequence[Inputs]) -> Iterator[tuple[Array, ...]]:
+    def predict(self, x: Sequence[Rows]) -> Iterator[tuple[Array, ...]]:
         """For each input's `[examples, ...]`, float32 or ids, each output's float32 `[≤ batch, *places, outputs]`,
         batch after batch."""
         interpreter = self._interpreter
@@ -135,20 +141,34 @@ class InferenceGraph:
                 outputs: list[Array] = [interpreter.get_tensor(result["index"]) for result in results]
             yield tuple(output[:count] for output in outputs)
 
+    def tally(self, examples: Iterable[Dataset], outputs: Sequence[OutputForm]) -> EvaluationTally:
+        """Score the model's answers to batches of examples that fit the task: there is one at least.
+
+        No more than a batch is held. Raises `ExportError` if the runtime fails.
+        """
+        total: EvaluationTally | None = None
+        for part in examples:
+            inputs = list(part.inputs.values())
+            counted = counted_places(self._network, inputs)
+            tally = score(self.predict(inputs), part, outputs, counted)
+            total = tally if total is None else total + tally
+        assert total is not None
+        return total
+
 
 class Evaluator:
-    """Scores weights on held-out examples, which stay in memory."""
+    """Scores weights on held-out examples, which stay where `room` has put them."""
 
-    def __init__(self, bundle: Bundle, held_out: Path, *, threads: int) -> None:
+    def __init__(self, bundle: Bundle, held_out: Path, *, threads: int, room: Room = IN_MEMORY) -> None:
         """`held_out` is an .npz as `load_npz` reads it, or files of the form that the task's data have.
 
         Raises `DataError` if it cannot be used or does not fit the task, `TaskError` or `ExportError` if the graph
         cannot be run.
         """
         task = bundle.task
-        self._data = fit_to(load_examples(held_out, task.data), bundle.network.input_forms, task.output_forms)
+        self._data = fit_to(open_examples(held_out, task.data, room), bundle.network.input_forms, task.output_forms)
+        self._network = bundle.network
         self._forms = task.output_forms
-        self._counted = counted_places(bundle.network, list(self._data.inputs.values()))
         self._whole, self._threads = bundle.forms.whole, threads
         self._form, self._answers_in_form = self._whole, True
         self._graph = InferenceGraph(bundle.network, threads=threads)
@@ -157,10 +177,9 @@ class Evaluator:
     @property
     def loss_scale(self) -> LossScale:
         objectives = [form.objective for form in self._forms]
-        labels = [
-            _those(counted, self._data.labels[form.array])
-            for form, counted in zip(self._forms, self._counted, strict=True)
-        ]
+        sample = _sample(self._data)
+        counted = counted_places(self._network, list(sample.inputs.values()))
+        labels = [_those(places, sample.labels[form.array]) for form, places in zip(self._forms, counted, strict=True)]
         constants = (
             form.objective.constant_loss(wanted, form.shape[-1]) if len(wanted) else 0.0
             for form, wanted in zip(self._forms, labels, strict=True)
@@ -179,8 +198,7 @@ class Evaluator:
         if form.name != self._form.name:
             self._take(form, weights)
         self._graph.load(weights if self._answers_in_form else form.expanded(weights))
-        answers = self._graph.predict(list(self._data.inputs.values()))
-        return score(answers, self._data, self._forms, self._counted).evaluation
+        return self._graph.tally(self._data.parts(self._graph.batch_size), self._forms).evaluation
 
     def _take(self, form: Form, weights: Weights) -> None:
         """Evaluate in another form from now on, once its network has answered as the whole one does."""
@@ -198,6 +216,14 @@ class Evaluator:
                 "without the units that are gone the network answers differently here; models are evaluated with the "
                 "whole one, which takes longer. fedprune or the runtime is at fault, please report it"
             )
+
+
+def _sample(examples: Examples) -> Dataset:
+    """All examples that are in memory; of others so many as fit, from all over the file."""
+    if not (stored := examples.stored):
+        return examples.in_memory
+    most = max(1, _SAMPLE_BYTES // sum(math.prod(rows.row_shape) * rows.dtype.itemsize for rows in stored))
+    return examples.take(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(np.int64))
 
 
 def score(
@@ -225,7 +251,10 @@ def score(
 
 
 def _are_alike(expected: Array, found: Array) -> bool:
-    return float(np.abs(found - expected).max()) <= _TOLERANCE * float(np.abs(expected).max())
+    """What is not finite, of a model that has exploded, tells nothing."""
+    is_told = np.isfinite(expected)
+    answers = expected[is_told]
+    return bool(np.abs(found[is_told] - answers).max(initial=0.0) <= _TOLERANCE * np.abs(answers).max(initial=0.0))
 
 
 def _tally_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from fedprune.data import Data, Dataset, fit_to, load_examples, read_examples
+from fedprune.data import Data, Dataset, Examples, fit_to, load_examples, read_examples
 from fedprune.data.description import Normalization
 from fedprune.data.normalization import inputs_of, lacks_statistics, targets_of, with_normalization
 from fedprune.data.statistics import (
@@ -35,20 +35,20 @@ def is_incomplete(task: Task) -> bool:
     return lacks_statistics(task.data)
 
 
-def own_statistics(task: Task, data: Dataset) -> DeviceStatistics:
+def own_statistics(task: Task, data: Examples) -> DeviceStatistics:
     """A device's statistics, of data as `statistics_for` takes them; empty of fewer than `MIN_EXAMPLES`."""
     return statistics_for(task, data) if len(data) >= MIN_EXAMPLES else DeviceStatistics()
 
 
-def statistics_for(task: Task, data: Dataset) -> DeviceStatistics:
+def statistics_for(task: Task, data: Examples) -> DeviceStatistics:
     """The statistics that the task lacks, of data that fit it and were not normalised.
 
     Raises `DataError` for numbers that statistics cannot hold.
     """
     inputs, targets = wanted_of(task)
     return DeviceStatistics(
-        None if inputs is None else statistics_of(data.x, inputs),
-        None if targets is None else statistics_of(data.y, targets),
+        None if inputs is None else statistics_of(data.inputs["x"], inputs),
+        None if targets is None else statistics_of(data.labels["y"], targets),
     )
 
 

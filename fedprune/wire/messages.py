@@ -33,7 +33,7 @@ MAX_TALLIES_BYTES = 64 * 1024
 MAX_HOLD_OUT = 0.5
 """The largest share of its examples that an agent may be told to hold out."""
 
-WEIGHTS_DIGEST_BYTES = 8
+WEIGHTS_DIGEST_BYTES = 4
 """The beginning of a model's `weights_digest` that an assignment says: it finds where two sides compute differently.
 That nobody changed what leads to the model follows from the content's whole digest, and from the message's code."""
 
@@ -67,7 +67,8 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Base of all messages. `v` is the schema version. Numbers that are no whole ones travel as float32."""
+    """Base of all messages. `v` is the schema version. Its own floats travel as float32, those of structs in it as
+    float64."""
 
     v: int = SCHEMA_VERSION
 

@@ -13,6 +13,9 @@ from fedprune.wire.messages import MAX_MESSAGE_BYTES
 MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 1024
 """Bytes of a packet, behind its fixed header, that are taken in: the longest message with the longest topic."""
 
+PUBACK_BYTES = 4
+"""Bytes of the acknowledgement of a message."""
+
 _PUBLISH = 3
 _MAX_LENGTH_DIGITS = 4
 _SKIPPED_AT_ONCE = 64 * 1024
@@ -89,6 +92,16 @@ class BoundedPackets:
     def _release(self, ready: bytearray, *, to_pass: int = 0, to_skip: int = 0, is_cut: bool = False) -> None:
         self._ready, self._head = ready, bytearray()
         self._to_pass, self._to_skip, self.is_cut = to_pass, to_skip, is_cut
+
+
+def publish_bytes(topic: str, payload: int) -> int:
+    """Bytes of the packet for a message of QoS 1 whose payload has so many (MQTT 3.1.1, section 3.3).
+
+    >>> publish_bytes("fp/x/r", 10)
+    22
+    """
+    length = 2 + len(topic.encode()) + 2 + payload
+    return 1 + len(_digits(length)) + length
 
 
 def _length_in(head: bytearray) -> tuple[int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority
 from tests.federations import NAME, Site, examples
 from tests.processes import FEDPRUNE, Child
-from tests.samples import MODEL, RUN, TASK
+from tests.samples import RUN
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 needs_openssl = pytest.mark.skipif(bool(NO_OPENSSL), reason=NO_OPENSSL)
@@ -38,16 +40,16 @@ needs_openssl = pytest.mark.skipif(bool(NO_OPENSSL), reason=NO_OPENSSL)
 TOPICS = Topics(NAME)
 PASSWORD = "as good as any"
 
-ACCESS_LIST = f"""\
-user aggregator
-topic readwrite fedprune/{NAME}/#
-user pi-1
-topic write fedprune/{NAME}/up/+/pi-1/+
-topic write fedprune/{NAME}/status/pi-1
-topic read fedprune/{NAME}/down/pi-1/+
-topic read fedprune/{NAME}/round
-topic read fedprune/{NAME}/content/+
-"""
+RIGHTS = {
+    "up": f"topic write {TOPICS.up('pi-1', '+')}",
+    "presence": f"topic write {TOPICS.status('pi-1')}",
+    "down": f"topic read {TOPICS.down('pi-1', '+')}",
+    "round": f"topic read {TOPICS.round}",
+    "content": f"topic read {TOPICS.all_content}",
+}
+ACCESS_LIST = (
+    "\n".join(["user aggregator", f"topic readwrite {TOPICS.everything}", "user pi-1", *RIGHTS.values()]) + "\n"
+)
 """Least rights, as docs/PROTOCOL.md has them."""
 
 
@@ -75,14 +77,14 @@ def answering(broker: Broker, directory: Path) -> Iterator[None]:
     login = Broker(broker.url, "aggregator", str(password), broker.tls)
     with MqttLink(login, TOPICS.aggregator_client, events) as link:
         link.subscribe(TOPICS.all_up)
-        manifest = Manifest(run=RUN, incarnation=1, round=0, rounds=1, task=TASK, model=MODEL)
+        manifest = Manifest(run=RUN, incarnation=1, round=0)
         link.publish(TOPICS.round, encode(manifest), retain=True)
         link.drain()
 
         def answer() -> None:
             while (event := events.get()) is not None:
-                if isinstance(event, Delivery) and event.topic.endswith("check-in"):
-                    agent, _ = TOPICS.parse_up(event.topic)
+                agent, kind = TOPICS.parse_up(event.topic) if isinstance(event, Delivery) else ("", "")
+                if kind == "check-in":
                     link.publish(TOPICS.down(agent, "rejected"), encode(Rejected(reason=Reason.NOT_SELECTED)))
 
         thread = threading.Thread(target=answer, daemon=True)
@@ -143,23 +145,23 @@ def test_a_closed_port_and_an_unknown_host_are_told_apart(tmp_path: Path) -> Non
     assert unknown["port"].verdict is Verdict.UNKNOWN
 
 
-@pytest.mark.parametrize("what", ["up/+/pi-1/+", "status/pi-1"])
-def test_a_right_to_publish_that_is_missing_is_named(tmp_path: Path, what: str) -> None:
-    rights = ACCESS_LIST.replace(f"topic write fedprune/{NAME}/{what}\n", "")
+@pytest.mark.parametrize(
+    ("what", "topic"), [("up", TOPICS.up("pi-1", "check-in")), ("presence", TOPICS.status("pi-1"))]
+)
+def test_a_right_to_publish_that_is_missing_is_named(tmp_path: Path, what: str, topic: str) -> None:
+    rights = ACCESS_LIST.replace(f"{RIGHTS[what]}\n", "")
     with guarded(tmp_path, rights) as broker:
         found = examined(device(tmp_path, broker.url))
     assert failures(found) == {"access list"}
-    assert f"pi-1 may not publish on fedprune/{NAME}/{what.partition('/')[0]}" in found["access list"].told
+    assert found["access list"].told == f"pi-1 may not publish on {topic}"
 
 
-@pytest.mark.parametrize(
-    ("right", "told"), [("down/pi-1/+", "nothing came back on"), ("round", "does not get the manifest")]
-)
+@pytest.mark.parametrize(("right", "told"), [("down", "nothing came back on"), ("round", "does not get the manifest")])
 def test_a_right_to_read_that_is_missing_is_named(
     tmp_path: Path, right: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedprune.doctor.login._PATIENCE_S", 2.0)
-    rights = ACCESS_LIST.replace(f"topic read fedprune/{NAME}/{right}\n", "")
+    rights = ACCESS_LIST.replace(f"{RIGHTS[right]}\n", "")
     with guarded(tmp_path, rights) as broker, answering(Broker(broker.url), tmp_path):
         found = examined(device(tmp_path, broker.url))
     assert failures(found) == {"access list"}
@@ -273,6 +275,62 @@ def test_an_agent_that_runs_is_asked_and_nobody_logs_in_as_it(tmp_path: Path) ->
     assert True in asked
 
 
+def test_what_joining_wrote_counts_where_the_persons_own_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "joined").mkdir()
+    config = device(tmp_path / "joined", f"mqtt://127.0.0.1:{free_port()}")
+    own = tmp_path / "agent.toml"
+    own.write_text('joined = "joined/pi-1.toml"\nthreads = 2\n')
+    found = examined(own)
+    assert failures(found) == failures(examined(config)) == {"port"}
+    assert "agent pi-1" in found["settings"].told
+    own.write_text('joined = "nowhere.toml"\n')
+    assert "this device has yet to join: `fedprune join TOKEN`" in examined(own)["settings"].told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
+def test_root_examines_a_device_as_the_user_as_whom_its_agent_runs(tmp_path: Path) -> None:
+    """Python itself may lie where nobody else may read: so all that is needed is imported before."""
+    state, data = tmp_path / "state", tmp_path / "data.npz"
+    state.mkdir()
+    data.write_bytes(b"examples")
+    data.chmod(0o600)
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    os.chown(state, 65534, 65534)
+    program = f"""
+from pathlib import Path
+from fedprune.doctor.machine import examine_disk
+from fedprune.doctor.ownership import examine_user
+from fedprune.doctor.readability import unreadable_file
+state = Path({str(state)!r})
+print(*(finding.told for finding in examine_user(state)))
+print(examine_disk(state).verdict)
+print(unreadable_file(Path({str(data)!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    user, disk, unreadable = done.stdout.splitlines()
+    assert user == f"examined as nobody, whose {state} is"
+    assert disk == Verdict.OK
+    assert unreadable.startswith(f"{data}: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[rounds]\ncount = 3\n", "it names no task, as a gateway's own: name that gateway's directory instead"),
+        ('name = "pi-1"\ncolour = "red"\n', "key 'colour' unknown"),
+        ('task = "a.fedtask"\nstate = "run"\n[rounds]\ncount = 0\n', "rounds.count"),
+    ],
+)
+def test_a_file_of_neither_side_is_told_as_that(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(text)
+    done = subprocess.run([*FEDPRUNE, "doctor", path], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_agent_whose_device_does_not_permit_training_says_why_it_waits(tmp_path: Path) -> None:
     now = datetime.now()
     hours = f"{(now.hour + 2) % 24:02}:00-{(now.hour + 3) % 24:02}:00"
@@ -313,3 +371,4 @@ def test_a_gateways_directory_and_its_federation_are_examined(tmp_path: Path, ti
             assert rights["verdict"] == "ok", rights
             weak = [finding["told"] for finding in found if finding["verdict"] == "warning"]
             assert any("ca.key has mode 0640" in told for told in weak) == (path == gateway.path)
+            assert any("nobody can join" in told for told in weak) == (path == gateway.path)

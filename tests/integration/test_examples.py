@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.snippets import ROOT, blocks
+from tests.preloaded import Preloaded
 
 _EXAMPLES = ROOT / "docs" / "examples"
 _TIMEOUT_S = 900
 _ROUNDS = 4
 
-_IN_EVERY_RUN = ("images",)
-_LONGER = ("sensors", "tabular", "keywords", "text", "anomaly", "transfer")
+_IN_EVERY_RUN = ("images", "sensors", "keywords", "tabular", "text")
+"""A kind of data each: three commands, and no file is edited."""
+_LONGER = ("anomaly", "transfer")
+
+
+@pytest.fixture(scope="module")
+def preloaded() -> Iterator[Preloaded]:
+    with Preloaded() as process:
+        yield process
 
 
 def test_every_example_is_run() -> None:
@@ -26,11 +34,11 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", [*_IN_EVERY_RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONGER)])
-def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path) -> None:
+def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path, preloaded: Preloaded) -> None:
     left_out = shutil.ignore_patterns("mine", "__pycache__")
     place = Path(shutil.copytree(_EXAMPLES / name, tmp_path / name, ignore=left_out))
     shown = [command for block in blocks(_EXAMPLES / name / "README.md") for command in block.commands]
-    said = "".join(_typed(command, place) for command in shown)
+    said = "".join(_typed(command, place, preloaded) for command in shown)
 
     rounds = [line for line in said.splitlines() if line.startswith("round ")]
     assert len(rounds) == _ROUNDS
@@ -39,23 +47,19 @@ def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path) -> None:
     assert list((place / "mine" / "simulation" / "run" / "export").glob("*.tflite"))
 
 
-def _typed(command: str, directory: Path) -> str:
+def _typed(command: str, directory: Path, preloaded: Preloaded) -> str:
     """What a command says that is typed in that directory. Exports make the float file alone, which takes less time."""
     words = shlex.split(command)
     if words[:2] == ["fedprune", "init"]:
         words += ["--rounds", str(_ROUNDS), "--sparsity", "0.5"]
     if words[:2] == ["fedprune", "export"] and "--formats" not in words:
         words += ["--formats", "fp32"]
-    program = [sys.executable, "-m", "fedprune.command"] if words[0] == "fedprune" else [sys.executable]
-    done = subprocess.run(
-        [*program, *words[1:]],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    if words[0] == "fedprune":
+        code, output, errors = preloaded.run("fedprune.command", *words[1:], directory=directory)
+    else:
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+        code, output, errors = done.returncode, done.stdout, done.stderr
+    assert code == 0, f"$ {command}\n{output}{errors}"
+    return output

@@ -43,6 +43,9 @@ def test_models_travel_as_deltas_and_an_agent_that_is_killed_goes_on_from_what_i
         assert "task" not in record["bytes_down_by_kind"]
         assert record["bytes_up_by_kind"]["update"] < whole / 4
         assert record["led_astray"] == 0
+    control = [record["bytes_up_by_kind"]["control"] + record["bytes_down_by_kind"]["control"] for record in records]
+    assert min(control[1:]) / 2 <= 150, "of each agent, where nobody has to ask twice"
+    assert min(record["messages_up"] + record["messages_down"] for record in records[1:]) / 2 <= 5
     for name in ("pi-1", "pi-2"):
         held = HeldModel(Directory(tmp_path / f"state-of-{name}"))
         assert held.version == (newest.run, ROUNDS - 1)

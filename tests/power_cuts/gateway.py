@@ -50,7 +50,10 @@ class Said:
             return replace(self, accepted=self.accepted.insert((accepted.round, agent), accepted.update))
         if sent.topic == TOPICS.down(agent, "assignment"):
             assignment = decode(Assignment, sent.payload)
-            return replace(self, assigned=self.assigned.insert((assignment.round, agent), assignment.run))
+            told = replace(self, assigned=self.assigned.insert((assignment.round, agent), assignment.run))
+            if assignment.accepted is None:
+                return told
+            return replace(told, accepted=told.accepted.insert((assignment.round - 1, agent), assignment.accepted))
         return self
 
 
@@ -105,8 +108,9 @@ class GatewayCheck:
         for round_, agent in said.assigned:
             assert agent in store.book.cohort(round_)[0], f"{agent} has no place in round {round_} any more"
         for agent, update in store.book.accepted(known_round).items():
-            blob = store.updates.read(f"{known_round:06d}-{agent}.update")
-            assert blob is not None, f"the update of {agent} in round {known_round} is in the book, but nowhere else"
+            segment = store.updates.read(update.file)
+            assert segment is not None, f"the update of {agent} in round {known_round} is in the book, but nowhere else"
+            blob = segment[update.place : update.place + update.size]
             assert content_of(blob).digest == update.digest, f"the update of {agent} in round {known_round} is damaged"
 
     def _check_progress(self, runner: AggregatorRunner, link: Recorder, known_round: int) -> None:

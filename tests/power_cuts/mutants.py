@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from fedprune.wire.messages import Accepted, Assignment, decode, encode
 from tests.power_cuts.operations import ROOT, Link, Move, Operation, Sent, Started, Sync
 
 
 def without_syncs(recording: Sequence[Operation], paths: str) -> list[Operation]:
     """Without any sync of a node that at the time had a path that `paths` matches; the root's path is empty."""
     mutant: list[Operation] = []
-    for operation, path in _with_paths(recording):
+    for operation, path in with_paths(recording):
         if path is None or not re.fullmatch(paths, path):
             mutant.append(operation)
     assert len(mutant) < len(recording), f"nothing that matches {paths} was synced"
@@ -22,7 +24,7 @@ def without_syncs_at_start(recording: Sequence[Operation], path: str) -> list[Op
     """Without the first sync of a node by each process."""
     mutant: list[Operation] = []
     is_due = True
-    for operation, synced in _with_paths(recording):
+    for operation, synced in with_paths(recording):
         is_due = is_due or isinstance(operation, Started)
         if is_due and synced == path:
             is_due = False
@@ -43,7 +45,23 @@ def said_early(recording: Sequence[Operation], kind: str) -> list[Operation]:
     return mutant
 
 
-def _with_paths(recording: Sequence[Operation]) -> list[tuple[Operation, str | None]]:
+def accepted_early(recording: Sequence[Operation]) -> list[Operation]:
+    """With each acceptance, which the next work says, said by itself before the update's file was made."""
+    mutant: list[Operation] = []
+    for operation in recording:
+        mutant.append(operation)
+        if isinstance(operation, Sent) and operation.topic.endswith("/a"):
+            agent, work = operation.topic.split("/")[-2], decode(Assignment, operation.payload)
+            if work.accepted is not None:
+                made = [
+                    at for at, before in enumerate(mutant) if isinstance(before, Link) and f"-{agent}." in before.name
+                ]
+                said = encode(Accepted(round=work.round - 1, update=work.accepted))
+                mutant.insert(made[-1], replace(operation, topic=operation.topic[:-1] + "y", payload=said))
+    return mutant
+
+
+def with_paths(recording: Sequence[Operation]) -> list[tuple[Operation, str | None]]:
     """Each operation, with the path of what it syncs."""
     paths = {ROOT: ""}
     found: list[tuple[Operation, str | None]] = []

@@ -10,7 +10,7 @@ import pytest
 from fedprune.task.bundle import Bundle, load_bundle
 from tests.power_cuts.cuts import power_cuts
 from tests.power_cuts.gateway import GatewayCheck, Said
-from tests.power_cuts.mutants import said_early, without_syncs
+from tests.power_cuts.mutants import accepted_early, without_syncs
 from tests.power_cuts.operations import Operation, Sent
 from tests.power_cuts.scene import GATEWAY, STATES, Scene
 from tests.power_cuts.survival import Lost, survive
@@ -67,7 +67,7 @@ def test_nothing_accepted_is_lost_in_a_thousand_power_cuts(
         pytest.param(lambda it: without_syncs(it, r"run/book\.sqlite-wal"), id="SQLite does not sync"),
         pytest.param(lambda it: without_syncs(it, r"run"), id="the names in the state directory are not synced"),
         pytest.param(lambda it: without_syncs(it, r""), id="nor its own"),
-        pytest.param(lambda it: said_early(it, "y"), id="accepted is said before it is true"),
+        pytest.param(accepted_early, id="accepted is said before it is true"),
     ],
 )
 def test_a_gateway_that_is_less_careful_is_found_out(

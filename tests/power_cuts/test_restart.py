@@ -11,10 +11,10 @@ import pytest
 
 from aggregator.book import Book
 from fedprune.task.run_directory import BOOK
-from fedprune.wire.messages import Accepted, decode
 from tests.brokers import Mosquitto
 from tests.federations import Site
-from tests.power_cuts.operations import Move, Operation, Sent, Sync, Write
+from tests.power_cuts.mutants import with_paths
+from tests.power_cuts.operations import Move, Operation, Sync, Write
 from tests.power_cuts.scene import AGENTS, GATEWAY, ROUNDS, STATES, Scene, result_in, start_agent, start_gateway
 from tests.power_cuts.volume import Fate, Volume, lay_out
 
@@ -56,12 +56,14 @@ def lay_out_after_cut(recording: list[Operation], position: int, fate: Fate, roo
     lay_out(volume.after_power_cut(fate), root)
 
 
-def first_accepted(recording: list[Operation], round_: int) -> tuple[int, str]:
-    """When the first update of a round was said to be accepted: the position after that, and whose it is."""
-    for position, operation in enumerate(recording, start=1):
-        is_accepted = isinstance(operation, Sent) and operation.topic.endswith("/y")
-        if is_accepted and decode(Accepted, operation.payload).round == round_:
-            return position, operation.topic.split("/")[-2]
+def first_booked(recording: list[Operation], round_: int) -> tuple[int, str]:
+    """When the first update of a round was in the book, durably: the position after that, and whose it is."""
+    agent = ""
+    for position, (operation, synced) in enumerate(with_paths(recording), start=1):
+        if isinstance(operation, Move) and operation.new_name.startswith(f"{round_:06d}-"):
+            agent = agent or operation.new_name.removeprefix(f"{round_:06d}-").removesuffix(".update")
+        if agent and synced == f"{STATES[GATEWAY]}/{BOOK}-wal":
+            return position, agent
     raise AssertionError(f"no update of round {round_} was accepted")
 
 
@@ -102,13 +104,14 @@ def remembered(recording: list[Operation], is_sought: Callable[[dict[str, Any]],
 def test_a_site_that_loses_power_in_a_round_learns_what_it_would_have(
     undisturbed: str, tmp_path: Path, scene: Scene, tiny_task: Path, broker: Mosquitto
 ) -> None:
-    """One update is accepted, and the other agent has not told anybody of its own. All that was not synced is lost."""
-    position, first = first_accepted(scene.recording(GATEWAY), CUT_ROUND)
+    """One update is accepted, of which nobody has heard, and the other agent has not told anybody of its own. All that
+    was not synced is lost."""
+    position, first = first_booked(scene.recording(GATEWAY), CUT_ROUND)
     lay_out_after_cut(scene.recording(GATEWAY), position, ALL_LOST, tmp_path)
     for agent in AGENTS:
         recording = scene.recording(agent)
-        done = CUT_ROUND if agent == first else CUT_ROUND - 1
-        lay_out_after_cut(recording, settled(recording, done), ALL_LOST, tmp_path)
+        position = submitted(recording, CUT_ROUND) if agent == first else settled(recording, CUT_ROUND - 1)
+        lay_out_after_cut(recording, position, ALL_LOST, tmp_path)
 
     assert finish(Site(tmp_path, broker.url, tiny_task)) == undisturbed
 

@@ -222,14 +222,15 @@ class SimulatedBook(Book):
         super().assign(round_, examples, cap)
         self._process.may_crash()
 
-    def accept(self, round_: int, agent: str, update: AcceptedUpdate) -> None:
+    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate]) -> None:
         self._process.may_crash()
-        super().accept(round_, agent, update)
+        super().accept(round_, updates)
+        self._process.physics.note(f"{len(updates)} updates are accepted together")
         self._process.may_crash()
 
-    def refuse(self, agent: str, digest: bytes) -> None:
+    def refuse(self, digests: Mapping[str, bytes]) -> None:
         self._process.may_crash()
-        super().refuse(agent, digest)
+        super().refuse(digests)
         self._process.may_crash()
 
     def finish(

@@ -110,7 +110,7 @@ def _check(world: World) -> None:
         table = world.bundle.forms.of(before.units).task.table
         aggregate = Aggregate(table, before.weights, known)
         for agent in accepted.keys() - left_out:
-            blob = world.accepted_blobs[accepted[agent].digest]
+            blob = world.sent_blobs[accepted[agent].digest]
             codec = parse_codec(world.codec)
             moved = moved_in(before.weights, world.bundle.forms, world.bundle.forms.of(before.units), codec)
             update = decode_update(blob, table, known, codec, Key(SEED, round_, agent), moved)
@@ -225,4 +225,5 @@ def test_the_faults_really_happen() -> None:
     assert any(world.left_out for world in worlds)
     assert not all(world.all_kept for world in worlds)
     assert any("rolls back" in what for world in worlds for what in world.trace)
+    assert any(what == "2 updates are accepted together" for world in worlds for what in world.trace)
     assert frozenset[int | None]().union(*(world.led_over for world in worlds)) >= {None, 0, 1, 2}

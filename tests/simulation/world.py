@@ -56,6 +56,10 @@ _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
 _HUGE, _SANE = np.float32(1e4), 20.0
 
 
+_TOGETHER_S = 0.2
+"""For which updates wait at most, to be stored together."""
+
+
 def _network(inputs: int) -> description.Network:
     dense = Dense(name="a", units=20, kernel="a/kernel", bias="a/bias")
     normalization = BatchNormalization(
@@ -142,7 +146,7 @@ class Settled:
 
 
 class World:
-    """`settled` and `trained_from` are what the agents experienced, `accepted_blobs` what the gateway was sent.
+    """`settled` and `trained_from` are what the agents experienced, `sent_blobs` the updates that they made.
 
     `led_over`: over how many versions a replay led to the model that an agent trained from, None for whole models.
     `huge`: digests of updates of a training that went wrong. `run_of`: the run's id for each round that is not undone.
@@ -171,7 +175,7 @@ class World:
         self.connection = sqlite3.connect(":memory:")
         self.checkpoints: dict[str, bytes] = {}
         self.updates: dict[str, bytes] = {}
-        self.accepted_blobs: dict[bytes, bytes] = {}
+        self.sent_blobs: dict[bytes, bytes] = {}
         self.settled: list[Settled] = []
         self.trained_from: list[tuple[str, int, str]] = []
         self.led_over: list[int | None] = []
@@ -218,7 +222,7 @@ class World:
         while True:
             process = Process("somebody", self.physics)
             book = SimulatedBook(self.connection, process)
-            store = RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process))
+            store = RunStore(book, SimulatedDisk(self.checkpoints, process), SimulatedDisk(self.updates, process))
             try:
                 if to is None:
                     to = self.physics.chance.randint(0, max(0, book.next_round() - 1))
@@ -258,6 +262,7 @@ class World:
         def receive(delivery: Delivery) -> None:
             self.physics.note(f"aggregator gets {delivery.topic}")
             guarded(lambda: runner.deliver(delivery))
+            self.physics.after(self.physics.chance.uniform(0.0, _TOGETHER_S), lambda: guarded(runner.settle))
 
         link = SimulatedLink(
             process,
@@ -281,7 +286,7 @@ class World:
             self.bundle,
             self.topics,
             link,
-            RunStore(book, SimulatedDisk(self.checkpoints, process), KeepingDisk(self, process)),
+            RunStore(book, SimulatedDisk(self.checkpoints, process), SimulatedDisk(self.updates, process)),
             evaluate=evaluate,
             scale=LossScale(constant=1.0, ceiling=math.inf),
             report=lambda record: self.physics.note(f"round {record.round} merges {record.agents}"),
@@ -387,6 +392,7 @@ class World:
         local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held, owed_form=form)
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
+        self.sent_blobs[result.submit.update.digest] = result.update.blob
         if trainer.went_wrong:
             self.huge.add(result.submit.update.digest)
         return result
@@ -428,15 +434,3 @@ class WitnessedStore(AgentStore):
         pending = self.pending
         self._settled.append(Settled(self._agent, pending.run, pending.round, pending.update.digest, outcome))
         super().settle(outcome)
-
-
-class KeepingDisk(SimulatedDisk):
-    """The gateway's disk for updates; the world keeps a copy of each to merge it a second time."""
-
-    def __init__(self, world: World, process: Process) -> None:
-        super().__init__(world.updates, process)
-        self._world = world
-
-    def write(self, name: str, blob: bytes) -> None:
-        self._world.accepted_blobs[content_of(blob).digest] = blob
-        super().write(name, blob)

@@ -13,6 +13,8 @@ import pytest
 from edge_agent import process, store
 from edge_agent.agent_state import Phase, Train
 from edge_agent.history import Durations
+from edge_agent.training_thread import TrainingThread
+from fedprune.data import Data, Dataset
 from fedprune.errors import StorageError, TrainingError
 from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery
@@ -65,6 +67,22 @@ def test_it_listens_to_what_is_said_to_it_and_to_all_and_to_nothing_else(device:
     assert set(device.link.filters) == own | {TOPICS.content(TASK.digest), TOPICS.content(MODEL.digest)}
     device.hears(*chunks(TASK_BLOB), *chunks(MODEL_BLOB))
     assert set(device.link.filters) == own
+
+
+def test_whoever_examines_it_has_it_say_what_the_aggregator_answers_in_each_phase(device: Device) -> None:
+    device.runner.say_again()
+    assert device.said(CheckIn)[-1].ticket == b""
+    device.hears(Rejected(reason=Reason.NOT_SELECTED, ticket=b"a ticket"))
+    training(device).runner.say_again()
+    assert device.said(CheckIn)[-1].ticket == b"a ticket"  # without it, its round would be another's
+    status = device.runner.status(5.0)
+    assert (status.phase, status.round, status.heard_s) == ("training", 1, 5.0)
+    device.ends_training()
+    before = len(device.said(Submit))
+    device.runner.say_again()
+    assert len(device.said(Submit)) == before + 1
+    device.hears(accepted())
+    assert device.runner.status(0.0).round_bytes_written is not None
 
 
 def test_a_task_is_on_the_disk_before_it_is_trained(device: Device) -> None:
@@ -241,7 +259,7 @@ def test_what_a_recalled_training_has_decoded_is_said(device: Device) -> None:
     events.put(next_round)
     events.put(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        process._loop(device.runner, events, lambda: None)
+        process._loop(device.runner, events, TrainingThread(_no_data, "litert", 1, None, events.put), lambda: None)
 
     assert device.trains[-1] is None, "the training goes on"
     offer = device.said(CheckIn)[-1]
@@ -275,3 +293,7 @@ def test_a_manifest_that_was_cleared_is_no_message(device: Device) -> None:
     device.runner.deliver(Delivery(TOPICS.round, b""), 0.0)
 
     assert device.runner.ignored == 0
+
+
+def _no_data(_: Data) -> Dataset:
+    raise AssertionError("nothing is trained here")

@@ -75,7 +75,9 @@ def test_an_accepted_update_that_is_damaged_is_named_and_stops_the_gateway(site:
     else:
         site.updates.write(name, damage)
 
-    with pytest.raises(StorageError, match=f"the accepted update {name} is missing or damaged; restore it"):
+    runner = begin_again(site)
+    why = f"the accepted update of {AGENTS[0]} in {name} is missing or damaged; restore it"
+    with pytest.raises(StorageError, match=why):
         submit_update(site, runner, AGENTS[1])
     assert site.start().state.phase is Phase.TRAINING
 

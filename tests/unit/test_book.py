@@ -97,11 +97,11 @@ def test_a_run_keeps_the_settings_that_its_models_follow_from(book: Book, other:
 def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:
     for round_ in range(2):
         book.assign(round_, COHORT, CAP)
-    book.accept(0, "pi-1", update())
+    book.accept(0, {"pi-1": update()})
     with pytest.raises(StorageError):
-        book.accept(0, "pi-1", update("another"))
-    book.accept(0, "pi-2", update("second"))
-    book.accept(1, "pi-1", update("third"))
+        book.accept(0, {"pi-1": update("another")})
+    book.accept(0, {"pi-2": update("second")})
+    book.accept(1, {"pi-1": update("third")})
 
     assert book.accepted(0) == {"pi-1": update(), "pi-2": update("second")}
     assert book.accepted(1) == {"pi-1": update("third")}
@@ -116,9 +116,9 @@ def test_an_update_of_a_round_that_is_finished_or_not_begun_is_refused(path: Pat
     other.finish(record(0))
 
     with pytest.raises(StorageError, match=r"round 1 is not open.* does another aggregator use this state directory"):
-        book.accept(0, "pi-1", update())
+        book.accept(0, {"pi-1": update()})
     with pytest.raises(StorageError, match="round 2 is not open"):
-        book.accept(1, "pi-1", update())
+        book.accept(1, {"pi-1": update()})
     assert other.accepted(0) == {}
     other.close()
 
@@ -178,7 +178,7 @@ def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
     for round_, agents in enumerate((("pi-1", "pi-2"), ("pi-1", "pi-3"), ("pi-3",))):
         book.assign(round_, COHORT, CAP)
         for agent in agents:
-            book.accept(round_, agent, update(f"{round_}"))
+            book.accept(round_, {agent: update(f"{round_}")})
 
     assert book.last_accepted(3) == {agent: update(last).digest for agent, last in zip(COHORT, "102", strict=True)}
     assert book.last_accepted(2) == {agent: update(last).digest for agent, last in zip(COHORT, "101", strict=True)}
@@ -187,10 +187,10 @@ def test_each_agents_last_update_before_a_round_is_known(book: Book) -> None:
 
 def test_everything_is_there_after_a_restart(path: Path, book: Book) -> None:
     book.assign(0, COHORT, CAP)
-    book.accept(0, "pi-1", update())
+    book.accept(0, {"pi-1": update()})
     book.finish(record(0))
     book.assign(1, COHORT, CAP)
-    book.accept(1, "pi-2", update("second"))
+    book.accept(1, {"pi-2": update("second")})
 
     # The first connection is still open, as if its process had been killed.
     again = Book.open(path)
@@ -203,7 +203,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 6; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 7; go on with the version that began the run"
     ):
         Book.open(path)
 
@@ -251,12 +251,12 @@ def test_a_file_that_is_no_book_is_said_to_be_unreadable(path: Path, damage: byt
         ("UPDATE rounds SET record = '{'", lambda book: book.records()),
         ("UPDATE rounds SET record = '{}'", lambda book: book.records()),
         ("DROP TABLE rounds", lambda book: book.next_round()),
-        ("DROP TABLE updates", lambda book: book.accept(1, "pi-2", update())),
+        ("DROP TABLE updates", lambda book: book.accept(1, {"pi-2": update()})),
     ],
 )
 def test_damaged_entries_are_said_to_be_unreadable(path: Path, book: Book, statement: str, reader: object) -> None:
     book.assign(0, COHORT, CAP)
-    book.accept(0, "pi-1", update())
+    book.accept(0, {"pi-1": update()})
     book.finish(record(0))
     other = sqlite3.connect(path)
     with other:
@@ -274,14 +274,14 @@ def test_a_book_in_a_directory_that_is_not_there_is_said_to_be_unreadable(tmp_pa
 
 def test_a_full_disk_is_said_to_be_and_what_was_accepted_stays(book: Book) -> None:
     book.assign(0, COHORT, CAP)
-    book.accept(0, "pi-1", update())
+    book.accept(0, {"pi-1": update()})
     pages = book._connection.execute("PRAGMA page_count").fetchone()[0]
     book._connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill() -> None:
         for round_ in range(1, 1000):
             book.assign(round_, COHORT, CAP)
-            book.accept(round_, "pi-1", update())
+            book.accept(round_, {"pi-1": update()})
 
     with pytest.raises(StorageError, match="full"):
         fill()

@@ -169,7 +169,7 @@ def test_a_seed_gives_the_same_weights_everywhere() -> None:
     assert digest == "735862009aad8fe2de8010f599496d8f82fc75666c33ceb3a66b797b20e3f264"
 
 
-def test_its_members_are_stored_as_they_are() -> None:
+def test_its_members_are_the_descriptions_and_what_else_the_task_has() -> None:
     least = {"task.json", "network.json"}
     assert set(members_of(make_blob(seeded=True))) == least
     assert set(members_of(make_blob())) == least | {"graphs.json", "head.json", "weights.safetensors"}
@@ -191,6 +191,21 @@ def test_one_output_is_enough_where_there_are_no_classes(loss: Loss) -> None:
     blob = write_bundle(task, network=network, weights=None)
 
     assert read_bundle(blob).task.objectives == (Objective(loss, from_logits=True),)
+
+
+def test_descriptions_travel_deflated() -> None:
+    blob = make_blob(seeded=True)
+
+    assert len(blob) < 0.8 * sum(map(len, members_of(blob).values()))
+
+
+def test_a_bundle_with_a_damaged_byte_is_refused() -> None:
+    blob = make_blob(seeded=True)
+    for place in range(40, blob.index(b"PK", 40), 7):
+        damaged = bytearray(blob)
+        damaged[place] ^= 0xFF
+        with pytest.raises(TaskError):
+            read_bundle(bytes(damaged))
 
 
 # What is refused

@@ -151,7 +151,7 @@ def test_unusable_arrays_are_refused_by_name(tmp_path: Path, arrays: dict[str, A
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "none.npz", "there is no such file"), (tmp_path, "is a directory")):
+    for path, why in ((tmp_path / "none.npz", "there is no such file"), (tmp_path, "no .npy file is in it")):
         with pytest.raises(DataError, match=f"{path}: {why}; name an .npz file"):
             load_npz(path)
 

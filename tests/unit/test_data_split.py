@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from fedprune.data import Dataset, load_npz
 from fedprune.data.command import data
-from fedprune.data.dataset import Source
+from fedprune.data.dataset import Provenance, Source
 from fedprune.data.partition import ByGroup, Dirichlet, Iid
 from fedprune.data.prepare import SplitSummary, prepare
 from fedprune.errors import DataError
@@ -180,9 +180,26 @@ def test_the_table_stays_readable_with_many_classes_and_agents(tmp_path: Path) -
     assert "held-out.npz" in shown.output
 
 
+def _of_groups(groups: np.ndarray) -> Source:
+    return replace(_ONE_FILE, train=_ONE_FILE.train.of(Provenance(groups.astype(np.int32))))
+
+
+def test_windows_that_overlap_held_out_ones_are_nobodys(tmp_path: Path) -> None:
+    stretches = np.repeat(np.arange(3, dtype=np.int32), 100)
+    source = replace(_ONE_FILE, train=_ONE_FILE.train.of(Provenance(stretches, stretches, overlap=2)))
+    summary = prepare(source, Iid(), agents=2, examples_per_agent=120, held_out=1000, seed=1, out=tmp_path)
+    apart = set(_numbers(tmp_path / "held-out.npz"))
+    trained = {number for part in summary.agents for number in _numbers(tmp_path / part.file)}
+    assert len(apart) == 60
+    assert not {number - before for number in apart for before in (0, 1, 2)} & trained
+    assert [part.examples for part in summary.agents] == [117, 117]
+    assert "windows that overlap held-out ones are left out; 234 examples are enough for 117" in summary.note
+    assert load_npz(tmp_path / "agent-0.npz").provenance.overlap == 2
+
+
 def test_a_group_is_one_agents_or_held_out(tmp_path: Path) -> None:
     groups = np.arange(300) % 10
-    source = replace(_ONE_FILE, groups=groups)
+    source = _of_groups(groups)
     summary = prepare(source, ByGroup(), agents=3, examples_per_agent=1000, held_out=1000, seed=1, out=tmp_path)
     owners = [{int(groups[number]) for number in _numbers(tmp_path / part.file)} for part in summary.agents]
     apart = {int(groups[number]) for number in _numbers(tmp_path / "held-out.npz")}
@@ -196,7 +213,7 @@ def test_a_group_is_one_agents_or_held_out(tmp_path: Path) -> None:
     [(None, "nothing tells groups apart"), (np.zeros(300, np.int64), "need a group each, there are 0")],
 )
 def test_groups_that_cannot_be_shared_out_are_one_line(tmp_path: Path, groups: np.ndarray | None, said: str) -> None:
-    source = replace(_ONE_FILE, groups=groups)
+    source = _ONE_FILE if groups is None else _of_groups(groups)
     with pytest.raises(DataError, match=f"mine.npz: .*{said}"):
         prepare(source, ByGroup(), agents=3, examples_per_agent=9, held_out=9, seed=1, out=tmp_path)
 

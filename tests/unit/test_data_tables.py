@@ -125,7 +125,7 @@ def test_rows_that_are_appended_while_they_are_read_wait_for_the_next_time() -> 
     buffer = ExampleBuffer((1,), np.float32, 2, of_classes=True)
     for value in range(3):
         buffer.add([value], 0)
-    assert buffer.dataset("d.csv").x.tolist() == [[0.0], [1.0]]
+    assert buffer.examples("d.csv").in_memory.x.tolist() == [[0.0], [1.0]]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,21 @@ def test_order_and_grouping_change_no_bit(drawn: Addends, data: st.DataObject) -
     assert first.mean(7).tobytes() == sum_of(drawn).mean(7).tobytes()
 
 
+@settings(deadline=None)
+@given(addends, addends, st.data())
+def test_what_is_removed_leaves_the_bits_of_what_was_never_there(
+    drawn: Addends, removed: Addends, data: st.DataObject
+) -> None:
+    """Also where the sum had to become digits for it."""
+    total = sum_of(data.draw(st.permutations([*drawn, *removed])))
+    for values, weight in data.draw(st.permutations(removed)):
+        total.remove(np.array(values), weight)
+    for values, weight in drawn:  # what comes later is added as if nothing had been there either
+        total.add(np.array(values), weight)
+
+    assert total.mean(7).tobytes() == sum_of([*drawn, *drawn]).mean(7).tobytes()
+
+
 @given(st.lists(st.tuples(st.lists(st.integers(-(2**30), 2**30), min_size=SIZE, max_size=SIZE), st.integers(1, 2**28))))
 def test_where_one_int64_is_enough_the_mean_is_rounded_as_one(drawn: list[tuple[list[int], int]]) -> None:
     """So the bits are those of releases before sums had digits."""

@@ -81,6 +81,7 @@ class Gathering:
             if isinstance(message, CheckIn):
                 message = msgspec.structs.replace(message, ticket=ticket(self.plan.ticket_key, agent))
             self.runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
+            self.runner.settle()
 
     def heard(self, agent: str, kind: type[Message]) -> list[Message]:
         name = next(name for name in ("assignment", "accepted", "rejected") if name == kind.__name__.lower())

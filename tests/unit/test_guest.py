@@ -127,10 +127,10 @@ def test_the_watch_holds_the_training_at_once_and_says_why_once(
     flags.mkdir(parents=True)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     watch = GuestWatch(Guest(max_temperature_c=70), lambda: 0, held.append, events, tmp_path)
-    for degrees, power in ((60, "0"), (75, "1"), (76, "1"), (68, "0"), (60, "1")):
+    for minute, (degrees, power) in enumerate(((60, "0"), (75, "1"), (76, "1"), (68, "0"), (60, "1"))):
         (thermal / "temp").write_text(f"{degrees}000\n")
         (flags / "get_throttled").write_text(f"{power}\n")
-        watch.look(NOON)
+        watch.look(NOON.replace(minute=minute))
     assert held == [True, False]
     assert [events.get_nowait() for _ in range(2)] == [
         PermissionChanged("it is 75 °C, at most 70 are allowed"),

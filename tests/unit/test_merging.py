@@ -119,6 +119,18 @@ def test_partial_aggregates_merge_into_what_one_would_have_been(
     assert_same_bits(first.result(EXACT), aggregate_of(folded, policy).result(EXACT))
 
 
+@settings(deadline=None)
+@given(ROUNDS, ROUNDS, POLICIES)
+def test_a_merge_without_some_is_what_it_were_if_they_had_never_been_there(
+    kept: list[tuple[int, int]], removed: list[tuple[int, int]], policy: MaskPolicy
+) -> None:
+    aggregate = aggregate_of([*fold(removed, policy), *fold(kept, policy)], policy)
+    for update, examples in fold(removed, policy):
+        aggregate.remove(update, examples)
+
+    assert_same_bits(aggregate.result(EXACT), aggregate_of(fold(kept, policy), policy).result(EXACT))
+
+
 def test_one_update_of_one_agent_moves_the_exact_weights_by_itself() -> None:
     update = make_update(1)
 

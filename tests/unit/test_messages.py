@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from fedprune.errors import ProtocolError
 from fedprune.wire import messages
+from fedprune.wire.authentication import MAC_BYTES
 from fedprune.wire.messages import (
     DOWNLINK,
     MAX_CONTENT_BYTES,
     MAX_MESSAGE_BYTES,
     SCHEMA_VERSION,
     UPLINK,
+    Begun,
     Chunk,
     Failed,
     Manifest,
@@ -35,7 +37,7 @@ from fedprune.wire.messages import (
     kind_of,
 )
 from fedprune.wire.transfer import CHUNK_BYTES, chunk_count, pack_bitmap
-from tests.samples import MESSAGES, RUN, digest
+from tests.samples import MESSAGES, RUN, accepted, assignment, digest, manifest, submit
 from tests.strategies import MESSAGE_TYPES, damaged
 from tests.strategies import messages as any_message
 
@@ -159,6 +161,19 @@ def test_damaged_messages_are_refused_or_read_as_what_they_then_say(case: tuple[
 def test_deep_nesting_is_refused(payload: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(Manifest, payload)
+
+
+def test_a_round_takes_little_beside_model_and_update() -> None:
+    """In steady state, codes included: manifest, work, update; also where the round is long for one of them."""
+    told = msgspec.structs.replace(assignment(119, model=None, terms=None), model=b"m", base=118, accepted=bytes(4))
+    update = msgspec.structs.replace(submit(119, examples=60_000), update=b"u")
+    short, long = [told, update], [assignment(119, model=None, terms=None), update, Begun(round=119), accepted(119)]
+
+    def control(messages: list[Message]) -> int:
+        return len(encode(manifest(119))) + sum(len(encode(message)) + MAC_BYTES for message in messages) - 2
+
+    assert control(short) <= 110
+    assert control(long) <= 150
 
 
 def test_presence_is_json_that_people_can_read() -> None:

@@ -31,6 +31,7 @@ from aggregator.round_state import (
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
     CHUNK_BYTES,
+    WEIGHTS_DIGEST_BYTES,
     Accepted,
     Assignment,
     CheckIn,
@@ -116,7 +117,11 @@ def test_a_round_opens_when_the_cohort_is_there() -> None:
     assert BookCohort(0, dict.fromkeys(sorted(cohort), 10), cap=100) in actions
     assert gateway.standing() == cohort
     (assignment,) = sent_to("pi-1", actions, Assignment)
-    assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (MODEL, digest("weights")[:8], 100)
+    assert (assignment.model, assignment.weights_digest, assignment.seconds_left) == (
+        MODEL,
+        digest("weights")[:WEIGHTS_DIGEST_BYTES],
+        100,
+    )
 
 
 def test_a_round_opens_with_a_quorum_after_the_wait() -> None:

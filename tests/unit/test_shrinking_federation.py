@@ -131,8 +131,7 @@ def test_frozen_layers_keep_their_units(tmp_path: Path) -> None:
     assert shapes["dense/kernel"] == (128, 6)
 
 
-def test_the_network_becomes_smaller_where_agents_evaluate_and_their_loss_explodes(tmp_path: Path) -> None:
-    """A merge that is not kept goes back to the model before, and so may the form."""
+def test_the_network_becomes_smaller_though_a_merge_is_not_kept(tmp_path: Path) -> None:
     losses = iter([1.0, 1.0, 1e6, *[1.0] * 9])
     federation = Shrinking(
         tmp_path, bundle_of(), evaluate=lambda *_: Evaluation(1, next(losses), {}), scale=LossScale(1.0, math.inf)
@@ -150,6 +149,24 @@ def test_the_network_becomes_smaller_where_agents_evaluate_and_their_loss_explod
         ),
         0.0,
     )
+    federation.run(2)
+
+
+def test_a_model_that_is_gone_back_to_loses_the_units_that_are_due_by_then(tmp_path: Path) -> None:
+    """Agents find a round later that a merge exploded: the version after is made of that before it, and of its form."""
+    losses = iter([1.0, 1.0, 1e6, *[1.0] * 9])
+    federation = Shrinking(tmp_path, bundle_of(), agents_losses=losses, scale=LossScale(1.0, math.inf))
+    federation.run(1)
+    before = federation.model.checkpoint
+    assert federation.round().kept
+    smaller = federation.form
+    assert not federation.round().kept
+
+    form = federation.form
+    assert not smaller.is_whole
+    assert form.task.table.parameters <= smaller.task.table.parameters
+    kept = form.carry_all(federation.bundle.forms.of(before.units), before.exact)
+    assert_close(federation.model.checkpoint.exact, apply_mask(kept, federation.model.checkpoint.mask), 0.0)
     federation.run(2)
 
 

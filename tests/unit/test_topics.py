@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError, ProtocolError
+from fedprune.wire.messages import DOWNLINK, UPLINK
 from fedprune.wire.topics import SHARDS, Topics, check_id, shard_of
 from tests.samples import MODEL
 
@@ -26,6 +27,18 @@ def test_the_topics_are_those_of_the_protocol() -> None:
     assert TOPICS.status("pi-1") == "fp/greenhouse/s/pi-1"
     assert TOPICS.up("pi-1", "submit").startswith(TOPICS.all_up.removesuffix("#"))
     assert TOPICS.status("pi-1").startswith(TOPICS.all_status.removesuffix("+"))
+
+
+def test_every_kind_of_message_has_a_letter_of_its_own() -> None:
+    for agent in ("pi-1", "d"):
+        for kind in UPLINK:
+            assert TOPICS.parse_up(TOPICS.up(agent, kind)) == (agent, kind)
+        for kind in DOWNLINK:
+            assert TOPICS.parse_down(TOPICS.down(agent, kind), agent) == kind
+            assert len(TOPICS.down(agent, kind)) == len(f"fp/greenhouse/d/{agent}/x")
+    assert TOPICS.parse_down(TOPICS.down("pi-1", "need"), "pi-2") == ""
+    with pytest.raises(ProtocolError, match="unknown kind"):
+        TOPICS.parse_down("fp/greenhouse/d/pi-1/z", "pi-1")
 
 
 @given(IDS, st.sampled_from(["check-in", "submit"]))

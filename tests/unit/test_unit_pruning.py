@@ -13,6 +13,7 @@ from edge_agent.held_model import HeldModel
 from edge_agent.round_model import round_model
 from export.local_layers import BATCH_NORMALIZATION, with_local_layers
 from export.settings import UnitSettings
+from export.show import show
 from export.unit_check import units_that_stay
 from fedprune.codecs import Values, encode_replay, parse_model_codec
 from fedprune.config import from_table
@@ -35,6 +36,7 @@ from fedprune.task.versions import without_due_units
 from tests.described import chain_of, dense, normalization, table_of, weights_of
 from tests.drawn_networks import drawn_weights
 from tests.samples import assignment, changed
+from tests.shrinking import bundle_of
 
 NETWORK = chain_of(
     (6, 6, 1),
@@ -174,6 +176,18 @@ def test_units_that_no_pruned_kernel_takes_stay() -> None:
     (line,) = units_that_stay(NETWORK, TensorTable(tuple(specs)))
 
     assert line == "conv: something else than a kernel that is pruned takes them"
+
+
+def test_a_task_is_shown_with_its_units_and_when_the_network_becomes_smaller(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(bundle_of())
+    shown = capsys.readouterr().out
+    assert "conv 8, dense 12" in shown
+    assert "the network becomes so as units go: after rounds 2, 3" in shown
+
+    show(bundle_of(slim=False))
+    assert "the network becomes so when it is exported" in capsys.readouterr().out
 
 
 def test_a_network_without_units_that_can_go_is_refused() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedprune.data.dataset import Dataset
+from fedprune.data.dataset import Examples
 from fedprune.data.description import Text
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.labels import LabelColumn
+from fedprune.data.room import IN_MEMORY, Room
 from fedprune.data.skipped import Fault, Skipped, Unusable
 from fedprune.data.tables.numbers import is_text
 from fedprune.data.tables.rows import count_lines, row_files
@@ -19,7 +20,7 @@ from fedprune.data.text.tokenizers import token_ids
 from fedprune.system.paths import path_text
 
 
-def read_text(path: Path, text: Text) -> Dataset:
+def read_text(path: Path, text: Text, room: Room = IN_MEMORY) -> Examples:
     """x int32 `[texts, length]`, y int64 `[texts]` or float32 `[texts, 1]`, of a CSV or JSONL file, or a directory of
     them.
 
@@ -29,7 +30,8 @@ def read_text(path: Path, text: Text) -> Dataset:
     files = row_files(path, (*SUFFIXES, *JSONL))
     skipped = Skipped(path_text(path))
     labels = LabelColumn(text.label, text.labels)
-    examples = ExampleBuffer(text.example_shape, np.int32, count_lines(files), of_classes=labels.of_classes)
+    most = count_lines(files)
+    examples = ExampleBuffer(text.example_shape, np.int32, most, room, of_classes=labels.of_classes)
     for file in files:
         for row in read_records(file, (text.text, text.label)):
             try:

@@ -1,0 +1,73 @@
+"""All that the aggregator says goes over the link here: with codes where devices have joined, and counted."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from aggregator.silence import manifests_unheard
+from aggregator.traffic import Traffic, TrafficCount, content_bytes
+from fedprune.errors import ProtocolError
+from fedprune.identity.device_keys import DeviceKeys
+from fedprune.system.log import LimitedLog
+from fedprune.wire.authentication import add_mac
+from fedprune.wire.link import Link
+from fedprune.wire.messages import Chunk, Manifest, Message, encode, kind_of
+from fedprune.wire.silence import is_worth_saying
+from fedprune.wire.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+
+class Speaker:
+    """Says things to one agent, or to all. With `keys`, agents without a key are told nothing."""
+
+    def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None) -> None:
+        self._topics, self._link, self._keys = topics, link, keys
+        self._count = TrafficCount()
+        self._manifests_unheard = 0
+        self._warnings = LimitedLog(_log)
+
+    def key(self, agent: str) -> bytes | None:
+        """The key that is shared with an agent. Raises `ProtocolError` for one that must not take part."""
+        key = None if self._keys is None else self._keys.get(agent)
+        if self._keys is not None and key is None:
+            raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
+        return key
+
+    def tell(self, agent: str, message: Message, what: Traffic = Traffic.MODEL) -> None:
+        """Send a message to one agent, unless it was revoked meanwhile. A content in it is for `what`."""
+        topic = self._topics.down(agent, kind_of(message))
+        with suppress(ProtocolError):
+            payload = add_mac(self.key(agent), topic, encode(message))
+            self._publish(topic, payload, what, content_bytes(message, len(payload)))
+
+    def broadcast(self, chunk: Chunk, what: Traffic, followers: int) -> None:
+        """Send a chunk to so many that follow its content."""
+        payload = encode(chunk)
+        self._publish(self._topics.content(chunk.digest), payload, what, len(payload), max(1, followers))
+
+    def announce(self, manifest: Manifest, agents: int) -> None:
+        """Publish the manifest, to so many agents. The broker sends it back: one that never does may not take it."""
+        if is_worth_saying(self._manifests_unheard):
+            self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
+        self._manifests_unheard += 1
+        topic = self._topics.round
+        self._publish(topic, encode(manifest), Traffic.CONTROL, 0, agents, retain=not manifest.done)
+        if manifest.done:
+            self._publish(topic, b"", Traffic.CONTROL, 0, agents, retain=True)
+
+    def heard_manifest(self) -> None:
+        self._manifests_unheard = 0
+
+    def take_count(self) -> TrafficCount:
+        """All that was said since the last time."""
+        count, self._count = self._count, TrafficCount()
+        return count
+
+    def _publish(
+        self, topic: str, payload: bytes, what: Traffic, content: int, receivers: int = 1, *, retain: bool = False
+    ) -> None:
+        """Publish and count; `content` bytes of the payload are for `what`."""
+        if self._link.publish(topic, payload, retain=retain) or not payload:
+            self._count.add(topic, len(payload), what, content, receivers)
