@@ -109,12 +109,40 @@ class PermissionChanged:
 
 
 @dataclass(frozen=True)
+class ConsentRefused:
+    """The device's owner does not consent to training `number`, for the reason `why`, which is for him alone.
+
+    `of_task`: whatever the task, its next rounds need not be tried either; else it is what this round moves.
+    """
+
+    number: int
+    why: str
+    of_task: bool
+
+
+@dataclass(frozen=True)
+class ConsentChanged:
+    """The owner approved a task, or took approvals back: those of the digests (hex) `withdrawn`."""
+
+    withdrawn: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Ticked:
     """`wake_at` may have come."""
 
 
 OwnEvent = (
-    Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | PermissionChanged | Ticked
+    Connected
+    | Disconnected
+    | LinkDrained
+    | TrainingDone
+    | TrainingFailed
+    | HeldChanged
+    | PermissionChanged
+    | ConsentRefused
+    | ConsentChanged
+    | Ticked
 )
 Event = OwnEvent | Message
 """A message is the manifest, or of one of the kinds in `DOWNLINK`."""
@@ -222,10 +250,11 @@ Step = tuple["AgentState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest contents that the device has room for, in bytes."""
+    """The largest contents that the device has room for, in bytes, and what its owner lets a round fetch and send."""
 
     max_task_bytes: int
     max_model_bytes: int
+    max_round_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +285,17 @@ class Refusals:
     why: str
 
 
+@dataclass(frozen=True)
+class ConsentRefusal:
+    """The owner's refusal, to the gateway of that run and incarnation, of the task with this digest; None if it is what
+    a round moves that was refused. `why` is for the owner alone."""
+
+    run: str
+    incarnation: int
+    task: bytes | None
+    why: str
+
+
 NOTHING: Mapping[bytes, Receiving] = MappingProxyType({})
 
 
@@ -277,6 +317,8 @@ class AgentState:
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
     `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
+    `refusal`: the last assignment was refused for lack of consent, which last changed at `consent_at`. `fetched`: bytes
+    that the assignment has the agent fetch.
     """
 
     name: str
@@ -310,6 +352,9 @@ class AgentState:
     begun_at: float | None = None
     waits_for: str = ""
     held_since: float = 0.0
+    refusal: ConsentRefusal | None = None
+    consent_at: float = float("-inf")
+    fetched: int = 0
 
     @property
     def offer(self) -> CheckIn:
@@ -338,6 +383,13 @@ class AgentState:
         """When a training that is held is given up; None if none is."""
         is_held = self.waits_for and self.phase is Phase.TRAINING
         return max(self.held_since, self.trained_since) + LONGEST_PAUSE_S if is_held else None
+
+    @property
+    def is_refusing(self) -> bool:
+        """The owner refused what the gateway that was seen last has to do: the agent does not offer itself."""
+        if self.refusal is None or self.seen is None:
+            return self.refusal is not None
+        return (self.refusal.run, self.refusal.incarnation) == (self.seen.run, self.seen.incarnation)
 
     def awaits_training(self, number: int) -> bool:
         """Training `number` goes on, and was not stopped."""

@@ -15,6 +15,8 @@ from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
     RETRY_S,
     Connected,
+    ConsentChanged,
+    ConsentRefused,
     Disconnected,
     Event,
     Follow,
@@ -83,6 +85,8 @@ SAMPLES: dict[type, Event] = {
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
     HeldChanged: HeldChanged((RUN, 0)),
     PermissionChanged: PermissionChanged("it is 81 °C"),
+    ConsentRefused: ConsentRefused(1, "too large", of_task=True),
+    ConsentChanged: ConsentChanged(frozenset({TASK.digest.hex()})),
     **{type(message): message for message in MESSAGES.values()},
 }
 

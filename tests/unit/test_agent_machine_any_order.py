@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edge_agent.agent_state import (
     Connected,
+    ConsentChanged,
+    ConsentRefused,
     Disconnected,
     Event,
     HeldChanged,
@@ -137,6 +139,18 @@ class AnyOrder(RuleBasedStateMachine):
         self.take(TrainingFailed(number, "why", frozenset({TASK.digest})) if fails else TrainingDone(number, submit()))
         assert self.agent.state == before
 
+    @precondition(lambda self: self.agent.state.phase is Phase.TRAINING)
+    @rule(of_task=st.booleans())
+    def the_owner_refuses(self, of_task: bool) -> None:
+        number = self.agent.state.training
+        self.under_way.remove(number)
+        self.take(ConsentRefused(number, "too many steps", of_task))
+
+    @rule(withdrawn=st.frozensets(_DIGESTS.map(bytes.hex), max_size=2))
+    def the_owner_thinks_again(self, withdrawn: frozenset[str]) -> None:
+        self.take(ConsentChanged(withdrawn))
+        assert not self.agent.state.is_refusing
+
     @rule(held=st.sampled_from([(RUN, 0), (RUN, 1), NONE_HELD]))
     def the_disk_holds(self, held: tuple[str, int]) -> None:
         self.take(HeldChanged(held))
@@ -159,7 +173,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def it_never_waits_for_ever(self) -> None:
         state = self.agent.state
-        if state.connected and not (state.waits_for and state.phase is Phase.IDLE):
+        if state.connected and not ((state.waits_for or state.is_refusing) and state.phase is Phase.IDLE):
             assert state.wake_at is not None
 
     @invariant()
