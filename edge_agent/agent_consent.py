@@ -8,15 +8,13 @@ from edge_agent.agent_offering import check_in, failed, leave_round, wait
 from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
     AgentState,
-    ConsentChanged,
-    ConsentRefusal,
-    ConsentRefused,
     Phase,
     Send,
     Step,
     Warn,
 )
 from edge_agent.consent import NO_CONSENT, why_too_many_bytes
+from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from fedprune.wire.messages import Assignment
 
 

@@ -47,8 +47,6 @@ from edge_agent.agent_state import (
     Action,
     AgentState,
     Connected,
-    ConsentChanged,
-    ConsentRefused,
     Disconnected,
     Event,
     Follow,
@@ -76,6 +74,7 @@ from edge_agent.agent_submitting import (
     submit_again,
     take_next,
 )
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Begun, Chunk, Manifest, Need, Rejected
 from fedprune.wire.transitions import Table, backoff, check_complete, row, transition
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import (
@@ -106,25 +107,6 @@ class PermissionChanged:
     """The device does not permit training, for the reason `why_not`; or it does again, where that is empty."""
 
     why_not: str
-
-
-@dataclass(frozen=True)
-class ConsentRefused:
-    """The device's owner does not consent to training `number`, for the reason `why`, which is for him alone.
-
-    `of_task`: whatever the task, its next rounds need not be tried either; else it is what this round moves.
-    """
-
-    number: int
-    why: str
-    of_task: bool
-
-
-@dataclass(frozen=True)
-class ConsentChanged:
-    """The owner approved a task, or took approvals back: those of the digests (hex) `withdrawn`."""
-
-    withdrawn: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -282,17 +264,6 @@ class Refusals:
     run: str
     round: int
     count: int
-    why: str
-
-
-@dataclass(frozen=True)
-class ConsentRefusal:
-    """The owner's refusal, to the gateway of that run and incarnation, of the task with this digest; None if it is what
-    a round moves that was refused. `why` is for the owner alone."""
-
-    run: str
-    incarnation: int
-    task: bytes | None
     why: str
 
 

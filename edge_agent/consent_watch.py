@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge_agent.agent_state import ConsentChanged
+from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_files import ConsentFiles
 from fedprune.errors import StorageError
 from fedprune.system.disk import Disk

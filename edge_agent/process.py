@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.agent_state import ConsentChanged, Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_gate import ConsentGate
 from edge_agent.consent_watch import ConsentWatch
 from edge_agent.guest_watch import GuestWatch

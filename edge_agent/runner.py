@@ -12,7 +12,6 @@ from edge_agent import agent_machine, agent_state
 from edge_agent.agent_state import (
     Action,
     Connected,
-    ConsentRefused,
     Event,
     Follow,
     KeepTask,
@@ -33,6 +32,7 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.consent import ConsentMissing, why_too_many_bytes
+from edge_agent.consent_events import ConsentRefused
 from edge_agent.held_model import UnusableBase
 from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe

@@ -15,8 +15,6 @@ from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
     RETRY_S,
     Connected,
-    ConsentChanged,
-    ConsentRefused,
     Disconnected,
     Event,
     Follow,
@@ -38,6 +36,7 @@ from edge_agent.agent_state import (
     Warn,
 )
 from edge_agent.agent_submitting import ANSWER_S
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (

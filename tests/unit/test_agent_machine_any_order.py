@@ -10,8 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edge_agent.agent_state import (
     Connected,
-    ConsentChanged,
-    ConsentRefused,
     Disconnected,
     Event,
     HeldChanged,
@@ -27,6 +25,7 @@ from edge_agent.agent_state import (
     TrainingDone,
     TrainingFailed,
 )
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit

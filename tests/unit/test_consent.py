@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from edge_agent.agent_state import ConsentChanged, Phase, Ticked
+from edge_agent.agent_state import Phase, Ticked
 from edge_agent.consent import NO_CONSENT, Consent, ConsentMissing, TaskFacts, consent_to
 from edge_agent.consent_command import consent as consent_command
+from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_files import MOST_ASKED, ConsentFiles
 from edge_agent.consent_watch import ConsentWatch
 from fedprune.errors import ConfigurationError, StorageError
