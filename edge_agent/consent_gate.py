@@ -40,7 +40,7 @@ class ConsentGate:
 
 
 def facts_of(blob: bytes, examples: int, hold_out: float) -> TaskFacts:
-    """What a bundle's owner-to-be has to know of it, where there are so many `examples`. Raises `TaskError`."""
+    """The facts of a bundle for the device's owner, where there are so many `examples`. Raises `TaskError`."""
     from fedprune.runtime.tflite import one_line
     from fedprune.task.bundle import read_bundle
 
