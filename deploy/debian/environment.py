@@ -73,7 +73,8 @@ def _install(target: Target, locks: Iterable[Path], wheel: Path, site: Path) -> 
 
 def _pip(target: Target, site: Path, *what: str | Path) -> None:
     options = ["--target", site, "--no-deps", "--no-compile", "--upgrade", "--only-binary", ":all:"]
-    options += ["--implementation", "cp", "--python-version", target.python]
+    # pip would ask for this machine's Python what it has chosen for another's.
+    options += ["--implementation", "cp", "--python-version", target.python, "--ignore-requires-python"]
     for platform in target.platforms:
         options += ["--platform", platform]
     for abi in (target.tag, "abi3", "none"):
