@@ -243,6 +243,7 @@ def _settings(scenario: Scenario, seed: int, rounds: int, path: Path) -> DemoSet
         sparsity=0.8,
         units=0.0,
         codec=DEFAULT_CODEC,
+        preset=None,
         mask=scenario.mask,
         trainer="litert",
         broker="none",

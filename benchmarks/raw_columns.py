@@ -38,7 +38,7 @@ from fedprune.task.outputs import Output
 from fedprune.task.training import Adam, Training
 
 _AGENTS = 6
-_ROUNDS, _EPOCHS = 40, 2
+_ROUNDS, _EPOCHS = 60, 5
 _UNITS = 32
 _BATCH_SIZES = (8, 16, 32)
 _RMSE = Metric.ROOT_MEAN_SQUARED_ERROR

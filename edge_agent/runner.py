@@ -88,6 +88,7 @@ class AgentRunner:
         self._waits = LimitedLog(_log)
         self._written_before = bytes_written()
         self._round_bytes: int | None = None
+        self._round: tuple[str, int] | None = None
 
     def connect(self, now: float) -> None:
         """The link is up: subscribe, then say who we are."""
@@ -176,20 +177,25 @@ class AgentRunner:
         """Run one transition and its actions."""
         before = self.state.phase
         self.state, actions = agent_machine.step(self.state, event, now)
+        written = self._note_round()
         if self.state.phase is not before:
-            self._count_written(before)
-            _log.info("%s", self._describe())
+            _log.info("%s%s", self._describe(), written)
             SERVICE.status(self._describe())
         for action in actions:
             self._perform(action)
 
-    def _count_written(self, before: Phase) -> None:
-        """What a round writes to the disk, from the assignment on until it ends: it wears SD cards."""
-        written = bytes_written()
-        if before is Phase.IDLE:
-            self._written_before = written
-        elif self.state.phase is Phase.IDLE and written is not None and self._written_before is not None:
-            self._round_bytes = written - self._written_before
+    def _note_round(self) -> str:
+        """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""
+        work = self.state.assignment or self.state.pending
+        current = None if work is None else (work.run, work.round)
+        if current == self._round:
+            return ""
+        ended, before, written = self._round, self._written_before, bytes_written()
+        self._round, self._written_before = current, written
+        if ended is None or before is None or written is None:
+            return ""
+        self._round_bytes = written - before
+        return f"; round {ended[1] + 1} wrote {self._round_bytes / 1000:.0f} kB to the disk"
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -254,9 +260,7 @@ class AgentRunner:
             return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
             return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.content.size} bytes"
-        if self._round_bytes is None:
-            return "waiting for work"
-        return f"waiting for work; the last round wrote {self._round_bytes / 1000:.0f} kB to the disk"
+        return "waiting for work"
 
 
 def _reason(error: Exception) -> str:

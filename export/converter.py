@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from export.report import Format, RunsOn
-from export.units import Units
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.model.tensors import Array, Inputs, TensorSpec, Weights
 from fedprune.network.description import Network
 from fedprune.runtime.tflite import one_line
+from fedprune.task.units import Units
 
 PATIENCE_SECONDS = 3600.0
 """For each answer of the process. Running 10,000 examples one by one through a large model takes most of it."""

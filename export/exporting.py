@@ -24,7 +24,6 @@ from export.file_metadata import metadata_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
-from export.units import Units, units_of
 from export.verify import Verdict, judge
 from export.zeros import count_zeros
 from fedprune.data import Dataset, fit_to, load_examples
@@ -42,6 +41,7 @@ from fedprune.task.evaluation import Evaluation, score
 from fedprune.task.forms import Form
 from fedprune.task.padding import counted_places
 from fedprune.task.run_directory import HELD_OUT, TASK
+from fedprune.task.units import Units, units_of
 
 _ZSTD_LEVEL = 19
 _TOLERANCE = 1e-3

@@ -6,7 +6,6 @@ from 0 and vary by little. Classes and codes are those of TensorFlow Lite's sche
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,43 +13,13 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 from numpy.typing import NDArray
 
-from fedprune.data.normalization import shift_and_scale, targets_of
 from fedprune.model.tensors import Array
-from fedprune.task.bundle import Task
+from fedprune.task.units import Units
 
 _IDENTIFIER = b"TFL3"
 _NOTHING = 0
 _DEQUANTIZES_INT8 = 2
 """The version of the operator."""
-_ROUNDING = 2.0**-22
-"""Of a float32, and of what is computed with it."""
-
-
-@dataclass(frozen=True)
-class Units:
-    """An answer is `scale` times what the model learned, plus `shift`: one number of each, or one for each output."""
-
-    shift: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    @property
-    def rounding(self) -> float:
-        """What an answer loses of the model's, since it is a float32 and may be far from 0."""
-        return max(abs(shift) / scale for shift, scale in zip(self.shift, self.scale, strict=True)) * _ROUNDING
-
-    def normalized(self, answers: Array) -> Array:
-        """What the model gave for such answers, float32 `[examples, ..., outputs]`."""
-        found: Array = ((answers.astype(np.float64) - self.shift) / self.scale).astype(np.float32)
-        return found
-
-
-def units_of(task: Task) -> Units | None:
-    """None for a task whose targets are not normalised."""
-    targets = targets_of(task.data)
-    if targets is None:
-        return None
-    shift, scale = shift_and_scale(targets)
-    return Units(tuple(shift.tolist()), tuple(scale.tolist()))
 
 
 def in_units(content: bytes, units: Units) -> bytes:

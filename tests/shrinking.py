@@ -28,17 +28,19 @@ from fedprune.data import Dataset
 from fedprune.graph.training import write_training_graph
 from fedprune.model.losses import Loss, Objective
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array
+from fedprune.model.tensors import Array, Weights
 from fedprune.network.description import Network
+from fedprune.network.frontier import cut_at_frontier
 from fedprune.network.layers import Activation, Convolution, Dense, Function, Reshape
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
+from fedprune.runtime.proven_head import ProvenHead, draw_probe, probe_sums
 from fedprune.runtime.self_check import Probe, ProvenGraph, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
-from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
+from fedprune.task.evaluation import Evaluate, Evaluation, InferenceGraph, LossScale
 from fedprune.task.forms import Form
 from fedprune.task.outputs import Output
 from fedprune.task.succession import first_version
@@ -90,7 +92,22 @@ def bundle_of(
         members={},
     )
     start = {spec.name: _start(spec.name, spec.shape) for spec in table}
-    return read_bundle(write_bundle(task, network=network, weights=start, graphs=(_proven(network, task),)))
+    graphs = (_proven(network, task),)
+    head = _proven_head(network, task, start)
+    return read_bundle(write_bundle(task, network=network, weights=start, graphs=graphs, head=head))
+
+
+def _proven_head(network: Network, task: Task, weights: Weights) -> ProvenHead | None:
+    """What devices need to keep the activations of a base that is frozen, if one is."""
+    parts = cut_at_frontier(network, task.table)
+    if parts is None:
+        return None
+    graph = InferenceGraph(parts.base, threads=1)
+    graph.load(weights)
+    (answer,) = next(graph.predict(draw_probe(parts.base.inputs, parts.base.vocabularies, parts.base.paddings)))
+    head = msgspec.structs.replace(task, input_shapes=parts.head.inputs, tensors=tuple(parts.head_table))
+    first, second, third = probe_sums(answer)
+    return ProvenHead((_proven(parts.head, head),), Sketch(1e-3, (first, second, third)))
 
 
 def _start(name: str, shape: tuple[int, ...]) -> Array:

@@ -182,7 +182,7 @@ def resume(directory: Path) -> None:
 @click.argument("number", type=int)
 @DIRECTORY
 def stop(number: int, directory: Path) -> None:
-    """End a federation where it is; its models so far stay. The next one begins.
+    """End a federation where it is; its models so far stay. The next one begins. NUMBER is its number in the queue.
 
     NUMBER is the federation's, as `fedprune gateway queue list` shows it.
 
@@ -196,7 +196,7 @@ def stop(number: int, directory: Path) -> None:
 @click.argument("number", type=int)
 @DIRECTORY
 def remove(number: int, directory: Path) -> None:
-    """Delete a federation that has ended, with its models.
+    """Delete a federation that has ended, with its models. NUMBER is its number in the queue.
 
     NUMBER is the federation's, as `fedprune gateway queue list` shows it.
 

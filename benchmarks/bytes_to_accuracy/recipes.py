@@ -12,6 +12,9 @@ from benchmarks.federation import DENSE_CODEC, codec_of
 
 _DENSE = codec_of(DENSE_CODEC)
 
+_DECAY_FROM = 44 / 60
+"""Earlier the learning rate is too low for what is still to be learned, later too little of what is noise goes."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -46,19 +49,19 @@ class Recipe:
         return FederationSettings("task", "state", "held-out", codec=self.codec, aggregation=self.aggregation)
 
 
-def _frugal(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from=0.5)
+def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM) -> Recipe:
+    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from)
 
 
 def _exact(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), decay_from=0.5, rounds=2)
+    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), _DECAY_FROM, rounds=2)
 
 
 def _chain(name: str, update: str) -> Recipe:
     """`frugal` with other updates, of which the gateway takes the mean as it is."""
     as_it_is = Aggregation(optimizer=FedAvgM(learning_rate=1.0, momentum=0.0))
     codec = Codec(preset=Preset.FRUGAL, update=update)
-    return Recipe(name, codec, Pruning(0.9), decay_from=0.5, aggregation=as_it_is)
+    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=as_it_is)
 
 
 DENSE = Recipe("dense", _DENSE)
@@ -69,6 +72,7 @@ RECIPES = (
     Recipe("dense, decayed", _DENSE, decay_from=0.8),
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
+    _frugal("frugal-90, early decay", 0.9, decay_from=0.5),
     _frugal("frugal-95", 0.95),
     _exact("exact-98", 0.98),
     _chain("low rank", "mask | feedback(2) | low_rank(8) | quantise(4)"),

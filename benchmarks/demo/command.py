@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from aggregator.book import RoundRecord
+from aggregator.presets import Preset
 from benchmarks.children import default_broker, find_mosquitto
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult, RoundResult
@@ -69,6 +70,11 @@ def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
     help="How updates are made bytes: links joined by |, see docs/CODECS.md.",
 )
 @click.option(
+    "--preset",
+    type=click.Choice([preset.value for preset in Preset]),
+    help="Some hundred times fewer bytes both ways instead, and a schedule that goes with it.",
+)
+@click.option(
     "--mask",
     type=click.Choice(["shared", "own"]),
     default="shared",
@@ -105,8 +111,11 @@ def demo(broker: str | None, **options: Any) -> None:
     \b
       fedprune demo
       fedprune demo --agents 8 --partition iid --sparsity 0.9 --out runs/sparse
+      fedprune demo --preset frugal --rounds 60 --out runs/frugal            # few bytes want more rounds
       fedprune demo --sparsity 0 --codec "mask | fp32" --out runs/dense      # what to compare with
     """
+    if options["preset"] and options["codec"] != DEFAULT_CODEC:
+        raise click.UsageError("--preset says how updates are made bytes; leave --codec out")
     broker = _choose_broker(broker)
     settings = DemoSettings(broker=broker, federation=_federation(broker), **options)
     console = Console(stderr=True)

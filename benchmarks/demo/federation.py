@@ -10,6 +10,8 @@ from typing import Protocol
 import msgspec
 
 from aggregator.book import Book, RoundRecord
+from aggregator.presets import Preset
+from aggregator.settings import Codec
 from benchmarks.children import ChildFailedError, Children
 from benchmarks.demo import result as results
 from benchmarks.demo.settings import HELD_OUT_EXAMPLES, DemoSettings, task_toml
@@ -82,7 +84,7 @@ def _federation(settings: DemoSettings, out: Path) -> Federation:
         agents=settings.agents,
         rounds=settings.rounds,
         seed=settings.seed,
-        codec=codec_of(settings.codec),
+        codec=Codec(preset=Preset(settings.preset)) if settings.preset else codec_of(settings.codec),
         trainer=settings.trainer,
         broker=settings.broker,
         out=out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,14 @@ def _draw_learning(axes: Any, result: DemoResult) -> None:
 
 def _draw_traffic(axes: Any, result: DemoResult) -> None:
     rounds = [entry.round for entry in result.rounds]
-    axes.bar(rounds, [entry.bytes_up / 1000 for entry in result.rounds], 0.4, color=_BLUE, label="up, all agents")
-    shifted = [number + 0.4 for number in rounds]
-    axes.bar(shifted, [entry.bytes_down / 1000 for entry in result.rounds], 0.4, color=_GREY, label="down")
+    sent = list(accumulate((entry.bytes_up + entry.bytes_down) / 1e6 for entry in result.rounds))
+    dense = list(accumulate(2 * 4e-6 * result.model.parameters * entry.agents for entry in result.rounds))
+    axes.plot(rounds, dense, color=_GREY, marker="o", ms=4, label="dense fp32 weights alone")
+    axes.plot(rounds, sent, color=_BLUE, marker="o", ms=4, label=f"this run: {dense[-1] / sent[-1]:.1f} times fewer")
+    axes.set_yscale("log")
     axes.set_xlabel("round")
-    axes.set_ylabel("kB")
-    axes.set_title("MQTT payload by round", loc="left")
+    axes.set_ylabel("MB")
+    axes.set_title("MQTT payload so far, all agents, up and down", loc="left")
     axes.legend(frameon=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
 

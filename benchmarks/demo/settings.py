@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.task_file import BATCH_SIZE, task_file
+from benchmarks.task_file import BATCH_SIZE, frugal_course, task_file
 from fedprune.data.prepare import SplitSummary
 from fedprune.errors import ConfigurationError
 
@@ -25,6 +25,7 @@ class DemoSettings:
     sparsity: float
     units: float
     codec: str
+    preset: str | None
     mask: str
     trainer: str
     broker: str
@@ -43,6 +44,7 @@ def task_toml(settings: DemoSettings, split: SplitSummary) -> str:
         sparsity=settings.sparsity,
         units=settings.units,
         mask=settings.mask,
+        **(frugal_course(settings.sparsity) if settings.preset else {}),
     )
 
 

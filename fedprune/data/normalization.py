@@ -129,8 +129,9 @@ def _normalized(values: Rows, name: str, normalization: Normalization, origin: s
         with np.errstate(over="ignore"):
             np.subtract(rows, shift, out=rows)
             np.divide(rows, scale, out=rows)
-        for _, part in in_parts(rows):
-            part[np.isnan(part)] = 0
+        if isinstance(normalization, Standard):
+            for _, part in in_parts(rows):
+                part[np.isnan(part)] = 0
         return rows
 
     changed = values.changed(change) if isinstance(values, StoredRows) else change(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +62,8 @@ class WorkingFile:
     """A file without a name, which ends with whoever reads it, or the process. It is written from front to back."""
 
     def __init__(self, directory: Path, origin: str) -> None:
+        import tempfile  # an agent that waits holds none of it
+
         self._origin = origin
         self._directory = directory
         self.size = 0

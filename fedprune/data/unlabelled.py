@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.description import Arrays, Data, Images, Recordings, Series, Table, Text
 from fedprune.data.loading import names_function
+from fedprune.data.normalization import fills_missing
 from fedprune.data.npz import load_inputs
 from fedprune.data.skipped import Unusable
 from fedprune.data.tables.rows import Row
@@ -82,9 +83,14 @@ def _rows(path: Path, table: Table) -> Iterator[Unlabelled]:
     from fedprune.data.tables.rows import read_rows, row_files
     from fedprune.data.tables.table import SUFFIXES
 
+    may_lack = fills_missing(table)
+
+    def read(row: Row) -> NDArray[np.float32]:
+        return np.array(numbers(row.cells, table.inputs, may_lack=may_lack), np.float32)
+
     for file in row_files(path, SUFFIXES):
         for row in read_rows(file, table.inputs):
-            yield _one(row.where, lambda row=row: np.array(numbers(row.cells, table.inputs), np.float32))  # type: ignore[misc]
+            yield _one(row.where, lambda row=row: read(row))  # type: ignore[misc]
 
 
 @dataclass
@@ -116,7 +122,7 @@ def _take_row(row: Row, series: Series, stretches: dict[str, _Stretch]) -> Itera
     try:
         cells = row.cells
         group = "" if series.group is None else cells[-1].strip()
-        x = numbers(cells[: len(series.inputs)], series.inputs)
+        x = numbers(cells[: len(series.inputs)], series.inputs, may_lack=fills_missing(series))
     except Unusable as unusable:
         if group is None:
             stretches.clear()

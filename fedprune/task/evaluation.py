@@ -203,7 +203,7 @@ class Evaluator:
     def _take(self, form: Form, weights: Weights) -> None:
         """Evaluate in another form from now on, once its network has answered as the whole one does."""
         graphs = [InferenceGraph(each.network, threads=self._threads) for each in (self._whole, form)]
-        first = [array[: graphs[0].batch_size] for array in self._data.inputs.values()]
+        first = list(next(iter(self._data.parts(graphs[0].batch_size))).inputs.values())
         answers = []
         for graph, own in zip(graphs, (form.expanded(weights), weights), strict=True):
             graph.load(own)

@@ -22,6 +22,7 @@ from edge_agent.status import AgentStatus, StatusAsked, ask, telling
 from fedprune.data import save_npz
 from fedprune.doctor.finding import Finding, Verdict
 from fedprune.system.ownership import owned
+from fedprune.wire.authentication import KEY_BYTES
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Manifest, Reason, Rejected, encode
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 needs_openssl = pytest.mark.skipif(bool(NO_OPENSSL), reason=NO_OPENSSL)
 
 TOPICS = Topics(NAME)
+NO_WORK = Rejected(reason=Reason.NOT_SELECTED)
 PASSWORD = "as good as any"
 
 RIGHTS = {
@@ -69,7 +71,7 @@ def guarded(directory: Path, access_list: str = ACCESS_LIST, *settings: str) -> 
 
 
 @contextmanager
-def answering(broker: Broker, directory: Path) -> Iterator[None]:
+def answering(broker: Broker, directory: Path, answers: Rejected = NO_WORK) -> Iterator[None]:
     """Something that does of an aggregator what a check-in gets: a manifest is retained, and work there is none."""
     password = directory / "aggregator-password"
     password.write_text(PASSWORD)
@@ -85,7 +87,7 @@ def answering(broker: Broker, directory: Path) -> Iterator[None]:
             while (event := events.get()) is not None:
                 agent, kind = TOPICS.parse_up(event.topic) if isinstance(event, Delivery) else ("", "")
                 if kind == "check-in":
-                    link.publish(TOPICS.down(agent, "rejected"), encode(Rejected(reason=Reason.NOT_SELECTED)))
+                    link.publish(TOPICS.down(agent, "rejected"), encode(answers))
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -166,6 +168,25 @@ def test_a_right_to_read_that_is_missing_is_named(
         found = examined(device(tmp_path, broker.url))
     assert failures(found) == {"access list"}
     assert told in found["access list"].told
+
+
+def test_an_aggregator_of_another_version_is_told(tmp_path: Path) -> None:
+    unreadable = Rejected(reason=Reason.UNREADABLE, detail="schema version 7")
+    with guarded(tmp_path) as broker, answering(Broker(broker.url), tmp_path, unreadable):
+        found = examined(device(tmp_path, broker.url))
+    assert failures(found) == {"protocol"}
+    assert "cannot read what this version says (schema version 7); upgrade the older side" in found["protocol"].line
+
+
+def test_an_aggregator_without_the_devices_key_is_told(tmp_path: Path) -> None:
+    with guarded(tmp_path) as broker, answering(Broker(broker.url), tmp_path):
+        config = device(tmp_path, broker.url)
+        (tmp_path / "key").write_text("ab" * KEY_BYTES)
+        (tmp_path / "key").chmod(0o600)
+        config.write_text(f'authentication_key = "key"\n{config.read_text()}')
+        found = examined(config)
+    assert failures(found) == {"protocol"}
+    assert "it is not authentic" in found["protocol"].told
 
 
 def test_without_an_aggregator_the_way_back_is_unknown_and_no_failure(tmp_path: Path) -> None:

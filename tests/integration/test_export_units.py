@@ -15,6 +15,7 @@ from fedprune.data import Dataset
 from fedprune.data.description import MinMax, Normalization, Standard, Table
 from fedprune.data.normalization import normalize, normalize_targets
 from fedprune.model.tensors import Array, Weights
+from fedprune.prediction.model import load_model
 from fedprune.runtime.tflite import default_runtime, predict_by_names
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import Checkpoint
@@ -63,9 +64,12 @@ def test_every_format_answers_in_the_units_of_the_data_files(targets: Normalizat
     )
 
     assert not report.failures
+    raw = raw_columns(400, 3).x
     for row in report.exports:
+        told = [given[0].values for given in load_model(tmp_path / row.path).answer({"x": raw[:20]})]
         interpreter = default_runtime().interpreter((tmp_path / row.path).read_bytes())
         (answers,) = predict_by_names(interpreter, {"x": data.x}, ["output_0"])
+        np.testing.assert_allclose(np.array(told), answers[:20], rtol=1e-3, atol=0.1 * scale)
         off = np.abs((answers - shift) / scale - learned).mean() / np.abs(learned).max()
         assert off < (0.05 if row.format is Format.INT8 else 0.01), row.format
         assert row.metrics["root_mean_squared_error"] == pytest.approx(

@@ -11,14 +11,15 @@ import pytest
 
 from aggregator.book import RoundRecord
 from edge_agent.evaluating import hold_out
-from fedprune.data import Dataset, read_examples
+from fedprune.data import Dataset, load_examples, read_examples
 from fedprune.data.description import Standard
 from fedprune.data.normalization import inputs_of, targets_of
 from fedprune.errors import StorageError
+from fedprune.runtime.tflite import default_runtime, predict
 from fedprune.task.bundle import load_bundle
 from tests.brokers import MISSING, Mosquitto
 from tests.processes import Child, run, toml
-from tests.regressions import regression_bundle, write_table
+from tests.regressions import TABLE, regression_bundle, write_table
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -52,6 +53,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
         for seed, (name, count) in enumerate(EXAMPLES.items()):
             write_table(path / f"{name}.csv", count, seed)
             own = {"name": name, "federation": NAME, "data": f"{name}.csv", "state": name, "trainer": "litert"}
+            own |= {"personal_model": "own.tflite"} if name == "pi-1" else {}
             agents[name] = Child("agent", "--config", configured(path, name, common | own))
         with Child("aggregator", configured(path, "gateway", gateway), "--json") as aggregator:
             records = [msgspec.convert(aggregator.reports(), RoundRecord) for _ in range(ROUNDS)]
@@ -98,6 +100,16 @@ def test_errors_are_shown_in_watts_and_losses_are_those_of_normalised_targets(fe
     assert records[-1].loss is not None
     assert records[0].loss is not None
     assert records[-1].loss < records[0].loss
+
+
+def test_a_devices_own_model_answers_in_watts(federation: Federation) -> None:
+    path, _, _ = federation
+    data = load_examples(path / "pi-1.csv", load_bundle(path / "run" / "task.fedtask").task.data)
+    watts = read_examples(path / "pi-1.csv", TABLE).y
+
+    answers = predict(default_runtime().interpreter((path / "own.tflite").read_bytes()), data.x)
+
+    assert abs(answers.mean() - watts.mean()) < watts.std()
 
 
 def test_a_gateway_that_is_started_again_has_its_statistics(federation: Federation, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.doctor import examine
+from fedprune.doctor.finding import Verdict
 from fedprune.errors import BrokerError
 from fedprune.identity.asking import GatewayUnproven
 from fedprune.identity.audit import Client
@@ -72,13 +74,15 @@ def test_devices_that_have_joined_train_together_over_client_certificates(
         agents = [join(gateway, site, name) for name in ("pi-1", "pi-2")]
         endpoint.says("pi-1 joined, from 127.0.0.1")
         endpoint.says("pi-2 joined, from 127.0.0.1")
-        with (
-            Child("aggregator", federation, "--json") as aggregator,
-            Child("agent", "--config", agents[0]),
-            Child("agent", "--config", agents[1]),
-        ):
-            assert [aggregator.reports()["agents"] for _ in range(2)] == [2, 2]
-            assert aggregator.ends() == 0
+        with Child("aggregator", federation, "--json") as aggregator:
+            aggregator.says("waiting for")
+            found = {finding.check: finding for finding in examine(agents[0], datetime.now(UTC))}
+            assert not [finding.line for finding in found.values() if finding.verdict is Verdict.FAILED]
+            assert found["access list"].told == "pi-1 publishes, and the aggregator's answer comes back"
+            assert found["protocol"].verdict is Verdict.OK  # the answer had the code of the key that both sides share
+            with Child("agent", "--config", agents[0]), Child("agent", "--config", agents[1]):
+                assert [aggregator.reports()["agents"] for _ in range(2)] == [2, 2]
+                assert aggregator.ends() == 0
     for agent in agents:
         assert stat.S_IMODE((agent.parent / "device.key").stat().st_mode) == 0o600
 

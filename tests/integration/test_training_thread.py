@@ -228,7 +228,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     training_thread.thread.start(1, lambda: (_first_round(task), task.blob))
     with pytest.raises(StorageError, match="No space left"):
-        process._loop(device.runner, training_thread.delivered, lambda: None)
+        process._loop(device.runner, training_thread.delivered, training_thread.thread, lambda: None)
 
     (failed,) = device.said(Failed)
     assert isinstance(failed, Failed)
@@ -243,7 +243,7 @@ def test_a_memory_error_ends_the_round_and_not_the_agent(tmp_path: Path) -> None
     events.put(TrainingEnded(1, _Thread(load=_no_memory).trains(task)))
     events.put(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        process._loop(device.runner, events, lambda: None)
+        process._loop(device.runner, events, _Thread().thread, lambda: None)
 
     assert device.said(Failed) == [Failed(run=RUN, round=0, why="MemoryError: Unable to allocate 300 MiB")]
 
@@ -257,7 +257,7 @@ def test_the_loop_tells_the_machine_that_the_link_has_drained(tmp_path: Path) ->
     for event in (Drained(), KeyboardInterrupt()):
         events.put(event)
     with pytest.raises(KeyboardInterrupt):
-        process._loop(device.runner, events, lambda: None)
+        process._loop(device.runner, events, _Thread().thread, lambda: None)
 
     assert device.runner.state.serving.burst_at is None
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.bytes_to_accuracy.picture import draw
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, target_of
 from benchmarks.bytes_to_accuracy.table import ratio_to_target
+from benchmarks.demo.command import demo
 from fedprune.errors import StorageError
 
 USUAL = Arrangement("dirichlet:0.5", 1.0)
@@ -63,3 +65,10 @@ def test_a_file_of_something_else_is_not_written_over(tmp_path: Path) -> None:
 
 def test_the_picture_is_a_png() -> None:
     assert draw([run(), run("frugal")]).startswith(b"\x89PNG")
+
+
+def test_a_demo_takes_a_preset_or_a_chain() -> None:
+    refused = CliRunner().invoke(demo, ["--preset", "frugal", "--codec", "mask | fp32"])
+
+    assert refused.exit_code == 2
+    assert "leave --codec out" in refused.output

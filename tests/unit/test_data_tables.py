@@ -16,6 +16,7 @@ from fedprune.data import load_examples, most_examples, read_examples, save_npz
 from fedprune.data.description import MinMax, Series, Standard, Table
 from fedprune.data.example_buffer import ExampleBuffer
 from fedprune.data.tables import rows as rows_module
+from fedprune.data.unlabelled import read_unlabelled
 from fedprune.errors import DataError
 
 _TABLE = Table(inputs=("t", "h"), label="state", labels=("off", "on"))
@@ -309,6 +310,17 @@ def test_empty_cells_of_windows_are_taken_as_the_mean(tmp_path: Path) -> None:
     path.write_text("t,h,power\n15,,1\n,40,2\n20,60,3\n10,50,4\n")
 
     assert load_examples(path, series).x.tolist() == [[[1.0, 0.0], [0.0, -1.0]], [[2.0, 1.0], [0.0, 0.0]]]
+
+
+def test_a_model_in_use_takes_empty_cells_as_training_does(tmp_path: Path) -> None:
+    path = tmp_path / "rooms.csv"
+    path.write_text("t,h\n15,\n,\n")
+
+    first, second = read_unlabelled(path, _FILLED)
+
+    assert first.inputs is not None
+    np.testing.assert_array_equal(first.inputs["x"], np.float32([15, np.nan]))
+    assert "column 't' is empty" in second.fault
 
 
 def test_rows_with_an_empty_cell_are_skipped_where_no_mean_stands_in(tmp_path: Path) -> None:

@@ -131,6 +131,19 @@ def test_frozen_layers_keep_their_units(tmp_path: Path) -> None:
     assert shapes["dense/kernel"] == (128, 6)
 
 
+def test_a_device_that_keeps_the_activations_of_a_frozen_base_trains_a_smaller_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = ["conv/kernel", "g", "beta", "m", "v"]
+    masked, slimmed = masked_and_slimmed(tmp_path, frozen=base)
+
+    assert slimmed.bundle.head is not None
+    assert not caplog.text
+    shapes = {spec.name: spec.shape for spec in slimmed.form.task.table}
+    assert (shapes["conv/kernel"], shapes["dense/kernel"]) == ((3, 3, 1, 8), (128, 6))
+    assert_close(slimmed.model.checkpoint.exact, slimmed.form.cut_all(masked.model.checkpoint.exact), TOLERANCE)
+
+
 def test_the_network_becomes_smaller_though_a_merge_is_not_kept(tmp_path: Path) -> None:
     losses = iter([1.0, 1.0, 1e6, *[1.0] * 9])
     federation = Shrinking(
