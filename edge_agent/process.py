@@ -29,6 +29,7 @@ from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
 from fedprune.data import most_examples, open_raw_examples
+from fedprune.data.files_seen import files_seen
 from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
@@ -86,6 +87,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         disk,
         events.put,
         None if settings.personal_model is None else base / settings.personal_model,
+        lambda: files_seen(base / settings.data),
     )
     idle_memory_mb = 0.0
 
