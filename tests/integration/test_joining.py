@@ -163,6 +163,17 @@ def test_a_broker_whose_process_is_not_found_is_not_said_to_be_off(gateway: Secu
     assert "until then the device stays connected" in said
 
 
+def test_a_broker_that_cannot_be_told_of_a_device_that_comes_back_is_told_to_a_person(
+    tmp_path: Path, gateway: SecuredGateway
+) -> None:
+    with gateway.broker(), gateway.endpoint() as endpoint:
+        assert run("join", gateway.enrol("pi-1"), "--dir", tmp_path / "first")[0] == 0
+        gateway.revoke("pi-1")
+        (gateway.path / "mosquitto.pid").unlink()
+        assert run("join", gateway.enrol("pi-1"), "--dir", tmp_path / "second")[0] == 0
+        endpoint.says("the broker goes on with its old lists and certificate (")
+
+
 def test_a_name_that_nobody_has_cannot_be_revoked_and_one_that_is_in_use_not_be_invited(
     tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
 ) -> None:
