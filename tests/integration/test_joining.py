@@ -25,6 +25,8 @@ from fedprune.identity.revocation import BrokerState, revoke
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
 from fedprune.system.disk import Directory
+from fedprune.wire.authentication import read_key, verified
+from fedprune.wire.link import Delivery
 from fedprune.wire.messages import encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
@@ -125,6 +127,28 @@ def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
             Client(gateway.client("old"), TOPICS.agent_client("pi-1")),
         ):
             pass
+
+
+def test_an_agent_that_runs_while_its_device_joins_anew_speaks_with_the_new_key(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    site, topic = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task), TOPICS.up("pi-1", "check-in")
+    with gateway.broker(), gateway.endpoint():
+        config = join(gateway, site, "pi-1")
+        with Child("agent", "--config", config) as agent:
+            agent.says("connected")
+            gateway.revoke("pi-1")
+            agent.says("device.pem is revoked (")
+            with Client(gateway.client(), TOPICS.aggregator_client) as aggregator:
+                aggregator.subscribe(topic)
+                aggregator.subscribe(TOPICS.round)
+                aggregator.until(b"in force", lambda: aggregator.publish(TOPICS.round, b"in force"))
+                join(gateway, site, "pi-1")
+                heard: list[Delivery] = []
+                while not heard:
+                    found = aggregator.until(b"so far", lambda: aggregator.publish(TOPICS.round, b"so far"))
+                    heard = [delivery for delivery in found if delivery.topic == topic]
+    verified(read_key(config.parent / "authentication.key"), topic, heard[0].payload)
 
 
 def test_a_broker_that_does_not_read_its_revocation_list_is_told_and_the_device_has_no_rights(
