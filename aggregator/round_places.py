@@ -116,8 +116,10 @@ def deadline_missed(state: RoundState) -> tuple[Action, ...]:
 
 
 def is_hopeless(state: RoundState) -> bool:
-    """As many agents as a cohort has have failed, and none has succeeded."""
-    return not state.cohort.accepted and state.cohort.count(Standing.FAILED, Standing.OUT) >= state.plan.cohort
+    """As many agents as a cohort has have failed, and none has succeeded. Those whose devices rest will come back."""
+    cohort, most = state.cohort, state.plan.cohort
+    may_be = not cohort.accepted and cohort.count(Standing.FAILED, Standing.OUT) >= most
+    return may_be and cohort.failures >= most
 
 
 def nobody_left(state: RoundState, now: float) -> Warn:

@@ -66,7 +66,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if submit.content.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
-        member = replace(member, standing=Standing.ASSIGNED, why="")
+        member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
     if blob:
         return _store(_receive(drop_upload(state, agent), agent, submit, now), agent, blob)
@@ -121,7 +121,7 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     member = state.cohort.members[agent]
     refusals = member.refusals + 1
     standing = Standing.OUT if refusals >= MOST_REFUSALS else Standing.FAILED
-    member = replace(member, standing=standing, refusals=refusals, why=why[:1000])
+    member = replace(member, standing=standing, refusals=refusals, why=why[:1000], rests=False)
     state = replace(
         drop_upload(state, agent),
         refused=state.refused.insert(agent, submit.content.digest),

@@ -290,6 +290,19 @@ def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_once() -> None:
     assert gateway.hears("pi-2", Failed(run=RUN, round=0, why="labels out of range")) == (GiveUp(3),)
 
 
+def test_a_whole_cohort_whose_devices_rest_ends_no_federation_and_comes_back_after_the_deadline() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        actions = gateway.hears(agent, Failed(run=RUN, round=0, why="it is 81 °C", rests=True))
+        assert not [action for action in actions if isinstance(action, GiveUp)]
+
+    assert not [action for action in gateway.passes_deadline() if isinstance(action, GiveUp)]
+    for agent in ("pi-0", "pi-1"):
+        assert sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+        gateway.takes_update_of(agent)
+    assert gateway.standing(Standing.ACCEPTED) == {"pi-0", "pi-1"}
+
+
 def test_people_are_told_when_nothing_can_come_any_more_and_how_long_that_stays_so() -> None:
     gateway = training()
     gateway.takes_update_of("pi-0")
