@@ -93,14 +93,16 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
 
 
 def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
-    """The update counts; its agent waits for the next round, and for the word that it does."""
+    """The update counts; its agent waits for the next round, and for the word that it does. By now it knows how many
+    examples it has: before its first training it checked in with the most that there can be."""
     agent, member = event.agent, state.cohort.members[event.agent]
     submit = state.uploads[agent].submit
     member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
+    examples = min(member.examples, submit.examples)
     return replace(
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, Waiting(member.examples, state.round, knows_terms=True)),
+        presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
         owed=state.owed.insert(agent, accepted(submit)),
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )
