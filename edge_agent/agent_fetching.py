@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 import msgspec
 
-from edge_agent.agent_offering import check_in, leave_round, wait
+from edge_agent.agent_consent import refusal_of, withhold
+from edge_agent.agent_offering import check_in, failed, leave_round, wait
 from edge_agent.agent_state import (
     BEGUN_S,
     IDLE_CHECK_IN_S,
@@ -30,8 +31,7 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from fedprune.errors import ProtocolError
-from fedprune.system.paths import path_text
-from fedprune.wire.messages import Assignment, Chunk, Content, Failed, Need, kind_of
+from fedprune.wire.messages import Assignment, Chunk, Content, Need, kind_of
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import FIRST_WINDOW, Receiving
 from fedprune.wire.transitions import backoff
@@ -47,11 +47,15 @@ def take(state: AgentState, assignment: Assignment, now: float) -> Step:
         return check_in(state, now)
     assignment = complete
     if assignment.round <= state.done.of(assignment.run):
-        return state, (Send(_failed(assignment, "this agent is done with that round")),)
+        return state, (Send(failed(assignment, "this agent is done with that round")),)
     why_not = state.waits_for or _why_sit_out(state, assignment) or _why_too_large(state, assignment)
     if why_not:
         return decline(state, assignment, why_not, now, rests=bool(state.waits_for))
-    state, actions = _fetch(state, assignment, now)
+    fetched = _bytes_to_fetch(state, assignment)
+    refusal = refusal_of(state, assignment, fetched)
+    if refusal is not None:
+        return withhold(state, assignment, refusal, now)
+    state, actions = _fetch(replace(state, refusal=None, fetched=fetched), assignment, now)
     return state, (*_tell_left_out(state, assignment), *actions)
 
 
@@ -96,7 +100,7 @@ def _is_same_work(assignment: Assignment, other: Assignment) -> bool:
 def decline(state: AgentState, assignment: Assignment, why: str, now: float, *, rests: bool = False) -> Step:
     """Say that the idle agent cannot do the round, so that nobody waits for it; `rests`: for its device's sake."""
     warning = Warn(f"round {assignment.round + 1}: {why}")
-    return wait(state, IDLE_CHECK_IN_S, now), (Send(_failed(assignment, why, rests=rests)), warning)
+    return wait(state, IDLE_CHECK_IN_S, now), (Send(failed(assignment, why, rests=rests)), warning)
 
 
 def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
@@ -198,7 +202,7 @@ def fail(state: AgentState, event: TrainingFailed, now: float) -> Step:
     if event.wants_whole:
         idle, offer = check_in(idle, now)
         return idle, (Warn(f"round {state.assignment.round + 1}: {event.why}; it is fetched whole"), *offer)
-    return wait(idle, IDLE_CHECK_IN_S, now), (Send(_failed(state.assignment, event.why)),)
+    return wait(idle, IDLE_CHECK_IN_S, now), (Send(failed(state.assignment, event.why)),)
 
 
 def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
@@ -269,6 +273,13 @@ def _why_too_large(state: AgentState, assignment: Assignment) -> str:
     return ""
 
 
+def _bytes_to_fetch(state: AgentState, assignment: Assignment) -> int:
+    """The sizes of the contents that an assignment brings, or has the agent fetch."""
+    model, task = assignment.model, assignment.task
+    model_bytes = model.size if isinstance(model, Content) else len(model or b"")
+    return model_bytes + (0 if task.digest in state.tasks else task.size)
+
+
 def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> str:
     fastest = min(state.durations.of(assignment.task.digest), default=0.0)
     left = max(0.0, state.deadline - now)
@@ -286,7 +297,3 @@ def _why_too_slow(state: AgentState, receiving: Receiving, now: float) -> str:
     if takes <= _HOPELESS * left:
         return ""
     return f"cannot finish: what is missing takes {takes:.0f} s more to fetch, {left:.0f} s are left"
-
-
-def _failed(assignment: Assignment, why: str, *, rests: bool = False) -> Failed:
-    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000], rests=rests)

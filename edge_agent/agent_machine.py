@@ -6,7 +6,7 @@ The ways between phases, and the events that take them (drawn from the table, se
     IDLE -> TRAINING        Assignment
     FETCHING -> IDLE        Manifest, Assignment, Chunk, Rejected
     FETCHING -> TRAINING    Assignment, Chunk
-    TRAINING -> IDLE        Ticked, Manifest, Assignment, Rejected, TrainingFailed
+    TRAINING -> IDLE        Ticked, Manifest, Assignment, Rejected, TrainingFailed, ConsentRefused, ConsentChanged
     TRAINING -> FETCHING    Assignment
     TRAINING -> SUBMITTING  TrainingDone
     SUBMITTING -> IDLE      Assignment, Accepted, Rejected
@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
+from edge_agent.agent_consent import note_consent, withdraw_consent, withhold_training
 from edge_agent.agent_fetching import (
     ask_anew,
     ask_overdue,
@@ -73,6 +74,7 @@ from edge_agent.agent_submitting import (
     submit_again,
     take_next,
 )
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Begun, Chunk, Manifest, Need, Rejected
 from fedprune.wire.transitions import Table, backoff, check_complete, row, transition
 
@@ -237,6 +239,8 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, TrainingFailed): row(_ignore),
     (Phase.IDLE, HeldChanged): row(note_held),
     (Phase.IDLE, PermissionChanged): row(note_permission),
+    (Phase.IDLE, ConsentRefused): row(_ignore),
+    (Phase.IDLE, ConsentChanged): row(note_consent),
     (Phase.FETCHING, Connected): row(_connect_fetching),
     (Phase.FETCHING, Disconnected): row(_disconnect),
     (Phase.FETCHING, LinkDrained): row(_ignore),
@@ -251,6 +255,8 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, TrainingFailed): row(_ignore),
     (Phase.FETCHING, HeldChanged): row(note_held),
     (Phase.FETCHING, PermissionChanged): row(note_permission),
+    (Phase.FETCHING, ConsentRefused): row(_ignore),
+    (Phase.FETCHING, ConsentChanged): row(note_consent),
     (Phase.TRAINING, Connected): row(_connect_training),
     (Phase.TRAINING, Disconnected): row(_disconnect),
     (Phase.TRAINING, LinkDrained): row(_ignore),
@@ -265,6 +271,8 @@ TABLE: Table[AgentState, Action] = {
     (Phase.TRAINING, TrainingFailed): row(fail, Phase.IDLE),
     (Phase.TRAINING, HeldChanged): row(note_held),
     (Phase.TRAINING, PermissionChanged): row(note_permission),
+    (Phase.TRAINING, ConsentRefused): row(withhold_training, Phase.IDLE),
+    (Phase.TRAINING, ConsentChanged): row(withdraw_consent, Phase.IDLE),
     (Phase.SUBMITTING, Connected): row(_connect_submitting),
     (Phase.SUBMITTING, Disconnected): row(_disconnect),
     (Phase.SUBMITTING, LinkDrained): row(serve_on),
@@ -279,6 +287,8 @@ TABLE: Table[AgentState, Action] = {
     (Phase.SUBMITTING, TrainingFailed): row(_ignore),
     (Phase.SUBMITTING, HeldChanged): row(note_held),
     (Phase.SUBMITTING, PermissionChanged): row(note_permission),
+    (Phase.SUBMITTING, ConsentRefused): row(_ignore),
+    (Phase.SUBMITTING, ConsentChanged): row(note_consent),
 }
 
 check_complete(TABLE, Phase, (*get_args(OwnEvent), Manifest, *DOWNLINK.values()))

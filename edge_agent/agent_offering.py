@@ -22,14 +22,16 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.held_model import NONE_HELD
-from fedprune.wire.messages import Reason, Rejected, kind_of
+from fedprune.system.paths import path_text
+from fedprune.wire.messages import Assignment, Failed, Reason, Rejected, kind_of
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import backoff
 
 
 def check_in(state: AgentState, now: float) -> Step:
-    """Offer the idle agent, and do so again after a while; where its device does not permit training, say nothing."""
-    if state.waits_for:
+    """Offer the idle agent, and do so again after a while; where its device does not permit training, or its owner does
+    not consent to it, say nothing."""
+    if state.waits_for or state.is_refusing:
         return replace(state, again_at=None), ()
     offer, times = Send(state.offer), state.unanswered
     state = wait(replace(state, unanswered=times + 1), IDLE_CHECK_IN_S, now)
@@ -104,6 +106,11 @@ def leave_round(state: AgentState, now: float) -> Step:
             state = replace(state, durations=state.durations_at(now))
     idle = replace(state, phase=Phase.IDLE, assignment=None, receiving=NOTHING, attempt=0, again_at=None, begun_at=None)
     return idle, left
+
+
+def failed(assignment: Assignment, why: str, *, rests: bool = False) -> Failed:
+    """The word to the gateway that this round will not be done."""
+    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000], rests=rests)
 
 
 def warn_unreadable(rejected: Rejected) -> tuple[Action, ...]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
 from fedprune.wire.messages import (
@@ -114,7 +115,16 @@ class Ticked:
 
 
 OwnEvent = (
-    Connected | Disconnected | LinkDrained | TrainingDone | TrainingFailed | HeldChanged | PermissionChanged | Ticked
+    Connected
+    | Disconnected
+    | LinkDrained
+    | TrainingDone
+    | TrainingFailed
+    | HeldChanged
+    | PermissionChanged
+    | ConsentRefused
+    | ConsentChanged
+    | Ticked
 )
 Event = OwnEvent | Message
 """A message is the manifest, or of one of the kinds in `DOWNLINK`."""
@@ -222,10 +232,11 @@ Step = tuple["AgentState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest contents that the device has room for, in bytes."""
+    """The largest contents that the device has room for, in bytes, and what its owner lets a round fetch and send."""
 
     max_task_bytes: int
     max_model_bytes: int
+    max_round_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +288,8 @@ class AgentState:
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
     `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
+    `refusal`: the last assignment was refused for lack of consent, which last changed at `consent_at`. `fetched`: bytes
+    that the assignment has the agent fetch.
     """
 
     name: str
@@ -310,6 +323,9 @@ class AgentState:
     begun_at: float | None = None
     waits_for: str = ""
     held_since: float = 0.0
+    refusal: ConsentRefusal | None = None
+    consent_at: float = float("-inf")
+    fetched: int = 0
 
     @property
     def offer(self) -> CheckIn:
@@ -338,6 +354,13 @@ class AgentState:
         """When a training that is held is given up; None if none is."""
         is_held = self.waits_for and self.phase is Phase.TRAINING
         return max(self.held_since, self.trained_since) + LONGEST_PAUSE_S if is_held else None
+
+    @property
+    def is_refusing(self) -> bool:
+        """The owner refused what the gateway that was seen last has to do: the agent does not offer itself."""
+        if self.refusal is None or self.seen is None:
+            return self.refusal is not None
+        return (self.refusal.run, self.refusal.incarnation) == (self.seen.run, self.seen.incarnation)
 
     def awaits_training(self, number: int) -> bool:
         """Training `number` goes on, and was not stopped."""

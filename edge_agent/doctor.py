@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from edge_agent.consent_files import ConsentFiles
 from edge_agent.guest import Moment, why_not
 from edge_agent.settings import AgentSettings, load_settings
 from edge_agent.status import PROBE, STATUS, AgentStatus, ask
@@ -24,6 +25,7 @@ from fedprune.doctor.readability import unreadable_file
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.system.conditions import read_conditions
+from fedprune.system.disk import Directory
 from fedprune.system.routes import default_interface
 from fedprune.task.bundle import load_bundle
 from fedprune.task.gathering import load_to_look
@@ -56,6 +58,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     yield examine_power()
     yield examine_disk(state)
     yield _examine_guest(settings)
+    yield from _examine_consent(settings, state)
     yield _examine_trainer(settings)
     key_file = None if settings.authentication_key is None else base / settings.authentication_key
     yield from examine_secrets(broker_secrets(broker) | ({} if key_file is None else {"authentication_key": key_file}))
@@ -90,6 +93,23 @@ def _examine_guest(settings: AgentSettings) -> Finding:
     if why:
         return warning("guest", f"it would not train now: {why}", "wait, or change [guest] in agent.toml")
     return ok("guest", "it may train now, by [guest] of agent.toml")
+
+
+def _examine_consent(settings: AgentSettings, state: Path) -> Iterator[Finding]:
+    """A finding for each task that waits, where tasks wait at all."""
+    if not settings.consent.ask or not state.is_dir():
+        return
+    try:
+        files = ConsentFiles(Directory(state))
+        approved = files.approved()
+        waiting = [facts for facts in files.asked() if facts.digest not in approved]
+    except FedpruneError as error:
+        yield failed("consent", str(error))
+        return
+    for facts in waiting:
+        yield warning("consent", f"waits: {facts.description}", f"`fedprune consent {facts.digest}`, if you trust it")
+    if not waiting:
+        yield ok("consent", "no task waits")
 
 
 def _examine_data(path: Path, state: Path, *, is_running: bool) -> Finding:

@@ -7,12 +7,17 @@ import queue
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edge_agent.agent_state import Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.consent_events import ConsentChanged
+from edge_agent.consent_gate import ConsentGate
+from edge_agent.consent_watch import ConsentWatch
 from edge_agent.guest_watch import GuestWatch
 from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.renewal import keep_renewed
@@ -24,6 +29,7 @@ from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune import __version__
 from fedprune.data import most_examples, open_raw_examples
+from fedprune.data.files_seen import files_seen
 from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
@@ -69,7 +75,9 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     """Connect, and handle events for ever."""
     name = settings.name
     store = AgentStore(disk, name, settings.federation)
-    limits = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
+    room_here = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
+    limits = replace(room_here, max_round_bytes=settings.consent.max_round_bytes)
+    gate = ConsentGate(settings.consent, disk, check_in.examples)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room = Room.of_device(disk.path)
     training_thread = TrainingThread(
@@ -79,13 +87,14 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         disk,
         events.put,
         None if settings.personal_model is None else base / settings.personal_model,
+        lambda: files_seen(base / settings.data),
     )
     idle_memory_mb = 0.0
 
     def train(action: Train) -> None:
         nonlocal idle_memory_mb
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
-        training_thread.start(action.number, lambda: _open_round(store, name, action, idle_memory_mb, events))
+        training_thread.start(action.number, lambda: _open_round(store, gate, name, action, idle_memory_mb, events))
 
     key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
     if settings.gateway is not None:
@@ -98,6 +107,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     # Until the link is up a signal ends the process at once: there is nothing to say to anybody yet.
     with (
         guest.watching(),
+        ConsentWatch(disk, events).watching() if settings.consent.ask else nullcontext(),
         MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link,
         stopping(events),
         telling(disk.path, events),
@@ -117,10 +127,18 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
 
 
 def _open_round(
-    store: AgentStore, name: str, action: Train, idle_memory_mb: float, events: queue.SimpleQueue[Any]
+    store: AgentStore,
+    gate: ConsentGate,
+    name: str,
+    action: Train,
+    idle_memory_mb: float,
+    events: queue.SimpleQueue[Any],
 ) -> tuple[LocalRound, bytes]:
-    """Read from the disk what the training takes, on the training's thread. `events` get told what is held then."""
+    """Read from the disk what the training takes, on the training's thread, if `gate` lets the task pass. `events` get
+    told what is held then."""
     assignment = action.assignment
+    task = store.task(assignment.task.digest)
+    gate.check(task, assignment.known)
     since = owed_since(assignment)
 
     def read_residual() -> Weights | None:
@@ -140,7 +158,7 @@ def _open_round(
         local=own,
         owed_form=store.owed_form(assignment.run, since),
     )
-    return local, store.task(assignment.task.digest)
+    return local, task
 
 
 def _loop(
@@ -196,6 +214,8 @@ def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) 
             if event.is_probe:
                 runner.say_again()
             event.answer.put(runner.status(now))
+        case ConsentChanged():
+            runner.handle(event, now)
         case PermissionChanged():
             runner.permit(event, now)
         case BaseException():

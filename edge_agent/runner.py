@@ -31,6 +31,8 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
+from edge_agent.consent import ConsentMissing, why_too_many_bytes
+from edge_agent.consent_events import ConsentRefused
 from edge_agent.held_model import UnusableBase
 from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
@@ -114,13 +116,18 @@ class AgentRunner:
         self.handle(LinkDrained(), now)
 
     def end_training(self, number: int, result: LocalResult | Exception, now: float) -> None:
-        """Training is done: make the update durable, then submit it. One that was stopped leaves nothing.
+        """Training is done: make the update durable, then submit it. One that was stopped leaves nothing, nor does one
+        that the device's owner does not consent to.
 
         Raises `StorageError` if the disk refuses, on this thread or on the training's.
         """
         if not self.state.awaits_training(number):
             return
         if isinstance(result, LocalResult):
+            limit = self.state.limits.max_round_bytes
+            if why := why_too_many_bytes(self.state.fetched, len(result.update.blob), limit):
+                self.handle(ConsentRefused(number, why, of_task=False), now)
+                return
             try:
                 durations = self.state.durations_at(now)
                 left = result.slots, durations, result.local, result.form
@@ -131,6 +138,8 @@ class AgentRunner:
             self.handle(TrainingDone(number, result.submit), now)
         elif isinstance(result, StorageError):
             raise result
+        elif isinstance(result, ConsentMissing):
+            self.handle(ConsentRefused(number, str(result), of_task=True), now)
         else:
             wants_whole = isinstance(result, UnusableBase)
             self.handle(TrainingFailed(number, _reason(result), self._store.tasks(), wants_whole), now)
@@ -169,7 +178,7 @@ class AgentRunner:
             is_connected=state.connected,
             heard_s=None if state.heard_at < 0 else now - state.heard_at,
             unanswered=state.unanswered,
-            waits_for=state.waits_for,
+            waits_for=state.waits_for or (state.refusal.why if state.refusal and state.is_refusing else ""),
             round_bytes_written=self._round_bytes,
         )
 
@@ -260,7 +269,7 @@ class AgentRunner:
             return f"round {state.assignment.round + 1}: {state.phase.name.lower()}"
         if state.pending is not None:
             return f"round {state.pending.round + 1}: {state.phase.name.lower()} {state.pending.content.size} bytes"
-        return "waiting for work"
+        return "waiting for its owner's consent" if state.is_refusing else "waiting for work"
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from edge_agent.consent import Consent
 from edge_agent.guest import Guest
 from edge_agent.trainers.choice import TrainerChoice
 from fedprune.config import from_table, load_toml, read_table
@@ -36,6 +37,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     personal_model: str | None = None
     gateway: str | None = None
     guest: Guest = Guest()
+    consent: Consent = Consent()
     broker: Broker = Broker()
 
 

@@ -54,10 +54,11 @@ class _Training:
 @dataclass(frozen=True, eq=False)
 class _Prepared:
     """All that is kept from round to round: a task, the data as it wants them, and its trainer. `aside`: the share and
-    the seed by which `held_out` was taken from the data."""
+    the seed by which `held_out` was taken from the data, `seen` what their files looked like."""
 
     bundle: Bundle
     aside: tuple[float, int]
+    seen: bytes
     data: Examples
     held_out: Examples | None
     trainer: AnsweringTrainer
@@ -66,8 +67,9 @@ class _Prepared:
 class TrainingThread:
     """Trains one round at a time. `deliver` gets, on the training thread, what came of each that was not stopped.
 
-    `read` gives the examples before normalisation. `disk` remembers which runtime was checked. After each training the
-    device's own model goes to `personal_model`.
+    `read` gives the examples before normalisation, and is called again once `seen`, which tells what of their files can
+    be seen, tells something else. `disk` remembers which runtime was checked. After each training the device's own
+    model goes to `personal_model`.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class TrainingThread:
         disk: Disk | None,
         deliver: Callable[[TrainingEnded], None],
         personal_model: Path | None = None,
+        seen: Callable[[], bytes] = bytes,
     ) -> None:
-        self._read = read
+        self._read, self._seen = read, seen
         self._choice = choice
         self._threads = threads
         self._disk = disk
@@ -191,13 +194,14 @@ class TrainingThread:
         from fedprune.task.bundle import read_bundle
 
         share, seed = aside = (local.assignment.known.hold_out, local.assignment.known.seed)
-        if self._prepared is None or (self._prepared.bundle.blob, self._prepared.aside) != (blob, aside):
-            self._prepared = None  # a device has no room for two
+        seen, prepared = self._seen(), self._prepared
+        if prepared is None or (prepared.bundle.blob, prepared.aside, prepared.seen) != (blob, aside, seen):
+            prepared = self._prepared = None  # a device has no room for two
             bundle = read_bundle(blob)
             form = bundle.task.data
             data = fit_to(normalized(self._read(form), form), bundle.network.input_forms, bundle.task.output_forms)
             data, held_out = hold_out(data, share, seed, local.agent, hold_out_by(form))
             # Only here: what does not fit costs no TensorFlow.
             trainer = make_trainer(self._choice, bundle, examples=len(data), threads=self._threads, disk=self._disk)
-            self._prepared = _Prepared(bundle, aside, data, held_out, trainer)
-        return self._prepared
+            prepared = self._prepared = _Prepared(bundle, aside, seen, data, held_out, trainer)
+        return prepared

@@ -35,6 +35,10 @@ _SUBCOMMANDS = {
         "Renew this device's certificate, as agents do.",
     ),
     "agent": ("edge_agent.command:agent", "Train on this device's own data, for a federation."),
+    "consent": (
+        "edge_agent.consent_command:consent",
+        "List the tasks that wait for a device's owner, and approve one.",
+    ),
     "doctor": ("fedprune.doctor.command:doctor", "Examine this device or gateway, and say what mends it."),
     "export": ("export.export_command:export", "Convert a run's global model to verified .tflite files."),
     "matrix": ("benchmarks.matrix.command:matrix", "Export every way, measure each file, and recommend one."),

@@ -19,6 +19,7 @@
     ├── TrainingError         9  a trainer that could not train
     │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
+    ├── ConsentMissing        1  (edge_agent.consent) a task that a device's owner does not, or not yet, consent to
     ├── Unwell                1  (doctor.command) some check of the doctor failed
     ├── TokenRefused          1  (identity.devices) a join token that lets nobody in: unknown, late or used
     └── ExportError          10  a model that could not be exported or benchmarked

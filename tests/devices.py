@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.agent_state import Train
+from edge_agent.agent_state import Limits, Train
 from edge_agent.local_round import LocalResult, PreparedUpdate
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
@@ -24,7 +24,7 @@ TOPICS = Topics("tests")
 class Device:
     """An agent with a real store on a recorded link."""
 
-    def __init__(self, path: Path, key: bytes | None = None) -> None:
+    def __init__(self, path: Path, key: bytes | None = None, limits: Limits = LIMITS) -> None:
         self.store = AgentStore(Directory(path), "pi-1", "tests")
         self.link = Recorder()
         self.trains: list[Train | None] = []
@@ -32,7 +32,7 @@ class Device:
         self.runner = AgentRunner(
             "pi-1",
             CHECK_IN,
-            LIMITS,
+            limits,
             TOPICS,
             self.link,
             self.store,

@@ -71,7 +71,7 @@ def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(Preset)),
+    type=click.Choice([preset.value for preset in Preset]),
     help="Some hundred times fewer bytes both ways instead, and a schedule that goes with it.",
 )
 @click.option(

@@ -32,6 +32,7 @@ LAST_S = 1.5
 cuts short then it would lose to a power cut as well, and so nothing that counts."""
 
 _is_service = threading.Event()
+_is_told_to_end = threading.Event()
 
 
 class Terminated(BaseException):
@@ -48,11 +49,17 @@ def as_service() -> Iterator[None]:
 
     Whatever the main thread computes or waits for then, the process ends, with exit code 0.
     """
+    _is_told_to_end.clear()
     _is_service.set()
     try:
         yield
     except _Unwinding as told:
         raise Terminated from told
+    except Exception as error:
+        # A library's module whose import the signal cut short says that it cannot be imported.
+        if _is_told_to_end.is_set():
+            raise Terminated from error
+        raise
     finally:
         SERVICE.ending()
         _is_service.clear()  # a last moment that has begun goes on: what ends the process comes after this
@@ -101,6 +108,8 @@ def interruptible() -> Iterator[None]:
 
     def interrupt(number: int, _: object) -> None:
         noticed.set()
+        if number == signal.SIGTERM:
+            _is_told_to_end.set()
         raise KeyboardInterrupt if number == signal.SIGINT else _Unwinding
 
     def insist(number: signal.Signals) -> None:

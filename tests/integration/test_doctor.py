@@ -17,10 +17,13 @@ from typing import Any
 
 import pytest
 
+from edge_agent.consent import TaskFacts
+from edge_agent.consent_files import ConsentFiles
 from edge_agent.doctor import examine
 from edge_agent.status import AgentStatus, StatusAsked, ask, telling
 from fedprune.data import save_npz
 from fedprune.doctor.finding import Finding, Verdict
+from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.wire.authentication import KEY_BYTES
 from fedprune.wire.broker import Broker
@@ -333,6 +336,17 @@ print(unreadable_file(Path({str(data)!r})))
     assert user == f"examined as nobody, whose {state} is"
     assert disk == Verdict.OK
     assert unreadable.startswith(f"{data}: Permission denied")
+
+
+def test_a_task_that_waits_for_its_owners_word_is_named_until_it_is_approved(tmp_path: Path) -> None:
+    config = Site(tmp_path, f"mqtt://127.0.0.1:{free_port()}", Path()).agent("pi-1", consent={"ask": True})
+    files = ConsentFiles(Directory(tmp_path / "state-of-pi-1"))
+    files.ask(TaskFacts("0f" * 32, "digits", "dense", 850, 20, 16, "arrays", "8x8x1", 0.2))
+    waits = examined(config)["consent"]
+    assert waits.verdict is Verdict.WARNING
+    assert "task 'digits'" in waits.told
+    files.approve("0f" * 32)
+    assert examined(config)["consent"].verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(

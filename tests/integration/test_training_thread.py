@@ -27,6 +27,7 @@ from edge_agent.trainers.litert import LiteRTTrainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
 from fedprune.codecs import Key, Values, decode_model, decode_update, parse_codec
 from fedprune.data import Dataset
+from fedprune.data.files_seen import files_seen
 from fedprune.errors import DataError, StorageError
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.policy import MaskPolicy
@@ -69,9 +70,10 @@ class _Thread:
         trainer: TrainerChoice = "litert",
         load: Callable[[], Dataset] = lambda: learnable(32),
         disk: Directory | None = None,
+        seen: Callable[[], bytes] = bytes,
     ) -> None:
         self.delivered: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
-        self.thread = TrainingThread(lambda _: load(), trainer, 1, disk, self.delivered.put)
+        self.thread = TrainingThread(lambda _: load(), trainer, 1, disk, self.delivered.put, seen=seen)
 
     def trains(self, task: Bundle, blob: bytes | None = None) -> LocalResult | Exception:
         """What comes of the task's first round; of another bundle, if `blob` is one."""
@@ -83,6 +85,22 @@ def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
     result = _Thread(trainer).trains(task)
     assert isinstance(result, LocalResult), result
     return result
+
+
+def test_new_files_are_read_for_the_next_round(tmp_path: Path) -> None:
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    (tmp_path / "one").touch()
+    training_thread = _Thread(
+        load=lambda: learnable(32 * len(list(tmp_path.iterdir()))), seen=lambda: files_seen(tmp_path)
+    )
+    examples = []
+    for name in ("one", "two", "two", "three"):
+        (tmp_path / name).touch()
+        result = training_thread.trains(task)
+        assert isinstance(result, LocalResult), result
+        examples.append(result.submit.examples)
+
+    assert examples == [32, 64, 64, 96]
 
 
 def test_data_are_loaded_for_the_first_round_of_a_task_only() -> None:

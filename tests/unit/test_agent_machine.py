@@ -36,6 +36,7 @@ from edge_agent.agent_state import (
     Warn,
 )
 from edge_agent.agent_submitting import ANSWER_S
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from edge_agent.history import RoundsDone
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
@@ -83,6 +84,8 @@ SAMPLES: dict[type, Event] = {
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
     HeldChanged: HeldChanged((RUN, 0)),
     PermissionChanged: PermissionChanged("it is 81 °C"),
+    ConsentRefused: ConsentRefused(1, "too large", of_task=True),
+    ConsentChanged: ConsentChanged(frozenset({TASK.digest.hex()})),
     **{type(message): message for message in MESSAGES.values()},
 }
 

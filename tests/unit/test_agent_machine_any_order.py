@@ -25,6 +25,7 @@ from edge_agent.agent_state import (
     TrainingDone,
     TrainingFailed,
 )
+from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Accepted, Chunk, Message, Need, Reason, Rejected, Submit
@@ -137,6 +138,18 @@ class AnyOrder(RuleBasedStateMachine):
         self.take(TrainingFailed(number, "why", frozenset({TASK.digest})) if fails else TrainingDone(number, submit()))
         assert self.agent.state == before
 
+    @precondition(lambda self: self.agent.state.phase is Phase.TRAINING)
+    @rule(of_task=st.booleans())
+    def the_owner_refuses(self, of_task: bool) -> None:
+        number = self.agent.state.training
+        self.under_way.remove(number)
+        self.take(ConsentRefused(number, "too many steps", of_task))
+
+    @rule(withdrawn=st.frozensets(_DIGESTS.map(bytes.hex), max_size=2))
+    def the_owner_thinks_again(self, withdrawn: frozenset[str]) -> None:
+        self.take(ConsentChanged(withdrawn))
+        assert not self.agent.state.is_refusing
+
     @rule(held=st.sampled_from([(RUN, 0), (RUN, 1), NONE_HELD]))
     def the_disk_holds(self, held: tuple[str, int]) -> None:
         self.take(HeldChanged(held))
@@ -159,7 +172,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def it_never_waits_for_ever(self) -> None:
         state = self.agent.state
-        if state.connected and not (state.waits_for and state.phase is Phase.IDLE):
+        if state.connected and not ((state.waits_for or state.is_refusing) and state.phase is Phase.IDLE):
             assert state.wake_at is not None
 
     @invariant()

@@ -12,10 +12,13 @@ import pytest
 
 from edge_agent import process, store
 from edge_agent.agent_state import Phase, Train
+from edge_agent.consent import Consent
+from edge_agent.consent_gate import ConsentGate
 from edge_agent.history import Durations
 from edge_agent.training_thread import TrainingThread
 from fedprune.data import Data, Dataset
 from fedprune.errors import StorageError, TrainingError
+from fedprune.system.disk import Directory
 from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import (
@@ -248,11 +251,12 @@ def test_a_recall_stops_the_training_and_nothing_of_it_is_kept(device: Device, t
     assert not list((tmp_path / "state").glob("*.update"))
 
 
-def test_what_a_recalled_training_has_decoded_is_said(device: Device) -> None:
+def test_what_a_recalled_training_has_decoded_is_said(device: Device, tmp_path: Path) -> None:
     events = queue.SimpleQueue[Any]()
     train = training(device).trains[-1]
     assert train is not None
-    local, _ = process._open_round(device.store, "pi-1", train, 0.0, events)
+    gate = ConsentGate(Consent(), Directory(tmp_path / "state"), CHECK_IN.examples)
+    local, _ = process._open_round(device.store, gate, "pi-1", train, 0.0, events)
     local.held.keep(RUN, 0, MODEL_BLOB)
     next_round = Delivery(TOPICS.round, encode(manifest(1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError
 from fedprune.identity.device_commands import enroll
+from fedprune.identity.gateway import init_gateway
+from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import MOST_CHARACTERS, JoinToken, format_token, parse_token
 
 TOKEN = JoinToken("pi-1", ("gateway.local", "192.168.1.10", "fe80::1"), 8884, bytes(range(16)), bytes(range(12)))
@@ -23,6 +26,7 @@ def test_a_token_says_where_the_gateway_is_and_fits_on_a_line() -> None:
 
 @pytest.mark.parametrize(("name", "said"), [("fedprune-check-1", "plays it"), ("aggregator.x", "use 1 to 64 letters")])
 def test_a_name_that_means_somebody_else_cannot_be_invited(tmp_path: Path, name: str, said: str) -> None:
+    init_gateway(tmp_path, GatewaySettings(("127.0.0.1",)), datetime.now(UTC))
     failure = CliRunner().invoke(enroll, [name, "--dir", str(tmp_path)]).exception
     assert isinstance(failure, ConfigurationError)
     assert said in str(failure)

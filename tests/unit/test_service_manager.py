@@ -98,7 +98,20 @@ except Terminated:
 """
 
 
-@pytest.mark.parametrize("program", [_HELD_UP, _BUSY_AT_START], ids=["in a step that does not end", "before it serves"])
+_CUT_SHORT = """\
+        try:
+            time.sleep(3600)
+        except BaseException:
+            raise ImportError("initialization failed") from None
+"""
+_IMPORTING = _BUSY_AT_START.replace("        time.sleep(3600)\n", _CUT_SHORT)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [_HELD_UP, _BUSY_AT_START, _IMPORTING],
+    ids=["in a step that does not end", "before it serves", "in an import"],
+)
 def test_a_service_that_is_told_to_end_ends_well_whatever_it_does(program: str) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
