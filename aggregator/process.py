@@ -108,11 +108,7 @@ def run_aggregator(
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
             )
-<<<<<<< HEAD
-            _serve(runner, events, link, topics)
-=======
             _serve(runner, events, topics, link)
->>>>>>> review1
 
 
 def _existing(path: Path) -> Path:
@@ -160,39 +156,22 @@ def _gather(
     events: queue.SimpleQueue[Any],
 ) -> bytes:
     """Run the gathering to its end; the key of its tickets."""
-<<<<<<< HEAD
-    topics = Topics(settings.name)
-=======
     topics, broker = Topics(settings.name), settings.broker.relative_to(base)
->>>>>>> review1
     with closing(Book.open(given.path / BOOK)) as book:
         run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
         plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
         _log.info("the task's statistics are gathered of the devices first")
-<<<<<<< HEAD
-        with MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link, stopping(events):
-=======
         with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
->>>>>>> review1
             keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
             runner = GatheringRunner(
                 plan, bundle, topics, link, book, given, directory, clock=time.monotonic, keys=keys
             )
-<<<<<<< HEAD
-            _serve(runner, events, link, topics)
-    return plan.ticket_key
-
-
-def _serve(runner: Exchange, events: queue.SimpleQueue[Any], link: MqttLink, topics: Topics) -> None:
-    """Serve until it is done. Who rests takes the manifest back: nobody is to wait for an answer."""
-=======
             _serve(runner, events, topics, link)
     return plan.ticket_key
 
 
 def _serve(runner: Exchange, events: queue.SimpleQueue[Any], topics: Topics, link: MqttLink) -> None:
     """Serve until the federation is done, or rests: then nobody is to wait for it."""
->>>>>>> review1
     try:
         _loop(runner, events)
     except Withdrawn:
