@@ -65,5 +65,8 @@ def withdraw_consent(state: AgentState, event: ConsentChanged, now: float) -> St
     if assignment.task.digest.hex() not in event.withdrawn:
         return state, ()
     idle, left = leave_round(state, now)
-    said = (Send(failed(assignment, NO_CONSENT)), Warn(f"round {assignment.round + 1}: consent was withdrawn"))
+    said = (
+        Send(failed(assignment, NO_CONSENT, rests=True)),
+        Warn(f"round {assignment.round + 1}: consent was withdrawn"),
+    )
     return wait(idle, IDLE_CHECK_IN_S, now), left + said
