@@ -39,7 +39,7 @@ class Member:
     says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
     updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal. `base`:
     the version of the model that it can go on from, -1 for none; `bases`: the earlier ones that it named so far.
-    `knows_terms`: it need not be told them."""
+    `knows_terms`: it need not be told them. `rests`: it failed since its device does not permit training now."""
 
     standing: Standing
     examples: int
@@ -52,6 +52,7 @@ class Member:
     base: int = -1
     bases: frozenset[int] = frozenset()
     knows_terms: bool = False
+    rests: bool = False
 
     @property
     def has_work(self) -> bool:
@@ -104,6 +105,11 @@ class Cohort:
     def awaited(self) -> int:
         """Members whose update the round waits for."""
         return self.count(Standing.ASSIGNED, Standing.SILENT, Standing.STORING)
+
+    @property
+    def failures(self) -> int:
+        """Members that failed, or sit the round out, and do not merely rest. Walks over all members."""
+        return sum(not self.members[agent].rests for agent in self.agents(Standing.FAILED, Standing.OUT))
 
     def agents(self, *standings: Standing) -> Iterator[str]:
         """The members that stand so, sorted by name. Walks over all members."""

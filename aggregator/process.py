@@ -70,12 +70,14 @@ def run_aggregator(
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
     held_out = None if settings.held_out is None else base / settings.held_out
+    room = Room.of_device(_existing(base / settings.state))
+    # Before there is a state directory: data that do not fit leave none.
+    evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings, room)
     with (
         owned(base / settings.state, CHECKPOINTS, UPDATES, STATISTICS) as directory,
         closing(RunStore.open(directory.path)) as store,
     ):
-        room, ticket_key = Room.of_device(directory.path), None
-        evaluator = None if is_incomplete(bundle.task) else _evaluator(bundle, held_out, settings, room)
+        ticket_key = None
         if is_incomplete(bundle.task):
             bundle, ticket_key = _completed(bundle, settings, base, directory, store, events)
             evaluator = _evaluator(bundle, held_out, settings, room)
@@ -106,13 +108,12 @@ def run_aggregator(
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
             )
-            try:
-                _loop(runner, events)
-            except Withdrawn:
-                link.publish(topics.round, b"", retain=True)  # nobody is to wait for it
-                link.drain()
-                raise
-            link.drain()
+            _serve(runner, events, topics, link)
+
+
+def _existing(path: Path) -> Path:
+    """The directory, or the nearest one above it that there is: working files have no names there."""
+    return next(place for place in (path, *path.absolute().parents) if place.is_dir())
 
 
 def _evaluator(bundle: Bundle, held_out: Path | None, settings: FederationSettings, room: Room) -> Evaluator | None:
@@ -155,18 +156,29 @@ def _gather(
     events: queue.SimpleQueue[Any],
 ) -> bytes:
     """Run the gathering to its end; the key of its tickets."""
-    topics, book = Topics(settings.name), Book.open(given.path / BOOK)
-    run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
-    plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
-    _log.info("the task's statistics are gathered of the devices first")
-    with MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link, stopping(events):
-        keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
-        _loop(
-            GatheringRunner(plan, bundle, topics, link, book, given, directory, clock=time.monotonic, keys=keys), events
-        )
-        link.drain()
-    book.close()
+    topics, broker = Topics(settings.name), settings.broker.relative_to(base)
+    with closing(Book.open(given.path / BOOK)) as book:
+        run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
+        plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
+        _log.info("the task's statistics are gathered of the devices first")
+        with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
+            keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
+            runner = GatheringRunner(
+                plan, bundle, topics, link, book, given, directory, clock=time.monotonic, keys=keys
+            )
+            _serve(runner, events, topics, link)
     return plan.ticket_key
+
+
+def _serve(runner: Exchange, events: queue.SimpleQueue[Any], topics: Topics, link: MqttLink) -> None:
+    """Serve until the federation is done, or rests: then nobody is to wait for it."""
+    try:
+        _loop(runner, events)
+    except Withdrawn:
+        link.publish(topics.round, b"", retain=True)
+        link.drain()
+        raise
+    link.drain()
 
 
 def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:

@@ -39,7 +39,7 @@ def go_on(state: RoundState, now: float) -> Step:
     if drafted:
         return state, actions + drafted
     if is_hopeless(state):
-        return state, (*actions, GiveUp(cohort.count(Standing.FAILED, Standing.OUT)))
+        return state, (*actions, GiveUp(cohort.failures))
     return state, (*actions, nobody_left(state, now))
 
 

@@ -164,7 +164,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     if cohort.accepted >= plan.quorum:
         return close(state)
     if is_hopeless(state):
-        return state, (GiveUp(cohort.count(Standing.FAILED, Standing.OUT)),)
+        return state, (GiveUp(cohort.failures),)
     warnings = quorum_out_of_reach(state) or deadline_missed(state)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
@@ -277,7 +277,7 @@ def _excuse(state: RoundState, said: Said, now: float) -> Step:
     assert isinstance(failed, Failed)
     if failed.run != state.plan.run or failed.round != state.round or member is None or not member.has_work:
         return state, ()
-    member = replace(member, standing=Standing.FAILED, why=failed.why)
+    member = replace(member, standing=Standing.FAILED, why=failed.why, rests=failed.rests)
     state = drop_upload(state, agent)
     presence = state.presence.without(agent)
     return go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)

@@ -17,6 +17,10 @@ from fedprune.model.randomness import Keyed
 ANSWER_S = 15.0
 """Seconds in which an agent has to ask for its work once it is assigned, or others may have its place."""
 
+MOST_INLINE_TOGETHER = 8 * 2**20
+"""Bytes of contents inside the assignments of one step: a link holds twice as many for a broker, and drops the rest.
+Members of a larger cohort ask for theirs, and one broadcast serves all."""
+
 MOST_NAMED = 5
 """Agents that a line for people names; the rest are counted."""
 
@@ -58,7 +62,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
-    sent = [Send(agent, assignment(state, agent, now, inline=True)) for agent in selected]
+    inline = len(selected) * max(map(len, state.model.small.values()), default=0) <= MOST_INLINE_TOGETHER
+    sent = [Send(agent, assignment(state, agent, now, inline=inline)) for agent in selected]
     state = replace(state, owed=reduce(HashTrieMap.discard, selected, state.owed))
     return state, (BookCohort(state.round, examples, state.cap), *sent)
 
@@ -116,8 +121,10 @@ def deadline_missed(state: RoundState) -> tuple[Action, ...]:
 
 
 def is_hopeless(state: RoundState) -> bool:
-    """As many agents as a cohort has have failed, and none has succeeded."""
-    return not state.cohort.accepted and state.cohort.count(Standing.FAILED, Standing.OUT) >= state.plan.cohort
+    """As many agents as a cohort has have failed, and none has succeeded. Those whose devices rest will come back."""
+    cohort, most = state.cohort, state.plan.cohort
+    may_be = not cohort.accepted and cohort.count(Standing.FAILED, Standing.OUT) >= most
+    return may_be and cohort.failures >= most
 
 
 def nobody_left(state: RoundState, now: float) -> Warn:

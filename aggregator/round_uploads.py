@@ -66,7 +66,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if submit.content.size > state.plan.max_update_bytes:
         return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
-        member = replace(member, standing=Standing.ASSIGNED, why="")
+        member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
     if blob:
         return _store(_receive(drop_upload(state, agent), agent, submit, now), agent, blob)
@@ -93,14 +93,16 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
 
 
 def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
-    """The update counts; its agent waits for the next round, and for the word that it does."""
+    """The update counts; its agent waits for the next round, and for the word that it does. By now it knows how many
+    examples it has: before its first training it checked in with the most that there can be."""
     agent, member = event.agent, state.cohort.members[event.agent]
     submit = state.uploads[agent].submit
     member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
+    examples = min(member.examples, submit.examples)
     return replace(
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, Waiting(member.examples, state.round, knows_terms=True)),
+        presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
         owed=state.owed.insert(agent, accepted(submit)),
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )
@@ -121,7 +123,7 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     member = state.cohort.members[agent]
     refusals = member.refusals + 1
     standing = Standing.OUT if refusals >= MOST_REFUSALS else Standing.FAILED
-    member = replace(member, standing=standing, refusals=refusals, why=why[:1000])
+    member = replace(member, standing=standing, refusals=refusals, why=why[:1000], rests=False)
     state = replace(
         drop_upload(state, agent),
         refused=state.refused.insert(agent, submit.content.digest),

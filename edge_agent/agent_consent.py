@@ -31,7 +31,10 @@ def withhold(state: AgentState, assignment: Assignment, refusal: ConsentRefusal,
     """Tell the gateway that the idle agent will not do it, and its owner why. It offers itself again once its owner
     consents to something else, or the gateway is started anew."""
     state = wait(replace(state, refusal=refusal), IDLE_CHECK_IN_S, now)
-    return state, (Send(failed(assignment, NO_CONSENT)), Warn(f"round {assignment.round + 1}: {refusal.why}"))
+    return state, (
+        Send(failed(assignment, NO_CONSENT, rests=True)),
+        Warn(f"round {assignment.round + 1}: {refusal.why}"),
+    )
 
 
 def withhold_training(state: AgentState, event: ConsentRefused, now: float) -> Step:
@@ -62,5 +65,8 @@ def withdraw_consent(state: AgentState, event: ConsentChanged, now: float) -> St
     if assignment.task.digest.hex() not in event.withdrawn:
         return state, ()
     idle, left = leave_round(state, now)
-    said = (Send(failed(assignment, NO_CONSENT)), Warn(f"round {assignment.round + 1}: consent was withdrawn"))
+    said = (
+        Send(failed(assignment, NO_CONSENT, rests=True)),
+        Warn(f"round {assignment.round + 1}: consent was withdrawn"),
+    )
     return wait(idle, IDLE_CHECK_IN_S, now), left + said

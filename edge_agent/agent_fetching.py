@@ -50,7 +50,7 @@ def take(state: AgentState, assignment: Assignment, now: float) -> Step:
         return state, (Send(failed(assignment, "this agent is done with that round")),)
     why_not = state.waits_for or _why_sit_out(state, assignment) or _why_too_large(state, assignment)
     if why_not:
-        return decline(state, assignment, why_not, now)
+        return decline(state, assignment, why_not, now, rests=bool(state.waits_for))
     fetched = _bytes_to_fetch(state, assignment)
     refusal = refusal_of(state, assignment, fetched)
     if refusal is not None:
@@ -97,10 +97,10 @@ def _is_same_work(assignment: Assignment, other: Assignment) -> bool:
     )
 
 
-def decline(state: AgentState, assignment: Assignment, why: str, now: float) -> Step:
-    """Say that the idle agent cannot do the round, so that nobody waits for it."""
+def decline(state: AgentState, assignment: Assignment, why: str, now: float, *, rests: bool = False) -> Step:
+    """Say that the idle agent cannot do the round, so that nobody waits for it; `rests`: for its device's sake."""
     warning = Warn(f"round {assignment.round + 1}: {why}")
-    return wait(state, IDLE_CHECK_IN_S, now), (Send(failed(assignment, why)), warning)
+    return wait(state, IDLE_CHECK_IN_S, now), (Send(failed(assignment, why, rests=rests)), warning)
 
 
 def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
@@ -180,7 +180,7 @@ def give_up_held(state: AgentState, now: float) -> Step:
     assignment = state.assignment
     assert assignment is not None
     idle, left = leave_round(state, now)
-    idle, said = decline(idle, assignment, f"held too long: {state.waits_for}", now)
+    idle, said = decline(idle, assignment, f"held too long: {state.waits_for}", now, rests=True)
     return idle, left + said
 
 

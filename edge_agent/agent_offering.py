@@ -108,9 +108,9 @@ def leave_round(state: AgentState, now: float) -> Step:
     return idle, left
 
 
-def failed(assignment: Assignment, why: str) -> Failed:
+def failed(assignment: Assignment, why: str, *, rests: bool = False) -> Failed:
     """The word to the gateway that this round will not be done."""
-    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000])
+    return Failed(run=assignment.run, round=assignment.round, why=path_text(why)[:1000], rests=rests)
 
 
 def warn_unreadable(rejected: Rejected) -> tuple[Action, ...]:

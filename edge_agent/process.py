@@ -113,8 +113,14 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         telling(disk.path, events),
     ):
         runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, key)
+
+        def greet() -> None:
+            if settings.authentication_key is not None:  # as the certificate: the device may have joined anew
+                runner.authenticate(read_key(base / settings.authentication_key))
+            link.publish(status, _presence(name, "online"), retain=True)
+
         try:
-            _loop(runner, events, training_thread, lambda: link.publish(status, _presence(name, "online"), retain=True))
+            _loop(runner, events, training_thread, greet)
         finally:
             link.publish(status, _presence(name, "offline"), retain=True)
             link.drain()

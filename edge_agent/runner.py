@@ -92,6 +92,10 @@ class AgentRunner:
         self._round_bytes: int | None = None
         self._round: tuple[str, int] | None = None
 
+    def authenticate(self, key: bytes) -> None:
+        """The device has joined anew: its messages have codes of another key from now on."""
+        self._key = key
+
     def connect(self, now: float) -> None:
         """The link is up: subscribe, then say who we are."""
         for kind in DOWNLINK:

@@ -64,6 +64,7 @@ def serve_federations(gateway: Gateway, report: Report) -> None:
 def _serve(gateway: Gateway, federations: Federations, federation: Federation, report: Report) -> None:
     _log.info("federation %s: %s", federation.number, federation.task)
     SERVICE.status(f"federation {federation.number}: {federation.task}")
+    gateway.check_federations()  # or else each in turn would be the one that failed
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     settings = _at(gateway, federation.settings)
     try:

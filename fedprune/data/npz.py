@@ -247,12 +247,13 @@ def _check_told(told: Sequence[ArrayFile], count: int) -> None:
 
 
 def _provenance(rows: Mapping[str, Any]) -> Provenance | None:
-    """Where examples are from. A stretch of which no group is told is one of its own."""
-    if _GROUP not in rows and _STRETCH not in rows:
+    """Where examples are from, also if that is a column `[examples, 1]`. A stretch of which no group is told is one of
+    its own."""
+    told: dict[str, Any] = {name: rows[name].reshape(-1) for name in (_GROUP, _STRETCH, _OVERLAP) if name in rows}
+    if _GROUP not in told and _STRETCH not in told:
         return None
-    stretches = rows.get(_STRETCH)
-    overlap = max(0, int(rows[_OVERLAP].reshape(-1)[0])) if _OVERLAP in rows else 0
-    return Provenance(rows.get(_GROUP, stretches), stretches, overlap)
+    overlap = max(0, int(told[_OVERLAP][0])) if _OVERLAP in told else 0
+    return Provenance(told[_GROUP if _GROUP in told else _STRETCH], told.get(_STRETCH), overlap)
 
 
 def _that_fit(arrays: _Arrays, room: Room) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -109,7 +110,8 @@ def examine_disk(directory: Path) -> Finding:
     except OSError as error:
         return failed(check, f"{place}: {error.strerror}", "free space, or make the directory this user's")
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # one that became read-only deletes nothing, not even what is not there
+            probe.unlink(missing_ok=True)
     return judge_disk(directory, state.f_bavail * state.f_frsize / 1e6)
 
 

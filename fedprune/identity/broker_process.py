@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from fedprune.errors import BrokerError
 from fedprune.identity.gateway import BROKER_PID, Gateway
+
+_log = logging.getLogger(__name__)
 
 _NAME = "mosquitto"
 _LONGEST_PID = 20
@@ -34,6 +37,16 @@ def reload_broker(gateway: Gateway) -> bool:
             "the user who runs Mosquitto, once more"
         ) from error
     return True
+
+
+def tell_broker(gateway: Gateway) -> None:
+    """Have the broker read its files again, for who serves: where it runs and cannot be told, a person is."""
+    try:
+        why = "" if reload_broker(gateway) else f"{gateway.path / BROKER_PID} names no Mosquitto that can be seen here"
+    except BrokerError as error:
+        why = str(error)
+    if why and broker_listens(gateway):
+        _log.error("the broker goes on with its old lists and certificate (%s): start it again", why)
 
 
 def broker_listens(gateway: Gateway) -> bool:

@@ -23,7 +23,7 @@ from datetime import datetime
 import msgspec
 
 from fedprune.errors import ProtocolError
-from fedprune.identity.broker_process import reload_broker
+from fedprune.identity.broker_process import tell_broker
 from fedprune.identity.certificates import (
     MAX_REQUEST_BYTES,
     issue_again,
@@ -120,7 +120,7 @@ class Enrolment:
             return self._refuse(403, address, str(error))
         if self._gateway.denies(member.name):  # it comes back, with another key
             self._gateway.devices.publish(self._gateway.write_access)
-            reload_broker(self._gateway)
+            tell_broker(self._gateway)
         _log.info("%s joined, from %s", member.name, address)
         settings = self._gateway.settings
         enrolled = Enrolled(

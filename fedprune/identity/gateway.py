@@ -28,7 +28,7 @@ from fedprune.identity.certificates import (
     new_authority,
     revocation_list,
 )
-from fedprune.identity.devices import Devices, Revoked
+from fedprune.identity.devices import FILE, Devices, Revoked
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
 
@@ -79,6 +79,13 @@ class Gateway:
                 f"{self.path / name}.pem and {name}.key: no certificate and its key; restore both from one backup"
             )
         return found
+
+    def check_federations(self) -> None:
+        """Raise `StorageError` if something is gone or damaged that every federation needs."""
+        for name in (AUTHORITY, AGGREGATOR):
+            self.credentials(name)
+        if not (self.path / FILE).is_file():
+            raise StorageError(f"{self.path / FILE}: there is no such file; restore it, or the whole directory")
 
     @property
     def enrolment_files(self) -> ServerFiles:

@@ -13,7 +13,7 @@ import msgspec
 
 from fedprune.errors import BrokerError, ConfigurationError, ProtocolError, StorageError
 from fedprune.identity.asking import Unreachable, ask, refusal, trusting
-from fedprune.identity.broker_process import reload_broker
+from fedprune.identity.broker_process import tell_broker
 from fedprune.identity.certificates import renewable_from
 from fedprune.identity.enrolment import RENEWAL_PATH, Renewed
 from fedprune.identity.gateway import OWN, Gateway, init_gateway
@@ -58,7 +58,7 @@ def renew_gateway(gateway: Gateway, now: datetime) -> bool:
     if all(now < renewable_from(gateway.credentials(name).certificate) for name in OWN):
         return False
     init_gateway(gateway.path, gateway.settings, now)
-    reload_broker(gateway)
+    tell_broker(gateway)
     return True
 
 

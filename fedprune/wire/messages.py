@@ -275,11 +275,13 @@ class Rejected(Message, frozen=True, kw_only=True):
 
 
 class Failed(Message, frozen=True, kw_only=True):
-    """An agent cannot do the round it was assigned: the aggregator need not wait for it."""
+    """An agent cannot do the round it was assigned: the aggregator need not wait for it. `rests`: nothing is wrong, its
+    device does not permit training now."""
 
     run: Id
     round: Count
     why: Text
+    rests: bool = False
 
 
 class Presence(msgspec.Struct, frozen=True):

@@ -538,7 +538,7 @@ def test_a_memory_that_is_another_agents(nowhere: Site) -> None:
     config = nowhere.agent("pi-1")
     state = nowhere.path / "state-of-pi-1"
     state.mkdir()
-    (state / "agent.json").write_text('{"format": 5, "agent": "pi-7", "federation": "greenhouse"}')
+    (state / "agent.json").write_text('{"format": 6, "agent": "pi-7", "federation": "greenhouse"}')
 
     assert refusal(STORAGE, "agent", "--config", config) == (
         "this state directory belongs to agent pi-7 of federation greenhouse; name another with --state"
@@ -583,7 +583,7 @@ def test_a_full_disk_on_a_device(site: Site) -> None:
     federation = site.federation("run", rounds={"cohort": 1, "count": 1})
     with Child("aggregator", federation) as aggregator:
         aggregator.says("waiting for 1 agents")
-        said = refusal(STORAGE, "agent", "--config", site.agent("pi-1"), largest_file=8)
+        said = refusal(STORAGE, "agent", "--config", site.agent("pi-1"), largest_file=2)
         aggregator.says("pi-1 cannot do round 1: ")
     assert "File too large; free space" in said
     assert [path.name for path in (site.path / "state-of-pi-1").iterdir()] == [".owner"]

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from fedprune.data import Dataset, save_npz
+from fedprune.identity.audit import Client
+from fedprune.wire.topics import Topics
 from tests.brokers import MISSING
-from tests.federations import Site
+from tests.federations import NAME, Site
 from tests.processes import FEDPRUNE, PATIENCE_S, Child, run, toml
+from tests.regressions import regression_bundle
 from tests.secured import SecuredGateway
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -76,6 +79,24 @@ def test_it_serves_one_federation_after_the_other_and_its_device_stays(
     assert (Path(listed(gateway)[2]["run"]) / "checkpoints").is_dir()
     assert do(gateway, "remove", "1")[0] == 0
     assert [row["number"] for row in listed(gateway)] == [2, 3]
+
+
+def test_a_federation_that_rests_while_it_gathers_statistics_leaves_no_manifest(
+    tmp_path: Path, gateway: SecuredGateway
+) -> None:
+    (tmp_path / "watts.fedtask").write_bytes(regression_bundle().blob)
+    add(gateway, tmp_path / "watts.fedtask", 1)
+    topics = Topics(NAME)
+    with gateway.broker():
+        with gateway.endpoint() as served:
+            served.says("the task's statistics are gathered of the devices first")
+            served.says("connected; waiting for 1 agents")
+            assert do(gateway, "pause")[0] == 0
+            served.says("federation 1 rests")
+        with Client(gateway.client(), topics.aggregator_client) as who_comes:
+            who_comes.subscribe(topics.round)
+            heard = who_comes.until(b"so far", lambda: who_comes.publish(topics.round, b"so far"))
+    assert not [delivery for delivery in heard if delivery.retained]
 
 
 def test_a_federation_that_cannot_be_served_is_ended_and_the_next_one_begins(

@@ -25,6 +25,8 @@ from fedprune.identity.revocation import BrokerState, revoke
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret, parse_token
 from fedprune.system.disk import Directory
+from fedprune.wire.authentication import read_key, verified
+from fedprune.wire.link import Delivery
 from fedprune.wire.messages import encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
@@ -127,6 +129,28 @@ def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
             pass
 
 
+def test_an_agent_that_runs_while_its_device_joins_anew_speaks_with_the_new_key(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    site, topic = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task), TOPICS.up("pi-1", "check-in")
+    with gateway.broker(), gateway.endpoint():
+        config = join(gateway, site, "pi-1")
+        with Child("agent", "--config", config) as agent:
+            agent.says("connected")
+            gateway.revoke("pi-1")
+            agent.says("device.pem is revoked (")
+            with Client(gateway.client(), TOPICS.aggregator_client) as aggregator:
+                aggregator.subscribe(topic)
+                aggregator.subscribe(TOPICS.round)
+                aggregator.until(b"in force", lambda: aggregator.publish(TOPICS.round, b"in force"))
+                join(gateway, site, "pi-1")
+                heard: list[Delivery] = []
+                while not heard:
+                    found = aggregator.until(b"so far", lambda: aggregator.publish(TOPICS.round, b"so far"))
+                    heard = [delivery for delivery in found if delivery.topic == topic]
+    verified(read_key(config.parent / "authentication.key"), topic, heard[0].payload)
+
+
 def test_a_broker_that_does_not_read_its_revocation_list_is_told_and_the_device_has_no_rights(
     tmp_path: Path, tiny_task: Path, gateway: SecuredGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +185,17 @@ def test_a_broker_whose_process_is_not_found_is_not_said_to_be_off(gateway: Secu
         said = gateway.revoke("pi-1")
     assert said.startswith("pi-1 is revoked; what listens at the broker's port could not be told")
     assert "until then the device stays connected" in said
+
+
+def test_a_broker_that_cannot_be_told_of_a_device_that_comes_back_is_told_to_a_person(
+    tmp_path: Path, gateway: SecuredGateway
+) -> None:
+    with gateway.broker(), gateway.endpoint() as endpoint:
+        assert run("join", gateway.enrol("pi-1"), "--dir", tmp_path / "first")[0] == 0
+        gateway.revoke("pi-1")
+        (gateway.path / "mosquitto.pid").unlink()
+        assert run("join", gateway.enrol("pi-1"), "--dir", tmp_path / "second")[0] == 0
+        endpoint.says("the broker goes on with its old lists and certificate (")
 
 
 def test_a_name_that_nobody_has_cannot_be_revoked_and_one_that_is_in_use_not_be_invited(

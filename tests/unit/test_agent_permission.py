@@ -43,6 +43,7 @@ def test_an_assignment_that_comes_all_the_same_is_declined_with_the_reason() -> 
     (failed,) = said(agent.gets(assignment()))
     assert isinstance(failed, Failed)
     assert failed.why == HOT.why_not
+    assert failed.rests
     assert agent.state.phase is Phase.IDLE
 
 
@@ -71,6 +72,7 @@ def test_a_training_that_is_held_too_long_is_given_up_so_that_nobody_waits_for_i
     (failed,) = said(actions)
     assert isinstance(failed, Failed)
     assert failed.why == f"held too long: {HOT.why_not}"
+    assert failed.rests
     assert agent.state.phase is Phase.IDLE
     agent.now += 1000.0
     assert not said(agent.gets(Ticked()))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from aggregator import process
 from aggregator.presets import Preset
-from aggregator.process import run_aggregator
+from aggregator.process import Withdrawn, run_aggregator
 from aggregator.settings import Codec, FederationSettings, Rounds
 from fedprune.errors import ConfigurationError
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.scores import Score
-from fedprune.task.bundle import write_bundle
+from fedprune.task.bundle import Bundle, write_bundle
+from fedprune.wire.link import LinkUp
+from fedprune.wire.topics import Topics
+from tests.recorder import Recorder
+from tests.regressions import regression_bundle
 from tests.simulation.world import make_bundle
 
 
@@ -39,3 +45,31 @@ def test_scores_that_the_gateway_alone_can_compute_are_refused_where_masks_do_no
 
     with pytest.raises(ConfigurationError, match=r'need a task whose pruning\.score is "magnitude"'):
         run_aggregator(settings, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("bundle", [make_bundle(MaskPolicy.SHARED), regression_bundle()], ids=["rounds", "gathering"])
+def test_a_federation_that_is_to_rest_leaves_no_manifest_behind(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it gathers statistics: nobody is to wait for an answer."""
+    link = _Link()
+    monkeypatch.setattr(process, "MqttLink", lambda *_: link)
+    (tmp_path / "task.fedtask").write_bytes(bundle.blob)
+    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    events.put(LinkUp())
+    events.put(Withdrawn())
+
+    with pytest.raises(Withdrawn):
+        run_aggregator(FederationSettings("task.fedtask", "run"), tmp_path, lambda _: None, events)
+    *_, first, last = (sent for sent in link.published if sent.topic == Topics("fedprune").round)
+    assert first.payload
+    assert (last.payload, last.retained) == (b"", True)
+
+
+class _Link(Recorder):
+    def __enter__(self) -> _Link:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def drain(self) -> None: ...

@@ -162,7 +162,7 @@ def test_a_refused_task_is_told_in_words_that_give_nothing_of_the_device_away(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing(device)
-    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT)]
+    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT, rests=True)]
     (line,) = [record.getMessage() for record in caplog.records if "consent.max_steps" in record.getMessage()]
     assert line.startswith("round 1: task 'digits'")
     assert "consent.max_steps" in device.runner.status(0.0).waits_for
@@ -222,7 +222,7 @@ def test_a_training_whose_consent_is_withdrawn_is_stopped(device: Device) -> Non
     device.runner.handle(ConsentChanged(frozenset({TASK.digest.hex()})), 2.0)
     assert device.runner.state.phase is Phase.IDLE
     assert device.trains[-1] is None
-    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT)]
+    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT, rests=True)]
 
 
 def test_a_round_that_would_fetch_too_much_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_round_that_would_fetch_too_much_is_refused_before_anything_is_fetched
     device = Device(tmp_path / "narrow", limits=replace(LIMITS, max_round_bytes=most - 1))
     device.hears(assignment())
     assert device.runner.state.phase is Phase.IDLE
-    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT)]
+    assert device.said(Failed) == [Failed(run=RUN, round=0, why=NO_CONSENT, rests=True)]
 
 
 def test_an_update_that_would_be_too_much_is_not_sent(tmp_path: Path) -> None:

@@ -53,3 +53,11 @@ def test_a_service_is_a_guest_on_its_machine(unit: Path) -> None:
     settings = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
     assert settings.keys() >= {"MemoryMax", "CPUQuota", "TasksMax", "Restart", "RestartSec", "TimeoutStopSec", "User"}
     assert (settings["Type"], settings["IOSchedulingClass"]) == ("notify", "idle")
+
+
+def test_the_gateways_service_sees_its_broker_which_it_has_to_tell_to_reload() -> None:
+    """Services with PrivateUsers= are in namespaces of their own, and may not trace each other: hidden is what nobody
+    may trace."""
+    unit = (_DEPLOYED / "gateway" / "fedprune-gateway.service").read_text()
+    assert "\nProtectProc=" not in unit
+    assert "\nProcSubset=" not in unit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from fedprune.doctor.certificate_dates import validity
 from fedprune.doctor.clock import judge_clock, judge_dates
 from fedprune.doctor.finding import Verdict
-from fedprune.doctor.machine import judge_cpu, judge_disk, judge_memory, judge_memory_limits, judge_power
+from fedprune.doctor.machine import examine_disk, judge_cpu, judge_disk, judge_memory, judge_memory_limits, judge_power
 from fedprune.doctor.runtime import judge_trial
 from fedprune.doctor.secrets import judge_rights
 from fedprune.errors import ProtocolError
@@ -105,3 +107,15 @@ def test_a_secret_is_its_owners_alone() -> None:
     assert judge_rights("key", key, 0o640, 1000, 1000).verdict is Verdict.WARNING
     assert judge_rights("key", key, 0o604, 1000, 1000).verdict is Verdict.FAILED
     assert judge_rights("key", key, 0o600, 1000, 1001).verdict is Verdict.WARNING
+
+
+def test_a_file_system_that_became_read_only_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worn card's does: there no file can be deleted either, whether it is there or not."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found = examine_disk(tmp_path)
+    assert (found.verdict, found.told) == (Verdict.FAILED, f"{tmp_path}: Read-only file system")

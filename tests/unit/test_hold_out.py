@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edge_agent.evaluating import hold_out
-from fedprune.data import Dataset
+from fedprune.data import Dataset, load_npz
 from fedprune.data.dataset import Provenance
 from fedprune.data.hold_out import HoldOutBy
 from fedprune.errors import DataError
@@ -92,3 +95,23 @@ def test_a_single_group_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
 def test_without_groups_nothing_can_be_held_out_by_them() -> None:
     with pytest.raises(DataError, match=r"nothing tells groups apart here; name their column in data\.group"):
         split(DATA, 0.2, "group")
+
+
+@pytest.mark.parametrize("by", ["time", "group"])
+def test_groups_and_stretches_may_be_told_as_a_column(by: HoldOutBy, tmp_path: Path) -> None:
+    """As data frames give them; by time it had held out the first example, which all others overlap."""
+    told = np.repeat(np.arange(4), 10)
+    parts = []
+    for shape in ((40,), (40, 1)):
+        arrays: dict[str, Any] = {
+            "stretch": told.reshape(shape),
+            "group": told.reshape(shape),
+            "overlap": np.array([2]),
+        }
+        np.savez(tmp_path / "told.npz", x=DATA.x, y=DATA.y, **arrays)
+        rest, held_out = hold_out(load_npz(tmp_path / "told.npz"), 0.25, 1, "pi-1", by)
+        assert held_out is not None
+        parts.append((rest.labels["y"][:].tolist(), held_out.labels["y"][:].tolist()))
+
+    assert parts[0] == parts[1]
+    assert len(parts[0][1]) in (8, 10)

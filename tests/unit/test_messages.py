@@ -154,7 +154,7 @@ def test_damaged_messages_are_refused_or_read_as_what_they_then_say(case: tuple[
     message, payload = case
     with suppress(ProtocolError):
         read = decode(type(message), payload)
-        assert decode(type(message), encode(read)) == read
+        assert encode(decode(type(message), encode(read))) == encode(read)  # floats are said as float32
 
 
 @pytest.mark.parametrize("payload", [b"\x91" * 100_000, b"\x81" + b"\xa1v" + b"\x91" * 100_000], ids=["list", "map"])

@@ -18,6 +18,7 @@ from aggregator.round_state import (
     LinkDrained,
     Merge,
     Merged,
+    Model,
     Phase,
     Publish,
     Said,
@@ -31,6 +32,7 @@ from aggregator.round_state import (
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
     CHUNK_BYTES,
+    MAX_INLINE_BYTES,
     WEIGHTS_DIGEST_BYTES,
     Accepted,
     Assignment,
@@ -40,7 +42,9 @@ from fedprune.wire.messages import (
     Need,
     Reason,
     Rejected,
+    encode,
 )
+from fedprune.wire.outbox import MAX_QUEUED_BYTES
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError
@@ -290,6 +294,19 @@ def test_a_round_in_which_a_whole_cohort_failed_is_given_up_at_once() -> None:
     assert gateway.hears("pi-2", Failed(run=RUN, round=0, why="labels out of range")) == (GiveUp(3),)
 
 
+def test_a_whole_cohort_whose_devices_rest_ends_no_federation_and_comes_back_after_the_deadline() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        actions = gateway.hears(agent, Failed(run=RUN, round=0, why="it is 81 °C", rests=True))
+        assert not [action for action in actions if isinstance(action, GiveUp)]
+
+    assert not [action for action in gateway.passes_deadline() if isinstance(action, GiveUp)]
+    for agent in ("pi-0", "pi-1"):
+        assert sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+        gateway.takes_update_of(agent)
+    assert gateway.standing(Standing.ACCEPTED) == {"pi-0", "pi-1"}
+
+
 def test_people_are_told_when_nothing_can_come_any_more_and_how_long_that_stays_so() -> None:
     gateway = training()
     gateway.takes_update_of("pi-0")
@@ -310,6 +327,23 @@ def test_when_all_have_failed_those_who_wait_take_their_places_at_once() -> None
         gateway.hears(agent, Failed(run=RUN, round=0, why="out of memory"))
 
     assert sent_to("pi-3", gateway.hears("pi-2", Failed(run=RUN, round=0, why="out of memory")), Assignment)
+
+
+@pytest.mark.parametrize(("cohort", "is_inside"), [(400, True), (600, False)])
+def test_a_cohort_whose_models_would_overflow_the_link_asks_for_them(cohort: int, is_inside: bool) -> None:
+    """What does not fit into the link's 16 MiB is dropped: assignments of 5,000 agents with 16 kB each would be."""
+    gateway = Gateway(replace(PLAN, cohort=cohort))
+    blob = b"x" * MAX_INLINE_BYTES
+    model = Model(content_of(blob), digest("weights"), small={content_of(blob).digest: blob})
+    gateway.state = replace(gateway.state, model=model)
+    gateway.gets(Connected())
+    for number in range(cohort):
+        actions = gateway.hears(f"pi-{number}", CHECK_IN)
+
+    assigned = [action.message for action in actions if isinstance(action, Send)]
+    assert len(assigned) == cohort
+    assert {message.model for message in assigned} == {blob if is_inside else model.content}
+    assert sum(len(encode(message)) for message in assigned) < MAX_QUEUED_BYTES / 2 + cohort * 512
 
 
 def test_agents_that_went_silent_are_not_selected() -> None:

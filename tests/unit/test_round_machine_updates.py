@@ -9,7 +9,17 @@ import pytest
 
 from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
-from aggregator.round_state import Merge, Merged, Phase, Send, StoreUpdate, UpdateRefused, UpdateStored, resume
+from aggregator.round_state import (
+    BookCohort,
+    Merge,
+    Merged,
+    Phase,
+    Send,
+    StoreUpdate,
+    UpdateRefused,
+    UpdateStored,
+    resume,
+)
 from aggregator.round_uploads import ACKNOWLEDGE_S
 from fedprune.wire.messages import (
     Accepted,
@@ -268,3 +278,17 @@ def test_a_restarted_aggregator_still_tells_who_was_left_out() -> None:
         None,
         LeftOut(round=0, why="it is huge"),
     ]
+
+
+def test_who_has_learned_how_many_examples_it_has_is_assigned_the_next_round_with_these() -> None:
+    """Before its first training an agent checks in with the most that its files can make: lines, where it learns from
+    windows."""
+    gateway = training()
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        brief = msgspec.structs.replace(submission(agent), examples=30)
+        gateway.hears(agent, brief, *chunks(update_of(agent)))
+        gateway.gets(UpdateStored(agent))
+    actions = gateway.gets(Merged(model_of(1), {}))
+
+    (booked,) = (action for action in actions if isinstance(action, BookCohort))
+    assert booked == BookCohort(1, {"pi-0": 30, "pi-1": 30, "pi-2": 30}, cap=300)
