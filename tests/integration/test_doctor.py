@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -318,7 +320,7 @@ def test_root_examines_a_device_as_the_user_as_whom_its_agent_runs(tmp_path: Pat
     state.mkdir()
     data.write_bytes(b"examples")
     data.chmod(0o600)
-    for place in (tmp_path, *tmp_path.parents[:2]):
+    for place in itertools.takewhile(lambda path: path != Path(tempfile.gettempdir()), (tmp_path, *tmp_path.parents)):
         place.chmod(0o755)
     os.chown(state, 65534, 65534)
     program = f"""
