@@ -61,7 +61,7 @@ def first_booked(recording: list[Operation], round_: int) -> tuple[int, str]:
     agent = ""
     for position, (operation, synced) in enumerate(with_paths(recording), start=1):
         if isinstance(operation, Move) and operation.new_name.startswith(f"{round_:06d}-"):
-            agent = agent or operation.new_name.removeprefix(f"{round_:06d}-").removesuffix(".update")
+            agent = agent or operation.new_name.removeprefix(f"{round_:06d}-").removesuffix(".updates")
         if agent and synced == f"{STATES[GATEWAY]}/{BOOK}-wal":
             return position, agent
     raise AssertionError(f"no update of round {round_} was accepted")
