@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import selectors
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_o
 KINDS = 100
 """Different updates of a round."""
 _EXAMPLES = 100
+_AGAIN_S = 20.0
+"""After which an agent without work offers itself again."""
 _OPENED_AT_ONCE = 200
 """Connections that are opened before what came over the others is read."""
 
@@ -95,8 +98,12 @@ class Fleet:
 
     def run(self) -> FleetReport:
         """Serve until the federation is done."""
+        again_at = time.monotonic() + _AGAIN_S
         while not self._is_done:
-            self._turn(None)
+            self._turn(_AGAIN_S)
+            if time.monotonic() >= again_at:
+                self._offer_again()
+                again_at = time.monotonic() + _AGAIN_S
         connections = [agent.connection for agent in self._agents]
         return FleetReport(sum(each.bytes_in + each.bytes_out for each in connections), self._payload)
 
@@ -143,6 +150,13 @@ class Fleet:
         if agent.incarnation != manifest.incarnation:  # the gateway heard nothing that was said before
             agent.incarnation = manifest.incarnation
             self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
+
+    def _offer_again(self) -> None:
+        """The gateway gives so many tickets in a second, and forgets who was not heard for long."""
+        for agent in self._agents:
+            if agent.assignment is None:
+                self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
+                agent.connection.write()
 
     def _show_ticket(self, agent: _Agent, rejected: Rejected) -> None:
         if rejected.ticket and rejected.ticket != agent.ticket:
