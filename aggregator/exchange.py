@@ -124,7 +124,7 @@ class Exchange(ABC):
         )
 
     @abstractmethod
-    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+    def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
         """Check updates, and make those that can be merged durable, all together."""
 
     @abstractmethod
@@ -216,7 +216,7 @@ class Exchange(ABC):
 
     def _store_now(self) -> list[Event]:
         unstored, self._unstored = self._unstored, None
-        return [] if unstored is None else self._store(unstored.updates)
+        return [] if unstored is None else self._store_updates(unstored.updates)
 
     def handle(self, event: Event) -> None:
         """Run one transition, its actions, and the events that follow from them."""

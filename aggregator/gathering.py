@@ -123,7 +123,7 @@ class GatheringRunner(Exchange):
             "their data, or give the statistics in task.toml, then start again"
         )
 
-    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+    def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
         return [self._store_one(action) for action in updates]
 
     def _store_one(self, action: StoreUpdate) -> Event:

@@ -127,7 +127,7 @@ class AggregatorRunner(Exchange):
             aggregation,
         )
         self._scale = scale
-        self._disks, self._report = store, report
+        self._store, self._report = store, report
         self._model = self._restore(bundle, aggregation.optimizer)
         self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
@@ -147,7 +147,7 @@ class AggregatorRunner(Exchange):
             "goes on with this round"
         )
 
-    def _store(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+    def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
         taken, refused = dict[str, tuple[StoreUpdate, Norms]](), dict[str, str]()
         for action in updates:
             try:
@@ -158,7 +158,7 @@ class AggregatorRunner(Exchange):
                 refused[action.agent] = str(error)
         if refused:
             digests = {action.agent: action.submit.content.digest for action in updates if action.agent in refused}
-            self._disks.book.refuse(digests)
+            self._store.book.refuse(digests)
         if taken:
             self._keep_updates(taken)
         return [
@@ -187,9 +187,9 @@ class AggregatorRunner(Exchange):
     def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Norms]]) -> None:
         round_ = self.state.round
         places = write_segment(
-            self._disks.updates, round_, {agent: action.blob for agent, (action, _) in taken.items()}
+            self._store.updates, round_, {agent: action.blob for agent, (action, _) in taken.items()}
         )
-        self._disks.book.accept(
+        self._store.book.accept(
             round_,
             {
                 agent: accepted_update(action.submit, action.weight, norms, self._task.training, places[agent])
@@ -198,7 +198,7 @@ class AggregatorRunner(Exchange):
         )
 
     def _merge(self, round_: int) -> Event:
-        book = self._disks.book
+        book = self._store.book
         updates = book.accepted(round_)
         records = book.records()
         merged = self._merger.merge(self._model, updates, records, self._former_round)
@@ -208,15 +208,15 @@ class AggregatorRunner(Exchange):
         )
         self._model = merged.model
         whole = len(self._model.blob)
-        keep_delta(self._disks.checkpoints, self._model.checkpoint.version, self._model.delta, whole)
-        save_checkpoint(self._disks.checkpoints, self._model.checkpoint)
+        keep_delta(self._store.checkpoints, self._model.checkpoint.version, self._model.delta, whole)
+        save_checkpoint(self._store.checkpoints, self._model.checkpoint)
         record = self._record(round_, updates, merged, suspects(self._merge_log, book, round_, apart))
         inputs = max(update.x_largest for update in updates.values())
         record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
         book.finish(record, merged.left_out, apart)
-        for name in self._disks.updates.names():
-            self._disks.updates.delete(name)
-        forget_checkpoints(self._disks.checkpoints, self._keep, best_version(book.records()))
+        for name in self._store.updates.names():
+            self._store.updates.delete(name)
+        forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
         return Merged(self._offer(), merged.left_out, is_last=self._has_settled())
@@ -224,7 +224,7 @@ class AggregatorRunner(Exchange):
     def _offer(self) -> Model:
         """The present model as agents are told of it; all that leads to it can be sent from now on."""
         model, whole = self._model.model, self._model.blob
-        found = replays(self._disks.checkpoints, self._model.checkpoint.version, len(whole))
+        found = replays(self._store.checkpoints, self._model.checkpoint.version, len(whole))
         contents = {base: content_of(replay) for base, replay in found.items()}
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
@@ -234,7 +234,7 @@ class AggregatorRunner(Exchange):
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
-        steps, records = self._task.training.clock_steps_per_round, self._disks.book.records()
+        steps, records = self._task.training.clock_steps_per_round, self._store.book.records()
         schedules = self._task.pruning.schedules
         if self._patience is None or not has_settled(records, self._patience, schedules, steps):
             return False
@@ -244,7 +244,7 @@ class AggregatorRunner(Exchange):
     def _former_round(self) -> FormerRound:
         """The round that made the present model."""
         round_ = self._model.checkpoint.version - 1
-        return FormerRound(load_checkpoint(self._disks.checkpoints, round_), self._disks.book.merged(round_))
+        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
 
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
@@ -288,15 +288,15 @@ class AggregatorRunner(Exchange):
         )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
-        version = self._disks.book.next_round()
+        version = self._store.book.next_round()
         if version == 0:
             initial = bundle.initial_weights()
             form, mask = first_version(self._merger.forms, initial)
             model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
-            save_checkpoint(self._disks.checkpoints, model.checkpoint)
+            save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
-        checkpoint = load_checkpoint(self._disks.checkpoints, version)
-        if checkpoint.run not in self._disks.book.runs():
+        checkpoint = load_checkpoint(self._store.checkpoints, version)
+        if checkpoint.run not in self._store.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"
             )

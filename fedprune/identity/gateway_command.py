@@ -111,27 +111,28 @@ def letting_in(opened: Gateway) -> Iterator[None]:
     """Meanwhile the devices that `fedprune enroll` has invited can join: the enrolment endpoint is served."""
     opened.credentials(ENROLMENT)  # says which file is gone or damaged
     answers = Enrolment(opened, time.monotonic, lambda: datetime.now(UTC))
-    port = opened.settings.enrolment_port
+    port, ended = opened.settings.enrolment_port, threading.Event()
     with EnrolmentServer(port, opened.enrolment_files, answers.answer) as server:
         threading.Thread(target=server.serve_forever, name="enrolment", daemon=True).start()
-        threading.Thread(target=_keep_renewed, args=(opened, server), name="renewal", daemon=True).start()
+        threading.Thread(target=_keep_renewed, args=(opened, server, ended), name="renewal", daemon=True).start()
         _log.info("devices can join at port %s", port)
         try:
             yield
         finally:
+            ended.set()
             server.shutdown()
 
 
-def _keep_renewed(opened: Gateway, server: EnrolmentServer) -> None:
-    """Look every day whether the gateway's own certificates are due."""
-    while True:
+def _keep_renewed(opened: Gateway, server: EnrolmentServer, ended: threading.Event) -> None:
+    """Look every day whether the gateway's own certificates are due, until it is `ended`."""
+    while not ended.is_set():
         try:
             if renew_gateway(opened, datetime.now(UTC)):
                 server.read_certificate()
                 _log.info("renewed the gateway's own certificates")
         except FedpruneError as fault:
             _log.error("the gateway's own certificates are not renewed: %s", fault)
-        time.sleep(CHECK_S)
+        ended.wait(CHECK_S)
 
 
 def _row(crossing: Crossing) -> dict[str, str | bool]:
