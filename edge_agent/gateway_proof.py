@@ -174,7 +174,10 @@ class GatewayProof:
             self._kept = assignment
 
     def _learn(self, assignment: Assignment, terms: Terms) -> None:
-        """Take terms, and the root key's word on who signs."""
+        """Take terms, and the root key's word on who signs. A manifest that is proven has proven those of its run."""
+        proven = self._proven
+        if proven is not None and _at(assignment)[:2] == _at(proven)[:2] and terms != self._terms:
+            raise ProtocolError("its terms, or its task, are not those that the gateway has signed for this run")
         if self._signer is None or terms.statement != self._written.statement:
             statement = proven_statement(self._federation, self.root, terms.statement)
             present = 0 if self._signer is None else self._signer.epoch

@@ -55,7 +55,7 @@ from fedprune.wire.transfer import chunk_of
 _log = logging.getLogger(__name__)
 
 _ASK_S = 5 * RETRY_S
-"""Between two messages at least by which the agent asks for what proves something, or says that it is too old."""
+"""Between two messages at least by which the agent asks for what proves something, or declines what is too old."""
 
 
 class AgentRunner:
@@ -93,7 +93,7 @@ class AgentRunner:
         self._train = train
         self._stop_training = stop_training
         self._key, self._proof = key, proof
-        self._asked_at = float("-inf")
+        self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
         self._waits = LimitedLog(_log)
@@ -129,16 +129,15 @@ class AgentRunner:
 
     def _prove(self, proof: GatewayProof, message: Message, now: float) -> None:
         """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
-        is_late = now - self._asked_at >= _ASK_S
         try:
             for proven in proof.admit(message, now):
                 self.handle(proven, now)
         except Outdated as error:
-            if isinstance(message, Assignment) and is_late:
-                self._asked_at = now
+            if isinstance(message, Assignment) and now - self._declined_at >= _ASK_S:
+                self._declined_at = now
                 self._perform(Send(failed(message, str(error), rests=True)))
             raise
-        if proof.asks and is_late:
+        if proof.asks and now - self._asked_at >= _ASK_S:
             self._asked_at = now
             self._link.subscribe(self._topics.round)  # what is retained comes once more
             self._perform(Send(msgspec.structs.replace(self.state.offer, terms=0)))

@@ -29,13 +29,14 @@ def test_a_fleet_goes_on_with_a_gateway_that_was_restored_once_it_has_a_new_epoc
     with gateway.broker():
         with gateway.endpoint():
             agents = [_joined(gateway, site, name) for name in ("pi-1", "pi-2")]
-        with Child("agent", "--config", agents[0]) as agent, Child("agent", "--config", agents[1]):
+        with Child("agent", "--config", agents[0]), Child("agent", "--config", agents[1]):
             _rounds(federation, 2)
             for name in ("gateway", "run"):
                 shutil.copytree(tmp_path / name, tmp_path / f"backup-of-{name}")
             _rounds(federation, 3)
-            for name in ("gateway", "run"):
-                shutil.copytree(tmp_path / f"backup-of-{name}", tmp_path / name, dirs_exist_ok=True)
+        for name in ("gateway", "run"):
+            shutil.copytree(tmp_path / f"backup-of-{name}", tmp_path / name, dirs_exist_ok=True)
+        with Child("agent", "--config", agents[0]) as agent, Child("agent", "--config", agents[1]):
             with Child("aggregator", federation, "--json") as aggregator:
                 agent.says(_SAID)
                 assert _SAID in aggregator.says("cannot do round"), "its owner reads it too"

@@ -28,6 +28,7 @@ from fedprune.wire.messages import (
     Rejected,
     encode,
 )
+from fedprune.wire.transfer import content_of
 from tests.devices import TOPICS, Device
 from tests.samples import MODEL_BLOB, TASK_BLOB, TERMS, assignment, chunks, digest, manifest
 from tests.signed import FEDERATION, WEIGHTS, SigningGateway
@@ -139,6 +140,23 @@ def test_work_of_another_model_than_the_manifests_is_refused(proof: GatewayProof
     assert admitted(proof, said) == [said]
     with pytest.raises(ProtocolError, match="its model is not the one of the round's manifest"):
         admitted(proof, GATEWAY.assignment(1, with_terms=False))
+
+
+def test_a_task_that_is_not_the_signed_one_is_refused_whenever_it_comes(tmp_path: Path) -> None:
+    """By who has the device's own key, and not the gateway's."""
+    task = msgspec.structs.replace(GATEWAY.terms, task=content_of(b"another task"))
+    forged = msgspec.structs.replace(GATEWAY.assignment(), terms=task)
+
+    late = known(proof_on(tmp_path / "late"))
+    with pytest.raises(ProtocolError, match="its terms, or its task, are not those that the gateway has signed"):
+        admitted(late, forged)
+    assert admitted(late, GATEWAY.assignment(with_terms=False)) == [proven(GATEWAY.assignment(with_terms=False))]
+    early = proof_on(tmp_path / "early")
+    assert admitted(early, forged) == []
+    with pytest.raises(ProtocolError, match="its signature is not the gateway's"):
+        admitted(early, GATEWAY.manifest())
+    assert admitted(early, GATEWAY.assignment()) == []
+    assert admitted(early, GATEWAY.manifest()) == [proven(GATEWAY.assignment()), GATEWAY.manifest()]
 
 
 def test_a_strangers_root_key_is_refused(proof: GatewayProof) -> None:
