@@ -9,6 +9,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -293,7 +294,16 @@ class World:
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
             aggregation=self.aggregation,
+            **self._gateway_keys(),
         )
+
+    def _gateway_keys(self) -> dict[str, Any]:
+        """What an aggregator has whose devices have joined."""
+        return {}
+
+    def _device_keys(self, _: AgentStore, __: SimulatedDisk) -> dict[str, Any]:
+        """What an agent has by joining."""
+        return {}
 
     def _finish(self, _: Exchange, __: Process) -> None:
         """The runner has done what it had to do in this life of the gateway's process."""
@@ -376,7 +386,15 @@ class World:
         self.network.join(link)
         check_in = CheckIn(examples=self._examples_of(process.name))
         runner = AgentRunner(
-            process.name, check_in, LIMITS, self.topics, link, store, train, stop_training=lambda: None
+            process.name,
+            check_in,
+            LIMITS,
+            self.topics,
+            link,
+            store,
+            train,
+            stop_training=lambda: None,
+            **self._device_keys(store, disk),
         )
         runner.connect(self.physics.now)
         watch()
@@ -427,10 +445,10 @@ class WitnessedStore(AgentStore):
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
         super().__init__(disk, agent, "sim")
-        self._agent, self._settled = agent, settled
+        self.agent, self._settled = agent, settled
 
     def settle(self, outcome: Outcome) -> None:
         assert self.pending is not None
         pending = self.pending
-        self._settled.append(Settled(self._agent, pending.run, pending.round, pending.update.digest, outcome))
+        self._settled.append(Settled(self.agent, pending.run, pending.round, pending.update.digest, outcome))
         super().settle(outcome)
