@@ -50,6 +50,7 @@ from fedprune.wire.link import Link
 from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,9 @@ class AggregatorRunner(Exchange):
         keys: DeviceKeys | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
+        spoken: Versions = SPOKEN,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, clock, keys)
+        super().__init__(plan.cohort, topics, link, store.book, clock, keys, spoken)
         self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
         self._values = parse_model_codec(plan.model_codec).values

@@ -66,7 +66,7 @@ def as_service() -> Iterator[None]:
 
 
 def _begin_last_moment(number: signal.Signals) -> None:
-    if number == signal.SIGTERM and _is_service.is_set():
+    if number == signal.SIGTERM and (SERVICE.is_managed or _is_service.is_set()):
         threading.Thread(target=_end_late, name="last moment", daemon=True).start()
 
 
@@ -94,8 +94,9 @@ def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise `KeyboardInterrupt` in the main thread at once, also in one that is about to block.
 
-    SIGTERM likewise unwinds what is within, so that it can end its children; then the process ends by the signal.
-    One of the two that whoever started us has ignored, or handles, is left to them.
+    SIGTERM likewise unwinds what is within, so that it can end its children; then the process ends by the signal, or by
+    `Terminated` if a service manager started it: it is being started, and `as_service` comes later. One of the two that
+    whoever started us has ignored, or handles, is left to them.
 
     Python notices a signal between two instructions, or as it ends a blocking call. One that arrives in the moment
     before the call blocks would be noticed when the call returns: here the call is ended again and again until it is.
@@ -124,8 +125,14 @@ def interruptible() -> Iterator[None]:
             _told_of(ours, insist),  # ends first: the handler stays while somebody insists on it
         ):
             yield
-    except _Unwinding:
+    except _Unwinding as told:
+        if SERVICE.is_managed:
+            raise Terminated from told
         os.kill(os.getpid(), signal.SIGTERM)
+    except Exception as error:
+        if SERVICE.is_managed and _is_told_to_end.is_set():  # as in `as_service`
+            raise Terminated from error
+        raise
 
 
 @contextmanager
