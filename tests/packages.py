@@ -41,6 +41,7 @@ def install(system: Chroot, deb: Path, *, check: bool = True) -> subprocess.Comp
 def version_of(deb: Path, change: Callable[[Path], None], directory: Path, version: str = "9.9.9-1") -> Path:
     """The package as another version of it."""
     unpacked = directory / f"unpacked-{version}"
+    directory.mkdir(exist_ok=True)
     subprocess.run(["dpkg-deb", "--raw-extract", deb, unpacked], check=True)
     control = unpacked / "DEBIAN" / "control"
     lines = [

@@ -22,7 +22,7 @@ from aggregator.servable import check_held_out, check_servable
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table
 from fedprune.data.room import Room
-from fedprune.errors import ConfigurationError, StorageError
+from fedprune.errors import ConfigurationError, StorageError, StorageOfOtherVersion
 from fedprune.system.disk import Directory, copy_durably, storage_error
 from fedprune.task.bundle import Bundle
 
@@ -232,7 +232,7 @@ class Federations:
         except (msgspec.DecodeError, ValueError) as error:
             raise _damaged(directory / _ENTRY, error) from error
         if entry.format != _FORMAT:
-            raise StorageError(
+            raise StorageOfOtherVersion(
                 f"{directory}: format {entry.format}, this fedprune reads {_FORMAT}; use the version that wrote it"
             )
         return Federation(number, entry.task, directory, entry.settings)

@@ -20,7 +20,7 @@ from aggregator.book import RoundRecord
 from aggregator.gateway.federations import Federation, Federations, Outcome, Unreadable
 from aggregator.process import Withdrawn, run_aggregator
 from aggregator.settings import FederationSettings
-from fedprune.errors import BrokerError, FedpruneError, StorageError
+from fedprune.errors import BrokerError, FedpruneError, OtherVersion, StorageError
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, Gateway
 from fedprune.system.disk import has_no_room
 from fedprune.system.ownership import owned
@@ -39,8 +39,8 @@ Report = Callable[[Federation, RoundRecord], None]
 def serve_federations(gateway: Gateway, report: Report) -> None:
     """Serve until the process is told to end. `report` hears of each round.
 
-    Raises `BrokerError` and `StorageError`, for which no federation is to blame, as for a disk without room: it goes on
-    when it is started again. What is wrong with a federation alone ends that one.
+    Raises `BrokerError`, `OtherVersion` and `StorageError`, for which no federation is to blame, as for a disk without
+    room: it goes on when it is started again. What is wrong with a federation alone ends that one.
     """
     federations = Federations(gateway.path)
     with owned(federations.path):
@@ -74,7 +74,7 @@ def _serve(gateway: Gateway, federations: Federations, federation: Federation, r
             run_aggregator(settings, federation.directory, lambda record: report(federation, record), events)
     except Withdrawn:
         _log.info("federation %s rests", federation.number)
-    except BrokerError:
+    except (BrokerError, OtherVersion):
         raise
     except FedpruneError as error:
         if isinstance(error, StorageError):

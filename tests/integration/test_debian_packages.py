@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from fedprune.system.ownership import LOCK
 from tests.booted import Booted
 from tests.brokers import free_port
 from tests.chroots import NATIVE, Chroot, make_chroot
@@ -131,23 +134,43 @@ def test_an_upgrade_that_is_interrupted_is_repaired(system: Chroot, packages: di
 
 
 def test_an_older_version_refuses_the_state_of_a_newer_one_and_changes_nothing(
-    system: Chroot, packages: dict[str, Path], request: pytest.FixtureRequest
+    system: Chroot, packages: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    _, _, line = request.getfixturevalue("served")
+    broker, gateway, line = request.getfixturevalue("served")
     install(system, packages[AGENT])
     system.run(*line.split())
     with system.service("fedprune-agent.service") as agent:
         agent.says("round 2")
         agent.interrupt(signal.SIGTERM)
+    for service in (gateway, broker):
+        service.interrupt(signal.SIGTERM)
     record = system.root / _STATE / "agent-state" / "agent.json"
     said = json.loads(record.read_text())
     said["format"] += 1
     record.write_text(json.dumps(said))
-    kept = record.read_bytes()
-    with system.service("fedprune-agent.service") as agent:
-        assert agent.ends() == 7
-        assert "this state directory was written by another version of fedprune" in agent.stderr
-    assert record.read_bytes() == kept
+    book = system.root / "var/lib/fedprune-gateway/queue/0001/run/book.sqlite"
+    with closing(sqlite3.connect(book)) as connection:
+        (written,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {written + 1}")
+    states = [system.root / "var/lib" / name for name in (AGENT, GATEWAY)]
+    kept = [_contents(state) for state in states]
+    for name in (AGENT, GATEWAY):
+        install(system, version_of(packages[name], lambda _: None, tmp_path / name, "0.0.1-1"))
+    refusals = {
+        "fedprune-agent.service": "this state directory was written by another version of fedprune",
+        "fedprune-gateway.service": f"the book: format {written + 1}, this fedprune reads {written}; go on with",
+    }
+    for unit, refusal in refusals.items():
+        with system.service(unit) as process:
+            assert process.ends() == 7
+            assert refusal in process.stderr
+    assert [_contents(state) for state in states] == kept
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    """Each file below; not who owns a directory, which a process writes down as it starts."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != LOCK)
+    return {str(path): path.read_bytes() for path in files}
 
 
 def test_under_systemd_they_begin_by_themselves_are_watched_and_stop_at_once(
@@ -174,6 +197,11 @@ def _use(booted: Booted, debs: list[str]) -> None:
     booted.run(*line.split())
     booted.until("fedprune-agent.service", "ActiveState", "active")
     booted.until("fedprune-gateway.service", "StatusText", "no federation is waiting")  # that one is done
+    assert booted.run("fedprune", "revoke", "pi-1").stdout == "pi-1 is revoked; it is off the broker\n"
+    booted.run("fedprune", "gateway", "queue", "add", "--task", task)
+    booted.run(*booted.run("fedprune", "enroll", "pi-1").stdout.split())
+    booted.until("fedprune-gateway.service", "StatusText", "federation 2, round")  # it is back, by another key
+    booted.until("fedprune-gateway.service", "StatusText", "no federation is waiting")
     impatient = "/run/systemd/system/fedprune-agent.service.d"
     change = f"mkdir -p {impatient} && printf '[Service]\nWatchdogSec=5s\nRestartSec=1s\n' > {impatient}/test.conf"
     booted.run("sh", "-c", f"{change} && systemctl daemon-reload && systemctl restart fedprune-agent")
