@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -121,6 +121,7 @@ def interruptible() -> Iterator[None]:
     try:
         with (
             _handled_by(lambda *_: None, (_NUDGE,)),
+            _sent_again_where_swallowed({KeyboardInterrupt: signal.SIGINT, _Unwinding: signal.SIGTERM}),
             _handled_by(interrupt, ours),
             _told_of(ours, insist),  # ends first: the handler stays while somebody insists on it
         ):
@@ -133,6 +134,28 @@ def interruptible() -> Iterator[None]:
         if SERVICE.is_managed and _is_told_to_end.is_set():  # as in `as_service`
             raise Terminated from error
         raise
+
+
+@contextmanager
+def _sent_again_where_swallowed(signals: Mapping[type[BaseException], signal.Signals]) -> Iterator[None]:
+    """Send a signal a second time whose exception Python swallows: none leaves a destructor, nor what is called for a
+    weak reference, as at each import."""
+    former = sys.unraisablehook
+
+    def send_again(swallowed: sys.UnraisableHookArgs) -> None:
+        number = signals.get(swallowed.exc_type)
+        if number is None:
+            former(swallowed)
+            return
+        later = threading.Timer(_INSIST_S, os.kill, (os.getpid(), number))  # what is raised now is swallowed too
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
 
 
 @contextmanager
