@@ -34,7 +34,7 @@ from aggregator.segments import write_segment
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
-from aggregator.traffic import TrafficCount
+from aggregator.traffic import Traffic, TrafficCount
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
@@ -255,6 +255,7 @@ class AggregatorRunner(Exchange):
         now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
         self._began, self._counts, self._up = now, Counter(), TrafficCount()
+        up.part(Traffic.UPDATE, Traffic.VOTES, merged.vote_bytes)
         return RoundRecord(
             round=round_,
             agents=len(updates),
