@@ -22,6 +22,7 @@ from fedprune.codecs.votes import read_votes
 from fedprune.errors import ProtocolError, TaskError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Mask
+from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.regrowth import LARGEST_VOTE, Regrowth, most_votes, regrow, votes_for
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
@@ -101,11 +102,7 @@ def test_bytes_that_are_no_votes_are_refused(blob: bytes) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {
-            "mask": MaskPolicy.OWN,
-            "allocation": "uniform",
-            "schedule": ConstantSettings(target_sparsity=0.5, begin_round=0),
-        },
+        {"mask": MaskPolicy.OWN, "allocation": Allocation.UNIFORM},
         {"units": UnitSettings(OneShotSettings(target_sparsity=0.5, begin_round=2))},
         {"block": (1, 4)},
         {"threshold": 0.001},
