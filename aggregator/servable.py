@@ -68,8 +68,9 @@ def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"
         )
-    if settings.codec.sends_deltas and bundle.task.pruning.is_scored_by_gateway:
+    if settings.codec.sends_deltas and bundle.task.pruning.is_chosen_by_gateway:
         raise ConfigurationError(
-            'codec.model and codec.preset need a task whose pruning.score is "magnitude": only the gateway can compute '
-            "others, and with these codecs masks do not travel; leave them out, or build the task anew"
+            'codec.model and codec.preset need a task whose pruning.score is "magnitude", without pruning.regrowth: '
+            "other masks only the gateway can compute, and with these codecs masks do not travel; leave them out, or "
+            "build the task anew"
         )

@@ -29,6 +29,7 @@ from fedprune.system.disk import Directory
 from fedprune.wire.topics import check_id
 
 AUTHORITY, CERTIFICATE, KEY, AUTHENTICATION_KEY = "ca.pem", "device.pem", "device.key", "authentication.key"
+TRUSTED_ROOT = "root.pub"
 HOME = "gateway.json"
 
 _NEW_KEY = "joining.key"
@@ -74,6 +75,7 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
         federation = check_id(enrolled.federation, "the gateway's federation")
         disk.write(AUTHORITY, authority.encode())
         disk.write_private(AUTHENTICATION_KEY, enrolled.authentication_key.encode())
+        disk.write(TRUSTED_ROOT, enrolled.root_key.encode())
         disk.write_private(KEY, key)
         keep_certificate(disk, certificate, Home(token.hosts, token.port))
         disk.delete(_NEW_KEY)
