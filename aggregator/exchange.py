@@ -17,6 +17,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    KeepChunk,
     LedAstray,
     LinkDrained,
     Merge,
@@ -30,19 +31,24 @@ from aggregator.round_state import (
     Send,
     StoreUpdate,
     Ticked,
+    UpdateRefused,
+    UpdateStored,
     Warn,
     WarnNobody,
     resume,
 )
+from aggregator.round_uploads import MAX_UPLOADS_BYTES
 from aggregator.silence import nobody
 from aggregator.speaker import Speaker
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.system.disk import Disk
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import UPLINK, Failed, LeftOut, Message, Reason, Rejected, decode
+from fedprune.wire.received_chunks import ReceivedChunks
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
@@ -83,7 +89,8 @@ class _Unstored:
 class Exchange(ABC):
     """Rounds with the agents of one federation, as a book says that they stand.
 
-    With `keys`, messages are authenticated, and agents without a key are ignored.
+    With `keys`, messages are authenticated, and agents without a key are ignored. `updates` is the disk for updates,
+    whole and on their way.
     """
 
     state: RoundState
@@ -94,6 +101,7 @@ class Exchange(ABC):
         topics: Topics,
         link: Link,
         book: Book,
+        updates: Disk,
         clock: Callable[[], float],
         keys: DeviceKeys | None,
     ) -> None:
@@ -102,6 +110,7 @@ class Exchange(ABC):
         self._speaker = Speaker(topics, link, keys)
         self._contents: dict[bytes, bytes] = {}
         self._unstored: _Unstored | None = None
+        self._received = ReceivedChunks(updates, MAX_UPLOADS_BYTES)
         self._counts: Counter[str] = Counter()
         self._up = TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
@@ -121,6 +130,7 @@ class Exchange(ABC):
             refused=book.refused(),
             left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in book.left_out().items()},
             has_settled=has_settled,
+            came=self._received.read(),
         )
 
     @abstractmethod
@@ -232,6 +242,9 @@ class Exchange(ABC):
                 events.extend(self._perform(action))
             if isinstance(event, Merged):
                 self._forget_contents()
+            if isinstance(event, Merged | UpdateStored | UpdateRefused) and not self._received.is_empty:
+                on_their_way = {upload.submit.content.digest for upload in self.state.uploads.values()}
+                self._received.forget_all_but(on_their_way | set(self.state.came))
 
     def _perform(self, action: Action) -> list[Event]:
         match action:
@@ -249,6 +262,8 @@ class Exchange(ABC):
                 self._speaker.announce(manifest, self.state.agents)
             case BookCohort(round_, examples, cap):
                 self._book.assign(round_, examples, cap)
+            case KeepChunk(content, chunk):
+                self._received.keep(content, chunk)
             case StoreUpdate():
                 self._unstored = self._unstored or _Unstored(self._clock())
                 self._unstored.add(action)

@@ -107,7 +107,7 @@ class GatheringRunner(Exchange):
         clock: Callable[[], float],
         keys: DeviceKeys | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, book, clock, keys)
+        super().__init__(plan.cohort, topics, link, book, given, clock, keys)
         self._task, self._task_digest = bundle.task, content_of(bundle.blob).digest
         self._given, self._run = given, run
         self._contents = {plan.task.digest: bundle.for_devices()}

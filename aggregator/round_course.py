@@ -6,6 +6,8 @@ import statistics
 from dataclasses import replace
 from functools import reduce
 
+from rpds import HashTrieMap
+
 from aggregator.cohort import Cohort, Standing
 from aggregator.round_answers import manifest
 from aggregator.round_places import assign, draft, is_hopeless, nobody_left, select
@@ -80,6 +82,7 @@ def next_round(state: RoundState, merged: Merged, now: float) -> Step:
         phase=Phase.GATHERING,
         cohort=Cohort(),
         cap=0,
+        came=HashTrieMap(),
         last_accepted=last_accepted,
         left_out=left_out,
         presence=state.presence.at(now),

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import reduce
+from types import MappingProxyType
 
 from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
-from fedprune.wire.messages import Accepted, Content, LeftOut, Manifest, Message, Submit
+from fedprune.wire.messages import Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -112,6 +113,14 @@ class BookCohort:
 
 
 @dataclass(frozen=True)
+class KeepChunk:
+    """Keep a chunk of an update that is on its way, so that a restart costs no more than what is left."""
+
+    content: Content
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
 class StoreUpdate:
     """Check an update and make it durable; `UpdateStored` or `UpdateRefused` follows. It weighs `weight` examples."""
 
@@ -159,7 +168,9 @@ class LedAstray:
     agent: str
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | WarnNobody | LedAstray | GiveUp
+Action = (
+    Send | SendChunk | Publish | BookCohort | KeepChunk | StoreUpdate | Merge | Warn | WarnNobody | LedAstray | GiveUp
+)
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
@@ -228,6 +239,7 @@ _NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
 _NOTHING_LEFT_OUT: HashTrieMap[str, LeftOut] = HashTrieMap()
 _NOTHING_OWED: HashTrieMap[str, Accepted] = HashTrieMap()
 _NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
+_NOTHING_CAME: HashTrieMap[bytes, tuple[Chunk, ...]] = HashTrieMap()
 
 
 @dataclass(frozen=True)
@@ -237,7 +249,8 @@ class RoundState:
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
-    updates on their way in, `uploads_bytes` their sizes together. `owed`: answers to agents that
+    updates on their way in, `uploads_bytes` their sizes together; `came`: chunks of the round's updates that came to
+    the process before this one. `owed`: answers to agents that
     do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
     the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
     second that began at `tickets_since`.
@@ -257,6 +270,7 @@ class RoundState:
     left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
+    came: HashTrieMap[bytes, tuple[Chunk, ...]] = _NOTHING_CAME
     owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
     acknowledge_at: float | None = None
     serving: Serving = field(default_factory=Serving)
@@ -291,6 +305,7 @@ def resume(
     refused: Mapping[str, bytes],
     left_out: Mapping[str, LeftOut],
     has_settled: bool = False,
+    came: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({}),
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -315,6 +330,7 @@ def resume(
         last_accepted=HashTrieMap(last_accepted),
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
+        came=HashTrieMap(came),
         serving=reduce(Serving.offer, model.contents, Serving().offer(plan.task)),
         served=(model,),
     )

@@ -12,6 +12,7 @@ from aggregator.presence import Waiting
 from aggregator.round_answers import accepted, assignment, is_current, reject
 from aggregator.round_state import (
     Action,
+    KeepChunk,
     RoundState,
     Said,
     Send,
@@ -23,7 +24,7 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Accepted, Chunk, Content, Reason, Rejected, Submit
+from fedprune.wire.messages import Accepted, Chunk, Content, Need, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, content_of, need_of
 
@@ -69,7 +70,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
     if blob:
-        return _store(_receive(drop_upload(state, agent), agent, submit, now), agent, blob)
+        return _store(_receive(drop_upload(state, agent), agent, submit, now)[0], agent, blob)
     return _admit(state, agent, submit, now)
 
 
@@ -82,7 +83,8 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     receiving, need = upload.receiving.add(chunk, now)
     if not receiving.is_complete:
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
-        return state, () if need is None else (Send(agent, need),)
+        kept = () if receiving is upload.receiving else (KeepChunk(receiving.content, chunk),)
+        return state, kept if need is None else (*kept, Send(agent, need))
     try:
         blob = receiving.assemble()
     except ProtocolError:  # a chunk was not the agent's: all of them come again
@@ -159,18 +161,25 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     if not _has_room(state, submit):
         state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
         return state, (Send(agent, need_of(submit.content, (), CHUNK_SIZES[0])),)
-    state = _receive(state, agent, submit, now)
+    is_resumed = submit.content.digest in state.came
+    state, missing = _receive(state, agent, submit, now)
+    if missing is None:
+        return _store(state, agent, state.uploads[agent].receiving.assemble())
     # With its first submit the agent sends the first window unasked; that is over if it was told to wait.
-    return state, (Send(agent, Receiving.begin(submit.content, now, agent)[1]),) if member.told_to_wait else ()
+    return state, (Send(agent, missing),) if member.told_to_wait or is_resumed else ()
 
 
-def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> RoundState:
-    upload = Upload(submit, Receiving.begin(submit.content, now, agent)[0])
-    return replace(
+def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple[RoundState, Need | None]:
+    """Begin to receive an update, with what came of it before; and what to ask for, if anything is missing."""
+    content = submit.content
+    receiving, need = Receiving.resume(content, now, agent, came=state.came.get(content.digest) or ())
+    state = replace(
         state,
-        uploads=state.uploads.insert(agent, upload),
-        uploads_bytes=state.uploads_bytes + submit.content.size,
+        uploads=state.uploads.insert(agent, Upload(submit, receiving)),
+        uploads_bytes=state.uploads_bytes + content.size,
+        came=state.came.discard(content.digest),
     )
+    return state, need
 
 
 def _store(state: RoundState, agent: str, blob: bytes) -> Step:

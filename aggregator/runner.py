@@ -110,7 +110,7 @@ class AggregatorRunner(Exchange):
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, clock, keys)
+        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys)
         self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
         self._values = parse_model_codec(plan.model_codec).values

@@ -24,6 +24,7 @@ from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.wire.messages import Content, Evaluated, Submit
+from fedprune.wire.received_chunks import ReceivedChunks
 
 _log = logging.getLogger(__name__)
 
@@ -157,6 +158,10 @@ class AgentStore:
     def held(self) -> HeldModel:
         """The model that the agent decoded last."""
         return HeldModel(self._disk)
+
+    def received(self, most_bytes: int) -> ReceivedChunks:
+        """The chunks of contents that are on their way, of so many bytes together."""
+        return ReceivedChunks(self._disk, most_bytes)
 
     def tasks(self) -> frozenset[bytes]:
         """Digests of the task bundles that are kept."""

@@ -18,6 +18,10 @@ class Disk(Protocol):
 
     def write(self, name: str, blob: bytes) -> None: ...
 
+    def append(self, name: str, data: bytes) -> None:
+        """Put data behind a blob, or make one of it. A crash may lose it, and a power cut all that was appended."""
+        ...
+
     def read(self, name: str) -> bytes | None:
         """The blob, or None where there is none of this name."""
         ...
@@ -57,6 +61,13 @@ class Directory:
     def write_private(self, name: str, blob: bytes) -> None:
         """`write` for a secret: nobody but the owner may ever read the file, its draft included."""
         self._replace(name, lambda file: file.write(blob), _private_opener)
+
+    def append(self, name: str, data: bytes) -> None:
+        try:
+            with (self.path / name).open("ab", buffering=0) as file:
+                file.write(data)
+        except OSError as error:
+            raise storage_error(self.path / name, error) from error
 
     def copy_in(self, name: str, source: Path) -> None:
         """Write a copy of the file `source`, however large it is."""
