@@ -237,6 +237,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         hold_out=settings.hold_out,
         model_codec=model_codec,
         seeded=bundle.task.initial is not None,
+        chunk_bytes=settings.broker.chunk_bytes,
     )
 
 

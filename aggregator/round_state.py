@@ -18,7 +18,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
-from fedprune.wire.messages import Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
+from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -185,7 +185,8 @@ class Plan:
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
-    `model_codec` describes how models travel. `seeded`: version 0 is random, and follows from the task alone.
+    `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
+    version 0 is random, and follows from the task alone.
     """
 
     run: str
@@ -206,6 +207,7 @@ class Plan:
     hold_out: float = 0.0
     model_codec: str = "fp16"
     seeded: bool = False
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,6 @@ def resume(
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
         came=HashTrieMap(came),
-        serving=reduce(Serving.offer, model.contents, Serving().offer(plan.task)),
+        serving=reduce(Serving.offer, model.contents, Serving(chunk_bytes=plan.chunk_bytes).offer(plan.task)),
         served=(model,),
     )

@@ -26,7 +26,7 @@ from aggregator.round_state import (
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import Accepted, Chunk, Content, Need, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, content_of, need_of
+from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, LinkTraits, Receiving, content_of, need_of
 
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
@@ -88,7 +88,7 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     try:
         blob = receiving.assemble()
     except ProtocolError:  # a chunk was not the agent's: all of them come again
-        receiving, need = Receiving.begin(upload.submit.content, now, agent)
+        receiving, need = Receiving.begin(upload.submit.content, now, agent, receiving.link)
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
         return state, (Send(agent, need),)
     return _store(state, agent, blob)
@@ -172,7 +172,8 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
 def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple[RoundState, Need | None]:
     """Begin to receive an update, with what came of it before; and what to ask for, if anything is missing."""
     content = submit.content
-    receiving, need = Receiving.resume(content, now, agent, came=state.came.get(content.digest) or ())
+    link, came = LinkTraits(state.plan.chunk_bytes), state.came.get(content.digest) or ()
+    receiving, need = Receiving.resume(content, now, agent, link, came)
     state = replace(
         state,
         uploads=state.uploads.insert(agent, Upload(submit, receiving)),

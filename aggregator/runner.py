@@ -112,7 +112,7 @@ class AggregatorRunner(Exchange):
     ) -> None:
         super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys)
         self._bundle, self._task = bundle, bundle.task
-        self._run = plan.run
+        self._run, self._most_inline = plan.run, min(MAX_INLINE_BYTES, plan.chunk_bytes)
         self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
             bundle.task,
@@ -229,7 +229,7 @@ class AggregatorRunner(Exchange):
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
         offered = (whole, *found.values())
-        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= MAX_INLINE_BYTES}
+        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= self._most_inline}
         return replace(model, replays=contents, small=small)
 
     def _has_settled(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
 
@@ -12,7 +12,7 @@ import msgspec
 from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
-from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, Terms
+from fedprune.wire.messages import CHUNK_BYTES, Assignment, CheckIn, Chunk, Content, Message, Submit, Terms
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
 
@@ -234,11 +234,13 @@ Step = tuple["AgentState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest contents that the device has room for, in bytes, and what its owner lets a round fetch and send."""
+    """The largest contents that the device has room for, in bytes, what its owner lets a round fetch and send, and the
+    largest chunks that its broker takes."""
 
     max_task_bytes: int
     max_model_bytes: int
     max_round_bytes: int | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -391,6 +393,5 @@ def start(
     """The state of an agent that has just been started, from what it remembers."""
     serving = Serving() if pending is None else Serving().offer(pending.content)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
-    return AgentState(
-        name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, came=came, pending=pending
-    )
+    state = AgentState(name, check_in, limits, done, durations, serving, phase, held=held, pending=pending)
+    return replace(state, tasks=tasks, link=LinkTraits(limits.chunk_bytes), came=came)

@@ -25,6 +25,9 @@ FULL_BYTES = 100_000
 PASSED = 10
 """Full chunks that pass before the kill."""
 
+AWS_MESSAGE_BYTES, AWS_SLASHES = 128 * 1024, 7
+"""The largest messages and the deepest topics of AWS IoT, the strictest broker that we know of."""
+
 IMPATIENCE = 3
 """Full chunks that may come twice where a busy machine takes its time."""
 
@@ -59,10 +62,11 @@ def large_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Federation:
-    """One agent, behind a proxy that may hold what it says or hears, and its aggregator."""
+    """One agent, behind a proxy that may hold what it says or hears, and its aggregator, behind another."""
 
     site: LargeSite
     proxy: PacketProxy
+    behind_aggregator: PacketProxy
     agent: Child
     aggregator: Child
 
@@ -92,8 +96,8 @@ def kept_chunks(state: Path) -> int:
 
 @pytest.fixture
 def federation(tmp_path: Path, large_task: Path, mosquitto: Mosquitto) -> Iterator[Federation]:
-    with packet_proxy(mosquitto.port) as proxy:
-        site = LargeSite(tmp_path, mosquitto.url, large_task)
+    with packet_proxy(mosquitto.port) as proxy, packet_proxy(mosquitto.port) as behind_aggregator:
+        site = LargeSite(tmp_path, behind_aggregator.url, large_task)
         config = site.federation(
             "run",
             rounds={"count": ROUNDS, "cohort": 1, "quorum": 1.0, "deadline_s": 600.0},
@@ -102,6 +106,7 @@ def federation(tmp_path: Path, large_task: Path, mosquitto: Mosquitto) -> Iterat
         running = Federation(
             site,
             proxy,
+            behind_aggregator,
             Child("agent", "--config", site.agent("pi-1", broker={"url": proxy.url})),
             Child("aggregator", config, "--json"),
         )
@@ -113,7 +118,9 @@ def federation(tmp_path: Path, large_task: Path, mosquitto: Mosquitto) -> Iterat
             running.aggregator.__exit__(None, None, None)
 
 
-def test_who_is_killed_in_the_middle_of_a_transfer_moves_only_what_is_left(federation: Federation) -> None:
+def test_who_is_killed_in_the_middle_of_a_transfer_moves_only_what_is_left_in_messages_that_pass_anywhere(
+    federation: Federation,
+) -> None:
     up, down = True, False
     site, proxy = federation.site, federation.proxy
 
@@ -160,3 +167,7 @@ def test_who_is_killed_in_the_middle_of_a_transfer_moves_only_what_is_left(feder
     assert sent <= update - received + IMPATIENCE
     assert kept_chunks(site.path / "state-of-pi-1") == kept_chunks(site.path / "run" / "updates") == 0
     assert federation.aggregator.ends() == 0
+
+    passed = proxy.passed() + federation.behind_aggregator.passed()
+    assert max(packet.size for packet in passed) <= AWS_MESSAGE_BYTES
+    assert max(topic.count("/") for packet in passed for topic in packet.topics) <= AWS_SLASHES
