@@ -40,7 +40,7 @@ from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
-from fedprune.system.usage import peak_memory_mb
+from fedprune.system.usage import bytes_written, peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluate, LossScale
@@ -134,6 +134,7 @@ class AggregatorRunner(Exchange):
         self._patience = patience
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
+        self._written = bytes_written()
         self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
 
     def _notice(self) -> None:
@@ -254,6 +255,8 @@ class AggregatorRunner(Exchange):
         weight = sum(update.weight for update in taken)
         now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
+        before, written = self._written or 0, bytes_written()
+        self._written = written
         self._began, self._counts, self._up = now, Counter(), TrafficCount()
         return RoundRecord(
             round=round_,
@@ -285,6 +288,7 @@ class AggregatorRunner(Exchange):
             messages_up=up.messages,
             messages_down=down.messages,
             led_astray=counts["led_astray"],
+            bytes_written=None if written is None else written - before,
         )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:

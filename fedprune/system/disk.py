@@ -12,6 +12,8 @@ from typing import BinaryIO, Protocol
 
 from fedprune.errors import StorageError
 
+_PIECE = 1 << 20
+
 
 class Disk(Protocol):
     """A flat store of named blobs. A write is durable and atomic once `write` returns."""
@@ -38,7 +40,8 @@ class Disk(Protocol):
 class Directory:
     """A `Disk` in a directory, which is made if there is none, and durably.
 
-    Every method raises `StorageError` where the operating system refuses.
+    Every method raises `StorageError` where the operating system refuses. What is there already is not written again:
+    cards wear.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +55,8 @@ class Directory:
             raise storage_error(path, error) from error
 
     def write(self, name: str, blob: bytes) -> None:
-        self._replace(name, lambda file: file.write(blob))
+        if not _holds(self.path / name, blob):
+            self._replace(name, lambda file: file.write(blob))
 
     def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         """`write` for a blob that need not be in memory: `fill` writes it."""
@@ -76,7 +80,8 @@ class Directory:
             with source.open("rb") as original:
                 shutil.copyfileobj(original, file)
 
-        self._replace(name, copy)
+        if not _are_equal(self.path / name, source):
+            self._replace(name, copy)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -128,6 +133,9 @@ class Directory:
             with open(draft, "wb", opener=opener) as file:
                 fill(file)
                 file.flush()
+                if opener is None and _are_equal(target, draft):
+                    draft.unlink()
+                    return
                 os.fsync(file.fileno())
             draft.replace(target)
             _sync_names(self.path)
@@ -135,6 +143,23 @@ class Directory:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise storage_error(target, error) from error
+
+
+def _holds(path: Path, blob: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size == len(blob) and path.read_bytes() == blob
+    return False
+
+
+def _are_equal(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as ours, other.open("rb") as theirs:
+        if os.fstat(ours.fileno()).st_size != os.fstat(theirs.fileno()).st_size:
+            return False
+        while piece := ours.read(_PIECE):
+            if piece != theirs.read(_PIECE):
+                return False
+        return True
+    return False
 
 
 def _private_opener(path: str, flags: int) -> int:
