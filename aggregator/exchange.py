@@ -6,10 +6,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.book import Book
+from aggregator.response_times import REMEMBERED, ResponseTimes
 from aggregator.round_answers import RETRY_AFTER_S
 from aggregator.round_state import (
     Action,
@@ -131,7 +133,16 @@ class Exchange(ABC):
             left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in book.left_out().items()},
             has_settled=has_settled,
             came=self._received.read(),
+            response_times=self._response_times(),
         )
+
+    def _response_times(self) -> ResponseTimes:
+        """What the book tells of the last rounds: nobody whose update was accepted took longer than its round."""
+        times = ResponseTimes()
+        for record in self._book.records()[-REMEMBERED:]:
+            for agent in self._book.accepted(record.round):
+                times = times.with_response(agent, record.seconds)
+        return replace(times, outcomes=0.0, misses=0.0)
 
     @abstractmethod
     def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:

@@ -18,6 +18,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
+from aggregator.response_times import ResponseTimes, first_deadline_s
 from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
@@ -179,7 +180,8 @@ class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `clock_steps_per_round`: by how many steps a round moves the clock of the pruning schedule. `hold_out`: the share of
-    its examples that each agent evaluates the model on.
+    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, None if they follow from what
+    was seen of the devices.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
@@ -194,7 +196,7 @@ class Plan:
     rounds: int
     cohort: int
     quorum: int
-    deadline_s: float
+    deadline_s: float | None
     gather_s: float
     seed: int
     task: Content
@@ -257,7 +259,8 @@ class RoundState:
     the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
     second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
-    `answer_by`: when members that have not said a word since they were assigned lose their places.
+    `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
+    that have not said a word since they were assigned lose their places.
     """
 
     plan: Plan
@@ -283,6 +286,8 @@ class RoundState:
     strangers: int = 0
     answer_by: float | None = None
     deadline: float | None = None
+    spares: int = 0
+    response_times: ResponseTimes = field(default_factory=ResponseTimes)
 
     @property
     def agents(self) -> int:
@@ -291,8 +296,18 @@ class RoundState:
 
     @property
     def room(self) -> int:
-        """Places in the cohort that nobody holds."""
-        return self.plan.cohort - self.cohort.places_taken
+        """Places in the cohort, and beside it, that nobody holds."""
+        return self.plan.cohort + self.spares - self.cohort.places_taken
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the round's members are given."""
+        if self.plan.deadline_s is not None:
+            return self.plan.deadline_s
+        members = self.cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE, Standing.STORING)
+        first = first_deadline_s(self.model.content.size)
+        quorum = max(1, self.plan.quorum - self.cohort.accepted)
+        return self.response_times.deadline_s(members, quorum, first)
 
 
 def resume(
@@ -308,6 +323,7 @@ def resume(
     left_out: Mapping[str, LeftOut],
     has_settled: bool = False,
     came: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({}),
+    response_times: ResponseTimes | None = None,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -333,6 +349,7 @@ def resume(
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
         came=HashTrieMap(came),
+        response_times=response_times or ResponseTimes(),
         serving=reduce(Serving.offer, model.contents, Serving(chunk_bytes=plan.chunk_bytes).offer(plan.task)),
         served=(model,),
     )

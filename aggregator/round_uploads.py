@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import msgspec
@@ -97,7 +98,9 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
 def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
     """The update counts; its agent waits for the next round, and for the word that it does. By now it knows how many
     examples it has: before its first training it checked in with the most that there can be."""
-    agent, member = event.agent, state.cohort.members[event.agent]
+    agent, member, times = event.agent, state.cohort.members[event.agent], state.response_times
+    if math.isfinite(member.assigned_at):  # else a process before this one assigned it
+        times = times.with_response(agent, now - member.assigned_at)
     submit = state.uploads[agent].submit
     member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
     examples = min(member.examples, submit.examples)
@@ -105,6 +108,7 @@ def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
         presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
+        response_times=times,
         owed=state.owed.insert(agent, accepted(submit)),
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )

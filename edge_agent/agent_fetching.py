@@ -296,7 +296,7 @@ def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> s
     left = max(0.0, state.deadline - now)
     if fastest <= left:
         return ""
-    return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; raise rounds.deadline_s"
+    return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; set rounds.deadline_s"
 
 
 def _why_too_slow(state: AgentState, receiving: Receiving, now: float) -> str:

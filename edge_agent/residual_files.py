@@ -2,7 +2,7 @@
 
 What is owed if the update is late is what is owed if it is accepted, and what arrived beside that. A quantised update
 holds the codes of what arrived, so these are read from it. What is left after quantisation is spread evenly over half a
-step, which five bits tell to 3 %. Other values take sixteen: those that gather over rounds are small beside the largest
+step, which four bits tell to 7 %. Other values take sixteen: those that gather over rounds are small beside the largest
 one, and must not be rounded to nothing.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedprune.model.tensors import Array, Weights
 from fedprune.pruning.masks import put_kept, take_kept
 
-MOST_LOST = 0.05
+MOST_LOST = 0.1
 """Of the norm of a tensor's values, that their codes may lose."""
 
 _EVEN = 0.25
@@ -27,10 +27,10 @@ _EVEN = 0.25
 _NOTHING_LOST = 1e-3
 """Of the norm: the values are codes themselves."""
 
-_CODE, _EVEN_CODE = 127, 15
-"""The largest codes of eight bits and of five."""
+_CODE, _EVEN_CODE = 127, 7
+"""The largest codes of eight bits and of four."""
 
-_EVEN_BITS = 5
+_EVEN_BITS = 4
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -98,7 +98,7 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
 
 
 def _coded(values: Array) -> _Values:
-    """Codes of eight bits where nothing is lost, of five where values are spread evenly, else float16 of at most 1."""
+    """Codes of eight bits where nothing is lost, of four where values are spread evenly, else float16 of at most 1."""
     largest = float(np.abs(values).max(initial=0.0))
     if largest < _SMALLEST:
         return _Values(0.0, 8, bytes(len(values)))

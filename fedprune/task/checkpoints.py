@@ -50,7 +50,8 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     named: dict[str, NDArray[np.generic]] = {name: _narrowed(array) for name, array in checkpoint.weights.items()}
     named |= {f"exact/{name}": _kept(array, checkpoint.mask.get(name)) for name, array in checkpoint.exact.items()}
     named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
-    named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
+    for key, array in checkpoint.optimizer_state.items():
+        named[f"{_SERVER}{key}"] = _kept(array, checkpoint.mask.get(_tensor_in(key)))
     named |= {} if checkpoint.units is None else {_UNITS: checkpoint.units}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
@@ -70,11 +71,11 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
             run=metadata["run"],
             version=version,
             weights={name: _widened(tensors[name]) for name in names},
-            exact={name: _whole(tensors, name) for name in names},
+            exact={name: _whole(tensors, f"exact/{name}", name) for name in names},
             mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
             optimizer_state={
-                key.removeprefix(_SERVER): array
-                for key, array in sorted(tensors.items())
+                key.removeprefix(_SERVER): _whole(tensors, key, _tensor_in(key.removeprefix(_SERVER)))
+                for key in sorted(tensors)
                 if key.startswith(_SERVER) and key not in names
             },
             units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
@@ -146,11 +147,17 @@ def _kept(array: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray
     return array[mask]
 
 
-def _whole(tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    array, shape = tensors[f"exact/{name}"], tensors[name].shape
-    if array.shape == shape:
+def _tensor_in(key: str) -> str:
+    """The tensor that a part of the server optimizer's state, `part/tensor`, belongs to."""
+    return key.partition("/")[2]
+
+
+def _whole(tensors: Mapping[str, NDArray[Any]], key: str, name: str) -> NDArray[Any]:
+    """What is stored under `key`, in the shape of the tensor `name`."""
+    array = tensors[key]
+    if f"mask/{name}" not in tensors or array.shape == tensors[name].shape:
         return array
-    whole = np.zeros(shape, array.dtype)
+    whole = np.zeros(tensors[name].shape, array.dtype)
     whole[_mask(tensors, name)] = array
     return whole
 

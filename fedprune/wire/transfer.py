@@ -175,7 +175,7 @@ class Receiving:
     def _nothing_of(cls, content: Content, now: float, key: str, link: LinkTraits | None) -> Receiving:
         sizes, link = chunk_sizes(content), link or LinkTraits()
         if link.chunk_bytes not in sizes:
-            link = LinkTraits(sizes[-1])
+            link = LinkTraits(smaller(sizes, link.chunk_bytes) or sizes[-1])
         return cls(content, key, now, link, min(FIRST_WINDOW, link.chunks_in_time()))
 
     @property

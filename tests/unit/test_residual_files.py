@@ -24,7 +24,7 @@ KEPT = {"kernel": Keyed(1).uniform(100_000, 0.0, 1.0).reshape(400, 250) < 0.2}
 
 
 def assert_close(found: Array, expected: Array, *parts: Array) -> None:
-    """To 5 % of the norms of what it is made of, where the values are no dust."""
+    """To 10 % of the norms of what it is made of, where the values are no dust."""
     norm = max(float(np.linalg.norm(part.astype(np.float64))) for part in (expected, *parts))
     assert (found.shape, found.dtype) == (expected.shape, np.float32)
     assert float(np.linalg.norm(found.astype(np.float64) - expected)) <= MOST_LOST * norm + 1e-36
