@@ -189,6 +189,7 @@ class Plan:
 
     `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
     version 0 is random, and follows from the task alone.
+    `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
     """
 
     run: str
@@ -210,6 +211,7 @@ class Plan:
     model_codec: str = "fp16"
     seeded: bool = False
     chunk_bytes: int = CHUNK_BYTES
+    statement: bytes = b""
 
 
 @dataclass(frozen=True)
