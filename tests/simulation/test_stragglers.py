@@ -47,7 +47,7 @@ def test_rounds_wait_for_stragglers_once_and_not_again(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_where_the_quorum_needs_them_they_are_waited_for(seed: int) -> None:
-    """Cohorts of three of four agents, of which two are slow, and all of a cohort have to come: each round takes a slow one."""
+    """Cohorts of three of four agents, of which two are slow: each needs a slow one."""
     world = run(seed, frozenset({"agent-0", "agent-1"}), None, quorum=3)
     assert {settled.agent for settled in world.settled} & {"agent-0", "agent-1"}
     assert world.merged_at[-1] >= ROUNDS * SLOW_S
