@@ -13,7 +13,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: setup ## Run a whole federation on this machine, on real data; its results go to runs/demo
-	$(BIN)/fedprune demo --out runs/demo
+	$(BIN)/fedprune demo --preset frugal --rounds 40 --out runs/demo
 
 check: lint ## Check style, types and import rules, and run the quick tests: of units, and simulated federations
 	$(PYTEST) tests/unit tests/simulation
@@ -37,6 +37,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \
 	$(BIN)/python -m benchmarks.bytes_to_accuracy --json benchmarks/results/bytes_to_accuracy.json || failed=1; \
+	$(BIN)/python -m benchmarks.control_bytes || failed=1; \
 	$(BIN)/python -m benchmarks.merging || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.load || failed=1; \

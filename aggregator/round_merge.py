@@ -17,6 +17,7 @@ from aggregator.segments import read_updates
 from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
+from aggregator.voting import Votes, Voting
 from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
@@ -26,7 +27,7 @@ from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
 from fedprune.task.forms import Form, Forms
-from fedprune.task.versions import is_scored_by_updates, without_due_units
+from fedprune.task.versions import asked_votes, is_scored_by_updates, without_due_units
 from fedprune.wire.transfer import content_of
 
 
@@ -38,7 +39,8 @@ class MergedRound:
     `left_out` gives the reason for each accepted update that is not in it, by agent, the largest update first. Where a
     merge was not `kept` (this one or, since agents tell that a round later, the one before) the model is that from
     before it, pruned to the schedule, and all updates are left out. `named` are the agents to look at, the largest
-    update first. `norms` are those that were typical of what was merged.
+    update first. `norms` are those that were typical of what was merged, `vote_bytes` the bytes of its votes for pruned
+    weights to come back.
     """
 
     model: GlobalModel
@@ -49,6 +51,7 @@ class MergedRound:
     named: list[str]
     kept: bool
     norms: Norms
+    vote_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +139,7 @@ class Merger:
         earlier = largest_typical(records)
         known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
-        merged = self._fold(model, updates, left_out)
+        merged, vote_bytes = self._fold(model, updates, left_out)
         of_taken = [norms[agent] for agent in updates if agent not in left_out]
         evaluation, evaluated = agents.evaluation, model.checkpoint.version
         if self._evaluate is not None:
@@ -146,7 +149,7 @@ class Merger:
             if unmerged is not None:
                 return _not_kept(unmerged, agents, norms, evaluation.loss)
         return MergedRound(
-            merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken)
+            merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken), vote_bytes
         )
 
     def _if_exploded(
@@ -200,19 +203,22 @@ class Merger:
 
     def _fold(
         self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
-    ) -> GlobalModel:
+    ) -> tuple[GlobalModel, int]:
+        """The model of the accepted updates but for those left out, and the bytes of their votes."""
         checkpoint = model.checkpoint
-        sums, scoring = self._sums_of(model, updates, left_out)
+        sums, scoring, voting = self._sums_of(model, updates, left_out)
         merged = sums.result(checkpoint.exact)
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)
         scores = None if scoring is None else scoring.scores(checkpoint.weights)
-        return self._next(model, weights, merged.mask, state, scores)
+        if voting is None:
+            return self._next(model, weights, merged.mask, state, scores), 0
+        return self._next(model, weights, merged.mask, state, scores, voting.sums), voting.bytes
 
     def _sums_of(
         self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
-    ) -> tuple[Aggregate, RoundScores | None]:
+    ) -> tuple[Aggregate, RoundScores | None, Voting | None]:
         """The sums of a round's accepted `updates` but for those left out, whether they were folded as they arrived or
         are read again: whole numbers come to the same bits."""
         arrived, self._arrived = self._arrived_at(model), None
@@ -220,15 +226,18 @@ class Merger:
             arrived = self._none_arrived(model)  # the book says otherwise
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
+        voting = self._voting(model)
         missing = {agent: update for agent, update in taken.items() if agent not in arrived.updates}
         surplus = {agent: update for agent, update in updates.items() if agent in arrived.updates.keys() - taken.keys()}
         for agent, update in self._read(model, missing):
             arrived.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
             if scoring is not None:
                 scoring.add(update, updates[agent].weight)
+            if voting is not None:
+                voting.add(update, updates[agent].weight)
         for agent, update in self._read(model, surplus):
             arrived.sums.remove(update, updates[agent].weight)
-        return arrived.sums, scoring
+        return arrived.sums, scoring, voting
 
     def _scales(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> dict[str, float]:
         if self._aggregation.rule != "fednova":
@@ -247,8 +256,9 @@ class Merger:
                 ) from error
 
     def _folds_on_arrival(self, model: GlobalModel) -> bool:
-        """FedNova's factors, and scores, follow from all of a round's updates."""
-        return self._aggregation.rule != "fednova" and self._scoring(model.checkpoint) is None
+        """FedNova's factors, scores, and what comes back, follow from all of a round's updates."""
+        is_chosen_by_all = self._scoring(model.checkpoint) is not None or self._voting(model) is not None
+        return self._aggregation.rule != "fednova" and not is_chosen_by_all
 
     def _arrived_at(self, model: GlobalModel) -> _Arrived:
         if self._arrived is None or self._arrived.model is not model:
@@ -265,22 +275,38 @@ class Merger:
             return None
         return RoundScores(self._task.pruning.scores, checkpoint.mask)
 
+    def _voting(self, model: GlobalModel) -> Voting | None:
+        """The sums by which pruned weights come back in the next mask, if any does."""
+        most = self._most_votes(model)
+        return Voting(model.checkpoint.mask, most) if most else None
+
+    def _most_votes(self, model: GlobalModel) -> dict[str, int]:
+        return asked_votes(self._task, model.checkpoint.version, model.checkpoint.mask)
+
     def _next(
-        self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights, scores: Weights | None = None
+        self,
+        model: GlobalModel,
+        weights: Weights,
+        mask: Mask,
+        state: Weights,
+        scores: Weights | None = None,
+        votes: Votes | None = None,
     ) -> GlobalModel:
         codec, base = self._model_codec, model.checkpoint
         if codec.deltas is None:
-            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores)
+            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores, votes)
         return next_model(weights, self.forms, self._run, base, codec.values, codec.deltas, self._seed, state)
 
-    def _whole(self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None) -> GlobalModel:
+    def _whole(
+        self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None, votes: Votes | None = None
+    ) -> GlobalModel:
         """The model after `model`, of the unrounded weights, the mask and the optimizer's state that `was` has."""
         whole, form, version = self.forms.whole, self.forms.of(was.units), model.checkpoint.version + 1
         exact, state = form.expanded(was.exact), whole.carry_parts(form, was.optimizer_state)
         mask = without_due_units(exact, form.expanded(was.mask), whole.task, whole.network, was.version, version)
         following = self.forms.after(form, mask, was.version, version)
         values, scored = self._model_codec.values, None if scores is None else form.expanded(scores)
-        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored)
+        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored, votes)
 
     def _evaluated(self, model: GlobalModel) -> Evaluation:
         assert self._evaluate is not None
@@ -289,7 +315,8 @@ class Merger:
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
         key = Key(self._seed, model.checkpoint.version, agent)
         table = self.form_of(model).task.table
-        return decode_update(blob, table, self._known_mask(model), self._codec, key, self._moved(model))
+        mask, moved, votes = self._known_mask(model), self._moved(model), self._most_votes(model)
+        return decode_update(blob, table, mask, self._codec, key, moved, votes)
 
     def _moved(self, model: GlobalModel) -> Mask:
         """Where the model has moved, found once for all of a round's updates."""

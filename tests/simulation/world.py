@@ -36,6 +36,7 @@ from fedprune.network.description import Call
 from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation, apply_mask
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth, votes_for
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluation, LossScale
@@ -46,6 +47,7 @@ from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
 
 SEED = 1
@@ -82,7 +84,7 @@ def _network(inputs: int) -> description.Network:
     )
 
 
-def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
+def make_bundle(policy: MaskPolicy, inputs: int = 40, regrowth: Regrowth | None = None) -> Bundle:
     """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
         TensorSpec("a/kernel", (inputs, 20), "float32", TensorClass.PRUNABLE, "a"),
@@ -100,7 +102,7 @@ def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
         outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
-        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),
+        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation, regrowth=regrowth),
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
@@ -126,7 +128,8 @@ class NoisyTrainer:
             name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
             for name, array in work.weights.items()
         }
-        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND)
+        votes = votes_for(moved, mask, work.most_votes)
+        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND, votes=votes)
 
 
 def evaluate(weights: Weights, form: Form) -> Evaluation:  # noqa: ARG001
@@ -165,6 +168,7 @@ class World:
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
         bundle: Bundle | None = None,
+        deadline_s: float | None = 150.0,
     ) -> None:
         self.aggregation = aggregation
         self.physics = Physics(seed, rates)
@@ -183,7 +187,7 @@ class World:
         self.huge: set[bytes] = set()
         self.run_of: dict[int, str] = {}
         self.done = False
-        self._quorum = quorum
+        self._quorum, self._deadline_s = quorum, deadline_s
         self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(agents)}
 
     def run(self, *, give_up: float = 200_000.0) -> None:
@@ -294,6 +298,7 @@ class World:
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
             aggregation=self.aggregation,
+            spoken=self._spoken_of(None),
             **self._gateway_keys(),
         )
 
@@ -320,7 +325,7 @@ class World:
             rounds=ROUNDS,
             cohort=COHORT,
             quorum=self._quorum,
-            deadline_s=150.0,
+            deadline_s=self._deadline_s,
             gather_s=20.0,
             seed=SEED,
             task=content_of(self.bundle.blob),
@@ -375,10 +380,7 @@ class World:
                 result: LocalResult | Exception = self._train(process.name, action, store.held.telling(tell), store)
             except ProtocolError as error:
                 result = error
-            duration = self.physics.chance.uniform(0.5, _TRAINING_S)
-            if self.physics.happens(_SLOW):
-                duration *= 10.0
-            self.physics.after(duration, lambda: end(result))
+            self.physics.after(self._training_s(process.name), lambda: end(result))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         store = WitnessedStore(disk, process.name, self.settled)
@@ -394,14 +396,24 @@ class World:
             store,
             train,
             stop_training=lambda: None,
+            spoken=self._spoken_of(process.name),
             **self._device_keys(store, disk),
         )
         runner.connect(self.physics.now)
         watch()
 
+    def _training_s(self, _: str) -> float:
+        """The simulated seconds that an agent trains; now and then it is slow."""
+        duration = self.physics.chance.uniform(0.5, _TRAINING_S)
+        return duration * 10.0 if self.physics.happens(_SLOW) else duration
+
     def _examples_of(self, _: str) -> int:
         """The number that an agent says it holds."""
         return len(DATA)
+
+    def _spoken_of(self, _: str | None) -> Versions:
+        """The versions of the protocol that an agent speaks, or the aggregator."""
+        return SPOKEN
 
     def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
