@@ -111,7 +111,7 @@ class GatheringRunner(Exchange):
         signer: ManifestSigner | None = None,
         spoken: Versions = SPOKEN,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, book, clock, keys, signer, spoken)
+        super().__init__(plan.cohort, topics, link, book, given, clock, keys, signer, spoken)
         self._task, self._task_digest = bundle.task, content_of(bundle.blob).digest
         self._given, self._run = given, run
         self._contents = {plan.task.digest: bundle.for_devices()}

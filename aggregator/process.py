@@ -260,6 +260,7 @@ def _plan(
         hold_out=settings.hold_out,
         model_codec=model_codec,
         seeded=bundle.task.initial is not None,
+        chunk_bytes=settings.broker.chunk_bytes,
         statement=b"" if signer is None else signer.statement,
     )
 

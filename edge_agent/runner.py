@@ -16,6 +16,7 @@ from edge_agent.agent_state import (
     Connected,
     Event,
     Follow,
+    KeepChunk,
     KeepTask,
     Limits,
     LinkDrained,
@@ -89,6 +90,7 @@ class AgentRunner:
         proof: GatewayProof | None = None,
         spoken: Versions = SPOKEN,
     ) -> None:
+        received = store.received(limits.max_task_bytes + limits.max_model_bytes)
         self.state = agent_state.start(
             name,
             check_in,
@@ -98,11 +100,13 @@ class AgentRunner:
             tasks=store.tasks(),
             pending=store.pending,
             held=store.held.version,
+            came=received.read(),
         )
         self.ignored = 0
         self._topics = topics
         self._link = link
         self._store = store
+        self._received = received
         self._train = train
         self._stop_training = stop_training
         self._key, self._proof = key, proof
@@ -239,6 +243,8 @@ class AgentRunner:
             SERVICE.status(self._describe())
         for action in actions:
             self._perform(action)
+        if not self._received.is_empty:
+            self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
 
     def _note_round(self) -> str:
         """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""
@@ -267,6 +273,8 @@ class AgentRunner:
                 self._link.subscribe(self._topics.content(digest))
             case Unfollow(digest):
                 self._link.unsubscribe(self._topics.content(digest))
+            case KeepChunk(content, chunk):
+                self._received.keep(content, chunk)
             case KeepTask(digest, blob):
                 self._store.keep_task(digest, blob)
             case Train():

@@ -167,6 +167,7 @@ class World:
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
         bundle: Bundle | None = None,
+        deadline_s: float | None = 150.0,
     ) -> None:
         self.aggregation = aggregation
         self.physics = Physics(seed, rates)
@@ -185,7 +186,7 @@ class World:
         self.huge: set[bytes] = set()
         self.run_of: dict[int, str] = {}
         self.done = False
-        self._quorum = quorum
+        self._quorum, self._deadline_s = quorum, deadline_s
         self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(agents)}
 
     def run(self, *, give_up: float = 200_000.0) -> None:
@@ -314,7 +315,7 @@ class World:
             rounds=ROUNDS,
             cohort=COHORT,
             quorum=self._quorum,
-            deadline_s=150.0,
+            deadline_s=self._deadline_s,
             gather_s=20.0,
             seed=SEED,
             task=content_of(self.bundle.blob),
@@ -369,10 +370,7 @@ class World:
                 result: LocalResult | Exception = self._train(process.name, action, store.held.telling(tell), store)
             except ProtocolError as error:
                 result = error
-            duration = self.physics.chance.uniform(0.5, _TRAINING_S)
-            if self.physics.happens(_SLOW):
-                duration *= 10.0
-            self.physics.after(duration, lambda: end(result))
+            self.physics.after(self._training_s(process.name), lambda: end(result))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         store = WitnessedStore(disk, process.name, self.settled)
@@ -392,6 +390,11 @@ class World:
         )
         runner.connect(self.physics.now)
         watch()
+
+    def _training_s(self, _: str) -> float:
+        """The simulated seconds that an agent trains; now and then it is slow."""
+        duration = self.physics.chance.uniform(0.5, _TRAINING_S)
+        return duration * 10.0 if self.physics.happens(_SLOW) else duration
 
     def _examples_of(self, _: str) -> int:
         """The number that an agent says it holds."""
