@@ -41,7 +41,6 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
       count = 20
       cohort = 4
       quorum = 0.5
-      deadline_s = 600
     """
     table = read_table(config)
     if broker is not None:

@@ -1,9 +1,10 @@
 """Checkpoints: a version of the global model, as a safetensors file that other tools can read.
 
-Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the
-model under its tensor names, the masks under ``mask/NAME``, the gateway's unrounded weights under ``exact/NAME``,
-the state of its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network
-under ``form/units``, if it can lose some.
+Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the model
+under its tensor names, as float16 where that is exact, the masks under ``mask/NAME``, the gateway's unrounded weights
+under ``exact/NAME`` (where those that the mask does not keep are 0, the others alone, in one dimension), the state of
+its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network under
+``form/units``, if it can lose some.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +47,11 @@ class Checkpoint:
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises `StorageError`."""
-    named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
-    named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
+    named: dict[str, NDArray[np.generic]] = {name: _narrowed(array) for name, array in checkpoint.weights.items()}
+    named |= {f"exact/{name}": _kept(array, checkpoint.mask.get(name)) for name, array in checkpoint.exact.items()}
     named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
-    named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
+    for key, array in checkpoint.optimizer_state.items():
+        named[f"{_SERVER}{key}"] = _kept(array, checkpoint.mask.get(_tensor_in(key)))
     named |= {} if checkpoint.units is None else {_UNITS: checkpoint.units}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
@@ -67,12 +70,12 @@ def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
         return Checkpoint(
             run=metadata["run"],
             version=version,
-            weights={name: tensors[name] for name in names},
-            exact={name: tensors[f"exact/{name}"] for name in names},
+            weights={name: _widened(tensors[name]) for name in names},
+            exact={name: _whole(tensors, f"exact/{name}", name) for name in names},
             mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
             optimizer_state={
-                key.removeprefix(_SERVER): array
-                for key, array in sorted(tensors.items())
+                key.removeprefix(_SERVER): _whole(tensors, key, _tensor_in(key.removeprefix(_SERVER)))
+                for key in sorted(tensors)
                 if key.startswith(_SERVER) and key not in names
             },
             units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
@@ -122,6 +125,41 @@ def _name(version: int) -> str:
 
 def _mask(tensors: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.bool_]:
     return tensors[f"mask/{name}"].astype(np.bool_)
+
+
+def _narrowed(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The same numbers in half the bytes, if they are float32 and were rounded to float16."""
+    if array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float16)
+    return narrow if narrow.astype(np.float32).tobytes() == array.tobytes() else array
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _kept(array: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> NDArray[np.generic]:
+    """What the mask keeps, if there is nothing else: not even a negative zero."""
+    if mask is None or array[~mask].tobytes().strip(b"\0"):
+        return array
+    return array[mask]
+
+
+def _tensor_in(key: str) -> str:
+    """The tensor that a part of the server optimizer's state, `part/tensor`, belongs to."""
+    return key.partition("/")[2]
+
+
+def _whole(tensors: Mapping[str, NDArray[Any]], key: str, name: str) -> NDArray[Any]:
+    """What is stored under `key`, in the shape of the tensor `name`."""
+    array = tensors[key]
+    if f"mask/{name}" not in tensors or array.shape == tensors[name].shape:
+        return array
+    whole = np.zeros(tensors[name].shape, array.dtype)
+    whole[_mask(tensors, name)] = array
+    return whole
 
 
 def _metadata(blob: bytes) -> dict[str, str]:
