@@ -257,7 +257,7 @@ class Merger:
 
     def _folds_on_arrival(self, model: GlobalModel) -> bool:
         """FedNova's factors, scores, and what comes back, follow from all of a round's updates."""
-        is_chosen_by_all = self._scoring(model.checkpoint) is not None or self._voting(model) is not None
+        is_chosen_by_all = self._scoring(model.checkpoint) is not None or self._most_votes(model)
         return self._aggregation.rule != "fednova" and not is_chosen_by_all
 
     def _arrived_at(self, model: GlobalModel) -> _Arrived:
