@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from fedprune.errors import StorageError
+from fedprune.errors import StorageError, StorageOfOtherVersion
 from fedprune.model.metrics import Metric, metric_named
 
 FORMAT = 7
@@ -365,7 +365,7 @@ class Book:
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:
-            raise StorageError(
+            raise StorageOfOtherVersion(
                 f"the book: format {found}, this fedprune reads {FORMAT}; go on with the version that began the run, "
                 "or name an empty state directory"
             )

@@ -50,11 +50,12 @@ from fedprune.system.disk import Disk
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Message, Reason, Rejected, decode
+from fedprune.wire.messages import UPLINK, CheckIn, Failed, LeftOut, Manifest, Message, Reason, Rejected, decode
 from fedprune.wire.received_chunks import ReceivedChunks
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
+from fedprune.wire.versions import Versions
 
 _log = logging.getLogger(__name__)
 
@@ -108,10 +109,11 @@ class Exchange(ABC):
         clock: Callable[[], float],
         keys: DeviceKeys | None,
         signer: ManifestSigner | None,
+        spoken: Versions,
     ) -> None:
-        self._cohort = cohort
+        self._cohort, self._spoken = cohort, spoken
         self._topics, self._link, self._book, self._clock = topics, link, book, clock
-        self._speaker = Speaker(topics, link, keys)
+        self._speaker = Speaker(topics, link, keys, spoken)
         self._signer = signer
         self._contents: dict[bytes, bytes] = {}
         self._unstored: _Unstored | None = None
@@ -214,11 +216,13 @@ class Exchange(ABC):
             raise ProtocolError(f"an aggregator is sent no {kind}")
         payload = verified(self._speaker.key(agent), delivery.topic, delivery.payload)
         try:
-            message = decode(UPLINK[kind], payload)
+            message = decode(UPLINK[kind], payload, self._spoken)
         except ProtocolError as error:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._speaker.tell(agent, answer)
             raise
+        if isinstance(message, CheckIn):
+            self._speaker.agree(agent, message)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return agent, message

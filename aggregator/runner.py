@@ -51,6 +51,7 @@ from fedprune.wire.link import Link
 from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -116,8 +117,9 @@ class AggregatorRunner(Exchange):
         signer: ManifestSigner | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
+        spoken: Versions = SPOKEN,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer)
+        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer, spoken)
         self._bundle, self._task = bundle, bundle.task
         self._run, self._most_inline = plan.run, min(MAX_INLINE_BYTES, plan.chunk_bytes)
         self._values = parse_model_codec(plan.model_codec).values

@@ -19,7 +19,7 @@ from edge_agent.history import Durations, RoundsDone
 from edge_agent.local_round import PreparedUpdate
 from edge_agent.residual_files import pack_residuals, unpack_residual
 from edge_agent.trainers import Slots
-from fedprune.errors import StorageError, TaskError
+from fedprune.errors import StorageError, StorageOfOtherVersion, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
@@ -361,8 +361,8 @@ def _stem(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()[:32]
 
 
-def _of_another_version() -> StorageError:
-    return StorageError(
+def _of_another_version() -> StorageOfOtherVersion:
+    return StorageOfOtherVersion(
         "this state directory was written by another version of fedprune; "
         "let that one finish its federation, or name another with --state"
     )

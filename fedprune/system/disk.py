@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -195,6 +196,31 @@ def _sync_names(directory: Path) -> None:
 
 def _draft_of(name: str) -> str:
     return f".{name}.draft"
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file, or a directory with all that is in it; only the name `target` itself is not yet durable.
+
+    Raises `OSError` where the operating system refuses.
+    """
+    if source.is_dir():
+        target.mkdir()
+        for each in sorted(source.iterdir()):
+            copy_durably(each, target / each.name)
+        _sync_names(target)
+        return
+    with source.open("rb") as original, target.open("xb") as file:
+        shutil.copyfileobj(original, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def has_no_room(error: StorageError) -> bool:
+    """True where no other file on that disk could be written either: it is full, or may not be written at all."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return getattr(cause, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_READONLY")  # agents load no SQLite
 
 
 def why_unreadable(path: Path) -> str:

@@ -46,6 +46,7 @@ from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
 
 SEED = 1
@@ -296,6 +297,7 @@ class World:
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
             aggregation=self.aggregation,
+            spoken=self._spoken_of(None),
         )
 
     def _finish(self, _: Exchange, __: Process) -> None:
@@ -376,7 +378,15 @@ class World:
         self.network.join(link)
         check_in = CheckIn(examples=self._examples_of(process.name))
         runner = AgentRunner(
-            process.name, check_in, LIMITS, self.topics, link, store, train, stop_training=lambda: None
+            process.name,
+            check_in,
+            LIMITS,
+            self.topics,
+            link,
+            store,
+            train,
+            stop_training=lambda: None,
+            spoken=self._spoken_of(process.name),
         )
         runner.connect(self.physics.now)
         watch()
@@ -389,6 +399,10 @@ class World:
     def _examples_of(self, _: str) -> int:
         """The number that an agent says it holds."""
         return len(DATA)
+
+    def _spoken_of(self, _: str | None) -> Versions:
+        """The versions of the protocol that an agent speaks, or the aggregator."""
+        return SPOKEN
 
     def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
