@@ -17,7 +17,7 @@ from aggregator.segments import read_updates
 from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
-from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
+from fedprune.codecs import Codec, Key, ModelCodec, Update, UpdateDecoder, check_update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
@@ -93,7 +93,7 @@ class Merger:
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
-        self._moved_of: tuple[GlobalModel, Mask] | None = None
+        self._decoder_of: tuple[GlobalModel, UpdateDecoder] | None = None
         self._arrived: _Arrived | None = None
 
     def take(self, blob: bytes, agent: str, model: GlobalModel, weight: int) -> Norms:
@@ -287,15 +287,16 @@ class Merger:
         return self._evaluate(model.checkpoint.weights, self.form_of(model))
 
     def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
-        key = Key(self._seed, model.checkpoint.version, agent)
-        table = self.form_of(model).task.table
-        return decode_update(blob, table, self._known_mask(model), self._codec, key, self._moved(model))
+        return self._decoder(model).decode(blob, Key(self._seed, model.checkpoint.version, agent))
 
-    def _moved(self, model: GlobalModel) -> Mask:
-        """Where the model has moved, found once for all of a round's updates."""
-        if self._moved_of is None or self._moved_of[0] is not model:
-            self._moved_of = model, moved_in(model.checkpoint.weights, self.forms, self.form_of(model), self._codec)
-        return self._moved_of[1]
+    def _decoder(self, model: GlobalModel) -> UpdateDecoder:
+        """What reads updates to the model: made once for all of a round's, which share mask and what has moved."""
+        if self._decoder_of is None or self._decoder_of[0] is not model:
+            form = self.form_of(model)
+            moved = moved_in(model.checkpoint.weights, self.forms, form, self._codec)
+            decoder = UpdateDecoder(form.task.table, self._known_mask(model), self._codec, moved)
+            self._decoder_of = model, decoder
+        return self._decoder_of[1]
 
     def _known_mask(self, model: GlobalModel) -> Mask | None:
         return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)
