@@ -115,13 +115,31 @@ class FixedPointSum:
             digit += addend
         _carry(self._digits)
 
+    def mean_added_to(self, values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """`values` and the `mean` together, rounded once, piece by piece: float64 of all would take twice their memory.
+
+        Args:
+            values: as many as the sum has; of their shape is what is returned.
+            count: 1 or more.
+        """
+        moved, flat = np.empty(values.size, np.float32), values.reshape(-1)
+        for start in range(0, flat.size, _PIECE):
+            piece = slice(start, start + _PIECE)
+            moved[piece] = flat[piece] + self._values(piece) / count
+        return moved.reshape(values.shape)
+
     def mean(self, count: int | NDArray[np.int64]) -> NDArray[np.float64]:
         """The sum / `count`, with a relative error of a few 2^-53; 0 where `count` is 0."""
-        values = np.zeros(self._digits[0].shape)
-        for digit in reversed(self._digits):
-            values = np.ldexp(values, _DIGIT_BITS) + digit
-        values = np.ldexp(values, -self._fraction_bits)
+        values = self._values(slice(None)).reshape(self._digits[0].shape)
         return np.divide(values, count, out=np.zeros_like(values), where=np.asarray(count) > 0)
+
+    def _values(self, piece: slice) -> NDArray[np.float64]:
+        """A piece of the sum, in one dimension."""
+        lowest, *higher = (digits.reshape(-1)[piece] for digits in self._digits)
+        values = np.zeros(lowest.shape)
+        for digit in (*reversed(higher), lowest):
+            values = np.ldexp(values, _DIGIT_BITS) + digit
+        return np.ldexp(values, -self._fraction_bits)
 
     def _reserve(self, magnitude: int) -> None:
         """Make room for an addend of that magnitude."""

@@ -204,6 +204,7 @@ class Merger:
         checkpoint = model.checkpoint
         sums, scoring = self._sums_of(model, updates, left_out)
         merged = sums.result(checkpoint.exact)
+        del sums
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)

@@ -18,6 +18,10 @@ class Disk(Protocol):
 
     def write(self, name: str, blob: bytes) -> None: ...
 
+    def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """`write` for a blob that need not be in memory: `fill` writes it."""
+        ...
+
     def read(self, name: str) -> bytes | None:
         """The blob, or None where there is none of this name."""
         ...
@@ -51,7 +55,6 @@ class Directory:
         self._replace(name, lambda file: file.write(blob))
 
     def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """`write` for a blob that need not be in memory: `fill` writes it."""
         self._replace(name, fill)
 
     def write_private(self, name: str, blob: bytes) -> None:

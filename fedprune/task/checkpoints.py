@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import StorageError
-from fedprune.model.tensor_files import pack_tensors, unpack_tensors
+from fedprune.model.tensor_files import Makes, unpack_tensors, write_tensors
 from fedprune.model.tensors import Mask, Weights
 from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
@@ -45,13 +47,15 @@ class Checkpoint:
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises `StorageError`."""
-    named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
-    named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
-    named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
-    named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
-    named |= {} if checkpoint.units is None else {_UNITS: checkpoint.units}
+    made = {
+        **_makes("", checkpoint.weights),
+        **_makes("exact/", checkpoint.exact),
+        **_makes("mask/", checkpoint.mask),
+        **_makes(_SERVER, checkpoint.optimizer_state),
+        **({} if checkpoint.units is None else _makes("", {_UNITS: checkpoint.units})),
+    }
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
-    disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
+    disk.write_through(_name(checkpoint.version), lambda file: write_tensors(file, made, metadata))
 
 
 def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
@@ -118,6 +122,10 @@ def checkpoint_versions(disk: Disk) -> list[int]:
 
 def _name(version: int) -> str:
     return f"{version:06d}{_SUFFIX}"
+
+
+def _makes(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Makes]:
+    return {prefix + name: partial(tensors.__getitem__, name) for name in tensors}
 
 
 def _mask(tensors: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.bool_]:
