@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedprune.codecs.reader import Reader
+from fedprune.errors import ProtocolError
 
 _DIGIT_BITS = 31
 _DIGITS = 6
@@ -20,6 +24,8 @@ MOST_WEIGHT = 2**31 - 1
 
 SINGLE_LIMIT = 2**62
 """Up to this total one int64 holds a sum; what might exceed it is held in digits."""
+
+_TOTAL_BYTES = 28
 
 SUM_LIMIT = 2 ** (_DIGIT_BITS * (_DIGITS - 1) + 62)
 """2^217. No sum may come to more."""
@@ -47,7 +53,7 @@ class FixedPointSum:
     """
 
     def __init__(self, shape: tuple[int, ...], fraction_bits: int) -> None:
-        self._fraction_bits = fraction_bits
+        self.shape, self.fraction_bits = shape, fraction_bits
         self._total = 0
         self._digits = [np.zeros(shape, np.int64)]
 
@@ -94,7 +100,7 @@ class FixedPointSum:
         """Whole multiples of 2^-`fraction_bits`."""
         fixed = values.astype(np.float64)
         fixed *= scale
-        fixed *= 2.0**self._fraction_bits
+        fixed *= 2.0**self.fraction_bits
         return np.rint(fixed, out=fixed)
 
     def _add_fixed(self, piece: slice, fixed: NDArray[np.float64], weight: int) -> None:
@@ -107,6 +113,29 @@ class FixedPointSum:
         addend *= weight
         last += addend
         _carry([*lower, last])
+
+    def encode(self) -> bytes:
+        """The sum as bytes: a byte for the number of digits, 28 for the magnitudes that were added, little-endian, then
+        the digits, the lowest first, each as int64."""
+        head = bytes([len(self._digits)]) + self._total.to_bytes(_TOTAL_BYTES, "little")
+        return head + b"".join(digits.astype("<i8", copy=False).tobytes() for digits in self._digits)
+
+    @classmethod
+    def read(cls, reader: Reader, shape: tuple[int, ...], fraction_bits: int) -> FixedPointSum:
+        """Read what `encode` wrote. Raises `ProtocolError` for what no sum of this shape can be."""
+        read = cls(shape, fraction_bits)
+        (count,) = reader.unpack("B")
+        read._total = int.from_bytes(reader.take(_TOTAL_BYTES), "little")
+        if read._total >= SUM_LIMIT or count != (1 if read._total < SINGLE_LIMIT else _DIGITS):
+            raise ProtocolError(f"a sum of magnitudes up to {read._total} in {count} digits is none")
+        read._digits = [reader.array(np.dtype(np.int64), math.prod(shape)).reshape(shape) for _ in range(count)]
+        *lower, last = read._digits
+        most = (read._total >> _DIGIT_BITS * len(lower)) + len(lower)
+        if last.max(initial=0) > most or last.min(initial=0) < -most:
+            raise ProtocolError("a sum exceeds the magnitudes that were added to it")
+        if any(digit.min(initial=0) < 0 or digit.max(initial=0) > _DIGIT_MASK for digit in lower):
+            raise ProtocolError("a digit of a sum is out of its range")
+        return read
 
     def merge(self, other: FixedPointSum) -> None:
         """Add another sum of the same shape and fraction bits. Raises what `add` does."""
@@ -139,7 +168,7 @@ class FixedPointSum:
         values = np.zeros(lowest.shape)
         for digit in (*reversed(higher), lowest):
             values = np.ldexp(values, _DIGIT_BITS) + digit
-        return np.ldexp(values, -self._fraction_bits)
+        return np.ldexp(values, -self.fraction_bits)
 
     def _reserve(self, magnitude: int) -> None:
         """Make room for an addend of that magnitude."""

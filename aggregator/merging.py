@@ -5,6 +5,7 @@ Memory does not grow with the number of agents, and two aggregates of the same r
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from aggregator.fixed_point import MOST_WEIGHT, FixedPointSum
 from fedprune.codecs import Update
+from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import LARGEST_VALUE
+from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import take_kept
 from fedprune.pruning.sparse_weights import SparseWeights
@@ -135,6 +138,31 @@ class Aggregate:
             kept += other._kept[name]
         self._updates += other._updates
         self._examples += other._examples
+
+    def encode(self) -> bytes:
+        """The sums as bytes: `uint32` updates, `uint64` examples, then those of each trained tensor and of the moments,
+        in table order (`FixedPointSum.encode`). With own masks the examples that keep each weight follow, int64.
+        """
+        head = struct.pack("<IQ", self._updates, self._examples)
+        kept = (array.astype("<i8", copy=False).tobytes() for array in self._kept.values())
+        return b"".join([head, *(total.encode() for total in self._sums.values()), *kept])
+
+    @classmethod
+    def read(cls, reader: Reader, table: TensorTable, base: Weights, known_mask: Mask | None) -> Aggregate:
+        """Read what `encode` wrote, of sums relative to the same base and mask. Raises `ProtocolError` for other
+        bytes."""
+        read = cls(table, base, known_mask)
+        read._updates, read._examples = reader.unpack("IQ")
+        if not read._updates <= read._examples <= read._updates * MOST_EXAMPLES or read._updates > MOST_UPDATES:
+            raise ProtocolError(f"{read._updates} updates of {read._examples} examples are no round's")
+        for name, total in read._sums.items():
+            with naming(f"sum of {name}"):
+                read._sums[name] = FixedPointSum.read(reader, total.shape, total.fraction_bits)
+        for name, kept in read._kept.items():
+            read._kept[name] = reader.array(np.dtype(np.int64), kept.size).reshape(kept.shape)
+            if read._kept[name].min(initial=0) < 0 or read._kept[name].max(initial=0) > read._examples:
+                raise ProtocolError(f"weights of {name} are kept by more examples than there are")
+        return read
 
     def result(self, exact: Weights) -> AggregateResult:
         """Merge the updates, of which there must be one at least.

@@ -27,6 +27,8 @@ from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
 
 _Odds = NDArray[np.int64]
+_Numbers = NDArray[np.signedinteger]
+"""Of places; int32 where they are kept."""
 
 _NUMBERS, _STEPS = 4, 6
 """Numbers of windows, and places in unary numbers, that are told apart; those beyond count as the last."""
@@ -106,18 +108,18 @@ class _Line:
         return _to_search(self.by_column)
 
     @cached_property
-    def columns(self) -> NDArray[np.int32]:
+    def columns(self) -> _Numbers:
         """The places, numbered row by row, as they come column by column; the last axis is the columns."""
         return np.argsort(np.flatnonzero(self._mask) % self._mask.shape[-1], kind="stable").astype(np.int32)
 
     @cached_property
-    def ranks(self) -> NDArray[np.int32]:
+    def ranks(self) -> _Numbers:
         """The number of each place, as they come row by row, among them column by column."""
         ranks = np.empty_like(self.columns)
         ranks[self.columns] = np.arange(self.size, dtype=np.int32)
         return ranks
 
-    def is_by_column(self, positions: NDArray[np.intp], transposed: NDArray[np.intp]) -> bool:
+    def is_by_column(self, positions: _Numbers, transposed: _Numbers) -> bool:
         """True if a writer goes through it column by column for positions that are `transposed` so."""
         return _roughness(self.by_column, transposed) < _roughness(self.by_row, positions)
 
@@ -139,7 +141,7 @@ class _Contexts:
     numbers: list[list[Chance]] = field(default_factory=lambda: [_chances() for _ in range(_NUMBERS)])
 
 
-def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: NDArray[np.intp], line: _Line) -> None:
+def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Numbers, line: _Line) -> None:
     _write_count(encoder, contexts, positions.size)
     if not positions.size:
         return
@@ -164,7 +166,7 @@ def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: NDArray
         encoder.part(start, size, whole)
 
 
-def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> NDArray[np.intp]:
+def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> _Numbers:
     """The rising positions of one tensor; in any case at most `most`, below its size."""
     count = _read_count(decoder, contexts)
     if count > min(line.size, most):
@@ -176,7 +178,7 @@ def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: 
     found = np.fromiter(_read_positions(decoder, contexts, count, starts), np.intp, count)
     if not line.has_columns:
         return found
-    positions = np.sort(line.columns[found]).astype(np.intp) if by_column else found
+    positions = np.sort(line.columns[found]) if by_column else found
     transposed = found if by_column else np.sort(line.ranks[found])
     if by_column != line.is_by_column(positions, transposed):
         raise ProtocolError("the places are not laid as a writer lays them")
@@ -221,12 +223,12 @@ def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
     return (1 << length | decoder.plain(length)) - 1
 
 
-def _origins(starts: _Odds, positions: NDArray[np.intp]) -> _Odds:
+def _origins(starts: _Odds, positions: _Numbers) -> _Odds:
     """Where the place behind each position before begins, 0 for the first."""
     return np.concatenate([[0], starts[positions[:-1] + 1]])
 
 
-def _roughness(starts: _Odds, positions: NDArray[np.intp]) -> int:
+def _roughness(starts: _Odds, positions: _Numbers) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
     gaps = starts[positions] - _origins(starts, positions)
     return int(np.frexp((gaps + 1).astype(np.float64))[1].sum())
