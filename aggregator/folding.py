@@ -40,7 +40,7 @@ class Folding:
 
         Raises `ProtocolError` if it cannot be merged; then nothing was changed.
         """
-        update, table = self.read(blob, agent, model), self.table_of(model)
+        update, table = self.read(blob, agent, model), self._of(model).table
         check_update(update, table)
         norms = norms_of(update, model.weights, table)
         if self._folds_on_arrival(model):
@@ -81,13 +81,15 @@ class Folding:
         if self._round is None or self._round.model is not model:
             form = self.forms.of(model.units)
             moved = moved_in(model.weights, self.forms, form, self._codec)
-            decoder = UpdateDecoder(form.task.table, self.known_mask(model), self._codec, moved)
-            self._round = _Round(model, decoder, self.nothing_folded(model))
+            table = form.task.table
+            decoder = UpdateDecoder(table, self.known_mask(model), self._codec, moved)
+            self._round = _Round(model, table, decoder, self.nothing_folded(model))
         return self._round
 
 
 @dataclass(frozen=True, eq=False)
 class _Round:
     model: Checkpoint
+    table: TensorTable
     decoder: UpdateDecoder
     folded: Folded

@@ -16,7 +16,6 @@ from agents that make no sense raise `ProtocolError` and change nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from aggregator.cohort import Member, Standing
@@ -61,6 +60,7 @@ from aggregator.round_uploads import (
     take_chunk,
     take_submit,
 )
+from fedprune.system.values import replace
 from fedprune.wire.messages import UPLINK, Begun, CheckIn, Chunk, Failed, Need, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition

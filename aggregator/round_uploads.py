@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 from rpds import HashTrieMap
 
@@ -23,6 +21,7 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
+from fedprune.system.values import replace
 from fedprune.wire.messages import Accepted, Chunk, Content, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, content_of, need_of
