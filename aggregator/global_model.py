@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from aggregator.round_state import Model
@@ -140,6 +140,4 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values, form: For
     """A version from its checkpoint, which may be in a form of the task: encoding what was decoded gives the same bytes
     again."""
     task, name = (task, b"") if form is None else (form.task, form.name)
-    weights, exact = (SparseWeights.of(each, checkpoint.mask) for each in (checkpoint.weights, checkpoint.exact))
-    checkpoint = replace(checkpoint, weights=weights, exact=exact)
     return GlobalModel(checkpoint, name + encode_model(checkpoint.weights, checkpoint.mask, task.table, values))

@@ -43,7 +43,7 @@ from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
-from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
+from fedprune.task.checkpoints import forget_checkpoints, load_sparse_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluate, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.task.succession import first_version
@@ -277,7 +277,7 @@ class AggregatorRunner(Exchange):
     def _former_round(self) -> FormerRound:
         """The round that made the present model."""
         round_ = self._model.checkpoint.version - 1
-        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
+        return FormerRound(load_sparse_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
 
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
@@ -328,7 +328,7 @@ class AggregatorRunner(Exchange):
             model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
-        checkpoint = load_checkpoint(self._store.checkpoints, version)
+        checkpoint = load_sparse_checkpoint(self._store.checkpoints, version)
         if checkpoint.run not in self._store.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"

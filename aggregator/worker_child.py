@@ -17,10 +17,9 @@ from aggregator.workers import Check, Job, Part, Sum, Verdicts
 from fedprune.codecs import parse_codec
 from fedprune.errors import FedpruneError, ProtocolError
 from fedprune.model.tensors import weights_digest
-from fedprune.pruning.sparse_weights import SparseWeights
 from fedprune.system.disk import Directory
 from fedprune.system.process import end_with_parent
-from fedprune.task.checkpoints import Checkpoint, load_checkpoint
+from fedprune.task.checkpoints import Checkpoint, load_sparse_checkpoint
 
 
 class _Worker:
@@ -32,7 +31,7 @@ class _Worker:
     def check(self, request: Check) -> Verdicts:
         if self._model is None or self._model.version != request.version:
             self._folding.forget()
-            self._model = _light(load_checkpoint(self._disk, request.version))
+            self._model = load_sparse_checkpoint(self._disk, request.version)
         return Verdicts(tuple(self._verdict(self._model, *update) for update in request.updates))
 
     def sum(self, request: Sum) -> Part:
@@ -59,12 +58,6 @@ def main(connection: Connection) -> None:
                 connection.send(worker.check(request) if isinstance(request, Check) else worker.sum(request))
     except FedpruneError as error:
         sys.exit(f"a worker: {error}")
-
-
-def _light(model: Checkpoint) -> Checkpoint:
-    """The model without what only a merge needs."""
-    weights = SparseWeights.of(model.weights, model.mask)
-    return Checkpoint(model.run, model.version, weights, {}, model.mask, units=model.units)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Named arrays as the bytes of a safetensors file, which other tools can read.
 
-They are written here, since the library wants all of them in memory, twice. It is imported where it is used: an agent
-that only waits has nothing to read.
+They are written here, and what was written here is read without a copy, since the library holds everything twice. The
+library reads files of others. It is imported where it is used: an agent that only waits has nothing to read.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ _DTYPES = {
     "float64": "F64",
 }
 """Names of numpy's dtypes in a safetensors header."""
+
+_NUMPY = {theirs: ours for ours, theirs in _DTYPES.items()}
 
 _ALIGNMENT = 8
 """The header is filled up with spaces to a multiple of it, so that arrays can be read where they lie."""
@@ -70,6 +74,43 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Makes], metadata: Mappin
     for name in order:
         array = np.ascontiguousarray(tensors[name](), layouts[name].dtype.newbyteorder("<"))
         file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def view_tensors(blob: bytes) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a file that `write_tensors` wrote, by name, as they lie in `blob`, which none may be written to.
+
+    Raises `ValueError` for a damaged file.
+    """
+    begin = 8 + int.from_bytes(blob[:8], "little")
+    if begin > len(blob):
+        raise ValueError("it is truncated")
+    try:
+        header = msgspec.json.decode(blob[8:begin], type=dict[str, msgspec.Raw])
+        header.pop("__metadata__", None)
+        rows = [(name, msgspec.json.decode(row, type=_Row)) for name, row in header.items()]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its header: {error}") from error
+    views, end = dict[str, NDArray[np.generic]](), 0
+    for name, row in sorted(rows, key=lambda named: named[1].data_offsets):
+        first, last = row.data_offsets
+        if row.dtype not in _NUMPY or min(row.shape, default=0) < 0 or first != end or begin + last > len(blob):
+            raise ValueError(f"tensor {name}: no such array")
+        dtype, size = np.dtype(_NUMPY[row.dtype]), math.prod(row.shape)
+        if last - first != size * dtype.itemsize:
+            raise ValueError(f"tensor {name}: {last - first} bytes are not of shape {list(row.shape)}")
+        view = np.frombuffer(blob, dtype.newbyteorder("<"), size, begin + first).reshape(row.shape)
+        if row.dtype == "BOOL" and view.view(np.uint8).max(initial=0) > 1:
+            raise ValueError(f"tensor {name}: a truth value is neither 0 nor 1")
+        views[name], end = view, last
+    if begin + end != len(blob):
+        raise ValueError(f"{len(blob) - begin - end} bytes too many")
+    return views
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
 
 
 class _Layout(NamedTuple):

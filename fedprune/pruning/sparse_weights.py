@@ -30,6 +30,12 @@ class SparseWeights(Mapping[str, Array]):
         held = {name: take_kept(weights[name], mask[name]) if name in mask else weights[name] for name in weights}
         return cls(held, mask)
 
+    @classmethod
+    def copied(cls, weights: Weights, mask: Mask) -> SparseWeights:
+        """The same of arrays that are views of something larger, which is not held on to."""
+        sparse = cls.of(weights, mask)
+        return cls({name: held.copy() for name, held in sparse._held.items()}, mask)
+
     def __getitem__(self, name: str) -> Array:
         held = self._held[name]
         return put_kept(held, self._mask[name]) if name in self._mask else held

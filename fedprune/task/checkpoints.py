@@ -9,7 +9,7 @@ under ``form/units``, if it can lose some.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import StorageError
-from fedprune.model.tensor_files import Makes, unpack_tensors, write_tensors
+from fedprune.model.tensor_files import Makes, view_tensors, write_tensors
 from fedprune.model.tensors import Mask, Weights
+from fedprune.pruning.sparse_weights import SparseWeights
 from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
 
@@ -60,22 +61,32 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
     """Raises `StorageError` if there is no such version or its file is damaged."""
+    return _load(disk, version, lambda weights, _: {name: array.copy() for name, array in weights.items()})
+
+
+def load_sparse_checkpoint(disk: Disk, version: int) -> Checkpoint:
+    """`load_checkpoint` for who has no room for whole models beside the file: what the mask keeps is held."""
+    return _load(disk, version, SparseWeights.copied)
+
+
+def _load(disk: Disk, version: int, take: Callable[[Weights, Mask], Weights]) -> Checkpoint:
     name = _name(version)
     blob = disk.read(name)
     if blob is None:
         raise StorageError(f"checkpoint {name} is missing; {_WAYS_OUT}")
     try:
-        tensors = unpack_tensors(blob)
+        tensors: dict[str, NDArray[Any]] = view_tensors(blob)
         metadata = _metadata(blob)
         names: list[str] = json.loads(metadata["tensors"])
+        mask = {name: tensors[f"mask/{name}"].astype(np.bool_) for name in names if f"mask/{name}" in tensors}
         return Checkpoint(
             run=metadata["run"],
             version=version,
-            weights={name: tensors[name] for name in names},
-            exact={name: tensors[f"exact/{name}"] for name in names},
-            mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
+            weights=take({name: tensors[name] for name in names}, mask),
+            exact=take({name: tensors[f"exact/{name}"] for name in names}, mask),
+            mask=mask,
             optimizer_state={
-                key.removeprefix(_SERVER): array
+                key.removeprefix(_SERVER): array.copy()
                 for key, array in sorted(tensors.items())
                 if key.startswith(_SERVER) and key not in names
             },
@@ -126,10 +137,6 @@ def _name(version: int) -> str:
 
 def _makes(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Makes]:
     return {prefix + name: partial(tensors.__getitem__, name) for name in tensors}
-
-
-def _mask(tensors: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.bool_]:
-    return tensors[f"mask/{name}"].astype(np.bool_)
 
 
 def _metadata(blob: bytes) -> dict[str, str]:
