@@ -37,6 +37,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.zoo --json benchmarks/results/zoo.json --markdown docs/ZOO.md || failed=1; \
 	$(BIN)/python -m benchmarks.codec || failed=1; \
 	$(BIN)/python -m benchmarks.bytes_to_accuracy --json benchmarks/results/bytes_to_accuracy.json || failed=1; \
+	$(BIN)/python -m benchmarks.control_bytes || failed=1; \
 	$(BIN)/python -m benchmarks.merging || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.load || failed=1; \

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.book import Book
-from aggregator.round_answers import RETRY_AFTER_S
+from aggregator.round_answers import RETRY_AFTER_S, terms
 from aggregator.round_state import (
     Action,
     BookCohort,
@@ -39,10 +39,11 @@ from aggregator.speaker import Speaker
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Message, Reason, Rejected, decode
+from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Message, Reason, Rejected, decode
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
@@ -83,7 +84,8 @@ class _Unstored:
 class Exchange(ABC):
     """Rounds with the agents of one federation, as a book says that they stand.
 
-    With `keys`, messages are authenticated, and agents without a key are ignored.
+    With `keys`, messages are authenticated, and agents without a key are ignored. With a `signer`, manifests are
+    signed.
     """
 
     state: RoundState
@@ -96,10 +98,12 @@ class Exchange(ABC):
         book: Book,
         clock: Callable[[], float],
         keys: DeviceKeys | None,
+        signer: ManifestSigner | None,
     ) -> None:
         self._cohort = cohort
         self._topics, self._link, self._book, self._clock = topics, link, book, clock
         self._speaker = Speaker(topics, link, keys)
+        self._signer = signer
         self._contents: dict[bytes, bytes] = {}
         self._unstored: _Unstored | None = None
         self._counts: Counter[str] = Counter()
@@ -246,7 +250,7 @@ class Exchange(ABC):
                 else:
                     self._speaker.tell(agent, chunk, kind)
             case Publish(manifest):
-                self._speaker.announce(manifest, self.state.agents)
+                self._speaker.announce(self._signed(manifest), self.state.agents)
             case BookCohort(round_, examples, cap):
                 self._book.assign(round_, examples, cap)
             case StoreUpdate():
@@ -267,6 +271,11 @@ class Exchange(ABC):
             case _:
                 assert_never(action)
         return []
+
+    def _signed(self, manifest: Manifest) -> Manifest:
+        if self._signer is None:
+            return manifest
+        return self._signer.signed(manifest, terms(self.state.plan), self.state.model.weights_digest)
 
     def _tenths_waiting(self) -> int | None:
         """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""

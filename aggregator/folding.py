@@ -14,7 +14,7 @@ from fedprune.network.description import Network
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.forms import Forms
-from fedprune.task.versions import is_scored_by_updates
+from fedprune.task.versions import asked_votes, is_scored_by_updates
 from fedprune.wire.transfer import content_of
 
 
@@ -69,12 +69,17 @@ class Folding:
         """The mask that all share; None where each update brings its agent's own."""
         return self._task.pruning.mask.rules.known_mask(model.mask)
 
+    def most_votes(self, model: Checkpoint) -> dict[str, int]:
+        """For how many pruned weights of each tensor the round asks for votes."""
+        return asked_votes(self._task, model.version, model.mask)
+
     def table_of(self, model: Checkpoint) -> TensorTable:
         return self.forms.of(model.units).task.table
 
     def _folds_on_arrival(self, model: Checkpoint) -> bool:
-        """FedNova's factors, and scores, follow from all of a round's updates."""
-        return self._rule != "fednova" and not is_scored_by_updates(self._task, model.version + 1)
+        """FedNova's factors, scores, and what comes back, follow from all of a round's updates."""
+        is_chosen_by_all = is_scored_by_updates(self._task, model.version + 1) or self._of(model).most_votes
+        return self._rule != "fednova" and not is_chosen_by_all
 
     def _of(self, model: Checkpoint) -> _Round:
         """What all of a round's updates share, made with the first."""
@@ -82,8 +87,9 @@ class Folding:
             form = self.forms.of(model.units)
             moved = moved_in(model.weights, self.forms, form, self._codec)
             table = form.task.table
-            decoder = UpdateDecoder(table, self.known_mask(model), self._codec, moved)
-            self._round = _Round(model, table, decoder, self.nothing_folded(model))
+            votes = self.most_votes(model)
+            decoder = UpdateDecoder(table, self.known_mask(model), self._codec, moved, votes)
+            self._round = _Round(model, table, votes, decoder, self.nothing_folded(model))
         return self._round
 
 
@@ -91,5 +97,6 @@ class Folding:
 class _Round:
     model: Checkpoint
     table: TensorTable
+    most_votes: dict[str, int]
     decoder: UpdateDecoder
     folded: Folded

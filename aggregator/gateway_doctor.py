@@ -18,6 +18,7 @@ from fedprune.doctor.ownership import examine_user
 from fedprune.doctor.secrets import examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.identity.crossings import cross_all
+from fedprune.identity.epochs import ROOT_KEY, SIGNING, load_signing
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, ENROLMENT, Gateway, open_gateway
 from fedprune.wire.broker import Broker, Tls
 
@@ -41,8 +42,10 @@ def examine(directory: Path, now: datetime) -> Iterator[Finding]:
     yield examine_power()
     yield examine_disk(directory)
     yield _examine_directory(directory)
-    yield from examine_secrets({f"{part}'s key": directory / f"{part}.key" for part in _PARTS})
+    secrets = {f"{part}'s key": directory / f"{part}.key" for part in _PARTS}
+    yield from examine_secrets(secrets | {"the key that signs manifests": directory / SIGNING})
     yield from _examine_pairs(gateway, now)
+    yield _examine_epoch(directory)
     yield _examine_queue(directory)
     yield _examine_endpoint(settings.enrolment_port)
     network = [*examine_network(_broker(gateway), now)]
@@ -74,6 +77,18 @@ def _examine_pairs(gateway: Gateway, now: datetime) -> Iterator[Finding]:
             yield failed("certificate", str(error))
         else:
             yield examine_certificate(gateway.path / f"{part}.pem", part, now)
+
+
+def _examine_epoch(directory: Path) -> Finding:
+    check, root_key = "root key", directory / ROOT_KEY
+    try:
+        epoch = load_signing(directory).epoch
+    except FedpruneError as error:
+        return failed(check, str(error))
+    if root_key.exists():
+        told = f"{root_key} lies on the gateway: who takes the gateway over can sign for ever what its devices obey"
+        return warning(check, told, f"mv {root_key} /media/usb/, or wherever you keep a password")
+    return ok(check, f"it is elsewhere, as it should be; epoch {epoch} is open")
 
 
 def _examine_queue(directory: Path) -> Finding:

@@ -20,6 +20,7 @@ from fedprune.data import Data
 from fedprune.data.statistics import GATHERING, MIN_EXAMPLES, MOST_BYTES, DeviceStatistics
 from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Disk
 from fedprune.task.bundle import Bundle, Task
 from fedprune.task.gathering import checked_statistics, completed
@@ -106,8 +107,9 @@ class GatheringRunner(Exchange):
         *,
         clock: Callable[[], float],
         keys: DeviceKeys | None = None,
+        signer: ManifestSigner | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, book, clock, keys)
+        super().__init__(plan.cohort, topics, link, book, clock, keys, signer)
         self._task, self._task_digest = bundle.task, content_of(bundle.blob).digest
         self._given, self._run = given, run
         self._contents = {plan.task.digest: bundle.for_devices()}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
@@ -25,7 +29,7 @@ from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.forms import Form, Forms
 from fedprune.task.succession import following_version
-from fedprune.task.versions import mask_of_version
+from fedprune.task.versions import mask_of_version, regrown_mask
 from fedprune.wire.transfer import content_of
 
 NO_STATE: Weights = MappingProxyType({})
@@ -56,6 +60,7 @@ def new_model(
     optimizer_state: Weights = NO_STATE,
     form: Form | None = None,
     scores: Weights | None = None,
+    votes: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> GlobalModel:
     """Prune initial or merged weights to the schedule; what agents decode of them is the model of this version.
 
@@ -69,12 +74,15 @@ def new_model(
         optimizer_state: what the server optimizer leaves to the next round; it is pruned with the weights.
         form: the version's, to which all is cut; None if the task's network keeps its shape.
         scores: what weights are worth, if not their magnitudes: see `mask_of_version`.
+        votes: sums of agents' votes for weights that `previous` prunes to come back; None where none does.
 
     Returns:
         The model as agents have it once they put the task's frozen tensors to what they decode, with the unrounded
         weights, and its bytes.
     """
     mask: Mask = mask_of_version(task, version, weights, previous, scores)
+    if votes is not None:
+        mask = regrown_mask(task, version, weights, mask, previous, votes)
     state = mask_state(optimizer_state, mask)
     table, units, name = task.table, None, b""
     if form is not None:

@@ -17,6 +17,7 @@ from aggregator.gathering import GatheringRunner, forget_given, gathering_plan, 
 from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
+from aggregator.run_epoch import enter_epoch
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import FederationSettings
 from aggregator.workers import Checked, Job, WorkerEnded, Workers
@@ -24,6 +25,7 @@ from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -70,6 +72,7 @@ def run_aggregator(
     if settings.aggregation.rule == "fednova":
         check_normalizable(bundle.task)
     _check_evaluable(bundle, settings)
+    signer = None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
     held_out = None if settings.held_out is None else base / settings.held_out
     room = Room.of_device(_existing(base / settings.state))
     # Before there is a state directory: data that do not fit leave none.
@@ -80,8 +83,10 @@ def run_aggregator(
     ):
         ticket_key = None
         if is_incomplete(bundle.task):
-            bundle, ticket_key = _completed(bundle, settings, base, directory, store, events)
+            bundle, ticket_key = _completed(bundle, settings, base, directory, store, events, signer)
             evaluator = _evaluator(bundle, held_out, settings, room)
+        if signer is not None and enter_epoch(signer.epoch, directory, store.book):
+            store.forget_updates()
         run, incarnation = store.book.start(
             secrets.token_urlsafe(RUN_ID_BYTES),
             content_of(bundle.blob).digest,
@@ -89,7 +94,7 @@ def run_aggregator(
             ticket_key,
         )
         _keep_for_export(directory, bundle, held_out, room)
-        plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key)
+        plan = _plan(settings, bundle, run, incarnation, store.book.ticket_key, signer)
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
         broker = settings.broker.relative_to(base)
@@ -110,6 +115,7 @@ def run_aggregator(
                 clock=time.monotonic,
                 keep_checkpoints=settings.keep_checkpoints,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
+                signer=signer,
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
                 workers=workers,
@@ -143,6 +149,7 @@ def _completed(
     directory: Directory,
     store: RunStore,
     events: queue.SimpleQueue[Any],
+    signer: ManifestSigner | None,
 ) -> tuple[Bundle, bytes | None]:
     """The bundle with the statistics that its task lacks: those that the run has frozen, or else they are gathered; and
     the key of the tickets that agents were given for it, so that they need no others.
@@ -156,7 +163,7 @@ def _completed(
                 f"{directory.path} holds a run, but {POOLED}, by which it normalises, is gone; restore it, or name an "
                 "empty state directory"
             )
-        ticket_key = _gather(bundle, settings, base, directory, given, events)
+        ticket_key = _gather(bundle, settings, base, directory, given, events, signer)
     forget_given(given)
     pooled = load_pooled(directory, task)
     assert pooled is not None
@@ -170,17 +177,29 @@ def _gather(
     directory: Directory,
     given: Directory,
     events: queue.SimpleQueue[Any],
+    signer: ManifestSigner | None,
 ) -> bytes:
     """Run the gathering to its end; the key of its tickets."""
     topics, broker = Topics(settings.name), settings.broker.relative_to(base)
     with closing(Book.open(given.path / BOOK)) as book:
+        if signer is not None:
+            enter_epoch(signer.epoch, given, book)
         run, incarnation = book.start(secrets.token_urlsafe(RUN_ID_BYTES), content_of(bundle.blob).digest, {})
-        plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key))
+        plan = gathering_plan(_plan(settings, bundle, run, incarnation, book.ticket_key, signer))
         _log.info("the task's statistics are gathered of the devices first")
         with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
             keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
             runner = GatheringRunner(
-                plan, bundle, topics, link, book, given, directory, clock=time.monotonic, keys=keys
+                plan,
+                bundle,
+                topics,
+                link,
+                book,
+                given,
+                directory,
+                clock=time.monotonic,
+                keys=keys,
+                signer=signer,
             )
             _serve(runner, events, topics, link)
     return plan.ticket_key
@@ -234,11 +253,19 @@ def _next_event(runner: Exchange, events: queue.SimpleQueue[Any]) -> Any:
         return None
 
 
-def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: int, ticket_key: bytes) -> Plan:
+def _plan(
+    settings: FederationSettings,
+    bundle: Bundle,
+    run: str,
+    incarnation: int,
+    ticket_key: bytes,
+    signer: ManifestSigner | None,
+) -> Plan:
+    """The plan of this start; a gateway's starts are counted over all its runs."""
     rounds, (update_codec, model_codec) = settings.rounds, settings.codec.chains(bundle.task.table)
     return Plan(
         run=run,
-        incarnation=incarnation,
+        incarnation=incarnation if signer is None else signer.count_start(),
         rounds=rounds.count,
         cohort=rounds.cohort,
         quorum=rounds.quorum_agents,
@@ -255,6 +282,7 @@ def _plan(settings: FederationSettings, bundle: Bundle, run: str, incarnation: i
         hold_out=settings.hold_out,
         model_codec=model_codec,
         seeded=bundle.task.initial is not None,
+        statement=b"" if signer is None else signer.statement,
     )
 
 
@@ -285,10 +313,11 @@ def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
             'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
             "residual to send later; leave them out, or build the task anew"
         )
-    if settings.codec.sends_deltas and bundle.task.pruning.is_scored_by_gateway:
+    if settings.codec.sends_deltas and bundle.task.pruning.is_chosen_by_gateway:
         raise ConfigurationError(
-            'codec.model and codec.preset need a task whose pruning.score is "magnitude": only the gateway can compute '
-            "others, and with these codecs masks do not travel; leave them out, or build the task anew"
+            'codec.model and codec.preset need a task whose pruning.score is "magnitude", without pruning.regrowth: '
+            "other masks only the gateway can compute, and with these codecs masks do not travel; leave them out, or "
+            "build the task anew"
         )
 
 

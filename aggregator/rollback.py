@@ -68,8 +68,7 @@ def roll_back(store: RunStore, to: int | None, run: str) -> Rollback:
     forget_newer(store.checkpoints, target)
     save_checkpoint(store.checkpoints, checkpoint)  # it is there; a write makes deletions before it durable
     store.book.roll_back(target, run)
-    for name in store.updates.names():
-        store.updates.delete(name)
+    store.forget_updates()
     found = next((record for record in records if record.evaluated_version == target), None)
     loss, metrics = (None, {}) if found is None else (found.loss, found.metrics)
     return Rollback(target, present - target, discarded, loss, metrics, run)

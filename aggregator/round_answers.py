@@ -65,6 +65,7 @@ def terms(plan: Plan) -> Terms:
         codec=plan.codec,
         model_codec=plan.model_codec,
         hold_out=plan.hold_out,
+        statement=plan.statement,
     )
 
 

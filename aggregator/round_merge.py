@@ -18,6 +18,7 @@ from aggregator.segments import read_updates
 from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
+from aggregator.voting import Votes, Voting
 from fedprune.codecs import Codec, ModelCodec, Update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
@@ -38,7 +39,8 @@ class MergedRound:
     `left_out` gives the reason for each accepted update that is not in it, by agent, the largest update first. Where a
     merge was not `kept` (this one or, since agents tell that a round later, the one before) the model is that from
     before it, pruned to the schedule, and all updates are left out. `named` are the agents to look at, the largest
-    update first. `norms` are those that were typical of what was merged.
+    update first. `norms` are those that were typical of what was merged, `vote_bytes` the bytes of its votes for pruned
+    weights to come back.
     """
 
     model: GlobalModel
@@ -49,6 +51,7 @@ class MergedRound:
     named: list[str]
     kept: bool
     norms: Norms
+    vote_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,7 @@ class Merger:
         earlier = largest_typical(records)
         known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
         left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
-        merged = self._fold(model, updates, left_out)
+        merged, vote_bytes = self._fold(model, updates, left_out)
         of_taken = [norms[agent] for agent in updates if agent not in left_out]
         evaluation, evaluated = agents.evaluation, model.checkpoint.version
         if self._evaluate is not None:
@@ -139,7 +142,7 @@ class Merger:
             if unmerged is not None:
                 return _not_kept(unmerged, agents, norms, evaluation.loss)
         return MergedRound(
-            merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken)
+            merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken), vote_bytes
         )
 
     def _if_exploded(
@@ -193,20 +196,23 @@ class Merger:
 
     def _fold(
         self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
-    ) -> GlobalModel:
+    ) -> tuple[GlobalModel, int]:
+        """The model of the accepted updates but for those left out, and the bytes of their votes."""
         checkpoint = model.checkpoint
-        sums, scoring = self._sums_of(model, updates, left_out)
+        sums, scoring, voting = self._sums_of(model, updates, left_out)
         merged = sums.result(checkpoint.exact)
         del sums
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)
         scores = None if scoring is None else scoring.scores(checkpoint.weights)
-        return self._next(model, weights, merged.mask, state, scores)
+        if voting is None:
+            return self._next(model, weights, merged.mask, state, scores), 0
+        return self._next(model, weights, merged.mask, state, scores, voting.sums), voting.bytes
 
     def _sums_of(
         self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], left_out: Collection[str]
-    ) -> tuple[Aggregate, RoundScores | None]:
+    ) -> tuple[Aggregate, RoundScores | None, Voting | None]:
         """The sums of a round's accepted `updates` but for those left out, whether they were folded as they arrived or
         are read again: whole numbers come to the same bits."""
         folded = self._folding.folded(model.checkpoint)
@@ -217,16 +223,19 @@ class Merger:
             folded = self._folding.nothing_folded(model.checkpoint)  # the book says otherwise
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
+        voting = self._voting(model)
         missing = {agent: update for agent, update in taken.items() if agent not in folded.updates}
         surplus = {agent: update for agent, update in updates.items() if agent in folded.updates.keys() - taken.keys()}
         for agent, update in self._read(model, missing):
             folded.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
             if scoring is not None:
                 scoring.add(update, updates[agent].weight)
+            if voting is not None:
+                voting.add(update, updates[agent].weight)
         for agent, update in self._read(model, surplus):
             folded.sums.remove(update, updates[agent].weight)
         self._folding.forget()
-        return folded.sums, scoring
+        return folded.sums, scoring, voting
 
     def _scales(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> dict[str, float]:
         if self._aggregation.rule != "fednova":
@@ -250,22 +259,35 @@ class Merger:
             return None
         return RoundScores(self._task.pruning.scores, checkpoint.mask)
 
+    def _voting(self, model: GlobalModel) -> Voting | None:
+        """The sums by which pruned weights come back in the next mask, if any does."""
+        most = self._folding.most_votes(model.checkpoint)
+        return Voting(model.checkpoint.mask, most) if most else None
+
     def _next(
-        self, model: GlobalModel, weights: Weights, mask: Mask, state: Weights, scores: Weights | None = None
+        self,
+        model: GlobalModel,
+        weights: Weights,
+        mask: Mask,
+        state: Weights,
+        scores: Weights | None = None,
+        votes: Votes | None = None,
     ) -> GlobalModel:
         codec, base = self._model_codec, model.checkpoint
         if codec.deltas is None:
-            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores)
+            return self._whole(model, replace(base, exact=weights, mask=mask, optimizer_state=state), scores, votes)
         return next_model(weights, self.forms, self._run, base, codec.values, codec.deltas, self._seed, state)
 
-    def _whole(self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None) -> GlobalModel:
+    def _whole(
+        self, model: GlobalModel, was: Checkpoint, scores: Weights | None = None, votes: Votes | None = None
+    ) -> GlobalModel:
         """The model after `model`, of the unrounded weights, the mask and the optimizer's state that `was` has."""
         whole, form, version = self.forms.whole, self.forms.of(was.units), model.checkpoint.version + 1
         exact, state = form.expanded(was.exact), whole.carry_parts(form, was.optimizer_state)
         mask = without_due_units(exact, form.expanded(was.mask), whole.task, whole.network, was.version, version)
         following = self.forms.after(form, mask, was.version, version)
         values, scored = self._model_codec.values, None if scores is None else form.expanded(scores)
-        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored)
+        return new_model(exact, whole.task, self._run, version, values, mask, state, following, scored, votes)
 
     def _evaluated(self, model: GlobalModel) -> Evaluation:
         assert self._evaluate is not None

@@ -176,6 +176,7 @@ class Plan:
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
     `model_codec` describes how models travel. `seeded`: version 0 is random, and follows from the task alone.
+    `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
     """
 
     run: str
@@ -196,6 +197,7 @@ class Plan:
     hold_out: float = 0.0
     model_codec: str = "fp16"
     seeded: bool = False
+    statement: bytes = b""
 
 
 @dataclass(frozen=True)

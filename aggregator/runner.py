@@ -34,11 +34,12 @@ from aggregator.segments import write_segment
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
-from aggregator.traffic import TrafficCount
+from aggregator.traffic import Traffic, TrafficCount
 from aggregator.workers import Checked, WorkerEnded, Workers
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import peak_memory_mb
@@ -82,6 +83,11 @@ class RunStore:
             )
         return store
 
+    def forget_updates(self) -> None:
+        """Delete the updates of the open round."""
+        for name in self.updates.names():
+            self.updates.delete(name)
+
     def close(self) -> None:
         self.book.close()
 
@@ -109,11 +115,12 @@ class AggregatorRunner(Exchange):
         clock: Callable[[], float],
         keep_checkpoints: int,
         keys: DeviceKeys | None = None,
+        signer: ManifestSigner | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
         workers: Workers | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, clock, keys)
+        super().__init__(plan.cohort, topics, link, store.book, clock, keys, signer)
         self._bundle, self._task = bundle, bundle.task
         self._run = plan.run
         self._values = parse_model_codec(plan.model_codec).values
@@ -247,8 +254,7 @@ class AggregatorRunner(Exchange):
         inputs = max(update.x_largest for update in updates.values())
         record = with_hint(self._merge_log, [*records, record], inputs, scale.constant)
         book.finish(record, merged.left_out, apart)
-        for name in self._store.updates.names():
-            self._store.updates.delete(name)
+        self._store.forget_updates()
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
@@ -288,6 +294,7 @@ class AggregatorRunner(Exchange):
         now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
         self._began, self._counts, self._up = now, Counter(), TrafficCount()
+        up.part(Traffic.UPDATE, Traffic.VOTES, merged.vote_bytes)
         return RoundRecord(
             round=round_,
             agents=len(updates),

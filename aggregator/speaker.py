@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+import msgspec
+
 from aggregator.silence import manifests_unheard
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError
@@ -12,7 +14,7 @@ from fedprune.identity.device_keys import DeviceKeys
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import add_mac
 from fedprune.wire.link import Link
-from fedprune.wire.messages import Chunk, Manifest, Message, encode, kind_of
+from fedprune.wire.messages import Chunk, Manifest, Message, Rejected, encode, kind_of
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
 
@@ -25,6 +27,7 @@ class Speaker:
     def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None) -> None:
         self._topics, self._link, self._keys = topics, link, keys
         self._count = TrafficCount()
+        self._announced: Manifest | None = None
         self._manifests_unheard = 0
         self._warnings = LimitedLog(_log)
 
@@ -38,6 +41,8 @@ class Speaker:
     def tell(self, agent: str, message: Message, what: Traffic = Traffic.MODEL) -> None:
         """Send a message to one agent, unless it was revoked meanwhile. A content in it is for `what`."""
         topic = self._topics.down(agent, kind_of(message))
+        if isinstance(message, Rejected):
+            message = self._dated(message)
         with suppress(ProtocolError):
             payload = add_mac(self.key(agent), topic, encode(message))
             self._publish(topic, payload, what, content_bytes(message, len(payload)))
@@ -52,10 +57,18 @@ class Speaker:
         if is_worth_saying(self._manifests_unheard):
             self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
         self._manifests_unheard += 1
+        self._announced = manifest
         topic = self._topics.round
         self._publish(topic, encode(manifest), Traffic.CONTROL, 0, agents, retain=not manifest.done)
         if manifest.done:
             self._publish(topic, b"", Traffic.CONTROL, 0, agents, retain=True)
+
+    def _dated(self, rejected: Rejected) -> Rejected:
+        """A rejection that says of which time it is, where manifests are signed: it cannot be sent again later."""
+        now = self._announced
+        if now is None or not now.signature:
+            return rejected
+        return msgspec.structs.replace(rejected, epoch=now.epoch, incarnation=now.incarnation, round=now.round)
 
     def heard_manifest(self) -> None:
         self._manifests_unheard = 0

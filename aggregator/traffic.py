@@ -16,6 +16,8 @@ class Traffic(StrEnum):
 
     MODEL = "model"
     UPDATE = "update"
+    VOTES = "votes"
+    """Those for pruned weights to come back, which are part of the updates that bring them."""
     TASK = "task"
     CONTROL = "control"
     """Everything else: manifests, messages of both sides, presence."""
@@ -38,6 +40,12 @@ class TrafficCount:
         self.payload[Traffic.CONTROL] += (payload - content) * receivers
         self.messages += receivers
         self.packets += publish_bytes(topic, payload) * receivers
+
+    def part(self, whole: Traffic, part: Traffic, content: int) -> None:
+        """So many bytes that were counted for `whole` are for `part`. After a restart fewer were counted."""
+        moved = min(content, self.payload[whole])
+        self.payload[whole] -= moved
+        self.payload[part] += moved
 
     @property
     def by_kind(self) -> dict[str, int]:

@@ -58,17 +58,18 @@ def run_federation(federation: Federation, children: Children, on_round: Callabl
     for name in agents:
         configurations.write(f"{name}.toml", _agent_toml(federation, name, url).encode())
         children.start(name, "agent", "--config", str(out / "agents" / f"{name}.toml"))
-    for line in _lines(aggregator, children):
-        on_round(msgspec.json.decode(line, type=RoundRecord))
+    for record in reported_rounds(aggregator, children, "aggregator"):
+        on_round(record)
     children.wait("aggregator")
     children.stop(*agents)
     children.check()
 
 
-def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[str]:
-    """The aggregator's lines, until it ends. Raises `ChildFailedError` soon after another child has ended.
+def reported_rounds(aggregator: subprocess.Popen[str], children: Children, name: str) -> Iterator[RoundRecord]:
+    """The rounds that the aggregator, the child `name`, reports until it ends.
 
-    The aggregator would wait for a lost agent until the round's deadline, and for the broker for ever.
+    Raises `ChildFailedError` soon after another child has ended: the aggregator would wait for a lost agent until the
+    round's deadline, and for the broker for ever.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -83,8 +84,8 @@ def _lines(aggregator: subprocess.Popen[str], children: Children) -> Iterator[st
             line = lines.get(timeout=_CHECK_S)
             if line is None:
                 return
-            yield line
-        children.check(except_for="aggregator")
+            yield msgspec.json.decode(line, type=RoundRecord)
+        children.check(except_for=name)
 
 
 def _federation_toml(federation: Federation, broker_url: str) -> str:

@@ -30,6 +30,7 @@ from fedprune.system.routes import default_interface
 from fedprune.task.bundle import load_bundle
 from fedprune.task.gathering import load_to_look
 from fedprune.wire.authentication import read_key
+from fedprune.wire.proof import read_root_key
 from fedprune.wire.topics import Topics, check_id
 
 _PATIENCE_S = 10.0
@@ -62,6 +63,8 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     yield _examine_trainer(settings)
     key_file = None if settings.authentication_key is None else base / settings.authentication_key
     yield from examine_secrets(broker_secrets(broker) | ({} if key_file is None else {"authentication_key": key_file}))
+    if settings.root_key is not None:
+        yield _examine_root_key(base / settings.root_key)
     owner = owner_of(state)
     yield _examine_data(base / settings.data, state, is_running=bool(owner.is_there))
     yield (agent := _examine_agent(state, owner))
@@ -110,6 +113,15 @@ def _examine_consent(settings: AgentSettings, state: Path) -> Iterator[Finding]:
         yield warning("consent", f"waits: {facts.description}", f"`fedprune consent {facts.digest}`, if you trust it")
     if not waiting:
         yield ok("consent", "no task waits")
+
+
+def _examine_root_key(path: Path) -> Finding:
+    try:
+        return ok(
+            "root key", f"this device obeys what the gateway of root key {read_root_key(path).hex()[:16]}... signs"
+        )
+    except FedpruneError as error:
+        return failed("root key", str(error))
 
 
 def _examine_data(path: Path, state: Path, *, is_running: bool) -> Finding:

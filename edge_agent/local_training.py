@@ -19,6 +19,7 @@ from fedprune.model.tensors import Weights
 from fedprune.system.usage import peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.forms import Form
+from fedprune.task.versions import asked_votes
 from fedprune.wire.messages import Submit
 from fedprune.wire.transfer import content_of
 
@@ -51,7 +52,8 @@ def train_locally(
     key = Key(assignment.known.seed, assignment.round, local.agent)
     evaluated = None if held_out is None else evaluate_global(weights, bundle.in_form(form), held_out, should_stop)
     keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
-    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form)
+    votes = asked_votes(form.task, assignment.round, mask)
+    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
     moved = moved_since(first, weights, table)

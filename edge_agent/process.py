@@ -18,6 +18,7 @@ from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Permission
 from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_gate import ConsentGate
 from edge_agent.consent_watch import ConsentWatch
+from edge_agent.gateway_proof import GatewayProof
 from edge_agent.guest_watch import GuestWatch
 from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.renewal import keep_renewed
@@ -42,6 +43,7 @@ from fedprune.system.usage import device_memory_mb, peak_memory_mb
 from fedprune.wire.authentication import read_key
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence
+from fedprune.wire.proof import read_root_key
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
@@ -96,7 +98,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
         training_thread.start(action.number, lambda: _open_round(store, gate, name, action, idle_memory_mb, events))
 
-    key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
+    keys = _JoinedKeys(settings, base, store, disk)
     if settings.gateway is not None:
         keep_renewed(base / settings.gateway)
     status = topics.status(name)
@@ -112,11 +114,10 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         stopping(events),
         telling(disk.path, events),
     ):
-        runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, key)
+        runner = AgentRunner(name, check_in, limits, topics, link, store, train, training_thread.stop, *keys.read())
 
         def greet() -> None:
-            if settings.authentication_key is not None:  # as the certificate: the device may have joined anew
-                runner.authenticate(read_key(base / settings.authentication_key))
+            runner.authenticate(*keys.read())  # as the certificate: the device may have joined anew
             link.publish(status, _presence(name, "online"), retain=True)
 
         try:
@@ -124,6 +125,24 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         finally:
             link.publish(status, _presence(name, "offline"), retain=True)
             link.drain()
+
+
+class _JoinedKeys:
+    """The keys that a device has by joining a gateway, as its files have them at each connection."""
+
+    def __init__(self, settings: AgentSettings, base: Path, store: AgentStore, disk: Directory) -> None:
+        self._settings, self._base, self._store, self._disk = settings, base, store, disk
+        self._proof: GatewayProof | None = None
+        self.read()
+
+    def read(self) -> tuple[bytes | None, GatewayProof | None]:
+        """The authentication key, and the proof by the root key. Raises `ConfigurationError` if one cannot be read."""
+        settings, base = self._settings, self._base
+        key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
+        root = None if settings.root_key is None else read_root_key(base / settings.root_key)
+        if root is not None and (self._proof is None or self._proof.root != root):
+            self._proof = GatewayProof(settings.federation, root, self._disk, self._store.done)
+        return key, self._proof
 
 
 def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:

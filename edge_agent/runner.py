@@ -9,7 +9,9 @@ from typing import assert_never
 import msgspec
 
 from edge_agent import agent_machine, agent_state
+from edge_agent.agent_offering import failed
 from edge_agent.agent_state import (
+    RETRY_S,
     Action,
     Connected,
     Event,
@@ -33,6 +35,7 @@ from edge_agent.agent_state import (
 )
 from edge_agent.consent import ConsentMissing, why_too_many_bytes
 from edge_agent.consent_events import ConsentRefused
+from edge_agent.gateway_proof import GatewayProof, Outdated
 from edge_agent.held_model import UnusableBase
 from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
@@ -45,16 +48,20 @@ from fedprune.system.service import SERVICE
 from fedprune.system.usage import bytes_written
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import DOWNLINK, CheckIn, Chunk, Manifest, decode, encode, kind_of
+from fedprune.wire.messages import DOWNLINK, Assignment, CheckIn, Chunk, Manifest, Message, decode, encode, kind_of
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
 
 _log = logging.getLogger(__name__)
 
+_ASK_S = 5 * RETRY_S
+"""Between two messages at least by which the agent asks for what proves something, or declines what is too old."""
+
 
 class AgentRunner:
     """One agent. `train` is called with each `Train` action and answers later through `end_training`, unless
-    `stop_training` was called. With a `key`, messages are authenticated."""
+    `stop_training` was called. With a `key`, messages are authenticated; with a `proof`, manifests have to be signed.
+    """
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class AgentRunner:
         train: Callable[[Train], None],
         stop_training: Callable[[], None],
         key: bytes | None = None,
+        proof: GatewayProof | None = None,
     ) -> None:
         self.state = agent_state.start(
             name,
@@ -84,7 +92,8 @@ class AgentRunner:
         self._store = store
         self._train = train
         self._stop_training = stop_training
-        self._key = key
+        self._key, self._proof = key, proof
+        self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
         self._waits = LimitedLog(_log)
@@ -92,15 +101,16 @@ class AgentRunner:
         self._round_bytes: int | None = None
         self._round: tuple[str, int] | None = None
 
-    def authenticate(self, key: bytes) -> None:
-        """The device has joined anew: its messages have codes of another key from now on."""
-        self._key = key
+    def authenticate(self, key: bytes | None, proof: GatewayProof | None) -> None:
+        """The device has joined anew: its messages have codes of another key from now on, manifests another proof."""
+        self._key, self._proof = key, proof
 
     def connect(self, now: float) -> None:
         """The link is up: subscribe, then say who we are."""
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
+        self._asked_at = now  # connecting asks
         if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
         self.handle(Connected(), now)
@@ -109,11 +119,28 @@ class AgentRunner:
         """A message arrived. Whatever is wrong with it, it is counted and ignored."""
         try:
             message = self._decode(delivery)
-            if message is not None:
+            if message is not None and self._proof is None:
                 self.handle(message, now)
+            elif message is not None and self._proof is not None:
+                self._prove(self._proof, message, now)
         except ProtocolError as error:
             self.ignored += 1
             self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
+
+    def _prove(self, proof: GatewayProof, message: Message, now: float) -> None:
+        """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
+        try:
+            for proven in proof.admit(message, now):
+                self.handle(proven, now)
+        except Outdated as error:
+            if isinstance(message, Assignment) and now - self._declined_at >= _ASK_S:
+                self._declined_at = now
+                self._perform(Send(failed(message, str(error), rests=True)))
+            raise
+        if proof.asks and now - self._asked_at >= _ASK_S:
+            self._asked_at = now
+            self._link.subscribe(self._topics.round)  # what is retained comes once more
+            self._perform(Send(msgspec.structs.replace(self.state.offer, terms=0)))
 
     def drained(self, now: float) -> None:
         """The broker has all that was published."""
@@ -182,7 +209,9 @@ class AgentRunner:
             is_connected=state.connected,
             heard_s=None if state.heard_at < 0 else now - state.heard_at,
             unanswered=state.unanswered,
-            waits_for=state.waits_for or (state.refusal.why if state.refusal and state.is_refusing else ""),
+            waits_for=state.waits_for
+            or (state.refusal.why if state.refusal and state.is_refusing else "")
+            or ("" if self._proof is None else self._proof.waits_for),
             round_bytes_written=self._round_bytes,
         )
 
@@ -251,7 +280,7 @@ class AgentRunner:
         topic = self._topics.up(self.state.name, kind)
         self._link.publish(topic, add_mac(self._key, topic, message))
 
-    def _decode(self, delivery: Delivery) -> Event | None:
+    def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
             return decode(Manifest, payload) if payload else None

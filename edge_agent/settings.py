@@ -24,7 +24,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `data` is where this device's examples are; what they look like is the task's to say.
     `personal_model` is the .tflite file to which this device's own model goes after each training.
     `authentication_key` is a file that `fedprune join` writes: the key that the device shares with the aggregator. So
-    is `gateway`: where the device's certificate is renewed.
+    are `root_key`, the public half of the key that says who signs manifests, and `gateway`: where the device's
+    certificate is renewed.
     """
 
     name: str
@@ -34,6 +35,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerChoice = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     authentication_key: str | None = None
+    root_key: str | None = None
     personal_model: str | None = None
     gateway: str | None = None
     guest: Guest = Guest()
@@ -67,7 +69,7 @@ def settings_table(path: Path) -> dict[str, Any]:
 def _from_here(settings: AgentSettings, base: Path) -> dict[str, Any]:
     """The settings as a table, with paths that are relative to `base` made whole."""
     table: dict[str, Any] = msgspec.to_builtins(settings)
-    for key in ("data", "state", "authentication_key", "gateway"):
+    for key in ("data", "state", "authentication_key", "root_key", "gateway"):
         if table[key] is not None:
             table[key] = str((base / table[key]).resolve())
     return table | {"broker": msgspec.to_builtins(settings.broker.relative_to(base.resolve()))}

@@ -7,7 +7,7 @@ tensor's in one dimension, and whole tensors come and go one after another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fedprune.codecs import NOTHING_MOVED, Codec, Key, Update, alive_sizes, chec
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import put_kept, take_kept
+from fedprune.pruning.regrowth import Votes
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,13 @@ class Learned:
     """All that is sent of a round's training, which takes no base model and no trained one to hold.
 
     `delta`: trained minus base weights, by the names of the prunable and dense tensors, float32, one dimension: the
-    values that `mask` keeps. `statistics`: those tensors as they are.
+    values that `mask` keeps. `statistics`: those tensors as they are. `votes`: the trainer's.
     """
 
     delta: Weights
     statistics: Weights
     mask: Mask
+    votes: Votes = field(default_factory=dict)
 
 
 def take_delta(base: Weights, trained: Trained, table: TensorTable) -> Learned:
@@ -41,7 +43,7 @@ def take_delta(base: Weights, trained: Trained, table: TensorTable) -> Learned:
             moved = _kept(trained.weights[spec.name], trained.mask, spec.name)
             delta[spec.name] = moved - _kept(base[spec.name], trained.mask, spec.name)
     statistics = {spec.name: trained.weights[spec.name] for spec in table.of(TensorClass.STATISTICS)}
-    return Learned(delta, statistics, trained.mask)
+    return Learned(delta, statistics, trained.mask, trained.votes)
 
 
 def prepare_update(
@@ -76,7 +78,9 @@ def prepare_update(
     sent = codec.compress(delta, owed, key)
     _check(Update(codec.arrived(sent, alive_sizes(table, mask), key), {}, mask), table)  # it may be rounded up
     mask_is_known = known_mask is not None
-    blob = encode_update(sent, learned.statistics, mask, table, codec, mask_is_known=mask_is_known, moved=moved)
+    blob = encode_update(
+        sent, learned.statistics, mask, table, codec, mask_is_known=mask_is_known, moved=moved, votes=learned.votes
+    )
     if_accepted = sent.state
     del sent
     if_late = codec.defer(delta, owed, key)

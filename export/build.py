@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from export.architecture import task_outputs, variables_of
+from export.attention_heads import with_prunable_heads
 from export.data_check import check_data
 from export.describing.model import describe
 from export.describing.parity import check_parity
@@ -66,6 +67,8 @@ def build_task(settings: TaskSettings, base: Path) -> bytes:
     model = _load(settings.model, base)
     pruning = settings.pruning.in_steps(settings.training.clock_steps_per_round)
     network, table = _described(model, settings.training)
+    if pruning.units is not None:
+        table = with_prunable_heads(table, network)
     table = without_excluded(table, settings.pruning.excluded)
     if settings.model.local:
         table = with_local_layers(table, network, settings.model.local)

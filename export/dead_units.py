@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class LivingModel:
     network: Network
     table: TensorTable
     weights: Weights
-    removed: dict[str, int]
+    removed: dict[str, int] = field(default_factory=dict)
 
 
 def without_dead_units(network: Network, table: TensorTable, weights: Weights) -> LivingModel:
@@ -33,7 +33,7 @@ def without_dead_units(network: Network, table: TensorTable, weights: Weights) -
     groups = dependency_groups(network, table)
     dead = dead_units(groups, weights)
     if not dead.any():
-        return LivingModel(network, table, weights, {})
+        return LivingModel(network, table, weights)
     slimmed = slim(groups, weights, ~dead)
     return LivingModel(slimmed.network, slimmed.table, slimmed.weights, units_by_layer(groups, dead))
 

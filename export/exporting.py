@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -60,28 +60,58 @@ Opener = Callable[[Job], AbstractContextManager[Converter]]
 """Makes what converts, for as long as it takes."""
 
 
-def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format], on_step: OnStep) -> Report:
-    """Export the newest checkpoint of an aggregator's state directory, verified on its held-out examples.
+@dataclass(frozen=True, eq=False)
+class Exportable:
+    """A run's newest checkpoint, and examples: `held_out` to verify files on, `calibration` for int8 (None for a part
+    of the former)."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint
+    held_out: Dataset
+    calibration: Dataset | None
+
+
+def exportable(run: Path, data: Path | None) -> Exportable:
+    """Read what can be exported of an aggregator's state directory.
 
     int8 is calibrated with `data`, or else with a part of the held-out examples, on which then nothing is verified.
     Where agents evaluate the gateway has none: a part of `data` then stands in for them.
 
     Raises:
-        StorageError: `run` is no such directory, its files are damaged, or `out` cannot be written.
-        DataError: examples cannot be read or do not fit the task.
-        ExportError, TaskError: see `export_model`.
+        StorageError: `run` is no such directory, or its files are damaged.
+        DataError: examples cannot be read.
     """
     checkpoint = load_latest(run)
     bundle = load_bundle(run / TASK)
     form = bundle.task.data
     given = None if data is None else load_examples(data, form)
     if (run / HELD_OUT).exists():
-        return export_model(bundle, checkpoint, load_examples(run / HELD_OUT, form), out, formats, on_step, given)
+        return Exportable(bundle, checkpoint, load_examples(run / HELD_OUT, form), given)
     if given is None:
         raise DataError(
             f"{run}: no {HELD_OUT} in it to verify files on, since its agents evaluate; name some with --data"
         )
-    return export_model(bundle, checkpoint, given, out, formats, on_step)
+    return Exportable(bundle, checkpoint, given, None)
+
+
+def export_run(run: Path, data: Path | None, out: Path, formats: Sequence[Format], on_step: OnStep) -> Report:
+    """Export the newest checkpoint of an aggregator's state directory, verified on examples: see `exportable`.
+
+    Raises:
+        StorageError: `run` is no such directory, its files are damaged, or `out` cannot be written.
+        DataError: examples cannot be read or do not fit the task.
+        ExportError, TaskError: see `export_model`.
+    """
+    found = exportable(run, data)
+    return export_model(found.bundle, found.checkpoint, found.held_out, out, formats, on_step, found.calibration)
+
+
+def has_dead_units(found: Exportable) -> bool:
+    """True where an export removes units. Raises `ExportError` if the checkpoint is not of the task."""
+    form, _ = _form_of(found.checkpoint, found.bundle)
+    bundle = found.bundle.in_form(form)
+    _check_checkpoint(found.checkpoint, bundle.task)
+    return bool(without_dead_units(bundle.network, bundle.task.table, found.checkpoint.weights).removed)
 
 
 def export_model(
@@ -93,12 +123,14 @@ def export_model(
     on_step: OnStep,
     calibration: Dataset | None = None,
     open_converter: Opener = ConverterProcess,
+    *,
+    keep_units: bool = False,
 ) -> Report:
     """Convert, verify, and write the files and `exports.json` into `out`.
 
     A format that cannot be made is one of the report's `failures`; the others are made. `choose_examples` says which of
     `held_out` and `calibration` are used. Units that no output depends on are removed first, where the federation's
-    network has not lost them yet. There are at most `3 + 2 * len(formats)` steps.
+    network has not lost them yet; with `keep_units` they stay. There are at most `3 + 2 * len(formats)` steps.
 
     Raises:
         ExportError: fp32 answers differently from Keras, or runs nowhere; there is no runtime; the checkpoint is not of
@@ -118,7 +150,8 @@ def export_model(
     counted = counted_places(bundle.network, list(data.inputs.values()))
     _check_checkpoint(checkpoint, task)
     units = units_of(task)
-    model = without_dead_units(bundle.network, task.table, checkpoint.weights)
+    living = LivingModel if keep_units else without_dead_units
+    model = living(bundle.network, task.table, checkpoint.weights)
     if model.removed:
         on_step("Evaluating the model before units are removed")
     whole = _whole_answers(bundle, checkpoint, data, open_converter) if model.removed else None

@@ -11,6 +11,7 @@ from fedprune.model.forms import MAX_ENDS
 from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.pruning.schedules import (
     STEP_LIMIT,
     ConstantSparsity,
@@ -208,6 +209,7 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: Threshold = 0.0
     score: Score | ScoreWeights = Score.MAGNITUDE
+    regrowth: Regrowth | None = None
     excluded: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_EXCLUDED)] = ()
 
     def __post_init__(self) -> None:
@@ -217,7 +219,9 @@ class PruningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises ValueError if the mask policy knows no such allocation, or the clock would run over."""
         units = None if self.units is None else self.units.in_steps(steps_per_round)
         schedule = self.schedule.in_steps(steps_per_round)
-        return Pruning(schedule, self.mask, self.allocation, units, self.block, self.threshold, self.score)
+        return Pruning(
+            schedule, self.mask, self.allocation, units, self.block, self.threshold, self.score, self.regrowth
+        )
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -252,5 +256,9 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f'mask = "{self.pruning.mask}" needs steps_per_round: TF-MOT prunes by a clock of steps, which all '
                 "devices must make"
+            )
+        if self.pruning.regrowth is not None and self.training.powerpropagation > 1.0:
+            raise ValueError(
+                "pruning.regrowth brings weights back at 0, where training.powerpropagation holds them: leave one out"
             )
         self.pruning.in_steps(self.training.clock_steps_per_round)

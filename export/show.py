@@ -95,6 +95,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     blocks = "" if pruning.block == SINGLE else ", blocks of {} x {}".format(*pruning.block)
     threshold = f", threshold {pruning.threshold:g}" if pruning.threshold else ""
     yield "mask", f"{pruning.mask}, score {_scores(pruning)}, allocation {pruning.allocation}{blocks}{threshold}"
+    if (regrowth := pruning.regrowth) is not None:
+        yield (
+            "regrowth",
+            f"every {regrowth.every_rounds} rounds until round {regrowth.until_round}, of each tensor's weights at "
+            f"first {regrowth.fraction:.0%}",
+        )
     if pruning.units is not None:
         yield from _units(bundle, pruning.units)
     if local := sorted({spec.layer for spec in task.table.local}):

@@ -26,6 +26,9 @@ _DTYPES = {
 }
 """The number formats of stored weights. TFLite's int8 weights are symmetric: 0 stands for 0."""
 
+_ATTENTION_AXES = 3
+"""Of a kernel of attention."""
+
 _Signs = NDArray[np.int8]
 """-1, 0 or 1 for each weight, without the axes of length 1."""
 
@@ -59,14 +62,23 @@ def _signs(values: NDArray[Any]) -> _Signs:
 
 
 def _recognise(original: _Signs, constants: list[_Signs]) -> _Signs | None:
-    """The constant that is `original` with its axes in some order: of several, the one with most signs in common."""
+    """The constant that is `original` in one of its arrangements: of several, the one with most signs in common."""
     best, most = None, -1
     for constant in constants:
-        for axes in permutations(range(original.ndim)):
-            if tuple(original.shape[axis] for axis in axes) != constant.shape:
+        for expected in _arrangements(original):
+            if expected.shape != constant.shape:
                 continue
-            expected = original.transpose(axes)
             alike = int(np.sum(expected == constant))
             if alike > most and not constant[expected == 0].any():
                 best, most = constant, alike
     return best
+
+
+def _arrangements(original: _Signs) -> Iterator[_Signs]:
+    """Its axes in each order. A kernel of attention may be a matrix in the file, of what it takes by heads, or of heads
+    by what it makes."""
+    forms = [original]
+    if original.ndim == _ATTENTION_AXES:
+        forms += [original.reshape(original.shape[0], -1), original.reshape(-1, original.shape[-1])]
+    for form in forms:
+        yield from (form.transpose(axes) for axes in permutations(range(form.ndim)))

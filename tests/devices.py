@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.agent_state import Limits, Train
+from edge_agent.gateway_proof import GatewayProof
 from edge_agent.local_round import LocalResult, PreparedUpdate
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
@@ -24,7 +25,9 @@ TOPICS = Topics("tests")
 class Device:
     """An agent with a real store on a recorded link."""
 
-    def __init__(self, path: Path, key: bytes | None = None, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, path: Path, key: bytes | None = None, limits: Limits = LIMITS, proof: GatewayProof | None = None
+    ) -> None:
         self.store = AgentStore(Directory(path), "pi-1", "tests")
         self.link = Recorder()
         self.trains: list[Train | None] = []
@@ -39,6 +42,7 @@ class Device:
             train=self.trains.append,
             stop_training=lambda: self.trains.append(None),
             key=key,
+            proof=proof,
         )
         self.runner.connect(0.0)
 

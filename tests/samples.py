@@ -108,9 +108,15 @@ def chunks(blob: bytes, chunk_bytes: int = CHUNK_SIZES[0]) -> list[Chunk]:
 
 MESSAGES: dict[str, Message] = {
     "manifest": manifest(round_=3),
+    "manifest that is signed": msgspec.structs.replace(
+        manifest(round_=3), epoch=1, weights_digest=digest("weights")[:16], signature=bytes(range(64))
+    ),
     "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2, terms=1),
     "assignment": assignment(round_=3, terms=None),
     "assignment with its terms": assignment(round_=3),
+    "assignment with its terms and who signs": assignment(
+        round_=3, terms=msgspec.structs.replace(TERMS, statement=bytes(range(103)))
+    ),
     "assignment after an update was left out": msgspec.structs.replace(
         assignment(round_=3, terms=None), left_out=LeftOut(round=2, why="its delta's norm is 1e+04")
     ),
@@ -131,6 +137,9 @@ MESSAGES: dict[str, Message] = {
     "accepted": accepted(round_=3),
     "rejected check-in": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0),
     "rejected with a ticket": Rejected(reason=Reason.NOT_SELECTED, retry_after=30.0, ticket=b"12345678"),
+    "rejected where manifests are signed": Rejected(
+        reason=Reason.NOT_SELECTED, retry_after=30.0, epoch=1, incarnation=4, round=3
+    ),
     "rejected update": Rejected(reason=Reason.LATE, detail="round 3 is over", digest=UPDATE.digest),
     "failed": Failed(run=RUN, round=3, why="out of memory"),
 }

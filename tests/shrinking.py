@@ -32,6 +32,7 @@ from fedprune.model.tensors import Array, Weights
 from fedprune.network.description import Network
 from fedprune.network.frontier import cut_at_frontier
 from fedprune.network.layers import Activation, Convolution, Dense, Function, Reshape
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.pruning.schedules import ConstantSparsity, PolynomialDecay
 from fedprune.runtime.proven_head import ProvenHead, draw_probe, probe_sums
 from fedprune.runtime.self_check import Probe, ProvenGraph, SelfCheck, Sketch, draw_case, outputs_of, sums_of
@@ -77,9 +78,10 @@ def bundle_of(
     state: Literal["reset", "keep"] = "reset",
     frozen: Sequence[str] = (),
     local: Sequence[str] = (),
-    units: PolynomialDecay | ConstantSparsity = HALVED,
+    units: PolynomialDecay | ConstantSparsity | None = HALVED,
+    regrowth: Regrowth | None = None,
 ) -> Bundle:
-    """A task whose units go. Its training graph is taken without proof."""
+    """A task whose units go, if any do. Its training graph is taken without proof."""
     table = tuple(table_of(network, frozen))
     table = with_local_layers(table, network, local) if local else table
     task = Task(
@@ -88,7 +90,7 @@ def bundle_of(
         outputs=(Output((CLASSES,), from_logits=True),),
         tensors=table,
         training=Training(STEPS, BATCH, optimizer or Sgd(0.05, 0.9), optimizer_state=state),
-        pruning=Pruning(weights, units=UnitPruning(units, slim=slim)),
+        pruning=Pruning(weights, units=units and UnitPruning(units, slim=slim), regrowth=regrowth),
         members={},
     )
     start = {spec.name: _start(spec.name, spec.shape) for spec in table}

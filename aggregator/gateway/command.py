@@ -15,7 +15,7 @@ from aggregator.gateway.serving import serve_federations
 from fedprune.config import read_table
 from fedprune.errors import ConfigurationError
 from fedprune.identity.gateway import open_gateway
-from fedprune.identity.gateway_command import DIRECTORY, check, letting_in, make_gateway, summary
+from fedprune.identity.gateway_command import DIRECTORY, check, epoch, letting_in, make_gateway, summary
 from fedprune.identity.invitation import invite
 from fedprune.system.output import say
 from fedprune.system.ownership import become_owner
@@ -41,6 +41,7 @@ def gateway() -> None:
 
 
 gateway.add_command(check)
+gateway.add_command(epoch)
 
 
 @gateway.command()

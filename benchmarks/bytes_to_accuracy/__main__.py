@@ -14,7 +14,8 @@ from benchmarks.agent_memory.environments import Environment
 from benchmarks.bytes_to_accuracy.federation import learn
 from benchmarks.bytes_to_accuracy.flower import measure_sockets
 from benchmarks.bytes_to_accuracy.picture import draw
-from benchmarks.bytes_to_accuracy.recipes import ARRANGEMENTS, DENSE, RECIPES, USUAL, Recipe
+from benchmarks.bytes_to_accuracy.problems import PROBLEMS, USUAL_PROBLEM, Problem
+from benchmarks.bytes_to_accuracy.recipes import DENSE, RECIPES, USUAL, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, commit, means, target_of, total
 from benchmarks.bytes_to_accuracy.table import tables
 from benchmarks.command_line import Script, json_option
@@ -32,7 +33,12 @@ _TUNED_SEEDS = (1, 2)
 @click.option("--quick", is_flag=True, help=f"{_QUICK_ROUNDS} rounds instead of {_ROUNDS}.")
 @click.option("--recipe", "names", multiple=True, type=click.Choice([each.name for each in RECIPES]), default=USUAL)
 @click.option(
-    "--partition", type=click.Choice(sorted({each.partition for each in ARRANGEMENTS})), default="dirichlet:0.5"
+    "--problem", type=click.Choice(list(PROBLEMS)), default=USUAL_PROBLEM.name, show_default=True, help="To be learned."
+)
+@click.option(
+    "--partition",
+    type=click.Choice(sorted({name for problem in PROBLEMS.values() for name in problem.partitions})),
+    help="How data are spread over agents.  [default: the problem's usual one]",
 )
 @click.option("--participation", type=click.FloatRange(0.1, 1.0), default=1.0, help="Of the agents, in each round.")
 @json_option("Write the runs there as they end; runs that it has are not made again.")
@@ -47,7 +53,8 @@ def main(
     seeds: tuple[int, ...],
     quick: bool,
     names: tuple[str, ...],
-    partition: str,
+    problem: str,
+    partition: str | None,
     participation: float,
     target: Path | None,
     flower: Path | None,
@@ -55,12 +62,12 @@ def main(
 ) -> None:
     """Run federations, and compare the bytes that they take to be as good as dense federated averaging.
 
-    10 agents with 600 examples of Fashion-MNIST each train CNN-108k on LiteRT in one process, without a network, from
-    the same weights: dense ones, whose models and updates travel whole in fp32, with a constant and with a falling
-    learning rate, and those of the presets. Payload is counted, with what is sent to all once for each receiver. Of
-    Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
+    Agents, 10 with 600 examples of Fashion-MNIST each unless another problem is named, train CNN-108k on LiteRT in one
+    process, without a network, from the same weights: dense ones, whose models and updates travel whole in fp32, with a
+    constant and with a falling learning rate, and those of the presets. Payload is counted, with what is sent to all
+    once for each receiver. Of Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
     """
-    journal, arrangement = Journal(target), Arrangement(partition, participation)
+    journal, arrangement = Journal(target), _arrangement(PROBLEMS[problem], partition, participation)
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     wanted = [recipe for recipe in RECIPES if recipe.name in names or recipe is DENSE]
     made = [run for seed in seeds for run in _compare(wanted, arrangement, seed, rounds, journal)]
@@ -70,6 +77,13 @@ def main(
     Console(width=120).print(*tables(made, journal.flower), sep="\n")
     if picture is not None:
         Directory(picture.absolute().parent).write(picture.name, draw(made))
+
+
+def _arrangement(problem: Problem, partition: str | None, participation: float) -> Arrangement:
+    partition = partition or problem.partitions[0]
+    if partition not in problem.partitions:
+        raise click.BadParameter(f"--partition {partition}: {problem.name} has {' and '.join(problem.partitions)}")
+    return Arrangement(partition, participation, problem.name)
 
 
 def _compare(
@@ -108,6 +122,7 @@ def _run(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, targe
         accuracies=tuple(learned.accuracies),
         bytes_by_round=tuple(by_round),
         commit=commit(),
+        problem=arrangement.problem,
     )
 
 

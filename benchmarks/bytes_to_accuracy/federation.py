@@ -18,9 +18,9 @@ from aggregator.book import AcceptedUpdate, RoundRecord
 from aggregator.deltas import keep_delta, replays
 from aggregator.global_model import GlobalModel, new_model
 from aggregator.round_merge import Merger
+from benchmarks.bytes_to_accuracy.problems import PROBLEMS, Problem, Tables
 from benchmarks.bytes_to_accuracy.recipes import Pruning, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement
-from benchmarks.demo.settings import cnn_table
 from benchmarks.task_file import BATCH_SIZE, task_file
 from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.held_model import HeldModel
@@ -32,9 +32,6 @@ from export.settings import TaskSettings
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.config import from_table, read_table
 from fedprune.data import fit_to, load_examples
-from fedprune.data.partition import parse_partition
-from fedprune.data.prepare import SplitSummary, prepare
-from fedprune.data.source import open_source
 from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
@@ -43,12 +40,7 @@ from fedprune.task.evaluation import Evaluator
 from fedprune.wire.messages import MAX_INLINE_BYTES, Assignment, CheckIn, Manifest, Message, encode, tag_of
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
 
-AGENTS, EXAMPLES = 10, 600
-_HELD_OUT = 10_000
 _ALPHA = 0.1
-
-_DATA = 'form = "arrays"\nnormalize = { kind = "standard", mean = [0.286], std = [0.353] }'
-"""Of Fashion-MNIST's pixels, as fractions."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +63,15 @@ class _Federation:
 
     def __init__(self, recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> None:
         self._seed, self._rounds, self._participation = seed, rounds, arrangement.participation
-        split = prepare(
-            open_source("auto"),
-            parse_partition(arrangement.partition),
-            agents=AGENTS,
-            examples_per_agent=EXAMPLES,
-            held_out=_HELD_OUT,
-            seed=seed,
-            out=path,
-        )
-        (path / "task.toml").write_text(_task(recipe, split, seed, rounds))
+        self._problem = PROBLEMS[arrangement.problem]
+        tables = self._problem.prepare(self._problem, arrangement.partition, seed, path)
+        (path / "task.toml").write_text(_task(recipe, self._problem, tables, rounds))
         self._bundle = read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
         settings = recipe.settings
         self._codec, self._model_codec = settings.codec.chains(self._bundle.task.table)
-        self._trainer = LiteRTTrainer(self._bundle, examples=EXAMPLES, threads=1)
+        self._trainer = LiteRTTrainer(self._bundle, examples=self._problem.examples, threads=1)
         self._evaluator = Evaluator(self._bundle, path / "held-out.npz", threads=1)
-        self._names = [f"agent-{index}" for index in range(AGENTS)]
+        self._names = [f"agent-{index}" for index in range(self._problem.agents)]
         forms = self._bundle.network.input_forms, self._bundle.task.output_forms
         data = self._bundle.task.data
         self._data = {name: fit_to(load_examples(path / f"{name}.npz", data), *forms) for name in self._names}
@@ -127,8 +112,8 @@ class _Federation:
 
     def _cohort(self, round_: int) -> list[str]:
         """The agents that take part, by a draw if these are not all."""
-        count = max(1, round(self._participation * AGENTS))
-        drawn = np.random.default_rng([self._seed, round_]).permutation(AGENTS)[:count]
+        count = max(1, round(self._participation * self._problem.agents))
+        drawn = np.random.default_rng([self._seed, round_]).permutation(self._problem.agents)[:count]
         return [self._names[index] for index in sorted(drawn)]
 
     def _assignment(self, model: GlobalModel, agent: str) -> tuple[Assignment, bytes]:
@@ -165,7 +150,9 @@ class _Federation:
         task = self._bundle.blob if begins else b""
         update, update_apart = _inside(result.update.blob)
         model, model_apart = _inside(blob)
-        check_ins = [CheckIn(examples=EXAMPLES, ticket=bytes(8), run=RUN)] if begins else []  # a submit is one too
+        check_ins = (
+            [CheckIn(examples=self._problem.examples, ticket=bytes(8), run=RUN)] if begins else []
+        )  # a submit is one too
         manifest = Manifest(run=RUN, incarnation=1, round=assignment.round)
         assignment = msgspec.structs.replace(
             assignment,
@@ -200,12 +187,12 @@ def _chunks(blob: bytes) -> int:
     return _size(*(chunk_of(blob, content.digest, index, CHUNK_SIZES[0]) for index in range(count)))
 
 
-def _task(recipe: Recipe, split: SplitSummary, seed: int, rounds: int) -> str:
+def _task(recipe: Recipe, problem: Problem, tables: Tables, rounds: int) -> str:
     pruning = recipe.pruning or Pruning(0.0, initial=0.0)
     return task_file(
         "bytes",
-        cnn_table(split, seed),
-        steps_per_round=-(-EXAMPLES // BATCH_SIZE),
+        tables.model,
+        steps_per_round=-(-problem.examples // BATCH_SIZE),
         rounds=rounds,
         sparsity=pruning.final,
         initial_sparsity=pruning.initial,
@@ -214,5 +201,5 @@ def _task(recipe: Recipe, split: SplitSummary, seed: int, rounds: int) -> str:
         every=pruning.every,
         alpha=None if recipe.decay_from is None else _ALPHA,
         decay_from=recipe.decay_from,
-        data=_DATA,
+        data=tables.data,
     )

@@ -6,22 +6,18 @@ app trains nothing, for bytes do not depend on what is learned.
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.agent_memory.environments import Environment
 from benchmarks.agent_memory.flower import CONNECTED, await_line, connection, superlink, supernode, variables
 from benchmarks.bytes_to_accuracy.records import Sockets
 from benchmarks.children import Children, free_port
+from benchmarks.relay import relayed
 from fedprune.errors import TrainingError
 
 _APP = Path(__file__).parent / "flower-app"
 _NODES, _ROUNDS = 2, 5
-_READ_BYTES = 64 * 1024
 
 
 def measure_sockets(environment: Environment, out: Path) -> Sockets:
@@ -35,7 +31,7 @@ def measure_sockets(environment: Environment, out: Path) -> Sockets:
         children.await_port("superlink", link)
         counts = []
         for number in range(_NODES):
-            counted = relays.enter_context(_relay(link))
+            counted = relays.enter_context(relayed(link))
             counts.append(counted)
             name = f"supernode-{number}"
             children.start_command(name, supernode(environment, counted.port, free_port(), {"name": name}), env)
@@ -55,48 +51,3 @@ def measure_sockets(environment: Environment, out: Path) -> Sockets:
 def _version(environment: Environment) -> str:
     (found,) = environment.path.glob("lib/python*/site-packages/flwr-*.dist-info")
     return found.name.removeprefix("flwr-").removesuffix(".dist-info")
-
-
-@dataclass
-class _Counted:
-    """What has passed a relay that listens at `port`."""
-
-    port: int
-    up: int = 0
-    down: int = 0
-
-
-@contextmanager
-def _relay(to: int) -> Iterator[_Counted]:
-    """Listen on loopback, in threads, while the context lasts, and pass each connection on to the port `to`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        counted = _Counted(server.getsockname()[1])
-        threading.Thread(target=_accept, args=(server, to, counted), daemon=True).start()
-        yield counted
-
-
-def _accept(server: socket.socket, to: int, counted: _Counted) -> None:
-    while True:
-        try:
-            near, _ = server.accept()
-        except OSError:  # the context has ended
-            return
-        try:
-            far = socket.create_connection(("127.0.0.1", to))
-        except OSError:  # the SuperLink has ended before its SuperNodes
-            near.close()
-            continue
-        for source, sink, way in ((near, far, "up"), (far, near, "down")):
-            threading.Thread(target=_pass_on, args=(source, sink, counted, way), daemon=True).start()
-
-
-def _pass_on(source: socket.socket, sink: socket.socket, counted: _Counted, way: str) -> None:
-    try:
-        while data := source.recv(_READ_BYTES):
-            sink.sendall(data)
-            setattr(counted, way, getattr(counted, way) + len(data))
-    except OSError:
-        pass
-    finally:
-        for end in (source, sink):
-            end.close()

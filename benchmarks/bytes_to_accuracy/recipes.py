@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from aggregator.presets import Preset
 from aggregator.server_optimizers import FedAvgM
 from aggregator.settings import AS_USUAL, Aggregation, Codec, FederationSettings
-from benchmarks.bytes_to_accuracy.records import Arrangement
 from benchmarks.federation import DENSE_CODEC, codec_of
 
 _DENSE = codec_of(DENSE_CODEC)
@@ -73,6 +72,7 @@ RECIPES = (
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
     _frugal("frugal-90, early decay", 0.9, decay_from=0.5),
+    _frugal("frugal-80", 0.8),
     _frugal("frugal-95", 0.95),
     _exact("exact-98", 0.98),
     _chain("low rank", "mask | feedback(2) | low_rank(8) | quantise(4)"),
@@ -82,6 +82,3 @@ RECIPES = (
 
 USUAL = tuple(recipe.name for recipe in RECIPES[:4])
 """The recipes that are run unless others are named."""
-
-ARRANGEMENTS = (Arrangement("dirichlet:0.5", 1.0), Arrangement("dirichlet:0.5", 0.3), Arrangement("iid", 1.0))
-"""How data are spread, and who takes part; the first is the usual one."""

@@ -19,10 +19,11 @@ _WINDOW, _POINTS_BELOW = 5, 0.005
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the data are spread over the agents, and the fraction of them that takes part in a round."""
+    """What is learned, how the data are spread over the agents, and the fraction of them that takes part in a round."""
 
     partition: str
     participation: float
+    problem: str = "cnn-108k"
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -49,6 +50,11 @@ class Run(msgspec.Struct, frozen=True):
     accuracies: tuple[float, ...]
     bytes_by_round: tuple[int, ...]
     commit: str
+    problem: str = "cnn-108k"
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement(self.partition, self.participation, self.problem)
 
 
 class Sockets(msgspec.Struct, frozen=True):
@@ -107,9 +113,9 @@ class Journal:
 
     def find(self, name: str, seed: int, rounds: int, arrangement: Arrangement) -> Run | None:
         """The run that was recorded of these, so that it need not be made again."""
-        wanted = (name, seed, rounds, arrangement.partition, arrangement.participation)
+        wanted = (name, seed, rounds, arrangement)
         for run in self.runs:
-            if (run.name, run.seed, run.rounds, run.partition, run.participation) == wanted:
+            if (run.name, run.seed, run.rounds, run.arrangement) == wanted:
                 return run
         return None
 

@@ -15,67 +15,130 @@ from benchmarks.command_line import to_json
 from benchmarks.latency.measure import Settings, measure
 from benchmarks.latency.results import Measured
 from benchmarks.latency.results import Report as Latencies
-from benchmarks.matrix.candidates import Candidate, Matrix, Refused, mark_efficient, recommend
+from benchmarks.matrix.candidates import Candidate, Matrix, Model, Refused, mark_efficient, recommend
 from benchmarks.matrix.card import Card, files_on_card, to_markdown
 from benchmarks.matrix.picture import draw
-from export.exporting import export_run
-from export.report import KNOWN_TO_FAIL, Exported, Format, Report, judged_by
+from export.exporting import Exportable, export_model, exportable, has_dead_units
+from export.report import FILE, KNOWN_TO_FAIL, Exported, Format, Report, judged_by
 from fedprune import __version__
 from fedprune.model.metrics import metric_named
 from fedprune.model.tensors import TensorClass
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import Bundle, load_bundle
-from fedprune.task.checkpoints import Checkpoint, load_checkpoint, load_latest
-from fedprune.task.run_directory import BOOK, CHECKPOINTS, TASK
+from fedprune.task.forms import Form
+from fedprune.task.run_directory import BOOK
 
 FILES = ("matrix.json", "matrix.png", "model-card.json", "model-card.md")
 """What is written beside the exports."""
-_MASKED = "masked"
-"""The model as its run left it: pruned weights are zeros."""
+MASKED_DIRECTORY = "masked"
+"""Of the files of a model that keeps its dead units: those beside it are what `fedprune export` makes."""
 _DEFLATE_LEVEL = 9
 
+_NO_UNITS = "no unit is dead, so that the slimmed model is the masked one"
+_SLIMMED_BEFORE = "the network became smaller while the federation ran, and no unit is left to remove"
 
-@dataclass(frozen=True)
-class _History:
-    """What a run's book tells of its agents."""
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is exported of a run, and each model that its files are made of, the masked one first.
+
+    `why_one` is the reason where there is one alone, else empty. `of_agents` are the spreads over `agents` agents in
+    the round that made the model; None, and empty, where the run has no book.
+    """
+
+    source: Exportable
+    form: Form
+    models: tuple[Model, ...]
+    why_one: str
     agents: int | None
-    spreads: Mapping[str, Spread]
+    of_agents: Mapping[str, Spread]
+
+
+def plan_matrix(run: Path, data: Path | None) -> Plan:
+    """Read a run: see `export.exporting.exportable` for the examples.
+
+    Raises:
+        StorageError, DataError, ExportError: as `exportable` and `has_dead_units` do.
+    """
+    source = exportable(run, data)
+    agents, spreads = _history(run, source.checkpoint.version)
+    loses_units = has_dead_units(source)
+    form = source.bundle.forms.of(source.checkpoint.units)
+    if loses_units:
+        return Plan(source, form, (Model.MASKED, Model.SLIMMED), "", agents, spreads)
+    if form.is_whole:
+        return Plan(source, form, (Model.MASKED,), _NO_UNITS, agents, spreads)
+    return Plan(source, form, (Model.SLIMMED,), _SLIMMED_BEFORE, agents, spreads)
 
 
 def build_matrix(
-    run: Path,
-    data: Path | None,
-    out: Path,
-    settings: Settings,
-    on_step: Callable[[str], None],
-    on_turn: Callable[[Path], None],
-) -> tuple[Matrix, Report]:
-    """Write the files, `exports.json`, and `FILES` into `out`. See `export.exporting.export_run` for the examples.
+    plan: Plan, out: Path, settings: Settings, on_step: Callable[[str], None], on_turn: Callable[[Path], None]
+) -> tuple[Matrix, Mapping[Model, Report]]:
+    """Write the files, `exports.json`, and `FILES` into `out`, those of a masked model beside a slimmed one into
+    `MASKED_DIRECTORY`.
 
     Raises:
-        StorageError, DataError, ExportError, TaskError: as `export_run` does.
+        StorageError, DataError, ExportError, TaskError: as `export_model` does.
     """
-    history = _history(run, load_latest(run).version)  # before what takes long: a book may be refused
-    report = export_run(run, data, out, list(Format), on_step)
-    files = [out / row.path for row in report.exports if any(tried.ok for tried in row.runs_on)]
-    latencies = measure(files, settings, on_turn)
-    matrix = _join(report, latencies, out)
-    bundle = load_bundle(run / TASK)
-    checkpoint = load_checkpoint(Directory(run / CHECKPOINTS), report.version)
-    card = _card(matrix, report, bundle, checkpoint, history)
+    source, directories = plan.source, _directories(plan, out)
+    if Model.MASKED not in directories or directories[Model.MASKED] == out:
+        _discard(out / MASKED_DIRECTORY)
+    reports = {
+        model: export_model(
+            source.bundle,
+            source.checkpoint,
+            source.held_out,
+            directory,
+            list(Format),
+            on_step,
+            source.calibration,
+            keep_units=model is Model.MASKED,
+        )
+        for model, directory in directories.items()
+    }
+    files = [
+        directories[model] / row.path
+        for model, report in reports.items()
+        for row in report.exports
+        if any(tried.ok for tried in row.runs_on)
+    ]
+    matrix = _join(plan, reports, measure(files, settings, on_turn), directories, out)
+    card = _card(plan, matrix, reports)
     contents = (to_json(matrix), draw(matrix), to_json(card), to_markdown(card).encode())
     directory = Directory(out)
     for name, content in zip(FILES, contents, strict=True):
         directory.write(name, content)
-    return matrix, report
+    return matrix, reports
 
 
-def _join(report: Report, latencies: Latencies, out: Path) -> Matrix:
+def _directories(plan: Plan, out: Path) -> dict[Model, Path]:
+    return {
+        model: out / MASKED_DIRECTORY if model is Model.MASKED and len(plan.models) > 1 else out
+        for model in plan.models
+    }
+
+
+def _discard(path: Path) -> None:
+    """Delete the files that an earlier matrix made of a model, since this one has no such model."""
+    if not path.is_dir():
+        return
+    directory = Directory(path)
+    for name in (FILE, *(form.file for form in Format)):
+        directory.delete(name)
+
+
+def _join(
+    plan: Plan, reports: Mapping[Model, Report], latencies: Latencies, directories: Mapping[Model, Path], out: Path
+) -> Matrix:
+    report = _best_known(reports)
     metric = next(iter(judged_by(report.keras_metrics)), None)
-    measured = {Path(row.path).name: row for row in latencies.measured}
+    measured = {Path(row.path): row for row in latencies.measured}
     candidates = mark_efficient(
-        [_candidate(row, measured.get(row.path), metric, (out / row.path).read_bytes()) for row in report.exports]
+        [
+            _candidate(model, row, measured.get(path), metric, path.read_bytes(), str(path.relative_to(out)))
+            for model, each in reports.items()
+            for row in each.exports
+            for path in [directories[model] / row.path]
+        ]
     )
     return Matrix(
         task=report.task,
@@ -84,23 +147,32 @@ def _join(report: Report, latencies: Latencies, out: Path) -> Matrix:
         metric=metric or "loss",
         keras_quality=report.keras_loss if metric is None else report.keras_metrics[metric],
         machine=latencies.machine,
+        parameters={model: each.parameters for model, each in reports.items()},
+        why_one_model=plan.why_one,
         candidates=candidates,
         refused=(
-            *(Refused(_MASKED, failure.format, failure.error) for failure in report.failures),
-            *(Refused(_MASKED, name, reason) for name, reason in KNOWN_TO_FAIL.items()),
+            *(Refused(model, each.format, each.error) for model, report in reports.items() for each in report.failures),
+            *(Refused(model, name, reason) for model in reports for name, reason in KNOWN_TO_FAIL.items()),
         ),
         recommendation=recommend(candidates, latencies.flags),
         flags=latencies.flags,
     )
 
 
-def _candidate(row: Exported, latency: Measured | None, metric: str | None, content: bytes) -> Candidate:
+def _best_known(reports: Mapping[Model, Report]) -> Report:
+    """The report that tells of the run as a whole: the last, which is that of `fedprune export`."""
+    return list(reports.values())[-1]
+
+
+def _candidate(
+    model: Model, row: Exported, latency: Measured | None, metric: str | None, content: bytes, path: str
+) -> Candidate:
     quality = row.loss if metric is None else row.metrics.get(metric)
     is_loss = metric is None or not metric_named(metric).larger_is_better
     return Candidate(
-        model=_MASKED,
+        model=model,
         format=row.format,
-        path=row.path,
+        path=path,
         bytes=row.bytes,
         bytes_zstd=row.bytes_compressed,
         bytes_deflate=len(zlib.compress(content, _DEFLATE_LEVEL)),
@@ -119,22 +191,22 @@ def _candidate(row: Exported, latency: Measured | None, metric: str | None, cont
     )
 
 
-def _history(run: Path, version: int) -> _History:
-    """Of the rounds that made this version of the model."""
+def _history(run: Path, version: int) -> tuple[int | None, dict[str, Spread]]:
+    """The number of agents, and the figures' spreads over them, of the rounds that made this version of the model."""
     if not (run / BOOK).exists():
-        return _History(None, {})
+        return None, {}
     book = Book.open(run / BOOK)
     try:
         records = [record for record in book.records() if record.round < version]
         agents = len(book.last_accepted(version))
     finally:
         book.close()
-    return _History(agents, records[-1].spreads if records else {})
+    return agents, dict(records[-1].spreads) if records else {}
 
 
-def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint, history: _History) -> Card:
-    recommended, machine = matrix.recommendation, matrix.machine
-    form = bundle.forms.of(checkpoint.units)
+def _card(plan: Plan, matrix: Matrix, reports: Mapping[Model, Report]) -> Card:
+    recommended, machine, report = matrix.recommendation, matrix.machine, _best_known(reports)
+    table, weights = plan.source.bundle.task.table, plan.source.checkpoint.weights
     return Card(
         written=datetime.now(UTC).replace(microsecond=0),
         fedprune=__version__,
@@ -142,23 +214,25 @@ def _card(matrix: Matrix, report: Report, bundle: Bundle, checkpoint: Checkpoint
         run=report.run,
         version=report.version,
         rounds=report.version,
-        agents=history.agents,
-        parameters=bundle.task.table.parameters,
+        agents=plan.agents,
+        parameters=table.parameters,
+        parameters_by_model=matrix.parameters,
+        removed_units=report.removed_units,
         sparsity=report.sparsity,
         target_sparsity=report.target_sparsity,
         sparsity_by_layer={
-            spec.name: float(np.mean(form.expand(spec.name, checkpoint.weights[spec.name]) == 0))
-            for spec in bundle.task.table.of(TensorClass.PRUNABLE)
+            spec.name: float(np.mean(plan.form.expand(spec.name, weights[spec.name]) == 0))
+            for spec in table.of(TensorClass.PRUNABLE)
         },
         weights_sha256=report.weights_sha256,
         metric=matrix.metric,
         quality=matrix.keras_quality,
         examples=report.examples,
         calibration_examples=report.calibration_examples,
-        spreads=dict(history.spreads),
+        spreads=dict(plan.of_agents),
         machine=", ".join(filter(None, (machine.board, machine.cpu, machine.architecture, machine.os))),
         recommended=recommended.path if recommended else None,
         reason=recommended.reason if recommended else None,
         files=files_on_card(matrix.candidates),
-        warnings=report.warnings,
+        warnings=tuple(dict.fromkeys(line for each in reports.values() for line in each.warnings)),
     )

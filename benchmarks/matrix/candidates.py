@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -16,8 +17,18 @@ AS_FAST = 1.1
 """A file whose median latency is at most so many times the fastest one's is as fast: medians repeat within 10 %."""
 
 
+class Model(StrEnum):
+    """The models that a run's weights make, which give the same answers."""
+
+    MASKED = "masked"
+    """The run's network; what is pruned of it is zeros."""
+    SLIMMED = "slimmed"
+    """The same without the units that no output depends on: smaller tensors."""
+
+
 class Candidate(msgspec.Struct, frozen=True):
-    """A file of a `model`, verified on examples that did not calibrate it and measured on this machine.
+    """A file of a `model`, verified on examples that did not calibrate it and measured on this machine. `path` is
+    relative to `matrix.json`.
 
     `quality` is the matrix's metric; the loss where the task has none. `goodness` is the same, the larger the better.
     Both are None where no runtime here runs the file, and so are latencies (ms) and peak memory (MB). `bytes_zstd` is
@@ -26,7 +37,7 @@ class Candidate(msgspec.Struct, frozen=True):
     small, and better in one of these (it is on the Pareto front).
     """
 
-    model: str
+    model: Model
     format: str
     path: str
     bytes: int
@@ -50,7 +61,7 @@ class Candidate(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """A file that is not there: of a combination that is known to fail, or that failed here."""
 
-    model: str
+    model: Model
     format: str
     reason: str
 
@@ -61,8 +72,9 @@ class Recommendation(msgspec.Struct, frozen=True):
 
 
 class Matrix(msgspec.Struct, frozen=True):
-    """`metric` is what `quality` means, `keras_quality` what the Keras model reaches. `recommendation` is None where no
-    file can be recommended. `flags` say what disturbed the measurement of latencies."""
+    """`metric` is what `quality` means, `keras_quality` what the Keras model reaches. `parameters` are those of each
+    model; `why_one_model` is the reason where there is one alone, else empty. `recommendation` is None where no file
+    can be recommended. `flags` say what disturbed the measurement of latencies."""
 
     task: str
     run: str
@@ -70,6 +82,8 @@ class Matrix(msgspec.Struct, frozen=True):
     metric: str
     keras_quality: float | None
     machine: Machine
+    parameters: dict[Model, int]
+    why_one_model: str
     candidates: tuple[Candidate, ...]
     refused: tuple[Refused, ...]
     recommendation: Recommendation | None

@@ -8,11 +8,12 @@ from datetime import datetime
 import msgspec
 
 from aggregator.book import Spread
-from benchmarks.matrix.candidates import Candidate
+from benchmarks.matrix.candidates import Candidate, Model
 from export.report import RunsOn
 
 
 class FileOnCard(msgspec.Struct, frozen=True):
+    model: Model
     path: str
     format: str
     bytes: int
@@ -25,6 +26,9 @@ class FileOnCard(msgspec.Struct, frozen=True):
 
 class Card(msgspec.Struct, frozen=True):
     """A model card. `rounds` were trained by `agents` agents (None where the run has no book).
+
+    `parameters` are the task's network's, `parameters_by_model` those of what was exported; `removed_units` are the
+    numbers of units that the slimmed one has lost, by layer.
 
     `sparsity_by_layer` is the fraction of zeros in each prunable tensor of the checkpoint. `quality` is that of the
     Keras model by `metric` on `examples` examples; `spreads` are the figures' over agents in the last round, of its
@@ -39,6 +43,8 @@ class Card(msgspec.Struct, frozen=True):
     rounds: int
     agents: int | None
     parameters: int
+    parameters_by_model: dict[Model, int]
+    removed_units: dict[str, int]
     sparsity: float
     target_sparsity: float
     sparsity_by_layer: dict[str, float]
@@ -86,6 +92,7 @@ def to_markdown(card: Card) -> str:
             "",
             f"{card.sparsity:.1%} of the prunable weights are zero (target {card.target_sparsity:.1%}), of "
             f"{card.parameters:,} parameters. Checkpoint's weights: `{card.weights_sha256}`.",
+            *_models(card),
             "",
             "| layer | zeros |",
             "|---|---|",
@@ -106,6 +113,14 @@ def _quality(card: Card) -> Iterator[str]:
             f"{name} over {spread.agents} agents, in their last evaluation: worst {_number(spread.worst)}, quartiles "
             f"{_number(low)}, {_number(median)} and {_number(high)}, best {_number(spread.best)}."
         )
+
+
+def _models(card: Card) -> Iterator[str]:
+    if card.removed_units:
+        listed = ", ".join(f"{count} of {_cell(layer)}" for layer, count in card.removed_units.items())
+        sizes = ", ".join(f"{count:,} parameters {model}" for model, count in card.parameters_by_model.items())
+        yield ""
+        yield f"Units that no output depends on: {listed}. Exported with {sizes}."
 
 
 def _file(each: FileOnCard) -> str:

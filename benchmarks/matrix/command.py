@@ -10,7 +10,7 @@ import click
 from benchmarks.command_line import to_json
 from benchmarks.latency.measure import Settings, turns
 from benchmarks.latency.table import digits, ratio_text
-from benchmarks.matrix.build import FILES, build_matrix
+from benchmarks.matrix.build import FILES, build_matrix, plan_matrix
 from benchmarks.matrix.candidates import Candidate, Matrix
 from export.export_command import FormatsFailed
 from export.report import Format
@@ -48,8 +48,9 @@ def matrix(run: Path, data: Path | None, out: Path | None, num_runs: int, as_jso
     """Export a run's model every way, measure each file here, and recommend one.
 
     RUN is an aggregator's state directory. fp32, fp16, dynamic and int8, and fp32 and fp16 in sparse encoding, are made
-    and verified as `fedprune export` does, then measured in turns as `fedprune benchmark` does. Combinations that are
-    known to fail are refused with the reason. Beside the files are matrix.json, matrix.png (accuracy against latency
+    and verified as `fedprune export` does, then measured in turns as `fedprune benchmark` does. Where units are dead
+    the same is done with the model that keeps them, in DIR/masked. Combinations that are known to fail are refused with
+    the reason. Beside the files are matrix.json, matrix.png (accuracy against latency
     and size; files are efficient that no other one beats in all three, the Pareto front), and a model card,
     model-card.json and model-card.md.
 
@@ -59,19 +60,18 @@ def matrix(run: Path, data: Path | None, out: Path | None, num_runs: int, as_jso
     """
     out = run / "export" if out is None else out
     settings = Settings(num_runs=num_runs)
-    with click.progressbar(
-        length=3 + 2 * len(Format) + len(Format) * turns(settings), label="Exporting and measuring", file=sys.stderr
-    ) as progress:
-        found, report = build_matrix(
-            run, data, out, settings, lambda _: progress.update(1), lambda _: progress.update(1)
-        )
+    plan = plan_matrix(run, data)
+    steps = len(plan.models) * (3 + 2 * len(Format) + len(Format) * turns(settings))
+    with click.progressbar(length=steps, label="Exporting and measuring", file=sys.stderr) as progress:
+        found, reports = build_matrix(plan, out, settings, lambda _: progress.update(1), lambda _: progress.update(1))
     if as_json:
         click.echo(to_json(found), nl=False)
     else:
         _show(found, out)
-    if report.failures:
-        reasons = " | ".join(f"{failure.format}: {failure.error}" for failure in report.failures)
-        if not report.exports:
+    failures = {(model, each.format): each.error for model, report in reports.items() for each in report.failures}
+    if failures:
+        reasons = " | ".join(f"{model} {form}: {error}" for (model, form), error in failures.items())
+        if not found.candidates:
             raise ExportError(f"no format could be made: {reasons}")
         raise FormatsFailed(f"some formats could not be made, the others are there: {reasons}")
 
@@ -80,8 +80,11 @@ def _show(found: Matrix, out: Path) -> None:
     headings = [*_HEADINGS[:3], found.metric, *_HEADINGS[3:]]
     rows = [_cells(each, found) for each in found.candidates]
     click.echo("\n".join(table_lines(headings, rows, left=(0, 8, 9))))
+    click.echo("; ".join(f"{model}: {count:,} parameters" for model, count in found.parameters.items()))
+    if found.why_one_model:
+        click.echo(f"One model alone: {found.why_one_model}.")
     for refused in found.refused:
-        click.secho(f"Not made: {refused.format}: {one_line(refused.reason)}", fg="yellow")
+        click.secho(f"Not made: {refused.model} {refused.format}: {one_line(refused.reason)}", fg="yellow")
     for flag in found.flags:
         click.secho(f"Not to be trusted ({flag.disturbance}): {flag.told}.", fg="yellow")
     if found.recommendation is None:

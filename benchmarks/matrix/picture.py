@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from benchmarks.matrix.candidates import Candidate, Matrix
+from benchmarks.matrix.candidates import Candidate, Matrix, Model
 
 _BLUE, _ORANGE, _GREY = "#2563eb", "#ea580c", "#94a3b8"
 _MARKERS = "osD^vP*X"
-"""The files' shapes in the picture, in their order: names beside points would hide one another."""
+"""The formats' shapes in the picture, in their order: names beside points would hide one another."""
 
 
 def draw(matrix: Matrix) -> bytes:
-    """A PNG, better is higher: the efficient files in blue, the recommended one in orange."""
+    """A PNG, better is higher: the efficient files in blue, the recommended one in orange. Of a masked model beside a
+    slimmed one the points are hollow."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained", facecolor="white")
@@ -34,9 +35,21 @@ def draw(matrix: Matrix) -> bytes:
 
 
 def _draw(axes: Any, matrix: Matrix, points: list[tuple[Candidate, float]], label: str) -> None:
-    for number, (each, cost) in enumerate(points):
-        marker, color = _MARKERS[number % len(_MARKERS)], _color(each, matrix)
-        axes.scatter(cost, each.quality, s=70, marker=marker, color=color, alpha=0.8, zorder=3, label=each.path)
+    formats = list(dict.fromkeys(each.format for each in matrix.candidates))
+    for each, cost in points:
+        marker, color = _MARKERS[formats.index(each.format) % len(_MARKERS)], _color(each, matrix)
+        filling = "none" if each.model is Model.MASKED and len(matrix.parameters) > 1 else color
+        axes.scatter(
+            cost,
+            each.quality,
+            s=70,
+            marker=marker,
+            edgecolors=color,
+            facecolors=filling,
+            alpha=0.8,
+            zorder=3,
+            label=each.path,
+        )
     if matrix.keras_quality is not None:
         axes.axhline(matrix.keras_quality, color=_GREY, linestyle=":", label="Keras")
     axes.margins(0.2)

@@ -12,18 +12,25 @@ from rich.console import Console
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option
 from benchmarks.demo.rerun import seeds_option
+from benchmarks.pruning.backward import backward_costs, pruned_gradients
 from benchmarks.pruning.claims import claims_of, claims_of_shrunk
 from benchmarks.pruning.methods import METHODS, compare_methods
 from benchmarks.pruning.records import Result, dense_accuracy, earlier, methods_left, plan, rounds_of, save
 from benchmarks.pruning.rounds import shrunk
 from benchmarks.pruning.runs import run_recipe
 from benchmarks.pruning.speed import speedups
-from benchmarks.pruning.tables import table_of_methods, table_of_runs, table_of_shrunk, table_of_speedups
+from benchmarks.pruning.tables import (
+    table_of_backward,
+    table_of_methods,
+    table_of_runs,
+    table_of_shrunk,
+    table_of_speedups,
+)
 from benchmarks.pruning.tasks import METHOD_TASKS
 
 _NETWORKS = ("CNN-108k", "MobileNetV1-like")
 _STEPS = {"CNN-108k": 40, "MobileNetV1-like": 6}
-"""Of a round of the federation that loses units, by network."""
+"""Of a round of the federation that loses units, by network, and of a comparison of backward passes."""
 _WIDTH = 170
 _METHOD_SEEDS = 3
 """Seeds that methods are compared with."""
@@ -36,7 +43,7 @@ _METHOD_SEEDS = 3
 @json_option("Write the numbers there, again after each run.")
 def main(seeds: tuple[int, ...], quick: bool, resume: bool, target: Path | None) -> None:
     """Compare recipes of pruning with dense federations, on data of theirs, in this process; measure two networks
-    with half of their units against the whole ones, in turns, on one thread."""
+    with half of their units, or with frozen layers, against the whole ones, in turns, on one thread."""
     result = earlier(target, quick=quick) if resume else Result(quick)
     for task, name, seed in plan(seeds, quick=quick):
         if result.find(task, name, seed) is None:
@@ -60,8 +67,13 @@ def main(seeds: tuple[int, ...], quick: bool, resume: bool, target: Path | None)
         smaller = tuple(shrunk(name, steps) for name, steps in _STEPS.items())
         result = msgspec.structs.replace(result, shrunk=smaller)
         save(result, target)
+    if not result.backward:
+        costs = [row for name, steps in _STEPS.items() for row in backward_costs(name, steps)]
+        result = msgspec.structs.replace(result, backward=(*costs, *pruned_gradients(_STEPS["CNN-108k"])))
+        save(result, target)
     console = Console(width=_WIDTH)
     console.print(table_of_speedups(result.speedups), table_of_shrunk(result.shrunk), table_of_runs(result.runs))
+    console.print(table_of_backward(result.backward))
     if result.compared:
         console.print(table_of_methods(result.compared))
     settle(claims_of(result.runs, result.speedups, quick=quick) | claims_of_shrunk(result.shrunk))

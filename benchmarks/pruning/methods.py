@@ -27,12 +27,15 @@ from export.settings import (
 from fedprune.codecs import Values
 from fedprune.model.tensors import sparsity
 from fedprune.pruning.masks import Allocation
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.pruning.scores import Score
 from fedprune.task.bundle import Bundle, read_bundle, write_bundle
 
 _SPARSITY = 0.9
 _ITERATIONS = 5
 _THRESHOLD = 1e-3
+_EXCHANGED = 0.3
+_BETWEEN_EXCHANGES = 2
 _FIRST_LAYERS: Mapping[str, str] = {"images": "conv1", "windows": "conv1d"}
 
 
@@ -74,6 +77,21 @@ def _from_the_start(_: int) -> PruningSettings:
     return PruningSettings(ConstantSettings(target_sparsity=_SPARSITY, begin_round=0))
 
 
+def _regrown(rounds: int) -> PruningSettings:
+    return PruningSettings(gradual(_SPARSITY, rounds), regrowth=_regrowth(rounds))
+
+
+def _regrown_from_the_start(rounds: int) -> PruningSettings:
+    """RigL's own setting."""
+    return msgspec.structs.replace(_from_the_start(rounds), regrowth=_regrowth(rounds))
+
+
+def _regrowth(rounds: int) -> Regrowth:
+    """RigL's fraction; the rounds after the last update of the mask train what came back."""
+    _, end = window_of(rounds)
+    return Regrowth(fraction=_EXCHANGED, every_rounds=_BETWEEN_EXCHANGES, until_round=end)
+
+
 def _thresholded(rounds: int) -> PruningSettings:
     """No target: what L1 has made small goes."""
     begin, end = window_of(rounds)
@@ -98,6 +116,8 @@ METHODS: Mapping[str, Method] = {
     "signed sensitivity": Method(_usual(score=Score.SIGNED_SENSITIVITY)),
     "powerpropagation, alpha 1.5": Method(_usual(), powerpropagation=1.5),
     "powerpropagation, alpha 2": Method(_usual(), powerpropagation=2.0),
+    "regrowth": Method(_regrown),
+    "from the start, regrowth": Method(_regrown_from_the_start),
     "L1 and a threshold": Method(_thresholded, l1=True),
 }
 """The second is the usual recipe; the others change what their names say."""

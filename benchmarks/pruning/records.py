@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.command_line import to_json
 from benchmarks.pruning.recipes import CORE, LONG, RECIPES, SMALL_RECIPES
-from benchmarks.pruning.results import Compared, Run, Shrunk, Speedup
+from benchmarks.pruning.results import Backward, Compared, Run, Shrunk, Speedup
 from benchmarks.pruning.tasks import TASKS
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory
@@ -28,6 +28,7 @@ class Result(msgspec.Struct, frozen=True):
     speedups: tuple[Speedup, ...] = ()
     compared: tuple[Compared, ...] = ()
     shrunk: tuple[Shrunk, ...] = ()
+    backward: tuple[Backward, ...] = ()
 
     def find(self, task: str, name: str, seed: int) -> Run | None:
         """The run of a recipe, if it is there."""

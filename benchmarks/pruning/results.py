@@ -70,6 +70,19 @@ class Speedup(msgspec.Struct, frozen=True):
     bytes: tuple[int, int] | None = None
 
 
+class Backward(msgspec.Struct, frozen=True):
+    """The processor time of a whole backward pass, or step, over that of `what` computes less: the median over pairs,
+    and the quartiles around it. Milliseconds are of a step, or of five products."""
+
+    network: str
+    what: str
+    whole_ms: float
+    less_ms: float
+    median: float
+    low: float
+    high: float
+
+
 class Round(msgspec.Struct, frozen=True):
     """One round of the device. `step_ms` is processor time, `held_mb` the memory of the process when the round starts,
     `peak_mb` the high-water mark since then."""

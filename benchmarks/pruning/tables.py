@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.demo.rerun import sources
-from benchmarks.pruning.results import Compared, Run, Shrunk, Speedup
+from benchmarks.pruning.results import Backward, Compared, Run, Shrunk, Speedup
 
 _HEADINGS = (
     "", "seeds", "accuracy", "lost", "spread", "sparsity", "parameters", "fp32 kB", "zstd", "ms", "int8 kB", "zstd",
@@ -104,6 +104,22 @@ def table_of_shrunk(smaller: Sequence[Shrunk]) -> Table:
                 f"{each.model_bytes / 1e3:.0f}",
                 f"{each.update_bytes / 1e3:.0f}",
             )
+    return table
+
+
+def table_of_backward(measured: Sequence[Backward]) -> Table:
+    table = Table(
+        title="What a step, or the product for a kernel's gradient, gains by computing less, one thread, in turns",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for heading in ("network", "", "whole ms", "less ms", "faster", "quartiles"):
+        table.add_column(heading, justify="left" if heading in ("network", "") else "right")
+    for row in measured:
+        quartiles = f"{row.low:.2f} to {row.high:.2f}"
+        table.add_row(
+            row.network, row.what, f"{row.whole_ms:.2f}", f"{row.less_ms:.2f}", f"{row.median:.2f}x", quartiles
+        )
     return table
 
 

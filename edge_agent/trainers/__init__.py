@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, Weights
+from fedprune.pruning.regrowth import Votes
 
 if TYPE_CHECKING:
     from fedprune.task.forms import Form
@@ -38,7 +39,7 @@ class Work:
     from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
     optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked
     before each step, or each half second's steps. `form` is that of the task that all of it is in; None for a task as
-    it was built.
+    it was built. `most_votes` are the pruned weights of each tensor that are voted for at most, to come back.
     """
 
     weights: Weights
@@ -48,6 +49,7 @@ class Work:
     keyed: Keyed
     should_stop: Callable[[], bool] = never
     form: Form | None = None
+    most_votes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Trained:
     """The outcome of a round's training: weights (zero outside `mask`), the mean loss of its `steps`, and its seconds.
 
     The loss is with the model's own penalties and without FedProx's term. With `slots` the next round goes on exactly,
-    if the task keeps them.
+    if the task keeps them. `votes` are of each tensor in the work's `most_votes`.
     """
 
     weights: Weights
@@ -64,6 +66,7 @@ class Trained:
     loss: float
     seconds: float
     steps: int
+    votes: Votes = field(default_factory=dict)
 
 
 class Trainer(Protocol):

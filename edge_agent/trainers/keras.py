@@ -34,6 +34,7 @@ from fedprune.model.losses import LabelForm, Labels
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, Weights
 from fedprune.pruning.masks import apply_mask, full_mask
+from fedprune.pruning.regrowth import votes_for
 from fedprune.runtime.self_check import draw_classes, draw_inputs, draw_weights
 from fedprune.task.bundle import Bundle
 from fedprune.task.forms import Form
@@ -121,6 +122,7 @@ class KerasTrainer:
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
             steps=steps,
+            votes=votes_for(weights, mask, work.most_votes),
         )
 
     def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:

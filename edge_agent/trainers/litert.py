@@ -31,6 +31,7 @@ from fedprune.graph.inference import write_inference_graph
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, TensorClass, Weights
 from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
+from fedprune.pruning.regrowth import votes_for
 from fedprune.runtime.answers import answers_of
 from fedprune.runtime.self_check import KERAS_INSTEAD, RuntimeUnfit
 from fedprune.runtime.training_graph import TrainingGraph
@@ -110,6 +111,7 @@ class LiteRTTrainer:
         weights = graph.held().weights
         check_finite(losses, weights)
         slots = self._slots(optimizer, weights, mask) if training.optimizer_state == "keep" else {}
+        votes = votes_for(weights, mask, work.most_votes)
         del optimizer  # a device has no room for its state beside another copy of the weights
         zero_pruned(weights, mask)
         return Trained(
@@ -120,6 +122,7 @@ class LiteRTTrainer:
             loss=float(losses.mean(dtype=np.float64)),
             seconds=time.perf_counter() - started,
             steps=steps,
+            votes=votes,
         )
 
     def answers(self, weights: Weights, inputs: Sequence[Inputs]) -> tuple[Array, ...]:

@@ -19,6 +19,7 @@ from fedprune.codecs.moved import NOTHING_MOVED, moved_since
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
 from fedprune.codecs.update_bytes import UpdateDecoder, alive_sizes, decode_update, encode_update
+from fedprune.codecs.votes import encode_votes
 
 __all__ = [
     "DEFAULT_CODEC",
@@ -43,6 +44,7 @@ __all__ = [
     "encode_model",
     "encode_replay",
     "encode_update",
+    "encode_votes",
     "moved_since",
     "parse_codec",
     "parse_model_codec",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorTable, Weights
 from fedprune.pruning.masks import put_kept
+from fedprune.pruning.regrowth import Votes
 
 LARGEST_VALUE = 2.0**40
 """The largest magnitude of a delta or a moving mean, about 1e12; no model that learns comes near it."""
@@ -22,12 +23,13 @@ class Update:
     `delta`: trained minus base weights, by the names of the prunable and dense tensors, float32, one dimension: the
     alive values alone, which are a dense tensor's all, and those that `mask` keeps of a prunable one, row by row.
     `statistics`: the statistics tensors *themselves*, no differences, so that their moments can be pooled.
-    `mask`: where the agent's prunable weights are kept.
+    `mask`: where the agent's prunable weights are kept. `votes`: for pruned weights to come back, if the round asks.
     """
 
     delta: Weights
     statistics: Weights
     mask: Mask
+    votes: Votes = field(default_factory=dict)
 
     def whole(self, name: str, shape: tuple[int, ...]) -> Array:
         """The delta of tensor `name`, which has that shape: 0 where the mask prunes.

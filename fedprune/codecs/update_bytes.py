@@ -9,6 +9,7 @@ masks       where each prunable tensor is kept (`Smallest`), unless the mask is 
 statistics  all values of statistics tensors in fp32
 positions   which of the alive values of all tensors, one tensor after another, were chosen, if the codec codes that
 values      the values that are sent, by the codec
+votes       for pruned weights to come back (`fedprune.codecs.votes`), in rounds that ask for them
 ==========  ======================================================================================================
 
 Alive are the values of prunable tensors that the mask keeps, row by row, and all values of dense tensors; integer and
@@ -20,8 +21,11 @@ exactly one form as bytes: readers refuse what writers would not have written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +36,13 @@ from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.positions import Coding, Smallest
 from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import Update
+from fedprune.codecs.votes import encode_votes, read_votes
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.pruning.regrowth import Votes
+
+NO_VOTES: Mapping[str, Any] = MappingProxyType({})
+"""Those of a round after which no pruned weight comes back."""
 
 _MAGIC = b"FPU2"
 _COMPRESSED = (TensorClass.PRUNABLE, TensorClass.DENSE)
@@ -48,6 +57,7 @@ def encode_update(
     *,
     mask_is_known: bool,
     moved: Mask = NOTHING_MOVED,
+    votes: Votes = NO_VOTES,
 ) -> bytes:
     """Write an update.
 
@@ -59,6 +69,7 @@ def encode_update(
         codec: the one that compressed it.
         mask_is_known: the receiver has the same mask, which then costs nothing.
         moved: what `moved_since` says of the model that is updated, if the codec asks.
+        votes: those for pruned weights to come back, if the round asks.
 
     Raises:
         ValueError: an array does not fit `table` or is not finite.
@@ -86,7 +97,7 @@ def encode_update(
     if codec.positions is not None:
         chosen = np.concatenate([*(sent.support[name] for name in names), np.empty(0, np.bool_)])
         parts.append(codec.positions(_places(table, mask, default=True), places).encode(chosen))
-    return b"".join([*parts, codec.values.encode(vectors)])
+    return b"".join([*parts, codec.values.encode(vectors), encode_votes(votes)])
 
 
 def decode_update(
@@ -96,6 +107,7 @@ def decode_update(
     codec: Codec,
     key: Key,
     moved: Mask = NOTHING_MOVED,
+    most_votes: Mapping[str, int] = NO_VOTES,
 ) -> Update:
     """Read an update. Time and memory are bounded by the size of `table`.
 
@@ -106,6 +118,7 @@ def decode_update(
         codec: the one that the update must be of.
         key: the update's, by which places and signs that both sides draw are known.
         moved: what `moved_since` says of the model that is updated, if the codec asks.
+        most_votes: for how many pruned weights of each tensor it may have votes, if the round asks for them.
 
     Returns:
         The update, whose numbers are finite; `check_update` checks them further.
@@ -113,7 +126,7 @@ def decode_update(
     Raises:
         ProtocolError: the bytes are not those of any update that `encode_update` writes so.
     """
-    return UpdateDecoder(table, known_mask, codec, moved).decode(blob, key)
+    return UpdateDecoder(table, known_mask, codec, moved, most_votes).decode(blob, key)
 
 
 class UpdateDecoder:
@@ -121,11 +134,18 @@ class UpdateDecoder:
     found once, for the first update that needs it.
 
     Args:
-        table, known_mask, codec, moved: as for `decode_update`.
+        table, known_mask, codec, moved, most_votes: as for `decode_update`.
     """
 
-    def __init__(self, table: TensorTable, known_mask: Mask | None, codec: Codec, moved: Mask = NOTHING_MOVED) -> None:
-        self._table, self._known_mask, self._codec = table, known_mask, codec
+    def __init__(
+        self,
+        table: TensorTable,
+        known_mask: Mask | None,
+        codec: Codec,
+        moved: Mask = NOTHING_MOVED,
+        most_votes: Mapping[str, int] = NO_VOTES,
+    ) -> None:
+        self._table, self._known_mask, self._codec, self._most_votes = table, known_mask, codec, most_votes
         self._moved = _moved(table, moved, codec)
 
     @cached_property
@@ -152,8 +172,9 @@ class UpdateDecoder:
                 (vector,) = Fp32().read(reader, [spec.size])
             statistics[spec.name] = vector.reshape(spec.shape)
         delta = _read_alive(reader, self._codec, key, alive)
+        votes = read_votes(reader, alive.mask, self._most_votes)
         reader.finish()
-        return Update(delta=delta, statistics=statistics, mask=alive.mask)
+        return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
 
     def _alive(self, mask: Mask) -> _Alive:
         coding = self._codec.positions

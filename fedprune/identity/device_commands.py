@@ -11,7 +11,16 @@ import msgspec
 from fedprune.identity.gateway import open_gateway
 from fedprune.identity.gateway_command import DIRECTORY
 from fedprune.identity.invitation import MINUTES, invite
-from fedprune.identity.joining import AUTHENTICATION_KEY, AUTHORITY, CERTIFICATE, HOME, KEY, Membership, join_gateway
+from fedprune.identity.joining import (
+    AUTHENTICATION_KEY,
+    AUTHORITY,
+    CERTIFICATE,
+    HOME,
+    KEY,
+    TRUSTED_ROOT,
+    Membership,
+    join_gateway,
+)
 from fedprune.identity.renewal import renew_device
 from fedprune.identity.revocation import revoke as revoke_device
 from fedprune.identity.token import parse_token
@@ -141,6 +150,7 @@ name = {name}
 federation = {federation}
 data = {examples}
 authentication_key = "{AUTHENTICATION_KEY}"
+root_key = "{TRUSTED_ROOT}"
 gateway = "{HOME}"
 
 [broker]

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS certificates (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS certificates_of_name ON certificates (name);
 CREATE TABLE IF NOT EXISTS renewals (serial TEXT PRIMARY KEY, successor TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS starts (only INTEGER PRIMARY KEY CHECK (only = 0), number INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS lists (only INTEGER PRIMARY KEY CHECK (only = 0), number INTEGER NOT NULL) STRICT;
 """
 
@@ -192,6 +193,14 @@ class Devices:
             connection.execute("UPDATE certificates SET revoked = ? WHERE name = ? AND revoked IS NULL", (now, name))
             write(_revoked(connection))
             return True
+
+    def count_start(self) -> int:
+        """The number of this start of an aggregator, of whatever run: from 1, and more each time."""
+        with self._transaction() as connection:
+            (number,) = connection.execute(
+                "INSERT INTO starts VALUES (0, 1) ON CONFLICT DO UPDATE SET number = number + 1 RETURNING number"
+            ).fetchone()
+        return int(number)
 
     def publish(self, write: Callable[[Revoked], None]) -> None:
         """Have `write` make known who is revoked."""

@@ -4,7 +4,8 @@
 
     GET /authority      the authority's certificate, which a device compares with its token before it says anything
     POST /enrolment     {"secret": hex, "request": PEM}, answered by
-                        {"federation": ..., "certificate": PEM, "authentication_key": hex, "broker_port": ...}
+                        {"federation": ..., "certificate": PEM, "authentication_key": hex, "root_key": hex,
+                         "broker_port": ...}
     POST /renewal       no body, from a device that shows its certificate in TLS; answered by {"certificate": PEM}
 
 What is refused is answered by {"error": one line}. Whoever sends wrong secrets is not heard for a while: that slows
@@ -65,11 +66,13 @@ class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """What a device is given: its certificate in PEM, a key in hexadecimal digits, and whom it is to talk to."""
+    """What a device is given: its certificate in PEM, the key that it shares with the aggregator, the public half of
+    the root key (both in hexadecimal digits), and whom it is to talk to."""
 
     federation: str
     certificate: str
     authentication_key: str
+    root_key: str
     broker_port: int
 
 
@@ -124,7 +127,11 @@ class Enrolment:
         _log.info("%s joined, from %s", member.name, address)
         settings = self._gateway.settings
         enrolled = Enrolled(
-            settings.federation, member.certificate.decode("ascii"), member.key.hex(), settings.broker_port
+            settings.federation,
+            member.certificate.decode("ascii"),
+            member.key.hex(),
+            self._gateway.root.hex(),
+            settings.broker_port,
         )
         return Answer(200, msgspec.json.encode(enrolled))
 

@@ -1,7 +1,7 @@
 """A gateway's directory: its authority, the certificates of its own parts, Mosquitto's configuration, its devices.
 
 Nobody but the owner may enter the directory, and keys are readable by nobody else. Whatever can be made again is made
-again by `init_gateway`: the authority alone is kept, since every device trusts it.
+again by `init_gateway`: the authority alone is kept, and the root key, since every device trusts them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fedprune.identity.certificates import (
     revocation_list,
 )
 from fedprune.identity.devices import FILE, Devices, Revoked
+from fedprune.identity.epochs import SIGNING, load_signing, make_root, public_root
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
 
@@ -71,6 +72,11 @@ class Gateway:
     def authority(self) -> Credentials:
         return self.credentials(AUTHORITY)
 
+    @property
+    def root(self) -> bytes:
+        """The public half of the root key."""
+        return public_root(self.path)
+
     def credentials(self, name: str) -> Credentials:
         """Raises `StorageError` if a file of theirs is gone or damaged."""
         found = Credentials(self._file(f"{name}.pem"), self._file(f"{name}.key"))
@@ -84,6 +90,7 @@ class Gateway:
         """Raise `StorageError` if something is gone or damaged that every federation needs."""
         for name in (AUTHORITY, AGGREGATOR):
             self.credentials(name)
+        load_signing(self.path)
         if not (self.path / FILE).is_file():
             raise StorageError(f"{self.path / FILE}: there is no such file; restore it, or the whole directory")
 
@@ -146,6 +153,8 @@ def _make(gateway: Gateway, revoked: Revoked, now: datetime) -> None:
     settings, is_made = gateway.settings, (gateway.path / SETTINGS).exists()
     if not is_made and gateway.directory.read(f"{AUTHORITY}.pem") is None:
         _write(gateway, AUTHORITY, new_authority(f"fedprune gateway of {settings.federation}", now))
+    if not is_made and gateway.directory.read(SIGNING) is None:
+        make_root(gateway.directory, settings.federation)
     hosts = tuple(dict.fromkeys((*settings.hosts, *_HERE)))
     for name in (BROKER, ENROLMENT):
         _write(gateway, name, issue_server(gateway.authority, name, hosts, now))

@@ -20,6 +20,7 @@ from fedprune.errors import BrokerError, FedpruneError
 from fedprune.identity.crossings import Crossing, cross_all
 from fedprune.identity.enrolment import Enrolment
 from fedprune.identity.enrolment_server import EnrolmentServer
+from fedprune.identity.epochs import ROOT_KEY, count_epoch, open_epoch
 from fedprune.identity.gateway import (
     AGGREGATOR,
     AUTHORITY,
@@ -106,6 +107,26 @@ def check(directory: Path, as_json: bool) -> None:
         )
 
 
+@click.command()
+@click.argument("root_key", type=click.Path(path_type=Path))
+@DIRECTORY
+def epoch(root_key: Path, directory: Path) -> None:
+    """Open a new epoch, after the gateway was restored from a backup: devices then take it for the present one.
+
+    ROOT_KEY is the file that `fedprune gateway init` wrote, and that you moved away. It counts the epochs, and so has
+    to be written. Devices have seen later manifests than a restored gateway makes, and wait until it has a new epoch;
+    so they do with whoever restores one in secret. Start `fedprune gateway run` again afterwards.
+
+    \b
+      fedprune gateway epoch /media/usb/root.key
+    """
+    opened = open_gateway(directory)
+    root = count_epoch(directory, opened.settings.federation, root_key)  # as who may read it, and may be another user
+    become_owner(directory)
+    open_epoch(opened.directory, root)
+    click.echo(f"epoch {root.epoch} is open; start `fedprune gateway run` again, and devices go by it")
+
+
 @contextmanager
 def letting_in(opened: Gateway) -> Iterator[None]:
     """Meanwhile the devices that `fedprune enroll` has invited can join: the enrolment endpoint is served."""
@@ -149,6 +170,9 @@ def summary(made: Gateway) -> str:
     path = made.path.resolve()
     return path_text(f"""\
 {path} is the gateway of the federation {made.settings.federation}. All its devices trust {AUTHORITY}.key: keep it.
+
+move the root key away:   mv {path / ROOT_KEY} /media/usb/
+                          only `fedprune gateway epoch` needs it, after a restore from a backup
 
 start the broker:         mosquitto -c {path / CONFIGURATION}
 run federations on it:    fedprune gateway run --dir {made.path}

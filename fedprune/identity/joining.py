@@ -21,6 +21,7 @@ from fedprune.system.disk import Directory
 from fedprune.wire.topics import check_id
 
 AUTHORITY, CERTIFICATE, KEY, AUTHENTICATION_KEY = "ca.pem", "device.pem", "device.key", "authentication.key"
+TRUSTED_ROOT = "root.pub"
 HOME = "gateway.json"
 
 _NEW_KEY = "joining.key"
@@ -64,6 +65,7 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
             continue
         disk.write(AUTHORITY, authority.encode())
         disk.write_private(AUTHENTICATION_KEY, enrolled.authentication_key.encode())
+        disk.write(TRUSTED_ROOT, enrolled.root_key.encode())
         disk.write_private(KEY, key)
         keep_certificate(disk, enrolled.certificate, Home(token.hosts, token.port))
         disk.delete(_NEW_KEY)

@@ -46,6 +46,7 @@ from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.pruning.schedules import Schedule
 from fedprune.pruning.scores import Score, ScoreWeights
 from fedprune.runtime.proven_head import ProvenHead, parse_proven_head
@@ -84,7 +85,7 @@ Threshold = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pruning: when (`schedule`), by whom (`mask`), by what (`score`), what goes together (`block`, rows and columns)
     and how it is spread over the layers (`allocation`). Weights below `threshold` go too at each update. Whole `units`
-    go by a schedule of their own, or none do."""
+    go by a schedule of their own, or none do. Single weights come back by `regrowth`, or none do."""
 
     schedule: Schedule
     mask: MaskPolicy = MaskPolicy.SHARED
@@ -93,6 +94,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: tuple[BlockSize, BlockSize] = SINGLE
     threshold: Threshold = 0.0
     score: Score | ScoreWeights = Score.MAGNITUDE
+    regrowth: Regrowth | None = None
 
     def __post_init__(self) -> None:
         allowed = self.mask.rules.allocations
@@ -107,6 +109,13 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('pruning.threshold prunes single weights, for all: it needs mask = "shared", and no block')
         if self.is_scored_by_gateway and not self.mask.rules.is_shared:
             raise ValueError('pruning.score is of all agents together: another than "magnitude" needs mask = "shared"')
+        if self.regrowth is not None and not self.mask.rules.is_shared:
+            raise ValueError('pruning.regrowth is by the votes of all agents: it needs mask = "shared"')
+        if self.regrowth is not None and (self.units is not None or self.block != SINGLE or self.threshold):
+            raise ValueError(
+                "pruning.regrowth brings single weights back, at 0, and so parts of what pruning.units, block or "
+                "threshold took away: leave it out, or these"
+            )
         if not isinstance(self.schedule, self.mask.rules.schedules):
             raise ValueError(
                 f'mask = "{self.mask}" needs a schedule of kind = "polynomial" or "constant": TF-MOT has no other'
@@ -121,6 +130,11 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def is_scored_by_gateway(self) -> bool:
         """True if it takes all agents' updates to score weights, which only the gateway has."""
         return set(self.scores) != {Score.MAGNITUDE}
+
+    @property
+    def is_chosen_by_gateway(self) -> bool:
+        """True if only the gateway can compute masks, so that they must travel."""
+        return self.is_scored_by_gateway or self.regrowth is not None
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -371,6 +385,8 @@ def _problem(task: Task) -> str:
         return "a layer's statistics are not a mean and a variance of one shape"
     if task.training.epochs_per_round and task.pruning.mask.rules.device_schedule(task.pruning.schedule) is not None:
         return 'epochs_per_round needs mask = "shared": devices prune by a clock of steps that all of them make'
+    if task.pruning.regrowth is not None and task.training.powerpropagation > 1.0:
+        return "pruning.regrowth brings weights back at 0, where powerpropagation holds them"
     if isinstance(task.data, Text) and task.data.lacks_words:
         return "its vocabulary has no words"
     if task.initial is not None and len(task.initial.initializers) != len(task.tensors):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
 from fedprune.pruning.masks import full_mask, keep_above, score_mask
+from fedprune.pruning.regrowth import most_votes, regrow
 from fedprune.slimming.pruning import mask_without_units
 from fedprune.task.bundle import Task
 
@@ -65,6 +68,23 @@ def first_mask(task: Task, network: Network, weights: Weights) -> dict[str, NDAr
     """The mask of version 0, of the initial `weights`."""
     due = without_due_units(weights, full_mask(task.table), task, network, 0, 0)
     return mask_of_version(task, 0, weights, due)
+
+
+def asked_votes(task: Task, version: int, mask: Mask) -> dict[str, int]:
+    """The number of pruned weights of each tensor that agents may name in the round that trains a version, of which
+    `mask` is: those of the next version's that may come back. Empty where none can."""
+    regrowth = task.pruning.regrowth
+    fraction = 0.0 if regrowth is None else regrowth.fraction_at(version + 1)
+    return most_votes(mask, fraction) if fraction else {}
+
+
+def regrown_mask(
+    task: Task, version: int, weights: Weights, mask: Mask, previous: Mask, votes: Mapping[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.bool_]]:
+    """The `mask` of a version once weights have come back in it, by the `votes` of agents that trained with the mask
+    `previous`; see `fedprune.pruning.regrowth`."""
+    regrowth = task.pruning.regrowth
+    return dict(mask) if regrowth is None else regrow(weights, mask, previous, votes, regrowth.fraction_at(version))
 
 
 def _is_thresholded(task: Task, version: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -46,11 +47,19 @@ _LARGEST = float.fromhex("0x1.fffffep+127")
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 WeightsDigest = Annotated[bytes, msgspec.Meta(min_length=WEIGHTS_DIGEST_BYTES, max_length=WEIGHTS_DIGEST_BYTES)]
 UpdateTag = Annotated[bytes, msgspec.Meta(min_length=UPDATE_TAG_BYTES, max_length=UPDATE_TAG_BYTES)]
+PROVEN_DIGEST_BYTES = 16
+"""The beginning of a model's `weights_digest` that a signed manifest says: nobody finds another model with it."""
+
+MAX_STATEMENT_BYTES = 128
+"""A root key's statement (`fedprune.wire.proof`)."""
+
 Inline = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_INLINE_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Loss = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # any float32, but no NaN or infinity
 Magnitude = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)]
+ProvenDigest = Annotated[bytes, msgspec.Meta(max_length=PROVEN_DIGEST_BYTES)]
+Signature = Annotated[bytes, msgspec.Meta(max_length=64)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 RunId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
@@ -77,12 +86,18 @@ class Manifest(Message, frozen=True, kw_only=True):
     """Retained on the round topic: what the federation is doing. `round` counts from 0; `done` ends it.
 
     `incarnation` counts the aggregator's starts: when it changes, agents check in again.
+
+    Where devices have joined a gateway it is signed (`fedprune.wire.proof`): `epoch` is that of the key, and
+    `weights_digest` the beginning of that of the round's model.
     """
 
     run: Id
     incarnation: Count
     round: Count
     done: bool = False
+    epoch: Count = 0
+    weights_digest: ProvenDigest = b""
+    signature: Signature = b""
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
@@ -115,7 +130,8 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
 
     `seed` keys the agents' randomness. `clock_steps`: the steps by which a round moves the schedule's clock. `codec`
     describes that of updates, `model_codec` how models travel. `hold_out`: the share of its examples that an agent
-    evaluates the model on and does not train on.
+    evaluates the model on and does not train on. `statement`: the root key's on who signs the manifests
+    (`fedprune.wire.proof`), where devices have joined a gateway.
     """
 
     task: Content
@@ -124,6 +140,7 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     codec: Text
     model_codec: Text = ""
     hold_out: Share = 0.0
+    statement: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)] = b""
 
 
 class Assignment(Message, frozen=True, kw_only=True):
@@ -264,7 +281,9 @@ class Rejected(Message, frozen=True, kw_only=True):
     """The answer no. `digest` names the update it is about; without one it answers a check-in, or whatever was
     unreadable. An agent that trains stops when its check-in is answered so: the round does without it.
 
-    `ticket`, if there is one, is for the agent's next check-in, which it sends at once.
+    `ticket`, if there is one, is for the agent's next check-in, which it sends at once. `epoch`, `incarnation` and
+    `round` are those of the last manifest, where manifests are signed: an old answer that is sent again is known by
+    them.
     """
 
     reason: Reason
@@ -272,6 +291,9 @@ class Rejected(Message, frozen=True, kw_only=True):
     retry_after: Seconds = 10.0
     digest: Sha256 | None = None
     ticket: Ticket = b""
+    epoch: Count = 0
+    incarnation: Count = 0
+    round: Count = 0
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -321,8 +343,12 @@ def kind_of(message: Message) -> str:
 
 
 def encode(message: Message) -> bytes:
-    """The message's bytes. A message over `MAX_MESSAGE_BYTES` is our own bug and asserts."""
-    payload = msgspec.msgpack.encode([_short(value) for value in msgspec.structs.astuple(message)])
+    """The message's bytes, without the last fields where they have their defaults. A message over `MAX_MESSAGE_BYTES`
+    is our own bug and asserts."""
+    values, defaults = [*msgspec.structs.astuple(message)], _defaults(type(message))
+    while len(values) > 1 and values[-1] == defaults[len(values) - 1]:
+        values.pop()
+    payload = msgspec.msgpack.encode([_short(value) for value in values])
     assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
     return payload
 
@@ -343,6 +369,12 @@ def decode(kind: type[_M], payload: bytes) -> _M:
     if message.v != SCHEMA_VERSION:
         raise ProtocolError(f"{kind.__name__}: schema version {message.v}, this side speaks {SCHEMA_VERSION}; upgrade")
     return message  # type: ignore[no-any-return]
+
+
+@cache
+def _defaults(kind: type[Message]) -> tuple[Any, ...]:
+    """The default of each field, in order."""
+    return tuple(field.default for field in msgspec.structs.fields(kind))
 
 
 def _short(value: Any) -> Any:

@@ -24,6 +24,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.schedules import Schedule
 from fedprune.runtime.self_check import Probe, ProvenGraph, SelfCheck, Sketch, draw_case, outputs_of, sums_of
 from fedprune.runtime.training_graph import TrainingGraph
+from fedprune.slimming.pruning import UnitPruning
 from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
 from fedprune.task.learning_rates import LearningRateDecay
 from fedprune.task.outputs import Output
@@ -110,6 +111,7 @@ def bundle_of(
     proximal_mu: float = 0.0,
     decay: LearningRateDecay | None = None,
     powerpropagation: float = 1.0,
+    units: UnitPruning | None = None,
 ) -> Bundle:
     """A bundle as an agent receives it. Its training graph is taken without proof."""
     network, table = describe(model)
@@ -128,7 +130,7 @@ def bundle_of(
             learning_rate_decay=decay,
             powerpropagation=powerpropagation,
         ),
-        pruning=Pruning(schedule, mask, Allocation.UNIFORM),
+        pruning=Pruning(schedule, mask, Allocation.UNIFORM, units),
         members={},
     )
     graph = proven(network, table, loss, batch_size)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.bytes_to_accuracy.federation import AGENTS, learn
+from benchmarks.bytes_to_accuracy.federation import learn
+from benchmarks.bytes_to_accuracy.problems import PROBLEMS, USUAL_PROBLEM
 from benchmarks.bytes_to_accuracy.recipes import DENSE, RECIPES
 from benchmarks.bytes_to_accuracy.records import Arrangement
 
 _DENSE_BYTES = 4 * 108_618
 
-ONE_AGENT = Arrangement("dirichlet:0.5", 1 / AGENTS)
+ONE_AGENT = Arrangement("dirichlet:0.5", 1 / USUAL_PROBLEM.agents)
 
 
 def test_a_frugal_round_takes_a_hundredth_of_a_dense_ones_bytes_each_way(tmp_path: Path) -> None:
@@ -32,3 +33,12 @@ def test_a_dense_round_takes_the_whole_model_each_way(tmp_path: Path) -> None:
     assert _DENSE_BYTES < learned.up[1]["update"] < 1.01 * _DENSE_BYTES
     assert _DENSE_BYTES < learned.down[1]["model"] < 1.01 * _DENSE_BYTES
     assert learned.sparsity < 0.01
+
+
+def test_a_problem_of_windows_is_learned_too_without_statistics_that_travel_whole(tmp_path: Path) -> None:
+    (frugal,) = (recipe for recipe in RECIPES if recipe.name == "frugal-80")
+    windows = PROBLEMS["windows"]
+
+    learned = learn(frugal, Arrangement(*windows.partitions, 1 / windows.agents, windows.name), 1, 2, tmp_path)
+
+    assert sum(up["update"] for up in learned.up) < 2 * 1500

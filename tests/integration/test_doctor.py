@@ -409,3 +409,4 @@ def test_a_gateways_directory_and_its_federation_are_examined(tmp_path: Path, ti
             weak = [finding["told"] for finding in found if finding["verdict"] == "warning"]
             assert any("ca.key has mode 0640" in told for told in weak) == (path == gateway.path)
             assert any("nobody can join" in told for told in weak) == (path == gateway.path)
+            assert any("root.key lies on the gateway" in told for told in weak) == (path == gateway.path)

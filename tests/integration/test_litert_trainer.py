@@ -32,6 +32,7 @@ from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Weights
 from fedprune.pruning.masks import Allocation, apply_mask, full_mask, score_mask
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import most_votes
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Bundle
 from fedprune.task.learning_rates import CosineDecay
@@ -211,6 +212,27 @@ def rounds(trainer: Trainer, bundle: Bundle, weights: Weights, data: Dataset, st
         made.append(trainer.train(work, data))
         weights, slots = made[-1].weights, reordered(made[-1].slots) if state == "keep" else None
     return made
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.02, 0.9), Adam(0.002)])
+def test_both_trainers_vote_for_the_same_pruned_weights(optimizer: Sgd | Adam) -> None:
+    model, data = seeded(branches()), learnable(70)
+    bundle = bundle_of(model, PRUNING, mask=MaskPolicy.SHARED, optimizer=optimizer, steps_per_round=STEPS)
+    table, weights = bundle.task.table, weights_of(model)
+    mask = score_mask(weights, table, 0.6, Allocation.UNIFORM, full_mask(table))
+    most = most_votes(mask, 0.3)
+
+    theirs, ours = (
+        trainer.train(Work(apply_mask(weights, mask), mask, 0, None, Keyed(3), most_votes=most), data).votes
+        for trainer in (KerasTrainer(bundle, threads=1), LiteRTTrainer(bundle, examples=len(data), threads=1))
+    )
+
+    assert theirs.keys() == ours.keys() == most.keys()
+    for name, count in most.items():
+        expected, found = theirs[name].astype(int), ours[name].astype(int)
+        named = (expected != 0) & (found != 0)
+        assert np.count_nonzero(named) >= 0.9 * count - 1  # at the last places rounding decides
+        assert np.abs(expected - found)[named].max() <= 2
 
 
 def reordered(slots: Slots) -> Slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,25 @@ import numpy as np
 import pytest
 
 from edge_agent.trainers.slimming import MOST_DRAWS, SlimmingTrainer
+from export.build import build_task
+from export.exporting import export_model
+from export.report import Format
+from export.settings import (
+    ModelSettings,
+    OneShotSettings,
+    PolynomialSettings,
+    PruningSettings,
+    TaskSettings,
+    UnitSettings,
+)
+from export.workbench import Workbench
+from fedprune.keras.stack import keras
 from fedprune.network.layers import BatchNormalization, Dropout
-from fedprune.task.training import Adam
+from fedprune.task.bundle import read_bundle
+from fedprune.task.training import Adam, Sgd, Training
 from tests.closeness import assert_close
 from tests.described import chain_of
-from tests.shrinking import LAST_STEP, NETWORK, Shrinking, bundle_of
+from tests.shrinking import BATCH, CLASSES, LAST_STEP, NETWORK, STEPS, Shrinking, bundle_of, examples_of
 
 ROUNDS = LAST_STEP + 1
 TOLERANCE = 5e-4
@@ -77,3 +92,34 @@ def test_the_keras_trainer_masks_units_where_the_smaller_model_is_wrong(
     assert "the network stays as large as it was on this device" in caplog.text
     assert len(draws) % (2 * MOST_DRAWS) == 0
     assert isinstance(federation.trainer_of("agent-0"), SlimmingTrainer)
+
+
+def test_heads_of_attention_go_while_the_federation_runs_on_both_trainers(tmp_path: Path) -> None:
+    """From a model file to exports: the build makes the kernels of attention prunable."""
+    keras.utils.set_random_seed(1)
+    x = keras.layers.Input((6, 6, 1))
+    y = keras.layers.Reshape((6, 6))(x)
+    y = keras.layers.GlobalAveragePooling1D()(keras.layers.MultiHeadAttention(4, 3)(y, y))
+    keras.Model(x, keras.layers.Dense(CLASSES)(y)).save(tmp_path / "model.keras")
+    half = PolynomialSettings(initial_sparsity=0.0, target_sparsity=0.5, begin_round=1, end_round=LAST_STEP)
+    settings = TaskSettings(
+        name="heads",
+        model=ModelSettings(file="model.keras"),
+        training=Training(STEPS, BATCH, Sgd(0.05, 0.9)),
+        pruning=PruningSettings(OneShotSettings(target_sparsity=0.0, begin_round=0), units=UnitSettings(half)),
+    )
+    bundle = read_bundle(build_task(settings, tmp_path))
+    light, heavy = (Shrinking(tmp_path / choice, bundle, choice=choice, agents=1) for choice in ("litert", "keras"))
+    for federation in (light, heavy):
+        federation.run(ROUNDS)
+
+    assert heavy.form.name == light.form.name
+    assert_close(heavy.model.checkpoint.exact, light.model.checkpoint.exact, TOLERANCE)
+    heads = {spec.shape[1] for spec in light.form.task.table if spec.name.endswith(("query/kernel", "value/kernel"))}
+    assert heads == {2}
+    report = export_model(
+        bundle, light.model.checkpoint, examples_of(0), tmp_path, [Format.FP32], lambda _: None,
+        open_converter=lambda job: nullcontext(Workbench(job)),
+    )  # fmt: skip
+    assert report.parameters == light.form.task.table.parameters < bundle.task.table.parameters
+    assert report.exports[0].sparsity.overall is not None

@@ -16,21 +16,24 @@ from aggregator.global_model import NO_STATE, moved_in, new_model, next_model
 from aggregator.merging import Aggregate
 from aggregator.server_optimizers import FedAdam, FedAvgM, server_step
 from aggregator.settings import AS_USUAL, Aggregation
+from aggregator.voting import Votes, Voting
 from edge_agent import agent_submitting
 from edge_agent.agent_state import Outcome
 from fedprune.codecs import DEFAULT_CODEC, Key, decode_update, parse_codec, parse_model_codec
 from fedprune.model.tensors import Mask, Weights, weights_digest
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.task.checkpoints import Checkpoint, load_checkpoint
-from fedprune.task.versions import without_due_units
+from fedprune.task.versions import asked_votes, without_due_units
 from fedprune.wire import serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.slimming_task import slimming_bundle
-from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World
+from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World, make_bundle
 
 SEEDS = 200
 QUORUM_SEEDS = 60
 SLIMMING_SEEDS = 40
+REGROWING_SEEDS = 20
 _BATCH = 20
 INPUTS = 40
 CODECS = (
@@ -89,6 +92,20 @@ def _slimming(seed: int) -> World:
     return world
 
 
+def _regrowing(seed: int) -> World:
+    """A federation after each of whose rounds pruned weights come back."""
+    world = World(
+        seed,
+        MaskPolicy.SHARED,
+        Rates(),
+        CODECS[seed % len(CODECS)],
+        aggregation=AGGREGATIONS[seed % len(AGGREGATIONS)],
+        bundle=make_bundle(MaskPolicy.SHARED, INPUTS, Regrowth(fraction=0.5, every_rounds=1, until_round=2 * ROUNDS)),
+    )
+    world.run()
+    return world
+
+
 def _check(world: World) -> None:
     book = Book(world.connection)
     disk = SimulatedDisk(world.checkpoints, Process("reader", world.physics))
@@ -109,12 +126,15 @@ def _check(world: World) -> None:
         known = world.bundle.task.pruning.mask.rules.known_mask(before.mask)
         table = world.bundle.forms.of(before.units).task.table
         aggregate = Aggregate(table, before.weights, known)
+        asked = asked_votes(world.bundle.task, round_, before.mask)
+        voting = Voting(before.mask, asked)
         for agent in accepted.keys() - left_out:
             blob = world.sent_blobs[accepted[agent].digest]
             codec = parse_codec(world.codec)
             moved = moved_in(before.weights, world.bundle.forms, world.bundle.forms.of(before.units), codec)
-            update = decode_update(blob, table, known, codec, Key(SEED, round_, agent), moved)
+            update = decode_update(blob, table, known, codec, Key(SEED, round_, agent), moved, asked)
             aggregate.add(update, accepted[agent].weight)
+            voting.add(update, accepted[agent].weight)
         weights, mask, state = before.exact, before.mask, NO_STATE
         if record.kept:
             state = before.optimizer_state
@@ -122,7 +142,9 @@ def _check(world: World) -> None:
             weights, mask = merged.weights, merged.mask
             if (optimizer := world.aggregation.optimizer) is not None:
                 weights, state = server_step(optimizer, before.exact, weights, state, table)
-        expected = _next(world, before, weights, mask, state)
+        expected = _next(world, before, weights, mask, state, voting.sums if record.kept and asked else None)
+        for name, kept in expected.mask.items():
+            np.testing.assert_array_equal(after.mask[name], kept, f"round {round_}: other weights came back")
         for name, array in expected.exact.items():
             np.testing.assert_array_equal(after.exact[name], array, f"round {round_}: {name} was not merged once each")
         assert after.optimizer_state.keys() == expected.optimizer_state.keys()
@@ -143,14 +165,17 @@ def _check(world: World) -> None:
         assert was_taken == (event.outcome is Outcome.ACCEPTED), event
 
 
-def _next(world: World, before: Checkpoint, weights: Weights, mask: Mask, state: Weights) -> Checkpoint:
+def _next(
+    world: World, before: Checkpoint, weights: Weights, mask: Mask, state: Weights, votes: Votes | None
+) -> Checkpoint:
     codec, task, version = parse_model_codec(world.model_codec), world.bundle.task, before.version + 1
     if codec.deltas is None:
         forms, form = world.bundle.forms, world.bundle.forms.of(before.units)
         exact, state = form.expanded(weights), forms.whole.carry_parts(form, state)
         due = without_due_units(exact, form.expanded(mask), task, world.bundle.network, before.version, version)
         following = forms.after(form, due, before.version, version)
-        return new_model(exact, task, before.run, version, codec.values, due, state, following).checkpoint
+        values = codec.values
+        return new_model(exact, task, before.run, version, values, due, state, following, votes=votes).checkpoint
     return next_model(
         weights, world.bundle.forms, before.run, before, codec.values, codec.deltas, SEED, state
     ).checkpoint
@@ -165,6 +190,8 @@ class Seen:
     left_out: bool
     all_kept: bool
     led_over: frozenset[int | None]
+    counted: frozenset[str]
+    """What bytes of updates were counted for."""
 
 
 @cache
@@ -181,6 +208,7 @@ def _seen(run: Callable[[int], World], seed: int) -> Seen:
         left_out=any(_left_out(world, round_) for round_ in range(ROUNDS)),
         all_kept=all(record.kept for record in Book(world.connection).records()),
         led_over=frozenset(world.led_over),
+        counted=frozenset(kind for record in Book(world.connection).records() for kind in record.bytes_up_by_kind),
     )
 
 
@@ -207,6 +235,13 @@ def test_every_round_ends_where_the_network_becomes_smaller(first: int) -> None:
     """Agents that were away, and all that is started again, go on with the form that the model has."""
     for seed in range(first, first + _BATCH):
         _seen(_slimming, seed)
+
+
+@pytest.mark.parametrize("first", range(0, REGROWING_SEEDS, _BATCH))
+def test_every_round_ends_and_every_vote_counts_once_where_pruned_weights_come_back(first: int) -> None:
+    """Agents that were away, and all that is started again, go on with the mask that the model has."""
+    seen = [_seen(_regrowing, seed) for seed in range(first, first + _BATCH)]
+    assert all("votes" in each.counted for each in seen)
 
 
 def test_a_seed_replays_exactly() -> None:

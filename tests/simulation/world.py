@@ -35,6 +35,7 @@ from fedprune.network.description import Call
 from fedprune.network.layers import BatchNormalization, Dense
 from fedprune.pruning.masks import Allocation, apply_mask
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth, votes_for
 from fedprune.pruning.schedules import PolynomialDecay
 from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
 from fedprune.task.evaluation import Evaluation, LossScale
@@ -81,7 +82,7 @@ def _network(inputs: int) -> description.Network:
     )
 
 
-def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
+def make_bundle(policy: MaskPolicy, inputs: int = 40, regrowth: Regrowth | None = None) -> Bundle:
     """A small task with every class of tensor that devices send; nothing is really trained here."""
     tensors = (
         TensorSpec("a/kernel", (inputs, 20), "float32", TensorClass.PRUNABLE, "a"),
@@ -99,7 +100,7 @@ def make_bundle(policy: MaskPolicy, inputs: int = 40) -> Bundle:
         outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
         tensors=tensors,
         training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
-        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation),
+        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation, regrowth=regrowth),
         members={},
         initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
     )
@@ -125,7 +126,8 @@ class NoisyTrainer:
             name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
             for name, array in work.weights.items()
         }
-        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND)
+        votes = votes_for(moved, mask, work.most_votes)
+        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND, votes=votes)
 
 
 def evaluate(weights: Weights, form: Form) -> Evaluation:  # noqa: ARG001

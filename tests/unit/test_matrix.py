@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aggregator.book import Spread
 from benchmarks.latency.judgement import Disturbance, Flag
-from benchmarks.matrix.candidates import Candidate, mark_efficient, recommend
+from benchmarks.matrix.candidates import Candidate, Model, mark_efficient, recommend
 from benchmarks.matrix.card import Card, files_on_card, to_markdown
 from export.report import RunsOn, Sparsity
 
@@ -20,7 +20,7 @@ def _candidate(
     path: str, quality: float | None = 0.9, p50_ms: float | None = 1.0, size: int = 1000, **changes: Any
 ) -> Candidate:
     row = Candidate(
-        model="masked",
+        model=Model.MASKED,
         format=path,
         path=path,
         bytes=2 * size,
@@ -109,6 +109,8 @@ def test_the_card_tells_all_and_names_do_no_harm_in_it() -> None:
         rounds=20,
         agents=4,
         parameters=108_618,
+        parameters_by_model={Model.MASKED: 108_618, Model.SLIMMED: 27_562},
+        removed_units={"dense|1": 64},
         sparsity=0.8,
         target_sparsity=0.8,
         sparsity_by_layer={"conv1/kernel": 0.5},
@@ -130,6 +132,8 @@ def test_the_card_tells_all_and_names_do_no_harm_in_it() -> None:
         "accuracy: 0.816, on 9800 examples",
         "accuracy over 4 agents, in their last evaluation: worst 0.7, quartiles 0.75, 0.8 and 0.85, best 0.9.",
         "| conv1/kernel | 50.0% |",
+        r"Units that no output depends on: 64 of dense\|1. Exported with 108,618 parameters masked, 27,562 parameters "
+        "slimmed.",
         "**Recommended: int8.tflite.** it is the fastest.",
         "ai-edge-litert 2.3.0",
         "- something",

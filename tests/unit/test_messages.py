@@ -45,7 +45,9 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "messages.json"
 
 
 def fields(message: Message) -> dict[str, Any]:
-    return dict(zip(message.__struct_fields__, msgspec.msgpack.decode(encode(message)), strict=True))
+    values = msgspec.msgpack.decode(encode(message))
+    unsaid = [field.default for field in msgspec.structs.fields(message)][len(values) :]
+    return dict(zip(message.__struct_fields__, [*values, *unsaid], strict=True))
 
 
 def said(fields: dict[str, Any]) -> bytes:
