@@ -13,7 +13,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: setup ## Run a whole federation on this machine, on real data; its results go to runs/demo
-	$(BIN)/fedprune demo --out runs/demo
+	$(BIN)/fedprune demo --preset frugal --rounds 40 --out runs/demo
 
 check: lint ## Check style, types and import rules, and run the quick tests: of units, and simulated federations
 	$(PYTEST) tests/unit tests/simulation

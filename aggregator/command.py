@@ -44,7 +44,6 @@ def aggregator(
       count = 20
       cohort = 4
       quorum = 0.5
-      deadline_s = 600
     """
     table = read_table(config)
     if broker is not None:

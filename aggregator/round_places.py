@@ -62,6 +62,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.seconds)
     inline = len(selected) * max(map(len, state.model.small.values()), default=0) <= MOST_INLINE_TOGETHER
     sent = [Send(agent, assignment(state, agent, now, inline=inline)) for agent in selected]
     state = replace(state, owed=reduce(HashTrieMap.discard, selected, state.owed))

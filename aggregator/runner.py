@@ -42,7 +42,7 @@ from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
-from fedprune.system.usage import peak_memory_mb
+from fedprune.system.usage import bytes_written, peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_sparse_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluate, LossScale
@@ -52,6 +52,7 @@ from fedprune.wire.link import Link
 from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -118,11 +119,12 @@ class AggregatorRunner(Exchange):
         signer: ManifestSigner | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
+        spoken: Versions = SPOKEN,
         workers: Workers | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, clock, keys, signer)
+        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer, spoken)
         self._bundle, self._task = bundle, bundle.task
-        self._run = plan.run
+        self._run, self._most_inline = plan.run, min(MAX_INLINE_BYTES, plan.chunk_bytes)
         self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
             bundle.task,
@@ -146,6 +148,7 @@ class AggregatorRunner(Exchange):
         self._patience = patience
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
+        self._written = bytes_written()
         self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
 
     def _notice(self) -> None:
@@ -268,7 +271,7 @@ class AggregatorRunner(Exchange):
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
         offered = (whole, *found.values())
-        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= MAX_INLINE_BYTES}
+        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= self._most_inline}
         return replace(model, replays=contents, small=small)
 
     def _has_settled(self) -> bool:
@@ -293,6 +296,8 @@ class AggregatorRunner(Exchange):
         weight = sum(update.weight for update in taken)
         now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
+        before, written = self._written or 0, bytes_written()
+        self._written = written
         self._began, self._counts, self._up = now, Counter(), TrafficCount()
         up.part(Traffic.UPDATE, Traffic.VOTES, merged.vote_bytes)
         return RoundRecord(
@@ -325,6 +330,7 @@ class AggregatorRunner(Exchange):
             messages_up=up.messages,
             messages_down=down.messages,
             led_astray=counts["led_astray"],
+            bytes_written=None if written is None else written - before,
         )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:

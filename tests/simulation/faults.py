@@ -205,6 +205,11 @@ class SimulatedDisk:
         fill(file)
         self.write(name, file.getvalue())
 
+    def append(self, name: str, data: bytes) -> None:
+        self.process.may_crash()
+        self.blobs[name] = self.blobs.get(name, b"") + data
+        self.process.may_crash()
+
     def read(self, name: str) -> bytes | None:
         return self.blobs.get(name)
 
