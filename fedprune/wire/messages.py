@@ -342,7 +342,7 @@ _LASTING = (Rejected, Chunk)
 
 _KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
 _M = TypeVar("_M", bound=Message)
-_G = TypeVar("_G", Manifest, CheckIn)
+_G = TypeVar("_G", bound=Manifest | CheckIn)
 
 
 def kind_of(message: Message) -> str:
