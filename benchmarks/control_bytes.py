@@ -238,10 +238,10 @@ def _row(connection: str, records: Sequence[RoundRecord], passed: int) -> Row:
     )
 
 
-def _claims(row: Row) -> dict[str, bool | None]:
+def _claims(row: Row) -> dict[str, bool]:
     """TLS adds its own bytes to those of packets, so it is the other connection that is compared."""
     messages = row.messages_up + row.messages_down
-    name, found = row.connection, {}
+    name, found = row.connection, dict[str, bool]()
     if name == _CONNECTIONS[-1].name:
         off = row.reported / row.passed - 1.0
         found[f"{name}: what is reported is within {_AGREEMENT:.0%} of what passes ({off:+.1%})"] = (

@@ -17,7 +17,8 @@ import msgspec
 
 from fedprune.errors import ConfigurationError, ProtocolError
 from fedprune.wire.ed25519 import KEY_BYTES, SIGNATURE_BYTES, is_signed
-from fedprune.wire.messages import Manifest, Terms, fields_said
+from fedprune.wire.messages import Manifest, Terms
+from fedprune.wire.positional import fields_said
 
 _MANIFEST = b"fedprune manifest 1\0"
 _STATEMENT = b"fedprune statement 1\0"
