@@ -9,6 +9,7 @@ one, and must not be rounded to nothing.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from math import prod
 
 import msgspec
@@ -27,10 +28,15 @@ _EVEN = 0.25
 _NOTHING_LOST = 1e-3
 """Of the norm: the values are codes themselves."""
 
+_QUICK = 1
+"""zlib's level: masks and zeros become small, codes do not at any."""
+
 _CODE, _EVEN_CODE = 127, 7
 """The largest codes of eight bits and of four."""
 
-_EVEN_BITS = 4
+_PIECE = 2**16
+"""Values that are worked on at a time: even."""
+
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -57,7 +63,7 @@ class _Tensor(msgspec.Struct, frozen=True, array_like=True):
 def pack_residuals(if_accepted: Weights, if_late: Weights, update: bytes) -> bytes:
     """Write both residuals, of the same tensors, that `update` may leave."""
     packed = {name: _pack(if_accepted[name], if_late[name], update) for name in if_accepted}
-    return zlib.compress(msgspec.msgpack.encode(packed))
+    return zlib.compress(msgspec.msgpack.encode(packed), _QUICK)
 
 
 def unpack_residual(blob: bytes, late: bytes | None) -> dict[str, Array]:
@@ -99,19 +105,39 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
 
 def _coded(values: Array) -> _Values:
     """Codes of eight bits where nothing is lost, of four where values are spread evenly, else float16 of at most 1."""
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
     if largest < _SMALLEST:
         return _Values(0.0, 8, bytes(len(values)))
     scale = np.float32(largest / _CODE)
-    codes = np.rint(values / scale).astype(np.int8)
-    lost = values - codes * scale
-    if np.dot(lost, lost) <= _NOTHING_LOST**2 * np.dot(values, values):
+    codes, lost, norm, even = np.empty(len(values), np.int8), 0.0, 0.0, 0
+    for start, part in _in_pieces(values):
+        coded = np.rint(part / scale)
+        codes[start : start + len(part)] = coded
+        off = part - coded * scale
+        lost, norm = lost + float(np.dot(off, off)), norm + float(np.dot(part, part))
+        even += int(np.count_nonzero(np.abs(part) >= _EVEN * largest))
+    if lost <= _NOTHING_LOST**2 * norm:
         return _Values(float(scale), 8, codes.tobytes())
-    if float(np.median(np.abs(values))) >= _EVEN * largest:
-        few = np.rint(values * np.float32(_EVEN_CODE / largest)).astype(np.int8) + np.int8(_EVEN_CODE)
-        bits = np.unpackbits(few.view(np.uint8)[:, None], axis=1)[:, -_EVEN_BITS:]
-        return _Values(largest / _EVEN_CODE, _EVEN_BITS, np.packbits(bits).tobytes())
-    return _Values(largest, 16, (values / np.float32(largest)).astype("<f2").tobytes())
+    del codes
+    if 2 * even >= len(values):
+        step = np.float32(largest / _EVEN_CODE)
+        halves = (np.rint(part / step).astype(np.int8).view(np.uint8) & 0xF for _, part in _in_pieces(values))
+        return _Values(float(step), 4, b"".join(map(_packed, halves)))
+    shares = ((part / np.float32(largest)).astype("<f2").tobytes() for _, part in _in_pieces(values))
+    return _Values(largest, 16, b"".join(shares))
+
+
+def _in_pieces(values: Array) -> Iterator[tuple[int, Array]]:
+    """Parts of a vector with where they begin: a device has no room for copies of all of it."""
+    for start in range(0, len(values), _PIECE):
+        yield start, values[start : start + _PIECE]
+
+
+def _packed(halves: NDArray[np.uint8]) -> bytes:
+    """Two numbers below 16 to a byte, the first in the lower bits."""
+    padded = np.zeros(len(halves) + len(halves) % 2, np.uint8)
+    padded[: len(halves)] = halves
+    return (padded[::2] | padded[1::2] << 4).astype(np.uint8).tobytes()
 
 
 def _decoded(values: _Values, count: int, update: bytes) -> Array:
@@ -122,13 +148,14 @@ def _decoded(values: _Values, count: int, update: bytes) -> Array:
         raise ValueError(f"{len(blob)} bytes of codes for {count} values")
     codes: NDArray[np.generic]
     match values.bits:
+        case 4:
+            pairs = np.frombuffer(blob, np.uint8)
+            halves = np.stack([pairs & 0xF, pairs >> 4], axis=1).reshape(-1)[:count].astype(np.int8)
+            codes = halves - 16 * (halves > _EVEN_CODE).astype(np.int8)
         case 8:
             codes = np.frombuffer(blob, np.int8)
         case 16:
             codes = np.frombuffer(blob, "<f2")
-        case bits if bits == _EVEN_BITS:
-            each = np.unpackbits(np.frombuffer(blob, np.uint8), count=count * bits).reshape(count, bits)
-            codes = np.packbits(each, axis=1)[:, 0].astype(np.int16) // 2 ** (8 - bits) - _EVEN_CODE
         case _:
             raise ValueError(f"codes of {values.bits} bits")
     return codes.astype(np.float32) * np.float32(values.scale)

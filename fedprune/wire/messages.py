@@ -342,6 +342,7 @@ _LASTING = (Rejected, Chunk)
 
 _KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
 _M = TypeVar("_M", bound=Message)
+_G = TypeVar("_G", bound=Manifest | CheckIn)
 
 
 def kind_of(message: Message) -> str:
@@ -356,13 +357,18 @@ def encode(message: Message, agreed: int | None = None, spoken: Versions = SPOKE
     over `MAX_MESSAGE_BYTES` is our own bug and asserts.
     """
     if isinstance(message, Greeting):
-        newest = spoken.newest if spoken.newest > spoken.oldest else 0
-        message = msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
+        message = greeting(message, spoken)
     else:
         message = msgspec.structs.replace(message, v=spoken.oldest if agreed is None else agreed)
     payload = pack(message)
     assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
     return payload
+
+
+def greeting(message: _G, spoken: Versions) -> _G:
+    """A manifest or a check-in that tells the versions that its sender speaks."""
+    newest = spoken.newest if spoken.newest > spoken.oldest else 0
+    return msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
 
 
 def tag_of(update: Content) -> bytes:
