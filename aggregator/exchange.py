@@ -50,7 +50,18 @@ from fedprune.system.disk import Disk
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, CheckIn, Failed, LeftOut, Manifest, Message, Reason, Rejected, decode
+from fedprune.wire.messages import (
+    UPLINK,
+    CheckIn,
+    Failed,
+    LeftOut,
+    Manifest,
+    Message,
+    Reason,
+    Rejected,
+    decode,
+    greeting,
+)
 from fedprune.wire.received_chunks import ReceivedChunks
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
@@ -304,7 +315,8 @@ class Exchange(ABC):
     def _signed(self, manifest: Manifest) -> Manifest:
         if self._signer is None:
             return manifest
-        return self._signer.signed(manifest, terms(self.state.plan), self.state.model.weights_digest)
+        said = greeting(manifest, self._spoken)
+        return self._signer.signed(said, terms(self.state.plan), self.state.model.weights_digest)
 
     def _tenths_waiting(self) -> int | None:
         """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""

@@ -7,7 +7,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from aggregator.run_epoch import enter_epoch
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.servable import check_servable
 from aggregator.settings import FederationSettings
+from aggregator.workers import Checked, Job, WorkerEnded, Workers
 from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
 from fedprune.errors import StorageError
@@ -93,7 +94,11 @@ def run_aggregator(
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
         broker = settings.broker.relative_to(base)
-        with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
+        with (
+            MqttLink(broker, topics.aggregator_client, events) as link,
+            stopping(events),
+            _workers(settings, bundle, plan, directory, events) as workers,
+        ):
             runner = AggregatorRunner(
                 plan,
                 bundle,
@@ -109,8 +114,19 @@ def run_aggregator(
                 signer=signer,
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
+                workers=workers,
             )
             _serve(runner, events, topics, link)
+
+
+def _workers(
+    settings: FederationSettings, bundle: Bundle, plan: Plan, directory: Directory, events: queue.SimpleQueue[Any]
+) -> AbstractContextManager[Workers | None]:
+    if not settings.workers:
+        return nullcontext()
+    checkpoints = directory.path / CHECKPOINTS
+    job = Job(bundle.task, bundle.network, plan.seed, plan.codec, settings.merging, checkpoints)
+    return Workers(settings.workers, job, events)
 
 
 def _existing(path: Path) -> Path:
@@ -209,6 +225,8 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
                 runner.deliver(event)
             case Drained():
                 runner.drained()
+            case Checked() | WorkerEnded() if isinstance(runner, AggregatorRunner):
+                runner.hear_worker(event)
             case BaseException():
                 raise event
         runner.tick()  # after every event, so that a flood of messages puts no alarm off

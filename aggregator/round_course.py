@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from functools import reduce
 
 from rpds import HashTrieMap
@@ -13,6 +12,7 @@ from aggregator.round_answers import manifest
 from aggregator.round_places import assign, draft, is_hopeless, nobody_left, select
 from aggregator.round_state import Action, GiveUp, Merge, Merged, Phase, Publish, RoundState, Step
 from aggregator.round_uploads import acknowledge, drop_upload
+from fedprune.system.values import replace
 from fedprune.wire.messages import LeftOut
 from fedprune.wire.serving import Serving
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from aggregator.cohort import Member, Standing
@@ -62,6 +61,7 @@ from aggregator.round_uploads import (
     take_chunk,
     take_submit,
 )
+from fedprune.system.values import replace
 from fedprune.wire.messages import UPLINK, Begun, CheckIn, Chunk, Failed, Need, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import reduce
 
 from rpds import HashTrieMap
@@ -13,6 +12,7 @@ from aggregator.round_answers import assignment
 from aggregator.round_bases import with_base
 from aggregator.round_state import Action, BookCohort, RoundState, Send, Step, Warn
 from fedprune.model.randomness import Keyed
+from fedprune.system.values import replace
 
 ANSWER_S = 15.0
 """Seconds in which an agent has to ask for its work once it is assigned, or others may have its place."""

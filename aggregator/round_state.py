@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import reduce
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from rpds import HashTrieMap
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from aggregator.response_times import ResponseTimes, first_deadline_s
+from fedprune.system.values import replace
 from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import msgspec
 from rpds import HashTrieMap
@@ -25,6 +24,7 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
+from fedprune.system.values import replace
 from fedprune.wire.messages import Accepted, Chunk, Content, Need, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, LinkTraits, Receiving, content_of, need_of

@@ -107,6 +107,7 @@ AS_USUAL = Aggregation()
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
 
+    `workers` processes check and fold updates beside the one that talks to the broker; without any it does so itself.
     `gateway` is the directory of `fedprune gateway init`: only devices that joined there may take part.
     The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
 
@@ -121,6 +122,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     gateway: str | None = None
     keep_checkpoints: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5
     broker: Broker = Broker()

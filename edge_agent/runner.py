@@ -138,6 +138,7 @@ class AgentRunner:
         try:
             message = self._decode(delivery)
             if message is not None and self._proof is None:
+                self._agree(message)
                 self.handle(message, now)
             elif message is not None and self._proof is not None:
                 self._prove(self._proof, message, now)
@@ -149,6 +150,7 @@ class AgentRunner:
         """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
         try:
             for proven in proof.admit(message, now):
+                self._agree(proven)
                 self.handle(proven, now)
         except Outdated as error:
             if isinstance(message, Assignment) and now - self._declined_at >= _ASK_S:
@@ -305,7 +307,7 @@ class AgentRunner:
     def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
-            return self._agreeing(decode(Manifest, payload, self._spoken)) if payload else None
+            return decode(Manifest, payload, self._spoken) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
         kind = self._topics.parse_down(topic, self.state.name)
@@ -316,12 +318,12 @@ class AgentRunner:
             raise ProtocolError("a topic we did not ask for")
         return chunk
 
-    def _agreeing(self, manifest: Manifest) -> Manifest:
+    def _agree(self, message: Message) -> None:
         """Speak the newest version with the aggregator, from its manifest on, that it speaks too."""
-        common = self._spoken.common(versions_of(manifest))
-        assert common is not None, "it was decoded"
-        self._agreed = common
-        return manifest
+        if isinstance(message, Manifest):
+            common = self._spoken.common(versions_of(message))
+            assert common is not None, "it was decoded"
+            self._agreed = common
 
     def _describe(self) -> str:
         state = self.state

@@ -21,6 +21,10 @@ class Disk(Protocol):
 
     def write(self, name: str, blob: bytes) -> None: ...
 
+    def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """`write` for a blob that need not be in memory: `fill` writes it."""
+        ...
+
     def append(self, name: str, data: bytes) -> None:
         """Put data behind a blob, or make one of it. A crash may lose it, and a power cut all that was appended."""
         ...
@@ -60,7 +64,6 @@ class Directory:
             self._replace(name, lambda file: file.write(blob))
 
     def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """`write` for a blob that need not be in memory: `fill` writes it."""
         self._replace(name, fill)
 
     def write_private(self, name: str, blob: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import queue
@@ -26,6 +27,9 @@ _NUDGE = signal.SIGURG
 
 _INSIST_S = 0.05
 _READ_AT_ONCE = 64
+
+_SET_PARENT_DEATH_SIGNAL = 1
+"""Of Linux's prctl."""
 
 LAST_S = 1.5
 """A service that was told to end has so long to do it in order: to take leave of the broker, to finish a step. What it
@@ -213,6 +217,12 @@ def log_to_stderr(name: str, *, verbose: bool) -> None:
 def start_abandonable(work: Callable[..., None], *arguments: Any) -> None:
     """Run `work` in a thread for which nobody waits when the process ends."""
     threading.Thread(target=work, args=arguments, name=_ABANDONABLE, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process, whatever it does, when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def leave(exit_code: int) -> NoReturn:

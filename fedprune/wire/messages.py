@@ -11,14 +11,13 @@ as they are for ever; so is what refuses or is broadcast (`_LASTING`).
 
 from __future__ import annotations
 
-import struct
 from enum import StrEnum
-from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from fedprune.errors import ProtocolError
+from fedprune.wire.positional import pack
 from fedprune.wire.versions import SPOKEN, Versions
 
 MAX_MESSAGE_BYTES = 120 * 1024
@@ -341,11 +340,9 @@ Greeting = Manifest | CheckIn
 _LASTING = (Rejected, Chunk)
 """Kinds that are read in every version, without a word on which ones the sender speaks."""
 
-_FLOAT_32 = 0xCA
-"""MessagePack's sign that a float32 follows."""
-
 _KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
 _M = TypeVar("_M", bound=Message)
+_G = TypeVar("_G", bound=Manifest | CheckIn)
 
 
 def kind_of(message: Message) -> str:
@@ -360,13 +357,18 @@ def encode(message: Message, agreed: int | None = None, spoken: Versions = SPOKE
     over `MAX_MESSAGE_BYTES` is our own bug and asserts.
     """
     if isinstance(message, Greeting):
-        newest = spoken.newest if spoken.newest > spoken.oldest else 0
-        message = msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
+        message = greeting(message, spoken)
     else:
         message = msgspec.structs.replace(message, v=spoken.oldest if agreed is None else agreed)
-    payload = msgspec.msgpack.encode([_short(value) for value in fields_said(message)])
+    payload = pack(message)
     assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
     return payload
+
+
+def greeting(message: _G, spoken: Versions) -> _G:
+    """A manifest or a check-in that tells the versions that its sender speaks."""
+    newest = spoken.newest if spoken.newest > spoken.oldest else 0
+    return msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
 
 
 def tag_of(update: Content) -> bytes:
@@ -394,23 +396,3 @@ def versions_of(message: Message) -> Versions:
     """The versions that its sender speaks, of a greeting; else the one that the message is in."""
     newest = message.newest if isinstance(message, Greeting) else 0
     return Versions(message.v, newest or message.v)
-
-
-def fields_said(struct: msgspec.Struct) -> list[Any]:
-    """The fields in order, without the last ones where they have their defaults: so they are the same to a side that
-    does not know of these."""
-    values, defaults = [*msgspec.structs.astuple(struct)], _defaults(type(struct))
-    while values and values[-1] == defaults[len(values) - 1]:
-        values.pop()
-    return values
-
-
-@cache
-def _defaults(kind: type[msgspec.Struct]) -> tuple[Any, ...]:
-    """The default of each field, in order."""
-    return tuple(field.default for field in msgspec.structs.fields(kind))
-
-
-def _short(value: Any) -> Any:
-    """A field as it travels: msgspec would write 9 bytes for each float."""
-    return msgspec.Raw(struct.pack(">Bf", _FLOAT_32, value)) if isinstance(value, float) else value

@@ -17,7 +17,8 @@ import msgspec
 
 from fedprune.errors import ConfigurationError, ProtocolError
 from fedprune.wire.ed25519 import KEY_BYTES, SIGNATURE_BYTES, is_signed
-from fedprune.wire.messages import Manifest, Terms, fields_said
+from fedprune.wire.messages import Manifest, Terms
+from fedprune.wire.positional import fields_said
 
 _MANIFEST = b"fedprune manifest 1\0"
 _STATEMENT = b"fedprune statement 1\0"
@@ -36,10 +37,13 @@ def manifest_text(federation: str, manifest: Manifest, terms: Terms) -> bytes:
 
     The run's terms are in it by their SHA-256, and by them the task's digest; those who verify it know them, but for
     fields that a later version adds and that say nothing in this run. So is the model, by the beginning of the digest
-    of all its weights. Pruned ones are zeros there, and so it tells the mask too.
+    of all its weights. Pruned ones are zeros there, and so it tells the mask too. And so are the versions that the
+    gateway speaks: nobody has a device speak an older one.
     """
     said = (
         federation,
+        manifest.v,
+        manifest.newest,
         manifest.epoch,
         manifest.run,
         manifest.incarnation,

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fedprune.errors import ProtocolError
+from fedprune.system.values import replace
 from fedprune.wire.messages import CHUNK_BYTES, Chunk, Content, Need
 
 CHUNK_SIZES = (CHUNK_BYTES, CHUNK_BYTES // 8, CHUNK_BYTES // 64)

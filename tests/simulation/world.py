@@ -9,6 +9,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -298,7 +299,16 @@ class World:
             keep_checkpoints=5,
             aggregation=self.aggregation,
             spoken=self._spoken_of(None),
+            **self._gateway_keys(),
         )
+
+    def _gateway_keys(self) -> dict[str, Any]:
+        """What an aggregator has whose devices have joined."""
+        return {}
+
+    def _device_keys(self, _: AgentStore, __: SimulatedDisk) -> dict[str, Any]:
+        """What an agent has by joining."""
+        return {}
 
     def _finish(self, _: Exchange, __: Process) -> None:
         """The runner has done what it had to do in this life of the gateway's process."""
@@ -387,6 +397,7 @@ class World:
             train,
             stop_training=lambda: None,
             spoken=self._spoken_of(process.name),
+            **self._device_keys(store, disk),
         )
         runner.connect(self.physics.now)
         watch()
@@ -446,10 +457,10 @@ class WitnessedStore(AgentStore):
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
         super().__init__(disk, agent, "sim")
-        self._agent, self._settled = agent, settled
+        self.agent, self._settled = agent, settled
 
     def settle(self, outcome: Outcome) -> None:
         assert self.pending is not None
         pending = self.pending
-        self._settled.append(Settled(self._agent, pending.run, pending.round, pending.update.digest, outcome))
+        self._settled.append(Settled(self.agent, pending.run, pending.round, pending.update.digest, outcome))
         super().settle(outcome)
