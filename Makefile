@@ -41,6 +41,9 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.merging || failed=1; \
 	$(BIN)/python -m benchmarks.machines || failed=1; \
 	$(BIN)/python -m benchmarks.load || failed=1; \
+	$(BIN)/python -m benchmarks.load --agents 1000 --loads int8 --restart-broker || failed=1; \
+	$(BIN)/python -m benchmarks.card_wear || failed=1; \
+	$(BIN)/python -m benchmarks.sub_gateways || failed=1; \
 	$(BIN)/python -m benchmarks.forged_descriptions || failed=1; \
 	$(BIN)/python -m benchmarks.intruders || failed=1; \
 	$(BIN)/python -m benchmarks.enrolment_fuzz || failed=1; \

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from fedprune.errors import StorageError
+from fedprune.errors import StorageError, StorageOfOtherVersion
 from fedprune.model.metrics import Metric, metric_named
 
 FORMAT = 7
@@ -112,7 +112,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
     agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
     those that weigh fewer examples than they claim. `peak_memory_mb` is the
-    aggregator's high-water mark.
+    aggregator's high-water mark, `bytes_written` what it had written to disks, None where the kernel does not count.
 
     `left_out` counts accepted updates that the merge does without: outliers, or all where the merge made the loss
     explode and so was not `kept`; `outliers` names their agents, the largest first. `suspects` names the agents whose
@@ -150,6 +150,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     messages_up: int = 0
     messages_down: int = 0
     led_astray: int = 0
+    bytes_written: int | None = None
     hint: str = ""
 
     @property
@@ -364,7 +365,7 @@ class Book:
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:
-            raise StorageError(
+            raise StorageOfOtherVersion(
                 f"the book: format {found}, this fedprune reads {FORMAT}; go on with the version that began the run, "
                 "or name an empty state directory"
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from rpds import HashTrieMap
+
+from fedprune.system.values import replace
 
 MOST_REFUSALS = 2
 """Updates of an agent that are refused in a round before it sits the round out: training is keyed, so the same work

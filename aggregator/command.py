@@ -22,9 +22,12 @@ from fedprune.system.service import SERVICE
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT], instead of the file's.")
 @click.option("--state", type=click.Path(), help="The run's directory, instead of the file's.")
+@click.option("--workers", type=click.IntRange(0, 256), help="Processes that check updates, instead of the file's.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 @click.option("--quiet", is_flag=True, help="Say only what went wrong.")
-def aggregator(config: Path, broker: str | None, state: str | None, as_json: bool, quiet: bool) -> None:
+def aggregator(
+    config: Path, broker: str | None, state: str | None, workers: int | None, as_json: bool, quiet: bool
+) -> None:
     """Run the rounds of the federation that CONFIG (a federation.toml) describes, then exit.
 
     Stopped or killed, it goes on with the round it was in when it is started again with the same state directory.
@@ -41,13 +44,14 @@ def aggregator(config: Path, broker: str | None, state: str | None, as_json: boo
       count = 20
       cohort = 4
       quorum = 0.5
-      deadline_s = 600
     """
     table = read_table(config)
     if broker is not None:
         override(table, "broker", "url", broker)
     if state is not None:
         table["state"] = str(Path(state).resolve())
+    if workers is not None:
+        table["workers"] = workers
     settings = from_table(table, FederationSettings, str(config))
     log_to_stderr("aggregator", verbose=not quiet)
 

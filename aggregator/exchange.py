@@ -6,10 +6,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.book import Book
+from aggregator.response_times import REMEMBERED, ResponseTimes
 from aggregator.round_answers import RETRY_AFTER_S, terms
 from aggregator.round_state import (
     Action,
@@ -17,6 +19,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    KeepChunk,
     LedAstray,
     LinkDrained,
     Merge,
@@ -30,23 +33,40 @@ from aggregator.round_state import (
     Send,
     StoreUpdate,
     Ticked,
+    UpdateRefused,
+    UpdateStored,
     Warn,
     WarnNobody,
     resume,
 )
+from aggregator.round_uploads import MAX_UPLOADS_BYTES
 from aggregator.silence import nobody
 from aggregator.speaker import Speaker
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
+from fedprune.system.disk import Disk
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import UPLINK, Failed, LeftOut, Manifest, Message, Reason, Rejected, decode
+from fedprune.wire.messages import (
+    UPLINK,
+    CheckIn,
+    Failed,
+    LeftOut,
+    Manifest,
+    Message,
+    Reason,
+    Rejected,
+    decode,
+    greeting,
+)
+from fedprune.wire.received_chunks import ReceivedChunks
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
+from fedprune.wire.versions import Versions
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +105,7 @@ class Exchange(ABC):
     """Rounds with the agents of one federation, as a book says that they stand.
 
     With `keys`, messages are authenticated, and agents without a key are ignored. With a `signer`, manifests are
-    signed.
+    signed. `updates` is the disk for updates, whole and on their way.
     """
 
     state: RoundState
@@ -96,16 +116,19 @@ class Exchange(ABC):
         topics: Topics,
         link: Link,
         book: Book,
+        updates: Disk,
         clock: Callable[[], float],
         keys: DeviceKeys | None,
         signer: ManifestSigner | None,
+        spoken: Versions,
     ) -> None:
-        self._cohort = cohort
+        self._cohort, self._spoken = cohort, spoken
         self._topics, self._link, self._book, self._clock = topics, link, book, clock
-        self._speaker = Speaker(topics, link, keys)
+        self._speaker = Speaker(topics, link, keys, spoken)
         self._signer = signer
         self._contents: dict[bytes, bytes] = {}
         self._unstored: _Unstored | None = None
+        self._received = ReceivedChunks(updates, MAX_UPLOADS_BYTES)
         self._counts: Counter[str] = Counter()
         self._up = TrafficCount()
         self._ignored_log, self._agents_log, self._warnings = LimitedLog(_log), LimitedLog(_log), LimitedLog(_log)
@@ -125,7 +148,17 @@ class Exchange(ABC):
             refused=book.refused(),
             left_out={agent: LeftOut(round=at, why=why) for agent, (at, why) in book.left_out().items()},
             has_settled=has_settled,
+            came=self._received.read(),
+            response_times=self._response_times(),
         )
+
+    def _response_times(self) -> ResponseTimes:
+        """What the book tells of the last rounds: nobody whose update was accepted took longer than its round."""
+        times = ResponseTimes()
+        for record in self._book.records()[-REMEMBERED:]:
+            for agent in self._book.accepted(record.round):
+                times = times.with_response(agent, record.seconds)
+        return replace(times, outcomes=0.0, misses=0.0)
 
     @abstractmethod
     def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
@@ -194,11 +227,13 @@ class Exchange(ABC):
             raise ProtocolError(f"an aggregator is sent no {kind}")
         payload = verified(self._speaker.key(agent), delivery.topic, delivery.payload)
         try:
-            message = decode(UPLINK[kind], payload)
+            message = decode(UPLINK[kind], payload, self._spoken)
         except ProtocolError as error:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._speaker.tell(agent, answer)
             raise
+        if isinstance(message, CheckIn):
+            self._speaker.agree(agent, message)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return agent, message
@@ -236,6 +271,9 @@ class Exchange(ABC):
                 events.extend(self._perform(action))
             if isinstance(event, Merged):
                 self._forget_contents()
+            if isinstance(event, Merged | UpdateStored | UpdateRefused) and not self._received.is_empty:
+                on_their_way = {upload.submit.content.digest for upload in self.state.uploads.values()}
+                self._received.forget_all_but(on_their_way | set(self.state.came))
 
     def _perform(self, action: Action) -> list[Event]:
         match action:
@@ -253,6 +291,8 @@ class Exchange(ABC):
                 self._speaker.announce(self._signed(manifest), self.state.agents)
             case BookCohort(round_, examples, cap):
                 self._book.assign(round_, examples, cap)
+            case KeepChunk(content, chunk):
+                self._received.keep(content, chunk)
             case StoreUpdate():
                 self._unstored = self._unstored or _Unstored(self._clock())
                 self._unstored.add(action)
@@ -275,7 +315,8 @@ class Exchange(ABC):
     def _signed(self, manifest: Manifest) -> Manifest:
         if self._signer is None:
             return manifest
-        return self._signer.signed(manifest, terms(self.state.plan), self.state.model.weights_digest)
+        said = greeting(manifest, self._spoken)
+        return self._signer.signed(said, terms(self.state.plan), self.state.model.weights_digest)
 
     def _tenths_waiting(self) -> int | None:
         """The tenths of a cohort that are here while a round waits for more: when they change, the log says so."""

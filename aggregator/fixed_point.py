@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedprune.codecs.reader import Reader
+from fedprune.errors import ProtocolError
 
 _DIGIT_BITS = 31
 _DIGITS = 6
@@ -20,6 +24,8 @@ MOST_WEIGHT = 2**31 - 1
 
 SINGLE_LIMIT = 2**62
 """Up to this total one int64 holds a sum; what might exceed it is held in digits."""
+
+_TOTAL_BYTES = 28
 
 SUM_LIMIT = 2 ** (_DIGIT_BITS * (_DIGITS - 1) + 62)
 """2^217. No sum may come to more."""
@@ -47,7 +53,7 @@ class FixedPointSum:
     """
 
     def __init__(self, shape: tuple[int, ...], fraction_bits: int) -> None:
-        self._fraction_bits = fraction_bits
+        self.shape, self.fraction_bits = shape, fraction_bits
         self._total = 0
         self._digits = [np.zeros(shape, np.int64)]
 
@@ -94,7 +100,7 @@ class FixedPointSum:
         """Whole multiples of 2^-`fraction_bits`."""
         fixed = values.astype(np.float64)
         fixed *= scale
-        fixed *= 2.0**self._fraction_bits
+        fixed *= 2.0**self.fraction_bits
         return np.rint(fixed, out=fixed)
 
     def _add_fixed(self, piece: slice, fixed: NDArray[np.float64], weight: int) -> None:
@@ -108,6 +114,29 @@ class FixedPointSum:
         last += addend
         _carry([*lower, last])
 
+    def encode(self) -> bytes:
+        """The sum as bytes: a byte for the number of digits, 28 for the magnitudes that were added, little-endian, then
+        the digits, the lowest first, each as int64."""
+        head = bytes([len(self._digits)]) + self._total.to_bytes(_TOTAL_BYTES, "little")
+        return head + b"".join(digits.astype("<i8", copy=False).tobytes() for digits in self._digits)
+
+    @classmethod
+    def read(cls, reader: Reader, shape: tuple[int, ...], fraction_bits: int) -> FixedPointSum:
+        """Read what `encode` wrote. Raises `ProtocolError` for what no sum of this shape can be."""
+        read = cls(shape, fraction_bits)
+        (count,) = reader.unpack("B")
+        read._total = int.from_bytes(reader.take(_TOTAL_BYTES), "little")
+        if read._total >= SUM_LIMIT or count != (1 if read._total < SINGLE_LIMIT else _DIGITS):
+            raise ProtocolError(f"a sum of magnitudes up to {read._total} in {count} digits is none")
+        read._digits = [reader.array(np.dtype(np.int64), math.prod(shape)).reshape(shape) for _ in range(count)]
+        *lower, last = read._digits
+        most = (read._total >> _DIGIT_BITS * len(lower)) + len(lower)
+        if last.max(initial=0) > most or last.min(initial=0) < -most:
+            raise ProtocolError("a sum exceeds the magnitudes that were added to it")
+        if any(digit.min(initial=0) < 0 or digit.max(initial=0) > _DIGIT_MASK for digit in lower):
+            raise ProtocolError("a digit of a sum is out of its range")
+        return read
+
     def merge(self, other: FixedPointSum) -> None:
         """Add another sum of the same shape and fraction bits. Raises what `add` does."""
         self._reserve(other._total)
@@ -115,13 +144,31 @@ class FixedPointSum:
             digit += addend
         _carry(self._digits)
 
+    def mean_added_to(self, values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """`values` and the `mean` together, rounded once, piece by piece: float64 of all would take twice their memory.
+
+        Args:
+            values: as many as the sum has; of their shape is what is returned.
+            count: 1 or more.
+        """
+        moved, flat = np.empty(values.size, np.float32), values.reshape(-1)
+        for start in range(0, flat.size, _PIECE):
+            piece = slice(start, start + _PIECE)
+            moved[piece] = flat[piece] + self._values(piece) / count
+        return moved.reshape(values.shape)
+
     def mean(self, count: int | NDArray[np.int64]) -> NDArray[np.float64]:
         """The sum / `count`, with a relative error of a few 2^-53; 0 where `count` is 0."""
-        values = np.zeros(self._digits[0].shape)
-        for digit in reversed(self._digits):
-            values = np.ldexp(values, _DIGIT_BITS) + digit
-        values = np.ldexp(values, -self._fraction_bits)
+        values = self._values(slice(None)).reshape(self._digits[0].shape)
         return np.divide(values, count, out=np.zeros_like(values), where=np.asarray(count) > 0)
+
+    def _values(self, piece: slice) -> NDArray[np.float64]:
+        """A piece of the sum, in one dimension."""
+        lowest, *higher = (digits.reshape(-1)[piece] for digits in self._digits)
+        values = np.zeros(lowest.shape)
+        for digit in (*reversed(higher), lowest):
+            values = np.ldexp(values, _DIGIT_BITS) + digit
+        return np.ldexp(values, -self.fraction_bits)
 
     def _reserve(self, magnitude: int) -> None:
         """Make room for an addend of that magnitude."""

@@ -28,6 +28,7 @@ from fedprune.task.run_directory import POOLED
 from fedprune.wire.link import Link
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -108,8 +109,9 @@ class GatheringRunner(Exchange):
         clock: Callable[[], float],
         keys: DeviceKeys | None = None,
         signer: ManifestSigner | None = None,
+        spoken: Versions = SPOKEN,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, book, clock, keys, signer)
+        super().__init__(plan.cohort, topics, link, book, given, clock, keys, signer, spoken)
         self._task, self._task_digest = bundle.task, content_of(bundle.blob).digest
         self._given, self._run = given, run
         self._contents = {plan.task.digest: bundle.for_devices()}

@@ -24,7 +24,7 @@ from fedprune.codecs import (
 )
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, Weights, weights_digest
-from fedprune.pruning.masks import apply_mask
+from fedprune.pruning.sparse_weights import SparseWeights
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.forms import Form, Forms
@@ -83,16 +83,16 @@ def new_model(
     mask: Mask = mask_of_version(task, version, weights, previous, scores)
     if votes is not None:
         mask = regrown_mask(task, version, weights, mask, previous, votes)
-    exact, state = apply_mask(weights, mask), mask_state(optimizer_state, mask)
-    if form is None:
-        table, units, name = task.table, None, b""
-    else:
+    state = mask_state(optimizer_state, mask)
+    table, units, name = task.table, None, b""
+    if form is not None:
         table, units, name = form.task.table, form.units, form.name
-        exact, mask, state = form.cut_all(exact), form.cut_all(mask), form.cut_parts(state)
+        if not form.is_whole:
+            weights, mask, state = form.cut_all(weights), form.cut_all(mask), form.cut_parts(state)
+    exact = SparseWeights.of(weights, mask)
     encoded = encode_model(exact, mask, table, values)
-    decoded, _ = decode_model(encoded, table)
-    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state, units)
-    return GlobalModel(checkpoint, name + encoded)
+    decoded = SparseWeights.of(table.with_unsent(decode_model(encoded, table)[0], exact), mask)
+    return GlobalModel(Checkpoint(run, version, decoded, exact, mask, state, units), name + encoded)
 
 
 def next_model(
@@ -123,18 +123,19 @@ def next_model(
     """
     former, version, key = forms.of(base.units), base.version + 1, delta_key(seed, base.version + 1)
     form, mask = following_version(forms, former, base.version, base.weights, base.mask)
-    table, start = form.task.table, form.carry_all(former, base.weights)
-    exact = apply_mask(form.carry_all(former, weights), mask)
+    table, start = form.task.table, form.carried(former, base.weights)
+    exact = SparseWeights.of(form.carried(former, weights), mask)
     moved = moved_in(start, forms, form, deltas)
     try:
         delta = encode_delta(exact, start, mask, table, deltas, key, moved)
-        decoded, encoded = apply_delta(start, delta, mask, table, deltas, key, values, moved)
+        reached, encoded = apply_delta(start, delta, mask, table, deltas, key, values, moved)
     except ProtocolError:
         whole_state = forms.whole.carry_parts(former, optimizer_state)
         whole, places = former.expanded(weights), form.expanded(mask)
         return new_model(whole, forms.whole.task, run, version, values, places, whole_state, form)
+    decoded = SparseWeights.of(table.with_unsent(reached, exact), mask)
     state = mask_state(form.carry_parts(former, optimizer_state), mask)
-    checkpoint = Checkpoint(run, version, table.with_unsent(decoded, exact), exact, mask, state, form.units)
+    checkpoint = Checkpoint(run, version, decoded, exact, mask, state, form.units)
     return GlobalModel(checkpoint, form.name + encoded, delta)
 
 

@@ -5,6 +5,7 @@ Memory does not grow with the number of agents, and two aggregates of the same r
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from aggregator.fixed_point import MOST_WEIGHT, FixedPointSum
 from fedprune.codecs import Update
+from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import LARGEST_VALUE
+from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
-from fedprune.pruning.masks import put_kept, take_kept
+from fedprune.pruning.masks import take_kept
+from fedprune.pruning.sparse_weights import SparseWeights
 
 FRACTION_BITS = 32
 """Weights and deltas are rounded to multiples of 2^-32: less than half a float32 step of weights above 2^-9."""
@@ -36,7 +40,7 @@ _Fold = Callable[[FixedPointSum, NDArray[np.floating], int, float], None]
 class AggregateResult:
     """The result of a round: the merged weights and statistics, where a weight may be kept, and how much went in."""
 
-    weights: dict[str, Array]
+    weights: Weights
     mask: Mask
     updates: int
     examples: int
@@ -77,16 +81,16 @@ class Aggregate:
             known_mask: the mask that all share; None where each update brings its agent's own.
         """
         self._table = table
-        self._base = base
+        self._base = base if known_mask is not None else dict(base)
         self._known_mask = known_mask
         self._updates = 0
         self._examples = 0
         # A base beyond the bound (an initial weight may be anything) would make squares that have no room.
         self._origin = {name: np.clip(base[name], -LARGEST_VALUE, LARGEST_VALUE) for name, _ in table.moments}
         shared = {} if known_mask is None else {name: (int(kept.sum()),) for name, kept in known_mask.items()}
+        self._trained = {spec.name: spec.shape for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)}
         self._sums = {
-            spec.name: FixedPointSum(shared.get(spec.name, spec.shape), FRACTION_BITS)
-            for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE)
+            name: FixedPointSum(shared.get(name, shape), FRACTION_BITS) for name, shape in self._trained.items()
         }
         for name in (name for moments in table.moments for name in moments):
             self._sums[name] = FixedPointSum(base[name].shape, STATISTICS_FRACTION_BITS)
@@ -135,6 +139,31 @@ class Aggregate:
         self._updates += other._updates
         self._examples += other._examples
 
+    def encode(self) -> bytes:
+        """The sums as bytes: `uint32` updates, `uint64` examples, then those of each trained tensor and of the moments,
+        in table order (`FixedPointSum.encode`). With own masks the examples that keep each weight follow, int64.
+        """
+        head = struct.pack("<IQ", self._updates, self._examples)
+        kept = (array.astype("<i8", copy=False).tobytes() for array in self._kept.values())
+        return b"".join([head, *(total.encode() for total in self._sums.values()), *kept])
+
+    @classmethod
+    def read(cls, reader: Reader, table: TensorTable, base: Weights, known_mask: Mask | None) -> Aggregate:
+        """Read what `encode` wrote, of sums relative to the same base and mask. Raises `ProtocolError` for other
+        bytes."""
+        read = cls(table, base, known_mask)
+        read._updates, read._examples = reader.unpack("IQ")
+        if not read._updates <= read._examples <= read._updates * MOST_EXAMPLES or read._updates > MOST_UPDATES:
+            raise ProtocolError(f"{read._updates} updates of {read._examples} examples are no round's")
+        for name, total in read._sums.items():
+            with naming(f"sum of {name}"):
+                read._sums[name] = FixedPointSum.read(reader, total.shape, total.fraction_bits)
+        for name, kept in read._kept.items():
+            read._kept[name] = reader.array(np.dtype(np.int64), kept.size).reshape(kept.shape)
+            if read._kept[name].min(initial=0) < 0 or read._kept[name].max(initial=0) > read._examples:
+                raise ProtocolError(f"weights of {name} are kept by more examples than there are")
+        return read
+
     def result(self, exact: Weights) -> AggregateResult:
         """Merge the updates, of which there must be one at least.
 
@@ -145,21 +174,23 @@ class Aggregate:
             The merged weights, float32, in table order, 0 where the mask prunes. The mask is the one that all share;
             with own masks, where any agent keeps a weight.
         """
-        merged = dict(exact)
-        for spec in self._table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
-            total, whole = self._sums[spec.name], exact[spec.name]
-            if spec.name in self._kept:
-                merged[spec.name] = total.mean(self._kept[spec.name]).astype(np.float32)
-            elif self._known_mask is not None and spec.name in self._known_mask:
-                kept = self._known_mask[spec.name]
-                moved = take_kept(whole, kept) + total.mean(self._examples)
-                merged[spec.name] = put_kept(moved.astype(np.float32), kept)
-            else:
-                merged[spec.name] = (whole + total.mean(self._examples)).astype(np.float32)
-        merged |= self._pooled()
+        merged = {name: self._merged(name, exact[name]) for name in exact} | self._pooled()
+        if self._known_mask is not None:
+            return AggregateResult(
+                SparseWeights(merged, self._known_mask), self._known_mask, self._updates, self._examples
+            )
         union = {name: kept > 0 for name, kept in self._kept.items()}
-        mask = union if self._known_mask is None else self._known_mask
-        return AggregateResult(merged, mask, self._updates, self._examples)
+        return AggregateResult(merged, union, self._updates, self._examples)
+
+    def _merged(self, name: str, exact: Array) -> Array:
+        """The merged values of a tensor: of a mask that all share those that it keeps, else all."""
+        if name not in self._trained:
+            return exact
+        if name in self._kept:
+            return self._sums[name].mean(self._kept[name]).astype(np.float32)
+        if self._known_mask is not None and name in self._known_mask:
+            exact = take_kept(exact, self._known_mask[name])
+        return self._sums[name].mean_added_to(exact, self._examples)
 
     def _weights(self, name: str, update: Update, scale: float) -> NDArray[np.float64]:
         """An agent's own weights of tensor `name`, 0 where its mask prunes them."""

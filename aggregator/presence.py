@@ -8,10 +8,12 @@ no event costs more for a large fleet than for a small one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rpds import HashTrieMap
+
+from fedprune.system.values import replace
 
 GENERATION_S = 60.0
 """Waiting agents check in every 15 to 45 s."""

@@ -7,25 +7,26 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from aggregator.book import RUN_ID_BYTES, Book, RoundRecord
 from aggregator.exchange import Exchange
 from aggregator.gathering import GatheringRunner, forget_given, gathering_plan, load_pooled
-from aggregator.local_work import check_normalizable
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.run_epoch import enter_epoch
 from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.servable import check_servable
 from aggregator.settings import FederationSettings
+from aggregator.workers import Checked, Job, WorkerEnded, Workers
 from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
-from fedprune.errors import ConfigurationError, StorageError
+from fedprune.errors import StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
-from fedprune.pruning.schedules import STEP_LIMIT, final_sparsity, misses_target, steps_to_reach_target
+from fedprune.pruning.schedules import final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
@@ -65,12 +66,8 @@ def run_aggregator(
     events = queue.SimpleQueue() if events is None else events
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)
-    _check_clock(bundle, settings.rounds.count)
-    _check_masks(bundle, settings)
+    check_servable(settings, bundle)
     _say_sparsity(bundle, settings.rounds.count)
-    if settings.aggregation.rule == "fednova":
-        check_normalizable(bundle.task)
-    _check_evaluable(bundle, settings)
     signer = None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
     held_out = None if settings.held_out is None else base / settings.held_out
     room = Room.of_device(_existing(base / settings.state))
@@ -97,7 +94,11 @@ def run_aggregator(
         if store.book.next_round() >= plan.rounds:  # said before a broker is waited for
             _log.info("nothing to do: all %s rounds are done; `fedprune export` takes the result", plan.rounds)
         broker = settings.broker.relative_to(base)
-        with MqttLink(broker, topics.aggregator_client, events) as link, stopping(events):
+        with (
+            MqttLink(broker, topics.aggregator_client, events) as link,
+            stopping(events),
+            _workers(settings, bundle, plan, directory, events) as workers,
+        ):
             runner = AggregatorRunner(
                 plan,
                 bundle,
@@ -113,8 +114,19 @@ def run_aggregator(
                 signer=signer,
                 patience=settings.rounds.patience,
                 aggregation=settings.merging,
+                workers=workers,
             )
             _serve(runner, events, topics, link)
+
+
+def _workers(
+    settings: FederationSettings, bundle: Bundle, plan: Plan, directory: Directory, events: queue.SimpleQueue[Any]
+) -> AbstractContextManager[Workers | None]:
+    if not settings.workers:
+        return nullcontext()
+    checkpoints = directory.path / CHECKPOINTS
+    job = Job(bundle.task, bundle.network, plan.seed, plan.codec, settings.merging, checkpoints)
+    return Workers(settings.workers, job, events)
 
 
 def _existing(path: Path) -> Path:
@@ -213,6 +225,8 @@ def _loop(runner: Exchange, events: queue.SimpleQueue[Any]) -> None:
                 runner.deliver(event)
             case Drained():
                 runner.drained()
+            case Checked() | WorkerEnded() if isinstance(runner, AggregatorRunner):
+                runner.hear_worker(event)
             case BaseException():
                 raise event
         runner.tick()  # after every event, so that a flood of messages puts no alarm off
@@ -260,47 +274,13 @@ def _plan(
         max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
-        fleet=frozenset(check_id(agent, "rounds.fleet: agent name") for agent in rounds.fleet),
+        fleet=frozenset(rounds.fleet),
         hold_out=settings.hold_out,
         model_codec=model_codec,
         seeded=bundle.task.initial is not None,
+        chunk_bytes=settings.broker.chunk_bytes,
         statement=b"" if signer is None else signer.statement,
     )
-
-
-def _check_clock(bundle: Bundle, rounds: int) -> None:
-    """Raise `ConfigurationError` if the schedule's clock, which counts steps over all rounds, would run over."""
-    steps = bundle.task.training.clock_steps_per_round
-    if steps * rounds >= STEP_LIMIT:
-        raise ConfigurationError(
-            f"rounds.count {rounds} times the task's steps_per_round {steps} is {steps * rounds} steps; "
-            f"at most {STEP_LIMIT - 1} can be counted: lower rounds.count"
-        )
-
-
-def _check_evaluable(bundle: Bundle, settings: FederationSettings) -> None:
-    """Raise `ConfigurationError` if the gateway is to evaluate models of which it has a part only."""
-    local = sorted({spec.layer for spec in bundle.task.table.local})
-    if local and settings.held_out is not None:
-        raise ConfigurationError(
-            f"held_out: layer {local[0]!r} of the task stays on the devices, so the gateway has no whole model to "
-            "evaluate; leave held_out away, and the agents evaluate theirs"
-        )
-
-
-def _check_masks(bundle: Bundle, settings: FederationSettings) -> None:
-    """Raise `ConfigurationError` if models are to travel as deltas, and their masks cannot be computed by all sides."""
-    if settings.codec.sends_deltas and not bundle.task.pruning.mask.rules.is_shared:
-        raise ConfigurationError(
-            'codec.model and codec.preset need a task whose mask is "shared": agents that choose their own leave no '
-            "residual to send later; leave them out, or build the task anew"
-        )
-    if settings.codec.sends_deltas and bundle.task.pruning.is_chosen_by_gateway:
-        raise ConfigurationError(
-            'codec.model and codec.preset need a task whose pruning.score is "magnitude", without pruning.regrowth: '
-            "other masks only the gateway can compute, and with these codecs masks do not travel; leave them out, or "
-            "build the task anew"
-        )
 
 
 def _say_sparsity(bundle: Bundle, rounds: int) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aggregator.cohort import Member
 from aggregator.round_state import LedAstray, RoundState, Said, Step
+from fedprune.system.values import replace
 from fedprune.wire.messages import CheckIn
 
 MOST_BASES = 2

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from functools import reduce
+
+from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Standing
 from aggregator.round_answers import manifest
 from aggregator.round_places import assign, draft, is_hopeless, nobody_left, select
 from aggregator.round_state import Action, GiveUp, Merge, Merged, Phase, Publish, RoundState, Step
 from aggregator.round_uploads import acknowledge, drop_upload
+from fedprune.system.values import replace
 from fedprune.wire.messages import LeftOut
 from fedprune.wire.serving import Serving
 
@@ -21,7 +23,8 @@ SERVED_MODELS = 2
 def open_round(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
     since of two agents one that lies would set any other."""
-    state = replace(state, phase=Phase.TRAINING, deadline=now + state.plan.deadline_s, nobody=0, strangers=0)
+    spares = 0 if state.plan.fleet else state.response_times.spares(state.plan.cohort)
+    state = replace(state, phase=Phase.TRAINING, deadline=None, nobody=0, strangers=0, spares=spares)
     selected = select(state, state.presence)
     median = statistics.median_low(state.presence[agent].examples for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
@@ -80,6 +83,8 @@ def next_round(state: RoundState, merged: Merged, now: float) -> Step:
         phase=Phase.GATHERING,
         cohort=Cohort(),
         cap=0,
+        spares=0,
+        came=HashTrieMap(),
         last_accepted=last_accepted,
         left_out=left_out,
         presence=state.presence.at(now),

@@ -15,8 +15,8 @@ from agents that make no sense raise `ProtocolError` and change nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from aggregator.cohort import Member, Standing
@@ -61,6 +61,7 @@ from aggregator.round_uploads import (
     take_chunk,
     take_submit,
 )
+from fedprune.system.values import replace
 from fedprune.wire.messages import UPLINK, Begun, CheckIn, Chunk, Failed, Need, Submit
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.transitions import Row, check_complete, row, transition
@@ -88,7 +89,7 @@ def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
 
 
 def _connect_training(state: RoundState, _: Connected, now: float) -> Step:
-    deadline = now + state.plan.deadline_s if state.deadline is None else state.deadline
+    deadline = now + state.seconds if state.deadline is None else state.deadline
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state, trouble = _reconnect(replace(state, deadline=deadline, answer_by=answer_by))
     state, actions = merge_if_complete(state)
@@ -162,17 +163,28 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     they are filled; who failed may try again."""
     cohort, plan = state.cohort, state.plan
     if cohort.accepted >= plan.quorum:
-        return close(state)
+        return close(_note_misses(state, now))
     if is_hopeless(state):
         return state, (GiveUp(cohort.failures),)
     warnings = quorum_out_of_reach(state) or deadline_missed(state)
+    state = _note_misses(state, now)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
     for agent in cohort.agents(Standing.OVERDUE):
         state = drop_upload(state, agent)
-    state = replace(state, cohort=cohort, deadline=now + plan.deadline_s, answer_by=None)
+    state = replace(state, cohort=cohort, answer_by=None)
+    state = replace(state, deadline=now + state.seconds)
     state, actions = draft(state, state.presence, now)
     return state, (*warnings, *actions)
+
+
+def _note_misses(state: RoundState, now: float) -> RoundState:
+    """A deadline passed: remember who did not make it, unless it was assigned by a process before this one."""
+    times = state.response_times
+    for agent in state.cohort.agents(Standing.ASSIGNED, Standing.SILENT):
+        assigned_at = state.cohort.members[agent].assigned_at
+        times = times.with_miss(agent, now - assigned_at) if math.isfinite(assigned_at) else times
+    return replace(state, response_times=times)
 
 
 # Messages from agents
@@ -278,7 +290,7 @@ def _excuse(state: RoundState, said: Said, now: float) -> Step:
     if failed.run != state.plan.run or failed.round != state.round or member is None or not member.has_work:
         return state, ()
     member = replace(member, standing=Standing.FAILED, why=failed.why, rests=failed.rests)
-    state = drop_upload(state, agent)
+    state = replace(drop_upload(state, agent), response_times=state.response_times.with_failure())
     presence = state.presence.without(agent)
     return go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)
 

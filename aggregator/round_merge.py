@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.global_model import NO_STATE, GlobalModel, moved_in, new_model, next_model
+from aggregator.folding import Folded, Folding
+from aggregator.global_model import NO_STATE, GlobalModel, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
-from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, norms_of, outliers, typical
+from aggregator.outliers import LEAST_UPDATES, Norms, are_usual, model_norms, outliers, typical
 from aggregator.segments import read_updates
 from aggregator.sensitivity import RoundScores
 from aggregator.server_optimizers import server_step
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.voting import Votes, Voting
-from fedprune.codecs import Codec, Key, ModelCodec, Update, check_update, decode_update
+from fedprune.codecs import Codec, ModelCodec, Update
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.model.tensors import Mask, Weights
 from fedprune.network.description import Network
@@ -26,9 +27,8 @@ from fedprune.system.disk import Disk
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 from fedprune.task.evaluation import Evaluate, Evaluation, LossScale
-from fedprune.task.forms import Form, Forms
-from fedprune.task.versions import asked_votes, is_scored_by_updates, without_due_units
-from fedprune.wire.transfer import content_of
+from fedprune.task.forms import Form
+from fedprune.task.versions import is_scored_by_updates, without_due_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +62,20 @@ class FormerRound:
     merged: dict[str, AcceptedUpdate]
 
 
-@dataclass(frozen=True, eq=False)
-class _Arrived:
-    """The sums of the updates to `model` that were folded as they arrived, and which these are: by agent, the digest
-    and the weight."""
+Elsewhere = Callable[[Checkpoint, Folding], Iterable[Folded]]
+"""Tells what was folded of the updates to a model in other processes."""
 
-    model: GlobalModel
-    sums: Aggregate
-    updates: dict[str, tuple[bytes, int]]
+
+def nowhere(_: Checkpoint, __: Folding) -> Iterable[Folded]:
+    """`Elsewhere` of a gateway whose updates are all folded in one process."""
+    return ()
 
 
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
     draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
-    it is known. `forms` are those of the task: each model's weights, and updates to it, are in its own."""
+    it is known. `elsewhere` has folded updates too. `forms` are those of the task: each model's weights, and updates to
+    it, are in its own."""
 
     def __init__(
         self,
@@ -89,29 +89,22 @@ class Merger:
         evaluate: Evaluate | None,
         scale: LossScale | None,
         aggregation: Aggregation = AS_USUAL,
+        elsewhere: Elsewhere = nowhere,
     ) -> None:
-        self.forms = Forms(task, network)
+        self._folding = Folding(task, network, seed, codec, aggregation)
+        self.forms = self._folding.forms
         self._task, self._run, self._seed = task, run, seed
-        self._model_codec, self._codec = model_codec, codec
+        self._model_codec, self._elsewhere = model_codec, elsewhere
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
-        self._moved_of: tuple[GlobalModel, Mask] | None = None
-        self._arrived: _Arrived | None = None
 
     def take(self, blob: bytes, agent: str, model: GlobalModel, weight: int) -> Norms:
         """Check an agent's update to `model`, which will be accepted, and fold it into the round's sums as it arrives.
 
         Raises `ProtocolError` if it cannot be merged; then nothing was changed.
         """
-        update, table = self._decode(blob, agent, model), self.form_of(model).task.table
-        check_update(update, table)
-        norms = norms_of(update, model.checkpoint.weights, table)
-        if self._folds_on_arrival(model):
-            arrived = self._arrived_at(model)
-            arrived.sums.add(update, weight)
-            arrived.updates[agent] = (content_of(blob).digest, weight)
-        return norms
+        return self._folding.take(blob, agent, model.checkpoint, weight)
 
     def form_of(self, model: GlobalModel) -> Form:
         """The form of the task that a model is in."""
@@ -208,6 +201,7 @@ class Merger:
         checkpoint = model.checkpoint
         sums, scoring, voting = self._sums_of(model, updates, left_out)
         merged = sums.result(checkpoint.exact)
+        del sums
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
             weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)
@@ -221,23 +215,27 @@ class Merger:
     ) -> tuple[Aggregate, RoundScores | None, Voting | None]:
         """The sums of a round's accepted `updates` but for those left out, whether they were folded as they arrived or
         are read again: whole numbers come to the same bits."""
-        arrived, self._arrived = self._arrived_at(model), None
-        if any(agent not in updates or folded != _folded(updates[agent]) for agent, folded in arrived.updates.items()):
-            arrived = self._none_arrived(model)  # the book says otherwise
+        folded = self._folding.folded(model.checkpoint)
+        for part in self._elsewhere(model.checkpoint, self._folding):
+            folded.sums.merge(part.sums)
+            folded.updates.update(part.updates)
+        if any(agent not in updates or each != _as_folded(updates[agent]) for agent, each in folded.updates.items()):
+            folded = self._folding.nothing_folded(model.checkpoint)  # the book says otherwise
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
         voting = self._voting(model)
-        missing = {agent: update for agent, update in taken.items() if agent not in arrived.updates}
-        surplus = {agent: update for agent, update in updates.items() if agent in arrived.updates.keys() - taken.keys()}
+        missing = {agent: update for agent, update in taken.items() if agent not in folded.updates}
+        surplus = {agent: update for agent, update in updates.items() if agent in folded.updates.keys() - taken.keys()}
         for agent, update in self._read(model, missing):
-            arrived.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
+            folded.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
             if scoring is not None:
                 scoring.add(update, updates[agent].weight)
             if voting is not None:
                 voting.add(update, updates[agent].weight)
         for agent, update in self._read(model, surplus):
-            arrived.sums.remove(update, updates[agent].weight)
-        return arrived.sums, scoring, voting
+            folded.sums.remove(update, updates[agent].weight)
+        self._folding.forget()
+        return folded.sums, scoring, voting
 
     def _scales(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> dict[str, float]:
         if self._aggregation.rule != "fednova":
@@ -249,25 +247,11 @@ class Merger:
     def _read(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> Iterator[tuple[str, Update]]:
         for agent, blob in read_updates(self._disk, updates):
             try:
-                yield agent, self._decode(blob, agent, model)
+                yield agent, self._folding.read(blob, agent, model.checkpoint)
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update of {agent} cannot be merged ({error}); undo what was changed in the settings"
                 ) from error
-
-    def _folds_on_arrival(self, model: GlobalModel) -> bool:
-        """FedNova's factors, scores, and what comes back, follow from all of a round's updates."""
-        is_chosen_by_all = self._scoring(model.checkpoint) is not None or self._voting(model) is not None
-        return self._aggregation.rule != "fednova" and not is_chosen_by_all
-
-    def _arrived_at(self, model: GlobalModel) -> _Arrived:
-        if self._arrived is None or self._arrived.model is not model:
-            self._arrived = self._none_arrived(model)
-        return self._arrived
-
-    def _none_arrived(self, model: GlobalModel) -> _Arrived:
-        table = self.form_of(model).task.table
-        return _Arrived(model, Aggregate(table, model.checkpoint.weights, self._known_mask(model)), {})
 
     def _scoring(self, checkpoint: Checkpoint) -> RoundScores | None:
         """The sums that the next mask is scored by, if it is by what agents sent."""
@@ -277,11 +261,8 @@ class Merger:
 
     def _voting(self, model: GlobalModel) -> Voting | None:
         """The sums by which pruned weights come back in the next mask, if any does."""
-        most = self._most_votes(model)
+        most = self._folding.most_votes(model.checkpoint)
         return Voting(model.checkpoint.mask, most) if most else None
-
-    def _most_votes(self, model: GlobalModel) -> dict[str, int]:
-        return asked_votes(self._task, model.checkpoint.version, model.checkpoint.mask)
 
     def _next(
         self,
@@ -312,21 +293,6 @@ class Merger:
         assert self._evaluate is not None
         return self._evaluate(model.checkpoint.weights, self.form_of(model))
 
-    def _decode(self, blob: bytes, agent: str, model: GlobalModel) -> Update:
-        key = Key(self._seed, model.checkpoint.version, agent)
-        table = self.form_of(model).task.table
-        mask, moved, votes = self._known_mask(model), self._moved(model), self._most_votes(model)
-        return decode_update(blob, table, mask, self._codec, key, moved, votes)
-
-    def _moved(self, model: GlobalModel) -> Mask:
-        """Where the model has moved, found once for all of a round's updates."""
-        if self._moved_of is None or self._moved_of[0] is not model:
-            self._moved_of = model, moved_in(model.checkpoint.weights, self.forms, self.form_of(model), self._codec)
-        return self._moved_of[1]
-
-    def _known_mask(self, model: GlobalModel) -> Mask | None:
-        return self._task.pruning.mask.rules.known_mask(model.checkpoint.mask)
-
 
 def _is_judged(agents: AgentsEvaluation, records: Sequence[RoundRecord]) -> bool:
     """True where agents evaluated the model, and the one before it, and it is no model that was gone back to."""
@@ -350,7 +316,7 @@ def _by_size(norms: Mapping[str, Norms]) -> list[str]:
     return sorted(norms, key=lambda agent: (-norms[agent].delta, agent))
 
 
-def _folded(update: AcceptedUpdate) -> tuple[bytes, int]:
+def _as_folded(update: AcceptedUpdate) -> tuple[bytes, int]:
     return update.digest, update.weight
 
 

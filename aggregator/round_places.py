@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import reduce
 
 from rpds import HashTrieMap
@@ -13,6 +12,7 @@ from aggregator.round_answers import assignment
 from aggregator.round_bases import with_base
 from aggregator.round_state import Action, BookCohort, RoundState, Send, Step, Warn
 from fedprune.model.randomness import Keyed
+from fedprune.system.values import replace
 
 ANSWER_S = 15.0
 """Seconds in which an agent has to ask for its work once it is assigned, or others may have its place."""
@@ -62,6 +62,8 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
     state = replace(state, cohort=cohort, presence=presence, answer_by=answer_by)
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.seconds)
     inline = len(selected) * max(map(len, state.model.small.values()), default=0) <= MOST_INLINE_TOGETHER
     sent = [Send(agent, assignment(state, agent, now, inline=inline)) for agent in selected]
     state = replace(state, owed=reduce(HashTrieMap.discard, selected, state.owed))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import reduce
+from types import MappingProxyType
 
 from rpds import HashTrieMap
 
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
-from fedprune.wire.messages import Accepted, Content, LeftOut, Manifest, Message, Submit
+from aggregator.response_times import ResponseTimes, first_deadline_s
+from fedprune.system.values import replace
+from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -112,6 +115,14 @@ class BookCohort:
 
 
 @dataclass(frozen=True)
+class KeepChunk:
+    """Keep a chunk of an update that is on its way, so that a restart costs no more than what is left."""
+
+    content: Content
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
 class StoreUpdate:
     """Check an update and make it durable; `UpdateStored` or `UpdateRefused` follows. It weighs `weight` examples."""
 
@@ -159,7 +170,9 @@ class LedAstray:
     agent: str
 
 
-Action = Send | SendChunk | Publish | BookCohort | StoreUpdate | Merge | Warn | WarnNobody | LedAstray | GiveUp
+Action = (
+    Send | SendChunk | Publish | BookCohort | KeepChunk | StoreUpdate | Merge | Warn | WarnNobody | LedAstray | GiveUp
+)
 Step = tuple["RoundState", tuple[Action, ...]]
 
 
@@ -168,13 +181,15 @@ class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `clock_steps_per_round`: by how many steps a round moves the clock of the pruning schedule. `hold_out`: the share of
-    its examples that each agent evaluates the model on.
+    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, None if they follow from what
+    was seen of the devices.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
-    `model_codec` describes how models travel. `seeded`: version 0 is random, and follows from the task alone.
+    `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
+    version 0 is random, and follows from the task alone.
     `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
     """
 
@@ -183,7 +198,7 @@ class Plan:
     rounds: int
     cohort: int
     quorum: int
-    deadline_s: float
+    deadline_s: float | None
     gather_s: float
     seed: int
     task: Content
@@ -196,6 +211,7 @@ class Plan:
     hold_out: float = 0.0
     model_codec: str = "fp16"
     seeded: bool = False
+    chunk_bytes: int = CHUNK_BYTES
     statement: bytes = b""
 
 
@@ -230,6 +246,7 @@ _NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
 _NOTHING_LEFT_OUT: HashTrieMap[str, LeftOut] = HashTrieMap()
 _NOTHING_OWED: HashTrieMap[str, Accepted] = HashTrieMap()
 _NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
+_NOTHING_CAME: HashTrieMap[bytes, tuple[Chunk, ...]] = HashTrieMap()
 
 
 @dataclass(frozen=True)
@@ -239,12 +256,14 @@ class RoundState:
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
-    updates on their way in, `uploads_bytes` their sizes together. `owed`: answers to agents that
+    updates on their way in, `uploads_bytes` their sizes together; `came`: chunks of the round's updates that came to
+    the process before this one. `owed`: answers to agents that
     do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
     the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
     second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
-    `answer_by`: when members that have not said a word since they were assigned lose their places.
+    `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
+    that have not said a word since they were assigned lose their places.
     """
 
     plan: Plan
@@ -259,6 +278,7 @@ class RoundState:
     left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
+    came: HashTrieMap[bytes, tuple[Chunk, ...]] = _NOTHING_CAME
     owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
     acknowledge_at: float | None = None
     serving: Serving = field(default_factory=Serving)
@@ -269,6 +289,8 @@ class RoundState:
     strangers: int = 0
     answer_by: float | None = None
     deadline: float | None = None
+    spares: int = 0
+    response_times: ResponseTimes = field(default_factory=ResponseTimes)
 
     @property
     def agents(self) -> int:
@@ -277,8 +299,18 @@ class RoundState:
 
     @property
     def room(self) -> int:
-        """Places in the cohort that nobody holds."""
-        return self.plan.cohort - self.cohort.places_taken
+        """Places in the cohort, and beside it, that nobody holds."""
+        return self.plan.cohort + self.spares - self.cohort.places_taken
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the round's members are given."""
+        if self.plan.deadline_s is not None:
+            return self.plan.deadline_s
+        members = self.cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE, Standing.STORING)
+        first = first_deadline_s(self.model.content.size)
+        quorum = max(1, self.plan.quorum - self.cohort.accepted)
+        return self.response_times.deadline_s(members, quorum, first)
 
 
 def resume(
@@ -293,6 +325,8 @@ def resume(
     refused: Mapping[str, bytes],
     left_out: Mapping[str, LeftOut],
     has_settled: bool = False,
+    came: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({}),
+    response_times: ResponseTimes | None = None,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -317,6 +351,8 @@ def resume(
         last_accepted=HashTrieMap(last_accepted),
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
-        serving=reduce(Serving.offer, model.contents, Serving().offer(plan.task)),
+        came=HashTrieMap(came),
+        response_times=response_times or ResponseTimes(),
+        serving=reduce(Serving.offer, model.contents, Serving(chunk_bytes=plan.chunk_bytes).offer(plan.task)),
         served=(model,),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 import msgspec
 from rpds import HashTrieMap
@@ -12,6 +12,7 @@ from aggregator.presence import Waiting
 from aggregator.round_answers import accepted, assignment, is_current, reject
 from aggregator.round_state import (
     Action,
+    KeepChunk,
     RoundState,
     Said,
     Send,
@@ -23,9 +24,10 @@ from aggregator.round_state import (
     Warn,
 )
 from fedprune.errors import ProtocolError
-from fedprune.wire.messages import Accepted, Chunk, Content, Reason, Rejected, Submit
+from fedprune.system.values import replace
+from fedprune.wire.messages import Accepted, Chunk, Content, Need, Reason, Rejected, Submit
 from fedprune.wire.silence import is_worth_saying
-from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, Receiving, content_of, need_of
+from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, LinkTraits, Receiving, content_of, need_of
 
 MAX_UPLOADS_BYTES = 256 * 2**20
 """Updates on their way in, together: who submits beyond that is told to wait, and asks again."""
@@ -69,7 +71,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
     if blob:
-        return _store(_receive(drop_upload(state, agent), agent, submit, now), agent, blob)
+        return _store(_receive(drop_upload(state, agent), agent, submit, now)[0], agent, blob)
     return _admit(state, agent, submit, now)
 
 
@@ -82,11 +84,12 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     receiving, need = upload.receiving.add(chunk, now)
     if not receiving.is_complete:
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
-        return state, () if need is None else (Send(agent, need),)
+        kept = () if receiving is upload.receiving else (KeepChunk(receiving.content, chunk),)
+        return state, kept if need is None else (*kept, Send(agent, need))
     try:
         blob = receiving.assemble()
     except ProtocolError:  # a chunk was not the agent's: all of them come again
-        receiving, need = Receiving.begin(upload.submit.content, now, agent)
+        receiving, need = Receiving.begin(upload.submit.content, now, agent, receiving.link)
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
         return state, (Send(agent, need),)
     return _store(state, agent, blob)
@@ -95,7 +98,9 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
 def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
     """The update counts; its agent waits for the next round, and for the word that it does. By now it knows how many
     examples it has: before its first training it checked in with the most that there can be."""
-    agent, member = event.agent, state.cohort.members[event.agent]
+    agent, member, times = event.agent, state.cohort.members[event.agent], state.response_times
+    if math.isfinite(member.assigned_at):  # else a process before this one assigned it
+        times = times.with_response(agent, now - member.assigned_at)
     submit = state.uploads[agent].submit
     member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
     examples = min(member.examples, submit.examples)
@@ -103,6 +108,7 @@ def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
         presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
+        response_times=times,
         owed=state.owed.insert(agent, accepted(submit)),
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )
@@ -159,18 +165,26 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     if not _has_room(state, submit):
         state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
         return state, (Send(agent, need_of(submit.content, (), CHUNK_SIZES[0])),)
-    state = _receive(state, agent, submit, now)
+    is_resumed = submit.content.digest in state.came
+    state, missing = _receive(state, agent, submit, now)
+    if missing is None:
+        return _store(state, agent, state.uploads[agent].receiving.assemble())
     # With its first submit the agent sends the first window unasked; that is over if it was told to wait.
-    return state, (Send(agent, Receiving.begin(submit.content, now, agent)[1]),) if member.told_to_wait else ()
+    return state, (Send(agent, missing),) if member.told_to_wait or is_resumed else ()
 
 
-def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> RoundState:
-    upload = Upload(submit, Receiving.begin(submit.content, now, agent)[0])
-    return replace(
+def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple[RoundState, Need | None]:
+    """Begin to receive an update, with what came of it before; and what to ask for, if anything is missing."""
+    content = submit.content
+    link, came = LinkTraits(state.plan.chunk_bytes), state.came.get(content.digest) or ()
+    receiving, need = Receiving.resume(content, now, agent, link, came)
+    state = replace(
         state,
-        uploads=state.uploads.insert(agent, upload),
-        uploads_bytes=state.uploads_bytes + submit.content.size,
+        uploads=state.uploads.insert(agent, Upload(submit, receiving)),
+        uploads_bytes=state.uploads_bytes + content.size,
+        came=state.came.discard(content.digest),
     )
+    return state, need
 
 
 def _store(state: RoundState, agent: str, blob: bytes) -> Step:

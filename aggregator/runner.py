@@ -18,7 +18,7 @@ from aggregator.exchange import Exchange
 from aggregator.global_model import GlobalModel, new_model, restored_model
 from aggregator.local_work import check_local_steps
 from aggregator.outliers import Norms
-from aggregator.round_merge import FormerRound, MergedRound, Merger
+from aggregator.round_merge import FormerRound, MergedRound, Merger, nowhere
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import (
     Event,
@@ -35,15 +35,16 @@ from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
 from aggregator.traffic import Traffic, TrafficCount
+from aggregator.workers import Checked, WorkerEnded, Workers
 from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Directory, Disk
 from fedprune.system.log import LimitedLog
-from fedprune.system.usage import peak_memory_mb
+from fedprune.system.usage import bytes_written, peak_memory_mb
 from fedprune.task.bundle import Bundle
-from fedprune.task.checkpoints import forget_checkpoints, load_checkpoint, save_checkpoint
+from fedprune.task.checkpoints import forget_checkpoints, load_sparse_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluate, LossScale
 from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.task.succession import first_version
@@ -51,6 +52,7 @@ from fedprune.wire.link import Link
 from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +98,8 @@ class AggregatorRunner(Exchange):
 
     `evaluate` scores weights on the gateway's held-out examples, whose losses lie on `scale`; both are None where
     agents evaluate. `report` is told of each finished round. Of the checkpoints the best and the last
-    `keep_checkpoints` stay. With a `patience` the run may end early: see `aggregator.early_stopping`.
+    `keep_checkpoints` stay. With `workers` updates are checked and folded beside this process, which is told of it by
+    events for `hear_worker`. With a `patience` the run may end early: see `aggregator.early_stopping`.
     """
 
     def __init__(
@@ -116,10 +119,12 @@ class AggregatorRunner(Exchange):
         signer: ManifestSigner | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
+        spoken: Versions = SPOKEN,
+        workers: Workers | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, clock, keys, signer)
+        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer, spoken)
         self._bundle, self._task = bundle, bundle.task
-        self._run = plan.run
+        self._run, self._most_inline = plan.run, min(MAX_INLINE_BYTES, plan.chunk_bytes)
         self._values = parse_model_codec(plan.model_codec).values
         self._merger = Merger(
             bundle.task,
@@ -132,7 +137,9 @@ class AggregatorRunner(Exchange):
             evaluate,
             scale,
             aggregation,
+            nowhere if workers is None else workers.folded,
         )
+        self._workers = workers
         self._scale = scale
         self._store, self._report = store, report
         self._model = self._restore(bundle, aggregation.optimizer)
@@ -141,6 +148,7 @@ class AggregatorRunner(Exchange):
         self._patience = patience
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None
+        self._written = bytes_written()
         self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
 
     def _notice(self) -> None:
@@ -155,31 +163,60 @@ class AggregatorRunner(Exchange):
         )
 
     def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
-        taken, refused = dict[str, tuple[StoreUpdate, Norms]](), dict[str, str]()
-        for action in updates:
-            try:
-                taken[action.agent] = action, self._check(action)
-            except ProtocolError as error:
-                self._counts["refused"] += 1
-                self._agents_log.log(logging.WARNING, "refused the update of %s: %s", action.agent, error)
-                refused[action.agent] = str(error)
+        if self._workers is None:
+            return self._note_verdicts([(action, self._verdict(action)) for action in updates])
+        said = [(action, self._says_nonsense(action)) for action in updates]
+        self._workers.check([action for action, why in said if why is None], self._model.checkpoint.version)
+        return self._note_verdicts([(action, why) for action, why in said if why is not None])
+
+    def hear_worker(self, event: Checked | WorkerEnded) -> None:
+        """Go on with what a worker has checked; or with another worker."""
+        assert self._workers is not None
+        if isinstance(event, WorkerEnded):
+            self._workers.replace(event)
+            return
+        for following in self._note_verdicts(self._workers.take_verdicts(event)):
+            self.handle(following)
+
+    def _verdict(self, action: StoreUpdate) -> Norms | str:
+        """The norms of an update that can be merged, or why it cannot be."""
+        try:
+            return self._says_nonsense(action) or self._merger.take(
+                action.blob, action.agent, self._model, action.weight
+            )
+        except ProtocolError as error:
+            return str(error)
+
+    def _says_nonsense(self, action: StoreUpdate) -> str | None:
+        """Why what an agent says beside its update cannot be; None if it can."""
+        try:
+            check_evaluated(action.submit, self._task)
+            check_local_steps(action.submit, self._bundle)
+        except ProtocolError as error:
+            return str(error)
+        return None
+
+    def _note_verdicts(self, judged: Sequence[tuple[StoreUpdate, Norms | str]]) -> list[Event]:
+        """Make what can be merged durable, all together, and remember what cannot be."""
+        taken = {action.agent: (action, found) for action, found in judged if isinstance(found, Norms)}
+        refused = {action.agent: (action, found) for action, found in judged if isinstance(found, str)}
+        for agent, (_, why) in refused.items():
+            self._counts["refused"] += 1
+            self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, why)
         if refused:
-            digests = {action.agent: action.submit.content.digest for action in updates if action.agent in refused}
-            self._store.book.refuse(digests)
+            self._store.book.refuse({agent: action.submit.content.digest for agent, (action, _) in refused.items()})
+        for action, _ in taken.values():
+            self._note_cap(action)
         if taken:
             self._keep_updates(taken)
         return [
-            UpdateRefused(action.agent, refused[action.agent])
+            UpdateRefused(action.agent, refused[action.agent][1])
             if action.agent in refused
             else UpdateStored(action.agent)
-            for action in updates
+            for action, _ in judged
         ]
 
-    def _check(self, action: StoreUpdate) -> Norms:
-        """The norms of an update that can be merged. Raises `ProtocolError` for another."""
-        check_evaluated(action.submit, self._task)
-        check_local_steps(action.submit, self._bundle)
-        norms = self._merger.take(action.blob, action.agent, self._model, action.weight)
+    def _note_cap(self, action: StoreUpdate) -> None:
         if action.weight < action.submit.examples:
             self._counts["capped"] += 1
             self._agents_log.log(
@@ -189,7 +226,6 @@ class AggregatorRunner(Exchange):
                 action.submit.examples,
                 action.weight,
             )
-        return norms
 
     def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Norms]]) -> None:
         round_ = self.state.round
@@ -235,7 +271,7 @@ class AggregatorRunner(Exchange):
         self._contents[model.content.digest] = whole
         self._contents |= {contents[base].digest: replay for base, replay in found.items()}
         offered = (whole, *found.values())
-        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= MAX_INLINE_BYTES}
+        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= self._most_inline}
         return replace(model, replays=contents, small=small)
 
     def _has_settled(self) -> bool:
@@ -250,7 +286,7 @@ class AggregatorRunner(Exchange):
     def _former_round(self) -> FormerRound:
         """The round that made the present model."""
         round_ = self._model.checkpoint.version - 1
-        return FormerRound(load_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
+        return FormerRound(load_sparse_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
 
     def _record(
         self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
@@ -260,6 +296,8 @@ class AggregatorRunner(Exchange):
         weight = sum(update.weight for update in taken)
         now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
         began = now if self._began is None else self._began
+        before, written = self._written or 0, bytes_written()
+        self._written = written
         self._began, self._counts, self._up = now, Counter(), TrafficCount()
         up.part(Traffic.UPDATE, Traffic.VOTES, merged.vote_bytes)
         return RoundRecord(
@@ -292,6 +330,7 @@ class AggregatorRunner(Exchange):
             messages_up=up.messages,
             messages_down=down.messages,
             led_astray=counts["led_astray"],
+            bytes_written=None if written is None else written - before,
         )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
@@ -302,7 +341,7 @@ class AggregatorRunner(Exchange):
             model = new_model(initial, self._task, self._run, 0, self._values, mask, form=form)
             save_checkpoint(self._store.checkpoints, model.checkpoint)
             return model
-        checkpoint = load_checkpoint(self._store.checkpoints, version)
+        checkpoint = load_sparse_checkpoint(self._store.checkpoints, version)
         if checkpoint.run not in self._store.book.runs():
             raise StorageError(
                 f"checkpoint {version} is of run {checkpoint.run}, the book of run {self._run}; restore the right one"

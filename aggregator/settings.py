@@ -27,7 +27,8 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[rounds]`` table.
 
     `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
-    `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. A round
+    `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. None: the
+    deadline follows from what was seen of the devices (see `aggregator.response_times`). A round
     opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are.
 
     `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
@@ -39,7 +40,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
     cohort: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
     quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    deadline_s: _Seconds = 600.0
+    deadline_s: _Seconds | None = None
     gather_s: _Seconds = 30.0
     fleet: tuple[str, ...] = ()
     examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
@@ -106,6 +107,7 @@ AS_USUAL = Aggregation()
 class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Paths are relative to it. `seed` keys cohorts, data order and everything else random.
 
+    `workers` processes check and fold updates beside the one that talks to the broker; without any it does so itself.
     `gateway` is the directory of `fedprune gateway init`: only devices that joined there may take part.
     The last `keep_checkpoints` versions of the model stay in the state directory, and the best one.
 
@@ -120,6 +122,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = "fedprune"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     gateway: str | None = None
     keep_checkpoints: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5
     broker: Broker = Broker()

@@ -14,18 +14,23 @@ from fedprune.identity.device_keys import DeviceKeys
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import add_mac
 from fedprune.wire.link import Link
-from fedprune.wire.messages import Chunk, Manifest, Message, Rejected, encode, kind_of
+from fedprune.wire.messages import CheckIn, Chunk, Manifest, Message, Rejected, encode, kind_of, versions_of
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
+from fedprune.wire.versions import Versions
 
 _log = logging.getLogger(__name__)
+
+MOST_OLDER = 100_000
+"""Agents of an older version that are remembered as such; one that is forgotten checks in again unanswered."""
 
 
 class Speaker:
     """Says things to one agent, or to all. With `keys`, agents without a key are told nothing."""
 
-    def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None) -> None:
-        self._topics, self._link, self._keys = topics, link, keys
+    def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None, spoken: Versions) -> None:
+        self._topics, self._link, self._keys, self._spoken = topics, link, keys, spoken
+        self._agreed: dict[str, int] = {}
         self._count = TrafficCount()
         self._announced: Manifest | None = None
         self._manifests_unheard = 0
@@ -38,18 +43,32 @@ class Speaker:
             raise ProtocolError(f"{agent} has not joined this gateway, or is revoked")
         return key
 
+    def agree(self, agent: str, check_in: CheckIn) -> None:
+        """Speak the newest version with an agent that it speaks too, as its check-in says. What is remembered is who
+        does not speak all: after a restart agents check in anew."""
+        common = self._spoken.common(versions_of(check_in))
+        assert common is not None, "it was decoded"
+        self._agreed.pop(agent, None)
+        if common < self._spoken.newest:
+            self._agreed[agent] = common
+        if len(self._agreed) > MOST_OLDER:
+            del self._agreed[next(iter(self._agreed))]
+
     def tell(self, agent: str, message: Message, what: Traffic = Traffic.MODEL) -> None:
         """Send a message to one agent, unless it was revoked meanwhile. A content in it is for `what`."""
         topic = self._topics.down(agent, kind_of(message))
         if isinstance(message, Rejected):
             message = self._dated(message)
         with suppress(ProtocolError):
-            payload = add_mac(self.key(agent), topic, encode(message))
+            payload = add_mac(self.key(agent), topic, self._encoded(agent, message))
             self._publish(topic, payload, what, content_bytes(message, len(payload)))
+
+    def _encoded(self, agent: str, message: Message) -> bytes:
+        return encode(message, self._agreed.get(agent, self._spoken.newest), self._spoken)
 
     def broadcast(self, chunk: Chunk, what: Traffic, followers: int) -> None:
         """Send a chunk to so many that follow its content."""
-        payload = encode(chunk)
+        payload = encode(chunk, spoken=self._spoken)
         self._publish(self._topics.content(chunk.digest), payload, what, len(payload), max(1, followers))
 
     def announce(self, manifest: Manifest, agents: int) -> None:
@@ -59,7 +78,9 @@ class Speaker:
         self._manifests_unheard += 1
         self._announced = manifest
         topic = self._topics.round
-        self._publish(topic, encode(manifest), Traffic.CONTROL, 0, agents, retain=not manifest.done)
+        self._publish(
+            topic, encode(manifest, spoken=self._spoken), Traffic.CONTROL, 0, agents, retain=not manifest.done
+        )
         if manifest.done:
             self._publish(topic, b"", Traffic.CONTROL, 0, agents, retain=True)
 

@@ -2,7 +2,7 @@
 
 Two devices that have joined a gateway train with the preset `frugal`, behind a relay that counts what passes; once over
 its Mosquitto, with client certificates, and once over one without TLS, where what passes are MQTT packets alone. The
-messages carry the devices' codes both times.
+messages carry the devices' codes both times, and the manifests their signature.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from fedprune.system.disk import Directory
 _FEDERATION, _AGENTS, _STEPS, _SEED = "control", ("agent-0", "agent-1"), 5, 1
 _SPARSITY = 0.9
 
-_MOST_CONTROL, _MOST_MESSAGES = 150.0, 5.0
-"""Of an agent and round: bytes of payload, and messages."""
+_MOST_CONTROL, _MOST_MESSAGES = 200.0, 5.0
+"""Of an agent and round: bytes of payload, and messages. 150 bytes are wanted; the manifest's signature alone is 66."""
 
 _AGREEMENT = 0.02
 """Of the bytes on sockets, what the reported bytes may differ by: connecting, subscribing and pings are not counted."""

@@ -1,4 +1,4 @@
-"""A perceptron of 25 million parameters, as a task that is pruned to a constant sparsity."""
+"""A perceptron, of 25 million parameters or of other sizes, as a task that is pruned to a constant sparsity."""
 
 from __future__ import annotations
 
@@ -14,42 +14,45 @@ from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 
 INPUTS, OUTPUTS = 1024, 10
-_SIZES = (INPUTS, 4096, 4096, 1024, OUTPUTS)
+Sizes = tuple[int, ...]
+"""The inputs of a perceptron, then the units of each layer."""
+
+_LARGE: Sizes = (INPUTS, 4096, 4096, 1024, OUTPUTS)
 
 
-def large_network() -> Network:
+def large_network(sizes: Sizes = _LARGE) -> Network:
     layers: list[Dense | Activation] = []
-    for number, units in enumerate(_SIZES[1:]):
+    for number, units in enumerate(sizes[1:]):
         if number:
             layers.append(Activation(name=f"relu{number}", function=Function.RELU))
         layers.append(Dense(name=f"dense{number}", units=units, kernel=f"{number}/kernel", bias=f"{number}/bias"))
     calls = tuple(Call(number, (number,)) for number in range(len(layers)))
-    return Network(name="large", inputs=(_SIZES[:1],), layers=tuple(layers), calls=calls, outputs=(len(layers),))
+    return Network(name="large", inputs=(sizes[:1],), layers=tuple(layers), calls=calls, outputs=(len(layers),))
 
 
 def large_table() -> TensorTable:
-    return TensorTable(_specs())
+    return TensorTable(_specs(_LARGE))
 
 
-def large_task(training: Training, sparsity: float) -> Task:
+def large_task(training: Training, sparsity: float, sizes: Sizes = _LARGE) -> Task:
     """Pruned to `sparsity` after the first round of `training`'s steps."""
     steps = training.steps_per_round
     schedule = ConstantSparsity(target_sparsity=sparsity, begin_step=steps, frequency=steps)
     return Task(
         name="large",
-        input_shapes=large_network().inputs,
-        outputs=(Output((OUTPUTS,), from_logits=True),),
-        tensors=_specs(),
+        input_shapes=large_network(sizes).inputs,
+        outputs=(Output(sizes[-1:], from_logits=True),),
+        tensors=_specs(sizes),
         training=training,
         pruning=Pruning(schedule, allocation=Allocation.GLOBAL),
         members={},
-        initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in _specs())),
+        initial=SeededWeights(0, tuple(Uniform(0.02) if len(spec.shape) == 2 else Fill(0.0) for spec in _specs(sizes))),
     )
 
 
-def _specs() -> tuple[TensorSpec, ...]:
+def _specs(sizes: Sizes) -> tuple[TensorSpec, ...]:
     specs = []
-    for number, shape in enumerate(itertools.pairwise(_SIZES)):
+    for number, shape in enumerate(itertools.pairwise(sizes)):
         layer = f"dense{number}"
         specs.append(TensorSpec(f"{number}/kernel", shape, "float32", TensorClass.PRUNABLE, layer))
         specs.append(TensorSpec(f"{number}/bias", shape[1:], "float32", TensorClass.DENSE, layer))

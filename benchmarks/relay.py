@@ -1,4 +1,4 @@
-"""A relay in front of a server, which counts what passes its sockets."""
+"""A relay in front of a server, which counts what passes its sockets, or records it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ _READ_BYTES = 64 * 1024
 
 @dataclass
 class Relay:
-    """Bytes of all connections together: `up` to the server, `down` from it."""
+    """Bytes of all connections together: `up` to the server, `down` from it. They are in `heard`, both ways, if it
+    `records`."""
 
     port: int
+    records: bool = False
     up: int = 0
     down: int = 0
+    heard: bytes = b""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pass_on(self, source: socket.socket, sink: socket.socket, *, is_up: bool) -> None:
@@ -27,16 +30,17 @@ class Relay:
                 with self._lock:
                     self.up += len(data) if is_up else 0
                     self.down += 0 if is_up else len(data)
+                    self.heard += data if self.records else b""
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
-def relayed(server_port: int) -> Iterator[Relay]:
+def relayed(server_port: int, *, records: bool = False) -> Iterator[Relay]:
     """Relay any number of connections to a port of loopback, in threads, while the context lasts."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        relay = Relay(listener.getsockname()[1])
+        relay = Relay(listener.getsockname()[1], records)
         threading.Thread(target=_accept, args=(listener, relay, server_port), daemon=True).start()
         yield relay
         with suppress(OSError):

@@ -14,10 +14,12 @@ from edge_agent.agent_state import (
     IDLE_CHECK_IN_S,
     MAX_REFUSALS,
     NOTHING,
+    NOTHING_CAME,
     RETRY_S,
     Action,
     AgentState,
     Follow,
+    KeepChunk,
     KeepTask,
     KnownTerms,
     Phase,
@@ -107,7 +109,9 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
     """Take a chunk. Raises `ProtocolError` if it cannot be one."""
     if chunk.digest not in state.receiving:
         return state, ()
-    receiving, need = state.receiving[chunk.digest].add(chunk, now)
+    before = state.receiving[chunk.digest]
+    receiving, need = before.add(chunk, now)
+    kept = (KeepChunk(before.content, chunk),) if receiving is not before and not receiving.is_complete else ()
     if receiving.is_complete:
         try:
             receiving.assemble()
@@ -124,7 +128,7 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         idle, left = leave_round(state, now)
         idle, said = decline(idle, assignment, why_not, now)
         return idle, left + said
-    return state, () if need is None else (Send(need),)
+    return state, kept if need is None else (*kept, Send(need))
 
 
 def ask_overdue(state: AgentState, _: Ticked, now: float) -> Step:
@@ -209,19 +213,26 @@ def _fetch(state: AgentState, assignment: Assignment, now: float) -> Step:
     wanted = {assignment.model.digest: assignment.model} if isinstance(assignment.model, Content) else {}
     if assignment.task.digest not in state.tasks:
         wanted[assignment.task.digest] = assignment.task
-    begun = {digest: Receiving.begin(content, now, state.name, state.link) for digest, content in wanted.items()}
+    begun = {
+        digest: Receiving.resume(content, now, state.name, state.link, state.came.get(digest, ()))
+        for digest, content in wanted.items()
+    }
     state = replace(
         state,
         phase=Phase.FETCHING,
         assignment=assignment,
         deadline=now + assignment.seconds_left,
         receiving=MappingProxyType({digest: receiving for digest, (receiving, _) in begun.items()}),
+        came=NOTHING_CAME,
         attempt=0,
         again_at=None,
     )
-    if not wanted:  # asking for chunks keeps an agent's place; this one says something else after a while
+    if all(
+        receiving.is_complete for receiving, _ in begun.values()
+    ):  # asking for chunks keeps an agent's place; this one says something else after a while
         return _train(replace(state, begun_at=now + BEGUN_S), now)
-    return state, (*map(Follow, begun), *(Send(need) for _, need in begun.values()))
+    asked = {digest: need for digest, (_, need) in begun.items() if need is not None}
+    return state, (*map(Follow, asked), *map(Send, asked.values()))
 
 
 def _train(state: AgentState, now: float) -> Step:
@@ -285,7 +296,7 @@ def _why_not_in_time(state: AgentState, assignment: Assignment, now: float) -> s
     left = max(0.0, state.deadline - now)
     if fastest <= left:
         return ""
-    return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; raise rounds.deadline_s"
+    return f"cannot finish: a round takes {fastest:.0f} s here, {left:.0f} s are left; set rounds.deadline_s"
 
 
 def _why_too_slow(state: AgentState, receiving: Receiving, now: float) -> str:

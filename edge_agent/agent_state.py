@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
 
@@ -12,13 +12,7 @@ import msgspec
 from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
-from fedprune.wire.messages import (
-    Assignment,
-    CheckIn,
-    Message,
-    Submit,
-    Terms,
-)
+from fedprune.wire.messages import CHUNK_BYTES, Assignment, CheckIn, Chunk, Content, Message, Submit, Terms
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
 
@@ -37,7 +31,6 @@ lose its place after 15."""
 
 MAX_REFUSALS = 2
 """Updates of one round that may be refused as invalid before the agent sits the round out."""
-
 
 LONGEST_PAUSE_S = 60.0
 """How long a training is held for the device's sake, before the round is given up: others wait for it."""
@@ -164,6 +157,14 @@ class Unfollow:
 
 
 @dataclass(frozen=True)
+class KeepChunk:
+    """Keep a chunk of a content that is on its way, so that a restart costs no more than what is left."""
+
+    content: Content
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
 class KeepTask:
     """Store a task bundle, so that it is fetched once; it replaces those of earlier federations."""
 
@@ -220,6 +221,7 @@ Action = (
     | SendUpdate
     | Follow
     | Unfollow
+    | KeepChunk
     | KeepTask
     | Train
     | StopTraining
@@ -232,11 +234,13 @@ Step = tuple["AgentState", tuple[Action, ...]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest contents that the device has room for, in bytes, and what its owner lets a round fetch and send."""
+    """The largest contents that the device has room for, in bytes, what its owner lets a round fetch and send, and the
+    largest chunks that its broker takes."""
 
     max_task_bytes: int
     max_model_bytes: int
     max_round_bytes: int | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -268,6 +272,7 @@ class Refusals:
 
 
 NOTHING: Mapping[bytes, Receiving] = MappingProxyType({})
+NOTHING_CAME: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -279,11 +284,11 @@ class AgentState:
     `ticket_at`. `terms`: those of the gateway that was heard last, None until it says them.
 
     `assignment` is to be done until `deadline`; `receiving`: what is fetched for it; `link`: what that has shown of the
-    link. `heard_at`: when the gateway last said something, chunks aside; `unanswered`: how often it was told the same
-    since. `training`: the number of the last training, begun at `trained_since`; `durations`: of those before.
-    `pending`: the update whose answer is outstanding, which is offered in `serving`; `submitted_to`: run and
-    incarnation of the gateway that awaited it, None if another process made it; `refusals`: of the updates of the
-    round in which one was refused last.
+    link; `came`: chunks that came to the process before this one, until something is fetched. `heard_at`: when the
+    gateway last said something, chunks aside; `unanswered`: how often it was told the same since. `training`: the
+    number of the last training, begun at `trained_since`; `durations`: of those before. `pending`: the update whose
+    answer is outstanding, which is offered in `serving`; `submitted_to`: run and incarnation of the gateway that
+    awaited it, None if another process made it; `refusals`: of the updates of the round in which one was refused last.
 
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
@@ -311,6 +316,7 @@ class AgentState:
     deadline: float = 0.0
     receiving: Mapping[bytes, Receiving] = field(default_factory=lambda: NOTHING)
     link: LinkTraits = field(default_factory=LinkTraits)
+    came: Mapping[bytes, tuple[Chunk, ...]] = field(default_factory=lambda: NOTHING_CAME)
     heard_at: float = float("-inf")
     unanswered: int = 0
     training: int = 0
@@ -382,8 +388,10 @@ def start(
     tasks: frozenset[bytes],
     pending: Submit | None,
     held: tuple[str, int] = NONE_HELD,
+    came: Mapping[bytes, tuple[Chunk, ...]] = NOTHING_CAME,
 ) -> AgentState:
     """The state of an agent that has just been started, from what it remembers."""
     serving = Serving() if pending is None else Serving().offer(pending.content)
     phase = Phase.IDLE if pending is None else Phase.SUBMITTING
-    return AgentState(name, check_in, limits, done, durations, serving, phase, tasks=tasks, held=held, pending=pending)
+    state = AgentState(name, check_in, limits, done, durations, serving, phase, held=held, pending=pending)
+    return replace(state, tasks=tasks, link=LinkTraits(limits.chunk_bytes), came=came)

@@ -67,7 +67,8 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
     if not state.awaits_training(event.number):
         return state, ()
     update = event.submit.content
-    serving, is_whole = offered(state, update), state.connected and update.size <= MAX_INLINE_BYTES
+    serving, most_inline = offered(state, update), min(MAX_INLINE_BYTES, state.link.chunk_bytes)
+    is_whole = state.connected and update.size <= most_inline
     if state.connected and not is_whole:
         window = range(min(FIRST_WINDOW, chunk_count(update.size, CHUNK_SIZES[0])))
         serving = serving.ask(_GATEWAY, need_of(update, window, CHUNK_SIZES[0]), now, expected=1)

@@ -10,12 +10,15 @@ import numpy as np
 from edge_agent.trainers import AnsweringTrainer
 from fedprune.data import Examples
 from fedprune.errors import ExportError, FedpruneError
-from fedprune.graph.inference import write_inference_graph
+from fedprune.graph.inference import graph_names, write_inference_graph
 from fedprune.model.tensors import Weights
+from fedprune.prediction.metadata import with_metadata
 from fedprune.runtime.answers import answers_of
 from fedprune.system.disk import Directory
+from fedprune.task.bundle import Bundle
+from fedprune.task.file_metadata import metadata_of
 from fedprune.task.forms import Form
-from fedprune.task.units import Units, answering_in
+from fedprune.task.units import Units, answering_in, units_of
 
 _log = logging.getLogger(__name__)
 
@@ -27,19 +30,21 @@ _TOLERANCE = 1e-3
 
 
 def keep_personal_model(
-    path: Path, weights: Weights, form: Form, trainer: AnsweringTrainer, data: Examples, units: Units | None
+    path: Path, weights: Weights, form: Form, trainer: AnsweringTrainer, data: Examples, bundle: Bundle
 ) -> None:
-    """Write the model of these weights, in a form of the task, to `path`, whole or not at all: float32, for one example
-    at a time. It answers in `units`, where targets are normalised.
+    """Write the model of these weights, in a form of the bundle's task, to `path`, whole or not at all: float32, for
+    one example at a time. It answers in the user's units, and says as exported files do how raw data become its inputs.
 
     It is written only if it answers to some of `data` as `trainer` does. Whatever is wrong is a warning, since the
     round goes on without it: then the file of the round before stays.
     """
+    units = units_of(bundle.task)
     try:
         network = form.network if units is None else answering_in(form.network, units)
         blob = write_inference_graph(network, weights, 1)
         _verify(blob, form.expanded(weights), trainer, data, units)
-        Directory(path.parent).write(path.name, blob)
+        metadata = metadata_of(bundle, *graph_names(network))
+        Directory(path.parent).write(path.name, with_metadata(blob, metadata))
     except FedpruneError as error:
         _log.warning("the personal model %s is not written: %s", path, error)
 

@@ -78,7 +78,9 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     name = settings.name
     store = AgentStore(disk, name, settings.federation)
     room_here = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
-    limits = replace(room_here, max_round_bytes=settings.consent.max_round_bytes)
+    limits = replace(
+        room_here, max_round_bytes=settings.consent.max_round_bytes, chunk_bytes=settings.broker.chunk_bytes
+    )
     gate = ConsentGate(settings.consent, disk, check_in.examples)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room = Room.of_device(disk.path)

@@ -39,7 +39,7 @@ class RoundModel:
 def round_model(
     fetched: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool] = never
 ) -> RoundModel:
-    """Decode the model of an assignment's round, and hold it from then on.
+    """Decode the model of an assignment's round, and hold it from then on where models travel as deltas.
 
     Args:
         fetched: the content that the assignment names; empty if it names none.
@@ -56,7 +56,8 @@ def round_model(
     """
     if assignment.base < 0:
         model = _checked(*_decoded(fetched, bundle), assignment, bundle)
-        held.keep(assignment.run, assignment.round, fetched)
+        if _is_of_use(assignment):
+            held.keep(assignment.run, assignment.round, fetched)
         return model
     try:
         form, decoded, mask, blob = _led_to(fetched, assignment, bundle, held, should_stop)
@@ -66,9 +67,15 @@ def round_model(
     except Exception as error:  # whatever it is, the whole model does not need what fails here
         held.forget()
         raise UnusableBase(f"what this device holds does not lead to the model: {error}") from error
-    if blob is not None:
+    if blob is not None and _is_of_use(assignment):
         held.keep(assignment.run, assignment.round, blob)
     return model
+
+
+def _is_of_use(assignment: Assignment) -> bool:
+    """Later models are deltas that lead on from this one. Where they are not, holding it would only wear a card."""
+    description = assignment.known.model_codec
+    return bool(description) and _codec(description).deltas is not None
 
 
 def _decoded(blob: bytes, bundle: Bundle) -> tuple[Form, dict[str, Array], Mask]:

@@ -16,6 +16,7 @@ from edge_agent.agent_state import (
     Connected,
     Event,
     Follow,
+    KeepChunk,
     KeepTask,
     Limits,
     LinkDrained,
@@ -48,9 +49,21 @@ from fedprune.system.service import SERVICE
 from fedprune.system.usage import bytes_written
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.link import Delivery, Link
-from fedprune.wire.messages import DOWNLINK, Assignment, CheckIn, Chunk, Manifest, Message, decode, encode, kind_of
+from fedprune.wire.messages import (
+    DOWNLINK,
+    Assignment,
+    CheckIn,
+    Chunk,
+    Manifest,
+    Message,
+    decode,
+    encode,
+    kind_of,
+    versions_of,
+)
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
+from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +88,9 @@ class AgentRunner:
         stop_training: Callable[[], None],
         key: bytes | None = None,
         proof: GatewayProof | None = None,
+        spoken: Versions = SPOKEN,
     ) -> None:
+        received = store.received(limits.max_task_bytes + limits.max_model_bytes)
         self.state = agent_state.start(
             name,
             check_in,
@@ -85,14 +100,17 @@ class AgentRunner:
             tasks=store.tasks(),
             pending=store.pending,
             held=store.held.version,
+            came=received.read(),
         )
         self.ignored = 0
         self._topics = topics
         self._link = link
         self._store = store
+        self._received = received
         self._train = train
         self._stop_training = stop_training
         self._key, self._proof = key, proof
+        self._spoken, self._agreed = spoken, spoken.oldest
         self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
@@ -120,6 +138,7 @@ class AgentRunner:
         try:
             message = self._decode(delivery)
             if message is not None and self._proof is None:
+                self._agree(message)
                 self.handle(message, now)
             elif message is not None and self._proof is not None:
                 self._prove(self._proof, message, now)
@@ -131,6 +150,7 @@ class AgentRunner:
         """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
         try:
             for proven in proof.admit(message, now):
+                self._agree(proven)
                 self.handle(proven, now)
         except Outdated as error:
             if isinstance(message, Assignment) and now - self._declined_at >= _ASK_S:
@@ -225,6 +245,8 @@ class AgentRunner:
             SERVICE.status(self._describe())
         for action in actions:
             self._perform(action)
+        if not self._received.is_empty:
+            self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
 
     def _note_round(self) -> str:
         """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""
@@ -242,17 +264,19 @@ class AgentRunner:
     def _perform(self, action: Action) -> None:
         match action:
             case Send(message):
-                self._say(kind_of(message), encode(message))
+                self._say(message)
             case SubmitWhole():
                 assert self.state.pending is not None
                 whole = msgspec.structs.replace(self.state.pending, update=self._store.update())
-                self._say(kind_of(whole), encode(whole))
+                self._say(whole)
             case SendUpdate(indexes, chunk_bytes):
                 self._send_update(indexes, chunk_bytes)
             case Follow(digest):
                 self._link.subscribe(self._topics.content(digest))
             case Unfollow(digest):
                 self._link.unsubscribe(self._topics.content(digest))
+            case KeepChunk(content, chunk):
+                self._received.keep(content, chunk)
             case KeepTask(digest, blob):
                 self._store.keep_task(digest, blob)
             case Train():
@@ -274,25 +298,32 @@ class AgentRunner:
         assert submit is not None
         for index in indexes:
             chunk = chunk_of(blob, submit.content.digest, index, chunk_bytes)
-            self._say("chunk", encode(chunk))
+            self._say(chunk)
 
-    def _say(self, kind: str, message: bytes) -> None:
-        topic = self._topics.up(self.state.name, kind)
-        self._link.publish(topic, add_mac(self._key, topic, message))
+    def _say(self, message: Message) -> None:
+        topic = self._topics.up(self.state.name, kind_of(message))
+        self._link.publish(topic, add_mac(self._key, topic, encode(message, self._agreed, self._spoken)))
 
     def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
-            return decode(Manifest, payload) if payload else None
+            return decode(Manifest, payload, self._spoken) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
         kind = self._topics.parse_down(topic, self.state.name)
         if kind in DOWNLINK:
-            return decode(DOWNLINK[kind], verified(self._key, topic, payload))
-        chunk = decode(Chunk, payload)
+            return decode(DOWNLINK[kind], verified(self._key, topic, payload), self._spoken)
+        chunk = decode(Chunk, payload, self._spoken)
         if topic != self._topics.content(chunk.digest):
             raise ProtocolError("a topic we did not ask for")
         return chunk
+
+    def _agree(self, message: Message) -> None:
+        """Speak the newest version with the aggregator, from its manifest on, that it speaks too."""
+        if isinstance(message, Manifest):
+            common = self._spoken.common(versions_of(message))
+            assert common is not None, "it was decoded"
+            self._agreed = common
 
     def _describe(self) -> str:
         state = self.state

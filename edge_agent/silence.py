@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_agent.agent_state import WarnUnanswered
+from fedprune import __version__
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import ENVELOPE_BYTES
 
@@ -21,6 +22,7 @@ def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -
     if silence.is_seen:
         return f"{said}: does the aggregator run, and may this agent publish there and read {down}?"
     return (
-        f"{said}, and no manifest on {topics.round}: is the federation's name right, does its aggregator run, and may "
-        f"this agent read {topics.round} and {down}?"
+        f"{said}, and no manifest on {topics.round}: is the federation's name right, does its aggregator run, of a "
+        f"version that uses these topics (this is fedprune {__version__}), and may this agent read {topics.round} and "
+        f"{down}?"
     )

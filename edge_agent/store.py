@@ -17,24 +17,26 @@ from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.local_round import PreparedUpdate
-from edge_agent.residual_files import pack_residual, unpack_residual
+from edge_agent.residual_files import pack_residuals, unpack_residual
 from edge_agent.trainers import Slots
-from fedprune.errors import StorageError, TaskError
+from fedprune.errors import StorageError, StorageOfOtherVersion, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
 from fedprune.wire.messages import Content, Evaluated, Submit
+from fedprune.wire.received_chunks import ReceivedChunks
 
 _log = logging.getLogger(__name__)
 
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 6
+_FORMAT = 7
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
 _TENSORS_SUFFIX = ".safetensors"
+_RESIDUALS_SUFFIX = ".residuals"
 _UPDATE_SUFFIX = ".update"
 
 
@@ -64,8 +66,7 @@ class _Pending(msgspec.Struct, frozen=True):
     x_largest: float
     evaluated: _Evaluated | None
     update: str
-    residual_if_accepted: str
-    residual_if_late: str
+    residuals: str
     slots: str | None
     local: str | None
     form: bytes
@@ -88,12 +89,14 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 class _Owed(msgspec.Struct, frozen=True):
-    """The legacy of round `round` of `run`, the last that the agent took part in, to the next. `form` names the form of
-    the task that it is in."""
+    """The legacy of round `round` of `run`, the last that the agent took part in, to the next. `residuals` are those
+    that its update could leave; if that was late, all of it is owed, and `late` names it. `form` names the form of the
+    task that it is in."""
 
     run: str
     round: int
-    residual: str
+    residuals: str
+    late: str | None
     slots: str | None
     local: str | None
     form: bytes
@@ -113,10 +116,9 @@ class _Record(msgspec.Struct, frozen=True):
         """The names of all blobs that this record refers to."""
         names: set[str | None] = set()
         if self.owed is not None:
-            names |= {self.owed.residual, self.owed.slots, self.owed.local}
+            names |= {self.owed.residuals, self.owed.late, self.owed.slots, self.owed.local}
         if self.pending is not None:
-            names |= {self.pending.update, self.pending.residual_if_accepted}
-            names |= {self.pending.residual_if_late, self.pending.slots, self.pending.local}
+            names |= {self.pending.update, self.pending.residuals, self.pending.slots, self.pending.local}
         return {name for name in names if name is not None}
 
 
@@ -158,6 +160,10 @@ class AgentStore:
         """The model that the agent decoded last."""
         return HeldModel(self._disk)
 
+    def received(self, most_bytes: int) -> ReceivedChunks:
+        """The chunks of contents that are on their way, of so many bytes together."""
+        return ReceivedChunks(self._disk, most_bytes)
+
     def tasks(self) -> frozenset[bytes]:
         """Digests of the task bundles that are kept."""
         names = (name.removesuffix(_TASK_SUFFIX) for name in self._disk.names() if name.endswith(_TASK_SUFFIX))
@@ -188,8 +194,10 @@ class AgentStore:
         owed = self._owed(run, since)
         if owed is None or round_ - owed.round > RESIDUAL_AGE_LIMIT:
             return None
-        blob = self._read(owed.residual)
-        return None if blob is None else unpack_residual(blob)
+        blob, late = self._read(owed.residuals), None if owed.late is None else self._read(owed.late)
+        if blob is None or (owed.late is not None and late is None):
+            return None
+        return unpack_residual(blob, late)
 
     def slots(self, run: str, since: int = 0) -> Slots | None:
         """The optimizer state that the last round of `run` left, but none before round `since`.
@@ -239,8 +247,9 @@ class AgentStore:
             x_largest=submit.x_largest,
             evaluated=None if submit.evaluated is None else _Evaluated(**msgspec.structs.asdict(submit.evaluated)),
             update=self._write(update.blob, _UPDATE_SUFFIX),
-            residual_if_accepted=self._write(pack_residual(update.residual_if_accepted), _TENSORS_SUFFIX),
-            residual_if_late=self._write(pack_residual(update.residual_if_late), _TENSORS_SUFFIX),
+            residuals=self._write(
+                pack_residuals(update.residual_if_accepted, update.residual_if_late, update.blob), _RESIDUALS_SUFFIX
+            ),
             slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
             local=None if local is None else self._write(pack_tensors(local), _TENSORS_SUFFIX),
             form=form,
@@ -276,12 +285,14 @@ class AgentStore:
         if outcome is Outcome.INVALID:
             self._commit(msgspec.structs.replace(self._record, owed=None, pending=None))
             return
-        residual = pending.residual_if_accepted if outcome is Outcome.ACCEPTED else pending.residual_if_late
+        late = pending.update if outcome is Outcome.LATE else None
         self._commit(
             msgspec.structs.replace(
                 self._record,
                 done=self.done.with_round(pending.run, pending.round).last,
-                owed=_Owed(pending.run, pending.round, residual, pending.slots, pending.local, pending.form),
+                owed=_Owed(
+                    pending.run, pending.round, pending.residuals, late, pending.slots, pending.local, pending.form
+                ),
                 pending=None,
             )
         )
@@ -318,7 +329,7 @@ class AgentStore:
         """Delete the blobs that the record does not refer to: a crash leaves some, and each change."""
         kept = self._record.blobs()
         for name in self._disk.names():
-            if name.endswith((_TENSORS_SUFFIX, _UPDATE_SUFFIX)) and name not in kept:
+            if name.endswith((_TENSORS_SUFFIX, _RESIDUALS_SUFFIX, _UPDATE_SUFFIX)) and name not in kept:
                 self._disk.delete(name)
 
     def _write(self, blob: bytes, suffix: str) -> str:
@@ -350,8 +361,8 @@ def _stem(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()[:32]
 
 
-def _of_another_version() -> StorageError:
-    return StorageError(
+def _of_another_version() -> StorageOfOtherVersion:
+    return StorageOfOtherVersion(
         "this state directory was written by another version of fedprune; "
         "let that one finish its federation, or name another with --state"
     )

@@ -182,10 +182,9 @@ class TrainingThread:
     def _keep(self, prepared: _Prepared, weights: Weights, form: Form) -> None:
         if self._personal_model is not None:
             from edge_agent.personal_model import keep_personal_model
-            from fedprune.task.units import units_of
 
-            units = units_of(prepared.bundle.task)
-            keep_personal_model(self._personal_model, weights, form, prepared.trainer, prepared.data, units)
+            trainer, data, bundle = prepared.trainer, prepared.data, prepared.bundle
+            keep_personal_model(self._personal_model, weights, form, trainer, data, bundle)
 
     def _prepare(self, blob: bytes, local: LocalRound) -> _Prepared:
         """Open the bundle, share the data out and make the trainer, unless all is as in the last round."""

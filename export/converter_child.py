@@ -6,8 +6,6 @@ raised. The process ends with the pipe; on Linux also in the midst of a conversi
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -15,13 +13,11 @@ from typing import Any, assert_never
 
 from export.converter import Convert, Converter, Evaluate, Job, Request, Run
 from fedprune.errors import FedpruneError
-
-_SET_PARENT_DEATH_SIGNAL = 1
-"""Of Linux's prctl."""
+from fedprune.system.process import end_with_parent
 
 
 def main(connection: Connection) -> None:
-    _end_with_parent()
+    end_with_parent()
     converter: Converter | None = None
     with suppress(EOFError, ConnectionError):
         while True:
@@ -54,11 +50,6 @@ def _answer(converter: Converter, request: Evaluate | Convert | Run) -> Any:
             return converter.run()
         case _:
             assert_never(request)
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import zstandard
 from export.converter import Converter, ConverterProcess, Job, Trial
 from export.dead_units import LivingModel, check_alike, without_dead_units
 from export.examples import choose_examples, complaints_of
-from export.file_metadata import metadata_of
 from export.input_rounding import merges_integers, whole_numbers_spanned
 from export.report import FILE, Exported, Failure, Format, Report, judged_by
 from export.signature import signature_of
@@ -38,6 +37,7 @@ from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, Task, load_bundle
 from fedprune.task.checkpoints import Checkpoint, load_latest
 from fedprune.task.evaluation import Evaluation, score
+from fedprune.task.file_metadata import metadata_of
 from fedprune.task.forms import Form
 from fedprune.task.padding import counted_places
 from fedprune.task.run_directory import HELD_OUT, TASK
@@ -155,7 +155,8 @@ def export_model(
     if model.removed:
         on_step("Evaluating the model before units are removed")
     whole = _whole_answers(bundle, checkpoint, data, open_converter) if model.removed else None
-    metadata = metadata_of(bundle)
+    signature = signature_of(bundle.network)
+    metadata = metadata_of(bundle, signature.inputs, signature.outputs)
     files: dict[Format, bytes] = {}
     verdicts: dict[Format, Verdict] = {}
     failures = []
@@ -187,7 +188,7 @@ def export_model(
             if form is Format.FP32:
                 _check_fp32(verdicts[form], 0.0 if units is None else units.rounding)
     in_keras = score([expected], data, task.output_forms, counted).evaluation
-    x = dict(zip(signature_of(bundle.network).inputs, examples.calibration.inputs.values(), strict=True))
+    x = dict(zip(signature.inputs, examples.calibration.inputs.values(), strict=True))
     exports = [_describe(form, files, verdicts[form], in_keras, model, x) for form in files]
     report = Report(
         task=task.name,

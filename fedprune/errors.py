@@ -19,6 +19,9 @@
     ├── TrainingError         9  a trainer that could not train
     │   ├── TrainingStopped      (edge_agent.trainers) a training that nobody wants any more
     │   └── TrainingDiverged     (edge_agent.trainers.divergence) numbers that are not finite, or too large
+    ├── OtherVersion          1  what another version of fedprune wrote, and can use: nobody is to give it up
+    │   ├── StorageOfOtherVersion 7  a StorageError too: a book, an agent's memory, a queue's entry
+    │   └── TaskOfOtherVersion    5  a TaskError too: a task bundle
     ├── ConsentMissing        1  (edge_agent.consent) a task that a device's owner does not, or not yet, consent to
     ├── Unwell                1  (doctor.command) some check of the doctor failed
     ├── TokenRefused          1  (identity.devices) a join token that lets nobody in: unknown, late or used
@@ -68,3 +71,15 @@ class TrainingError(FedpruneError):
 
 class ExportError(FedpruneError):
     exit_code = 10
+
+
+class OtherVersion(FedpruneError):
+    """The message says of which format it is, and which is read here."""
+
+
+class StorageOfOtherVersion(OtherVersion, StorageError):
+    pass
+
+
+class TaskOfOtherVersion(OtherVersion, TaskError):
+    pass

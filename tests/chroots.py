@@ -26,7 +26,7 @@ _NEW_NAMESPACES = 0x10000000 | 0x00020000
 _IDENTITY = "0 0 65536\n"
 NATIVE = "native"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CPUS = {"aarch64": "cortex-a53"}
+_CPUS = {"aarch64": "cortex-a53", "arm": "cortex-a7"}
 
 _ENTER = """
 mount --make-rprivate /

@@ -23,6 +23,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.debian.targets import Target, target
 from tests.shared import locked
 
 _PINNED = Path(__file__).parents[1] / "requirements" / "agent.txt"
@@ -33,6 +34,9 @@ _PROCESSORS = "sys/devices/system/cpu"
 of processors it computes without XNNPACK, and so not as it does on a Pi."""
 
 _TIMEOUT_S = 300.0
+_MARKERS = ("platform_machine", "python_version", "python_full_version")
+"""Those in which the systems differ from this machine."""
+
 
 _ENTER = """
 for shared in dev proc; do mount --rbind "/$shared" "$0/$shared"; done
@@ -58,15 +62,9 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """A release of Debian for an architecture."""
+    """A release of Debian for an architecture that is emulated here."""
 
-    suite: str
-    architecture: str
-    python: str
-    glibc: int
-    """The minor version; it decides which wheels can be taken."""
-    machine: str
-    """As uname tells it."""
+    target: Target
     cpu: str
     """One that exists: the emulator's default has what no processor has, and numpy warns of it."""
     emulator: str
@@ -74,12 +72,19 @@ class System:
 
     @property
     def name(self) -> str:
-        return f"{self.suite}-{self.architecture}"
+        return self.target.name
 
     @property
     def is_32_bit(self) -> bool:
-        """Then nobody publishes wheels of numpy and msgspec: Debian has the one, the other is compiled."""
-        return self.architecture == "armhf"
+        return self.target.is_32_bit
+
+    @property
+    def python(self) -> str:
+        return self.target.python
+
+    @property
+    def machine(self) -> str:
+        return self.target.machine
 
     @property
     def compiler(self) -> str:
@@ -91,18 +96,18 @@ class System:
         return f"usr/local/lib/python{self.python}/dist-packages"
 
 
-def _arm64(suite: str, python: str, glibc: int, cpu: str) -> System:
-    return System(suite, "arm64", python, glibc, "aarch64", cpu, "qemu-aarch64-static", "aarch64-linux-gnu")
+def _arm64(suite: str, cpu: str) -> System:
+    return System(target(suite, "arm64"), cpu, "qemu-aarch64-static", "aarch64-linux-gnu")
 
 
-def _armhf(suite: str, python: str, glibc: int) -> System:
-    return System(suite, "armhf", python, glibc, "armv7l", "cortex-a7", "qemu-arm-static", "arm-linux-gnueabihf")
+def _armhf(suite: str) -> System:
+    return System(target(suite, "armhf"), "cortex-a7", "qemu-arm-static", "arm-linux-gnueabihf")
 
 
-BOOKWORM_64 = _arm64("bookworm", "3.11", 36, "cortex-a53")
-BOOKWORM_32 = _armhf("bookworm", "3.11", 36)
-TRIXIE_64 = _arm64("trixie", "3.13", 41, "cortex-a72")
-TRIXIE_32 = _armhf("trixie", "3.13", 41)
+BOOKWORM_64 = _arm64("bookworm", "cortex-a53")
+BOOKWORM_32 = _armhf("bookworm")
+TRIXIE_64 = _arm64("trixie", "cortex-a72")
+TRIXIE_32 = _armhf("trixie")
 
 
 class Device:
@@ -183,11 +188,7 @@ def _debian_packages(system: System) -> tuple[str, ...]:
 def _wheels(system: System) -> tuple[str, ...]:
     """What `fedprune[agent]` needs there, at the versions that are pinned for devices, and what its tests need."""
     pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", _PINNED.read_text(), re.MULTILINE))
-    environment = {
-        "platform_machine": system.machine,
-        "python_version": system.python,
-        "python_full_version": f"{system.python}.0",
-    }
+    environment = {name: system.target.markers[name] for name in _MARKERS}
     found: dict[str, str] = {}
     wanted = [Requirement(text) for text in ("fedprune[agent]", "hypothesis", "packaging", "pytest")]
     while wanted:
@@ -212,8 +213,19 @@ def _wheels(system: System) -> tuple[str, ...]:
 def _extract_debian(system: System, packages: Iterable[str], image: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch, "root.tar")
-        options = ("--variant=extract", f"--architectures={system.architecture}", f"--include={','.join(packages)}")
-        _fetch(f"Debian's packages for {system.name}", "mmdebstrap", *options, system.suite, archive, debian_archive())
+        options = (
+            "--variant=extract",
+            f"--architectures={system.target.architecture}",
+            f"--include={','.join(packages)}",
+        )
+        _fetch(
+            f"Debian's packages for {system.name}",
+            "mmdebstrap",
+            *options,
+            system.target.suite,
+            archive,
+            debian_archive(),
+        )
         # Everything belongs to whoever unpacks it, so that they need not be root.
         _must("tar", "--extract", "--file", archive, "--directory", image, "--no-same-owner", "--exclude=./dev/*")
 
@@ -230,9 +242,8 @@ def debian_archive() -> str:
 
 def _install_wheels(system: System, wheels: Iterable[str], image: Path) -> None:
     """With this machine's pip: what it would take on that platform."""
-    platforms = (*(f"manylinux_2_{minor}" for minor in range(17, system.glibc + 1)), "manylinux2014")
-    tags = [f"--platform={platform}_{system.machine}" for platform in platforms]
-    tags += [f"--abi={abi}" for abi in (f"cp{system.python.replace('.', '')}", "abi3", "none")]
+    tags = [f"--platform={platform}" for platform in system.target.platforms]
+    tags += [f"--abi={abi}" for abi in (system.target.tag, "abi3", "none")]
     tags += ["--implementation=cp", f"--python-version={system.python}", "--ignore-requires-python"]
     target = f"--target={image / _SHARED_PACKAGES}"
     _pip("install", target, "--no-deps", "--no-compile", "--only-binary=:all:", *tags, *wheels)

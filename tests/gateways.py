@@ -18,6 +18,7 @@ from aggregator.round_answers import terms, ticket
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner, RunStore
 from aggregator.settings import AS_USUAL, Aggregation
+from aggregator.workers import Workers
 from edge_agent.held_model import Held, HoldsNothing
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
@@ -73,6 +74,7 @@ class Site:
         keys: DeviceKeys | None = None,
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
+        workers: Workers | None = None,
     ) -> AggregatorRunner:
         def usual(*_: Any) -> Evaluation:
             return Evaluation(1, loss, {"accuracy": accuracy()})
@@ -98,6 +100,7 @@ class Site:
             keys=keys,
             patience=patience,
             aggregation=aggregation,
+            workers=workers,
         )
 
     def assignment_of(self, agent: str) -> Assignment:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fedprune.identity.signatures import new_signing_key, public_half, signature
-from fedprune.wire.messages import PROVEN_DIGEST_BYTES, Assignment, Manifest, Terms
+from fedprune.wire.messages import PROVEN_DIGEST_BYTES, Assignment, Manifest, Terms, greeting
 from fedprune.wire.proof import Statement, manifest_text, statement_text
+from fedprune.wire.versions import SPOKEN
 from tests.samples import TERMS, assignment, digest, manifest
 
 FEDERATION = "tests"
@@ -44,7 +45,7 @@ class SigningGateway:
     def manifest(
         self, round_: int = 0, *, incarnation: int = 1, run: str = "abcd", weights: bytes = WEIGHTS, done: bool = False
     ) -> Manifest:
-        plain = manifest(round_, run=run, incarnation=incarnation, done=done)
+        plain = greeting(manifest(round_, run=run, incarnation=incarnation, done=done), SPOKEN)
         said = msgspec.structs.replace(plain, epoch=self.epoch, weights_digest=weights[:PROVEN_DIGEST_BYTES])
         text = manifest_text(self.federation, said, self.terms)
         return msgspec.structs.replace(said, signature=signature(self.key, text))

@@ -8,19 +8,22 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from fedprune.wire.messages import DOWNLINK, SCHEMA_VERSION, UPLINK, Manifest, Message, encode
+from fedprune.wire.messages import DOWNLINK, UPLINK, Manifest, Message, encode
+from fedprune.wire.versions import SPOKEN
 
 MESSAGE_TYPES = sorted({*UPLINK.values(), *DOWNLINK.values(), Manifest}, key=lambda kind: kind.__name__)
+
+_VERSIONS = ("v", "newest")
 
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
     """Every message of a kind that our own side could send."""
-    return st.builds(kind, v=st.just(SCHEMA_VERSION), **_fields(inspect.type_info(kind)))
+    return st.builds(kind, v=st.just(SPOKEN.newest), **_fields(inspect.type_info(kind)))
 
 
 def _fields(form: inspect.Type) -> dict[str, st.SearchStrategy[Any]]:
     assert isinstance(form, inspect.StructType)
-    return {field.name: _values(field.type) for field in form.fields if field.name != "v"}
+    return {field.name: _values(field.type) for field in form.fields if field.name not in _VERSIONS}
 
 
 def _values(form: inspect.Type) -> st.SearchStrategy[Any]:

@@ -10,7 +10,7 @@ import msgspec
 
 from aggregator.book import RoundRecord
 from aggregator.command import round_line
-from aggregator.gateway.federations import Federation, Federations
+from aggregator.gateway.federations import Federation, Federations, Unreadable
 from aggregator.gateway.serving import serve_federations
 from fedprune.config import read_table
 from fedprune.errors import ConfigurationError
@@ -116,7 +116,7 @@ def queue() -> None:
 def add(directory: Path, task: Path | None, config: Path | None) -> None:
     """Put a federation at the end of the queue.
 
-    The task, and held-out examples that the federation.toml names, are copied.
+    The task, and held-out examples that the federation.toml names, are copied, if they can be served so.
 
     \b
       fedprune gateway queue add --task greenhouse.fedtask
@@ -139,14 +139,16 @@ def list_(directory: Path, as_json: bool) -> None:
     federations = _federations(directory)
     following = federations.following()
     rows = []
-    for each in federations.all():
+    for each in federations.entries():
+        if isinstance(each, Unreadable):
+            rows.append(_row(each.number, "", "unreadable", each.why, each.directory))
+            continue
         outcome = each.outcome
         if outcome is None:
             state, why = "current" if each == following else "waiting", ""
         else:
             state, why = outcome.end, outcome.why
-        run = str(each.directory / each.settings.state)
-        rows.append({"number": each.number, "task": each.task, "state": state, "why": why, "run": run})
+        rows.append(_row(each.number, each.task, state, why, each.directory / each.settings.state))
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return
@@ -155,6 +157,10 @@ def list_(directory: Path, as_json: bool) -> None:
     click.echo("\n".join(table_lines(names, lines, left=(1, 2, 3, 4))))
     if federations.is_paused:
         click.echo("paused; `fedprune gateway queue resume` goes on")
+
+
+def _row(number: int, task: str, state: str, why: str, run: Path) -> dict[str, int | str]:
+    return {"number": number, "task": task, "state": state, "why": why, "run": str(run)}
 
 
 @queue.command()

@@ -1,24 +1,29 @@
 """The federations of a gateway, in a directory: those that wait, the one that is served, those that have ended.
 
 Each has a directory of its own, named by its number, with all that it takes; it becomes visible whole. A person's
-commands and the gateway's process use it at once: each file is written by one side alone, and none is changed.
+commands and the gateway's process use it at once: each file is written by one side alone, and none is changed. Who
+adds or removes a federation is alone in that.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from aggregator.servable import check_held_out, check_servable
 from aggregator.settings import FederationSettings
 from fedprune.config import from_table
-from fedprune.errors import ConfigurationError, StorageError
-from fedprune.system.disk import Directory, storage_error
+from fedprune.data.room import Room
+from fedprune.errors import ConfigurationError, StorageError, StorageOfOtherVersion
+from fedprune.system.disk import Directory, copy_durably, storage_error
 from fedprune.task.bundle import Bundle
 
 QUEUE = "queue"
@@ -50,6 +55,15 @@ class Outcome(msgspec.Struct, frozen=True):
 
     end: End
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A federation whose files are damaged, or of another version: it is passed over."""
+
+    number: int
+    directory: Path
+    why: str
 
 
 @dataclass(frozen=True)
@@ -97,35 +111,36 @@ class Federations:
         if held_out is not None:
             said["held_out"] = f"{_HELD_OUT}{held_out.suffix}"
         settings = from_table(said | {"task": _TASK, "state": _RUN}, FederationSettings, "federation")
-        numbers = [*self._numbers(), 0]
-        if len(numbers) > MOST_FEDERATIONS:
-            raise ConfigurationError(
-                f"{self.path}: {MOST_FEDERATIONS} federations; remove some that have ended: "
-                "fedprune gateway queue remove NUMBER"
-            )
-        try:
-            return self._put(max(numbers) + 1, _Entry(_FORMAT, bundle.task.name, settings), bundle.blob, held_out)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+        check_servable(settings, bundle)
+        if held_out is not None:
+            check_held_out(settings, bundle, held_out, Room.of_device(Directory(self.path).path))
+        with self._alone() as home:
+            numbers = [*self._numbers(), 0]
+            if len(numbers) > MOST_FEDERATIONS:
+                raise ConfigurationError(
+                    f"{self.path}: {MOST_FEDERATIONS} federations; remove some that have ended: "
+                    "fedprune gateway queue remove NUMBER"
+                )
+            return self._put(home, max(numbers) + 1, _Entry(_FORMAT, bundle.task.name, settings), bundle.blob, held_out)
 
-    def _put(self, number: int, entry: _Entry, task: bytes, held_out: Path | None) -> Federation:
-        """Make all of it under another name first; a number that somebody else takes meanwhile is not ours."""
-        home = Directory(self.path)
-        draft = Directory(Path(tempfile.mkdtemp(prefix=_DRAFT, dir=self.path)))
+    def _put(self, home: Directory, number: int, entry: _Entry, task: bytes, held_out: Path | None) -> Federation:
+        """Make all of it under another name first."""
+        draft, directory = Directory(self.path / f"{_DRAFT}{number}"), self._directory(number)
         draft.write(_TASK, task)
         if held_out is not None:
-            target = draft.path / str(entry.settings.held_out)
-            (shutil.copytree if held_out.is_dir() else shutil.copyfile)(held_out, target)
+            copy_durably(held_out, draft.path / str(entry.settings.held_out))
         draft.write(_ENTRY, msgspec.json.encode(entry))
-        while (directory := self._directory(number)).exists():
-            number += 1
-        draft.path.rename(directory)  # fails if another add was there first
+        draft.path.rename(directory)
         home.sync()
         return Federation(number, entry.task, directory, entry.settings)
 
     def all(self) -> list[Federation]:
-        """Every federation, by number. Raises `StorageError` if one cannot be read."""
-        return [self._read(number) for number in sorted(self._numbers())]
+        """Every federation that can be read, by number."""
+        return [found for found in self.entries() if isinstance(found, Federation)]
+
+    def entries(self) -> list[Federation | Unreadable]:
+        """Every federation, by number."""
+        return [self._read_or_say(number) for number in sorted(self._numbers())]
 
     def get(self, number: int) -> Federation:
         """Raises `ConfigurationError` if there is none of this number."""
@@ -138,6 +153,10 @@ class Federations:
         if self.is_paused:
             return None
         return next((federation for federation in self.all() if federation.outcome is None), None)
+
+    def to_stop(self) -> list[Federation]:
+        """Those that a person has stopped, and that have not ended."""
+        return [found for found in self.all() if found.is_to_stop and found.outcome is None]
 
     @property
     def is_paused(self) -> bool:
@@ -163,17 +182,32 @@ class Federations:
         federation = self.get(number)
         if federation.outcome is None:
             raise ConfigurationError(f"federation {number} has not ended: fedprune gateway queue stop {number}")
-        away = self.path / f"{_DRAFT}{number}"  # so that half of it is never seen
-        try:
+        with self._alone():
+            away = self.path / f"{_DRAFT}{number}"  # so that half of it is never seen
             federation.directory.rename(away)
             shutil.rmtree(away)
-        except OSError as error:
-            raise storage_error(federation.directory, error) from error
 
     def discard_drafts(self) -> None:
-        """Delete what an interrupted command left. Done by who serves, as it starts."""
-        for draft in self.path.glob(f"{_DRAFT}*"):
-            shutil.rmtree(draft, ignore_errors=True)
+        """Delete what an interrupted command left."""
+        with self._alone():
+            pass
+
+    @contextmanager
+    def _alone(self) -> Iterator[Directory]:
+        """The directory, in which nobody else makes or deletes a federation meanwhile: so a draft that is found first
+        is nobody's any more, and deleted. Maps `OSError`s within."""
+        home = Directory(self.path)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                for draft in self.path.glob(f"{_DRAFT}*"):
+                    shutil.rmtree(draft)
+                yield home
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
 
     def _directory(self, number: int) -> Path:
         return self.path / f"{number:04d}"
@@ -183,6 +217,14 @@ class Federations:
             return []
         return [int(path.name) for path in self.path.iterdir() if path.name.isascii() and path.name.isdigit()]
 
+    def _read_or_say(self, number: int) -> Federation | Unreadable:
+        try:
+            found = self._read(number)
+            _ = found.outcome
+        except StorageError as error:
+            return Unreadable(number, self._directory(number), str(error))
+        return found
+
     def _read(self, number: int) -> Federation:
         directory = self._directory(number)
         try:
@@ -190,7 +232,7 @@ class Federations:
         except (msgspec.DecodeError, ValueError) as error:
             raise _damaged(directory / _ENTRY, error) from error
         if entry.format != _FORMAT:
-            raise StorageError(
+            raise StorageOfOtherVersion(
                 f"{directory}: format {entry.format}, this fedprune reads {_FORMAT}; use the version that wrote it"
             )
         return Federation(number, entry.task, directory, entry.settings)

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from aggregator.book import RoundRecord
-from aggregator.gateway.federations import Federation, Federations, Outcome
+from aggregator.gateway.federations import Federation, Federations, Outcome, Unreadable
 from aggregator.process import Withdrawn, run_aggregator
 from aggregator.settings import FederationSettings
-from fedprune.errors import BrokerError, FedpruneError, StorageError
+from fedprune.errors import BrokerError, FedpruneError, OtherVersion, StorageError
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, Gateway
+from fedprune.system.disk import has_no_room
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
@@ -38,14 +39,17 @@ Report = Callable[[Federation, RoundRecord], None]
 def serve_federations(gateway: Gateway, report: Report) -> None:
     """Serve until the process is told to end. `report` hears of each round.
 
-    Raises `BrokerError` and `StorageError`, for which no federation is to blame: it goes on when it is started again.
-    What is wrong with a federation alone ends that one.
+    Raises `BrokerError`, `OtherVersion` and `StorageError`, for which no federation is to blame, as for a disk without
+    room: it goes on when it is started again. What is wrong with a federation alone ends that one.
     """
     federations = Federations(gateway.path)
     with owned(federations.path):
         federations.discard_drafts()
-        said = ""
+        said, passed_over = "", frozenset[Unreadable]()
         while True:
+            passed_over = _pass_over(federations, passed_over)
+            for stopped in federations.to_stop():  # also while the queue is paused
+                _end(stopped, Outcome("stopped"))
             federation = federations.following()
             if federation is None:
                 rest = "paused" if federations.is_paused else "no federation is waiting"
@@ -54,8 +58,6 @@ def serve_federations(gateway: Gateway, report: Report) -> None:
                     SERVICE.status(rest)
                 said = rest
                 _rest()
-            elif federation.is_to_stop:
-                _end(federation, Outcome("stopped"))
             else:
                 said = ""
                 _serve(gateway, federations, federation, report)
@@ -72,12 +74,24 @@ def _serve(gateway: Gateway, federations: Federations, federation: Federation, r
             run_aggregator(settings, federation.directory, lambda record: report(federation, record), events)
     except Withdrawn:
         _log.info("federation %s rests", federation.number)
-    except (BrokerError, StorageError):
+    except (BrokerError, OtherVersion):
         raise
     except FedpruneError as error:
+        if isinstance(error, StorageError):
+            gateway.check_federations()
+            if has_no_room(error):
+                raise
         _end(federation, Outcome("failed", " ".join(str(error).split())))
     else:
         _end(federation, Outcome("done"))
+
+
+def _pass_over(federations: Federations, before: frozenset[Unreadable]) -> frozenset[Unreadable]:
+    """The federations that cannot be read, which a person is told once: others are served meanwhile."""
+    found = frozenset(each for each in federations.entries() if isinstance(each, Unreadable))
+    for each in found - before:
+        _log.error("federation %s is passed over: %s", each.number, each.why)
+    return found
 
 
 def _at(gateway: Gateway, settings: FederationSettings) -> FederationSettings:
@@ -123,4 +137,6 @@ def _rest() -> None:
     events: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     with stopping(events), contextlib.suppress(queue.Empty):
         raise events.get(timeout=SERVICE.wait_until(time.monotonic() + LOOK_S))
+    with contextlib.suppress(queue.Empty):
+        raise events.get_nowait()  # it came as the wait ended
     SERVICE.alive()

@@ -18,8 +18,8 @@ class RoundResult(msgspec.Struct, frozen=True):
 
     The demo's model is a classifier, which always has an `accuracy`, one of the task's `metrics`; `loss` is None where
     its outputs are not finite. `train_seconds` is the slowest agent's training: the rest of `seconds` is overhead,
-    evaluation included. `left_out` counts updates that the merge did without, `suspects` are agents that stand apart
-    (see `RoundRecord`).
+    evaluation included. `bytes_written` is what the aggregator had written to disks. `left_out` counts updates that the
+    merge did without, `suspects` are agents that stand apart (see `RoundRecord`).
     """
 
     round: int
@@ -41,6 +41,7 @@ class RoundResult(msgspec.Struct, frozen=True):
     kept: bool
     left_out: int
     suspects: tuple[str, ...]
+    bytes_written: int | None
 
 
 class ModelResult(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -43,7 +44,7 @@ def _without_the_devices_key(site: Site) -> Iterator[Attack]:
     with site.rogue_broker() as rogue:
         for what, message in forgeries.items():
             topic, payload = site.topics.down("victim", kind_of(message)), encode(message)
-            said = answer(log, f"{topic}'", lambda topic=topic, payload=payload: rogue.publish(topic, payload))
+            said = answer(log, f"{topic}'", partial(rogue.publish, topic, payload))
             yield Attack(f"a broker that was taken over forges {what}", "it is not authentic" in said, said)
 
 

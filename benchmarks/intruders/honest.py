@@ -19,8 +19,10 @@ from fedprune.wire.messages import (
     Rejected,
     Terms,
     encode,
+    greeting,
     kind_of,
 )
+from fedprune.wire.versions import SPOKEN
 
 RUN = "run"
 START = 3
@@ -46,7 +48,7 @@ class HonestGateway:
         return Terms(task=task, seed=0, clock_steps=1, codec="mask | int8", statement=self.signer.statement)
 
     def manifest(self, round_: int, start: int = START) -> bytes:
-        said = Manifest(run=RUN, incarnation=start, round=round_)
+        said = greeting(Manifest(run=RUN, incarnation=start, round=round_), SPOKEN)
         return encode(self.signer.signed(said, self.terms, _WEIGHTS))
 
     def assignment(self, round_: int, start: int = START) -> Assignment:

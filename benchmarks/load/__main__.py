@@ -7,7 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +24,9 @@ from benchmarks.children import Children, free_port
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.demo.settings import cnn_table
-from benchmarks.load.fleet import FleetReport
+from benchmarks.load.fleet import HALF, FleetReport
+from benchmarks.load.picture import draw
+from benchmarks.load.row import Row
 from benchmarks.task_file import BATCH_SIZE
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import prepare
@@ -43,38 +48,25 @@ _SPARE_FILES = 200
 _PATIENCE_S = 1800.0
 _MOST_SECONDS = {1000: 8.0, 10_000: 90.0}
 _MOST_CPU_MS, _MOST_PEAK = 2.0, 1.5
+_MOST_BACK_S = 60.0
 _MOST_OVERHEAD = {"int8": 1.05, "frugal": 1.15}
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A fleet of `agents` that sends one kind of updates. Seconds, processor time and fsyncs are of one round on
-    average, `round_seconds` from its opening to its record; bytes are of all rounds and all agents, both ways."""
-
-    load: str
-    agents: int
-    round_seconds: float
-    aggregator_cpu_s: float
-    aggregator_peak_mb: float
-    socket_bytes: int
-    payload_bytes: int
-    fsyncs: float
-
-    @property
-    def overhead(self) -> float:
-        """Bytes over the agents' sockets for each byte of payload."""
-        return self.socket_bytes / self.payload_bytes
 
 
 @click.command(cls=Script)
 @click.option("--agents", default="10,100,1000,10000", show_default=True, metavar="N,…", help="Sizes of the fleet.")
 @click.option("--loads", default="int8,frugal", show_default=True, metavar="NAME,…", help="Kinds of updates.")
+@click.option("--restart-broker", is_flag=True, help="Kill the broker in the middle of a round, and start it again.")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the rows, as a PNG."
+)
 @json_option("Write the rows there.")
-def main(agents: str, loads: str, target: Path | None) -> None:
+def main(agents: str, loads: str, restart_broker: bool, picture: Path | None, target: Path | None) -> None:
     """Run rounds of CNN-108k, 80 % pruned, with fleets of any size over a real Mosquitto, on this machine.
 
     One process holds all agents' connections and trains nothing: it sends a hundred different updates, really encoded.
     Exits with 1 if a target is missed: of 1,000 agents 8 s a round with int8 and of 10,000 90 s, 2 ms of the
     aggregator's processor for an update, and half as much memory again with the largest fleet as with the smallest.
+    Where the broker is restarted, if it takes more than 60 s until all agents are back, or an update is lost.
     """
     sizes = [int(size) for size in agents.split(",")]
     _allow_files(max(sizes))
@@ -85,10 +77,13 @@ def main(agents: str, loads: str, target: Path | None) -> None:
         for load in loads.split(","):
             for size in sizes:
                 say(f"{load}: {size:,} agents")
-                rows.append(_measure(load, size, prepared, Path(folder, f"{load}-{size}")))
+                out = Path(folder, f"{load}-{size}")
+                rows.append(_measure(load, size, prepared, out, restarts_broker=restart_broker))
                 write_json(rows, target)
     Console(width=120).print(_table(rows))
-    settle(_claims(rows))
+    if picture is not None:
+        draw(rows, picture)
+    settle(_restart_claims(rows) if restart_broker else _claims(rows))
 
 
 def _allow_files(agents: int) -> None:
@@ -127,7 +122,7 @@ frequency = 4
         children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
 
 
-def _measure(load: str, size: int, prepared: Path, out: Path) -> Row:
+def _measure(load: str, size: int, prepared: Path, out: Path, *, restarts_broker: bool) -> Row:
     shutil.copytree(prepared, out)
     port = free_port()
     (out / "mosquitto.conf").write_text(
@@ -136,7 +131,8 @@ def _measure(load: str, size: int, prepared: Path, out: Path) -> Row:
     )
     (out / "federation.toml").write_text(_federation(load, size, port))
     with Children(out) as children:
-        children.start_command("broker", ("mosquitto", "-c", str(out / "mosquitto.conf")))
+        start_broker = partial(children.start_command, "broker", ("mosquitto", "-c", str(out / "mosquitto.conf")))
+        start_broker()
         children.await_port("broker", port)
         counted = out / "fsyncs"
         traced = ("strace", "-f", "--seccomp-bpf", "-c", "-e", "trace=fsync,fdatasync", "-o", str(counted))
@@ -154,10 +150,12 @@ def _measure(load: str, size: int, prepared: Path, out: Path) -> Row:
         fleet = children.start_command(
             "fleet", (sys.executable, "-P", "-m", "benchmarks.load.fleet", *arguments), piped=True
         )
+        if restarts_broker:
+            threading.Thread(target=_restart, args=(fleet, children, start_broker), daemon=True).start()
         seen = _Watched.of(aggregator, children)
         said, _ = fleet.communicate(timeout=_PATIENCE_S)
         children.wait("aggregator")
-    report = msgspec.json.decode(said, type=FleetReport)
+    report = msgspec.json.decode(said.splitlines()[-1], type=FleetReport)
     counted_rounds = seen.records[_WARM:]
     return Row(
         load,
@@ -168,7 +166,19 @@ def _measure(load: str, size: int, prepared: Path, out: Path) -> Row:
         report.socket_bytes,
         report.payload_bytes,
         round(_fsyncs(counted) / len(seen.records), 1),
+        min(record.agents for record in seen.records),
+        report.lost,
+        round(report.back_seconds, 1),
+        report.most_in_a_second,
     )
+
+
+def _restart(fleet: subprocess.Popen[str], children: Children, start_broker: Callable[[], object]) -> None:
+    """Kill the broker once the fleet has sent half of a round's updates, and start it again; it has forgotten all."""
+    assert fleet.stdout is not None
+    if fleet.stdout.readline().strip() == HALF:
+        children.kill("broker")
+        start_broker()
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,17 @@ def _claims(rows: list[Row]) -> dict[str, bool | None]:
             claims[f"{what}: {ratio:.2f} times the memory of {least.agents}, at most {_MOST_PEAK}"] = (
                 ratio <= _MOST_PEAK
             )
+    return claims
+
+
+def _restart_claims(rows: list[Row]) -> dict[str, bool | None]:
+    claims: dict[str, bool | None] = {}
+    for row in rows:
+        what = f"{row.load}, {row.agents:,} agents"
+        back = f"{what}: {row.lost:,} connections ended, all are back after {row.back_seconds:.1f} s, at most"
+        claims[f"{back} {_MOST_BACK_S:.0f}"] = row.lost >= row.agents and row.back_seconds <= _MOST_BACK_S
+        claims[f"{what}: no update was lost: {row.counted:,} in each round"] = row.counted == row.agents
+        claims[f"{what}: at most {row.most_in_a_second:,} came back within a second"] = None
     return claims
 
 

@@ -1,12 +1,16 @@
 """A fleet of agents in one process. Each has its own connection, says what a real one says, and sends an update that
-was really encoded. They train nothing: `KINDS` updates of a round are drawn, and shared out over the agents.
+was really encoded. They train nothing: `KINDS` updates of a round are drawn, and shared out over the agents. Whose
+connection ends comes back as a real agent does, with the same jitter, and says again what was not answered.
 """
 
 from __future__ import annotations
 
+import heapq
 import selectors
 import sys
 import time
+from bisect import bisect_left
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,7 @@ from fedprune.wire.messages import (
     Content,
     Manifest,
     Message,
+    Need,
     Rejected,
     Submit,
     Terms,
@@ -37,23 +42,32 @@ from fedprune.wire.messages import (
     encode,
     kind_of,
 )
+from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
+from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of, needed
 
 KINDS = 100
 """Different updates of a round."""
 _EXAMPLES = 100
 _AGAIN_S = 20.0
 """After which an agent without work offers itself again."""
+HALF = "half"
+"""The line that the fleet says once half of its updates of `HALVED_ROUND` are sent."""
+
+HALVED_ROUND = 2
 _OPENED_AT_ONCE = 200
 """Connections that are opened before what came over the others is read."""
 
 
 class FleetReport(msgspec.Struct, frozen=True):
-    """Bytes over all sockets of the fleet, both ways, and of what was published, since the last report."""
+    """Bytes over all sockets of the fleet, both ways, and of what was published. Of agents whose connection ended: how
+    often, the seconds from the first end until all were back, and the most that came back within a second."""
 
     socket_bytes: int
     payload_bytes: int
+    lost: int
+    back_seconds: float
+    most_in_a_second: int
 
 
 @dataclass
@@ -69,6 +83,9 @@ class _Agent:
     """Chunks of the model that have not come."""
     submitted: int = -1
     """The last round of which it has sent its update."""
+    unanswered: Submit | None = None
+    attempt: int = 0
+    """Attempts to connect again."""
 
 
 @dataclass
@@ -89,8 +106,13 @@ class Fleet:
         self._agents: list[_Agent] = []
         self._round: _Round | None = None
         self._pieces: dict[bytes, dict[int, bytes]] = {}
-        self._payload = 0
+        self._payload = self._lost_bytes = 0
         self._is_done = False
+        self._port = port
+        self._again: list[tuple[float, int]] = []
+        self._lost_at: list[float] = []
+        self._back_at: list[float] = []
+        self._halved = 0
         for number in range(count):
             self._open(number, port)
             if number % _OPENED_AT_ONCE == 0:
@@ -100,29 +122,77 @@ class Fleet:
         """Serve until the federation is done."""
         again_at = time.monotonic() + _AGAIN_S
         while not self._is_done:
-            self._turn(_AGAIN_S)
+            next_at = min(again_at, self._again[0][0]) if self._again else again_at
+            self._turn(max(0.0, next_at - time.monotonic()))
+            while self._again and self._again[0][0] <= time.monotonic():
+                self._connect_again(self._agents[heapq.heappop(self._again)[1]])
             if time.monotonic() >= again_at:
                 self._offer_again()
                 again_at = time.monotonic() + _AGAIN_S
         connections = [agent.connection for agent in self._agents]
-        return FleetReport(sum(each.bytes_in + each.bytes_out for each in connections), self._payload)
+        sockets = self._lost_bytes + sum(each.bytes_in + each.bytes_out for each in connections)
+        back = self._back_at[-1] - self._lost_at[0] if self._back_at else 0.0
+        return FleetReport(sockets, self._payload, len(self._lost_at), back, _most_within(self._back_at, 1.0))
 
     def _open(self, number: int, port: int) -> None:
         name = f"a{number}"
         agent = _Agent(number, name, Connection(port, self._topics.agent_client(name)))
         self._agents.append(agent)
-        agent.connection.subscribe(self._topics.all_down_to(name))
+        self._greet(agent)
+
+    def _greet(self, agent: _Agent) -> None:
+        agent.connection.subscribe(self._topics.all_down_to(agent.name))
         agent.connection.subscribe(self._topics.round)
         agent.connection.write()
         self._selector.register(agent.connection.socket, selectors.EVENT_READ, agent)
 
+    def _lose(self, agent: _Agent) -> None:
+        """Its connection ended: it will be opened again."""
+        connection = agent.connection
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        self._lost_bytes += connection.bytes_in + connection.bytes_out
+        self._lost_at.append(time.monotonic())
+        self._retry(agent)
+
+    def _retry(self, agent: _Agent) -> None:
+        heapq.heappush(self._again, (time.monotonic() + reconnect_delay(agent.attempt), agent.number))
+        agent.attempt += 1
+
+    def _connect_again(self, agent: _Agent) -> None:
+        try:
+            agent.connection = Connection(self._port, self._topics.agent_client(agent.name))
+        except OSError:
+            self._retry(agent)
+        else:
+            self._greet(agent)
+
+    def _come_back(self, agent: _Agent) -> None:
+        """The broker has let it in again: it says who it is, what is not answered, and what it lacks."""
+        agent.attempt = 0
+        self._back_at.append(time.monotonic())
+        self._check_in(agent)
+        if agent.unanswered is not None:
+            self._say(agent, agent.unanswered)
+        wanted = None if agent.assignment is None else agent.assignment.model
+        if agent.lacks and isinstance(wanted, Content):
+            agent.connection.subscribe(self._topics.content(wanted.digest))
+            self._ask(agent, wanted)
+
     def _turn(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
             agent: _Agent = key.data
-            for topic, payload in agent.connection.read():
-                self._payload += len(payload)
-                self._hear(agent, topic, payload)
-            agent.connection.write()
+            was_up = agent.connection.is_up
+            try:
+                for topic, payload in agent.connection.read():
+                    self._payload += len(payload)
+                    self._hear(agent, topic, payload)
+                if agent.attempt and agent.connection.is_up and not was_up:
+                    self._come_back(agent)
+                agent.connection.write()
+            except OSError:
+                self._lose(agent)
+                continue
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.connection.wants_to_write else 0)
             if wanted != key.events:
                 self._selector.modify(agent.connection.socket, wanted, agent)
@@ -141,6 +211,10 @@ class Fleet:
                 self._take(agent, decode(Assignment, payload))
             case "chunk":
                 self._gather(agent, decode(Chunk, payload))
+            case "accepted":
+                agent.unanswered = None
+            case "need":
+                self._serve(agent, decode(Need, payload))
 
     def _hear_manifest(self, agent: _Agent, payload: bytes) -> None:
         if not payload:
@@ -149,32 +223,54 @@ class Fleet:
         self._is_done = self._is_done or manifest.done
         if agent.incarnation != manifest.incarnation:  # the gateway heard nothing that was said before
             agent.incarnation = manifest.incarnation
-            self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
+            self._check_in(agent)
 
     def _offer_again(self) -> None:
         """The gateway gives so many tickets in a second, and forgets who was not heard for long."""
         for agent in self._agents:
-            if agent.assignment is None:
-                self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
+            if not agent.connection.is_up:
+                continue
+            if agent.assignment is None or agent.lacks:
+                self._check_in(agent)
+            elif agent.unanswered is not None:
+                self._say(agent, agent.unanswered)
+            with suppress(OSError):  # whose connection has ended is found when it is read
                 agent.connection.write()
+
+    def _check_in(self, agent: _Agent) -> None:
+        self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
 
     def _show_ticket(self, agent: _Agent, rejected: Rejected) -> None:
         if rejected.ticket and rejected.ticket != agent.ticket:
             agent.ticket = rejected.ticket
-            self._say(agent, CheckIn(examples=_EXAMPLES, trainer="litert", ticket=agent.ticket))
+            self._check_in(agent)
 
     def _take(self, agent: _Agent, assignment: Assignment) -> None:
         agent.terms = assignment.terms or agent.terms
         if assignment.round <= agent.submitted or agent.terms is None:
             return
         agent.assignment, agent.lacks = msgspec.structs.replace(assignment, terms=agent.terms), 0
+        agent.unanswered = None
         model = assignment.model
         if isinstance(model, Content):  # as a real agent, each fetches it
-            agent.lacks = chunk_count(model.size, CHUNK_SIZES[0])
             agent.connection.subscribe(self._topics.content(model.digest))
-            self._say(agent, need_of(model, range(agent.lacks), CHUNK_SIZES[0], even_if_sent=True))
+            self._ask(agent, model)
         else:
             self._submit(agent, model or b"")
+
+    def _ask(self, agent: _Agent, model: Content) -> None:
+        agent.lacks = chunk_count(model.size, CHUNK_SIZES[0])
+        self._say(agent, need_of(model, range(agent.lacks), CHUNK_SIZES[0], even_if_sent=True))
+
+    def _serve(self, agent: _Agent, need: Need) -> None:
+        """Send what the gateway lacks of the last update."""
+        if self._round is None or agent.submitted != self._round.number:
+            return
+        blob = self._round.updates[agent.number % KINDS]
+        content = content_of(blob)
+        if need.digest == content.digest:
+            for index in needed(need, content):
+                self._say(agent, chunk_of(blob, content.digest, index, need.chunk_bytes))
 
     def _gather(self, agent: _Agent, chunk: Chunk) -> None:
         wanted = None if agent.assignment is None else agent.assignment.model
@@ -197,20 +293,22 @@ class Fleet:
         blob = self._round.updates[agent.number % KINDS]
         content = content_of(blob)
         is_small = len(blob) <= MAX_INLINE_BYTES
-        self._say(
-            agent,
-            Submit(
-                run=assignment.run,
-                round=assignment.round,
-                update=blob if is_small else content,
-                examples=_EXAMPLES,
-                local_steps=self._bundle.task.training.local_steps(_EXAMPLES, self._bundle.task.training.batch_size),
-                loss=1.0,
-                train_seconds=1.0,
-                x_mean=0.5,
-                x_largest=1.0,
-            ),
+        agent.unanswered = Submit(
+            run=assignment.run,
+            round=assignment.round,
+            update=content,
+            examples=_EXAMPLES,
+            local_steps=self._bundle.task.training.local_steps(_EXAMPLES, self._bundle.task.training.batch_size),
+            loss=1.0,
+            train_seconds=1.0,
+            x_mean=0.5,
+            x_largest=1.0,
         )
+        self._say(agent, msgspec.structs.replace(agent.unanswered, update=blob) if is_small else agent.unanswered)
+        self._halved += assignment.round == HALVED_ROUND
+        if assignment.round == HALVED_ROUND and self._halved == (len(self._agents) + 1) // 2:
+            sys.stdout.write(HALF + "\n")
+            sys.stdout.flush()
         for index in range(0 if is_small else chunk_count(len(blob), CHUNK_SIZES[0])):
             self._say(agent, chunk_of(blob, content.digest, index, CHUNK_SIZES[0]))
 
@@ -236,6 +334,11 @@ class Fleet:
         payload = encode(message)
         self._payload += len(payload)
         agent.connection.publish(self._topics.up(agent.name, kind_of(message)), payload)
+
+
+def _most_within(times: list[float], seconds: float) -> int:
+    """The most of some rising times that lie within so many seconds."""
+    return max((bisect_left(times, at + seconds) - index for index, at in enumerate(times)), default=0)
 
 
 def main() -> None:

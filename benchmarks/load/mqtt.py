@@ -19,6 +19,8 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setblocking(False)
         self.bytes_in = self.bytes_out = 0
+        self.is_up = False
+        """The broker has let it in."""
         self._incoming, self._outgoing = bytearray(), bytearray()
         self._number = 0
         self._send(_CONNECT, 0, _text("MQTT") + bytes([4, 2]) + (0).to_bytes(2, "big") + _text(client_id))
@@ -60,6 +62,7 @@ class Connection:
             kind, flags, body = packet
             if kind == _CONNACK and body[1]:
                 raise ConnectionRefusedError(f"the broker refuses: {body[1]}")
+            self.is_up = True
             if kind == _PUBLISH:
                 yield self._delivered(flags, body)
 

@@ -62,19 +62,22 @@ class Target:
         }
 
 
-def _bookworm(architecture: str, machine: str) -> Target:
-    return Target("bookworm", 12, "3.11", 36, architecture, machine)
+_RELEASES = {"bookworm": (12, "3.11", 36), "trixie": (13, "3.13", 41)}
+"""By their names: Debian's number, its Python, and the minor version of its glibc."""
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
+"""As uname tells Debian's architectures."""
 
 
-def _trixie(architecture: str, machine: str) -> Target:
-    return Target("trixie", 13, "3.13", 41, architecture, machine)
+def target(suite: str, architecture: str) -> Target:
+    return Target(suite, *_RELEASES[suite], architecture, _MACHINES[architecture])
 
 
 TARGETS = (
-    _bookworm("amd64", "x86_64"),
-    _bookworm("arm64", "aarch64"),
-    _bookworm("armhf", "armv7l"),
-    _trixie("amd64", "x86_64"),
-    _trixie("arm64", "aarch64"),
+    target("bookworm", "amd64"),
+    target("bookworm", "arm64"),
+    target("bookworm", "armhf"),
+    target("trixie", "amd64"),
+    target("trixie", "arm64"),
 )
 """For 32-bit trixie there is no runtime, and so no package."""

@@ -111,8 +111,8 @@ class LiteRTTrainer:
         weights = graph.held().weights
         check_finite(losses, weights)
         slots = self._slots(optimizer, weights, mask) if training.optimizer_state == "keep" else {}
-        votes = votes_for(weights, mask, work.most_votes)
         del optimizer  # a device has no room for its state beside another copy of the weights
+        votes = votes_for(weights, mask, work.most_votes)
         zero_pruned(weights, mask)
         return Trained(
             # The graph's own memory goes with it; it has nothing of a base whose activations are kept.

@@ -30,7 +30,7 @@ from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.gathering import load_to_look
 
 SLOW_S = 600.0
-"""A round that takes longer meets no deadline unless rounds.deadline_s is raised."""
+"""A round that takes longer misses the first deadline unless rounds.deadline_s is set."""
 
 _FEW_EXAMPLES = 32
 _CALIBRATED = 50
@@ -200,7 +200,7 @@ def _device(bundle: Bundle, device: DeviceClass, examples: Dataset | None, steps
         says = f"has about {device.free_mb:.0f} MB: take a smaller model or batch_size"
         return msgspec.structs.replace(row, verdict="fails", says=says)
     if round_s > SLOW_S:
-        says = f"longer than the usual deadline of {SLOW_S:.0f} s: raise rounds.deadline_s, or lower steps_per_round"
+        says = f"longer than the first deadline of {SLOW_S:.0f} s: set rounds.deadline_s, or lower steps_per_round"
         return msgspec.structs.replace(row, verdict="look", says=says)
     return row
 

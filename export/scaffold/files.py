@@ -82,7 +82,6 @@ url = "mqtt://127.0.0.1:1883"     # the gateway's Mosquitto: docs/GETTING_STARTE
 count = {plan.rounds}
 {_line(f"cohort = {plan.agents}", "agents that train in each round")}
 {_line("quorum = 0.5", "the part of them that is enough at the deadline")}
-deadline_s = 600
 
 [codec]
 update = "mask | feedback(2) | int8"  # how updates are made small: docs/CODECS.md

@@ -18,7 +18,7 @@ from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, e
 from fedprune.codecs.moved import NOTHING_MOVED, moved_since
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
-from fedprune.codecs.update_bytes import alive_sizes, decode_update, encode_update
+from fedprune.codecs.update_bytes import UpdateDecoder, alive_sizes, decode_update, encode_update
 from fedprune.codecs.votes import encode_votes
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Key",
     "ModelCodec",
     "Update",
+    "UpdateDecoder",
     "Values",
     "alive_sizes",
     "apply_delta",

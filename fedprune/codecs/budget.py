@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedprune.codecs.topk import Largest
 
@@ -12,6 +13,9 @@ LARGEST_SHARE = 0.35
 _LOG_BITS = 32
 """Binary places of logarithms, which are whole numbers here, since libraries round theirs differently. Of 2^25
 values an entropy is then right to a bit."""
+
+_REMEMBERED = 64
+"""Answers that are remembered: a gateway asks the same for each update of a round."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,7 @@ class Budget(Largest):
             raise ValueError(f"budget({self.bytes}): it must be 1 byte at least")
 
     def most(self, alive: int) -> int:
-        low, high = min(alive, 1), int(LARGEST_SHARE * alive)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if _bits(middle, alive) <= 8 * self.bytes << _LOG_BITS:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return _most(self.bytes, alive)
 
 
 def budget_of(alive: int, fraction: float) -> int:
@@ -52,6 +49,18 @@ def budget_of(alive: int, fraction: float) -> int:
         1000
     """
     return -(-_bits(max(1, round(fraction * alive)), alive) // (8 << _LOG_BITS))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _most(budget: int, alive: int) -> int:
+    low, high = min(alive, 1), int(LARGEST_SHARE * alive)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _bits(middle, alive) <= 8 * budget << _LOG_BITS:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _bits(count: int, alive: int) -> int:

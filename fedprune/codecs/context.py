@@ -12,7 +12,7 @@ of its own, which wants a step for each place, would take minutes for large mode
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,18 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.codecs.links import Places
-from fedprune.codecs.moved import odds
+from fedprune.codecs.moved import LEAST_ODDS, odds
 from fedprune.codecs.range_coder import MOST_PARTS, Chance, RangeDecoder, RangeEncoder
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
 
 _Odds = NDArray[np.int64]
+_Numbers = NDArray[np.signedinteger]
+"""Of places; int32 where they are kept."""
 
 _NUMBERS, _STEPS = 4, 6
 """Numbers of windows, and places in unary numbers, that are told apart; those beyond count as the last."""
 
 _MOST_LENGTH_BYTES = 5
 _LARGEST_SHIFT = MOST_PARTS.bit_length() - 2
+
+_MOST_LISTED = 2**18
+"""Places of a tensor whose beginnings are kept as Python's numbers, which are found faster and take five times the
+memory: 10 MB at most for each of the two ways through it."""
 
 
 class ContextCoder:
@@ -61,8 +67,7 @@ class ContextCoder:
         return _length_bytes(len(body)) + body
 
     def read(self, reader: Reader, size: int, most: int) -> Places:
-        body = bytes(reader.take(_read_length(reader)))
-        decoder, contexts = RangeDecoder(body), _Contexts()
+        decoder, contexts = RangeDecoder(bytes(reader.take(_read_length(reader)))), _Contexts()
         kept = np.zeros(size, np.bool_)
         start = 0
         for line in self._lines:
@@ -70,8 +75,7 @@ class ContextCoder:
             most -= found.size
             kept[start + found] = True
             start += line.size
-        if self.encode(kept) != _length_bytes(len(body)) + body:
-            raise ProtocolError("the positions are not coded as a writer codes them")
+        decoder.finish()
         return kept
 
 
@@ -94,11 +98,32 @@ class _Line:
         return np.concatenate([[0], np.cumsum(self._odds[self.columns])])
 
     @cached_property
-    def columns(self) -> NDArray[np.intp]:
-        """The places, numbered row by row, as they come column by column; the last axis is the columns."""
-        return np.argsort(np.flatnonzero(self._mask) % self._mask.shape[-1], kind="stable")
+    def found_by_row(self) -> Sequence[int]:
+        """`by_row`, to find places in one by one."""
+        return _to_search(self.by_row)
 
     @cached_property
+    def found_by_column(self) -> Sequence[int]:
+        """`by_column` likewise."""
+        return _to_search(self.by_column)
+
+    @cached_property
+    def columns(self) -> _Numbers:
+        """The places, numbered row by row, as they come column by column; the last axis is the columns."""
+        return np.argsort(np.flatnonzero(self._mask) % self._mask.shape[-1], kind="stable").astype(np.int32)
+
+    @cached_property
+    def ranks(self) -> _Numbers:
+        """The number of each place, as they come row by row, among them column by column."""
+        ranks = np.empty_like(self.columns)
+        ranks[self.columns] = np.arange(self.size, dtype=np.int32)
+        return ranks
+
+    def is_by_column(self, positions: _Numbers, transposed: _Numbers) -> bool:
+        """True if a writer goes through it column by column for positions that are `transposed` so."""
+        return _roughness(self.by_column, transposed) < _roughness(self.by_row, positions)
+
+    @property
     def _odds(self) -> _Odds:
         return odds(self._mask, self._moved)
 
@@ -116,16 +141,14 @@ class _Contexts:
     numbers: list[list[Chance]] = field(default_factory=lambda: [_chances() for _ in range(_NUMBERS)])
 
 
-def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: NDArray[np.intp], line: _Line) -> None:
+def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Numbers, line: _Line) -> None:
     _write_count(encoder, contexts, positions.size)
     if not positions.size:
         return
     starts = line.by_row
     if line.has_columns:
-        ranks = np.empty(line.size, np.intp)
-        ranks[line.columns] = np.arange(line.size)
-        transposed = np.sort(ranks[positions])
-        by_column = _roughness(line.by_column, transposed) < _roughness(starts, positions)
+        transposed = np.sort(line.ranks[positions])
+        by_column = line.is_by_column(positions, transposed)
         encoder.bit(contexts.by_column, by_column)
         if by_column:
             starts, positions = line.by_column, transposed
@@ -138,45 +161,47 @@ def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: NDArray
     sizes = starts[positions + 1] - starts[positions]
     steps = numbers, starts[positions] - firsts, sizes, ends - firsts
     for number, start, size, whole in zip(*(step.tolist() for step in steps), strict=True):
-        row = contexts.numbers[before]
-        for step in range(number):
-            encoder.bit(row[step if step < _STEPS else -1], 1)
-        encoder.bit(row[number if number < _STEPS else -1], 0)
+        encoder.unary(contexts.numbers[before], number)
         before = number if number < _NUMBERS else _NUMBERS - 1
         encoder.part(start, size, whole)
 
 
-def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> NDArray[np.intp]:
+def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> _Numbers:
     """The rising positions of one tensor; in any case at most `most`, below its size."""
     count = _read_count(decoder, contexts)
     if count > min(line.size, most):
         raise ProtocolError(f"{count} positions of a tensor are sent, at most {min(line.size, most)} may be")
     if not count:
         return np.empty(0, np.intp)
-    by_column = line.has_columns and decoder.bit(contexts.by_column)
-    starts = line.by_column if by_column else line.by_row
+    by_column = line.has_columns and bool(decoder.bit(contexts.by_column))
+    starts = line.found_by_column if by_column else line.found_by_row
     found = np.fromiter(_read_positions(decoder, contexts, count, starts), np.intp, count)
-    return np.sort(line.columns[found]) if by_column else found
+    if not line.has_columns:
+        return found
+    positions = np.sort(line.columns[found]) if by_column else found
+    transposed = found if by_column else np.sort(line.ranks[found])
+    if by_column != line.is_by_column(positions, transposed):
+        raise ProtocolError("the places are not laid as a writer lays them")
+    return positions
 
 
-def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, starts: _Odds) -> Iterator[int]:
-    size, whole = starts.size - 1, int(starts[-1])
-    shift, before, position, places = _shift(whole, count), 0, -1, starts.data
+def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, starts: Sequence[int]) -> Iterator[int]:
+    size, whole = len(starts) - 1, starts[-1]
+    shift, before, position = _shift(whole, count), 0, -1
+    length, rows = 1 << shift, contexts.numbers
+    within = length // LEAST_ODDS + 1  # places that can begin in a window
     for _ in range(count):
-        row, number, origin = contexts.numbers[before], 0, places[position + 1]
-        while decoder.bit(row[number if number < _STEPS else -1]):
-            number += 1
-            if origin + (number << shift) >= whole:
-                raise ProtocolError(f"a position does not fit in {size}")
+        origin = starts[position + 1]
+        if origin >= whole:
+            raise ProtocolError(f"a position does not fit in {size}")
+        number = decoder.unary(rows[before], (whole - 1 - origin) >> shift)
         before = number if number < _NUMBERS else _NUMBERS - 1
         window = origin + (number << shift)
-        low = bisect_left(places, window, position + 1, size)
-        high = bisect_left(places, window + (1 << shift), low, size)
+        low = bisect_left(starts, window, position + 1, size) if number else position + 1
+        high = bisect_left(starts, window + length, low, min(low + within, size))
         if low == high:
             raise ProtocolError("a window holds no place")
-        first = places[low]
-        position = bisect_right(places, first + decoder.below(places[high] - first), low, high) - 1
-        decoder.part(places[position] - first, places[position + 1] - places[position])
+        position = decoder.part(starts, low, high)
         yield position
 
 
@@ -198,15 +223,19 @@ def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
     return (1 << length | decoder.plain(length)) - 1
 
 
-def _origins(starts: _Odds, positions: NDArray[np.intp]) -> _Odds:
+def _origins(starts: _Odds, positions: _Numbers) -> _Odds:
     """Where the place behind each position before begins, 0 for the first."""
     return np.concatenate([[0], starts[positions[:-1] + 1]])
 
 
-def _roughness(starts: _Odds, positions: NDArray[np.intp]) -> int:
+def _roughness(starts: _Odds, positions: _Numbers) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
     gaps = starts[positions] - _origins(starts, positions)
     return int(np.frexp((gaps + 1).astype(np.float64))[1].sum())
+
+
+def _to_search(starts: _Odds) -> Sequence[int]:
+    return starts.tolist() if starts.size <= _MOST_LISTED else starts.data
 
 
 def _shift(whole: int, count: int) -> int:

@@ -26,7 +26,10 @@ those of which some sixteenths have. Fitted to updates and deltas of CNN-108k, o
 times, 4 to 8 times, and 1.7 to 4 times as likely."""
 
 _UNIT = 16
-"""So that odds are small numbers, 4 at least: 4 x 4 x 4 / 16."""
+"""So that odds are small numbers."""
+
+LEAST_ODDS = 4
+"""4 x 4 x 4 / 16, of a place of which nothing is known."""
 
 
 def moved_since(first: Weights | None, weights: Weights, table: TensorTable) -> Mask:

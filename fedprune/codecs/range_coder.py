@@ -6,6 +6,9 @@ arithmetic on 32 bits, so that every machine writes and reads the same bytes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+
 from fedprune.errors import ProtocolError
 
 _WHOLE = 2**32
@@ -72,6 +75,14 @@ class RangeEncoder:
             self._low += (number >> bits & (1 << taken) - 1) * self._range
             self._normalise()
 
+    def unary(self, chances: Sequence[Chance], number: int) -> None:
+        """Write a number in unary: so many 1s, then a 0, each by the chance of its place; the last one serves all that
+        follow."""
+        last = len(chances) - 1
+        for place in range(number):
+            self.bit(chances[min(place, last)], 1)
+        self.bit(chances[min(number, last)], 0)
+
     def part(self, start: int, size: int, whole: int) -> None:
         """Write that part of the numbers below `whole`, all as likely, that begins at `start`."""
         self._range //= whole
@@ -81,12 +92,7 @@ class RangeEncoder:
 
     def finish(self) -> bytes:
         """The bytes of all that was written: the fewest that a decoder needs, which takes zeros for what follows."""
-        for count in range(5):
-            step = _WHOLE >> 8 * count
-            end = -(-self._low // step) * step
-            if end < self._low + self._range:
-                break
-        self._low = end
+        self._low = _shortest(self._low, self._range)
         self._carry()
         return bytes(self._written + self._low.to_bytes(4, "big")).rstrip(b"\0")
 
@@ -144,19 +150,65 @@ class RangeDecoder:
             self._normalise()
         return number
 
-    def below(self, whole: int) -> int:
-        """A number of the part that was written of those below `whole`; `part` then goes on behind that part."""
-        self._range //= whole
-        number = self._code // self._range
-        if number >= whole:
-            raise ProtocolError("no encoder writes these bytes")
-        return number
+    def unary(self, chances: Sequence[Chance], most: int) -> int:
+        """Read a number in unary, as `RangeEncoder.unary` writes it. Raises `ProtocolError` if it is above `most`.
 
-    def part(self, start: int, size: int) -> None:
-        """Read the part that `below` told a number of."""
-        self._code -= start * self._range
-        self._range *= size
-        self._normalise()
+        It does what `bit` does, with everything in local variables: most of the bits of a message are read here.
+        """
+        code, width, last, number = self._code, self._range, len(chances) - 1, 0
+        while True:
+            chance = chances[number if number < last else last]
+            zeros, ones = chance.zeros, chance.ones
+            split = width * zeros // (zeros + ones)
+            is_one = code >= split
+            if is_one:
+                code -= split
+                width -= split
+                ones += 2
+            else:
+                width = split
+                zeros += 2
+            if zeros + ones > _MOST_COUNTED:
+                zeros, ones = (zeros + 1) // 2, (ones + 1) // 2
+            chance.zeros, chance.ones = zeros, ones
+            if width < _SMALLEST_RANGE:
+                self._code, self._range = code, width
+                self._normalise()
+                code, width = self._code, self._range
+            if not is_one:
+                self._code, self._range = code, width
+                return number
+            number += 1
+            if number > most:
+                raise ProtocolError(f"a number is above {most}")
+
+    def part(self, starts: Sequence[int], low: int, high: int) -> int:
+        """Read which part was written of those from `low` to below `high`, of which each begins where `starts` says and
+        ends where the next one begins."""
+        first = starts[low]
+        width = self._range // (starts[high] - first)
+        number = first + self._code // width
+        if number >= starts[high]:
+            raise ProtocolError("no encoder writes these bytes")
+        found = bisect_right(starts, number, low, high) - 1
+        start = starts[found]
+        self._code -= (start - first) * width
+        self._range = width * (starts[found + 1] - start)
+        if self._range < _SMALLEST_RANGE:
+            self._normalise()
+        return found
+
+    def finish(self) -> None:
+        """Raise `ProtocolError` unless the bytes are those that an encoder leaves of what was read.
+
+        The interval is the encoder's, and `_code` is how far above its lower end the bytes lie. So they tell that end,
+        and whether they are what `RangeEncoder.finish` takes of the interval: nothing has to be written again.
+        """
+        window = int.from_bytes(self._data[self._next - 4 : self._next].ljust(4, b"\0"), "big")
+        low = (window - self._code) % _WHOLE
+        is_whole = len(self._data) <= self._next and not self._data.endswith(b"\0")
+        if not is_whole or _shortest(low, self._range) - low != self._code:
+            raise ProtocolError("the bytes are not those that an encoder writes for this")
 
     def _normalise(self) -> None:
         while self._range < _SMALLEST_RANGE:
@@ -164,3 +216,9 @@ class RangeDecoder:
             self._next += 1
             self._code = self._code << 8 | byte
             self._range <<= 8
+
+
+def _shortest(low: int, width: int) -> int:
+    """Of the numbers from `low` to below `low` + `width` that end with the most zero bytes, the least."""
+    bits = next(bits for bits in (32, 24, 16, 8, 0) if -(-low >> bits) << bits < low + width)
+    return -(-low >> bits) << bits

@@ -22,6 +22,8 @@ exactly one form as bytes: readers refuse what writers would not have written.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +33,7 @@ from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.floats import Fp32
 from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
 from fedprune.codecs.moved import NOTHING_MOVED
-from fedprune.codecs.positions import Smallest
+from fedprune.codecs.positions import Coding, Smallest
 from fedprune.codecs.reader import Reader, naming
 from fedprune.codecs.update import Update
 from fedprune.codecs.votes import encode_votes, read_votes
@@ -124,24 +126,69 @@ def decode_update(
     Raises:
         ProtocolError: the bytes are not those of any update that `encode_update` writes so.
     """
-    reader = Reader(blob)
-    reader.expect(_MAGIC)
-    fingerprint, carries_mask = reader.unpack("HB")
-    places = _moved(table, moved, codec)
-    if fingerprint != codec.fingerprint(places):
-        raise ProtocolError(f"the update is not of the codec {str(codec)!r}, or of another model")
-    if carries_mask != (known_mask is None):
-        raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known_mask is None)}")
-    mask = _read_mask(reader, table) if known_mask is None else known_mask
-    statistics = {}
-    for spec in table.of(TensorClass.STATISTICS):
-        with naming(f"tensor {spec.name}"):
-            (vector,) = Fp32().read(reader, [spec.size])
-        statistics[spec.name] = vector.reshape(spec.shape)
-    alive = _read_alive(reader, codec, key, table, mask, places)
-    votes = read_votes(reader, mask, most_votes)
-    reader.finish()
-    return Update(delta=alive, statistics=statistics, mask=mask, votes=votes)
+    return UpdateDecoder(table, known_mask, codec, moved, most_votes).decode(blob, key)
+
+
+class UpdateDecoder:
+    """Reads all updates of a round, which are of the same table, mask, codec and model. What follows from these is
+    found once, for the first update that needs it.
+
+    Args:
+        table, known_mask, codec, moved, most_votes: as for `decode_update`.
+    """
+
+    def __init__(
+        self,
+        table: TensorTable,
+        known_mask: Mask | None,
+        codec: Codec,
+        moved: Mask = NOTHING_MOVED,
+        most_votes: Mapping[str, int] = NO_VOTES,
+    ) -> None:
+        self._table, self._known_mask, self._codec, self._most_votes = table, known_mask, codec, most_votes
+        self._moved = _moved(table, moved, codec)
+
+    @cached_property
+    def _fingerprint(self) -> int:
+        return self._codec.fingerprint(self._moved)
+
+    @cached_property
+    def _known(self) -> _Alive | None:
+        return None if self._known_mask is None else self._alive(self._known_mask)
+
+    def decode(self, blob: bytes, key: Key) -> Update:
+        """Read one update; see `decode_update`."""
+        reader, known = Reader(blob), self._known
+        reader.expect(_MAGIC)
+        fingerprint, carries_mask = reader.unpack("HB")
+        if fingerprint != self._fingerprint:
+            raise ProtocolError(f"the update is not of the codec {str(self._codec)!r}, or of another model")
+        if carries_mask != (known is None):
+            raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known is None)}")
+        alive = self._alive(_read_mask(reader, self._table)) if known is None else known
+        statistics = {}
+        for spec in self._table.of(TensorClass.STATISTICS):
+            with naming(f"tensor {spec.name}"):
+                (vector,) = Fp32().read(reader, [spec.size])
+            statistics[spec.name] = vector.reshape(spec.shape)
+        delta = _read_alive(reader, self._codec, key, alive)
+        votes = read_votes(reader, alive.mask, self._most_votes)
+        reader.finish()
+        return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
+
+    def _alive(self, mask: Mask) -> _Alive:
+        coding = self._codec.positions
+        places = None if coding is None else coding(_places(self._table, mask, default=True), self._moved)
+        return _Alive(mask, alive_sizes(self._table, mask), places)
+
+
+@dataclass(frozen=True, eq=False)
+class _Alive:
+    """The values that a mask leaves alive: how many of each tensor, and how chosen ones are told of, if they are."""
+
+    mask: Mask
+    sizes: Sizes
+    positions: Coding | None
 
 
 def alive_sizes(table: TensorTable, mask: Mask) -> dict[str, int]:
@@ -160,24 +207,21 @@ def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
     return mask
 
 
-def _read_alive(
-    reader: Reader, codec: Codec, key: Key, table: TensorTable, mask: Mask, moved: list[Places]
-) -> dict[str, Vector]:
+def _read_alive(reader: Reader, codec: Codec, key: Key, alive: _Alive) -> dict[str, Vector]:
     def choose(sizes: Sizes, most: int) -> Support:
-        if codec.positions is None:
+        if alive.positions is None:
             raise ValueError(f"the codec {str(codec)!r} chooses positions that it does not code")
         with naming("positions"):
-            coding = codec.positions(_places(table, mask, default=True), moved)
-            return split(coding.read(reader, sum(sizes.values()), most), sizes)
+            return split(alive.positions.read(reader, sum(sizes.values()), most), sizes)
 
-    counts, restore = codec.invert(alive_sizes(table, mask), key, choose)
+    counts, restore = codec.invert(alive.sizes, key, choose)
     with naming("values"):
         vectors = codec.values.read(reader, list(counts.values()))
         with np.errstate(over="ignore", invalid="ignore"):
-            alive = restore(dict(zip(counts, vectors, strict=True)))
-        if not all(np.isfinite(vector).all() for vector in alive.values()):
+            delta = restore(dict(zip(counts, vectors, strict=True)))
+        if not all(np.isfinite(vector).all() for vector in delta.values()):
             raise ProtocolError("a value is NaN or infinite")
-    return alive
+    return delta
 
 
 def _moved(table: TensorTable, moved: Mask, codec: Codec) -> list[Places]:

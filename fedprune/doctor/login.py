@@ -16,9 +16,10 @@ from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown
 from fedprune.errors import FedpruneError, ProtocolError
 from fedprune.wire.authentication import add_mac, verified
 from fedprune.wire.broker import Broker
-from fedprune.wire.messages import DOWNLINK, SCHEMA_VERSION, CheckIn, Presence, Reason, Rejected, decode, encode
+from fedprune.wire.messages import DOWNLINK, CheckIn, Presence, Reason, Rejected, decode, encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.trial import Answer, Trial
+from fedprune.wire.versions import SPOKEN
 
 _CREDENTIALS, _ACCESS = "credentials", "access list"
 _PATIENCE_S = 10.0
@@ -129,7 +130,7 @@ def _judge_answers(trial: Trial, topics: Topics, agent: str, key: bytes | None) 
         if rejected.reason is Reason.UNREADABLE:
             yield failed("protocol", f"the aggregator cannot read what this version says ({rejected.detail})", _UPGRADE)
             return
-    yield ok("protocol", f"both sides speak version {SCHEMA_VERSION}")
+    yield ok("protocol", f"both sides speak {SPOKEN}")
 
 
 def _aggregator_rights(trial: Trial, topics: Topics) -> Iterator[Finding]:

@@ -7,13 +7,13 @@ from importlib import metadata
 
 from fedprune import __version__
 from fedprune.doctor.finding import Finding, ok
-from fedprune.wire.messages import SCHEMA_VERSION
+from fedprune.wire.versions import SPOKEN
 
 _SHOWN = ("numpy", "msgspec", "paho-mqtt", "ai-edge-litert", "tflite-runtime", "tensorflow")
 
 
 def examine_versions() -> Finding:
-    own = (f"fedprune {__version__} (protocol {SCHEMA_VERSION})", f"Python {platform.python_version()}")
+    own = (f"fedprune {__version__} (protocol {SPOKEN.newest})", f"Python {platform.python_version()}")
     return ok("versions", ", ".join((*own, *_installed())))
 
 

@@ -47,6 +47,12 @@ def _scores(network: Network) -> Iterator[Shape]:
             yield layer.heads, query[0], key[0]
 
 
+def graph_names(network: Network) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of an inference graph's inputs and of its outputs, in the network's order."""
+    inputs, outputs = range(len(network.inputs)), range(len(network.outputs))
+    return tuple(f"x{number}" for number in inputs), tuple(f"y{number}" for number in outputs)
+
+
 def write_inference_graph(network: Network, weights: Weights, batch_size: int, *, as_trained: bool = False) -> bytes:
     """`network`, which was checked, as a TFLite file: ``x0`` … `[batch_size, ...]` to ``y0`` …, float32 (ids int32).
 
@@ -54,14 +60,16 @@ def write_inference_graph(network: Network, weights: Weights, batch_size: int, *
     Raises `TaskError` if the graph would be too large.
     """
     writer = _Writer(Graph(), weights)
+    inputs, outputs = graph_names(network)
     values = [
-        writer.graph.input(f"x{number}", (batch_size, *shape), vocabulary)
-        for number, (shape, vocabulary) in enumerate(zip(network.inputs, network.vocabularies, strict=True))
+        writer.graph.input(name, (batch_size, *shape), vocabulary)
+        for name, shape, vocabulary in zip(inputs, network.inputs, network.vocabularies, strict=True)
     ]
     for layer, call in network.steps():
         rule = _as_trained if as_trained else _RULES.get(type(layer), _as_trained)
         values.append(rule(writer, layer, [values[number] for number in call.inputs]))
-    return writer.graph.finish(SIGNATURE, {f"y{number}": values[value] for number, value in enumerate(network.outputs)})
+    answers = zip(outputs, network.outputs, strict=True)
+    return writer.graph.finish(SIGNATURE, {name: values[value] for name, value in answers})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ import msgspec
 
 from fedprune.errors import BrokerError, ProtocolError
 from fedprune.identity.asking import GatewayUnproven, Unreachable, ask, refusal, trusting
-from fedprune.identity.certificates import fingerprint, new_key, plain_certificate, renewable_from, signing_request
+from fedprune.identity.certificates import (
+    Credentials,
+    fingerprint,
+    is_pair,
+    new_key,
+    plain_certificate,
+    renewable_from,
+    signing_request,
+)
 from fedprune.identity.enrolment import AUTHORITY_PATH, ENROLMENT_PATH, Enrolled, EnrolmentRequest
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken
 from fedprune.system.disk import Directory
@@ -63,22 +71,33 @@ def join_gateway(token: JoinToken, disk: Directory) -> Membership:
         except Unreachable as failure:
             failures.append(str(failure))
             continue
+        certificate = certified(enrolled.certificate, key)
+        federation = check_id(enrolled.federation, "the gateway's federation")
         disk.write(AUTHORITY, authority.encode())
         disk.write_private(AUTHENTICATION_KEY, enrolled.authentication_key.encode())
         disk.write(TRUSTED_ROOT, enrolled.root_key.encode())
         disk.write_private(KEY, key)
-        keep_certificate(disk, enrolled.certificate, Home(token.hosts, token.port))
+        keep_certificate(disk, certificate, Home(token.hosts, token.port))
         disk.delete(_NEW_KEY)
         where = f"[{host}]" if ":" in host else host
-        federation = check_id(enrolled.federation, "the gateway's federation")
         return Membership(token.name, federation, f"mqtts://{where}:{enrolled.broker_port}")
     raise BrokerError(f"no gateway answers: {'; '.join(failures)}; does `fedprune gateway run` run there?")
 
 
-def keep_certificate(disk: Directory, certificate: str, home: Home) -> None:
-    """Write a device's certificate, and from when on it can be renewed, and where."""
-    disk.write(CERTIFICATE, certificate.encode())
-    renew_from = int(renewable_from(certificate.encode()).timestamp())
+def certified(certificate: str, key: bytes) -> bytes:
+    """The certificate that a gateway answers with, once it is seen to be one of this key: until then what the device
+    has stays. Raises `ProtocolError`."""
+    given = certificate.encode()
+    if not is_pair(Credentials(given, key)):
+        raise ProtocolError("the gateway gives a certificate that is none of this device's key; ask it once more")
+    return given
+
+
+def keep_certificate(disk: Directory, certificate: bytes, home: Home) -> None:
+    """Write a device's certificate, then from when on it can be renewed, and where: who is interrupted in between
+    renews once more, where the other way round nobody ever would."""
+    disk.write(CERTIFICATE, certificate)
+    renew_from = int(renewable_from(certificate).timestamp())
     disk.write(HOME, msgspec.json.encode(msgspec.structs.replace(home, renew_from=renew_from)))
 
 

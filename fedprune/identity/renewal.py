@@ -17,7 +17,7 @@ from fedprune.identity.broker_process import tell_broker
 from fedprune.identity.certificates import renewable_from
 from fedprune.identity.enrolment import RENEWAL_PATH, Renewed
 from fedprune.identity.gateway import OWN, Gateway, init_gateway
-from fedprune.identity.joining import AUTHORITY, CERTIFICATE, HOME, KEY, Home, keep_certificate
+from fedprune.identity.joining import AUTHORITY, CERTIFICATE, HOME, KEY, Home, certified, keep_certificate
 from fedprune.system.disk import Directory
 
 CHECK_S = 24 * 3600.0
@@ -48,7 +48,7 @@ def renew_device(disk: Directory, now: datetime) -> bool:
             certificate = msgspec.json.decode(body, type=Renewed).certificate
         except msgspec.DecodeError as error:
             raise ProtocolError(f"{host}: gives no certificate that can be read ({error})") from error
-        keep_certificate(disk, certificate, home)
+        keep_certificate(disk, certified(certificate, _text(disk, KEY).encode()), home)
         return True
     raise BrokerError(f"no gateway answers: {'; '.join(failures)}; does `fedprune gateway run` run there?")
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -88,7 +89,7 @@ class TensorTable:
         """The rows that no model brings, in table order: frozen and local ones."""
         return tuple(spec for spec in self._specs if spec.local or spec.kind is TensorClass.FROZEN)
 
-    @property
+    @cached_property
     def moments(self) -> tuple[tuple[str, str], ...]:
         """The names of each layer's statistics that are not local, moving mean and moving variance."""
         by_layer: dict[str, list[str]] = {}

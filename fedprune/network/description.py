@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from fedprune.errors import TaskError
+from fedprune.errors import TaskError, TaskOfOtherVersion
 from fedprune.model.forms import MAX_ENDS, MAX_NAME, NAME_PATTERN, InputForm, array_names
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.network.augmentation import MAX_AUGMENTATION, AnyAugmentation
@@ -223,7 +223,7 @@ def parse_network(blob: bytes) -> Network:
         reason = "".join(sign if sign.isprintable() else "?" for sign in str(error))[:200]  # which cites the text
         raise TaskError(f"network.json: {reason}; build the task with this version of fedprune") from error
     if network.version != VERSION:
-        raise TaskError(f"network.json: version {network.version}, this fedprune reads {VERSION}; upgrade it")
+        raise TaskOfOtherVersion(f"network.json: version {network.version}, this fedprune reads {VERSION}; upgrade it")
     return network
 
 

@@ -14,6 +14,7 @@ magnitudes, since squares of others differ by far more than float64 rounds: by r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,22 +28,29 @@ _LARGEST_SCORE = 1.0
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """Magnitudes of a layer's weights `[n]`, -1 where pruned; the largest of them, falling; their scores, falling."""
+    """Magnitudes of a layer's kept weights `[n]`; the largest of them, falling; the sums of their squares up to each.
+
+    A score is made of the last two when it is looked at: all of them would take as much memory again.
+    """
 
     magnitudes: Array
     ranked: Array
-    scores: NDArray[np.float64]
+    sums: NDArray[np.float64]
 
     def more_than(self, score: float) -> int:
         """The number of scores above `score`."""
-        return int(self.scores.size - np.searchsorted(self.scores[::-1], score, side="right"))
+        return bisect_left(range(self.ranked.size), True, key=lambda rank: self._score(rank) <= score)
 
     def at_least(self, score: float) -> int:
         """The number of scores of `score` or more."""
-        return int(self.scores.size - np.searchsorted(self.scores[::-1], score, side="left"))
+        return bisect_left(range(self.ranked.size), True, key=lambda rank: self._score(rank) < score)
+
+    def _score(self, rank: int) -> float:
+        magnitude, total = float(self.ranked[rank]), float(self.sums[rank])
+        return magnitude * magnitude / total if total > 0.0 else 0.0
 
     def best(self, count: int) -> NDArray[np.bool_]:
-        """Where the weights of the first `count` ranks are."""
+        """Where among the kept weights those of the first `count` ranks are."""
         if not count:
             return np.zeros(self.magnitudes.size, np.bool_)
         cut = self.ranked[count - 1]
@@ -56,9 +64,9 @@ def keep_by_lamp(weights: Mapping[str, Array], count: int, previous: Mask) -> di
     """Keep the `count` highest scores of all layers together, of equal ones those that come first.
 
     Args:
-        weights: float32, by name of layers, any shapes.
+        weights: float32, by name of layers and of others, any shapes.
         count: at most as many as `previous` keeps.
-        previous: of the same names and shapes; a weight that it prunes stays pruned, and counts in no sum.
+        previous: of the layers, with their shapes; a weight that it prunes stays pruned, and counts in no sum.
 
     Returns:
         By name a bool array of the layer's shape, True where a weight is kept.
@@ -70,8 +78,8 @@ def keep_by_lamp(weights: Mapping[str, Array], count: int, previous: Mask) -> di
         {'small': [False, True], 'large': [True, False, True]}
     """
     if not count:
-        return {name: np.zeros(array.shape, np.bool_) for name, array in weights.items()}
-    layers = {name: _layer(array, previous[name], count) for name, array in weights.items()}
+        return {name: np.zeros(kept.shape, np.bool_) for name, kept in previous.items()}
+    layers = {name: _layer(weights[name], kept, count) for name, kept in previous.items()}
     threshold = _score_of_rank(list(layers.values()), count)
     open_places = count - sum(layer.more_than(threshold) for layer in layers.values())
     mask = {}
@@ -79,22 +87,20 @@ def keep_by_lamp(weights: Mapping[str, Array], count: int, previous: Mask) -> di
         above = layer.more_than(threshold)
         ties = min(open_places, layer.at_least(threshold) - above)
         open_places -= ties
-        mask[name] = layer.best(above + ties).reshape(weights[name].shape)
+        kept = np.zeros(previous[name].shape, np.bool_)
+        kept[previous[name]] = layer.best(above + ties)
+        mask[name] = kept
     return mask
 
 
 def _layer(array: Array, kept: NDArray[np.bool_], most: int) -> _Layer:
     """A layer with its `most` largest magnitudes, or all."""
-    magnitudes = np.abs(array.reshape(-1))
-    largest = magnitudes[kept.reshape(-1)]
-    magnitudes[~kept.reshape(-1)] = -1.0
+    magnitudes = largest = np.abs(array[kept])
     if most < largest.size:
         largest = np.partition(largest, largest.size - most)[largest.size - most :]
     ranked = np.sort(largest)[::-1].copy()
-    squares = np.square(ranked, dtype=np.float64)
-    sums = np.cumsum(squares)
-    scores = np.divide(squares, sums, out=squares, where=sums > 0.0)
-    return _Layer(magnitudes, ranked, scores)
+    sums = np.square(ranked, dtype=np.float64)
+    return _Layer(magnitudes, ranked, np.cumsum(sums, out=sums))
 
 
 def _score_of_rank(layers: list[_Layer], count: int) -> float:

@@ -5,7 +5,7 @@ Scores and ties are computed so that every participant gets the same mask from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
@@ -79,9 +79,9 @@ def score_mask(
         [True, False, False, True]
     """
     shapes = {spec.name: spec.shape for spec in table.of(TensorClass.PRUNABLE)}
-    scored, kept = {name: weights[name] for name in shapes}, dict(previous)
+    scored, kept = weights, {name: previous[name] for name in shapes}
     if block != SINGLE:
-        scored = {name: pool_magnitudes(array, previous[name], block) for name, array in scored.items()}
+        scored = {name: pool_magnitudes(weights[name], previous[name], block) for name in shapes}
         kept = {name: pool_kept(previous[name], block) for name in shapes}
     chosen = _choose(scored, shapes, sparsity, allocation, kept)
     if block != SINGLE:
@@ -90,21 +90,24 @@ def score_mask(
 
 
 def _choose(
-    scored: Weights, shapes: Mapping[str, tuple[int, ...]], sparsity: float, allocation: Allocation, previous: Mask
+    scored: Weights,
+    shapes: Mapping[str, tuple[int, ...]],
+    sparsity: float,
+    allocation: Allocation,
+    previous: dict[str, NDArray[np.bool_]],
 ) -> dict[str, NDArray[np.bool_]]:
-    """The mask of weights or of blocks, whose tensors have `shapes`."""
+    """The mask of weights or of blocks, whose tensors have `shapes`. Of `scored` no more than one is looked at a time:
+    it may make them when it is asked for them."""
     match allocation:
         case Allocation.UNIFORM:
-            return {name: _keep_as_tfmot(array, sparsity, previous[name]) for name, array in scored.items()}
+            return {name: _keep_as_tfmot(scored[name], sparsity, kept) for name, kept in previous.items()}
         case Allocation.ERK:
             densities = erk_densities(shapes, 1.0 - sparsity)
-            return {name: _keep_part(array, densities[name], previous[name]) for name, array in scored.items()}
-        case Allocation.LAMP:
-            return keep_by_lamp(scored, _number_kept(previous, sparsity), previous)
-        case _:
-            score = _SCORES[allocation]
-            scores = {name: score(array, previous[name]) for name, array in scored.items()}
-            return _keep_best(scores, sparsity, previous)
+            return {name: _keep_part(scored[name], densities[name], kept) for name, kept in previous.items()}
+    count = _number_kept(previous, sparsity)
+    if count == sum(int(np.count_nonzero(kept)) for kept in previous.values()):
+        return dict(previous)
+    return (keep_by_lamp if allocation is Allocation.LAMP else _keep_best)(scored, count, previous)
 
 
 def keep_above(weights: Weights, mask: Mask, threshold: float) -> dict[str, NDArray[np.bool_]]:
@@ -231,6 +234,25 @@ def put_kept(values: Array, kept: NDArray[np.bool_], fill: float = 0.0) -> Array
     return whole.reshape(kept.shape)
 
 
+def put_places(places: NDArray[np.bool_], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of what is kept, go on with some.
+
+    Args:
+        places: one dimension, as many as are kept.
+        kept: any shape.
+
+    Returns:
+        A bool array of the shape of `kept`, False where that is.
+
+    Example:
+        >>> put_places(np.array([False, True]), np.array([True, False, True])).tolist()
+        [False, False, True]
+    """
+    put = np.zeros(kept.shape, np.bool_)
+    put[kept] = places
+    return put
+
+
 def largest(scores: NDArray[_Score], count: int) -> NDArray[np.bool_]:
     """Choose the `count` largest scores, of equal ones those that come first.
 
@@ -293,20 +315,9 @@ def _keep_part(array: Array, density: float, previous: NDArray[np.bool_]) -> NDA
     return largest(_magnitudes(array, previous).reshape(-1), count).reshape(array.shape)
 
 
-_SCORES: dict[Allocation, Callable[[Array, NDArray[np.bool_]], NDArray[np.floating]]] = {
-    Allocation.GLOBAL: _magnitudes,
-}
-"""From a tensor and where it is kept to scores, of which the best of all tensors together are kept."""
-
-
-def _keep_best(
-    scores: dict[str, NDArray[np.floating]], sparsity: float, previous: Mask
-) -> dict[str, NDArray[np.bool_]]:
-    """Keep the round(n (1 - sparsity)) highest scores, of equal ones those with the lowest index; never `_PRUNED`."""
-    if not scores:
-        return {}
-    flat = np.concatenate([array.ravel() for array in scores.values()])
-    kept = largest(flat, _number_kept(previous, sparsity))
-    ends = np.cumsum([array.size for array in scores.values()])
-    pieces = np.split(kept, ends[:-1])
-    return {name: piece.reshape(array.shape) for (name, array), piece in zip(scores.items(), pieces, strict=True)}
+def _keep_best(weights: Weights, count: int, previous: Mask) -> dict[str, NDArray[np.bool_]]:
+    """Keep the `count` largest magnitudes of all tensors together, of equal ones those with the lowest index."""
+    magnitudes = [np.abs(take_kept(weights[name], kept)) for name, kept in previous.items()]
+    ends = np.cumsum([array.size for array in magnitudes])
+    chosen = np.split(largest(np.concatenate(magnitudes), count), ends[:-1])
+    return {name: put_places(places, kept) for (name, kept), places in zip(previous.items(), chosen, strict=True)}

@@ -102,10 +102,12 @@ def votes_for(moved: Weights, mask: Mask, most: Mapping[str, int]) -> dict[str, 
 def _votes(moved: NDArray[np.float32], count: int) -> NDArray[np.int8]:
     magnitudes = np.abs(moved)
     scale = float(magnitudes.max(initial=0.0))
+    votes = np.zeros(moved.size, np.int8)
     if not scale > 0.0:
-        return np.zeros(moved.size, np.int8)
-    exact = np.where(largest(magnitudes, count), moved.astype(np.float64) * (LARGEST_VOTE / scale), 0.0)
-    return np.rint(exact).astype(np.int8)
+        return votes
+    chosen = largest(magnitudes, count)
+    votes[chosen] = np.rint(moved[chosen].astype(np.float64) * (LARGEST_VOTE / scale))
+    return votes
 
 
 def regrow(

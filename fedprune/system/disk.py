@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -12,11 +13,21 @@ from typing import BinaryIO, Protocol
 
 from fedprune.errors import StorageError
 
+_PIECE = 1 << 20
+
 
 class Disk(Protocol):
     """A flat store of named blobs. A write is durable and atomic once `write` returns."""
 
     def write(self, name: str, blob: bytes) -> None: ...
+
+    def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """`write` for a blob that need not be in memory: `fill` writes it."""
+        ...
+
+    def append(self, name: str, data: bytes) -> None:
+        """Put data behind a blob, or make one of it. A crash may lose it, and a power cut all that was appended."""
+        ...
 
     def read(self, name: str) -> bytes | None:
         """The blob, or None where there is none of this name."""
@@ -34,7 +45,8 @@ class Disk(Protocol):
 class Directory:
     """A `Disk` in a directory, which is made if there is none, and durably.
 
-    Every method raises `StorageError` where the operating system refuses.
+    Every method raises `StorageError` where the operating system refuses. What is there already is not written again:
+    cards wear.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,15 +60,22 @@ class Directory:
             raise storage_error(path, error) from error
 
     def write(self, name: str, blob: bytes) -> None:
-        self._replace(name, lambda file: file.write(blob))
+        if not _holds(self.path / name, blob):
+            self._replace(name, lambda file: file.write(blob))
 
     def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """`write` for a blob that need not be in memory: `fill` writes it."""
         self._replace(name, fill)
 
     def write_private(self, name: str, blob: bytes) -> None:
         """`write` for a secret: nobody but the owner may ever read the file, its draft included."""
         self._replace(name, lambda file: file.write(blob), _private_opener)
+
+    def append(self, name: str, data: bytes) -> None:
+        try:
+            with (self.path / name).open("ab", buffering=0) as file:
+                file.write(data)
+        except OSError as error:
+            raise storage_error(self.path / name, error) from error
 
     def copy_in(self, name: str, source: Path) -> None:
         """Write a copy of the file `source`, however large it is."""
@@ -65,7 +84,8 @@ class Directory:
             with source.open("rb") as original:
                 shutil.copyfileobj(original, file)
 
-        self._replace(name, copy)
+        if not _are_equal(self.path / name, source):
+            self._replace(name, copy)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -117,6 +137,9 @@ class Directory:
             with open(draft, "wb", opener=opener) as file:
                 fill(file)
                 file.flush()
+                if opener is None and _are_equal(target, draft):
+                    draft.unlink()
+                    return
                 os.fsync(file.fileno())
             draft.replace(target)
             _sync_names(self.path)
@@ -124,6 +147,23 @@ class Directory:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise storage_error(target, error) from error
+
+
+def _holds(path: Path, blob: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size == len(blob) and path.read_bytes() == blob
+    return False
+
+
+def _are_equal(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as ours, other.open("rb") as theirs:
+        if os.fstat(ours.fileno()).st_size != os.fstat(theirs.fileno()).st_size:
+            return False
+        while piece := ours.read(_PIECE):
+            if piece != theirs.read(_PIECE):
+                return False
+        return True
+    return False
 
 
 def _private_opener(path: str, flags: int) -> int:
@@ -159,6 +199,31 @@ def _sync_names(directory: Path) -> None:
 
 def _draft_of(name: str) -> str:
     return f".{name}.draft"
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file, or a directory with all that is in it; only the name `target` itself is not yet durable.
+
+    Raises `OSError` where the operating system refuses.
+    """
+    if source.is_dir():
+        target.mkdir()
+        for each in sorted(source.iterdir()):
+            copy_durably(each, target / each.name)
+        _sync_names(target)
+        return
+    with source.open("rb") as original, target.open("xb") as file:
+        shutil.copyfileobj(original, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def has_no_room(error: StorageError) -> bool:
+    """True where no other file on that disk could be written either: it is full, or may not be written at all."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return getattr(cause, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_READONLY")  # agents load no SQLite
 
 
 def why_unreadable(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import queue
@@ -10,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -26,6 +27,9 @@ _NUDGE = signal.SIGURG
 
 _INSIST_S = 0.05
 _READ_AT_ONCE = 64
+
+_SET_PARENT_DEATH_SIGNAL = 1
+"""Of Linux's prctl."""
 
 LAST_S = 1.5
 """A service that was told to end has so long to do it in order: to take leave of the broker, to finish a step. What it
@@ -66,7 +70,7 @@ def as_service() -> Iterator[None]:
 
 
 def _begin_last_moment(number: signal.Signals) -> None:
-    if number == signal.SIGTERM and _is_service.is_set():
+    if number == signal.SIGTERM and (SERVICE.is_managed or _is_service.is_set()):
         threading.Thread(target=_end_late, name="last moment", daemon=True).start()
 
 
@@ -94,8 +98,9 @@ def stopping(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise `KeyboardInterrupt` in the main thread at once, also in one that is about to block.
 
-    SIGTERM likewise unwinds what is within, so that it can end its children; then the process ends by the signal.
-    One of the two that whoever started us has ignored, or handles, is left to them.
+    SIGTERM likewise unwinds what is within, so that it can end its children; then the process ends by the signal, or by
+    `Terminated` if a service manager started it: it is being started, and `as_service` comes later. One of the two that
+    whoever started us has ignored, or handles, is left to them.
 
     Python notices a signal between two instructions, or as it ends a blocking call. One that arrives in the moment
     before the call blocks would be noticed when the call returns: here the call is ended again and again until it is.
@@ -120,12 +125,41 @@ def interruptible() -> Iterator[None]:
     try:
         with (
             _handled_by(lambda *_: None, (_NUDGE,)),
+            _sent_again_where_swallowed({KeyboardInterrupt: signal.SIGINT, _Unwinding: signal.SIGTERM}),
             _handled_by(interrupt, ours),
             _told_of(ours, insist),  # ends first: the handler stays while somebody insists on it
         ):
             yield
-    except _Unwinding:
+    except _Unwinding as told:
+        if SERVICE.is_managed:
+            raise Terminated from told
         os.kill(os.getpid(), signal.SIGTERM)
+    except Exception as error:
+        if SERVICE.is_managed and _is_told_to_end.is_set():  # as in `as_service`
+            raise Terminated from error
+        raise
+
+
+@contextmanager
+def _sent_again_where_swallowed(signals: Mapping[type[BaseException], signal.Signals]) -> Iterator[None]:
+    """Send a signal a second time whose exception Python swallows: none leaves a destructor, nor what is called for a
+    weak reference, as at each import."""
+    former = sys.unraisablehook
+
+    def send_again(swallowed: sys.UnraisableHookArgs) -> None:
+        number = signals.get(swallowed.exc_type)
+        if number is None:
+            former(swallowed)
+            return
+        later = threading.Timer(_INSIST_S, os.kill, (os.getpid(), number))  # what is raised now is swallowed too
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
 
 
 @contextmanager
@@ -183,6 +217,12 @@ def log_to_stderr(name: str, *, verbose: bool) -> None:
 def start_abandonable(work: Callable[..., None], *arguments: Any) -> None:
     """Run `work` in a thread for which nobody waits when the process ends."""
     threading.Thread(target=work, args=arguments, name=_ABANDONABLE, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process, whatever it does, when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def leave(exit_code: int) -> NoReturn:

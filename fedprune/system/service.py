@@ -36,6 +36,11 @@ class ServiceManager:
         watches = period.isascii() and period.isdigit() and int(period) > 0
         return cls(os.environ.get(_SOCKET), int(period) / 1e6 if watches else None)
 
+    @property
+    def is_managed(self) -> bool:
+        """A manager waits to hear of this process."""
+        return bool(self._address)
+
     def wait_until(self, alarm: float | None) -> float | None:
         """Seconds that a main loop may wait, of which `alarm` is the end by the monotonic clock; None is for ever."""
         left = None if alarm is None else max(0.0, alarm - time.monotonic())

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from fedprune.data.description import Arrays, Data, Text
 from fedprune.data.normalization import scale_of, targets_of
-from fedprune.errors import ProtocolError, StorageError, TaskError
+from fedprune.errors import ProtocolError, StorageError, TaskError, TaskOfOtherVersion
 from fedprune.model.forms import OutputForm, array_names
 from fedprune.model.losses import Objective
 from fedprune.model.metrics import Metric
@@ -357,7 +357,9 @@ def _parse_task(manifest: bytes) -> Task:
             f"task bundle: {_TASK}: {one_line(str(error))}; build it with this version of fedprune"
         ) from error
     if task.format_version != FORMAT_VERSION:
-        raise TaskError(f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it")
+        raise TaskOfOtherVersion(
+            f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it"
+        )
     problem = _problem(task)
     if problem:
         raise TaskError(f"task bundle: {_TASK}: {problem}; build it again")

@@ -1,24 +1,28 @@
 """Checkpoints: a version of the global model, as a safetensors file that other tools can read.
 
-Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the
-model under its tensor names, the masks under ``mask/NAME``, the gateway's unrounded weights under ``exact/NAME``,
-the state of its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network
-under ``form/units``, if it can lose some.
+Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the model
+under its tensor names, as float16 where that is exact, the masks under ``mask/NAME``, the gateway's unrounded weights
+under ``exact/NAME`` (where those that the mask does not keep are 0, the others alone, in one dimension), the state of
+its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network under
+``form/units``, if it can lose some.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.errors import StorageError
-from fedprune.model.tensor_files import pack_tensors, unpack_tensors
-from fedprune.model.tensors import Mask, Weights
+from fedprune.model.tensor_files import Makes, view_tensors, write_tensors
+from fedprune.model.tensors import Array, Mask, Weights
+from fedprune.pruning.sparse_weights import SparseWeights
 from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
 
@@ -45,34 +49,45 @@ class Checkpoint:
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises `StorageError`."""
-    named: dict[str, NDArray[np.generic]] = dict(checkpoint.weights)
-    named |= {f"exact/{name}": array for name, array in checkpoint.exact.items()}
-    named |= {f"mask/{name}": kept for name, kept in checkpoint.mask.items()}
-    named |= {f"{_SERVER}{key}": array for key, array in checkpoint.optimizer_state.items()}
-    named |= {} if checkpoint.units is None else {_UNITS: checkpoint.units}
+    weights, mask, state = checkpoint.weights, checkpoint.mask, checkpoint.optimizer_state
+    made: dict[str, Makes] = {name: partial(_narrow, weights, name) for name in weights}
+    made |= {f"exact/{name}": partial(_kept, checkpoint.exact, name, mask.get(name)) for name in checkpoint.exact}
+    made |= {f"mask/{name}": partial(mask.__getitem__, name) for name in mask}
+    made |= {f"{_SERVER}{key}": partial(_kept, state, key, mask.get(_tensor_in(key))) for key in state}
+    made |= {} if checkpoint.units is None else {_UNITS: partial(np.asarray, checkpoint.units)}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
-    disk.write(_name(checkpoint.version), pack_tensors(named, metadata))
+    disk.write_through(_name(checkpoint.version), lambda file: write_tensors(file, made, metadata))
 
 
 def load_checkpoint(disk: Disk, version: int) -> Checkpoint:
     """Raises `StorageError` if there is no such version or its file is damaged."""
+    return _load(disk, version, lambda weights, _: {name: array.copy() for name, array in weights.items()})
+
+
+def load_sparse_checkpoint(disk: Disk, version: int) -> Checkpoint:
+    """`load_checkpoint` for who has no room for whole models beside the file: what the mask keeps is held."""
+    return _load(disk, version, SparseWeights.copied)
+
+
+def _load(disk: Disk, version: int, take: Callable[[Weights, Mask], Weights]) -> Checkpoint:
     name = _name(version)
     blob = disk.read(name)
     if blob is None:
         raise StorageError(f"checkpoint {name} is missing; {_WAYS_OUT}")
     try:
-        tensors = unpack_tensors(blob)
+        tensors: dict[str, NDArray[Any]] = view_tensors(blob)
         metadata = _metadata(blob)
         names: list[str] = json.loads(metadata["tensors"])
+        mask = {name: tensors[f"mask/{name}"].astype(np.bool_) for name in names if f"mask/{name}" in tensors}
         return Checkpoint(
             run=metadata["run"],
             version=version,
-            weights={name: tensors[name] for name in names},
-            exact={name: tensors[f"exact/{name}"] for name in names},
-            mask={name: _mask(tensors, name) for name in names if f"mask/{name}" in tensors},
+            weights=take(_Stored({name: partial(_widened, tensors[name]) for name in names}), mask),
+            exact=take(_Stored({name: partial(_whole, tensors, f"exact/{name}", name) for name in names}), mask),
+            mask=mask,
             optimizer_state={
-                key.removeprefix(_SERVER): array
-                for key, array in sorted(tensors.items())
+                key.removeprefix(_SERVER): _whole(tensors, key, _tensor_in(key.removeprefix(_SERVER))).copy()
+                for key in sorted(tensors)
                 if key.startswith(_SERVER) and key not in names
             },
             units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
@@ -120,8 +135,59 @@ def _name(version: int) -> str:
     return f"{version:06d}{_SUFFIX}"
 
 
-def _mask(tensors: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.bool_]:
-    return tensors[f"mask/{name}"].astype(np.bool_)
+class _Stored(Mapping[str, Array]):
+    """Tensors of a file, each made when it is asked for."""
+
+    def __init__(self, made: Mapping[str, Callable[[], Array]]) -> None:
+        self._made = made
+
+    def __getitem__(self, name: str) -> Array:
+        return self._made[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+def _narrow(weights: Weights, name: str) -> NDArray[Any]:
+    """The same numbers in half the bytes, if they are float32 and were rounded to float16."""
+    array = weights[name]
+    if array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float16)
+    is_same = np.array_equal(narrow.astype(np.float32).view(np.uint32), array.view(np.uint32))
+    return narrow if is_same else array
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _kept(tensors: Mapping[str, NDArray[Any]], name: str, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """What the mask keeps, if there is nothing else: not even a negative zero."""
+    array = tensors[name]
+    if mask is None:
+        return array
+    kept, bits = array[mask], array.view(f"u{array.dtype.itemsize}")
+    return kept if np.count_nonzero(bits) == np.count_nonzero(bits[mask]) else array
+
+
+def _tensor_in(key: str) -> str:
+    """The tensor that a part of the server optimizer's state, `part/tensor`, belongs to."""
+    return key.partition("/")[2]
+
+
+def _whole(tensors: Mapping[str, NDArray[Any]], key: str, name: str) -> NDArray[Any]:
+    """What is stored under `key`, in the shape of the tensor `name`."""
+    array = tensors[key]
+    if f"mask/{name}" not in tensors or array.shape == tensors[name].shape:
+        return array
+    whole = np.zeros(tensors[name].shape, array.dtype)
+    whole[tensors[f"mask/{name}"].astype(np.bool_)] = array
+    return whole
 
 
 def _metadata(blob: bytes) -> dict[str, str]:

@@ -86,6 +86,10 @@ class Form:
     def carry_all(self, former: Form, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {name: self.carry(former, name, array) for name, array in tensors.items()}
 
+    def carried(self, former: Form, tensors: Weights) -> Weights:
+        """`carry_all`, but the tensors themselves where the form stays: they may be made when they are asked for."""
+        return tensors if former is self else self.carry_all(former, tensors)
+
     def carry_parts(self, former: Form, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What goes with tensors of the `former` form, by `part/tensor`, in this form."""
         return {key: self.carry(former, key.partition("/")[2], array) for key, array in state.items()}

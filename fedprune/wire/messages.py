@@ -1,22 +1,25 @@
 """The messages between agents and the aggregator: typed, versioned, size-checked before it is decoded.
 
 Messages are MessagePack arrays, field by field in the order below, so that no name travels (`Presence` alone is JSON,
-for people). A reader accepts its own schema version alone, and tolerates fields behind those that it knows. Who speaks
-is in the topic, never in the payload. What stays the same in all rounds (`Terms`) is said once.
+for people). A reader accepts the versions that it speaks, and tolerates fields behind those that it knows; trailing
+ones that have their defaults are not sent. Who speaks is in the topic, never in the payload. What stays the same in all
+rounds (`Terms`) is said once.
+
+By a `Greeting` two sides learn which versions both speak. It is read in every version, so the fields that it has stay
+as they are for ever; so is what refuses or is broadcast (`_LASTING`).
 """
 
 from __future__ import annotations
 
-import struct
 from enum import StrEnum
-from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from fedprune.errors import ProtocolError
+from fedprune.wire.positional import pack
+from fedprune.wire.versions import SPOKEN, Versions
 
-SCHEMA_VERSION = 6
 MAX_MESSAGE_BYTES = 120 * 1024
 """No message is longer; AWS IoT, the strictest broker we know of, takes 128 KB."""
 
@@ -76,16 +79,17 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Base of all messages. `v` is the schema version. Its own floats travel as float32, those of structs in it as
-    float64."""
+    """Base of all messages. `v` is the version that it is in. Its own floats travel as float32, those of structs in it
+    as float64."""
 
-    v: int = SCHEMA_VERSION
+    v: int = SPOKEN.newest
 
 
 class Manifest(Message, frozen=True, kw_only=True):
     """Retained on the round topic: what the federation is doing. `round` counts from 0; `done` ends it.
 
-    `incarnation` counts the aggregator's starts: when it changes, agents check in again.
+    `incarnation` counts the aggregator's starts: when it changes, agents check in again. `v` is the oldest version that
+    the aggregator speaks, `newest` the newest, 0 if that is the same.
 
     Where devices have joined a gateway it is signed (`fedprune.wire.proof`): `epoch` is that of the key, and
     `weights_digest` the beginning of that of the round's model.
@@ -98,6 +102,7 @@ class Manifest(Message, frozen=True, kw_only=True):
     epoch: Count = 0
     weights_digest: ProvenDigest = b""
     signature: Signature = b""
+    newest: Count = 0
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
@@ -106,7 +111,7 @@ class CheckIn(Message, frozen=True, kw_only=True):
     `examples`: how many it holds; no update of its next round weighs more. `ticket`: what the last `Rejected` gave,
     which shows that answers reach the agent. `version`: the model of `run` that it holds, -1 for none; it holds one
     only once the digest of its weights was right. `wants_whole`: what it held led elsewhere, so that it must be sent
-    the whole model. `terms`: the incarnation whose terms it knows, 0 for none.
+    the whole model. `terms`: the incarnation whose terms it knows, 0 for none. `v` and `newest` as in `Manifest`.
     """
 
     examples: Count
@@ -116,6 +121,7 @@ class CheckIn(Message, frozen=True, kw_only=True):
     wants_whole: bool = False
     terms: Count = 0
     trainer: Text = ""
+    newest: Count = 0
 
 
 class LeftOut(msgspec.Struct, frozen=True, array_like=True):
@@ -330,11 +336,13 @@ DOWNLINK: dict[str, type[Message]] = {
     "chunk": Chunk,
 }
 
-_FLOAT_32 = 0xCA
-"""MessagePack's sign that a float32 follows."""
+Greeting = Manifest | CheckIn
+_LASTING = (Rejected, Chunk)
+"""Kinds that are read in every version, without a word on which ones the sender speaks."""
 
 _KINDS = {kind_type: kind for kind, kind_type in (UPLINK | DOWNLINK).items()}
 _M = TypeVar("_M", bound=Message)
+_G = TypeVar("_G", bound=Manifest | CheckIn)
 
 
 def kind_of(message: Message) -> str:
@@ -342,15 +350,25 @@ def kind_of(message: Message) -> str:
     return _KINDS[type(message)]
 
 
-def encode(message: Message) -> bytes:
-    """The message's bytes, without the last fields where they have their defaults. A message over `MAX_MESSAGE_BYTES`
-    is our own bug and asserts."""
-    values, defaults = [*msgspec.structs.astuple(message)], _defaults(type(message))
-    while len(values) > 1 and values[-1] == defaults[len(values) - 1]:
-        values.pop()
-    payload = msgspec.msgpack.encode([_short(value) for value in values])
+def encode(message: Message, agreed: int | None = None, spoken: Versions = SPOKEN) -> bytes:
+    """The message's bytes, without the last fields where they have their defaults.
+
+    It is in the version that was `agreed` on, or the oldest that is `spoken`; a greeting tells all of these. A message
+    over `MAX_MESSAGE_BYTES` is our own bug and asserts.
+    """
+    if isinstance(message, Greeting):
+        message = greeting(message, spoken)
+    else:
+        message = msgspec.structs.replace(message, v=spoken.oldest if agreed is None else agreed)
+    payload = pack(message)
     assert len(payload) <= MAX_MESSAGE_BYTES, f"{type(message).__name__} of {len(payload)} bytes"
     return payload
+
+
+def greeting(message: _G, spoken: Versions) -> _G:
+    """A manifest or a check-in that tells the versions that its sender speaks."""
+    newest = spoken.newest if spoken.newest > spoken.oldest else 0
+    return msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
 
 
 def tag_of(update: Content) -> bytes:
@@ -358,25 +376,23 @@ def tag_of(update: Content) -> bytes:
     return update.digest[:UPDATE_TAG_BYTES]
 
 
-def decode(kind: type[_M], payload: bytes) -> _M:
-    """Decode foreign bytes. Raises `ProtocolError` if they are too long, malformed or of another version."""
+def decode(kind: type[_M], payload: bytes, spoken: Versions = SPOKEN) -> _M:
+    """Decode foreign bytes. Raises `ProtocolError` if they are too long, malformed, or in no version that is `spoken`;
+    a greeting, if both sides speak none."""
     if len(payload) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"{kind.__name__}: {len(payload)} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
     try:
         message: Any = msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"{kind.__name__}: {error}") from error
-    if message.v != SCHEMA_VERSION:
-        raise ProtocolError(f"{kind.__name__}: schema version {message.v}, this side speaks {SCHEMA_VERSION}; upgrade")
+    others = versions_of(message)
+    if not isinstance(message, _LASTING) and spoken.common(others) is None:
+        whom = "this side" if others.newest > spoken.newest else "the other side"
+        raise ProtocolError(f"{kind.__name__}: of {others} of the protocol, this side speaks {spoken}; upgrade {whom}")
     return message  # type: ignore[no-any-return]
 
 
-@cache
-def _defaults(kind: type[Message]) -> tuple[Any, ...]:
-    """The default of each field, in order."""
-    return tuple(field.default for field in msgspec.structs.fields(kind))
-
-
-def _short(value: Any) -> Any:
-    """A field as it travels: msgspec would write 9 bytes for each float."""
-    return msgspec.Raw(struct.pack(">Bf", _FLOAT_32, value)) if isinstance(value, float) else value
+def versions_of(message: Message) -> Versions:
+    """The versions that its sender speaks, of a greeting; else the one that the message is in."""
+    newest = message.newest if isinstance(message, Greeting) else 0
+    return Versions(message.v, newest or message.v)

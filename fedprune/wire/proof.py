@@ -18,6 +18,7 @@ import msgspec
 from fedprune.errors import ConfigurationError, ProtocolError
 from fedprune.wire.ed25519 import KEY_BYTES, SIGNATURE_BYTES, is_signed
 from fedprune.wire.messages import Manifest, Terms
+from fedprune.wire.positional import fields_said
 
 _MANIFEST = b"fedprune manifest 1\0"
 _STATEMENT = b"fedprune statement 1\0"
@@ -34,18 +35,22 @@ class Statement(msgspec.Struct, frozen=True, array_like=True):
 def manifest_text(federation: str, manifest: Manifest, terms: Terms) -> bytes:
     """The text of which a manifest's signature is one.
 
-    The run's terms are in it by their SHA-256, and by them the task's digest; those who verify it know them. So is the
-    model, by the beginning of the digest of all its weights. Pruned ones are zeros there, and so it tells the mask too.
+    The run's terms are in it by their SHA-256, and by them the task's digest; those who verify it know them, but for
+    fields that a later version adds and that say nothing in this run. So is the model, by the beginning of the digest
+    of all its weights. Pruned ones are zeros there, and so it tells the mask too. And so are the versions that the
+    gateway speaks: nobody has a device speak an older one.
     """
     said = (
         federation,
+        manifest.v,
+        manifest.newest,
         manifest.epoch,
         manifest.run,
         manifest.incarnation,
         manifest.round,
         manifest.done,
         manifest.weights_digest,
-        hashlib.sha256(msgspec.msgpack.encode(terms)).digest(),
+        hashlib.sha256(msgspec.msgpack.encode(fields_said(terms))).digest(),
     )
     return _MANIFEST + msgspec.msgpack.encode(said)
 

@@ -11,12 +11,13 @@ Everything is an immutable value over persistent maps, so that an event costs th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
 from rpds import HashTrieMap, HashTrieSet
 
+from fedprune.system.values import replace
 from fedprune.wire.messages import Content, Need
 from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, MAX_WINDOW, chunk_count, chunk_sizes, needed, smaller
 

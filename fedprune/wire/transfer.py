@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fedprune.errors import ProtocolError
+from fedprune.system.values import replace
 from fedprune.wire.messages import CHUNK_BYTES, Chunk, Content, Need
 
 CHUNK_SIZES = (CHUNK_BYTES, CHUNK_BYTES // 8, CHUNK_BYTES // 64)
@@ -152,10 +153,31 @@ class Receiving:
         cls, content: Content, now: float, key: str = "", link: LinkTraits | None = None
     ) -> tuple[Receiving, Need]:
         """Start to receive, and what to ask for first. `link` is what an earlier content has shown."""
+        return cls._nothing_of(content, now, key, link)._ask(now, even_if_sent=True)
+
+    @classmethod
+    def resume(
+        cls, content: Content, now: float, key: str = "", link: LinkTraits | None = None, came: Iterable[Chunk] = ()
+    ) -> tuple[Receiving, Need | None]:
+        """`begin` with the chunks that came to another process, and what to ask for, if anything is missing.
+
+        What cannot be of this content is passed over; where together they have another digest, all come again.
+        """
+        resumed = cls._nothing_of(content, now, key, link)._with(came)
+        if not resumed.is_complete:
+            return resumed._ask(now, even_if_sent=True)
+        try:
+            resumed.assemble()
+        except ProtocolError:
+            return cls.begin(content, now, key, link)
+        return resumed, None
+
+    @classmethod
+    def _nothing_of(cls, content: Content, now: float, key: str, link: LinkTraits | None) -> Receiving:
         sizes, link = chunk_sizes(content), link or LinkTraits()
         if link.chunk_bytes not in sizes:
-            link = LinkTraits(sizes[-1])
-        return cls(content, key, now, link, min(FIRST_WINDOW, link.chunks_in_time()))._ask(now, even_if_sent=True)
+            link = LinkTraits(smaller(sizes, link.chunk_bytes) or sizes[-1])
+        return cls(content, key, now, link, min(FIRST_WINDOW, link.chunks_in_time()))
 
     @property
     def count(self) -> int:
@@ -233,6 +255,22 @@ class Receiving:
         if hashlib.sha256(blob).digest() != self.content.digest:
             raise ProtocolError(f"content {self.content.digest.hex()[:12]} arrived with another digest")
         return blob
+
+    def _with(self, chunks: Iterable[Chunk]) -> Receiving:
+        """With chunks that tell nothing of the link: they came long ago."""
+        ours = [chunk for chunk in chunks if self._is_ours(chunk)]
+        cut = self._cut(min((chunk.chunk_bytes for chunk in ours), default=self.link.chunk_bytes))
+        parts: dict[int, bytes] = {}
+        for chunk in ours:
+            parts |= cut._pieces(chunk)
+        return replace(cut, parts=parts)
+
+    def _is_ours(self, chunk: Chunk) -> bool:
+        try:
+            self._check(chunk)
+        except ProtocolError:
+            return False
+        return True
 
     def _smaller(self) -> int | None:
         """The next smaller size of chunks, if the content does not fit into one anyhow."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import select
-import socket
 import ssl
 import threading
 import time
@@ -33,7 +31,9 @@ from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
+from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.refusals import BrokerUnreachable
+from fedprune.wire.waker import Waker
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ _CLOSE_S = 5.0
 _LASTING_S = 30.0
 _SHORT_LIVED = 3
 """Connections in a row that did not last, before people are told of the likely reason."""
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _LOOK_UP_S = 1.0
 """Seconds after which an idle connection is checked for signs of life."""
 _HELD_S = 0.05
@@ -57,13 +56,15 @@ class MqttLink:
 
     Use as a context manager: entering connects, and raises `BrokerError` if the broker will not have us. One that
     cannot be reached is tried again, as a device at boot has no network yet, and a connection that ends is made again,
-    with exponential back-off and full jitter.
+    with exponential back-off and full jitter. Names are looked up each time, and where there are several addresses the
+    next one is tried.
     """
 
     def __init__(
         self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
     ) -> None:
-        self._settings = broker
+        self._addresses = broker.addresses
+        self._settings = self._addresses[0]
         self._client_id = client_id
         self._will = will
         if broker.uses_tls:
@@ -71,7 +72,7 @@ class MqttLink:
         self._events = events
         self._inbox = Inbox(events)
         self._outbox = Outbox()
-        self._waker = _Waker()
+        self._waker = Waker()
         self._closing = threading.Event()
         self._refusal: str | None = None
         self._ending = ""
@@ -138,7 +139,7 @@ class MqttLink:
                 if not attempt:
                     _log.warning("%s (trying again until that changes)", error)
             SERVICE.alive()
-            time.sleep(self._delay(attempt))
+            time.sleep(reconnect_delay(attempt))
             attempt += 1
 
     def _connect(self) -> BoundedClient:
@@ -147,7 +148,9 @@ class MqttLink:
         try:
             client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
         except (OSError, UnicodeError) as error:
-            raise refusals.no_connection(self._settings, error, datetime.now(UTC)) from error
+            refusal = refusals.no_connection(self._settings, error, datetime.now(UTC))
+            self._settings = self._addresses[(self._addresses.index(self._settings) + 1) % len(self._addresses)]
+            raise refusal from error
         return client
 
     def _new_client(self) -> BoundedClient:
@@ -192,7 +195,7 @@ class MqttLink:
                     self._ending,
                 )
             attempt = short_lived
-            while not self._closing.wait(self._delay(attempt)):
+            while not self._closing.wait(reconnect_delay(attempt)):
                 attempt += 1
                 try:
                     client = self._connect()
@@ -243,11 +246,6 @@ class MqttLink:
             self._waker.clear()
         state = ready.get(connection.fileno(), 0)
         return has_decrypted or bool(state & ~select.POLLOUT), bool(state & select.POLLOUT)
-
-    @staticmethod
-    def _delay(attempt: int) -> float:
-        """Full jitter, so that a fleet does not come back at once when its broker does."""
-        return random.uniform(0.0, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(attempt, 32)))
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
@@ -360,27 +358,6 @@ class BoundedClient(paho.Client):
             with contextlib.suppress(OSError):
                 self._sock_recv(1)
             raise
-
-
-class _Waker:
-    """Something to wait for beside a socket, which other threads can make ready."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: nobody could be more awake
-            self._writer.send(b"\0")
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._reader.recv(4096):
-                pass
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

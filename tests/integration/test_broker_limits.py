@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,14 +28,14 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @contextmanager
-def federation(path: Path, task: Path, *settings: str) -> Iterator[tuple[Child, Child]]:
-    """An aggregator and its only agent, on a broker with these settings."""
+def federation(path: Path, task: Path, *settings: str, **told: Any) -> Iterator[tuple[Child, Child]]:
+    """An aggregator and its only agent, on a broker with these settings, of which they are `told` so much."""
     path.mkdir()
     with Mosquitto(path, *settings) as broker:
-        site = Site(path, broker.url, task)
+        site, table = Site(path, broker.url, task), {"url": broker.url, **told}
         with (
-            Child("aggregator", site.federation("run", **ALONE), "--json") as aggregator,
-            Child("agent", "--config", site.agent("pi-1", trainer="litert")) as agent,
+            Child("aggregator", site.federation("run", broker=table, **ALONE), "--json") as aggregator,
+            Child("agent", "--config", site.agent("pi-1", trainer="litert", broker=table)) as agent,
         ):
             yield aggregator, agent
 
@@ -57,9 +58,13 @@ def federations(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path) -> It
         "no manifest": access(path / "acl", f"read {mine}/r", *writable),
     }
     with ExitStack() as running:
+        known = federation(path / "known", tiny_task, *OPEN, f"message_size_limit {LIMIT}", max_message_bytes=LIMIT)
         yield {
-            limit: running.enter_context(federation(path / str(number), tiny_task, *lines))
-            for number, (limit, lines) in enumerate(settings.items())
+            "a limit that the settings say": running.enter_context(known),
+            **{
+                limit: running.enter_context(federation(path / str(number), tiny_task, *lines))
+                for number, (limit, lines) in enumerate(settings.items())
+            },
         }
 
 
@@ -73,6 +78,15 @@ def test_a_broker_that_takes_no_full_chunks_is_sent_smaller_ones(
     assert f"asking for chunks of {CHUNK_SIZES[1]}" in said
     assert [aggregator.reports()["agents"] for _ in range(3)] == [1, 1, 1]
     assert aggregator.ends() == 0
+
+
+def test_a_limit_that_the_settings_say_is_kept_from_the_first_message_on(
+    federations: dict[str, tuple[Child, Child]],
+) -> None:
+    aggregator, agent = federations["a limit that the settings say"]
+    assert aggregator.ends() == 0
+    assert agent.says("round 3: submitting")
+    assert "no chunk of" not in aggregator.stderr + agent.stderr
 
 
 @pytest.mark.slow

@@ -5,29 +5,29 @@ systemd is not the first process there: what a unit would start is started as it
 
 from __future__ import annotations
 
-import functools
 import json
 import signal
-import subprocess
-import sys
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from fedprune.system.ownership import LOCK
 from tests.booted import Booted
 from tests.brokers import free_port
 from tests.chroots import NATIVE, Chroot, make_chroot
 from tests.emulation import UnavailableError
+from tests.packages import AGENT, GATEWAY, built, install, version_of
 from tests.processes import Child
 
 pytestmark = pytest.mark.slow
 
-_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("python3", "adduser", "mosquitto")
-_SYSTEMS = {"bookworm-amd64": NATIVE, "bookworm-arm64": "aarch64"}
-_AGENT, _GATEWAY = "fedprune-agent", "fedprune-gateway"
-_STATE = f"var/lib/{_AGENT}"
+_SYSTEMS = {"bookworm-amd64": NATIVE, "bookworm-arm64": "aarch64", "trixie-amd64": NATIVE}
+_USUAL = ("bookworm-amd64", "bookworm-arm64")
+_STATE = f"var/lib/{AGENT}"
 
 _KILLED_ONCE = """\
 if [ ! -e /srv/killed ]; then
@@ -38,21 +38,7 @@ fi
 """
 
 
-@pytest.fixture(scope="module")
-def built(request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """A target's packages, in a directory that is kept. They are compressed less, and so sooner made."""
-    cache = Path(request.config.cache.mkdir("deb"))
-
-    @functools.cache
-    def make(target: str) -> Path:
-        command = [_ROOT / "deploy" / "deb.sh", target, "--compression", "gzip", "--out", cache / target]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        return cache / target
-
-    return make
-
-
-@pytest.fixture(params=list(_SYSTEMS))
+@pytest.fixture(params=_USUAL)
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Chroot:
     cache = Path(request.config.cache.mkdir("chroots"))
     try:
@@ -62,40 +48,19 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> Chroot:
 
 
 @pytest.fixture
-def packages(system: Chroot, built: Callable[[str], Path]) -> dict[str, Path]:
-    directory = built(system.name)
-    return {name: next(directory.glob(f"{name}_*.deb")) for name in (_AGENT, _GATEWAY)}
-
-
-def install(system: Chroot, deb: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    (name,) = system.put(deb)
-    return system.run("dpkg", "--install", name, check=check)
-
-
-def version_of(deb: Path, change: Callable[[Path], None], directory: Path, version: str = "9.9.9-1") -> Path:
-    """The package as another version of it."""
-    unpacked = directory / f"unpacked-{version}"
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, unpacked], check=True)
-    control = unpacked / "DEBIAN" / "control"
-    lines = [
-        f"Version: {version}" if line.startswith("Version:") else line for line in control.read_text().splitlines()
-    ]
-    control.write_text("\n".join(lines) + "\n")
-    change(unpacked)
-    target = directory / f"{version}.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", unpacked, target], check=True)
-    return target
+def packages(system: Chroot, request: pytest.FixtureRequest) -> dict[str, Path]:
+    return built(system.name, Path(request.config.cache.mkdir("deb")))
 
 
 def is_installed(system: Chroot) -> bool:
-    said = system.run("dpkg-query", "--show", "--showformat", "${Status}", _AGENT, check=False).stdout
+    said = system.run("dpkg-query", "--show", "--showformat", "${Status}", AGENT, check=False).stdout
     return said == "install ok installed"
 
 
 @pytest.fixture
 def served(system: Chroot, packages: dict[str, Path]) -> Iterator[tuple[Child, Child, str]]:
     """A gateway's two services after its two commands, and the line that these printed for the first device."""
-    install(system, packages[_GATEWAY])
+    install(system, packages[GATEWAY])
     ports = ("--broker-port", str(free_port()), "--enrolment-port", str(free_port()))
     task = "/usr/share/fedprune-gateway/digits.fedtask"
     said = system.run("fedprune", "gateway", "init", "127.0.0.1", "--task", task, *ports).stdout
@@ -106,12 +71,13 @@ def served(system: Chroot, packages: dict[str, Path]) -> Iterator[tuple[Child, C
             yield broker, gateway, said.splitlines()[-1]
 
 
+@pytest.mark.parametrize("system", _SYSTEMS, indirect=True)
 def test_two_commands_on_each_side_make_the_first_update_and_purging_leaves_nothing(
     system: Chroot, packages: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     before = system.snapshot()
     broker, gateway, line = request.getfixturevalue("served")
-    install(system, packages[_AGENT])
+    install(system, packages[AGENT])
     system.run(*line.split())
     keys = [path for path in (system.root / _STATE).iterdir() if path.suffix == ".key"]
     owner = (system.root / _STATE).stat().st_uid
@@ -124,23 +90,23 @@ def test_two_commands_on_each_side_make_the_first_update_and_purging_leaves_noth
     for service in (gateway, broker):
         service.interrupt(signal.SIGTERM)
         assert service.ends() == 0
-    for name in (_AGENT, _GATEWAY):
+    for name in (AGENT, GATEWAY):
         bill = json.loads((system.root / f"usr/share/doc/{name}/bill-of-materials.cdx.json").read_text())
         assert {"numpy", "msgspec", "cryptography"} <= {part["name"] for part in bill["components"]}
     configured = system.root / "etc/fedprune/agent.toml"
     configured.write_text(configured.read_text() + "threads = 2\n")
-    newer = version_of(packages[_AGENT], lambda _: None, tmp_path)
+    newer = version_of(packages[AGENT], lambda _: None, tmp_path)
     memory = (system.root / _STATE / "agent-state" / "agent.json").read_bytes()
     install(system, newer)
     assert configured.read_text().endswith("threads = 2\n")
     assert (system.root / _STATE / "agent-state" / "agent.json").read_bytes() == memory
-    system.run("dpkg", "--purge", _AGENT, _GATEWAY)
+    system.run("dpkg", "--purge", AGENT, GATEWAY)
     assert system.snapshot() - before == set()
     assert before - system.snapshot() == set()
 
 
 def test_an_upgrade_that_is_interrupted_is_repaired(system: Chroot, packages: dict[str, Path], tmp_path: Path) -> None:
-    install(system, packages[_AGENT])
+    install(system, packages[AGENT])
     (system.root / _STATE / "kept").touch()
 
     def die(script: str) -> Callable[[Path], None]:
@@ -151,16 +117,16 @@ def test_an_upgrade_that_is_interrupted_is_repaired(system: Chroot, packages: di
 
         return change
 
-    configuring = version_of(packages[_AGENT], die("postinst"), tmp_path, "2.0-1")
+    configuring = version_of(packages[AGENT], die("postinst"), tmp_path, "2.0-1")
     assert install(system, configuring, check=False).returncode != 0
     assert not is_installed(system)
     system.run("dpkg", "--configure", "-a")
     assert is_installed(system)
     # While files are exchanged, dpkg itself asks for the package once more.
     (system.root / "srv" / "killed").unlink()
-    prerm = system.root / f"var/lib/dpkg/info/{_AGENT}.prerm"
+    prerm = system.root / f"var/lib/dpkg/info/{AGENT}.prerm"
     prerm.write_text(prerm.read_text().replace("set -e\n", f"set -e\n{_KILLED_ONCE}"))
-    again = version_of(packages[_AGENT], lambda _: None, tmp_path, "3.0-1")
+    again = version_of(packages[AGENT], lambda _: None, tmp_path, "3.0-1")
     assert install(system, again, check=False).returncode != 0
     system.run("dpkg", "--configure", "-a", check=False)
     install(system, again)
@@ -170,34 +136,54 @@ def test_an_upgrade_that_is_interrupted_is_repaired(system: Chroot, packages: di
 
 
 def test_an_older_version_refuses_the_state_of_a_newer_one_and_changes_nothing(
-    system: Chroot, packages: dict[str, Path], request: pytest.FixtureRequest
+    system: Chroot, packages: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    _, _, line = request.getfixturevalue("served")
-    install(system, packages[_AGENT])
+    broker, gateway, line = request.getfixturevalue("served")
+    install(system, packages[AGENT])
     system.run(*line.split())
     with system.service("fedprune-agent.service") as agent:
         agent.says("round 2")
         agent.interrupt(signal.SIGTERM)
+    for service in (gateway, broker):
+        service.interrupt(signal.SIGTERM)
     record = system.root / _STATE / "agent-state" / "agent.json"
     said = json.loads(record.read_text())
     said["format"] += 1
     record.write_text(json.dumps(said))
-    kept = record.read_bytes()
-    with system.service("fedprune-agent.service") as agent:
-        assert agent.ends() == 7
-        assert "this state directory was written by another version of fedprune" in agent.stderr
-    assert record.read_bytes() == kept
+    book = system.root / "var/lib/fedprune-gateway/queue/0001/run/book.sqlite"
+    with closing(sqlite3.connect(book)) as connection:
+        (written,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {written + 1}")
+    states = [system.root / "var/lib" / name for name in (AGENT, GATEWAY)]
+    kept = [_contents(state) for state in states]
+    for name in (AGENT, GATEWAY):
+        install(system, version_of(packages[name], lambda _: None, tmp_path / name, "0.0.1-1"))
+    refusals = {
+        "fedprune-agent.service": "this state directory was written by another version of fedprune",
+        "fedprune-gateway.service": f"the book: format {written + 1}, this fedprune reads {written}; go on with",
+    }
+    for unit, refusal in refusals.items():
+        with system.service(unit) as process:
+            assert process.ends() == 7
+            assert refusal in process.stderr
+    assert [_contents(state) for state in states] == kept
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    """Each file below; not who owns a directory, which a process writes down as it starts."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != LOCK)
+    return {str(path): path.read_bytes() for path in files}
 
 
 def test_under_systemd_they_begin_by_themselves_are_watched_and_stop_at_once(
-    request: pytest.FixtureRequest, tmp_path: Path, built: Callable[[str], Path]
+    request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     cache = Path(request.config.cache.mkdir("chroots"))
     packages = (*_PACKAGES, "systemd", "systemd-sysv")
     name = "bookworm-amd64"
     try:
         system = make_chroot(name, NATIVE, packages, tmp_path / "root", cache)
-        debs = system.put(*(next(built(name).glob(f"{package}_*.deb")) for package in (_AGENT, _GATEWAY)))
+        debs = system.put(*built(name, Path(request.config.cache.mkdir("deb"))).values())
         with Booted(system) as booted:
             _use(booted, debs)
     except UnavailableError as error:
@@ -213,6 +199,11 @@ def _use(booted: Booted, debs: list[str]) -> None:
     booted.run(*line.split())
     booted.until("fedprune-agent.service", "ActiveState", "active")
     booted.until("fedprune-gateway.service", "StatusText", "no federation is waiting")  # that one is done
+    assert booted.run("fedprune", "revoke", "pi-1").stdout == "pi-1 is revoked; it is off the broker\n"
+    booted.run("fedprune", "gateway", "queue", "add", "--task", task)
+    booted.run(*booted.run("fedprune", "enroll", "pi-1").stdout.split())
+    booted.until("fedprune-gateway.service", "StatusText", "federation 2, round")  # it is back, by another key
+    booted.until("fedprune-gateway.service", "StatusText", "no federation is waiting")
     impatient = "/run/systemd/system/fedprune-agent.service.d"
     change = f"mkdir -p {impatient} && printf '[Service]\nWatchdogSec=5s\nRestartSec=1s\n' > {impatient}/test.conf"
     booted.run("sh", "-c", f"{change} && systemctl daemon-reload && systemctl restart fedprune-agent")

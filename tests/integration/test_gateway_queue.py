@@ -7,11 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from fedprune.data import Dataset, save_npz
 from fedprune.identity.audit import Client
+from fedprune.task.bundle import load_bundle, write_bundle
 from fedprune.wire.topics import Topics
 from tests.brokers import MISSING
 from tests.federations import NAME, Site
@@ -37,7 +39,7 @@ def add(gateway: SecuredGateway, task: Path, rounds: int, **settings: Any) -> No
     assert code == 0, said
 
 
-def do(gateway: SecuredGateway, *arguments: str) -> tuple[int, str]:
+def do(gateway: SecuredGateway, *arguments: str | Path) -> tuple[int, str]:
     return run("gateway", "queue", *arguments, "--dir", gateway.path)
 
 
@@ -99,19 +101,61 @@ def test_a_federation_that_rests_while_it_gathers_statistics_leaves_no_manifest(
     assert not [delivery for delivery in heard if delivery.retained]
 
 
+def test_what_can_never_be_served_is_refused_when_it_is_added(tiny_task: Path, gateway: SecuredGateway) -> None:
+    blank = Dataset(np.zeros((4, 5, 5, 1), np.float32), np.zeros(4, np.int64))
+    save_npz(gateway.path.parent / "blank.npz", blank)
+    table = {"task": str(tiny_task), "held_out": "blank.npz"}  # pictures of another size
+    (gateway.path.parent / "blank.toml").write_text(toml(table))
+    (gateway.path.parent / "endless.toml").write_text(toml({"task": str(tiny_task), "rounds": {"count": 1_000_000}}))
+    code, said = do(gateway, "add", "--config", gateway.path.parent / "blank.toml")
+    assert (code, "blank.npz" in said, said.count("\n")) == (4, True, 1)
+    steps = load_bundle(tiny_task).task.training.clock_steps_per_round
+    changed = msgspec.structs.replace(load_bundle(tiny_task).task.training, steps_per_round=3000 * steps)
+    long = msgspec.structs.replace(load_bundle(tiny_task).task, training=changed)
+    (gateway.path.parent / "long.fedtask").write_bytes(
+        write_bundle(long, network=load_bundle(tiny_task).network, weights=None)
+    )
+    code, said = do(
+        gateway,
+        *("add", "--task", gateway.path.parent / "long.fedtask"),
+        *("--config", gateway.path.parent / "endless.toml"),
+    )
+    assert (code, "steps; at most 2147483647 can be counted: lower rounds.count" in said) == (3, True)
+    assert listed(gateway) == []
+
+
 def test_a_federation_that_cannot_be_served_is_ended_and_the_next_one_begins(
     tiny_task: Path, gateway: SecuredGateway
 ) -> None:
-    blank = Dataset(np.zeros((4, 5, 5, 1), np.float32), np.zeros(4, np.int64))
-    save_npz(gateway.path.parent / "blank.npz", blank)
-    add(gateway, tiny_task, 1, held_out="blank.npz")  # pictures of another size
-    add(gateway, tiny_task, 1)
+    for _ in range(4):
+        add(gateway, tiny_task, 1)
+    queue = gateway.path / "queue"
+    (queue / "0001" / "task.fedtask").write_bytes(b"damaged")
+    (queue / "0002" / "run").write_bytes(b"no directory")
+    (queue / "0003" / "entry.json").write_bytes(b"damaged")
     with gateway.broker(), gateway.endpoint() as served:
+        served.says("federation 3 is passed over: ")
         served.says("federation 1: failed: ")
-        served.says("federation 2: tiny")
-    first, second = listed(gateway)
-    assert (first["state"], second["state"]) == ("failed", "current")
-    assert "held-out.npz" in first["why"]
+        served.says("federation 2: failed: ")
+        served.says("federation 4: tiny")
+    rows = listed(gateway)
+    assert [row["state"] for row in rows] == ["failed", "failed", "unreadable", "current"]
+    assert ["task.fedtask" in rows[0]["why"], "a file is where" in rows[1]["why"], "entry.json" in rows[2]["why"]] == [
+        True,
+        True,
+        True,
+    ]
+
+
+def test_one_can_be_stopped_while_the_queue_is_paused(tiny_task: Path, gateway: SecuredGateway) -> None:
+    for _ in range(2):
+        add(gateway, tiny_task, 1)
+    assert do(gateway, "pause")[0] == 0
+    with gateway.endpoint() as served:
+        served.says("paused")
+        assert do(gateway, "stop", "2")[0] == 0
+        served.says("federation 2: stopped")
+    assert [row["state"] for row in listed(gateway)] == ["waiting", "stopped"]
 
 
 def test_the_queue_refuses_in_words_what_it_cannot_do(tiny_task: Path, gateway: SecuredGateway) -> None:
@@ -125,5 +169,7 @@ def test_the_queue_refuses_in_words_what_it_cannot_do(tiny_task: Path, gateway: 
     assert (code, "federation 1 has not ended: fedprune gateway queue stop 1" in said) == (3, True)
     entry = gateway.path / "queue" / "0001" / "entry.json"
     entry.write_text(entry.read_text().replace('"format":1', '"format":2'))
-    code, said = do(gateway, "list")
+    (row,) = listed(gateway)
+    assert (row["state"], "format 2, this fedprune reads 1" in row["why"]) == ("unreadable", True)
+    code, said = do(gateway, "stop", "1")
     assert (code, "format 2, this fedprune reads 1" in said) == (7, True)

@@ -15,6 +15,7 @@ from fedprune.data import Dataset, load_examples, read_examples
 from fedprune.data.description import Standard
 from fedprune.data.normalization import inputs_of, targets_of
 from fedprune.errors import StorageError
+from fedprune.prediction import load_model
 from fedprune.runtime.tflite import default_runtime, predict
 from fedprune.task.bundle import load_bundle
 from tests.brokers import MISSING, Mosquitto
@@ -110,6 +111,10 @@ def test_a_devices_own_model_answers_in_watts(federation: Federation) -> None:
     answers = predict(default_runtime().interpreter((path / "own.tflite").read_bytes()), data.x)
 
     assert abs(answers.mean() - watts.mean()) < watts.std()
+    of_raw_rows = [
+        prediction.answers[0].values for prediction in load_model(path / "own.tflite").predict(path / "pi-1.csv")
+    ]
+    np.testing.assert_allclose(of_raw_rows, answers, atol=1e-4 * float(np.abs(answers).max()))
 
 
 def test_a_gateway_that_is_started_again_has_its_statistics(federation: Federation, tmp_path: Path) -> None:

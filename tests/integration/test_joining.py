@@ -8,18 +8,20 @@ import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.doctor import examine
 from fedprune.doctor.finding import Verdict
-from fedprune.errors import BrokerError
+from fedprune.errors import BrokerError, ProtocolError
 from fedprune.identity.asking import GatewayUnproven
 from fedprune.identity.audit import Client
 from fedprune.identity.certificates import fingerprint
-from fedprune.identity.enrolment import Answer, Enrolment
+from fedprune.identity.enrolment import Answer, Enrolled, Enrolment
 from fedprune.identity.enrolment_server import EnrolmentServer
-from fedprune.identity.gateway import init_gateway, open_gateway
+from fedprune.identity.gateway import AGGREGATOR, init_gateway, open_gateway
 from fedprune.identity.joining import join_gateway
 from fedprune.identity.revocation import BrokerState, revoke
 from fedprune.identity.settings import GatewaySettings
@@ -308,6 +310,40 @@ def test_certificates_of_eight_years_ago_are_renewed_while_agent_and_gateway_run
             agent.says("connected")
             assert "renewed" not in agent.stderr
         assert gateway.check()[0] == 0
+
+
+def test_a_certificate_of_another_key_leaves_a_device_what_it_had(tmp_path: Path) -> None:
+    """A gateway whose files somebody mixed up gives it, or one that answers nonsense."""
+    now, port = datetime.now(UTC), free_port()
+    made = init_gateway(tmp_path / "gateway", GatewaySettings(("127.0.0.1",), enrolment_port=port), now)
+    enrolment = Enrolment(made, lambda: 0.0, lambda: now)
+    device = Directory(tmp_path / "device")
+
+    def token(name: str) -> JoinToken:
+        found = JoinToken(
+            name, ("127.0.0.1",), port, fingerprint(made.authority.certificate)[:FINGERPRINT_BYTES], new_secret()
+        )
+        made.devices.invite(name, found.secret, int(now.timestamp()) + 3600)
+        return found
+
+    def confuse(*asked: Any) -> Answer:
+        answer = enrolment.answer(*asked)
+        if asked[0] == "GET":
+            return answer
+        enrolled = msgspec.json.decode(answer.body, type=Enrolled)
+        other = made.credentials(AGGREGATOR).certificate.decode()
+        return Answer(answer.status, msgspec.json.encode(msgspec.structs.replace(enrolled, certificate=other)))
+
+    with served(EnrolmentServer(port, made.enrolment_files, enrolment.answer)):
+        join_gateway(token("pi-1"), device)
+    had = {name: device.read(name) for name in device.names()}
+    with (
+        served(EnrolmentServer(port, made.enrolment_files, confuse)),
+        pytest.raises(ProtocolError, match="a certificate that is none of this device's key"),
+    ):
+        join_gateway(token("pi-2"), device)
+
+    assert {name: device.read(name) for name in had} == had
 
 
 def test_the_names_of_a_token_are_tried_in_turn(tmp_path: Path, gateway: SecuredGateway) -> None:

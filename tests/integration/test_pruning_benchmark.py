@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.pruning.backward import backward_costs, pruned_gradients
 from benchmarks.pruning.speed import speedups
 
 
@@ -15,4 +16,14 @@ def test_halves_are_smaller_and_their_speed_is_measured_in_turns() -> None:
     for row in measured:
         assert row.parameters == (108_618, 27_562)
         assert row.bytes is None or row.bytes[1] < 0.4 * row.bytes[0]
+        assert row.low <= row.median <= row.high
+
+
+@pytest.mark.slow
+def test_a_step_without_some_gradients_takes_turns_with_the_whole_one() -> None:
+    measured = [*backward_costs("CNN-108k", steps=2), *pruned_gradients(steps=2)]
+
+    assert len(measured) == 3 + 2 * 3
+    for row in measured:
+        assert min(row.whole_ms, row.less_ms) > 0
         assert row.low <= row.median <= row.high

@@ -25,6 +25,7 @@ from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import MAX_MESSAGE_BYTES
 from fedprune.wire.outbox import MAX_QUEUED_BYTES
 from fedprune.wire.packets import MAX_PACKET_BYTES
+from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.transport import MqttLink
 from tests.brokers import (
     MISSING,
@@ -298,7 +299,7 @@ def test_a_broker_that_cannot_be_reached_is_waited_for(
 def test_two_clients_with_one_id_are_told_what_ends_their_connections(
     mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MqttLink, "_delay", staticmethod(lambda _: 0.0))
+    monkeypatch.setattr("fedprune.wire.transport.reconnect_delay", lambda _: 0.0)
     with connected(mosquitto.url, "pi-1") as first, connected(mosquitto.url, "pi-1") as second:
         for _ in range(4):
             first.until(LinkUp)
@@ -323,7 +324,7 @@ def test_a_broker_that_hangs_up_on_a_message_is_told_what_was_under_way(
     retain: bool,
     said: str,
 ) -> None:
-    monkeypatch.setattr(MqttLink, "_delay", staticmethod(lambda _: 0.0))
+    monkeypatch.setattr("fedprune.wire.transport.reconnect_delay", lambda _: 0.0)
     with Mosquitto(tmp_path, *OPEN, limit) as mosquitto, connected(mosquitto.url, "pi-1") as wire:
         for _ in range(4):
             wire.link.publish("status", bytes(size), retain=retain)
@@ -521,6 +522,22 @@ def test_the_link_comes_back_when_its_broker_does(mosquitto: Mosquitto) -> None:
             assert wire.until(Delivery) == Delivery("a", b"again")
 
 
+def test_a_link_follows_its_broker_to_another_address_and_back(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with Mosquitto(tmp_path / "other") as other:
+        other.stop()
+        with connected(Broker(url=mosquitto.url, fallbacks=(other.url,))) as wire:
+            for here, there in ((mosquitto, other), (other, mosquitto)):
+                assert wire.link.broker == here.url
+                here.stop()
+                wire.until(LinkDown)
+                there.start()
+                wire.until(LinkUp)
+                wire.subscribe("a")
+                wire.link.publish("a", b"again")
+                assert wire.until_topic("a") == Delivery("a", b"again")
+
+
 def test_a_link_that_waits_for_its_broker_can_be_closed(mosquitto: Mosquitto) -> None:
     with connected(mosquitto.url) as wire:
         mosquitto.stop()
@@ -558,8 +575,8 @@ def test_a_broker_that_refuses_for_a_while_is_tried_again(mosquitto: Mosquitto) 
 def test_waiting_never_ends_in_an_overflow() -> None:
     """A night without a broker is more than a thousand attempts."""
     for attempt in (0, 1, 5, 100, 10**6):
-        assert 0.0 <= MqttLink._delay(attempt) <= 60.0
-    assert max(MqttLink._delay(0) for _ in range(100)) <= 0.5
+        assert 0.0 <= reconnect_delay(attempt) <= 60.0
+    assert max(reconnect_delay(0) for _ in range(100)) <= 0.5
 
 
 _VICTIM = """

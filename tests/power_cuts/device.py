@@ -25,7 +25,7 @@ from tests.recorder import Recorder
 
 TOPICS = Topics(NAME)
 _RECORD = "agent.json"
-_BLOB = re.compile(rb"([0-9a-f]{32})\.(?:update|safetensors)")
+_BLOB = re.compile(rb"([0-9a-f]{32})\.(?:update|safetensors|residuals)")
 
 
 @dataclass(frozen=True)

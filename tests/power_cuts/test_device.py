@@ -39,7 +39,7 @@ def test_what_was_submitted_survives_a_thousand_power_cuts(recording: list[Opera
     [
         pytest.param(lambda it: without_syncs(it, r".*/\.agent\.json\.draft"), id="the record is not synced"),
         pytest.param(lambda it: without_syncs(it, r".*\.update\.draft"), id="updates are not synced"),
-        pytest.param(lambda it: without_syncs(it, r".*\.safetensors\.draft"), id="residuals are not synced"),
+        pytest.param(lambda it: without_syncs(it, r".*\.residuals\.draft"), id="residuals are not synced"),
         pytest.param(lambda it: without_syncs(it, r"pi-1/deep/state"), id="names are not synced"),
         pytest.param(lambda it: without_syncs(it, r"pi-1/deep"), id="nor that of the state directory"),
         pytest.param(lambda it: without_syncs(it, r"pi-1"), id="nor that of the directory above it"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import io
 import random
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from aggregator.book import NOTHING, AcceptedUpdate, Book, RoundRecord
 from fedprune.wire.link import Delivery
@@ -196,6 +198,16 @@ class SimulatedDisk:
     def write(self, name: str, blob: bytes) -> None:
         self.process.may_crash()
         self.blobs[name] = blob
+        self.process.may_crash()
+
+    def write_through(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        file = io.BytesIO()
+        fill(file)
+        self.write(name, file.getvalue())
+
+    def append(self, name: str, data: bytes) -> None:
+        self.process.may_crash()
+        self.blobs[name] = self.blobs.get(name, b"") + data
         self.process.may_crash()
 
     def read(self, name: str) -> bytes | None:

@@ -25,7 +25,7 @@ from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.regrowth import Regrowth
 from fedprune.task.checkpoints import Checkpoint, load_checkpoint
 from fedprune.task.versions import asked_votes, without_due_units
-from fedprune.wire import serving, transfer
+from fedprune.wire import received_chunks, serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.slimming_task import slimming_bundle
 from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World, make_bundle
@@ -57,6 +57,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models and updates here are a few kB: cut the larger ones into several chunks, as real ones are."""
     for module in (transfer, serving, round_uploads, agent_submitting):
         monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
+    monkeypatch.setattr(received_chunks, "RESUMABLE_BYTES", 1000)
     for sender in (agent_submitting, runner):
         monkeypatch.setattr(sender, "MAX_INLINE_BYTES", 400)
 

@@ -9,6 +9,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,7 @@ from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.versions import SPOKEN, Versions
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
 
 SEED = 1
@@ -166,6 +168,7 @@ class World:
         quorum: int = 2,
         aggregation: Aggregation = AS_USUAL,
         bundle: Bundle | None = None,
+        deadline_s: float | None = 150.0,
     ) -> None:
         self.aggregation = aggregation
         self.physics = Physics(seed, rates)
@@ -184,7 +187,7 @@ class World:
         self.huge: set[bytes] = set()
         self.run_of: dict[int, str] = {}
         self.done = False
-        self._quorum = quorum
+        self._quorum, self._deadline_s = quorum, deadline_s
         self._agent_disks: dict[str, dict[str, bytes]] = {f"agent-{index}": {} for index in range(agents)}
 
     def run(self, *, give_up: float = 200_000.0) -> None:
@@ -295,7 +298,17 @@ class World:
             clock=lambda: self.physics.now,
             keep_checkpoints=5,
             aggregation=self.aggregation,
+            spoken=self._spoken_of(None),
+            **self._gateway_keys(),
         )
+
+    def _gateway_keys(self) -> dict[str, Any]:
+        """What an aggregator has whose devices have joined."""
+        return {}
+
+    def _device_keys(self, _: AgentStore, __: SimulatedDisk) -> dict[str, Any]:
+        """What an agent has by joining."""
+        return {}
 
     def _finish(self, _: Exchange, __: Process) -> None:
         """The runner has done what it had to do in this life of the gateway's process."""
@@ -312,7 +325,7 @@ class World:
             rounds=ROUNDS,
             cohort=COHORT,
             quorum=self._quorum,
-            deadline_s=150.0,
+            deadline_s=self._deadline_s,
             gather_s=20.0,
             seed=SEED,
             task=content_of(self.bundle.blob),
@@ -367,10 +380,7 @@ class World:
                 result: LocalResult | Exception = self._train(process.name, action, store.held.telling(tell), store)
             except ProtocolError as error:
                 result = error
-            duration = self.physics.chance.uniform(0.5, _TRAINING_S)
-            if self.physics.happens(_SLOW):
-                duration *= 10.0
-            self.physics.after(duration, lambda: end(result))
+            self.physics.after(self._training_s(process.name), lambda: end(result))
 
         disk = SimulatedDisk(self._agent_disks[process.name], process)
         store = WitnessedStore(disk, process.name, self.settled)
@@ -378,14 +388,32 @@ class World:
         self.network.join(link)
         check_in = CheckIn(examples=self._examples_of(process.name))
         runner = AgentRunner(
-            process.name, check_in, LIMITS, self.topics, link, store, train, stop_training=lambda: None
+            process.name,
+            check_in,
+            LIMITS,
+            self.topics,
+            link,
+            store,
+            train,
+            stop_training=lambda: None,
+            spoken=self._spoken_of(process.name),
+            **self._device_keys(store, disk),
         )
         runner.connect(self.physics.now)
         watch()
 
+    def _training_s(self, _: str) -> float:
+        """The simulated seconds that an agent trains; now and then it is slow."""
+        duration = self.physics.chance.uniform(0.5, _TRAINING_S)
+        return duration * 10.0 if self.physics.happens(_SLOW) else duration
+
     def _examples_of(self, _: str) -> int:
         """The number that an agent says it holds."""
         return len(DATA)
+
+    def _spoken_of(self, _: str | None) -> Versions:
+        """The versions of the protocol that an agent speaks, or the aggregator."""
+        return SPOKEN
 
     def _train(self, name: str, action: Train, held: Held, store: AgentStore) -> LocalResult:
         assignment = action.assignment
@@ -429,10 +457,10 @@ class WitnessedStore(AgentStore):
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
         super().__init__(disk, agent, "sim")
-        self._agent, self._settled = agent, settled
+        self.agent, self._settled = agent, settled
 
     def settle(self, outcome: Outcome) -> None:
         assert self.pending is not None
         pending = self.pending
-        self._settled.append(Settled(self._agent, pending.run, pending.round, pending.update.digest, outcome))
+        self._settled.append(Settled(self.agent, pending.run, pending.round, pending.update.digest, outcome))
         super().settle(outcome)

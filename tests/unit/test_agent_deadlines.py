@@ -53,7 +53,7 @@ def test_what_cannot_be_finished_is_not_begun_and_said() -> None:
 
     unfollowed, said, warned = gets_work(agent, 3.0)
 
-    why = "cannot finish: a round takes 41 s here, 3 s are left; raise rounds.deadline_s"
+    why = "cannot finish: a round takes 41 s here, 3 s are left; set rounds.deadline_s"
     assert unfollowed == Unfollow(MODEL.digest)
     assert said == Send(Failed(run=RUN, round=0, why=why))
     assert warned == Warn(f"round 1: {why}")

@@ -200,7 +200,7 @@ def test_whatever_fails_while_training_is_reported_and_the_agent_lives_on(
 
 
 def test_an_update_that_cannot_be_packed_is_reported(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "pack_residual", _no_memory)
+    monkeypatch.setattr(store, "pack_residuals", _no_memory)
     training(device).ends_training()
 
     assert device.said(Failed) == [Failed(run=RUN, round=0, why="MemoryError: ")]
@@ -285,7 +285,7 @@ def test_a_refused_update_is_gone_and_the_reason_is_logged(device: Device, caplo
     assert device.store.pending is None
 
 
-def _no_memory(_: object) -> bytes:
+def _no_memory(*_: object) -> bytes:
     raise MemoryError
 
 

@@ -10,6 +10,7 @@ import pytest
 from fedprune.config import from_table, override
 from fedprune.errors import ConfigurationError
 from fedprune.wire.broker import PASSWORD_VARIABLE, Broker, Tls
+from fedprune.wire.transfer import CHUNK_SIZES
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,3 +119,28 @@ def test_a_section_that_is_none_is_refused_not_overridden() -> None:
 
     with pytest.raises(ConfigurationError, match="broker: expected `object`, got `str`"):
         from_table(table, _File, "agent.toml")
+
+
+def test_a_broker_may_have_several_addresses_of_one_kind() -> None:
+    broker = Broker(url="mqtt://a", fallbacks=("mqtt://b:1884", "mqtt://c"), username="pi")
+
+    assert [(each.host, each.port, each.username) for each in broker.addresses] == [
+        ("a", 1883, "pi"),
+        ("b", 1884, "pi"),
+        ("c", 1883, "pi"),
+    ]
+    with pytest.raises(ConfigurationError, match=r"all addresses must be mqtt://, or all mqtts://"):
+        from_table({"broker": {"url": "mqtt://a", "fallbacks": ["mqtts://b"]}}, _File, "agent.toml")
+    with pytest.raises(ConfigurationError, match=r"write mqtt://HOST"):
+        from_table({"broker": {"url": "mqtt://a", "fallbacks": ["b"]}}, _File, "agent.toml")
+
+
+def test_chunks_are_no_larger_than_the_messages_that_a_broker_takes() -> None:
+    assert Broker().chunk_bytes == CHUNK_SIZES[0]
+    assert [Broker(max_message_bytes=most).chunk_bytes for most in (131_072, 100_000, 16_000, 15_000, 2172)] == [
+        *CHUNK_SIZES[:1],
+        *[CHUNK_SIZES[1]] * 2,
+        *[CHUNK_SIZES[2]] * 2,
+    ]
+    with pytest.raises(ConfigurationError, match=r"max_message_bytes"):
+        from_table({"broker": {"max_message_bytes": 2171}}, _File, "agent.toml")

@@ -7,10 +7,11 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from fedprune.codecs import context
 from fedprune.codecs.context import ContextCoder
 from fedprune.codecs.floats import Fp16, Fp32
 from fedprune.codecs.integers import Codes, Int8
@@ -98,6 +99,44 @@ def test_damaged_positions_in_context_are_refused_or_have_one_form(
     except ProtocolError:
         return
     assert coder.encode(found) == blob
+
+
+@given(drawn=masks_and_positions(), more=st.integers(1, 2**16))
+def test_other_bytes_that_a_decoder_would_read_alike_are_refused(
+    drawn: tuple[list[Places], list[Places], Places], more: int
+) -> None:
+    """Any number of the last interval decodes to the same positions: a writer takes one of them."""
+    masks, moved, kept = drawn
+    coder = ContextCoder(masks, moved)
+    body = coder.encode(kept)[1:]
+    assume(len(body) < 120)
+    for other in (
+        body + b"\0",
+        (int.from_bytes(body + bytes(4), "big") + more).to_bytes(len(body) + 4, "big").rstrip(b"\0"),
+        (max(int.from_bytes(body, "big") - more, 0)).to_bytes(len(body), "big").rstrip(b"\0"),
+    ):
+        if other == body:
+            continue
+        try:
+            found = coder.read(Reader(bytes([len(other)]) + other), kept.size, kept.size)
+        except ProtocolError:
+            continue
+        assert not np.array_equal(found, kept)
+
+
+def test_positions_that_are_laid_the_other_way_than_a_writer_lays_them_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = bernoulli(0.02, 40_000).reshape(400, 100)
+    kept[::40] |= bernoulli(0.5, 1000).reshape(10, 100)
+    chooses = context._Line.is_by_column
+    for places in (kept, kept.T):
+        coder = unmoved(places.shape)
+        with monkeypatch.context() as hostile:
+            hostile.setattr(context._Line, "is_by_column", lambda *given: not chooses(*given))
+            forged = coder.encode(places.reshape(-1))
+        with pytest.raises(ProtocolError, match="laid"):
+            coder.read(Reader(forged), places.size, places.size)
 
 
 @pytest.mark.parametrize("permille", [2, 5, 10, 30, 100, 300])

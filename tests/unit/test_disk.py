@@ -73,6 +73,27 @@ def test_drafts_are_no_blobs(disk: Directory) -> None:
     assert files(disk) == {"a", "directory"}
 
 
+@pytest.mark.parametrize("way", ["write", "copy_in", "write_through"])
+def test_what_is_there_already_is_not_written_again(tmp_path: Path, way: str) -> None:
+    disk, source = Directory(tmp_path / "disk"), tmp_path / "source"
+
+    def put(blob: bytes) -> int:
+        source.write_bytes(blob)
+        ways: dict[str, Callable[[], None]] = {
+            "write": lambda: disk.write("a", blob),
+            "copy_in": lambda: disk.copy_in("a", source),
+            "write_through": lambda: disk.write_through("a", lambda file: file.write(blob)),
+        }
+        ways[way]()
+        assert disk.read("a") == blob
+        assert disk.names() == ["a"]
+        return (disk.path / "a").stat().st_ino
+
+    first = put(b"one")
+    assert put(b"one") == first
+    assert put(b"two") != first
+
+
 @pytest.mark.parametrize("way", ["write", "copy_in"])
 def test_a_full_disk_loses_nothing_and_leaves_no_draft(disk: Directory, tmp_path: Path, way: str) -> None:
     large = b"x" * (2 * LIMIT)

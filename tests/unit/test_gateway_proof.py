@@ -99,10 +99,11 @@ def test_a_manifest_of_other_terms_is_kept_until_they_are_known(proof: GatewayPr
         (msgspec.structs.replace(GATEWAY.manifest(1), done=True), "its signature is not the gateway's"),
         (msgspec.structs.replace(GATEWAY.manifest(1), weights_digest=digest("x")[:16]), "its signature is not"),
         (msgspec.structs.replace(GATEWAY.manifest(1), signature=bytes(64)), "its signature is not the gateway's"),
+        (msgspec.structs.replace(GATEWAY.manifest(1), newest=9), "its signature is not the gateway's"),
         (SigningGateway(1, GATEWAY.root).manifest(1), "its signature is not the gateway's"),
         (SigningGateway(federation="other", root=GATEWAY.root, key=GATEWAY.key).manifest(1), "its signature is not"),
     ],
-    ids=["unsigned", "round", "done", "model", "signature", "key", "federation"],
+    ids=["unsigned", "round", "done", "model", "signature", "versions", "key", "federation"],
 )
 def test_forged_manifests_are_refused(proof: GatewayProof, forged: Manifest, why: str) -> None:
     known(proof)

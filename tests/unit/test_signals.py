@@ -52,6 +52,28 @@ def test_a_signal_that_interrupts_no_wait_is_on_the_queue_at_once(number: signal
         assert isinstance(events.get(timeout=ALARM_S), meaning)
 
 
+class _Struck:
+    """A signal strikes in its destructor, which no exception leaves."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self._number)
+
+
+def _strike_and_wait(number: signal.Signals) -> None:
+    struck = _Struck(number)
+    del struck
+    threading.Event().wait(ALARM_S)
+    pytest.fail("nobody was interrupted")
+
+
+def test_ctrl_c_that_strikes_where_no_exception_leaves_is_noticed_all_the_same() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        _strike_and_wait(signal.SIGINT)
+
+
 def test_other_signals_stop_nobody() -> None:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     former = signal.signal(signal.SIGUSR1, lambda *_: None)

@@ -1,0 +1,53 @@
+"""Partial sums as bytes: what a part of a round's updates adds up to, which merges with other parts to the same bits.
+
+Workers of one gateway send it, and gateways below another. All little-endian:
+
+=======  ==========================================================================================================
+4 bytes  magic and version: ``FPS1``
+8 bytes  the beginning of the digest of the weights that the updates are to (`weights_digest`)
+rest     the sums, see `Aggregate.encode`
+=======  ==========================================================================================================
+
+Nothing in it says how long it is: tensor table and mask do. What is read is checked to be sums that have room, so that
+no part of a sum can overflow another. Which agents it is of, and their weights, are told beside it.
+"""
+
+from __future__ import annotations
+
+from aggregator.merging import Aggregate
+from fedprune.codecs.reader import Reader
+from fedprune.errors import ProtocolError
+from fedprune.model.tensors import Mask, TensorTable, Weights
+
+_MAGIC = b"FPS1"
+DIGEST_BYTES = 8
+"""Of the weights' digest."""
+
+
+def encode_partial_sum(sums: Aggregate, weights_digest: bytes) -> bytes:
+    """Write sums of updates to the weights with this digest, of which the beginning is taken."""
+    return _MAGIC + weights_digest[:DIGEST_BYTES] + sums.encode()
+
+
+def decode_partial_sum(
+    blob: bytes, table: TensorTable, weights: Weights, known_mask: Mask | None, weights_digest: bytes
+) -> Aggregate:
+    """Read a partial sum.
+
+    Args:
+        blob: foreign bytes.
+        table: the task's tensor table.
+        weights: the global model that agents trained from, by tensor name.
+        known_mask: the mask that all share; None where each update brings its agent's own.
+        weights_digest: that of `weights`.
+
+    Raises:
+        ProtocolError: the bytes are no sums of updates to these weights.
+    """
+    reader = Reader(blob)
+    reader.expect(_MAGIC)
+    if bytes(reader.take(DIGEST_BYTES)) != weights_digest[:DIGEST_BYTES]:
+        raise ProtocolError("the partial sum is of updates to another model")
+    sums = Aggregate.read(reader, table, weights, known_mask)
+    reader.finish()
+    return sums

@@ -1,0 +1,171 @@
+"""Deadlines and spare agents that follow from what was seen: everybody who can is waited for, and nobody for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.cohort import Standing
+from aggregator.response_times import (
+    FEWEST_OUTCOMES,
+    FIRST_S,
+    LONGEST_S,
+    MOST_SPARES,
+    REMEMBERED,
+    SHORTEST_S,
+    SLACK,
+    STRAGGLER,
+    ResponseTimes,
+    first_deadline_s,
+)
+from aggregator.round_state import Phase
+from fedprune.wire.messages import Failed
+from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh
+
+seconds = st.floats(0.0, 1e7)
+fleets = st.dictionaries(st.text(min_size=1, max_size=3), st.lists(seconds, min_size=1, max_size=12), max_size=12)
+LEARNED = replace(PLAN, deadline_s=None)
+
+
+def seen(fleet: dict[str, list[float]]) -> ResponseTimes:
+    times = ResponseTimes()
+    for agent, responses in fleet.items():
+        for response in responses:
+            times = times.with_response(agent, response)
+    return times
+
+
+@given(fleets, st.integers(0, 5), st.integers(1, 12))
+def test_a_deadline_leaves_time_for_all_but_stragglers_and_for_a_quorum(
+    fleet: dict[str, list[float]], unknown: int, quorum: int
+) -> None:
+    times, members = seen(fleet), [*fleet, *(f"stranger {index}" for index in range(unknown))]
+    found = times.deadline_s(members, quorum, 123.0)
+
+    expected = sorted(times.expected(agent) or 0.0 for agent in fleet)
+    if not expected:
+        assert found == 123.0
+        return
+    assert SHORTEST_S <= found <= LONGEST_S
+    median = expected[(len(expected) + 1) // 2 - 1]
+    for response in expected:
+        assert response > STRAGGLER * median or found >= min(SLACK * response, LONGEST_S)
+    if quorum <= len(expected):
+        assert found >= min(SLACK * expected[quorum - 1], LONGEST_S)
+    assert found <= max(SHORTEST_S, SLACK * max(expected[-1], STRAGGLER * median))
+
+
+@given(fleets, st.integers(1, 12), st.randoms())
+def test_a_deadline_does_not_depend_on_the_order_of_members(
+    fleet: dict[str, list[float]], quorum: int, any_: object
+) -> None:
+    members = sorted(fleet)
+    shuffled = list(members)
+    any_.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert seen(fleet).deadline_s(members, quorum, 1.0) == seen(fleet).deadline_s(shuffled, quorum, 1.0)
+
+
+def test_one_slow_round_makes_no_slow_device_and_a_device_that_became_slow_is_soon_known() -> None:
+    times = seen({"a": [10.0] * 7 + [1000.0]})
+    assert times.expected("a") == 10.0
+    assert seen({"a": [10.0] * 8 + [1000.0] * 3}).expected("a") == 1000.0
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    times = seen({"a": [float(number) for number in range(100)]})
+    assert times.seen["a"] == tuple(float(number) for number in range(100 - REMEMBERED, 100))
+
+
+def test_who_misses_deadlines_is_given_more_time_each_time() -> None:
+    times, deadline = ResponseTimes(), FIRST_S
+    for _ in range(3):
+        times = times.with_miss("a", deadline)
+        longer = times.deadline_s(["a"], 1, FIRST_S)
+        assert longer > deadline
+        deadline = longer
+
+
+def test_the_first_deadline_leaves_time_for_the_model_on_a_slow_link() -> None:
+    assert first_deadline_s(50_000_000) >= FIRST_S + 2 * 50_000_000 / 8000
+
+
+@given(st.lists(st.booleans(), max_size=400), st.integers(1, 1000))
+def test_spares_follow_from_how_many_updates_do_not_come(misses: list[bool], cohort: int) -> None:
+    times = ResponseTimes()
+    for is_miss in misses:
+        times = times.with_failure() if is_miss else times.with_response("a", 1.0)
+    found = times.spares(cohort)
+
+    assert 0 <= found <= MOST_SPARES * cohort
+    if not any(misses) or len(misses) < FEWEST_OUTCOMES:
+        assert found == 0
+
+
+def test_a_fifth_that_fails_is_made_up_for() -> None:
+    times = ResponseTimes(outcomes=100.0, misses=20.0)
+    assert [times.spares(cohort) for cohort in (1, 4, 100)] == [0, 1, 25]
+
+
+# In rounds
+
+
+def opened(gateway: Gateway, *agents: str) -> Gateway:
+    for agent in agents:
+        gateway.hears(agent, CHECK_IN)
+    assert gateway.state.phase is Phase.TRAINING
+    return gateway
+
+
+def learned(times: ResponseTimes, quorum: int = 2) -> Gateway:
+    plan = replace(LEARNED, quorum=quorum)
+    gateway = Gateway(plan)
+    gateway.state = replace(fresh(plan), response_times=times)
+    return gateway
+
+
+def test_a_round_of_unknown_devices_has_the_first_deadline_and_later_ones_follow_what_was_seen() -> None:
+    gateway = opened(learned(ResponseTimes()), *AGENTS[:3])
+    assert gateway.state.deadline == first_deadline_s(gateway.state.model.content.size)
+
+    gateway.now = 50.0
+    for agent in AGENTS[:2]:
+        gateway.takes_update_of(agent)
+    assert gateway.state.response_times.expected(AGENTS[0]) == 50.0
+
+    known = opened(learned(gateway.state.response_times), *AGENTS[:3])
+    assert known.state.deadline == SLACK * STRAGGLER * 50.0  # the third may take as long
+
+
+def test_a_straggler_is_not_waited_for_once_it_is_known() -> None:
+    times = seen({AGENTS[0]: [20.0], AGENTS[1]: [30.0], AGENTS[2]: [5000.0]})
+    gateway = opened(learned(times), *AGENTS[:3])
+    assert gateway.state.deadline == SLACK * 30.0
+
+    for agent in AGENTS[:2]:
+        gateway.takes_update_of(agent)
+    gateway.passes_deadline()
+    assert gateway.state.phase is Phase.MERGING
+    assert gateway.state.response_times.misses > 0
+
+
+def test_a_straggler_that_the_quorum_needs_is_waited_for() -> None:
+    times = seen({AGENTS[0]: [20.0], AGENTS[1]: [30.0], AGENTS[2]: [5000.0]})
+    assert opened(learned(times, quorum=3), *AGENTS[:3]).state.deadline == SLACK * 5000.0
+
+
+def test_where_updates_do_not_come_an_agent_is_assigned_beside_the_cohort() -> None:
+    gateway = opened(learned(ResponseTimes(outcomes=100.0, misses=40.0)), *AGENTS)
+    assert gateway.standing(Standing.ASSIGNED) == set(AGENTS[:4]), "a cohort of three, and one more"
+
+    gateway.hears(AGENTS[3], Failed(run=RUN, round=0, why="no memory"))
+    for agent in AGENTS[:3]:
+        gateway.takes_update_of(agent)
+    assert gateway.state.phase is Phase.MERGING
+
+
+def test_a_deadline_that_is_set_stays_as_it_is_set() -> None:
+    gateway = Gateway()
+    gateway.state = replace(fresh(PLAN), response_times=seen({agent: [1e6] for agent in AGENTS}))
+    assert opened(gateway, *AGENTS[:3]).state.deadline == PLAN.deadline_s

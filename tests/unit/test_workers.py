@@ -1,0 +1,141 @@
+"""A gateway with workers, real processes: the same models as without, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.round_state import Phase
+from aggregator.runner import AggregatorRunner
+from aggregator.settings import AS_USUAL
+from aggregator.workers import Checked, Job, WorkerEnded, Workers
+from fedprune.errors import TrainingError
+from fedprune.model.tensors import weights_digest
+from fedprune.system.disk import Directory
+from fedprune.task.checkpoints import load_checkpoint
+from fedprune.wire.messages import Reason, Rejected, Submit, decode
+from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell
+
+AGENTS = tuple(f"pi-{number}" for number in range(6))
+PLAN = replace(TASK_PLAN, rounds=2, cohort=len(AGENTS), quorum=len(AGENTS))
+PATIENCE_S = 600.0
+
+
+class Gateway:
+    """A runner with workers, and the events that these put on its queue."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        job = Job(BUNDLE.task, BUNDLE.network, PLAN.seed, PLAN.codec, AS_USUAL, path / "checkpoints")
+        self.site, self.workers = Site(path), Workers(count, job, self.events)
+        self.runner = begin(self.site, AGENTS, plan=PLAN, workers=self.workers)
+        self.endings = 0
+
+    def hear_until(self, happened: Callable[[], bool]) -> None:
+        while not happened():
+            event: Checked | WorkerEnded = self.events.get(timeout=PATIENCE_S)
+            self.endings += isinstance(event, WorkerEnded)
+            self.runner.hear_worker(event)
+
+    def accepted(self) -> int:
+        return self.runner.state.cohort.accepted
+
+
+def without_workers(path: Path, factor: float = 1.0) -> tuple[Site, str]:
+    site = Site(path)
+    runner = begin(site, AGENTS, plan=PLAN)
+    submit_all(site, runner, factor)
+    return site, digest(path)
+
+
+def submit_all(site: Site, runner: AggregatorRunner, factor: float = 1.0) -> None:
+    """All agents submit, the last one what is `factor` times too large."""
+    for agent in AGENTS:
+        submit_update(site, runner, agent, factor if agent == AGENTS[-1] else 1.0)
+
+
+def digest(path: Path) -> str:
+    """Of the weights that the first round came to."""
+    return weights_digest(load_checkpoint(Directory(path / "checkpoints"), 1).exact)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_workers_makes_the_same_model_as_none(tmp_path: Path, count: int) -> None:
+    _, expected = without_workers(tmp_path / "without")
+
+    gateway = Gateway(tmp_path / "with", count)
+    with gateway.workers:
+        submit_all(gateway.site, gateway.runner)
+        gateway.hear_until(lambda: gateway.runner.state.round == 1)
+
+    assert digest(tmp_path / "with") == expected
+    assert gateway.endings == 0
+
+
+def test_workers_that_are_killed_in_a_round_lose_nothing(tmp_path: Path) -> None:
+    _, expected = without_workers(tmp_path / "without")
+
+    gateway = Gateway(tmp_path / "with", 2)
+    with gateway.workers:
+        for agent in AGENTS[:3]:
+            submit_update(gateway.site, gateway.runner, agent)
+        gateway.hear_until(lambda: gateway.accepted() == 3)  # folded and accepted: their sums are lost with a worker
+        submit_update(gateway.site, gateway.runner, AGENTS[3])  # on its way to one
+        for process in gateway.workers.processes:
+            os.kill(process, signal.SIGKILL)
+        for agent in AGENTS[4:]:
+            submit_update(gateway.site, gateway.runner, agent)
+        gateway.hear_until(lambda: gateway.runner.state.round == 1)
+
+    assert digest(tmp_path / "with") == expected
+    assert gateway.endings == 2
+
+
+def test_an_update_that_a_worker_folded_is_left_out_exactly(tmp_path: Path) -> None:
+    without, expected = without_workers(tmp_path / "without", factor=1e4)
+
+    gateway = Gateway(tmp_path / "with", 2)
+    with gateway.workers:
+        submit_all(gateway.site, gateway.runner, factor=1e4)
+        gateway.hear_until(lambda: gateway.runner.state.round == 1)
+
+    assert gateway.site.records[0].outliers == without.records[0].outliers == (AGENTS[-1],)
+    assert digest(tmp_path / "with") == expected
+
+
+def test_an_update_that_a_worker_cannot_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "with", 1)
+    with gateway.workers:
+        submit = submit_update(gateway.site, gateway.runner, AGENTS[0])
+        forged = Submit(
+            run=submit.run, round=0, update=b"noise", examples=7, local_steps=submit.local_steps, loss=1.0,
+            train_seconds=1.0,
+        )  # fmt: skip
+        told = TOPICS.down(AGENTS[1], "rejected")
+        before = len(gateway.site.link.on(told))
+        tell(gateway.runner, AGENTS[1], forged)
+        gateway.hear_until(lambda: len(gateway.site.link.on(told)) > before)
+
+    rejected = decode(Rejected, gateway.site.link.on(told)[-1])
+    assert rejected.reason is Reason.INVALID
+    assert "blob starts with" in rejected.detail
+    assert gateway.runner.state.phase is Phase.TRAINING
+
+
+def test_workers_that_end_again_and_again_end_the_gateway_with_the_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gateway = Gateway(tmp_path / "with", 1)
+    gateway.site.checkpoints.delete("000000.safetensors")
+    with gateway.workers:
+        submit_update(gateway.site, gateway.runner, AGENTS[0])
+        with pytest.raises(TrainingError, match="worker processes ended one after another, the last with exit code 1"):
+            gateway.hear_until(lambda: False)
+    assert "a worker: checkpoint 000000.safetensors is missing" in capfd.readouterr().err
