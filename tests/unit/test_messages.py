@@ -147,7 +147,7 @@ def test_the_largest_messages_fit() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("field", ["loss", "train_seconds", "x_mean", "x_largest"])
+@pytest.mark.parametrize("field", ["loss", "x_mean", "x_largest"])
 def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) -> None:
     with pytest.raises(ProtocolError, match="Submit"):
         decode(Submit, said(fields(MESSAGES["submit"]) | {field: value}))
