@@ -202,7 +202,11 @@ class Book:
             connection = sqlite3.connect(path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-        return cls(connection)
+        try:
+            return cls(connection)
+        except StorageError:
+            connection.close()  # SQLite's own files, which it made beside the book, go with it
+            raise
 
     def start(
         self, run: str, task: bytes, settings: Mapping[str, str], ticket_key: bytes | None = None

@@ -20,6 +20,9 @@ _Rate = Annotated[float, msgspec.Meta(gt=0, le=1000)]
 _Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 _Doubles = NDArray[np.float64]
 
+_PIECE = 2**16
+"""Numbers of a tensor that are moved at once: float64 of a whole one would take several times its memory."""
+
 
 class FedAvgM(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="fedavgm"):
     """Momentum on the gateway (Hsu et al. 2019, "Measuring the effects of non-identical data distribution for federated
@@ -91,14 +94,26 @@ def server_step(
     """
     weights, left = dict(merged), dict[str, Array]()
     for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
-        before = exact[spec.name].astype(np.float64)
-        parts = {
-            part: _kept(state, f"{part}/{spec.name}", spec.shape, start) for part, start in optimizer.first.items()
-        }
-        moved, parts = optimizer.move(merged[spec.name] - before, parts)
-        weights[spec.name] = (before + moved).astype(np.float32)
-        left |= {f"{part}/{spec.name}": array.astype(np.float32) for part, array in parts.items()}
+        former = {part: state.get(f"{part}/{spec.name}") for part in optimizer.first}
+        moved, parts = _step(optimizer, exact[spec.name].reshape(-1), merged[spec.name].reshape(-1), former)
+        weights[spec.name] = moved.reshape(spec.shape)
+        left |= {f"{part}/{spec.name}": array.reshape(spec.shape) for part, array in parts.items()}
     return weights, left
+
+
+def _step(
+    optimizer: ServerOptimizer, before: Array, after: Array, former: Mapping[str, Array | None]
+) -> tuple[Array, dict[str, Array]]:
+    """The step of one tensor `[n]`, and its state, of which nothing was there before the first step."""
+    moved, parts = np.empty(before.size, np.float32), {part: np.empty(before.size, np.float32) for part in former}
+    for begin in range(0, before.size, _PIECE):
+        piece = slice(begin, begin + _PIECE)
+        was = before[piece].astype(np.float64)
+        by, state = optimizer.move(after[piece] - was, _doubles(optimizer, former, piece, was.size))
+        moved[piece] = was + by
+        for part, array in state.items():
+            parts[part][piece] = array
+    return moved, parts
 
 
 def mask_state(state: Weights, mask: Mask) -> dict[str, Array]:
@@ -119,5 +134,11 @@ def check_state(optimizer: ServerOptimizer | None, state: Weights, table: Tensor
         )
 
 
-def _kept(state: Weights, key: str, shape: tuple[int, ...], start: float) -> _Doubles:
-    return state[key].astype(np.float64) if key in state else np.full(shape, start)
+def _doubles(
+    optimizer: ServerOptimizer, parts: Mapping[str, Array | None], piece: slice, size: int
+) -> dict[str, _Doubles]:
+    """A piece of each part of a tensor's state, or what it is at first."""
+    return {
+        part: np.full(size, optimizer.first[part]) if array is None else array.reshape(-1)[piece].astype(np.float64)
+        for part, array in parts.items()
+    }

@@ -14,7 +14,7 @@ from benchmarks.agent_memory.environments import Environment
 from benchmarks.bytes_to_accuracy.federation import learn
 from benchmarks.bytes_to_accuracy.flower import measure_sockets
 from benchmarks.bytes_to_accuracy.picture import draw
-from benchmarks.bytes_to_accuracy.problems import PROBLEMS, USUAL_PROBLEM, Problem
+from benchmarks.bytes_to_accuracy.problems import PROBLEMS, USUAL_PROBLEM, arrangement_of
 from benchmarks.bytes_to_accuracy.recipes import DENSE, RECIPES, USUAL, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, commit, means, target_of, total
 from benchmarks.bytes_to_accuracy.table import tables
@@ -67,7 +67,7 @@ def main(
     constant and with a falling learning rate, and those of the presets. Payload is counted, with what is sent to all
     once for each receiver. Of Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
     """
-    journal, arrangement = Journal(target), _arrangement(PROBLEMS[problem], partition, participation)
+    journal, arrangement = Journal(target), arrangement_of(PROBLEMS[problem], partition, participation)
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     wanted = [recipe for recipe in RECIPES if recipe.name in names or recipe is DENSE]
     made = [run for seed in seeds for run in _compare(wanted, arrangement, seed, rounds, journal)]
@@ -79,22 +79,16 @@ def main(
         Directory(picture.absolute().parent).write(picture.name, draw(made))
 
 
-def _arrangement(problem: Problem, partition: str | None, participation: float) -> Arrangement:
-    partition = partition or problem.partitions[0]
-    if partition not in problem.partitions:
-        raise click.BadParameter(f"--partition {partition}: {problem.name} has {' and '.join(problem.partitions)}")
-    return Arrangement(partition, participation, problem.name)
-
-
 def _compare(
     recipes: Sequence[Recipe], arrangement: Arrangement, seed: int, rounds: int, journal: Journal
 ) -> Iterable[Run]:
     """The runs of a seed, the dense one first: those of the journal, and others are made."""
     target = None
     for recipe in recipes:
-        run = journal.find(recipe.name, seed, rounds * recipe.rounds, arrangement)
+        its_rounds = recipe.rounds_of(rounds)
+        run = journal.find(recipe.name, seed, its_rounds, arrangement)
         if run is None:
-            run = _run(recipe, arrangement, seed, rounds * recipe.rounds, target)
+            run = _run(recipe, arrangement, seed, its_rounds, target)
             journal.add(run)
         target = run.target
         yield run

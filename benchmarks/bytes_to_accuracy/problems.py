@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bytes_to_accuracy.records import Arrangement
 from benchmarks.demo.settings import cnn_table
 from benchmarks.federations.windows import people
 from fedprune.data import Dataset, save_npz
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import prepare
 from fedprune.data.source import open_source
+from fedprune.errors import ConfigurationError
 
 BY_PERSON = "person"
 """The partition in which each agent has a person's examples."""
@@ -92,3 +94,16 @@ PROBLEMS = {
 """By name, the usual one first."""
 
 USUAL_PROBLEM = PROBLEMS["cnn-108k"]
+
+
+def arrangement_of(problem: Problem, partition: str | None, participation: float) -> Arrangement:
+    """Its usual partition if None is given. Raises `ConfigurationError` for one that it does not have.
+
+    Example:
+        >>> arrangement_of(PROBLEMS["windows"], None, 0.5)
+        Arrangement(partition='person', participation=0.5, problem='windows')
+    """
+    partition = partition or problem.partitions[0]
+    if partition not in problem.partitions:
+        raise ConfigurationError(f"--partition {partition}: {problem.name} has {' and '.join(problem.partitions)}")
+    return Arrangement(partition, participation, problem.name)

@@ -8,8 +8,12 @@ from aggregator.presets import Preset
 from aggregator.server_optimizers import FedAvgM
 from aggregator.settings import AS_USUAL, Aggregation, Codec, FederationSettings
 from benchmarks.federation import DENSE_CODEC, codec_of
+from fedprune.codecs.budget import budget_of
 
 _DENSE = codec_of(DENSE_CODEC)
+
+_WEIGHTS = 108_618
+"""CNN-108k's."""
 
 _DECAY_FROM = 44 / 60
 """Earlier the learning rate is too low for what is still to be learned, later too little of what is noise goes."""
@@ -30,7 +34,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a federation learns. `rounds` is how many times as many as dense federations have.
+    """How a federation learns. `rounds` is how many times as many it has as dense federations.
 
     From the part `decay_from` of the rounds on, the learning rate falls along a cosine to a tenth; None is never.
     """
@@ -39,7 +43,7 @@ class Recipe:
     codec: Codec
     pruning: Pruning | None = None
     decay_from: float | None = None
-    rounds: int = 1
+    rounds: float = 1.0
     aggregation: Aggregation = AS_USUAL
 
     @property
@@ -47,13 +51,17 @@ class Recipe:
         """As a federation.toml would have them."""
         return FederationSettings("task", "state", "held-out", codec=self.codec, aggregation=self.aggregation)
 
+    def rounds_of(self, dense: int) -> int:
+        """The rounds that it has where dense federations have so many."""
+        return round(self.rounds * dense)
+
 
 def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM) -> Recipe:
     return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from)
 
 
 def _exact(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), _DECAY_FROM, rounds=2)
+    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), _DECAY_FROM, rounds=2.0)
 
 
 def _chain(name: str, update: str) -> Recipe:
@@ -61,6 +69,24 @@ def _chain(name: str, update: str) -> Recipe:
     as_it_is = Aggregation(optimizer=FedAvgM(learning_rate=1.0, momentum=0.0))
     codec = Codec(preset=Preset.FRUGAL, update=update)
     return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=as_it_is)
+
+
+def _moving(name: str, up: float, down: float, rounds: float = 1.0) -> Recipe:
+    """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
+    most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
+    update, model = (
+        f"mask | feedback(100) | budget({most_up}) | ternary | context",
+        f"mask | budget({most_down}) | ternary | context",
+    )
+    return Recipe(
+        name, Codec(preset=Preset.FRUGAL, update=update, model=model), Pruning(0.9), _DECAY_FROM, rounds=rounds
+    )
+
+
+def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
+    """`frugal-90` with another step of the gateway's."""
+    step = Aggregation(optimizer=FedAvgM(learning_rate=learning_rate, momentum=momentum))
+    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(0.9), _DECAY_FROM, aggregation=step)
 
 
 DENSE = Recipe("dense", _DENSE)
@@ -72,6 +98,9 @@ RECIPES = (
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
     _frugal("frugal-90, early decay", 0.9, decay_from=0.5),
+    _moving("frugal-90, more rounds", up=0.004, down=0.008, rounds=4 / 3),
+    _moving("frugal-90, alike both ways", up=0.0075, down=0.0075),
+    _momentum("frugal-90, momentum", learning_rate=1.2, momentum=0.5),
     _frugal("frugal-80", 0.8),
     _frugal("frugal-95", 0.95),
     _exact("exact-98", 0.98),

@@ -153,8 +153,9 @@ def _measure(load: str, size: int, prepared: Path, out: Path, *, restarts_broker
         if restarts_broker:
             threading.Thread(target=_restart, args=(fleet, children, start_broker), daemon=True).start()
         seen = _Watched.of(aggregator, children)
-        said, _ = fleet.communicate(timeout=_PATIENCE_S)
         children.wait("aggregator")
+        fleet.terminate()
+        said, _ = fleet.communicate(timeout=_PATIENCE_S)
     report = msgspec.json.decode(said.splitlines()[-1], type=FleetReport)
     counted_rounds = seen.records[_WARM:]
     return Row(

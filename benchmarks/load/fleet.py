@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import selectors
+import signal
 import sys
 import time
 from bisect import bisect_left
@@ -49,14 +50,18 @@ from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_o
 KINDS = 100
 """Different updates of a round."""
 _EXAMPLES = 100
-_AGAIN_S = 20.0
-"""After which an agent without work offers itself again."""
+_AGAIN_S = 10.0
+"""After which an agent offers itself again, or says again what was not answered."""
 HALF = "half"
 """The line that the fleet says once half of its updates of `HALVED_ROUND` are sent."""
 
 HALVED_ROUND = 2
 _OPENED_AT_ONCE = 200
 """Connections that are opened before what came over the others is read."""
+
+
+class _Ended(Exception):
+    """Somebody ends the fleet."""
 
 
 class FleetReport(msgspec.Struct, frozen=True):
@@ -107,7 +112,7 @@ class Fleet:
         self._round: _Round | None = None
         self._pieces: dict[bytes, dict[int, bytes]] = {}
         self._payload = self._lost_bytes = 0
-        self._is_done = False
+        self._is_done = self._is_running = False
         self._port = port
         self._again: list[tuple[float, int]] = []
         self._lost_at: list[float] = []
@@ -119,7 +124,22 @@ class Fleet:
                 self._turn(0.0)
 
     def run(self) -> FleetReport:
-        """Serve until the federation is done."""
+        """Serve until the federation is done, or `end` is called: on a busy machine the last word may be lost."""
+        with suppress(_Ended):
+            self._is_running = True
+            self._serve_agents()
+        self._is_running = False
+        connections = [agent.connection for agent in self._agents]
+        sockets = self._lost_bytes + sum(each.bytes_in + each.bytes_out for each in connections)
+        back = self._back_at[-1] - self._lost_at[0] if self._back_at else 0.0
+        return FleetReport(sockets, self._payload, len(self._lost_at), back, _most_within(self._back_at, 1.0))
+
+    def end(self, *_: object) -> None:
+        """Interrupt `run`, as a signal does."""
+        if self._is_running:
+            raise _Ended
+
+    def _serve_agents(self) -> None:
         again_at = time.monotonic() + _AGAIN_S
         while not self._is_done:
             next_at = min(again_at, self._again[0][0]) if self._again else again_at
@@ -129,10 +149,6 @@ class Fleet:
             if time.monotonic() >= again_at:
                 self._offer_again()
                 again_at = time.monotonic() + _AGAIN_S
-        connections = [agent.connection for agent in self._agents]
-        sockets = self._lost_bytes + sum(each.bytes_in + each.bytes_out for each in connections)
-        back = self._back_at[-1] - self._lost_at[0] if self._back_at else 0.0
-        return FleetReport(sockets, self._payload, len(self._lost_at), back, _most_within(self._back_at, 1.0))
 
     def _open(self, number: int, port: int) -> None:
         name = f"a{number}"
@@ -345,6 +361,7 @@ def main() -> None:
     """COUNT PORT FEDERATION TASK STATE: run a fleet, and say in one line of JSON what it came to."""
     count, port, federation, task, state = sys.argv[1:]
     fleet = Fleet(int(count), int(port), federation, load_bundle(Path(task)), Path(state))
+    signal.signal(signal.SIGTERM, fleet.end)
     sys.stdout.buffer.write(msgspec.json.encode(fleet.run()) + b"\n")
 
 

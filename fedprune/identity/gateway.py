@@ -29,7 +29,7 @@ from fedprune.identity.certificates import (
     revocation_list,
 )
 from fedprune.identity.devices import FILE, Devices, Revoked
-from fedprune.identity.epochs import SIGNING, load_signing, make_root, public_root
+from fedprune.identity.epochs import ROOT_PUBLIC, SIGNING, load_signing, make_root, public_root
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
 
@@ -153,7 +153,7 @@ def _make(gateway: Gateway, revoked: Revoked, now: datetime) -> None:
     settings, is_made = gateway.settings, (gateway.path / SETTINGS).exists()
     if not is_made and gateway.directory.read(f"{AUTHORITY}.pem") is None:
         _write(gateway, AUTHORITY, new_authority(f"fedprune gateway of {settings.federation}", now))
-    if not is_made and gateway.directory.read(SIGNING) is None:
+    if gateway.directory.read(SIGNING) is None and (not is_made or gateway.directory.read(ROOT_PUBLIC) is None):
         make_root(gateway.directory, settings.federation)
     hosts = tuple(dict.fromkeys((*settings.hosts, *_HERE)))
     for name in (BROKER, ENROLMENT):

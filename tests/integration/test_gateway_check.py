@@ -100,12 +100,13 @@ def test_a_broker_that_does_not_run_is_said_with_the_command_that_starts_it(gate
 def test_keys_are_readable_by_their_owner_alone_and_in_nothing_that_is_said(tmp_path: Path) -> None:
     command = [*FEDPRUNE, "gateway", "init", "127.0.0.1", "--dir", tmp_path / "gateway"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    keys = list((tmp_path / "gateway").glob("*.key"))
-    assert {key.stem for key in keys} == {"ca", "broker", "enrolment", "aggregator"}
+    keys = [*(tmp_path / "gateway").glob("*.key"), tmp_path / "gateway" / "signing.json"]
+    assert {key.stem for key in keys} == {"ca", "broker", "enrolment", "aggregator", "root", "signing"}
     assert stat.S_IMODE((tmp_path / "gateway").stat().st_mode) == 0o700
     for key in keys:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        assert key.read_text().splitlines()[1] not in done.stdout + done.stderr
+        secret = key.read_text().splitlines()[1 if "PRIVATE KEY" in key.read_text() else -1]
+        assert secret not in done.stdout + done.stderr
 
 
 def test_init_again_takes_other_names_and_keeps_the_authority(gateway: SecuredGateway) -> None:
@@ -113,7 +114,9 @@ def test_init_again_takes_other_names_and_keeps_the_authority(gateway: SecuredGa
     code, said = run("gateway", "init", "gateway.local", "192.168.1.10", "--dir", gateway.path)
     assert code == 0, said
     after = {path.name: path.read_bytes() for path in gateway.path.iterdir()}
-    assert {name for name in before if before[name] == after[name]} >= {"ca.pem", "ca.key", "access-list"}
+    assert {name for name in before if before[name] == after[name]} >= {
+        *("ca.pem", "ca.key", "access-list", "root.key", "root.pub", "signing.json"),
+    }
     assert after["broker.pem"] != before["broker.pem"]
     assert b'hosts = ["gateway.local","192.168.1.10"]' in after["gateway.toml"]
     assert f'federation = "{NAME}"\nbroker_port = {gateway.broker_port}\n'.encode() in after["gateway.toml"]

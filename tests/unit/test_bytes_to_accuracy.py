@@ -8,12 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.bytes_to_accuracy.picture import draw
+from benchmarks.bytes_to_accuracy.problems import PROBLEMS, arrangement_of
+from benchmarks.bytes_to_accuracy.recipes import RECIPES
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, target_of
 from benchmarks.bytes_to_accuracy.table import ratio_to_target
 from benchmarks.demo.command import demo
-from fedprune.errors import StorageError
+from fedprune.codecs import parse_codec, parse_model_codec
+from fedprune.errors import ConfigurationError, StorageError
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 
 USUAL = Arrangement("dirichlet:0.5", 1.0)
+TABLE = TensorTable((TensorSpec("kernel", (800, 128), "float32", TensorClass.PRUNABLE, "dense"),))
 
 
 def run(name: str = "dense", seed: int = 11, to_target: int | None = 300) -> Run:
@@ -61,6 +66,26 @@ def test_a_file_of_something_else_is_not_written_over(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="name another file"):
         Journal(file)
+
+
+def test_runs_of_another_problem_are_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "results.json")
+    journal.add(run())
+
+    assert journal.find("dense", 11, 3, Arrangement(USUAL.partition, USUAL.participation, "cnn-1m")) is None
+
+
+def test_recipes_have_names_of_their_own_and_chains_that_make_sense() -> None:
+    assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
+    for recipe in RECIPES:
+        update, model = recipe.settings.codec.chains(TABLE)
+        assert parse_codec(update)
+        assert parse_model_codec(model)
+
+
+def test_a_problem_is_shared_out_in_its_own_ways_alone() -> None:
+    with pytest.raises(ConfigurationError, match="windows has person"):
+        arrangement_of(PROBLEMS["windows"], "iid", 1.0)
 
 
 def test_the_picture_is_a_png() -> None:

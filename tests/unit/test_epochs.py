@@ -77,6 +77,16 @@ def test_calling_init_again_keeps_root_key_and_epoch(gateway: Path) -> None:
     assert not (gateway / ROOT_KEY).exists()
 
 
+def test_a_gateway_that_never_had_a_root_key_is_given_one_by_init(gateway: Path) -> None:
+    for name in (SIGNING, "root.pub"):
+        (gateway / name).unlink()
+
+    init_gateway(gateway, SETTINGS, NOW)
+
+    assert epoch(gateway) == 1
+    assert (gateway / ROOT_KEY).exists()
+
+
 def test_the_command_opens_epoch_after_epoch(gateway: Path) -> None:
     keys = set()
     for number in (2, 3):
