@@ -35,7 +35,7 @@ from fedprune.data.source import open_source
 from fedprune.errors import BrokerError
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, Gateway, init_gateway
 from fedprune.identity.invitation import invite
-from fedprune.identity.joining import AUTHENTICATION_KEY, CERTIFICATE, KEY, join_gateway
+from fedprune.identity.joining import AUTHENTICATION_KEY, CERTIFICATE, KEY, TRUSTED_ROOT, join_gateway
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import parse_token
 from fedprune.system.disk import Directory
@@ -184,6 +184,7 @@ data = "../data/{agent}.npz"
 state = "{state}"
 trainer = "litert"
 authentication_key = "{AUTHENTICATION_KEY}"
+root_key = "{TRUSTED_ROOT}"
 
 [broker]
 url = "{url}"
