@@ -26,6 +26,7 @@ from benchmarks.without_network import RUN, assignment_of, record_of, take_updat
 from edge_agent.held_model import HeldModel
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
+from edge_agent.residual_files import pack_residuals, unpack_residual
 from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import TaskSettings
@@ -140,7 +141,9 @@ class _Federation:
             agent, assignment, blob, lambda: self._residuals.get(agent), None, 0.0, held=self._held[agent]
         )
         result = train_locally(local, self._bundle, self._trainer, self._data[agent])
-        self._residuals[agent] = result.update.residual_if_accepted
+        update = result.update
+        kept = pack_residuals(update.residual_if_accepted, update.residual_if_late, update.blob)
+        self._residuals[agent] = unpack_residual(kept, late=None)
         return result
 
     def _messages(

@@ -538,7 +538,7 @@ def test_a_memory_that_is_another_agents(nowhere: Site) -> None:
     config = nowhere.agent("pi-1")
     state = nowhere.path / "state-of-pi-1"
     state.mkdir()
-    (state / "agent.json").write_text('{"format": 6, "agent": "pi-7", "federation": "greenhouse"}')
+    (state / "agent.json").write_text('{"format": 7, "agent": "pi-7", "federation": "greenhouse"}')
 
     assert refusal(STORAGE, "agent", "--config", config) == (
         "this state directory belongs to agent pi-7 of federation greenhouse; name another with --state"
