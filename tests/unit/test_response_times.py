@@ -20,9 +20,12 @@ from aggregator.response_times import (
     ResponseTimes,
     first_deadline_s,
 )
-from aggregator.round_state import Phase
+from aggregator.round_machine import wake_at
+from aggregator.round_places import ANSWER_S
+from aggregator.round_state import Merge, Phase, UpdateStored
 from fedprune.wire.messages import Failed
-from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh
+from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh, submission, update_of
+from tests.samples import chunks
 
 seconds = st.floats(0.0, 1e7)
 fleets = st.dictionaries(st.text(min_size=1, max_size=3), st.lists(seconds, min_size=1, max_size=12), max_size=12)
@@ -148,6 +151,26 @@ def test_a_straggler_is_not_waited_for_once_it_is_known() -> None:
     gateway.passes_deadline()
     assert gateway.state.phase is Phase.MERGING
     assert gateway.state.response_times.misses > 0
+
+
+def test_a_deadline_passes_once_while_an_update_is_on_its_way_to_the_disk() -> None:
+    gateway = opened(learned(ResponseTimes()), *AGENTS[:3])
+    gateway.state = replace(gateway.state, plan=replace(gateway.state.plan, cohort=4))
+    gateway.hears(AGENTS[3], CHECK_IN)
+    for agent in AGENTS[:2]:
+        gateway.takes_update_of(agent)
+    gateway.hears(AGENTS[2], submission(AGENTS[2]), *chunks(update_of(AGENTS[2])))
+    missed = gateway.state.deadline
+    assert missed is not None
+
+    gateway.passes_deadline()
+    assert gateway.state.response_times.misses == 1.0, "that of the fourth"
+    assert wake_at(gateway.state) == missed + ANSWER_S, "the process has nothing to do until a worker has checked it"
+    gateway.waits()
+
+    assert gateway.gets(UpdateStored(AGENTS[2])) == (Merge(0),)
+    assert gateway.state.response_times.seen[AGENTS[3]] == (2.0 * missed,)
+    assert gateway.state.response_times.misses < 1.01
 
 
 def test_a_straggler_that_the_quorum_needs_is_waited_for() -> None:
