@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,10 +23,13 @@ from aggregator.response_times import (
 )
 from aggregator.round_machine import wake_at
 from aggregator.round_places import ANSWER_S
-from aggregator.round_state import Merge, Phase, UpdateStored
+from aggregator.round_state import GiveUp, Merge, Phase, UpdateStored
+from edge_agent import agent_state
+from edge_agent.history import Durations
 from fedprune.wire.messages import Failed
-from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh, submission, update_of
-from tests.samples import chunks
+from tests.agents import agent_in
+from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh, started, submission, update_of
+from tests.samples import MODEL_BLOB, TASK, assignment, chunks, manifest
 
 seconds = st.floats(0.0, 1e7)
 fleets = st.dictionaries(st.text(min_size=1, max_size=3), st.lists(seconds, min_size=1, max_size=12), max_size=12)
@@ -186,6 +190,27 @@ def test_where_updates_do_not_come_an_agent_is_assigned_beside_the_cohort() -> N
     for agent in AGENTS[:3]:
         gateway.takes_update_of(agent)
     assert gateway.state.phase is Phase.MERGING
+
+
+def test_a_fleet_that_knows_to_be_slow_ends_no_federation_that_does_not_know_it_yet() -> None:
+    """As in the second federation of a task: devices remember how long trainings took, the gateway knows nothing."""
+    gateway = opened(learned(ResponseTimes()), *AGENTS[:3])
+    durations = Durations(TASK.digest, (2.0 * FIRST_S,))
+    for agent in AGENTS[:3]:
+        device = agent_in(agent_state.Phase.IDLE, started(tasks=frozenset({TASK.digest}), durations=durations))
+        device.gets(manifest())
+        work = msgspec.structs.replace(assignment(), seconds_left=round(FIRST_S))
+        (said,) = (
+            each.message for each in device.gets(work, *chunks(MODEL_BLOB)) if isinstance(each, agent_state.Send)
+        )
+        assert isinstance(said, Failed)
+        assert not [each for each in gateway.hears(agent, said) if isinstance(each, GiveUp)]
+
+    assert not [each for each in gateway.passes_deadline() if isinstance(each, GiveUp)]
+    for agent in AGENTS[:2]:
+        gateway.hears(agent, CHECK_IN)
+        gateway.takes_update_of(agent)
+    assert gateway.standing(Standing.ACCEPTED) == set(AGENTS[:2])
 
 
 def test_a_deadline_that_is_set_stays_as_it_is_set() -> None:
