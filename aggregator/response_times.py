@@ -63,8 +63,12 @@ class ResponseTimes:
         return self._with_outcome(0.0)._with(agent, seconds)
 
     def with_miss(self, agent: str, seconds: float) -> ResponseTimes:
-        """An agent's update had not come after so many seconds."""
-        return self._with_outcome(1.0)._with(agent, _MISS * seconds)
+        """An agent's update had not come after so many seconds.
+
+        That tells nothing of one that got its place shortly before the deadline, or is known to take longer.
+        """
+        times, known, told = self._with_outcome(1.0), self.expected(agent), _MISS * seconds
+        return times if seconds < SHORTEST_S or (known or 0.0) > told else times._with(agent, told)
 
     def with_failure(self) -> ResponseTimes:
         """An agent could not do a round, for whatever reason: that says nothing of its speed."""

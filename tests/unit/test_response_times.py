@@ -94,6 +94,12 @@ def test_who_misses_deadlines_is_given_more_time_each_time() -> None:
         deadline = longer
 
 
+def test_who_got_a_place_shortly_before_a_deadline_does_not_count_as_fast() -> None:
+    times = seen({"slow": [600.0]}).with_miss("slow", 100.0).with_miss("new", 5.0)
+    assert (times.expected("slow"), times.expected("new")) == (600.0, None)
+    assert times.deadline_s(["slow", "new"], 1, FIRST_S) >= SLACK * 600.0
+
+
 def test_the_first_deadline_leaves_time_for_the_model_on_a_slow_link() -> None:
     assert first_deadline_s(50_000_000) >= FIRST_S + 2 * 50_000_000 / 8000
 
