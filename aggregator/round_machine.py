@@ -172,9 +172,10 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
     for agent in cohort.agents(Standing.OVERDUE):
         state = drop_upload(state, agent)
-    state = replace(state, cohort=cohort, answer_by=None)
-    state = replace(state, deadline=now + state.seconds)
-    state, actions = draft(state, state.presence, now)
+    # The new deadline is for those too who get places now.
+    state, actions = draft(replace(state, cohort=cohort, answer_by=None, deadline=None), state.presence, now)
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.seconds)
     return state, (*warnings, *actions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aggregator.cohort import Standing
@@ -23,10 +23,10 @@ from aggregator.response_times import (
 )
 from aggregator.round_machine import wake_at
 from aggregator.round_places import ANSWER_S
-from aggregator.round_state import GiveUp, Merge, Phase, UpdateStored
+from aggregator.round_state import GiveUp, Merge, Phase, Send, UpdateStored
 from edge_agent import agent_state
 from edge_agent.history import Durations
-from fedprune.wire.messages import Failed
+from fedprune.wire.messages import Assignment, Failed
 from tests.agents import agent_in
 from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh, started, submission, update_of
 from tests.samples import MODEL_BLOB, TASK, assignment, chunks, manifest
@@ -45,6 +45,7 @@ def seen(fleet: dict[str, list[float]]) -> ResponseTimes:
 
 
 @given(fleets, st.integers(0, 5), st.integers(1, 12))
+@example({"fast": [0.0], "slow": [31.0]}, 1, 2)
 def test_a_deadline_leaves_time_for_all_but_stragglers_and_for_a_quorum(
     fleet: dict[str, list[float]], unknown: int, quorum: int
 ) -> None:
@@ -181,6 +182,23 @@ def test_a_deadline_passes_once_while_an_update_is_on_its_way_to_the_disk() -> N
     assert gateway.gets(UpdateStored(AGENTS[2])) == (Merge(0),)
     assert gateway.state.response_times.seen[AGENTS[3]] == (2.0 * missed,)
     assert gateway.state.response_times.misses < 1.01
+
+
+def test_who_gets_a_place_at_a_deadline_is_given_the_time_that_it_is_known_to_take() -> None:
+    slow = seen({agent: [5000.0] for agent in AGENTS[:3]})
+    gateway = opened(learned(slow), *AGENTS[:3])
+    for agent in AGENTS[:3]:
+        gateway.hears(agent, Failed(run=RUN, round=0, why="it is 81 °C", rests=True))
+        gateway.hears(agent, CHECK_IN)
+    gateway.now = (gateway.state.deadline or 0.0) - 1.0
+    for agent in AGENTS[:3]:
+        gateway.hears(agent, CHECK_IN)  # they wait
+
+    actions = gateway.passes_deadline()
+    assert {each.agent for each in actions if isinstance(each, Send) and isinstance(each.message, Assignment)} == set(
+        AGENTS[:3]
+    )
+    assert gateway.state.deadline == gateway.now + SLACK * 5000.0
 
 
 def test_a_straggler_that_the_quorum_needs_is_waited_for() -> None:
