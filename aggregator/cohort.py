@@ -41,7 +41,8 @@ class Member:
     says so. `answered`: it asked for its work. `told_to_wait`: there was no room for its update. `refusals`: of its
     updates of this round. `digest`: of its accepted update. `why`: the reason of its last failure or refusal. `base`:
     the version of the model that it can go on from, -1 for none; `bases`: the earlier ones that it named so far.
-    `knows_terms`: it need not be told them. `rests`: it failed since its device does not permit training now."""
+    `knows_terms`: it need not be told them. `rests`: it failed since its device does not permit training now, or too
+    little time was left for it."""
 
     standing: Standing
     examples: int

@@ -68,6 +68,7 @@ def run_aggregator(
     bundle = load_bundle(base / settings.task)
     check_servable(settings, bundle)
     _say_sparsity(bundle, settings.rounds.count)
+    _say_last_exchange(bundle, settings.rounds.count)
     signer = None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
     held_out = None if settings.held_out is None else base / settings.held_out
     room = Room.of_device(_existing(base / settings.state))
@@ -301,6 +302,19 @@ def _say_sparsity(bundle: Bundle, rounds: int) -> None:
         schedule.target_sparsity,
         way_out,
     )
+
+
+def _say_last_exchange(bundle: Bundle, rounds: int) -> None:
+    """Warn where weights come back after the last round, at 0, and are trained by nobody."""
+    regrowth = bundle.task.pruning.regrowth
+    fraction = 0.0 if regrowth is None else regrowth.fraction_at(rounds)
+    if fraction:
+        _log.warning(
+            "the last of %s rounds exchanges %.0f %% of the weights for others, which stay at 0 in the result: set "
+            "rounds.count to another number, or build the task with pruning.regrowth.until_round at most that",
+            rounds,
+            100 * fraction,
+        )
 
 
 def _keep_for_export(directory: Directory, bundle: Bundle, held_out: Path | None, room: Room) -> None:

@@ -63,8 +63,12 @@ class ResponseTimes:
         return self._with_outcome(0.0)._with(agent, seconds)
 
     def with_miss(self, agent: str, seconds: float) -> ResponseTimes:
-        """An agent's update had not come after so many seconds."""
-        return self._with_outcome(1.0)._with(agent, _MISS * seconds)
+        """An agent's update had not come after so many seconds.
+
+        That tells nothing of one that got its place shortly before the deadline, or is known to take longer.
+        """
+        times, known, told = self._with_outcome(1.0), self.expected(agent), _MISS * seconds
+        return times if seconds < SHORTEST_S or (known or 0.0) > told else times._with(agent, told)
 
     def with_failure(self) -> ResponseTimes:
         """An agent could not do a round, for whatever reason: that says nothing of its speed."""
@@ -83,18 +87,17 @@ class ResponseTimes:
         """The seconds to give a round in which `members` take part, `first_s` if nothing was seen of any.
 
         Everybody is waited for who is expected within `STRAGGLER` times the median, and at least a quorum. Members of
-        whom nothing was seen may take as long.
+        whom nothing was seen may take as long; the quorum is not counted on to be theirs.
         """
         members = list(members)
         known = sorted(seconds for seconds in map(self.expected, members) if seconds is not None)
         if not known:
             return first_s
         limit = STRAGGLER * _quantile(known, 0.5)
-        unknown = len(members) - len(known)
-        everybody = sorted([*known, *[limit] * unknown])
-        needed = everybody[min(quorum, len(everybody)) - 1]
-        awaited = [seconds for seconds in everybody if seconds <= max(limit, needed)]
-        return min(max(SHORTEST_S, SLACK * awaited[-1]), LONGEST_S)
+        unknown = [limit] * (len(members) - len(known))
+        needed = known[min(quorum, len(known)) - 1]
+        longest = max(seconds for seconds in [*known, *unknown] if seconds <= max(limit, needed))
+        return min(max(SHORTEST_S, SLACK * longest), LONGEST_S)
 
     def spares(self, cohort: int) -> int:
         """Agents to assign beside a cohort, so that as many updates come as it has members.

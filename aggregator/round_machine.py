@@ -163,7 +163,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     they are filled; who failed may try again."""
     cohort, plan = state.cohort, state.plan
     if cohort.accepted >= plan.quorum:
-        return close(_note_misses(state, now))
+        return _stop_waiting(_note_misses(state, now), now)
     if is_hopeless(state):
         return state, (GiveUp(cohort.failures),)
     warnings = quorum_out_of_reach(state) or deadline_missed(state)
@@ -172,10 +172,20 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     cohort = cohort.move(Standing.FORGIVEN, Standing.FAILED)
     for agent in cohort.agents(Standing.OVERDUE):
         state = drop_upload(state, agent)
-    state = replace(state, cohort=cohort, answer_by=None)
-    state = replace(state, deadline=now + state.seconds)
-    state, actions = draft(state, state.presence, now)
+    # The new deadline is for those too who get places now.
+    state, actions = draft(replace(state, cohort=cohort, answer_by=None, deadline=None), state.presence, now)
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.seconds)
     return state, (*warnings, *actions)
+
+
+def _stop_waiting(state: RoundState, now: float) -> Step:
+    """Merge; or, while an update is on its way to the disk, as soon as it is there: a worker may take a while, and the
+    deadline must not pass again and again meanwhile."""
+    if not state.cohort.count(Standing.STORING):
+        return close(state)
+    cohort = state.cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)
+    return replace(state, cohort=cohort, answer_by=None, deadline=now + ANSWER_S), ()
 
 
 def _note_misses(state: RoundState, now: float) -> RoundState:

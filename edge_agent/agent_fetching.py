@@ -100,7 +100,7 @@ def _is_same_work(assignment: Assignment, other: Assignment) -> bool:
 
 
 def decline(state: AgentState, assignment: Assignment, why: str, now: float, *, rests: bool = False) -> Step:
-    """Say that the idle agent cannot do the round, so that nobody waits for it; `rests`: for its device's sake."""
+    """Say that the idle agent cannot do the round, so that nobody waits for it; `rests`: nothing is wrong."""
     warning = Warn(f"round {assignment.round + 1}: {why}")
     return wait(state, IDLE_CHECK_IN_S, now), (Send(failed(assignment, why, rests=rests)), warning)
 
@@ -126,7 +126,7 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         assignment = state.assignment
         assert assignment is not None
         idle, left = leave_round(state, now)
-        idle, said = decline(idle, assignment, why_not, now)
+        idle, said = decline(idle, assignment, why_not, now, rests=True)
         return idle, left + said
     return state, kept if need is None else (*kept, Send(need))
 
@@ -248,7 +248,7 @@ def _train(state: AgentState, now: float) -> Step:
     if why_not:
         # One duration less is remembered, so that the agent tries again some time.
         state, _ = leave_round(replace(state, durations=state.durations.without_oldest()), now)
-        state, said = decline(state, assignment, why_not, now)
+        state, said = decline(state, assignment, why_not, now, rests=True)
         return state, (*actions, *said)
     number = state.training + 1
     state = replace(state, phase=Phase.TRAINING, training=number, trained_since=now, attempt=0)

@@ -79,6 +79,9 @@ class Smallest:
         if scheme not in _CODINGS:
             raise ProtocolError(f"positions scheme {scheme} is unknown")
         kept = _CODINGS[scheme].read(reader, size, most)
+        count = int(np.count_nonzero(kept))
+        if count > most:
+            raise ProtocolError(f"{count} positions are sent, at most {most} may be")
         if scheme != _shortest(kept):
             raise ProtocolError(f"positions are in scheme {scheme}, a writer takes {_shortest(kept)} for these")
         return kept

@@ -139,6 +139,7 @@ class Directory:
                 file.flush()
                 if opener is None and _are_equal(target, draft):
                     draft.unlink()
+                    _sync_names(self.path)  # what was deleted before it
                     return
                 os.fsync(file.fileno())
             draft.replace(target)

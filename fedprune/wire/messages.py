@@ -304,8 +304,8 @@ class Rejected(Message, frozen=True, kw_only=True):
 
 
 class Failed(Message, frozen=True, kw_only=True):
-    """An agent cannot do the round it was assigned: the aggregator need not wait for it. `rests`: nothing is wrong, its
-    device does not permit training now."""
+    """An agent cannot do the round it was assigned: the aggregator need not wait for it. `rests`: nothing is wrong,
+    its device does not permit training now, or too little time is left for it."""
 
     run: Id
     round: Count

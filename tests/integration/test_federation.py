@@ -210,3 +210,28 @@ def test_whoever_is_killed_the_federation_learns_what_it_would_have(
         assert "Traceback" not in aggregator.stderr + first.stderr
     assert_all_counted_once(unsteady, "run")
     assert result(unsteady, "run") == undisturbed[0]
+
+
+@pytest.mark.slow
+def test_a_gateway_with_workers_that_is_killed_and_goes_on_with_others_learns_what_one_without_does(
+    tmp_path_factory: pytest.TempPathFactory, site: Site
+) -> None:
+    digests = list[str]()
+    for name, workers in (("alone", 0), ("workers", 2)):
+        place = Site(tmp_path_factory.mktemp(name), site.url, site.task)
+        federation = place.federation("run", name=name, workers=workers)
+        first, second = (start_agent(place, agent, federation=name) for agent in ("pi-1", "pi-2"))
+        with first, second:
+            if workers:
+                with Child("aggregator", federation, "--json") as aggregator:
+                    aggregator.reports()
+                    with second.held_up():
+                        first.says("round 2: training")
+                        first.says("waiting for work")
+                        aggregator.kill()
+            with Child("aggregator", federation, "--workers", str(workers // 2)) as aggregator:
+                assert aggregator.ends() == 0
+            assert "Traceback" not in aggregator.stderr
+        assert_all_counted_once(place, "run")
+        digests.append(result(place, "run"))
+    assert digests[0] == digests[1]

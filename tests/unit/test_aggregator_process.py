@@ -12,8 +12,9 @@ from aggregator import process
 from aggregator.presets import Preset
 from aggregator.process import Withdrawn, run_aggregator
 from aggregator.settings import Codec, FederationSettings, Rounds
-from fedprune.errors import ConfigurationError
+from fedprune.errors import ConfigurationError, DataError
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.pruning.regrowth import Regrowth
 from fedprune.pruning.scores import Score
 from fedprune.task.bundle import Bundle, write_bundle
 from fedprune.wire.link import LinkUp
@@ -45,6 +46,19 @@ def test_scores_that_the_gateway_alone_can_compute_are_refused_where_masks_do_no
 
     with pytest.raises(ConfigurationError, match=r'need a task whose pruning\.score is "magnitude"'):
         run_aggregator(settings, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize(("until", "is_told"), [(8, True), (4, False)])
+def test_a_run_whose_last_model_would_have_weights_that_nobody_trained_is_told_so_at_its_start(
+    until: int, is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = make_bundle(MaskPolicy.SHARED, regrowth=Regrowth(fraction=0.5, every_rounds=2, until_round=until))
+    (tmp_path / "task.fedtask").write_bytes(bundle.blob)
+    settings = FederationSettings("task.fedtask", "run", "missing.npz", rounds=Rounds(count=4))
+
+    with pytest.raises(DataError):
+        run_aggregator(settings, tmp_path, lambda _: None)
+    assert ("the last of 4 rounds exchanges 25 % of the weights" in caplog.text) is is_told
 
 
 @pytest.mark.parametrize("bundle", [make_bundle(MaskPolicy.SHARED), regression_bundle()], ids=["rounds", "gathering"])

@@ -86,6 +86,7 @@ def test_votes_come_back_from_their_bytes() -> None:
     "blob",
     [
         b"\x01\x03\x01\x01",  # two votes, where there may be one
+        b"\x00\x01\x01\x01\x01",  # one for each weight that is pruned
         b"\x01\x01\x00",  # a vote of 0
         b"\x01\x01\x80",  # -128
         b"\x01\x01",  # no vote

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+import msgspec
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aggregator.cohort import Standing
@@ -20,9 +21,15 @@ from aggregator.response_times import (
     ResponseTimes,
     first_deadline_s,
 )
-from aggregator.round_state import Phase
-from fedprune.wire.messages import Failed
-from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh
+from aggregator.round_machine import wake_at
+from aggregator.round_places import ANSWER_S
+from aggregator.round_state import GiveUp, Merge, Phase, Send, UpdateStored
+from edge_agent import agent_state
+from edge_agent.history import Durations
+from fedprune.wire.messages import Assignment, Failed
+from tests.agents import agent_in
+from tests.drivers import AGENTS, CHECK_IN, PLAN, RUN, Gateway, fresh, started, submission, update_of
+from tests.samples import MODEL_BLOB, TASK, assignment, chunks, manifest
 
 seconds = st.floats(0.0, 1e7)
 fleets = st.dictionaries(st.text(min_size=1, max_size=3), st.lists(seconds, min_size=1, max_size=12), max_size=12)
@@ -38,6 +45,7 @@ def seen(fleet: dict[str, list[float]]) -> ResponseTimes:
 
 
 @given(fleets, st.integers(0, 5), st.integers(1, 12))
+@example({"fast": [0.0], "slow": [31.0]}, 1, 2)
 def test_a_deadline_leaves_time_for_all_but_stragglers_and_for_a_quorum(
     fleet: dict[str, list[float]], unknown: int, quorum: int
 ) -> None:
@@ -85,6 +93,12 @@ def test_who_misses_deadlines_is_given_more_time_each_time() -> None:
         longer = times.deadline_s(["a"], 1, FIRST_S)
         assert longer > deadline
         deadline = longer
+
+
+def test_who_got_a_place_shortly_before_a_deadline_does_not_count_as_fast() -> None:
+    times = seen({"slow": [600.0]}).with_miss("slow", 100.0).with_miss("new", 5.0)
+    assert (times.expected("slow"), times.expected("new")) == (600.0, None)
+    assert times.deadline_s(["slow", "new"], 1, FIRST_S) >= SLACK * 600.0
 
 
 def test_the_first_deadline_leaves_time_for_the_model_on_a_slow_link() -> None:
@@ -150,6 +164,43 @@ def test_a_straggler_is_not_waited_for_once_it_is_known() -> None:
     assert gateway.state.response_times.misses > 0
 
 
+def test_a_deadline_passes_once_while_an_update_is_on_its_way_to_the_disk() -> None:
+    gateway = opened(learned(ResponseTimes()), *AGENTS[:3])
+    gateway.state = replace(gateway.state, plan=replace(gateway.state.plan, cohort=4))
+    gateway.hears(AGENTS[3], CHECK_IN)
+    for agent in AGENTS[:2]:
+        gateway.takes_update_of(agent)
+    gateway.hears(AGENTS[2], submission(AGENTS[2]), *chunks(update_of(AGENTS[2])))
+    missed = gateway.state.deadline
+    assert missed is not None
+
+    gateway.passes_deadline()
+    assert gateway.state.response_times.misses == 1.0, "that of the fourth"
+    assert wake_at(gateway.state) == missed + ANSWER_S, "the process has nothing to do until a worker has checked it"
+    gateway.waits()
+
+    assert gateway.gets(UpdateStored(AGENTS[2])) == (Merge(0),)
+    assert gateway.state.response_times.seen[AGENTS[3]] == (2.0 * missed,)
+    assert gateway.state.response_times.misses < 1.01
+
+
+def test_who_gets_a_place_at_a_deadline_is_given_the_time_that_it_is_known_to_take() -> None:
+    slow = seen({agent: [5000.0] for agent in AGENTS[:3]})
+    gateway = opened(learned(slow), *AGENTS[:3])
+    for agent in AGENTS[:3]:
+        gateway.hears(agent, Failed(run=RUN, round=0, why="it is 81 °C", rests=True))
+        gateway.hears(agent, CHECK_IN)
+    gateway.now = (gateway.state.deadline or 0.0) - 1.0
+    for agent in AGENTS[:3]:
+        gateway.hears(agent, CHECK_IN)  # they wait
+
+    actions = gateway.passes_deadline()
+    assert {each.agent for each in actions if isinstance(each, Send) and isinstance(each.message, Assignment)} == set(
+        AGENTS[:3]
+    )
+    assert gateway.state.deadline == gateway.now + SLACK * 5000.0
+
+
 def test_a_straggler_that_the_quorum_needs_is_waited_for() -> None:
     times = seen({AGENTS[0]: [20.0], AGENTS[1]: [30.0], AGENTS[2]: [5000.0]})
     assert opened(learned(times, quorum=3), *AGENTS[:3]).state.deadline == SLACK * 5000.0
@@ -163,6 +214,27 @@ def test_where_updates_do_not_come_an_agent_is_assigned_beside_the_cohort() -> N
     for agent in AGENTS[:3]:
         gateway.takes_update_of(agent)
     assert gateway.state.phase is Phase.MERGING
+
+
+def test_a_fleet_that_knows_to_be_slow_ends_no_federation_that_does_not_know_it_yet() -> None:
+    """As in the second federation of a task: devices remember how long trainings took, the gateway knows nothing."""
+    gateway = opened(learned(ResponseTimes()), *AGENTS[:3])
+    durations = Durations(TASK.digest, (2.0 * FIRST_S,))
+    for agent in AGENTS[:3]:
+        device = agent_in(agent_state.Phase.IDLE, started(tasks=frozenset({TASK.digest}), durations=durations))
+        device.gets(manifest())
+        work = msgspec.structs.replace(assignment(), seconds_left=round(FIRST_S))
+        (said,) = (
+            each.message for each in device.gets(work, *chunks(MODEL_BLOB)) if isinstance(each, agent_state.Send)
+        )
+        assert isinstance(said, Failed)
+        assert not [each for each in gateway.hears(agent, said) if isinstance(each, GiveUp)]
+
+    assert not [each for each in gateway.passes_deadline() if isinstance(each, GiveUp)]
+    for agent in AGENTS[:2]:
+        gateway.hears(agent, CHECK_IN)
+        gateway.takes_update_of(agent)
+    assert gateway.standing(Standing.ACCEPTED) == set(AGENTS[:2])
 
 
 def test_a_deadline_that_is_set_stays_as_it_is_set() -> None:

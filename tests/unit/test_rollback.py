@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def test_the_rounds_are_done_anew_under_another_id_and_make_what_they_made(site:
     assert again.state.model == model
     assert [record.round for record in site.book.records()] == [0, 1, 2]
     assert first.keys() == set(site.checkpoints.names())
+
+
+def test_newer_models_are_gone_for_good_before_the_book_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut brings them back, and the run that goes on takes them for its newest."""
+    rounds(site, 3)
+    done, fsync, roll_back_book = list[tuple[str, list[int]]](), os.fsync, site.book.roll_back
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        if Path(f"/proc/self/fd/{descriptor}").resolve() == site.path / "checkpoints":
+            done.append(("synced", versions(site)))
+
+    def noting_book(round_: int, run: str) -> None:
+        done.append(("undone", versions(site)))
+        roll_back_book(round_, run)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(site.book, "roll_back", noting_book)
+    roll_back(RunStore(site.book, site.checkpoints, site.updates), 1, "another")
+
+    assert done[-2:] == [("synced", [0, 1]), ("undone", [0, 1])]
 
 
 def test_updates_of_the_former_id_are_refused(site: Site) -> None:
