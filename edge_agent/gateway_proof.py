@@ -175,7 +175,8 @@ class GatewayProof:
             self._kept = assignment
 
     def _learn(self, assignment: Assignment, terms: Terms) -> None:
-        """Take terms, and the root key's word on who signs. A manifest that is proven has proven those of its run."""
+        """Take terms, and the root key's word on who signs. A manifest that is proven has proven those of its run; of
+        an earlier start none are taken, since what is proven by them would not be proven any more."""
         proven = self._proven
         if proven is not None and _at(assignment)[:2] == _at(proven)[:2] and terms != self._terms:
             raise ProtocolError("its terms, or its task, are not those that the gateway has signed for this run")
@@ -188,6 +189,8 @@ class GatewayProof:
             self._signer, self._seen, self._proven = statement, Position(statement.epoch), None
             self._written = _Record(_FORMAT, terms.statement)
             self._disk.write(_FILE, msgspec.json.encode(self._written))
+        elif assignment.incarnation < self._seen.incarnation:
+            raise Outdated(self._behind(Position(self._seen.epoch, *_order(assignment))))
         self._terms, self._terms_of = terms, (assignment.run, assignment.incarnation)
 
     def _agreeing(self, assignment: Assignment, manifest: Manifest) -> Assignment:

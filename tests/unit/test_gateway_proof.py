@@ -134,6 +134,17 @@ def test_what_is_older_than_what_was_seen_is_refused(proof: GatewayProof) -> Non
     assert not proof.waits_for
 
 
+def test_old_work_that_is_sent_again_leaves_nothing_behind(proof: GatewayProof) -> None:
+    former = SigningGateway(1, GATEWAY.root, GATEWAY.key, plain=msgspec.structs.replace(TERMS, seed=8))
+    known(proof, round_=3, incarnation=5)
+    with pytest.raises(Outdated):
+        admitted(proof, former.assignment(7, incarnation=4, run="former"))
+
+    again, following = GATEWAY.assignment(3, incarnation=5), GATEWAY.manifest(4, incarnation=5)
+    assert admitted(proof, again) == [proven(again)], "also where it brings its terms"
+    assert admitted(proof, following) == [following]
+
+
 def test_work_of_another_model_than_the_manifests_is_refused(proof: GatewayProof) -> None:
     known(proof)
     said = GATEWAY.manifest(1, weights=digest("other"))
