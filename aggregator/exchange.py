@@ -234,6 +234,8 @@ class Exchange(ABC):
             raise
         if isinstance(message, CheckIn):
             self._speaker.agree(agent, message)
+        else:
+            self._speaker.agree_on(agent, message.v)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return agent, message
