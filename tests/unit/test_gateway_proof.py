@@ -171,6 +171,18 @@ def test_a_task_that_is_not_the_signed_one_is_refused_whenever_it_comes(tmp_path
     assert admitted(early, GATEWAY.manifest()) == [proven(GATEWAY.assignment()), GATEWAY.manifest()]
 
 
+def test_terms_of_a_start_that_never_was_make_no_task_a_signed_one(proof: GatewayProof) -> None:
+    known(proof)
+    task = msgspec.structs.replace(GATEWAY.terms, task=content_of(b"another task"))
+    beside = msgspec.structs.replace(GATEWAY.assignment(run="other", incarnation=2), terms=task)
+    assert admitted(proof, beside) == []
+
+    with pytest.raises(ProtocolError, match="its terms, or its task, are not those that the gateway has signed"):
+        admitted(proof, msgspec.structs.replace(GATEWAY.assignment(), terms=task))
+    assert admitted(proof, GATEWAY.assignment()) == [proven(GATEWAY.assignment())]
+    assert admitted(proof, GATEWAY.manifest(1)) == [GATEWAY.manifest(1)]
+
+
 def test_a_strangers_root_key_is_refused(proof: GatewayProof) -> None:
     stranger = SigningGateway()
 
