@@ -17,7 +17,7 @@ def accepted_update(submit: Submit, weight: int, norms: Norms, training: Trainin
         size=submit.content.size,
         weight=weight,
         loss=submit.loss,
-        train_seconds=submit.train_seconds,
+        train_seconds=submit.train_hundredths / 100,
         idle_memory_mb=submit.idle_memory_mb,
         peak_memory_mb=submit.peak_memory_mb,
         x_mean=submit.x_mean,

@@ -42,13 +42,14 @@ from aggregator.round_state import (
 from aggregator.round_uploads import MAX_UPLOADS_BYTES
 from aggregator.silence import nobody
 from aggregator.speaker import Speaker
+from aggregator.submits_heard import SubmitsHeard
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Disk
 from fedprune.system.log import LimitedLog
-from fedprune.wire.authentication import verified
+from fedprune.wire.authentication import verified_in
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
     UPLINK,
@@ -59,6 +60,7 @@ from fedprune.wire.messages import (
     Message,
     Reason,
     Rejected,
+    Submit,
     decode,
     greeting,
 )
@@ -66,6 +68,7 @@ from fedprune.wire.received_chunks import ReceivedChunks
 from fedprune.wire.serving import SendChunk
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
+from fedprune.wire.unsaid import run_context
 from fedprune.wire.versions import Versions
 
 _log = logging.getLogger(__name__)
@@ -127,6 +130,7 @@ class Exchange(ABC):
         self._speaker = Speaker(topics, link, keys, spoken)
         self._signer = signer
         self._contents: dict[bytes, bytes] = {}
+        self._submits_heard = SubmitsHeard()
         self._unstored: _Unstored | None = None
         self._received = ReceivedChunks(updates, MAX_UPLOADS_BYTES)
         self._counts: Counter[str] = Counter()
@@ -225,13 +229,17 @@ class Exchange(ABC):
         agent, kind = self._topics.parse_up(delivery.topic)
         if kind not in UPLINK:
             raise ProtocolError(f"an aggregator is sent no {kind}")
-        payload = verified(self._speaker.key(agent), delivery.topic, delivery.payload)
+        key, run = self._speaker.key(agent), self.state.plan.run
+        contexts = (run_context(run),) if UPLINK[kind] is Submit else ()
+        payload, context = verified_in(key, delivery.topic, delivery.payload, contexts)
         try:
             message = decode(UPLINK[kind], payload, self._spoken)
         except ProtocolError as error:
             answer = Rejected(reason=Reason.UNREADABLE, detail=str(error)[:1000], retry_after=RETRY_AFTER_S)
             self._speaker.tell(agent, answer)
             raise
+        if isinstance(message, Submit):
+            message = self._submits_heard.whole(agent, message, run if context else message.run)
         if isinstance(message, CheckIn):
             self._speaker.agree(agent, message)
         else:

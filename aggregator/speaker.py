@@ -14,9 +14,20 @@ from fedprune.identity.device_keys import DeviceKeys
 from fedprune.system.log import LimitedLog
 from fedprune.wire.authentication import add_mac
 from fedprune.wire.link import Link
-from fedprune.wire.messages import CheckIn, Chunk, Manifest, Message, Rejected, encode, kind_of, versions_of
+from fedprune.wire.messages import (
+    Assignment,
+    CheckIn,
+    Chunk,
+    Manifest,
+    Message,
+    Rejected,
+    encode,
+    kind_of,
+    versions_of,
+)
 from fedprune.wire.silence import is_worth_saying
 from fedprune.wire.topics import Topics
+from fedprune.wire.unsaid import brief_assignment, is_said_by, manifest_context
 from fedprune.wire.versions import Versions
 
 _log = logging.getLogger(__name__)
@@ -26,13 +37,18 @@ MOST_OLDER = 100_000
 
 
 class Speaker:
-    """Says things to one agent, or to all. With `keys`, agents without a key are told nothing."""
+    """Says things to one agent, or to all. With `keys`, agents without a key are told nothing.
+
+    The first assignment of a round leaves out what the signed manifest says. One that is said again is whole: the
+    manifest may not have come.
+    """
 
     def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None, spoken: Versions) -> None:
         self._topics, self._link, self._keys, self._spoken = topics, link, keys, spoken
         self._agreed: dict[str, int] = {}
         self._count = TrafficCount()
         self._announced: Manifest | None = None
+        self._assigned: set[str] = set()
         self._manifests_unheard = 0
         self._warnings = LimitedLog(_log)
 
@@ -69,8 +85,20 @@ class Speaker:
         if isinstance(message, Rejected):
             message = self._dated(message)
         with suppress(ProtocolError):
-            payload = add_mac(self.key(agent), topic, self._encoded(agent, message))
+            key = self.key(agent)
+            said, context = self._brief(agent, message) if key is not None else (message, b"")
+            payload = add_mac(key, topic, self._encoded(agent, said), context)
             self._publish(topic, payload, what, content_bytes(message, len(payload)))
+
+    def _brief(self, agent: str, message: Message) -> tuple[Message, bytes]:
+        """The message without what the manifest said, and its code's context."""
+        manifest = self._announced
+        if not isinstance(message, Assignment) or manifest is None or agent in self._assigned:
+            return message, b""
+        self._assigned.add(agent)
+        if not manifest.signature or not is_said_by(manifest, message):
+            return message, b""
+        return brief_assignment(message), manifest_context(manifest)
 
     def _encoded(self, agent: str, message: Message) -> bytes:
         return encode(message, self._agreed.get(agent, self._spoken.newest), self._spoken)
@@ -85,6 +113,8 @@ class Speaker:
         if is_worth_saying(self._manifests_unheard):
             self._warnings.log(logging.WARNING, "%s", manifests_unheard(self._topics, self._link.broker))
         self._manifests_unheard += 1
+        if manifest != self._announced:
+            self._assigned.clear()
         self._announced = manifest
         topic = self._topics.round
         self._publish(

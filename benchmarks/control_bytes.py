@@ -35,7 +35,7 @@ from fedprune.data.source import open_source
 from fedprune.errors import BrokerError
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, CONFIGURATION, Gateway, init_gateway
 from fedprune.identity.invitation import invite
-from fedprune.identity.joining import AUTHENTICATION_KEY, CERTIFICATE, KEY, join_gateway
+from fedprune.identity.joining import AUTHENTICATION_KEY, CERTIFICATE, KEY, TRUSTED_ROOT, join_gateway
 from fedprune.identity.settings import GatewaySettings
 from fedprune.identity.token import parse_token
 from fedprune.system.disk import Directory
@@ -43,8 +43,8 @@ from fedprune.system.disk import Directory
 _FEDERATION, _AGENTS, _STEPS, _SEED = "control", ("agent-0", "agent-1"), 5, 1
 _SPARSITY = 0.9
 
-_MOST_CONTROL, _MOST_MESSAGES = 200.0, 5.0
-"""Of an agent and round: bytes of payload, and messages. 150 bytes are wanted; the manifest's signature alone is 66."""
+_MOST_CONTROL, _MOST_MESSAGES = 150.0, 5.0
+"""Of an agent and round: bytes of payload, and messages."""
 
 _AGREEMENT = 0.02
 """Of the bytes on sockets, what the reported bytes may differ by: connecting, subscribing and pings are not counted."""
@@ -184,6 +184,7 @@ data = "../data/{agent}.npz"
 state = "{state}"
 trainer = "litert"
 authentication_key = "{AUTHENTICATION_KEY}"
+root_key = "{TRUSTED_ROOT}"
 
 [broker]
 url = "{url}"

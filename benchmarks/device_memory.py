@@ -183,7 +183,7 @@ def _keep(result: LocalResult | Exception, store: AgentStore) -> float:
     if isinstance(result, Exception):
         raise FedpruneError(str(result)) from result
     store.remember(result.submit, result.update, result.slots, Durations(b"", ()))
-    return result.submit.train_seconds
+    return result.submit.train_hundredths / 100
 
 
 def _examples() -> Dataset:

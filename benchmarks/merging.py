@@ -145,7 +145,13 @@ def _round(task: Task, model: GlobalModel, chain: str, updates: Directory, check
         agent = f"agent-{number}"
         blob = updates.read(agent) or b""
         submit = Submit(
-            run=_RUN, round=1, update=content_of(blob), examples=_EXAMPLES, local_steps=1, loss=1.0, train_seconds=1.0
+            run=_RUN,
+            round=1,
+            update=content_of(blob),
+            examples=_EXAMPLES,
+            local_steps=1,
+            loss=1.0,
+            train_hundredths=100,
         )
         accepted[agent] = take_update(merger, updates, model, agent, submit, blob, task.training)
     model = merger.merge(model, accepted, ()).model

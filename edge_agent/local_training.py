@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from edge_agent.evaluating import evaluate_global
@@ -78,7 +79,7 @@ def train_locally(
         examples=len(data),
         local_steps=steps,
         loss=loss,
-        train_seconds=seconds,
+        train_hundredths=math.ceil(100 * seconds),
         idle_memory_mb=round(local.idle_memory_mb),
         peak_memory_mb=round(peak_memory_mb()),
         x_mean=data.x_mean,

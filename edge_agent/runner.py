@@ -20,6 +20,7 @@ from edge_agent.agent_state import (
     KeepTask,
     Limits,
     LinkDrained,
+    Outcome,
     PermissionChanged,
     Phase,
     Send,
@@ -34,6 +35,7 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
+from edge_agent.brief_submits import BriefSubmits
 from edge_agent.consent import ConsentMissing, why_too_many_bytes
 from edge_agent.consent_events import ConsentRefused
 from edge_agent.gateway_proof import GatewayProof, Outdated
@@ -47,7 +49,7 @@ from fedprune.errors import FedpruneError, ProtocolError, StorageError
 from fedprune.system.log import LimitedLog
 from fedprune.system.service import SERVICE
 from fedprune.system.usage import bytes_written
-from fedprune.wire.authentication import add_mac, verified
+from fedprune.wire.authentication import add_mac, verified, verified_in
 from fedprune.wire.link import Delivery, Link
 from fedprune.wire.messages import (
     DOWNLINK,
@@ -56,6 +58,7 @@ from fedprune.wire.messages import (
     Chunk,
     Manifest,
     Message,
+    Submit,
     decode,
     encode,
     kind_of,
@@ -63,6 +66,7 @@ from fedprune.wire.messages import (
 )
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import chunk_of
+from fedprune.wire.unsaid import manifest_context, whole_assignment
 from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
@@ -111,6 +115,11 @@ class AgentRunner:
         self._stop_training = stop_training
         self._key, self._proof = key, proof
         self._spoken, self._agreed = spoken, spoken.oldest
+        self._manifest: Manifest | None = None
+        """The last that counts."""
+        self._early: Delivery | None = None
+        """The last work that no code proved: it may be that of the next manifest."""
+        self._submits = BriefSubmits(store.pending)
         self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
@@ -138,8 +147,7 @@ class AgentRunner:
         try:
             message = self._decode(delivery)
             if message is not None and self._proof is None:
-                self._agree(message)
-                self.handle(message, now)
+                self._take(message, now)
             elif message is not None and self._proof is not None:
                 self._prove(self._proof, message, now)
         except ProtocolError as error:
@@ -150,8 +158,7 @@ class AgentRunner:
         """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
         try:
             for proven in proof.admit(message, now):
-                self._agree(proven)
-                self.handle(proven, now)
+                self._take(proven, now)
         except Outdated as error:
             if isinstance(message, Assignment) and now - self._declined_at >= _ASK_S:
                 self._declined_at = now
@@ -161,6 +168,15 @@ class AgentRunner:
             self._asked_at = now
             self._link.subscribe(self._topics.round)  # what is retained comes once more
             self._perform(Send(msgspec.structs.replace(self.state.offer, terms=0)))
+
+    def _take(self, message: Message, now: float) -> None:
+        """Handle what counts. Work that waited for a manifest says more than that, and so comes first."""
+        if isinstance(message, Manifest):
+            self._agree(message)
+            early, self._early = self._early, None
+            if early is not None and message.signature:
+                self.deliver(early, now)
+        self.handle(message, now)
 
     def drained(self, now: float) -> None:
         """The broker has all that was published."""
@@ -285,6 +301,8 @@ class AgentRunner:
                 self._stop_training()
             case Settle(outcome):
                 self._store.settle(outcome)
+                if outcome is Outcome.ACCEPTED:
+                    self._submits.accept()
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
             case WarnUnanswered():
@@ -301,8 +319,12 @@ class AgentRunner:
             self._say(chunk)
 
     def _say(self, message: Message) -> None:
-        topic = self._topics.up(self.state.name, kind_of(message))
-        self._link.publish(topic, add_mac(self._key, topic, encode(message, self._agreed, self._spoken)))
+        topic, context = self._topics.up(self.state.name, kind_of(message)), b""
+        if isinstance(message, Submit):
+            assert self.state.pending is not None
+            digest, coded = self.state.pending.content.digest, self._key is not None
+            message, context = self._submits.brief(message, digest, self._manifest, coded=coded)
+        self._link.publish(topic, add_mac(self._key, topic, encode(message, self._agreed, self._spoken), context))
 
     def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
@@ -311,6 +333,8 @@ class AgentRunner:
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")
         kind = self._topics.parse_down(topic, self.state.name)
+        if DOWNLINK.get(kind) is Assignment:
+            return self._decode_work(delivery)
         if kind in DOWNLINK:
             return decode(DOWNLINK[kind], verified(self._key, topic, payload), self._spoken)
         chunk = decode(Chunk, payload, self._spoken)
@@ -318,12 +342,22 @@ class AgentRunner:
             raise ProtocolError("a topic we did not ask for")
         return chunk
 
-    def _agree(self, message: Message) -> None:
+    def _decode_work(self, delivery: Delivery) -> Assignment:
+        """The work, with what the manifest said. One of another manifest is kept until the next."""
+        manifest = self._manifest if self._manifest is not None and self._manifest.signature else None
+        contexts = () if manifest is None else (manifest_context(manifest),)
+        try:
+            payload, context = verified_in(self._key, delivery.topic, delivery.payload, contexts)
+        except ProtocolError:
+            self._early = delivery
+            raise
+        return whole_assignment(decode(Assignment, payload, self._spoken), manifest if context else None)
+
+    def _agree(self, manifest: Manifest) -> None:
         """Speak the newest version with the aggregator, from its manifest on, that it speaks too."""
-        if isinstance(message, Manifest):
-            common = self._spoken.common(versions_of(message))
-            assert common is not None, "it was decoded"
-            self._agreed = common
+        common = self._spoken.common(versions_of(manifest))
+        assert common is not None, "it was decoded"
+        self._manifest, self._agreed = manifest, common
 
     def _describe(self) -> str:
         state = self.state

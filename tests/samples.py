@@ -7,6 +7,7 @@ import hashlib
 import msgspec
 
 from fedprune.wire.messages import (
+    PROVEN_DIGEST_BYTES,
     WEIGHTS_DIGEST_BYTES,
     Accepted,
     Assignment,
@@ -88,7 +89,7 @@ def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, example
         examples=examples,
         local_steps=47,
         loss=0.25,
-        train_seconds=1.5,
+        train_hundredths=150,
         idle_memory_mb=40,
         peak_memory_mb=600,
         x_mean=0.5,
@@ -109,7 +110,7 @@ def chunks(blob: bytes, chunk_bytes: int = CHUNK_SIZES[0]) -> list[Chunk]:
 MESSAGES: dict[str, Message] = {
     "manifest": manifest(round_=3),
     "manifest that is signed": msgspec.structs.replace(
-        manifest(round_=3), epoch=1, weights_digest=digest("weights")[:16], signature=bytes(range(64))
+        manifest(round_=3), epoch=1, weights_digest=digest("weights")[:PROVEN_DIGEST_BYTES], signature=bytes(range(64))
     ),
     "check-in": CheckIn(examples=1500, trainer="keras", ticket=b"12345678", run=RUN, version=2, terms=1),
     "assignment": assignment(round_=3, terms=None),

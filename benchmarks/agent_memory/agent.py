@@ -89,7 +89,7 @@ def _rounds(site: Site, environment: Environment, trainer: str) -> tuple[float, 
         train_seconds: dict[int, float] = {}
         while len(train_seconds) < ROUNDS:
             submit = decode(Submit, federation.hear("submit"))
-            train_seconds[submit.round] = submit.train_seconds
+            train_seconds[submit.round] = submit.train_hundredths / 100
         federation.end()
         return idle, high_water_mark_mb(pid), list(train_seconds.values())
 

@@ -316,7 +316,7 @@ class Fleet:
             examples=_EXAMPLES,
             local_steps=self._bundle.task.training.local_steps(_EXAMPLES, self._bundle.task.training.batch_size),
             loss=1.0,
-            train_seconds=1.0,
+            train_hundredths=100,
             x_mean=0.5,
             x_largest=1.0,
         )

@@ -48,10 +48,10 @@ _LARGEST = float.fromhex("0x1.fffffep+127")
 """The largest float32."""
 
 Sha256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-WeightsDigest = Annotated[bytes, msgspec.Meta(min_length=WEIGHTS_DIGEST_BYTES, max_length=WEIGHTS_DIGEST_BYTES)]
+WeightsDigest = Annotated[bytes, msgspec.Meta(max_length=WEIGHTS_DIGEST_BYTES)]
 UpdateTag = Annotated[bytes, msgspec.Meta(min_length=UPDATE_TAG_BYTES, max_length=UPDATE_TAG_BYTES)]
-PROVEN_DIGEST_BYTES = 16
-"""The beginning of a model's `weights_digest` that a signed manifest says: nobody finds another model with it."""
+PROVEN_DIGEST_BYTES = 8
+"""The beginning of a model's `weights_digest` that a signed manifest says: see docs/SECURITY.md on its length."""
 
 MAX_STATEMENT_BYTES = 128
 """A root key's statement (`fedprune.wire.proof`)."""
@@ -160,17 +160,18 @@ class Assignment(Message, frozen=True, kw_only=True):
     needs none, since `base` is the round's own version. Version 0 of a task with a random start follows from the task.
     A small content is in the message itself, the first time that it is sent.
 
-    `accepted` says of the agent's last update what `Accepted` says, where that was not said before.
+    `accepted` says of the agent's last update what `Accepted` says, where that was not said before. `round`,
+    `weights_digest`, `run` and `incarnation` may be unsaid where they are the manifest's (`fedprune.wire.unsaid`).
     """
 
-    run: Id
-    incarnation: Count
-    round: Count
-    weights_digest: WeightsDigest
     seconds_left: Count
     base: Version = -1
     model: Content | Inline | None = None
     accepted: UpdateTag | None = None
+    round: Count = 0
+    weights_digest: WeightsDigest = b""
+    run: RunId = ""
+    incarnation: Count = 0
     left_out: LeftOut | None = None
     terms: Terms | None = None
 
@@ -192,8 +193,8 @@ class Assignment(Message, frozen=True, kw_only=True):
 
 class Need(Message, frozen=True, kw_only=True):
     """The chunks that the sender lacks and asks for now, of a content that is cut into chunks of `chunk_bytes`: bit i
-    (least significant first) is chunk i. `even_if_sent`: also
-    those that were broadcast just now, since they are not on their way to the sender."""
+    (least significant first) is chunk i. `even_if_sent`: also those that were broadcast just now, since they are not on
+    their way to the sender."""
 
     digest: Sha256
     missing: bytes
@@ -234,19 +235,19 @@ class Submit(Message, frozen=True, kw_only=True):
     `update` names it; a small one is in the message itself, the first time that it is sent.
 
     `examples` weighs the update, which is of `local_steps` optimizer steps. `loss` is the mean training loss,
-    `train_seconds` wall time spent training, `idle_memory_mb` and `peak_memory_mb` the process's high-water marks
-    before its first assignment and now.
-    `x_mean` and `x_largest` are the mean and the largest magnitude of the examples' inputs, as they are trained on.
-    `evaluated`: on the examples that the agent holds out, if it does.
+    `train_hundredths` the hundredths of seconds of wall time spent training. `idle_memory_mb` and `peak_memory_mb` are
+    the process's high-water marks before its first assignment and now, `x_mean` and `x_largest` the mean and the
+    largest magnitude of the examples' inputs, as they are trained on. `evaluated`: on the examples that the agent holds
+    out, if it does. `run`, the marks and the inputs may be unsaid (`fedprune.wire.unsaid`).
     """
 
-    run: Id
     round: Count
     update: Content | Inline
     examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     local_steps: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     loss: Loss = 0.0
-    train_seconds: Seconds = 0.0
+    train_hundredths: Count = 0
+    run: RunId = ""
     idle_memory_mb: Count = 0
     peak_memory_mb: Count = 0
     x_mean: Loss = 0.0

@@ -11,9 +11,13 @@ import msgspec
 _FLOAT_32 = 0xCA
 """MessagePack's sign that a float32 follows."""
 
+_LARGEST_WHOLE = 2**24
+"""Up to here whole numbers are exact in float32, and no longer than one."""
+
 
 def pack(said: msgspec.Struct) -> bytes:
-    """The array in MessagePack. Floats of the struct itself are float32, those of structs in it float64."""
+    """The array in MessagePack. Floats of the struct itself are float32, or whole numbers where they are whole; those
+    of structs in it are float64."""
     return msgspec.msgpack.encode([_short(value) for value in fields_said(said)])
 
 
@@ -34,4 +38,8 @@ def _defaults(kind: type[msgspec.Struct]) -> tuple[Any, ...]:
 
 def _short(value: Any) -> Any:
     """A field as it travels: msgspec would write 9 bytes for each float."""
-    return msgspec.Raw(struct.pack(">Bf", _FLOAT_32, value)) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    if value.is_integer() and abs(value) <= _LARGEST_WHOLE:
+        return int(value)
+    return msgspec.Raw(struct.pack(">Bf", _FLOAT_32, value))

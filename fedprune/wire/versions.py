@@ -34,5 +34,5 @@ class Versions:
         return newest if newest in self and newest in other else None
 
 
-SPOKEN = Versions(6, 6)
+SPOKEN = Versions(7, 7)
 """By this release."""

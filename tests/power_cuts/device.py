@@ -18,6 +18,7 @@ from fedprune.task.bundle import read_bundle
 from fedprune.wire.messages import CheckIn, Content, Submit, decode, encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
+from fedprune.wire.unsaid import Steady, steady, whole_submit
 from tests.drivers import LIMITS
 from tests.federations import NAME
 from tests.power_cuts.operations import Move, Operation, Sent, Write
@@ -39,7 +40,9 @@ class Submitted:
             return self
         submit = decode(Submit, sent.payload)
         content = submit.update if isinstance(submit.update, Content) else content_of(submit.update)
-        return replace(self, last=msgspec.structs.replace(submit, update=content))
+        told = Steady() if self.last is None else steady(self.last)
+        whole = whole_submit(submit, submit.run, told)
+        return replace(self, last=msgspec.structs.replace(whole, update=content))
 
 
 class DeviceCheck:

@@ -97,7 +97,10 @@ def test_a_manifest_of_other_terms_is_kept_until_they_are_known(proof: GatewayPr
         (manifest(1), "it is not signed, and this device obeys a root key"),
         (msgspec.structs.replace(GATEWAY.manifest(1), round=2), "its signature is not the gateway's"),
         (msgspec.structs.replace(GATEWAY.manifest(1), done=True), "its signature is not the gateway's"),
-        (msgspec.structs.replace(GATEWAY.manifest(1), weights_digest=digest("x")[:16]), "its signature is not"),
+        (
+            msgspec.structs.replace(GATEWAY.manifest(1), weights_digest=digest("x")[:PROVEN_DIGEST_BYTES]),
+            "its signature is not",
+        ),
         (msgspec.structs.replace(GATEWAY.manifest(1), signature=bytes(64)), "its signature is not the gateway's"),
         (msgspec.structs.replace(GATEWAY.manifest(1), newest=9), "its signature is not the gateway's"),
         (SigningGateway(1, GATEWAY.root).manifest(1), "its signature is not the gateway's"),

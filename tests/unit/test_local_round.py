@@ -60,7 +60,7 @@ def test_what_is_submitted_is_what_was_learned() -> None:
     result = do_round(trainer)
 
     submit = result.submit
-    assert (submit.run, submit.round, submit.examples, submit.train_seconds) == (asked().run, 3, len(DATA), 2.0)
+    assert (submit.run, submit.round, submit.examples, submit.train_hundredths) == (asked().run, 3, len(DATA), 200)
     assert submit.update == content_of(result.update.blob)
     assert decode(type(submit), encode(submit)).loss == pytest.approx(3e38), "it takes any loss that a trainer may have"
     key = Key(asked().known.seed, asked().round, "pi-1")

@@ -116,7 +116,7 @@ def test_an_update_that_a_worker_cannot_read_is_refused_with_the_reason(tmp_path
         submit = submit_update(gateway.site, gateway.runner, AGENTS[0])
         forged = Submit(
             run=submit.run, round=0, update=b"noise", examples=7, local_steps=submit.local_steps, loss=1.0,
-            train_seconds=1.0,
+            train_hundredths=100,
         )  # fmt: skip
         told = TOPICS.down(AGENTS[1], "rejected")
         before = len(gateway.site.link.on(told))
