@@ -242,6 +242,8 @@ class Exchange(ABC):
             message = self._submits_heard.whole(agent, message, run if context else message.run)
         if isinstance(message, CheckIn):
             self._speaker.agree(agent, message)
+        else:
+            self._speaker.agree_on(agent, message.v)
         if isinstance(message, Failed):
             self._agents_log.log(logging.WARNING, "%s cannot do round %s: %r", agent, message.round + 1, message.why)
         return agent, message

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from aggregator.gateway.federations import Federations
+from aggregator.gateway.federations import Federation, Federations, Unreadable
 from fedprune.doctor.clock import examine_certificate, examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
@@ -94,10 +94,15 @@ def _examine_epoch(directory: Path) -> Finding:
 def _examine_queue(directory: Path) -> Finding:
     federations = Federations(directory)
     try:
-        waiting = [each for each in federations.all() if each.outcome is None]
+        entries = federations.entries()
+        waiting = [each for each in entries if isinstance(each, Federation) and each.outcome is None]
         current = federations.following()
     except FedpruneError as error:
         return failed("queue", str(error))
+    if unreadable := [each for each in entries if isinstance(each, Unreadable)]:
+        first = f"federation {unreadable[0].number} ({unreadable[0].why})"
+        more = f", and {len(unreadable) - 1} more" if unreadable[1:] else ""
+        return warning("queue", f"passed over: {first}{more}", "mend it, or delete its directory")
     if current is None and waiting:
         return warning("queue", f"{len(waiting)} federations wait, and it is paused", "fedprune gateway queue resume")
     if current is None:

@@ -33,7 +33,7 @@ from fedprune.wire.versions import Versions
 _log = logging.getLogger(__name__)
 
 MOST_OLDER = 100_000
-"""Agents of an older version that are remembered as such; one that is forgotten checks in again unanswered."""
+"""Agents of an older version that are remembered as such; one that is forgotten is known again by what it says."""
 
 
 class Speaker:
@@ -60,13 +60,22 @@ class Speaker:
         return key
 
     def agree(self, agent: str, check_in: CheckIn) -> None:
-        """Speak the newest version with an agent that it speaks too, as its check-in says. What is remembered is who
-        does not speak all: after a restart agents check in anew."""
+        """Speak the newest version with an agent that it speaks too, as its check-in says."""
         common = self._spoken.common(versions_of(check_in))
         assert common is not None, "it was decoded"
+        self._remember(agent, common)
+
+    def agree_on(self, agent: str, version: int) -> None:
+        """Speak the version in which an agent says something else: a gateway that was started anew may hear no check-in
+        of one whose update is pending."""
+        if version in self._spoken:
+            self._remember(agent, version)
+
+    def _remember(self, agent: str, version: int) -> None:
+        """What is remembered is who does not speak all."""
         self._agreed.pop(agent, None)
-        if common < self._spoken.newest:
-            self._agreed[agent] = common
+        if version < self._spoken.newest:
+            self._agreed[agent] = version
         if len(self._agreed) > MOST_OLDER:
             del self._agreed[next(iter(self._agreed))]
 

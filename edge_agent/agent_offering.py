@@ -76,8 +76,11 @@ def wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:
 
 
 def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:
-    """The gateway does without the agent: stop what is done for the round. What was unreadable may be a stranger's."""
-    if is_new_ticket(state, rejected):
+    """The gateway does without the agent: stop what is done for the round.
+
+    What was unreadable may be a stranger's. What gives a ticket is about no round, and old ones are let pass.
+    """
+    if rejected.ticket:
         return keep_ticket(state, rejected, now), ()
     if rejected.digest is not None or rejected.reason is Reason.UNREADABLE:
         return state, warn_unreadable(rejected)

@@ -65,6 +65,12 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     yield from examine_secrets(broker_secrets(broker) | ({} if key_file is None else {"authentication_key": key_file}))
     if settings.root_key is not None:
         yield _examine_root_key(base / settings.root_key)
+    elif key_file is not None:
+        yield warning(
+            "root key",
+            "this device has joined a gateway, and obeys manifests that nobody signed",
+            "join again, and set root_key in agent.toml as `fedprune join` says",
+        )
     owner = owner_of(state)
     yield _examine_data(base / settings.data, state, is_running=bool(owner.is_there))
     yield (agent := _examine_agent(state, owner))

@@ -85,6 +85,7 @@ class GatewayProof:
         self._terms: Terms | None = None
         self._terms_of = ("", 0)
         self._proven: Manifest | None = None
+        self._proven_terms: Terms | None = None
         self._unproven: Manifest | None = None
         self._kept: Assignment | None = None
         self._written = self._read()
@@ -142,6 +143,7 @@ class GatewayProof:
     def _prove(self, manifest: Manifest) -> Iterator[Message]:
         """It counts from now on, and so does the assignment that waited for it, which says more and so comes first."""
         self._proven, self._unproven, self.waits_for = manifest, None, ""
+        self._proven_terms = self._terms
         self._seen = _position(manifest)
         self._write(manifest)
         kept, self._kept = self._kept, None
@@ -175,9 +177,10 @@ class GatewayProof:
             self._kept = assignment
 
     def _learn(self, assignment: Assignment, terms: Terms) -> None:
-        """Take terms, and the root key's word on who signs. A manifest that is proven has proven those of its run."""
+        """Take terms, and the root key's word on who signs. A manifest that is proven has proven those of its run; of
+        an earlier start none are taken, since what is proven by them would not be proven any more."""
         proven = self._proven
-        if proven is not None and _at(assignment)[:2] == _at(proven)[:2] and terms != self._terms:
+        if proven is not None and _at(assignment)[:2] == _at(proven)[:2] and terms != self._proven_terms:
             raise ProtocolError("its terms, or its task, are not those that the gateway has signed for this run")
         if self._signer is None or terms.statement != self._written.statement:
             statement = proven_statement(self._federation, self.root, terms.statement)
@@ -188,6 +191,8 @@ class GatewayProof:
             self._signer, self._seen, self._proven = statement, Position(statement.epoch), None
             self._written = _Record(_FORMAT, terms.statement)
             self._disk.write(_FILE, msgspec.json.encode(self._written))
+        elif assignment.incarnation < self._seen.incarnation:
+            raise Outdated(self._behind(Position(self._seen.epoch, *_order(assignment))))
         self._terms, self._terms_of = terms, (assignment.run, assignment.incarnation)
 
     def _agreeing(self, assignment: Assignment, manifest: Manifest) -> Assignment:

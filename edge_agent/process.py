@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -44,6 +43,7 @@ from fedprune.wire.authentication import read_key
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence
 from fedprune.wire.proof import read_root_key
+from fedprune.wire.received_chunks import SUFFIX
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
@@ -77,7 +77,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     """Connect, and handle events for ever."""
     name = settings.name
     store = AgentStore(disk, name, settings.federation)
-    room_here = _limits(device_memory_mb() * 1e6, shutil.disk_usage(disk.path).free)
+    room_here = _limits(device_memory_mb() * 1e6, disk.free() + _bytes_received(disk))
     limits = replace(
         room_here, max_round_bytes=settings.consent.max_round_bytes, chunk_bytes=settings.broker.chunk_bytes
     )
@@ -151,6 +151,11 @@ def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
     """Contents are held in memory while they come; task bundles are then kept on the disk."""
     in_memory = int(memory_bytes * _MEMORY_SHARE)
     return Limits(max_task_bytes=min(in_memory, int(free_disk_bytes * _DISK_SHARE)), max_model_bytes=in_memory)
+
+
+def _bytes_received(disk: Directory) -> int:
+    """What contents take that were on their way to the process before this one: it is theirs, or free again soon."""
+    return sum(file.stat().st_size for file in disk.path.glob(f"*{SUFFIX}"))
 
 
 def _open_round(

@@ -259,10 +259,10 @@ class AgentRunner:
         if self.state.phase is not before:
             _log.info("%s%s", self._describe(), written)
             SERVICE.status(self._describe())
+        if not self._received.is_empty:  # before what is whole is kept: the disk may not have room for both
+            self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
         for action in actions:
             self._perform(action)
-        if not self._received.is_empty:
-            self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
 
     def _note_round(self) -> str:
         """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""

@@ -35,6 +35,7 @@ from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Assignment, CheckIn, Chunk, Content, Message, Submit, decode, encode, kind_of
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import Receiving, content_of
+from fedprune.wire.versions import SPOKEN, Versions
 from tests.drivers import PLAN
 from tests.recorder import Recorder
 from tests.samples import chunks
@@ -75,6 +76,7 @@ class Site:
         patience: int | None = None,
         aggregation: Aggregation = AS_USUAL,
         workers: Workers | None = None,
+        spoken: Versions = SPOKEN,
     ) -> AggregatorRunner:
         def usual(*_: Any) -> Evaluation:
             return Evaluation(1, loss, {"accuracy": accuracy()})
@@ -101,6 +103,7 @@ class Site:
             patience=patience,
             aggregation=aggregation,
             workers=workers,
+            spoken=spoken,
         )
 
     def assignment_of(self, agent: str) -> Assignment:

@@ -109,7 +109,11 @@ def load_signing(directory: Path) -> Signing:
     path = directory / SIGNING
     blob = Directory(directory).read(SIGNING)
     if blob is None:
-        raise StorageError(f"{path}: there is no such file; {_MENDING}")
+        is_older = not (directory / ROOT_PUBLIC).exists()
+        mending = (
+            "an older fedprune made this gateway: `fedprune gateway init` makes its keys" if is_older else _MENDING
+        )
+        raise StorageError(f"{path}: there is no such file; {mending}")
     try:
         signing = msgspec.json.decode(blob, type=Signing)
         statement = msgspec.msgpack.decode(signing.statement, type=Statement)

@@ -41,6 +41,10 @@ class Disk(Protocol):
         """All names, sorted."""
         ...
 
+    def free(self) -> int:
+        """The bytes that there is room for."""
+        ...
+
 
 class Directory:
     """A `Disk` in a directory, which is made if there is none, and durably.
@@ -104,6 +108,12 @@ class Directory:
     def names(self) -> list[str]:
         try:
             return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def free(self) -> int:
+        try:
+            return shutil.disk_usage(self.path).free
         except OSError as error:
             raise storage_error(self.path, error) from error
 

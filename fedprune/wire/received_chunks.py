@@ -21,13 +21,19 @@ RESUMABLE_BYTES = 2**20
 
 _log = logging.getLogger(__name__)
 
-_SUFFIX = ".chunks"
+SUFFIX = ".chunks"
+"""Of the files' names."""
+
+_DISK_SHARE = 0.5
+"""Of the disk that is free without them: the rest is for what the contents become, and for everybody else."""
+
 _HEAD = struct.Struct("<IIII")
 """Index, chunk_bytes, bytes of the data, CRC-32 of these three and the data."""
 
 
 class ReceivedChunks:
-    """The chunks on a `Disk`, of `most_bytes` together; what comes beyond that is kept in memory alone.
+    """The chunks on a `Disk`, of `most_bytes` together, and of half of its room at most; what comes beyond that is kept
+    in memory alone.
 
     A disk that refuses ends nothing: it is said once, and nothing more is kept.
     """
@@ -55,10 +61,13 @@ class ReceivedChunks:
     def keep(self, content: Content, chunk: Chunk) -> None:
         """Keep a chunk of a content that is not whole yet, if it is large and there is room."""
         record_bytes = _HEAD.size + len(chunk.data)
-        if content.size < RESUMABLE_BYTES or sum(self._sizes.values()) + record_bytes > self._most_bytes:
+        before = sum(self._sizes.values())
+        if content.size < RESUMABLE_BYTES or before + record_bytes > self._most_bytes:
             return
         crc = zlib.crc32(chunk.data, zlib.crc32(_said(chunk)))
         try:
+            if before + record_bytes > _DISK_SHARE * (self._disk.free() + before):
+                return
             self._disk.append(_name(content.digest), _said(chunk) + crc.to_bytes(4, "little") + chunk.data)
         except StorageError as error:
             _log.warning("what comes of contents is not kept for a restart: %s", error)
@@ -95,11 +104,11 @@ def _said(chunk: Chunk) -> bytes:
 
 
 def _name(digest: bytes) -> str:
-    return digest.hex() + _SUFFIX
+    return digest.hex() + SUFFIX
 
 
 def _digest_in(name: str) -> bytes | None:
     try:
-        return bytes.fromhex(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+        return bytes.fromhex(name.removesuffix(SUFFIX)) if name.endswith(SUFFIX) else None
     except ValueError:
         return None

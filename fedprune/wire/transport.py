@@ -57,7 +57,7 @@ class MqttLink:
     Use as a context manager: entering connects, and raises `BrokerError` if the broker will not have us. One that
     cannot be reached is tried again, as a device at boot has no network yet, and a connection that ends is made again,
     with exponential back-off and full jitter. Names are looked up each time, and where there are several addresses the
-    next one is tried.
+    next one is tried, also after one where something answers that does not let us in.
     """
 
     def __init__(
@@ -84,15 +84,34 @@ class MqttLink:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> MqttLink:
+        for others in reversed(range(len(self._addresses))):
+            try:
+                self._begin()
+                break
+            except BrokerError as error:
+                if not others or self._is_running():
+                    raise
+                _log.warning("%s (trying another address)", error)
+        return self
+
+    def _begin(self) -> None:
+        """Connect for the first time. Raises `BrokerError` if the broker that can be reached will not have us."""
         client = self._connect_first()
+        self._closing.clear()
+        self._answered.clear()
+        self._refusal = None
         self._thread = threading.Thread(target=self._run, args=(client,), name="mqtt", daemon=True)
         self._thread.start()
         if not self._answered.wait(CONNECT_TIMEOUT_S):
             self._refuse("no answer; is this an MQTT 3.1.1 broker?")
         if self._refusal is not None:
             self.close()
-            raise BrokerError(f"broker {self._settings.url}: {self._refusal}")
-        return self
+            refused = self._settings.url
+            self._move_on()
+            raise BrokerError(f"broker {refused}: {self._refusal}")
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -149,9 +168,13 @@ class MqttLink:
             client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
         except (OSError, UnicodeError) as error:
             refusal = refusals.no_connection(self._settings, error, datetime.now(UTC))
-            self._settings = self._addresses[(self._addresses.index(self._settings) + 1) % len(self._addresses)]
+            self._move_on()
             raise refusal from error
         return client
+
+    def _move_on(self) -> None:
+        """The next address is tried next."""
+        self._settings = self._addresses[(self._addresses.index(self._settings) + 1) % len(self._addresses)]
 
     def _new_client(self) -> BoundedClient:
         """A client for one connection: paho's would say over another one what it has left of the last."""
@@ -265,6 +288,8 @@ class MqttLink:
             self._ending = refusals.no_answer(self._settings, client.tls_error)
         if not self._answered.is_set():
             self._refuse(self._ending)
+        elif not was_up and self._refusal is None:
+            self._move_on()
         elif was_up and not self._closing.is_set():
             self._events.put(LinkDown(str(reason).lower()))
 

@@ -538,6 +538,53 @@ def test_a_link_follows_its_broker_to_another_address_and_back(mosquitto: Mosqui
                 assert wire.until_topic("a") == Delivery("a", b"again")
 
 
+@pytest.mark.parametrize("is_silent", [False, True], ids=["hangs-up", "silent"])
+def test_an_address_where_something_else_answers_keeps_nobody_from_the_broker(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, is_silent: bool
+) -> None:
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 2.0)
+    with _listener(is_silent) as url, connected(Broker(url=url, fallbacks=(mosquitto.url,))) as wire:
+        assert wire.link.broker == mosquitto.url
+        wire.subscribe("a")
+        wire.link.publish("a", b"here")
+        assert wire.until_topic("a") == Delivery("a", b"here")
+
+
+def test_a_broker_that_leaves_a_stranger_at_its_address_is_found_at_the_other(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with (
+        Mosquitto(tmp_path / "other") as other,
+        connected(Broker(url=mosquitto.url, fallbacks=(other.url,))) as wire,
+    ):
+        mosquitto.stop()
+        with _listener(is_silent=False, port=mosquitto.port):
+            wire.until(LinkDown)
+            wire.until(LinkUp)
+            assert wire.link.broker == other.url
+        mosquitto.start()
+
+
+@contextmanager
+def _listener(is_silent: bool, port: int = 0) -> Iterator[str]:
+    """The address of something that takes connections, and says nothing, or ends them."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        if not is_silent:
+            threading.Thread(target=hang_up, daemon=True).start()
+        try:
+            yield f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)  # which closing alone does not tell who accepts
+
+
 def test_a_link_that_waits_for_its_broker_can_be_closed(mosquitto: Mosquitto) -> None:
     with connected(mosquitto.url) as wire:
         mosquitto.stop()

@@ -221,6 +221,9 @@ class SimulatedDisk:
     def names(self) -> list[str]:
         return sorted(self.blobs)
 
+    def free(self) -> int:
+        return 2**40
+
 
 class SimulatedBook(Book):
     """The real book, over a connection that outlives its processes; a crash strikes before or after each entry."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from aggregator.book import Book
 from fedprune.codecs import DEFAULT_CODEC
 from fedprune.pruning.policy import MaskPolicy
+from fedprune.wire.messages import Accepted, decode, tag_of
 from fedprune.wire.versions import SPOKEN, Versions
+from tests.gateways import TOPICS, Site, begin, submit_update, tell
 from tests.simulation.faults import CALM
 from tests.simulation.world import ROUNDS, World
 
@@ -44,6 +47,21 @@ def test_sides_one_version_apart_do_rounds_together_both_ways(gateway: Versions)
 
     assert world.done
     assert world.accepted == {"agent-0", "agent-1", "agent-2"}
+
+
+def test_a_gateway_that_was_started_anew_answers_an_older_agent_before_that_checks_in(tmp_path: Path) -> None:
+    """Else one whose update is pending would submit it for ever."""
+    site = Site(tmp_path)
+    submit = submit_update(site, begin(site, spoken=NEXT), "pi-0")
+    site.book.close()
+    again = site.start(spoken=NEXT)
+    again.connect()
+
+    tell(again, "pi-0", submit)
+
+    (answer,) = site.link.on(TOPICS.down("pi-0", "accepted"))
+    assert decode(Accepted, answer, ALONE).update == tag_of(submit.content)
+    site.book.close()
 
 
 def test_who_speaks_no_common_version_is_told_on_both_sides_and_others_go_on(

@@ -154,6 +154,7 @@ def test_a_ticket_recalls_no_work_and_is_shown_with_the_next_check_in(phase: Pha
     agent = agent_in(phase)
 
     assert agent.gets(ticket(b"1")) == ()
+    assert agent.gets(ticket(b"1")) == (), "whoever sends it again"
 
     assert agent.state.phase is phase
     agent.gets(Disconnected())

@@ -13,7 +13,7 @@ from aggregator.book import Book
 from aggregator.run_epoch import enter_epoch
 from fedprune.command import cli
 from fedprune.errors import ConfigurationError, ProtocolError, StorageError
-from fedprune.identity.epochs import ROOT_KEY, SIGNING, count_epoch, load_signing, open_epoch, public_root
+from fedprune.identity.epochs import ROOT_KEY, ROOT_PUBLIC, SIGNING, count_epoch, load_signing, open_epoch, public_root
 from fedprune.identity.gateway import init_gateway
 from fedprune.identity.gateway_command import summary
 from fedprune.identity.manifest_signer import ManifestSigner
@@ -118,6 +118,18 @@ def test_a_gateway_whose_signing_key_is_gone_or_damaged_says_so_and_a_new_epoch_
 
     open_epoch(Directory(gateway), count_epoch(gateway, "tests", root_key(gateway)))
     assert epoch(gateway) == 2
+
+
+def test_a_gateway_of_an_older_version_says_what_gives_it_its_keys(tmp_path: Path) -> None:
+    made = init_gateway(tmp_path / "gateway", SETTINGS, NOW)
+    for file in (ROOT_KEY, ROOT_PUBLIC, SIGNING):
+        (made.path / file).unlink()
+
+    with pytest.raises(StorageError, match="an older fedprune made this gateway: `fedprune gateway init` makes its"):
+        made.check_federations()
+
+    init_gateway(made.path, SETTINGS, NOW)
+    assert epoch(made.path) == 1
 
 
 def test_another_gateways_root_key_opens_nothing(gateway: Path, tmp_path: Path) -> None:

@@ -137,6 +137,17 @@ def test_what_is_older_than_what_was_seen_is_refused(proof: GatewayProof) -> Non
     assert not proof.waits_for
 
 
+def test_old_work_that_is_sent_again_leaves_nothing_behind(proof: GatewayProof) -> None:
+    former = SigningGateway(1, GATEWAY.root, GATEWAY.key, plain=msgspec.structs.replace(TERMS, seed=8))
+    known(proof, round_=3, incarnation=5)
+    with pytest.raises(Outdated):
+        admitted(proof, former.assignment(7, incarnation=4, run="former"))
+
+    again, following = GATEWAY.assignment(3, incarnation=5), GATEWAY.manifest(4, incarnation=5)
+    assert admitted(proof, again) == [proven(again)], "also where it brings its terms"
+    assert admitted(proof, following) == [following]
+
+
 def test_work_of_another_model_than_the_manifests_is_refused(proof: GatewayProof) -> None:
     known(proof)
     said = GATEWAY.manifest(1, weights=digest("other"))
@@ -161,6 +172,18 @@ def test_a_task_that_is_not_the_signed_one_is_refused_whenever_it_comes(tmp_path
         admitted(early, GATEWAY.manifest())
     assert admitted(early, GATEWAY.assignment()) == []
     assert admitted(early, GATEWAY.manifest()) == [proven(GATEWAY.assignment()), GATEWAY.manifest()]
+
+
+def test_terms_of_a_start_that_never_was_make_no_task_a_signed_one(proof: GatewayProof) -> None:
+    known(proof)
+    task = msgspec.structs.replace(GATEWAY.terms, task=content_of(b"another task"))
+    beside = msgspec.structs.replace(GATEWAY.assignment(run="other", incarnation=2), terms=task)
+    assert admitted(proof, beside) == []
+
+    with pytest.raises(ProtocolError, match="its terms, or its task, are not those that the gateway has signed"):
+        admitted(proof, msgspec.structs.replace(GATEWAY.assignment(), terms=task))
+    assert admitted(proof, GATEWAY.assignment()) == [proven(GATEWAY.assignment())]
+    assert admitted(proof, GATEWAY.manifest(1)) == [GATEWAY.manifest(1)]
 
 
 def test_a_strangers_root_key_is_refused(proof: GatewayProof) -> None:

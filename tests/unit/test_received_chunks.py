@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from edge_agent import process
 from edge_agent.agent_state import Train
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory
@@ -16,7 +18,7 @@ from fedprune.wire.received_chunks import RESUMABLE_BYTES, ReceivedChunks
 from fedprune.wire.transfer import CHUNK_BYTES, CHUNK_SIZES, chunk_count, chunk_of, content_of, needed
 from tests.devices import Device
 from tests.gateways import TASK_PLAN, TOPICS, Site, begin, tell
-from tests.samples import TASK_BLOB, assignment, chunks, submit
+from tests.samples import MODEL, MODEL_BLOB, TASK_BLOB, TERMS, assignment, chunks, submit
 
 BLOB = bytes(range(256)) * (9 * CHUNK_BYTES // 256 + 1)
 LARGE = content_of(BLOB)
@@ -114,6 +116,44 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
     for chunk in chunks(BLOB)[:5]:
         kept.keep(LARGE, chunk)
     assert len(kept.read()[LARGE.digest]) == 2
+
+
+def test_half_of_the_disk_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def free(disk: Directory) -> int:
+        return 8 * CHUNK_BYTES - sum(file.stat().st_size for file in disk.path.iterdir())
+
+    monkeypatch.setattr(Directory, "free", free)
+    kept = ReceivedChunks(Directory(tmp_path), 10**9)
+    for chunk in chunks(BLOB)[:-1]:
+        kept.keep(LARGE, chunk)
+    assert len(kept.read()[LARGE.digest]) == 3
+
+
+def test_a_task_that_has_come_is_never_on_the_disk_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a disk that has room for it once ends the agent, each time that it has come."""
+    write, beside = Directory.write, dict[str, list[str]]()
+
+    def watched(disk: Directory, name: str, blob: bytes) -> None:
+        beside[name] = names(tmp_path)
+        write(disk, name, blob)
+
+    monkeypatch.setattr(Directory, "write", watched)
+    device = Device(tmp_path)
+    device.hears(assignment(terms=msgspec.structs.replace(TERMS, task=LARGE), model=MODEL))
+    device.hears(*chunks(BLOB)[:6])
+    assert len(names(tmp_path)) == 1
+    device.hears(*chunks(BLOB)[6:], *chunks(MODEL_BLOB))
+
+    assert device.store.tasks() == {LARGE.digest}
+    assert beside[f"{LARGE.digest.hex()}.fedtask"] == []
+
+
+def test_what_came_before_a_restart_leaves_its_content_the_room_that_it_had(tmp_path: Path) -> None:
+    device = assigned(tmp_path)
+    device.hears(*chunks(BLOB)[:6])
+    (name,) = names(tmp_path)
+
+    assert process._bytes_received(Directory(tmp_path)) == (tmp_path / name).stat().st_size > 6 * CHUNK_BYTES
 
 
 def test_a_disk_that_refuses_ends_nothing(
