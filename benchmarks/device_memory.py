@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.large_model import INPUTS, OUTPUTS, large_network, large_table, large_task
+from benchmarks.large_model import INPUTS, LARGE, OUTPUTS, large_network, large_table, large_task
 from edge_agent.agent_state import Outcome
 from edge_agent.history import Durations
 from edge_agent.local_round import LocalResult, LocalRound
@@ -42,6 +42,7 @@ from fedprune.wire.transfer import content_of
 _STEPS = 50
 _BATCH = 32
 _EXAMPLES = 600
+_SIZES = LARGE
 _SPARSITIES = (0.0, 0.8, 0.8)
 """Of the model that each round starts from."""
 _RUN = "benchmark"
@@ -118,7 +119,7 @@ def _prepare(optimizer: str, folder: str) -> None:
     from fedprune.task.bundle import write_bundle
 
     training = Training(steps_per_round=_STEPS, batch_size=_BATCH, optimizer=_OPTIMIZERS[optimizer])
-    task, network = large_task(training, _SPARSITIES[-1]), large_network()
+    task, network = large_task(training, _SPARSITIES[-1], _SIZES), large_network(_SIZES)
     table = task.table
     proven = unproven_graph(network, table, task.objectives, _BATCH)
     blob = write_bundle(task, network=network, weights=None, graphs=(proven,))

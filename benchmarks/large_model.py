@@ -17,10 +17,10 @@ INPUTS, OUTPUTS = 1024, 10
 Sizes = tuple[int, ...]
 """The inputs of a perceptron, then the units of each layer."""
 
-_LARGE: Sizes = (INPUTS, 4096, 4096, 1024, OUTPUTS)
+LARGE: Sizes = (INPUTS, 4096, 4096, 1024, OUTPUTS)
 
 
-def large_network(sizes: Sizes = _LARGE) -> Network:
+def large_network(sizes: Sizes = LARGE) -> Network:
     layers: list[Dense | Activation] = []
     for number, units in enumerate(sizes[1:]):
         if number:
@@ -31,10 +31,10 @@ def large_network(sizes: Sizes = _LARGE) -> Network:
 
 
 def large_table() -> TensorTable:
-    return TensorTable(_specs(_LARGE))
+    return TensorTable(_specs(LARGE))
 
 
-def large_task(training: Training, sparsity: float, sizes: Sizes = _LARGE) -> Task:
+def large_task(training: Training, sparsity: float, sizes: Sizes = LARGE) -> Task:
     """Pruned to `sparsity` after the first round of `training`'s steps."""
     steps = training.steps_per_round
     schedule = ConstantSparsity(target_sparsity=sparsity, begin_step=steps, frequency=steps)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import device_memory, large_model
+from benchmarks import device_memory
+from benchmarks.large_model import INPUTS, OUTPUTS
 from edge_agent.trainers import Trained, Work
 from edge_agent.trainers.litert import LiteRTTrainer
 from fedprune.data import Dataset
@@ -28,7 +29,7 @@ def test_no_training_graph_is_held_between_rounds(
     owners: list[bool] = []
     train_as_ever = LiteRTTrainer.train
     monkeypatch.setattr(LiteRTTrainer, "train", train)
-    monkeypatch.setattr(large_model, "_SIZES", (large_model.INPUTS, 20, large_model.OUTPUTS))
+    monkeypatch.setattr(device_memory, "_SIZES", (INPUTS, 20, OUTPUTS))
     monkeypatch.setattr(device_memory, "_STEPS", 2)
 
     device_memory._prepare(optimizer, str(tmp_path))
