@@ -31,7 +31,7 @@ def test_whoever_is_started_again_goes_on_with_the_smaller_network(tmp_path: Pat
     (tmp_path / "task.fedtask").write_bytes(bundle.blob)
     site = _SmallSite(tmp_path, mosquitto.url, tmp_path / "task.fedtask")
     rounds = {"count": ROUNDS, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
-    federation = site.federation("run", rounds=rounds)
+    federation = site.federation("run", rounds=rounds, codec={"model": "mask | fp16"})  # devices hold what leads on
     first, second = (site.agent(name) for name in AGENTS)
 
     with Child("agent", "--config", first), Child("agent", "--config", second) as killed:
