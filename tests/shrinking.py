@@ -238,10 +238,8 @@ class Shrinking:
         """What an agent makes of the present model; it learns at once what becomes of its update."""
         store, round_ = self.store_of(agent), self.version
         base, blob = self._led(store)
-        model_codec = self.model_codec if base >= 0 else ""
-        assignment = msgspec.structs.replace(
-            assignment_of(self.bundle, self.model, seed=SEED, codec=self.codec, model_codec=model_codec), base=base
-        )
+        terms = {"codec": self.codec, "model_codec": self.model_codec}
+        assignment = msgspec.structs.replace(assignment_of(self.bundle, self.model, seed=SEED, **terms), base=base)
         self.led_over.append(round_ - base if base >= 0 else None)
         local = LocalRound(
             agent, assignment, blob, lambda: store.residual(RUN, round_), store.slots(RUN), 0.0, held=store.held,

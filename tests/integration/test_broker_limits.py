@@ -129,6 +129,7 @@ def test_what_an_access_list_denies_is_said_on_the_side_that_notices(tmp_path: P
         assert f"let this agent read {mine}/c/# and {mine}/d/pi-1/#" in agent.says("nothing came of a content")
 
 
+@pytest.mark.slow
 def test_a_manifest_that_the_broker_does_not_take_is_said(federations: dict[str, tuple[Child, Child]]) -> None:
     aggregator, _ = federations["no manifest"]
     assert f"publish on fp/{NAME}/r, retained" in aggregator.says("the manifest does not come back")

@@ -28,8 +28,11 @@ PASSED = 10
 AWS_MESSAGE_BYTES, AWS_SLASHES = 128 * 1024, 7
 """The largest messages and the deepest topics of AWS IoT, the strictest broker that we know of."""
 
-IMPATIENCE = 3
+IMPATIENCE = 5
 """Full chunks that may come twice where a busy machine takes its time."""
+
+LEAST_KEPT = 3
+"""More of the full chunks that passed are on the disk when a process is killed."""
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -161,9 +164,9 @@ def test_who_is_killed_in_the_middle_of_a_transfer_moves_only_what_is_left_in_me
     update, model = federation.full_chunks(up=up) - before[0], federation.full_chunks(up=down) - before[1]
     assert first == PASSED
     assert uploaded <= update - PASSED + IMPATIENCE
-    assert kept > IMPATIENCE
+    assert kept > LEAST_KEPT
     assert downloaded <= model - kept + IMPATIENCE
-    assert received > IMPATIENCE
+    assert received > LEAST_KEPT
     assert sent <= update - received + IMPATIENCE
     assert kept_chunks(site.path / "state-of-pi-1") == kept_chunks(site.path / "run" / "updates") == 0
     assert federation.aggregator.ends() == 0

@@ -159,6 +159,7 @@ def test_a_multi_label_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
         assert row.metrics == pytest.approx(report.keras_metrics, abs=0.015)
 
 
+@pytest.mark.slow
 def test_a_regression_federation(tmp_path: Path, mosquitto: Mosquitto) -> None:
     problem = regression()
 

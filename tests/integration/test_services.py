@@ -109,7 +109,7 @@ _MANY = pytest.mark.slow
 @pytest.mark.parametrize(
     ("stopped", "moments"),
     [
-        ("gateway", 4),
+        ("gateway", 1),
         pytest.param("agent", _MOMENTS, marks=_MANY),
         pytest.param("aggregator", _MOMENTS, marks=_MANY),
         pytest.param("gateway", _MOMENTS, marks=_MANY),
