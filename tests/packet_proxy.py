@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.patience import PATIENCE_S
+
 _AT_ONCE = 64 * 1024
 _PUBLISH, _SUBSCRIBE = 3, 8
-_PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PacketProxy:
     def wait_for_holding(self) -> None:
         """Until something is held."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._is_holding, timeout=_PATIENCE_S)
+            assert self._changed.wait_for(lambda: self._is_holding, timeout=PATIENCE_S)
 
     def release(self) -> None:
         with self._changed:
@@ -80,7 +81,7 @@ class PacketProxy:
         """Until so many such packets have passed."""
         with self._changed:
             came = self._changed.wait_for(
-                lambda: len(self.passed(up=up, topic_end=topic_end)) >= count, timeout=_PATIENCE_S
+                lambda: len(self.passed(up=up, topic_end=topic_end)) >= count, timeout=PATIENCE_S
             )
         assert came, f"{len(self.passed(up=up, topic_end=topic_end))} of {count} packets on {topic_end} came"
 

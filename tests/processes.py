@@ -15,11 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-FEDPRUNE = (sys.executable, "-m", "fedprune.command")
-PATIENCE_S = 600.0
-"""How long a test waits for a line before it gives up. Only a test that fails waits so long: some devices are emulated,
-some lines are about minutes of silence, and a machine may be busy with all of that at once."""
+from tests.patience import PATIENCE_S
 
+FEDPRUNE = (sys.executable, "-m", "fedprune.command")
 _LOOK_S = 0.05
 """Seconds between two looks at what is no event."""
 

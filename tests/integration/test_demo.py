@@ -25,14 +25,17 @@ from fedprune.data.source import fashion_mnist_or_digits
 from fedprune.errors import ConfigurationError, DataError
 from fedprune.runtime.tflite import default_runtime
 from tests.brokers import MISSING, Mosquitto
-from tests.processes import PATIENCE_S, until
+from tests.patience import PATIENCE_S
+from tests.processes import until
 
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
 
 
 def _demo(out: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     command = (*_COMMAND, "--out", str(out), *options)
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
@@ -140,7 +143,7 @@ def test_two_demos_on_one_broker_are_two_federations(tmp_path: Path, mosquitto: 
     options = ("--agents", "1", "--rounds", "2", "--examples-per-agent", "64", "--broker", mosquitto.url)
     command = (*_COMMAND, *options, "--seed")
     demos = [subprocess.Popen((*command, str(seed), "--out", str(tmp_path / str(seed)))) for seed in (1, 2)]
-    assert [demo.wait(timeout=300) for demo in demos] == [0, 0]
+    assert [demo.wait(PATIENCE_S) for demo in demos] == [0, 0]
     names = {_result(tmp_path / str(seed))["settings"]["federation"] for seed in (1, 2)}
     assert len(names) == 2
     for seed in (1, 2):
