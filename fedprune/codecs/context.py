@@ -2,7 +2,7 @@
 
 Each alive place of a tensor has odds (`fedprune.codecs.moved`). Laid end to end, each as long as its odds, the places
 make a line on which positions are spread evenly, as far as that is known. It is gone through row by row, or column by
-column where that sets long and short gaps apart, and measured in windows (`fedprune.codecs.windows`), of which about
+column where that sets long and short gaps apart, and measured in windows (`fedprune.codecs.gaps`), of which about
 two hold a position.
 
 There is a step in Python for each position that is sent and none for others: positions that are coded each in a context
@@ -18,11 +18,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.codecs.gaps import UnaryChance, read_positions, unary_chances, write_positions
 from fedprune.codecs.links import Places
 from fedprune.codecs.moved import odds
 from fedprune.codecs.range_coder import Chance, RangeDecoder, RangeEncoder
 from fedprune.codecs.reader import Reader
-from fedprune.codecs.windows import UnaryChance, origins_of, read_positions, unary_chances, write_positions
 from fedprune.errors import ProtocolError
 
 _Odds = NDArray[np.int64]
@@ -188,8 +188,10 @@ def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
 
 def _roughness(starts: _Odds, positions: _Numbers) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
-    gaps = starts[positions] - origins_of(starts, positions)
-    return int(np.frexp((gaps + 1).astype(np.float64))[1].sum())
+    gaps = starts[positions]
+    gaps[1:] -= starts[positions[:-1] + 1]
+    gaps += 1
+    return int(np.frexp(gaps)[1].sum())
 
 
 def _to_search(starts: _Odds) -> Sequence[int]:

@@ -111,7 +111,7 @@ class RangeDecoder:
     """Reads what `RangeEncoder` wrote, if asked for the same in the same order. Any bytes give bits, without end.
 
     `width` is that of the interval, `code` how far above its lower end the bytes lie, `at` the number of `data`'s next
-    byte: for `fedprune.codecs.windows`, which reads with all of it in local variables.
+    byte: for `fedprune.codecs.gaps`, which reads with all of it in local variables.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Positions on a line, window by window, through the range coder.
+"""Positions on a line by the gaps between them, which are measured in windows, through the range coder.
 
 From the end of one position on the number of windows until the next is written in unary, by counters that depend on the
 number before; then which of the window's places it is, each as likely as its odds. Reading is a gateway's most frequent
@@ -50,7 +50,7 @@ def write_positions(
 ) -> None:
     """Write rising positions, at least one, on the line on which places begin at `starts`, and the last one ends."""
     shift = _shift(int(starts[-1]), positions.size)
-    origins = origins_of(starts, positions)
+    origins = np.concatenate([[0], starts[positions[:-1] + 1]])
     numbers = (starts[positions] - origins) >> shift
     windows = origins + (numbers << shift)
     firsts = starts[np.searchsorted(starts[:-1], windows)]
@@ -134,11 +134,6 @@ def read_positions(decoder: RangeDecoder, chance: UnaryChance, count: int, start
             at += 1
     decoder.at, decoder.code, decoder.width = at, code, width
     return found
-
-
-def origins_of(starts: NDArray[np.int64], positions: NDArray[np.signedinteger]) -> NDArray[np.int64]:
-    """Where the place behind each position before begins, 0 for the first."""
-    return np.concatenate([[0], starts[positions[:-1] + 1]])
 
 
 def _shift(whole: int, count: int) -> int:
