@@ -53,7 +53,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     digest: bytes = b""
     why: str = ""
     base: int = -1
-    bases: frozenset[int] = frozenset()
+    bases: tuple[int, ...] = ()
     knows_terms: bool = False
     rests: bool = False
 

@@ -28,7 +28,7 @@ def with_base(member: Member, base: int, round_: int) -> Member:
     """A member that says what it can go on from."""
     if not 0 <= base < round_:  # nothing leads from there
         return msgspec.structs.replace(member, base=base)
-    bases = member.bases | {base}
+    bases = member.bases if base in member.bases else (*member.bases, base)
     if len(bases) > MOST_BASES:
         return msgspec.structs.replace(member, base=-1)
     return msgspec.structs.replace(member, base=base, bases=bases)
