@@ -68,8 +68,8 @@ def _unproven(host: str, port: int, error: ssl.SSLCertVerificationError) -> Gate
     if error.verify_code in _OUT_OF_DATE:
         says = f"this device's clock says {datetime.now(UTC):%Y-%m-%d} UTC"
         return GatewayUnproven(
-            f"{host}:{port}: its certificate {_OUT_OF_DATE[error.verify_code]}: {says}; nothing secret was sent. If the "
-            "clock is wrong, here or at the gateway, set it, and try again"
+            f"{host}:{port}: its certificate {_OUT_OF_DATE[error.verify_code]}: {says}; nothing secret was sent. If "
+            "the clock is wrong, here or at the gateway, set it, and try again"
         )
     return GatewayUnproven(
         f"{host}:{port} does not prove that it is the gateway ({error.verify_message}); nothing secret was sent"
