@@ -16,7 +16,8 @@ import pytest
 from fedprune.model.randomness import Keyed
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import Site
-from tests.processes import PATIENCE_S, Child, run
+from tests.patience import PATIENCE_S
+from tests.processes import Child, run
 from tests.secured import SecuredGateway
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
