@@ -137,6 +137,31 @@ def test_a_training_that_is_held_goes_on_to_the_same_result_and_can_be_stopped_b
     assert ended.result.update.blob == expected.update.blob
 
 
+def test_a_training_that_makes_no_step_is_stuck_and_one_that_is_held_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the watchdog is fed no more, and the service is started anew."""
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    reads, goes_on = threading.Event(), threading.Event()
+
+    def load() -> Dataset:
+        reads.set()
+        goes_on.wait(60)
+        return learnable(32)
+
+    training = _Thread(load=load)
+    assert not training.thread.is_stuck()
+    training.thread.start(1, lambda: (_first_round(task), task.blob))
+    assert reads.wait(60)
+    assert not training.thread.is_stuck()
+    monkeypatch.setattr("edge_agent.training_thread.LONGEST_STEP_S", -1.0)
+    assert training.thread.is_stuck()
+    training.thread.hold(True)
+    assert not training.thread.is_stuck()
+    training.thread.hold(False)
+    goes_on.set()
+    assert isinstance(training.delivered.get(timeout=60).result, LocalResult)
+    assert not training.thread.is_stuck()
+
+
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
     model = seeded(perceptron())
     task = bundle_of(model, _SCHEDULE, mask=MaskPolicy.SHARED)
