@@ -60,3 +60,5 @@ def _use_a_revoked_certificate(site: Site) -> Iterator[Attack]:
     state = revoke(site.gateway, "captured", datetime.now(UTC))
     refused, said = refusal(connect)
     yield Attack(f"a revoked device connects ({state.value})", refused, said)
+    site.restart_broker()
+    yield Attack("a revoked device connects to a broker that was started again", *refusal(connect))

@@ -56,11 +56,18 @@ class Site:
         self.directory, self.children = directory, children
         self.topics = Topics(_FEDERATION)
         self.gateway = self.make_gateway("gateway", free_port())
-        configuration = str(self.gateway.path / CONFIGURATION)
-        children.start_command("broker", (find_mosquitto() or "mosquitto", "-c", configuration))
-        children.await_port("broker", self.gateway.settings.broker_port)
+        self._start_broker()
         children.start("gateway", "gateway", "run", "--dir", str(self.gateway.path))
         children.await_port("gateway", self.gateway.settings.enrolment_port)
+
+    def restart_broker(self) -> None:
+        self.children.stop("broker")
+        self._start_broker()
+
+    def _start_broker(self) -> None:
+        configuration = str(self.gateway.path / CONFIGURATION)
+        self.children.start_command("broker", (find_mosquitto() or "mosquitto", "-c", configuration))
+        self.children.await_port("broker", self.gateway.settings.broker_port)
 
     def make_gateway(self, name: str, enrolment_port: int) -> Gateway:
         settings = GatewaySettings(("127.0.0.1",), _FEDERATION, free_port(), enrolment_port)
