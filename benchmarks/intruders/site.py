@@ -29,6 +29,10 @@ _HEARD_S = 60.0
 """In which an agent has said what it thinks of a forgery."""
 
 
+_EXAMPLES = Dataset(np.zeros((8, 4), np.float32), np.zeros(8, np.int64))
+"""Of agents that learn nothing."""
+
+
 class Attack(msgspec.Struct, frozen=True):
     """`said` is what the victim says, where it says something. What has to be let pass, so that the fleet goes on, is
     no attack, and `must_pass`."""
@@ -95,14 +99,16 @@ class Site:
             self.broker(path / f"{AGGREGATOR}.pem", path / f"{AGGREGATOR}.key"), self.topics.aggregator_client
         )
 
-    def start_agent(self, name: str) -> Path:
+    def start_agent(self, name: str, examples: Dataset = _EXAMPLES) -> Path:
         """The log of an agent that has joined, and is connected."""
-        save_npz(self.directory / "data.npz", Dataset(np.zeros((8, 4), np.float32), np.zeros(8, np.int64)))
+        save_npz(self.directory / "data.npz", examples)
         place, data = self.directory / name, str(self.directory / "data.npz")
         self.children.run("join", "join", format_token(self.token(name)), "--dir", str(place), "--data", data)
+        config = place / "agent.toml"
+        config.write_text(f'trainer = "litert"\n{config.read_text()}')
         log = self.children.log(name)
         log.touch()
-        answer(log, "connected", lambda: self.children.start(name, "agent", "--config", str(place / "agent.toml")))
+        answer(log, "connected", lambda: self.children.start(name, "agent", "--config", str(config)))
         return log
 
 
