@@ -31,6 +31,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
 	$(BIN)/python -m benchmarks.pruning --json benchmarks/results/pruning.json || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
+	$(BIN)/python -m benchmarks.agent_start || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
 	$(BIN)/python -m benchmarks.large_data || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \

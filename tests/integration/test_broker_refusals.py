@@ -22,7 +22,8 @@ from tests.brokers import MISSING, OPEN, Mosquitto
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority, encrypt
 from tests.federations import Site
-from tests.links import PATIENCE_S, connected
+from tests.links import connected
+from tests.patience import PATIENCE_S
 from tests.processes import Child, run
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)

@@ -19,7 +19,8 @@ from tests.brokers import MISSING
 from tests.clocks import MISSING as NO_COMPILER
 from tests.clocks import WrongClock
 from tests.federations import NAME, Site
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, run
+from tests.patience import PATIENCE_S
+from tests.processes import FEDPRUNE, Child, run
 from tests.secured import SecuredGateway
 
 pytestmark = pytest.mark.skipif(bool(MISSING or NO_COMPILER), reason=MISSING or NO_COMPILER)

@@ -17,6 +17,7 @@ from fedprune.identity.enrolment_server import MAX_REQUEST_BYTES, MOST_CONNECTIO
 from fedprune.identity.gateway import ServerFiles, init_gateway
 from fedprune.identity.settings import GatewaySettings
 from tests.brokers import free_port
+from tests.patience import PATIENCE_S
 from tests.served import served
 
 
@@ -41,7 +42,7 @@ class Endpoint:
         return Answer(200, f"{method} {path} {len(body)} {address}".encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60.0, context=self.context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE_S, context=self.context)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
