@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from tests.processes import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 _WATCHDOG_US = "400000"
 _STATUS = "STATUS="

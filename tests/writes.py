@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from types import TracebackType
 
-from tests.processes import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 _WRITTEN = 0x00000002 | 0x00000080 | 0x00000100
 """IN_MODIFY, IN_MOVED_TO and IN_CREATE."""

@@ -26,7 +26,8 @@ from fedprune.system.process import LAST_S
 from tests.brokers import EXECUTABLE, MISSING
 from tests.federations import examples
 from tests.managers import Manager
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, run, toml
+from tests.patience import PATIENCE_S
+from tests.processes import FEDPRUNE, Child, run, toml
 from tests.secured import SecuredGateway
 from tests.shared import made_once
 from tests.writes import Writes

@@ -40,6 +40,7 @@ from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Failed, Ter
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
 from tests.devices import Device
+from tests.patience import PATIENCE_S
 from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, assignment, chunks
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
@@ -78,7 +79,7 @@ class _Thread:
     def trains(self, task: Bundle, blob: bytes | None = None) -> LocalResult | Exception:
         """What comes of the task's first round; of another bundle, if `blob` is one."""
         self.thread.start(1, lambda: (_first_round(task), blob or task.blob))
-        return self.delivered.get(timeout=60).result
+        return self.delivered.get(timeout=PATIENCE_S).result
 
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
@@ -130,7 +131,7 @@ def test_a_training_that_is_held_goes_on_to_the_same_result_and_can_be_stopped_b
     held.thread.stop()
     held.thread.start(2, lambda: (_first_round(task), task.blob))
     held.thread.hold(False)
-    ended = held.delivered.get(timeout=60)
+    ended = held.delivered.get(timeout=PATIENCE_S)
     assert ended.number == 2
     assert isinstance(ended.result, LocalResult)
     assert ended.result.update.blob == expected.update.blob
@@ -221,7 +222,7 @@ def test_after_a_recall_the_next_training_waits_for_the_one_that_ends() -> None:
     def open_slowly() -> tuple[LocalRound, bytes]:
         under_way.append(1)
         is_loading.set()
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE_S)
         under_way.remove(1)
         return _first_round(task), task.blob
 
@@ -230,13 +231,13 @@ def test_after_a_recall_the_next_training_waits_for_the_one_that_ends() -> None:
         return _first_round(task), task.blob
 
     training_thread.thread.start(1, open_slowly)
-    assert is_loading.wait(60)
+    assert is_loading.wait(PATIENCE_S)
     for number in (2, 3, 4):  # however often it is recalled and assigned meanwhile
         training_thread.thread.stop()
         training_thread.thread.start(number, open_next)
     may_go_on.set()
 
-    ended = training_thread.delivered.get(timeout=60)
+    ended = training_thread.delivered.get(timeout=PATIENCE_S)
     assert (ended.number, type(ended.result)) == (4, LocalResult)
     assert training_thread.delivered.empty()
 
@@ -249,7 +250,7 @@ def test_whatever_fails_before_training_is_told(where: str) -> None:
     else:
         training_thread = _Thread()
         training_thread.thread.start(1, _no_memory)
-        result = training_thread.delivered.get(timeout=60).result
+        result = training_thread.delivered.get(timeout=PATIENCE_S).result
 
     assert isinstance(result, MemoryError)
 
