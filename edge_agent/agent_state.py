@@ -295,9 +295,8 @@ class AgentState:
 
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
-    `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
-    `refusal`: the last assignment was refused for lack of consent, which last changed at `consent_at`. `fetched`: bytes
-    that the assignment has the agent fetch.
+    `waits_for`: why the device does not permit training, held since `held_since`; empty if it does. `refusal`: the last
+    assignment was refused for lack of consent, last changed at `consent_at`. `fetched`: bytes that it has fetched.
     """
 
     name: str
