@@ -29,7 +29,7 @@ def test_a_captured_device_that_floods_stops_no_round_of_the_others(tmp_path: Pa
     gateway = SecuredGateway.made(tmp_path / "gateway")
     site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
     tls = {name: str(gateway.path / file) for name, file in _FILES.items()}
-    rounds = {"count": 100, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
+    rounds = {"count": 10_000, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
     federation = site.federation(
         "run", broker={"url": site.url, "tls": tls}, gateway=str(gateway.path), rounds={**rounds, "fleet": ["a", "b"]}
     )
