@@ -242,7 +242,7 @@ class Merger:
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
         voting = self._voting(model)
         missing = {agent: update for agent, update in taken.items() if agent not in folded.updates}
-        surplus = {agent: update for agent, update in updates.items() if agent in folded.updates.keys() - taken.keys()}
+        surplus = {agent: updates[agent] for agent in folded.updates if agent not in taken}
         for agent, update in self._read(model, missing):
             folded.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
             if scoring is not None:

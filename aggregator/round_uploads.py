@@ -89,10 +89,10 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
         return state, kept if need is None else (*kept, Send(agent, need))
     try:
         blob = receiving.assemble()
-    except ProtocolError:  # a chunk was not the agent's: all of them come again
+    except ProtocolError as error:  # a chunk was not the agent's: all of them come again
         receiving, need = Receiving.begin(upload.submit.content, now, agent, receiving.link)
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
-        return state, (Send(agent, need),)
+        return state, (Send(agent, need), Warn(f"the update of {agent}: {error}; asking for all of it again"))
     return _store(state, agent, blob)
 
 

@@ -305,7 +305,10 @@ def test_wrong_bytes_make_the_whole_content_come_again() -> None:
     agent.gets(*chunks(TASK_BLOB))
 
     poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
-    assert agent.gets(poisoned) == (Send(need(MODEL)),)
+    told, asked = agent.gets(poisoned)
+    assert isinstance(told, Warn)
+    assert "arrived with another digest: somebody between sends other chunks than the gateway" in told.text
+    assert asked == Send(need(MODEL))
     assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
 
 

@@ -19,6 +19,7 @@ from aggregator.round_state import (
     StoreUpdate,
     UpdateRefused,
     UpdateStored,
+    Warn,
     resume,
 )
 from aggregator.round_uploads import ACKNOWLEDGE_S
@@ -136,7 +137,9 @@ def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
     parts = chunks(UPDATE_BLOB)
 
     again = gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
-    assert again == (Send("pi-0", need(UPDATE)),)
+    assert again[0] == Send("pi-0", need(UPDATE))
+    assert isinstance(again[1], Warn)
+    assert "the update of pi-0: content" in again[1].text
     assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}
     assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 
