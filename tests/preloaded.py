@@ -1,12 +1,15 @@
-"""Commands in a process that has TensorFlow loaded already: it forks for each of them, and so do they for theirs.
+"""Commands in a process that has loaded already what they import: it forks for each of them, and so do they for theirs.
 
-Loading TensorFlow takes five seconds of a processor, which `init`, `simulate` and `export` each spend. Here a process
-loads it once; where a command would start `python -m MODULE`, a fork runs that module, with its own arguments,
-directory, environment and streams. Nothing else is different.
+Loading TensorFlow takes five seconds of a processor, which `init`, `simulate` and `export` each spend; what other
+commands import takes half a second. Here a process loads it once; where a command would start `python -m MODULE`, a
+fork runs that module, with its own arguments, directory, environment and streams. Nothing else is different.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import json
 import logging
 import os
@@ -15,11 +18,29 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
+
+TENSORFLOW = ("fedprune.keras.stack",)
+"""What commands import that build, convert or train with it."""
+OTHERS = (
+    "aggregator.command",
+    "aggregator.gateway.command",
+    "aggregator.rollback_command",
+    "edge_agent.command",
+    "edge_agent.consent_command",
+    "export.command",
+    "fedprune.data.command",
+    "fedprune.identity.device_commands",
+)
+"""What all others import: none of it is TensorFlow, whose libraries would be in the memory of each."""
+
+_PATIENCE_S = 900.0
+"""How long a command may take. Some train a federation beside other tests."""
+
+_ROOT = Path(__file__).parents[1]
 
 _FIRST_OTHER = 3
 """The first file descriptor that is no standard stream."""
@@ -33,24 +54,32 @@ _AT_START = {
 
 
 class Preloaded:
-    """Runs commands one after another. Leaving the context ends the process."""
+    """A process that runs commands one after another, and ends with this one."""
 
-    def __enter__(self) -> Preloaded:
+    def __init__(self, modules: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.preloaded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.preloaded", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
         )
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._process.communicate()
+        atexit.register(self._process.communicate)
 
     def run(self, module: str, *arguments: str, directory: Path) -> tuple[int, str, str]:
         """`python -m MODULE ARGUMENTS` in a directory: its exit code, and what it wrote to both its streams."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps([module, arguments, str(directory)]), file=self._process.stdin, flush=True)
+        request = json.dumps([module, arguments, str(directory), dict(os.environ)])
+        print(request, file=self._process.stdin, flush=True)
         code, output, errors = json.loads(self._process.stdout.readline())
         return code, output, errors
+
+
+@cache
+def preloaded(modules: tuple[str, ...]) -> Preloaded:
+    """The one of this process, which is started when it is first asked for."""
+    return Preloaded(modules)
 
 
 class _Forking(subprocess.Popen[Any]):
@@ -88,23 +117,26 @@ def _become(words: Sequence[str], env: Mapping[str, str] | None, kept: Sequence[
     os._exit(code if isinstance(code, int) else code is not None)
 
 
-def _serve() -> None:
+def _serve(modules: Sequence[str]) -> None:
     """Answer each line of standard input."""
-    import fedprune.keras.stack  # noqa: F401
-
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()  # what is shared with forks stays so
     subprocess.Popen = _Forking  # type: ignore[misc]
     for line in sys.stdin:
-        module, arguments, directory = json.loads(line)
+        module, arguments, directory, env = json.loads(line)
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=directory,
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            timeout=_PATIENCE_S,
             check=False,
         )
         print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1:])

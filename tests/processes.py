@@ -15,12 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from tests.preloaded import OTHERS, TENSORFLOW, preloaded
+
 FEDPRUNE = (sys.executable, "-m", "fedprune.command")
 PATIENCE_S = 180.0
 """How long a test waits for a line before it gives up: some devices are emulated."""
 
 BEFORE_THE_ALARM_S = 12.0
 """An agent without work looks up after 15 s at the earliest, an aggregator without agents at the round's deadline."""
+
+
+_WITH_TENSORFLOW = ("export", "init", "task")
+"""Commands that need it, or a process of their own that does."""
 
 
 class Child:
@@ -130,8 +136,12 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file:
     """Run a command to its end: exit code and what it said on stderr.
 
     With `largest_file`, in kB, the disk is full for every file that would become larger, and Python leaves no half of
-    what it compiled.
+    what it compiled. Without it and `env`, which concern how Python starts, a process is forked that has started.
     """
+    if not env and not largest_file:
+        imported = TENSORFLOW if str(arguments[0]) in _WITH_TENSORFLOW else OTHERS
+        code, _, said = preloaded(imported).run("fedprune.command", *map(str, arguments), directory=Path.cwd())
+        return code, said
     limit = ("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash") if largest_file else ()
     compiled = {"PYTHONDONTWRITEBYTECODE": "1"} if largest_file else {}
     done = subprocess.run(
