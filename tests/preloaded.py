@@ -36,7 +36,9 @@ OTHERS = (
     "edge_agent.consent_command",
     "export.command",
     "fedprune.data.command",
+    "fedprune.doctor.command",
     "fedprune.identity.device_commands",
+    "fedprune.prediction.command",
 )
 """What all others import: none of it is TensorFlow, whose libraries would be in the memory of each."""
 

@@ -33,8 +33,10 @@ _QUIET = {"PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Child:
-    """A process that runs, and what it has said so far on each of its outputs. `by` is the command that is started;
-    without it a process is forked that has started `fedprune` already."""
+    """A process that runs, and what it has said so far on each of its outputs. `by` is the command that is started.
+
+    Without it and `env`, which concern how Python starts, a process is forked that has started.
+    """
 
     def __init__(
         self, *arguments: str | Path, env: dict[str, str] | None = None, by: Sequence[str] | None = None
@@ -43,8 +45,7 @@ class Child:
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._read = {"stdout": 0, "stderr": 0}
         pipes = {name: os.pipe() for name in self._lines}
-        words, environment = [str(word) for word in arguments], {**os.environ, **_QUIET, **(env or {})}
-        self._process = _started(words, environment, by, *(writer for _, writer in pipes.values()))
+        self._process = _started([str(word) for word in arguments], env, by, *(writer for _, writer in pipes.values()))
         for _, writer in pipes.values():
             os.close(writer)
         self._readers = [
@@ -133,12 +134,14 @@ class Child:
 
 
 def _started(
-    words: Sequence[str], env: dict[str, str], by: Sequence[str] | None, output: int, errors: int
+    words: Sequence[str], env: dict[str, str] | None, by: Sequence[str] | None, output: int, errors: int
 ) -> Forked | subprocess.Popen[bytes]:
-    if by is None:
-        return _imported(words).start(_COMMAND, *words, env=env, output=output, errors=errors, directory=Path.cwd())
+    whole = {**os.environ, **_QUIET, **(env or {})}
+    if by is None and env is None:
+        return _imported(words).start(_COMMAND, *words, env=whole, output=output, errors=errors, directory=Path.cwd())
+    command = [*(by or FEDPRUNE), *words]
     return subprocess.Popen(
-        [*by, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=env, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=whole, start_new_session=True
     )
 
 
@@ -154,7 +157,7 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file:
     """
     words = [str(word) for word in arguments]
     if not env and not largest_file:
-        code, _, said = _imported(words).run(_COMMAND, *words, directory=Path.cwd())
+        code, _, said = ran(*words)
         return code, said
     limit = ("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash") if largest_file else ()
     compiled = {"PYTHONDONTWRITEBYTECODE": "1"} if largest_file else {}
@@ -168,6 +171,12 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file:
         check=False,
     )
     return done.returncode, done.stderr
+
+
+def ran(*arguments: str | Path) -> tuple[int, str, str]:
+    """Run a command to its end: exit code, and what it said on stdout and on stderr."""
+    words = [str(word) for word in arguments]
+    return _imported(words).run(_COMMAND, *words, directory=Path.cwd())
 
 
 def toml(settings: dict[str, Any], section: str = "") -> str:

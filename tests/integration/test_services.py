@@ -16,7 +16,7 @@ import pytest
 from fedprune.model.randomness import Keyed
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import Site
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, run
+from tests.processes import PATIENCE_S, Child, run
 from tests.secured import SecuredGateway
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -126,13 +126,13 @@ def test_they_end_well_at_any_moment_from_their_start_on(
         other = "aggregator" if stopped == "agent" else "agent"
         with Child(*commands[other]):
             began = time.monotonic()
-            with Child(*commands[stopped], env=manager.environment, by=FEDPRUNE) as process:
+            with Child(*commands[stopped], env=manager.environment) as process:
                 process.says(reports, where)
                 spread = time.monotonic() - began
                 process.interrupt(signal.SIGTERM)
                 assert process.ends() == 0
             for delay in Keyed(1, "moments").uniform(moments, 0.0, spread):
-                with Child(*commands[stopped], env=manager.environment, by=FEDPRUNE) as process:
+                with Child(*commands[stopped], env=manager.environment) as process:
                     time.sleep(float(delay))  # the moment is what is tried: no event marks it
                     fine = {0} if catches_sigterm(process.pid) else {0, -signal.SIGTERM}
                     began = time.monotonic()
