@@ -19,6 +19,10 @@ from tests.shared import made_once
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
+# As many tests run at a time as there are processors: TensorFlow's threads would only wait for each other.
+for operations in ("INTRAOP", "INTEROP"):
+    os.environ.setdefault(f"TF_NUM_{operations}_THREADS", "1")
+
 # Hundreds of processes are started: what they import is compiled once, whatever the environment says.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

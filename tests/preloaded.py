@@ -109,7 +109,7 @@ class Preloaded:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         atexit.register(process.wait)
-        atexit.register(self._requests.close)
+        atexit.register(self._requests.shutdown, socket.SHUT_RDWR)
 
     def start(
         self, module: str, *arguments: str, env: Mapping[str, str], output: int, errors: int, directory: Path
