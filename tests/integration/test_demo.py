@@ -170,7 +170,10 @@ def test_a_model_that_cannot_be_benchmarked_has_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
-@pytest.mark.parametrize(("victim", "file"), [("agent-0", "agents/agent-0.toml"), ("broker", "mosquitto.conf")])
+@pytest.mark.parametrize(
+    ("victim", "file"),
+    [("agent-0", "agents/agent-0.toml"), pytest.param("broker", "mosquitto.conf", marks=pytest.mark.slow)],
+)
 def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) -> None:
     """In the middle of a federation that could go on for an hour."""
     out = tmp_path / "out"
