@@ -26,6 +26,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.patience import PATIENCE_S
+
 TENSORFLOW = ("fedprune.keras.stack",)
 """What commands import that build, convert or train with it."""
 OTHERS = (
@@ -41,9 +43,6 @@ OTHERS = (
     "fedprune.prediction.command",
 )
 """What all others import: none of it is TensorFlow, whose libraries would be in the memory of each."""
-
-_PATIENCE_S = 900.0
-"""How long a command may take that is waited for. Some train a federation beside other tests."""
 
 _MOST_BYTES = 2**17
 """Of a request: arguments and environment."""
@@ -129,7 +128,7 @@ class Preloaded:
             streams = {"output": output.fileno(), "errors": errors.fileno()}
             process = self.start(module, *arguments, env=os.environ, directory=directory, **streams)
             try:
-                code = process.wait(_PATIENCE_S)
+                code = process.wait(PATIENCE_S)
             finally:
                 process.kill()
             for stream in (output, errors):

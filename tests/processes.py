@@ -9,18 +9,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from tests.patience import PATIENCE_S
 from tests.preloaded import OTHERS, TENSORFLOW, Forked, Preloaded, preloaded
 
 _COMMAND = "fedprune.command"
 FEDPRUNE = (sys.executable, "-m", _COMMAND)
-PATIENCE_S = 180.0
-"""How long a test waits for a line before it gives up: some devices are emulated."""
+_LOOK_S = 0.05
+"""Seconds between two looks at what is no event."""
 
 BEFORE_THE_ALARM_S = 12.0
 """An agent without work looks up after 15 s at the earliest, an aggregator without agents at the round's deadline."""
@@ -177,6 +178,14 @@ def ran(*arguments: str | Path) -> tuple[int, str, str]:
     """Run a command to its end: exit code, and what it said on stdout and on stderr."""
     words = [str(word) for word in arguments]
     return _imported(words).run(_COMMAND, *words, directory=Path.cwd())
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for what nobody says, as that a file has grown."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(_LOOK_S)
 
 
 def toml(settings: dict[str, Any], section: str = "") -> str:
