@@ -70,10 +70,10 @@ def _without_the_gateways_key(site: Site) -> Iterator[Attack]:
     }
     with site.rogue_broker() as rogue:
 
-        def all_hear(payload: bytes, *, retain: bool = False) -> Callable[[], None]:
+        def all_hear(payload: bytes, *, retain: bool = False) -> Callable[[], object]:
             return lambda: rogue.publish(round_, payload, retain=retain)
 
-        def hears(message: Message) -> Callable[[], None]:
+        def hears(message: Message) -> Callable[[], object]:
             return lambda: rogue.publish(*gateway.to("fresh", message))
 
         rogue.publish(round_, encode(plain), retain=True)
