@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aggregator.global_model import moved_in
 from aggregator.merging import Aggregate
 from aggregator.outliers import Norms, norms_of
 from aggregator.settings import Aggregation
-from fedprune.codecs import Codec, Key, Update, UpdateDecoder, check_update
+from fedprune.codecs import Codec, Key, Update, UpdateDecoder, check_update, encode_signs
 from fedprune.model.tensors import Mask, TensorTable
 from fedprune.network.description import Network
 from fedprune.task.bundle import Task
@@ -26,6 +27,15 @@ class Folded:
     updates: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """An update that can be merged: its norms, and what is remembered of it for the agent's next ones, if the codec
+    remembers (`fedprune.codecs.history`)."""
+
+    norms: Norms
+    signs: bytes
+
+
 class Folding:
     """Reads the updates of one round after another. `seed` keys what both sides draw. `forms` are those of the task:
     each model's weights, and updates to it, are in its own."""
@@ -35,23 +45,24 @@ class Folding:
         self._task, self._seed, self._codec, self._rule = task, seed, codec, aggregation.rule
         self._round: _Round | None = None
 
-    def take(self, blob: bytes, agent: str, model: Checkpoint, weight: int) -> Norms:
+    def take(self, blob: bytes, agent: str, model: Checkpoint, weight: int, remembered: Sequence[bytes] = ()) -> Taken:
         """Check an agent's update to `model`, and fold it into the round's sums if that can be done as it arrives.
 
-        Raises `ProtocolError` if it cannot be merged; then nothing was changed.
+        Raises `ProtocolError` if it cannot be merged, as `read` does; then nothing was changed.
         """
-        update, table = self.read(blob, agent, model), self._of(model).table
+        update, table = self.read(blob, agent, model, remembered), self._of(model).table
         check_update(update, table)
         norms = norms_of(update, model.weights, table)
         if self._folds_on_arrival(model):
             folded = self._of(model).folded
             folded.sums.add(update, weight)
             folded.updates[agent] = (content_of(blob).digest, weight)
-        return norms
+        return Taken(norms, encode_signs(update.delta, update.mask, table) if self._codec.remembers else b"")
 
-    def read(self, blob: bytes, agent: str, model: Checkpoint) -> Update:
-        """An agent's update to `model`. Raises `ProtocolError`."""
-        return self._of(model).decoder.decode(blob, Key(self._seed, model.version, agent))
+    def read(self, blob: bytes, agent: str, model: Checkpoint, remembered: Sequence[bytes] = ()) -> Update:
+        """An agent's update to `model`; `remembered` is what was of its last ones, the newest first. Raises
+        `ProtocolError`, and `OtherHistory` where the update is coded by something else."""
+        return self._of(model).decoder.decode(blob, Key(self._seed, model.version, agent), remembered)
 
     def folded(self, model: Checkpoint) -> Folded:
         """What was folded of the updates to `model`."""

@@ -64,6 +64,13 @@ class UpdateRefused:
 
 
 @dataclass(frozen=True)
+class HistoryDiffers:
+    """The agent's update is coded by another history than is remembered: it has to come as it is without."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
 class Merged:
     """The round's aggregate is applied and checkpointed; this is the next round's model.
 
@@ -86,7 +93,7 @@ class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Connected | Said | UpdateStored | UpdateRefused | Merged | LinkDrained | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | HistoryDiffers | Merged | LinkDrained | Ticked
 
 
 # Actions

@@ -12,6 +12,7 @@ from aggregator.presence import Waiting
 from aggregator.round_answers import accepted, assignment, is_current, reject
 from aggregator.round_state import (
     Action,
+    HistoryDiffers,
     KeepChunk,
     RoundState,
     Said,
@@ -122,6 +123,14 @@ def acknowledge(state: RoundState) -> Step:
 
 def refuse(state: RoundState, event: UpdateRefused) -> Step:
     return refuse_update(state, event.agent, state.uploads[event.agent].submit, event.why)
+
+
+def ask_for_shared(state: RoundState, event: HistoryDiffers) -> Step:
+    """Have an agent send its update as it is without a history. It is nobody's fault, and the agent keeps its place."""
+    agent, submit = event.agent, state.uploads[event.agent].submit
+    member = msgspec.structs.replace(state.cohort.members[agent], standing=Standing.ASSIGNED)
+    state = replace(drop_upload(state, agent), cohort=state.cohort.put(agent, member))
+    return state, (Send(agent, reject(submit, Reason.OTHER_HISTORY, "send it as it is without")),)
 
 
 def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> Step:

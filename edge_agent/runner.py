@@ -12,8 +12,8 @@ from edge_agent import agent_machine, agent_state
 from edge_agent.agent_offering import failed
 from edge_agent.agent_state import (
     RETRY_S,
-    Action,
     Connected,
+    Done,
     Event,
     Follow,
     KeepChunk,
@@ -40,6 +40,7 @@ from edge_agent.consent import ConsentMissing, why_too_many_bytes
 from edge_agent.consent_events import ConsentRefused
 from edge_agent.gateway_proof import GatewayProof, Outdated
 from edge_agent.held_model import UnusableBase
+from edge_agent.history_events import SendShared, SharedTaken
 from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
 from edge_agent.status import AgentStatus
@@ -262,7 +263,11 @@ class AgentRunner:
         if not self._received.is_empty:  # before what is whole is kept: the disk may not have room for both
             self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
         for action in actions:
-            self._perform(action)
+            if not isinstance(action, SendShared):
+                self._perform(action)
+            elif (submit := self._store.send_shared()) is not None:
+                _log.info("the gateway remembers other updates of this device: the last one is sent without that")
+                self.handle(SharedTaken(submit), now)
 
     def _note_round(self) -> str:
         """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""
@@ -277,7 +282,7 @@ class AgentRunner:
         self._round_bytes = written - before
         return f"; round {ended[1] + 1} wrote {self._round_bytes / 1000:.0f} kB to the disk"
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Done) -> None:
         match action:
             case Send(message):
                 self._say(message)

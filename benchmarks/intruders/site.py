@@ -25,8 +25,8 @@ from fedprune.wire.topics import Topics
 
 _FEDERATION = "intruders"
 _HOUR_S = 3600
-_HEARD_S = 60.0
-"""In which an agent has said what it thinks of a forgery."""
+_HEARD_S = 600.0
+"""In which an agent has said what it thinks of a forgery, however busy the machine is."""
 
 
 _EXAMPLES = Dataset(np.zeros((8, 4), np.float32), np.zeros(8, np.int64))

@@ -52,6 +52,8 @@ KINDS = 100
 _EXAMPLES = 100
 _AGAIN_S = 10.0
 """After which an agent offers itself again, or says again what was not answered."""
+_WAITS_S = 30.0
+"""After which an agent that waits says that it is still there."""
 HALF = "half"
 """The line that the fleet says once half of its updates of `HALVED_ROUND` are sent."""
 
@@ -89,6 +91,8 @@ class _Agent:
     submitted: int = -1
     """The last round of which it has sent its update."""
     unanswered: Submit | None = None
+    said_at: float = 0.0
+    """When it last said something."""
     attempt: int = 0
     """Attempts to connect again."""
 
@@ -250,6 +254,8 @@ class Fleet:
                 self._check_in(agent)
             elif agent.unanswered is not None:
                 self._say(agent, agent.unanswered)
+            elif time.monotonic() - agent.said_at >= _WAITS_S:
+                self._check_in(agent)
             with suppress(OSError):  # whose connection has ended is found when it is read
                 agent.connection.write()
 
@@ -348,6 +354,7 @@ class Fleet:
 
     def _say(self, agent: _Agent, message: Message) -> None:
         payload = encode(message)
+        agent.said_at = time.monotonic()
         self._payload += len(payload)
         agent.connection.publish(self._topics.up(agent.name, kind_of(message)), payload)
 

@@ -13,17 +13,22 @@ from edge_agent.agent_state import (
     Connected,
     Disconnected,
     LinkDrained,
+    Outcome,
     Phase,
     Send,
+    SendUpdate,
     Settle,
+    SubmitWhole,
     Train,
     TrainingDone,
     Warn,
 )
-from fedprune.wire.messages import CheckIn, Failed, Reason, Rejected
+from edge_agent.history_events import SendShared, SharedTaken
+from fedprune.wire.messages import CHUNK_BYTES, CheckIn, Failed, Reason, Rejected
+from fedprune.wire.transfer import content_of
 from tests.agents import agent_in, no_work, refused
 from tests.drivers import Agent
-from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, assignment, chunks, manifest, submit
+from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, accepted, assignment, chunks, manifest, submit
 
 
 def tries(agent: Agent, round_: int = 0) -> tuple[Any, ...]:
@@ -168,3 +173,26 @@ def test_a_settled_update_leaves_no_refusals_to_later_rounds() -> None:
     tries(agent)
     assert any(isinstance(action, Settle) for action in agent.gets(TrainingDone(2, submit()), refused(Reason.LATE)))
     assert isinstance(tries(agent, 1)[-1], Train)
+
+
+# Histories that differ
+
+
+def test_an_update_by_another_history_is_sent_without_and_its_round_goes_on() -> None:
+    agent, shared = agent_in(Phase.SUBMITTING), submit(update=content_of(b"shared"))
+
+    assert agent.gets(refused(Reason.OTHER_HISTORY)) == (SendShared(),)
+    assert agent.gets(SharedTaken(shared)) == (SubmitWhole(),)
+    assert agent.gets(refused(Reason.OTHER_HISTORY)) == (), "the answer came twice"
+    assert (agent.state.phase, agent.state.pending) == (Phase.SUBMITTING, shared)
+    assert agent.gets(accepted(update=shared.content))[0] == Settle(Outcome.ACCEPTED)
+
+
+def test_an_update_without_its_history_goes_in_chunks_where_it_is_large_and_waits_for_the_link() -> None:
+    large = submit(update=content_of(bytes(20_000)))
+    agent = agent_in(Phase.SUBMITTING)
+    assert agent.gets(SharedTaken(large)) == (Send(large), SendUpdate((0,), CHUNK_BYTES))
+
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(Disconnected(), SharedTaken(large))
+    assert Send(large) in agent.gets(Connected())

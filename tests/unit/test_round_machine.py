@@ -15,6 +15,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    HistoryDiffers,
     LinkDrained,
     Merge,
     Merged,
@@ -76,10 +77,16 @@ EVENTS: dict[type, Event] = {
     LinkDrained: LinkDrained(),
     UpdateStored: UpdateStored("pi-0"),
     UpdateRefused: UpdateRefused("pi-0", "malformed"),
+    HistoryDiffers: HistoryDiffers("pi-0"),
     Merged: Merged(model_of(1)),
     Ticked: Ticked(),
 }
-OF_THE_SHELL = {UpdateStored: Phase.TRAINING, UpdateRefused: Phase.TRAINING, Merged: Phase.MERGING}
+OF_THE_SHELL = {
+    UpdateStored: Phase.TRAINING,
+    UpdateRefused: Phase.TRAINING,
+    HistoryDiffers: Phase.TRAINING,
+    Merged: Phase.MERGING,
+}
 """What the shell reports, and the one phase in which the machine asked it to."""
 
 
@@ -91,7 +98,7 @@ def test_every_event_is_listed_where_it_can_happen_and_only_there(phase: Phase, 
         with pytest.raises(UnlistedEventError, match=f"{kind.__name__} in phase {phase}"):
             gateway.gets(EVENTS[kind])
     else:
-        if kind in (UpdateStored, UpdateRefused):
+        if kind in (UpdateStored, UpdateRefused, HistoryDiffers):
             gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
         gateway.gets(EVENTS[kind])
 
