@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from aggregator.book import Book, RoundRecord
+from edge_agent.record import FORMAT
 from fedprune.task.bundle import load_bundle, write_bundle
 from fedprune.task.run_directory import BOOK, CHECKPOINTS
 from tests.brokers import MISSING
@@ -133,7 +135,7 @@ def test_a_memory_that_is_another_agents(nowhere: Site) -> None:
     config = nowhere.agent("pi-1")
     state = nowhere.path / "state-of-pi-1"
     state.mkdir()
-    (state / "agent.json").write_text('{"format": 7, "agent": "pi-7", "federation": "greenhouse"}')
+    (state / "agent.json").write_text(json.dumps({"format": FORMAT, "agent": "pi-7", "federation": "greenhouse"}))
 
     assert refusal(STORAGE, "agent", "--config", config) == (
         "this state directory belongs to agent pi-7 of federation greenhouse; name another with --state"
