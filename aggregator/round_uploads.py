@@ -9,7 +9,7 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import MOST_REFUSALS, Standing
 from aggregator.presence import Waiting
-from aggregator.round_answers import accepted, assignment, is_current, reject
+from aggregator.round_answers import accepted, assignment, is_current, of_another_run, reject
 from aggregator.round_state import (
     Action,
     HistoryDiffers,
@@ -248,7 +248,7 @@ def _drop_stalled(state: RoundState, now: float) -> RoundState:
 def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Rejected:
     digest, member = submit.content.digest, state.cohort.get(agent)
     if submit.run != state.plan.run:
-        return reject(submit, Reason.INVALID, "of another run")
+        return of_another_run(submit)
     taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
     if digest in (taken, state.last_accepted.get(agent)):
         return accepted(submit)

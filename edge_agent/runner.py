@@ -73,7 +73,8 @@ from fedprune.wire.versions import SPOKEN, Versions
 _log = logging.getLogger(__name__)
 
 _ASK_S = 5 * RETRY_S
-"""Between two messages at least by which the agent asks for what proves something, or declines what is too old."""
+"""Between two messages at least by which the agent asks for what proves something, or declines what is too old. Its
+first message after it has connected asks too, but nobody hears that if the gateway comes later."""
 
 
 class AgentRunner:
@@ -121,7 +122,7 @@ class AgentRunner:
         self._early: Delivery | None = None
         """The last work that no code proved: it may be that of the next manifest."""
         self._submits = BriefSubmits(store.pending)
-        self._asked_at = self._declined_at = float("-inf")
+        self._connected_at = self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
         self._waits = LimitedLog(_log)
@@ -138,7 +139,7 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        self._asked_at = now  # connecting asks
+        self._connected_at = now
         if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
         self.handle(Connected(), now)
@@ -150,13 +151,14 @@ class AgentRunner:
             if message is not None and self._proof is None:
                 self._take(message, now)
             elif message is not None and self._proof is not None:
-                self._prove(self._proof, message, now)
+                self._prove(self._proof, message, now, is_old=delivery.retained)
         except ProtocolError as error:
             self.ignored += 1
             self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
 
-    def _prove(self, proof: GatewayProof, message: Message, now: float) -> None:
-        """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
+    def _prove(self, proof: GatewayProof, message: Message, now: float, *, is_old: bool) -> None:
+        """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it.
+        `is_old`: the gateway had said it before the agent asked last, or connected."""
         try:
             for proven in proof.admit(message, now):
                 self._take(proven, now)
@@ -165,7 +167,8 @@ class AgentRunner:
                 self._declined_at = now
                 self._perform(Send(failed(message, str(error), rests=True)))
             raise
-        if proof.asks and now - self._asked_at >= _ASK_S:
+        asked_at = max(self._asked_at, self._connected_at) if is_old else self._asked_at
+        if proof.asks and now - asked_at >= _ASK_S:
             self._asked_at = now
             self._link.subscribe(self._topics.round)  # what is retained comes once more
             self._perform(Send(msgspec.structs.replace(self.state.offer, terms=0)))
