@@ -24,7 +24,8 @@ def open_round(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
     since of two agents one that lies would set any other."""
     spares = 0 if state.plan.fleet else state.response_times.spares(state.plan.cohort)
-    state = replace(state, phase=Phase.TRAINING, deadline=None, nobody=0, strangers=0, spares=spares)
+    arrivals = state.arrivals.ended()
+    state = replace(state, phase=Phase.TRAINING, deadline=None, nobody=0, strangers=0, spares=spares, arrivals=arrivals)
     selected = select(state, state.presence)
     median = statistics.median_low(state.presence[agent].examples for agent in selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
@@ -90,8 +91,9 @@ def next_round(state: RoundState, merged: Merged, now: float) -> Step:
         presence=state.presence.at(now),
         serving=serving,
         served=served,
-        deadline=now + state.plan.gather_s,
+        arrivals=state.arrivals.begun(now),
     )
+    state = replace(state, deadline=now + state.gather_seconds)
     opened: tuple[Action, ...] = ()
     if state.round >= state.plan.rounds or merged.is_last:
         state = replace(state, phase=Phase.DONE, deadline=None)

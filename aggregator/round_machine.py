@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from aggregator.cohort import Member, Standing
@@ -57,6 +58,7 @@ from aggregator.round_uploads import (
     acknowledge,
     answer_outside_round,
     drop_upload,
+    excuse_upload,
     refuse,
     take_chunk,
     take_submit,
@@ -83,8 +85,9 @@ def wake_at(state: RoundState) -> float | None:
 
 
 def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
-    deadline = now + state.plan.gather_s if state.deadline is None else state.deadline
-    state, trouble = _reconnect(replace(state, deadline=deadline))
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.gather_seconds, arrivals=state.arrivals.begun(now))
+    state, trouble = _reconnect(state)
     return state, (Publish(manifest(state)), *trouble)
 
 
@@ -102,6 +105,7 @@ def _announce(state: RoundState, _: Connected, __: float) -> Step:
 
 
 def _reconnect(state: RoundState) -> Step:
+    state = reduce(excuse_upload, list(state.uploads), state)
     serving, trouble = state.serving.reconnected()
     return replace(state, serving=serving), (Warn(trouble),) if trouble else ()
 
@@ -126,11 +130,11 @@ def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
 
 def _wait_on(state: RoundState, now: float) -> Step:
     """Wait for agents once more. Where nobody comes at all people are told, ever more seldom."""
-    state = replace(state, deadline=now + state.plan.gather_s)
+    state = replace(state, deadline=now + state.gather_seconds)
     if len(state.presence):
         return replace(state, nobody=0, strangers=0), ()
     state = replace(state, nobody=state.nobody + 1)
-    warning = WarnNobody(state.nobody * state.plan.gather_s, state.strangers)
+    warning = WarnNobody(state.nobody * state.gather_seconds, state.strangers)
     return state, (warning,) if is_worth_saying(state.nobody) else ()
 
 
@@ -201,9 +205,12 @@ def _note_misses(state: RoundState, now: float) -> RoundState:
 
 
 def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
+    is_new = said.agent not in state.presence
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
         return state, refusal
+    if is_new:
+        state = replace(state, arrivals=state.arrivals.came(now))
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         return open_round(state, now)
     return state, (Send(said.agent, no_work()),)
@@ -212,7 +219,7 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        state, astray = note_base(state, said)
+        state, astray = note_base(excuse_upload(state, agent), said)
         return state, (*astray, Send(agent, assignment(state, agent, now)))  # it keeps its place by asking for its work
     if member is not None and member.standing is Standing.STORING:
         return state, ()

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from rpds import HashTrieMap
 
+from aggregator.arrivals import FIRST_GATHERING_S, Arrivals
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from aggregator.response_times import ResponseTimes, first_deadline_s
@@ -181,8 +182,8 @@ class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `clock_steps_per_round`: by how many steps a round moves the clock of the pruning schedule. `hold_out`: the share of
-    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, None if they follow from what
-    was seen of the devices.
+    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, and `gather_s` those of the
+    wait for a full cohort before it; each None if it follows from what was seen of the devices.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
@@ -199,7 +200,7 @@ class Plan:
     cohort: int
     quorum: int
     deadline_s: float | None
-    gather_s: float
+    gather_s: float | None
     seed: int
     task: Content
     clock_steps_per_round: int
@@ -256,12 +257,13 @@ class RoundState:
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
-    updates on their way in, `uploads_bytes` their sizes together; `came`: chunks of the round's updates that came to
-    the process before this one. `owed`: answers to agents that
+    updates on their way in, `uploads_bytes` their sizes together; `is_proven`: a chunk of the largest size came of one;
+    `came`: chunks of the round's updates that came to the process before this one. `owed`: answers to agents that
     do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
     the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
     second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
+    `arrivals`: when agents came, in this gathering and the last ones.
     `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
     that have not said a word since they were assigned lose their places.
     """
@@ -278,6 +280,7 @@ class RoundState:
     left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
+    is_proven: bool = False
     came: HashTrieMap[bytes, tuple[Chunk, ...]] = _NOTHING_CAME
     owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
     acknowledge_at: float | None = None
@@ -290,6 +293,7 @@ class RoundState:
     answer_by: float | None = None
     deadline: float | None = None
     spares: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
     response_times: ResponseTimes = field(default_factory=ResponseTimes)
 
     @property
@@ -301,6 +305,14 @@ class RoundState:
     def room(self) -> int:
         """Places in the cohort, and beside it, that nobody holds."""
         return self.plan.cohort + self.spares - self.cohort.places_taken
+
+    @property
+    def gather_seconds(self) -> float:
+        """The seconds that a round waits for a full cohort before a quorum is enough. For a fleet that is named it
+        waits as long as it ever does, since cohorts must not vary."""
+        if self.plan.gather_s is not None:
+            return self.plan.gather_s
+        return FIRST_GATHERING_S if self.plan.fleet or not len(self.presence) else self.arrivals.gather_s
 
     @property
     def seconds(self) -> float:

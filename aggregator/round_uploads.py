@@ -82,6 +82,9 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     if upload is None or member is None or not member.has_work:
         return state, ()
     receiving, need = upload.receiving.add(chunk, now)
+    is_largest = receiving.link.is_proven and receiving.link.chunk_bytes == state.plan.chunk_bytes
+    if is_largest and not state.is_proven:
+        state = replace(state, is_proven=True)
     if not receiving.is_complete:
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
         kept = () if receiving is upload.receiving else (KeepChunk(receiving.content, chunk),)
@@ -142,6 +145,15 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     return state, actions
 
 
+def excuse_upload(state: RoundState, agent: str) -> RoundState:
+    """The agent, or this gateway, has connected anew: chunks that did not come may have been lost with the connection,
+    and not since the broker takes none so large."""
+    upload = state.uploads.get(agent)
+    if upload is None or not upload.receiving.unanswered:
+        return state
+    return replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=upload.receiving.excused())))
+
+
 def drop_upload(state: RoundState, agent: str) -> RoundState:
     upload = state.uploads.get(agent)
     if upload is None:
@@ -176,7 +188,8 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
 def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple[RoundState, Need | None]:
     """Begin to receive an update, with what came of it before; and what to ask for, if anything is missing."""
     content = submit.content
-    link, came = LinkTraits(state.plan.chunk_bytes), state.came.get(content.digest) or ()
+    # What passed of others' updates mostly passes of this one's: an agent may merely be too busy to send it.
+    link, came = LinkTraits(state.plan.chunk_bytes, is_proven=state.is_proven), state.came.get(content.digest) or ()
     receiving, need = Receiving.resume(content, now, agent, link, came)
     state = replace(
         state,

@@ -29,7 +29,8 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
     `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. None: the
     deadline follows from what was seen of the devices (see `aggregator.response_times`). A round
-    opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are.
+    opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are; None: how long it waits
+    for more follows from when agents came before (see `aggregator.arrivals`).
 
     `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
     of them, and samples its cohort from them. `examples_cap` bounds what one update may weigh, in medians of the
@@ -41,7 +42,7 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cohort: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
     quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     deadline_s: _Seconds | None = None
-    gather_s: _Seconds = 30.0
+    gather_s: _Seconds | None = None
     fleet: tuple[str, ...] = ()
     examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
     patience: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
