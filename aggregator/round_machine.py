@@ -2,11 +2,14 @@
 
 The ways between phases, and the events that take them (drawn from the table, see `fedprune.wire.transitions.chart`)::
 
-    GATHERING -> TRAINING  Ticked, CheckIn
+    GATHERING -> TRAINING  Ticked, CheckIn, RoundGiven
+    GATHERING -> DONE      RoundGiven
     TRAINING -> MERGING    Connected, Ticked, Submit, Failed, UpdateStored, UpdateRefused
-    MERGING -> GATHERING   Merged
-    MERGING -> TRAINING    Merged
-    MERGING -> DONE        Merged
+    TRAINING -> GATHERING  RoundGiven
+    TRAINING -> DONE       RoundGiven
+    MERGING -> GATHERING   Merged, RoundGiven
+    MERGING -> TRAINING    Merged, RoundGiven
+    MERGING -> DONE        Merged, RoundGiven
 
 An update is accepted once the shell has made it durable (`UpdateStored`). Nothing merges while an update is on its
 way to the disk, so what was accepted is merged. Every message may come twice, late and in any order. Messages
@@ -24,7 +27,7 @@ from aggregator.cohort import Member, Standing
 from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_bases import base_of, may_fetch, note_base
-from aggregator.round_course import close, go_on, merge_if_complete, next_round, open_round, serve
+from aggregator.round_course import begin_given, close, go_on, merge_if_complete, next_round, open_round, serve
 from aggregator.round_places import (
     ANSWER_S,
     deadline_missed,
@@ -43,6 +46,7 @@ from aggregator.round_state import (
     Merged,
     Phase,
     Publish,
+    RoundGiven,
     RoundState,
     Said,
     Send,
@@ -339,6 +343,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.GATHERING, Submit): row(answer_outside_round),
     (Phase.GATHERING, Chunk): row(_ignore),
     (Phase.GATHERING, Failed): row(_ignore),
+    (Phase.GATHERING, RoundGiven): row(begin_given, Phase.TRAINING, Phase.DONE),
     (Phase.TRAINING, Connected): row(_connect_training, Phase.MERGING),
     (Phase.TRAINING, Ticked): row(_tick_training, Phase.MERGING),
     (Phase.TRAINING, LinkDrained): row(_drain),
@@ -350,6 +355,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.TRAINING, Failed): row(_excuse, Phase.MERGING),
     (Phase.TRAINING, UpdateStored): row(_accept, Phase.MERGING),
     (Phase.TRAINING, UpdateRefused): row(_refuse, Phase.MERGING),
+    (Phase.TRAINING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.DONE),
     (Phase.MERGING, Connected): row(_announce),
     (Phase.MERGING, Ticked): row(_tick),
     (Phase.MERGING, LinkDrained): row(_drain),
@@ -360,6 +366,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.MERGING, Chunk): row(_ignore),
     (Phase.MERGING, Failed): row(_ignore),
     (Phase.MERGING, Merged): row(next_round, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
+    (Phase.MERGING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
     (Phase.DONE, Connected): row(_announce),
     (Phase.DONE, Ticked): row(_tick),
     (Phase.DONE, LinkDrained): row(_drain),

@@ -78,6 +78,18 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class RoundGiven:
+    """Of a sub-gateway: its parent has it do round `round`, of that model, within so many `seconds`; or, where there is
+    no model, the federation is over. Whatever round was open is so no more. `left_out` gives the reason for each of its
+    accepted updates that the parent does without, by agent."""
+
+    round: int
+    model: Model | None
+    seconds: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LinkDrained:
     """The broker has all that was published."""
 
@@ -87,7 +99,7 @@ class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Connected | Said | UpdateStored | UpdateRefused | Merged | LinkDrained | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | Merged | RoundGiven | LinkDrained | Ticked
 
 
 # Actions
@@ -189,6 +201,8 @@ class Plan:
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
+    `sub_gateways` are the agents whose updates are partial sums, of `max_part_bytes` at most: what they weigh is not
+    capped, since that was done below.
     `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
     version 0 is random, and follows from the task alone.
     `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
@@ -214,6 +228,8 @@ class Plan:
     seeded: bool = False
     chunk_bytes: int = CHUNK_BYTES
     statement: bytes = b""
+    sub_gateways: frozenset[str] = frozenset()
+    max_part_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,7 +281,8 @@ class RoundState:
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `arrivals`: when agents came, in this gathering and the last ones.
     `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
-    that have not said a word since they were assigned lose their places.
+    that have not said a word since they were assigned lose their places. `most_seconds` are those that a sub-gateway's
+    parent gives it.
     """
 
     plan: Plan
@@ -292,6 +309,7 @@ class RoundState:
     strangers: int = 0
     answer_by: float | None = None
     deadline: float | None = None
+    most_seconds: float = math.inf
     spares: int = 0
     arrivals: Arrivals = field(default_factory=Arrivals)
     response_times: ResponseTimes = field(default_factory=ResponseTimes)
@@ -318,11 +336,11 @@ class RoundState:
     def seconds(self) -> float:
         """The seconds that the round's members are given."""
         if self.plan.deadline_s is not None:
-            return self.plan.deadline_s
+            return min(self.plan.deadline_s, self.most_seconds)
         members = self.cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE, Standing.STORING)
         first = first_deadline_s(self.model.content.size)
         quorum = max(1, self.plan.quorum - self.cohort.accepted)
-        return self.response_times.deadline_s(members, quorum, first)
+        return min(self.response_times.deadline_s(members, quorum, first), self.most_seconds)
 
 
 def resume(
@@ -339,6 +357,7 @@ def resume(
     has_settled: bool = False,
     came: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({}),
     response_times: ResponseTimes | None = None,
+    most_seconds: float = math.inf,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -364,6 +383,7 @@ def resume(
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
         came=HashTrieMap(came),
+        most_seconds=most_seconds,
         response_times=response_times or ResponseTimes(),
         serving=reduce(Serving.offer, model.contents, Serving(chunk_bytes=plan.chunk_bytes).offer(plan.task)),
         served=(model,),

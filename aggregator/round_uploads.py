@@ -65,8 +65,10 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         if not member.has_work:  # a message that came twice is no second try
             return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
-    if submit.content.size > state.plan.max_update_bytes:
-        return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
+    is_part = agent in state.plan.sub_gateways
+    most_bytes = state.plan.max_part_bytes if is_part else state.plan.max_update_bytes
+    if submit.content.size > most_bytes:
+        return refuse_update(state, agent, submit, f"over {most_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
         member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
@@ -204,7 +206,9 @@ def _store(state: RoundState, agent: str, blob: bytes) -> Step:
     """The update is here: make it durable."""
     submit, member = state.uploads[agent].submit, state.cohort.members[agent]
     state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=Standing.STORING)))
-    return state, (StoreUpdate(agent, submit, blob, min(submit.examples, member.examples, state.cap)),)
+    is_part = agent in state.plan.sub_gateways
+    weight = submit.examples if is_part else min(submit.examples, member.examples, state.cap)
+    return state, (StoreUpdate(agent, submit, blob, weight),)
 
 
 def _opened(said: Said) -> tuple[Submit, bytes]:

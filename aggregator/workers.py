@@ -61,6 +61,7 @@ class Job:
     codec: str
     aggregation: Aggregation
     checkpoints: Path
+    sub_gateways: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ class Workers:
     def processes(self) -> list[int]:
         """Their ids."""
         return [worker.process for worker in self._workers]
+
+    def has(self, worker: _Worker) -> bool:
+        """True for a worker of these, and not of those that another run had."""
+        return worker in self._workers
 
     def check(self, updates: Sequence[StoreUpdate], version: int) -> None:
         """Have updates to a version of the model checked, and folded."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import select
 import ssl
 import threading
@@ -28,7 +27,7 @@ from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
 from fedprune.wire.broker import Broker, Tls
 from fedprune.wire.inbox import Inbox
-from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
+from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 from fedprune.wire.reconnecting import reconnect_delay
@@ -61,7 +60,7 @@ class MqttLink:
     """
 
     def __init__(
-        self, broker: Broker, client_id: str, events: queue.SimpleQueue[Any], *, will: tuple[str, bytes] | None = None
+        self, broker: Broker, client_id: str, events: Events, *, will: tuple[str, bytes] | None = None
     ) -> None:
         self._addresses = broker.addresses
         self._settings = self._addresses[0]

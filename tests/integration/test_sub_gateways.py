@@ -1,0 +1,99 @@
+"""Gateways below a gateway, as real processes on brokers of their own: the parent learns what it would of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedprune.model.tensors import weights_digest
+from fedprune.task.checkpoints import load_latest
+from tests.brokers import MISSING, Mosquitto
+from tests.federations import NAME, Site
+from tests.processes import Child, toml
+
+ROUNDS = 3
+BELOW = {"north": ("pi-1", "pi-2"), "south": ("pi-3", "pi-4")}
+LIMITS = {"count": ROUNDS, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
+FRUGAL = {"preset": "frugal"}
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+def learned(site: Site) -> tuple[str, str]:
+    """The digests of the model, and of the parent's own weights."""
+    checkpoint = load_latest(site.path / "run")
+    assert checkpoint.version == ROUNDS
+    return weights_digest(checkpoint.weights), weights_digest(checkpoint.exact)
+
+
+def flat(path: Path, url: str, task: Path, **changes: Any) -> tuple[str, str]:
+    """What one gateway learns of all agents."""
+    site = Site(path, url, task)
+    with ExitStack() as running:
+        for agent in (agent for agents in BELOW.values() for agent in agents):
+            running.enter_context(Child("agent", "--config", site.agent(agent)))
+        federation = site.federation("run", rounds={**LIMITS, "cohort": 4}, **changes)
+        with Child("aggregator", federation) as aggregator:
+            assert aggregator.ends() == 0
+    return learned(site)
+
+
+class Tree:
+    """A parent's site, and those of the gateways below it, each with a broker of its own."""
+
+    def __init__(self, path: Path, task: Path, brokers: dict[str, str], **changes: Any) -> None:
+        self.site, self._brokers, self._changes = Site(path, brokers["parent"], task), brokers, changes
+
+    def parent(self) -> Child:
+        rounds = {**LIMITS, "cohort": 2, "sub_gateways": list(BELOW)}
+        return Child("aggregator", self.site.federation("run", rounds=rounds, **self._changes))
+
+    def gateway(self, name: str) -> Child:
+        settings = {
+            "name": f"{name}-fleet",
+            "state": f"state-of-{name}",
+            "broker": {"url": self._brokers[name]},
+            "rounds": {"cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0},
+            "parent": {"name": name, "federation": NAME, "broker": {"url": self._brokers["parent"]}},
+        }
+        path = self.site.path / f"{name}.toml"
+        path.write_text(toml(settings))
+        return Child("sub-gateway", path)
+
+    def agent(self, name: str, gateway: str) -> Child:
+        config = self.site.agent(name, federation=f"{gateway}-fleet", broker={"url": self._brokers[gateway]})
+        return Child("agent", "--config", config)
+
+    @contextmanager
+    def agents(self) -> Iterator[dict[str, Child]]:
+        with ExitStack() as running:
+            yield {
+                agent: running.enter_context(self.agent(agent, gateway))
+                for gateway, agents in BELOW.items()
+                for agent in agents
+            }
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with ExitStack() as running:
+        yield {name: running.enter_context(Mosquitto(tmp_path_factory.mktemp(name))).url for name in ("parent", *BELOW)}
+
+
+@pytest.mark.parametrize("codec", [{}, FRUGAL], ids=["whole models", "deltas"])
+def test_a_parent_learns_of_partial_sums_what_it_would_of_all_agents(
+    tmp_path: Path, brokers: dict[str, str], tiny_task: Path, codec: dict[str, str]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "tree").mkdir()
+    expected = flat(tmp_path / "flat", brokers["parent"], tiny_task, codec=codec)
+
+    tree = Tree(tmp_path / "tree", tiny_task, brokers, codec=codec)
+    with tree.agents(), tree.gateway("north") as north, tree.gateway("south") as south, tree.parent() as parent:
+        assert [child.ends() for child in (parent, north, south)] == [0, 0, 0]
+
+    assert learned(tree.site) == expected
