@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from aggregator.book import Book
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
+from fedprune.task.run_directory import BOOK
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, Site
 from tests.processes import Child, toml
@@ -84,16 +86,37 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         yield {name: running.enter_context(Mosquitto(tmp_path_factory.mktemp(name))).url for name in ("parent", *BELOW)}
 
 
-@pytest.mark.parametrize("codec", [{}, FRUGAL], ids=["whole models", "deltas"])
-def test_a_parent_learns_of_partial_sums_what_it_would_of_all_agents(
-    tmp_path: Path, brokers: dict[str, str], tiny_task: Path, codec: dict[str, str]
+def test_a_parent_learns_of_deltas_and_partial_sums_what_it_would_of_all_agents(
+    tmp_path_factory: pytest.TempPathFactory, brokers: dict[str, str], tiny_task: Path
 ) -> None:
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "tree").mkdir()
-    expected = flat(tmp_path / "flat", brokers["parent"], tiny_task, codec=codec)
+    expected = flat(tmp_path_factory.mktemp("flat"), brokers["parent"], tiny_task, codec=FRUGAL)
 
-    tree = Tree(tmp_path / "tree", tiny_task, brokers, codec=codec)
+    tree = Tree(tmp_path_factory.mktemp("tree"), tiny_task, brokers, codec=FRUGAL)
     with tree.agents(), tree.gateway("north") as north, tree.gateway("south") as south, tree.parent() as parent:
         assert [child.ends() for child in (parent, north, south)] == [0, 0, 0]
 
     assert learned(tree.site) == expected
+
+
+def test_a_sub_gateway_and_its_parent_that_are_killed_in_the_middle_of_rounds_lose_nothing(
+    tmp_path_factory: pytest.TempPathFactory, brokers: dict[str, str], tiny_task: Path
+) -> None:
+    expected = flat(tmp_path_factory.mktemp("flat"), brokers["parent"], tiny_task)
+
+    tree = Tree(tmp_path_factory.mktemp("killed"), tiny_task, brokers)
+    with tree.agents() as agents, tree.gateway("south") as south, tree.parent() as parent:
+        with tree.gateway("north") as north:
+            agents["pi-2"].says("round 1: training")
+            with agents["pi-2"].held_up():
+                agents["pi-1"].says("waiting for work")  # its update is accepted, the other's is missing
+                north.kill()
+        with tree.gateway("north") as north:
+            north.says("round 1: submitting")
+            parent.kill()
+            with tree.parent() as parent_again:
+                assert [child.ends() for child in (parent_again, north, south)] == [0, 0, 0]
+
+    assert learned(tree.site) == expected
+    book = Book.open(tree.site.path / "run" / BOOK)
+    assert [sorted(book.accepted(round_)) for round_ in range(ROUNDS)] == [sorted(BELOW)] * ROUNDS
+    book.close()
