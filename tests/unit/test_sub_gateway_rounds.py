@@ -296,7 +296,9 @@ def test_a_part_that_is_an_outlier_is_left_out_whole(tmp_path: Path) -> None:
 def bundles() -> dict[str, Bundle]:
     return {
         "share a mask": make_bundle(MaskPolicy.OWN),
-        "without regrowth": make_bundle(MaskPolicy.SHARED, regrowth=Regrowth(fraction=0.1, every_rounds=1, until_round=2)),
+        "without regrowth": make_bundle(
+            MaskPolicy.SHARED, regrowth=Regrowth(fraction=0.1, every_rounds=1, until_round=2)
+        ),
         "FedNova": BUNDLE,
     }
 
