@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,19 @@ import msgspec
 import pytest
 
 from aggregator.book import Book
+from aggregator.folding import Folding
 from aggregator.global_model import restored_model
+from aggregator.merging import Aggregate
 from aggregator.part_runner import GivenRound, PartRunner
+from aggregator.partial_sum import encode_partial_sum
 from aggregator.round_answers import terms
 from aggregator.round_state import Phase
 from aggregator.run_store import RunStore
 from aggregator.runner import AggregatorRunner
 from aggregator.servable import check_servable
-from aggregator.settings import Aggregation, FederationSettings, Rounds
+from aggregator.settings import AS_USUAL, Aggregation, FederationSettings, Rounds
 from aggregator.update_sizes import most_part_bytes
-from fedprune.codecs import Values
+from fedprune.codecs import Values, parse_codec
 from fedprune.errors import ConfigurationError
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
@@ -31,6 +35,7 @@ from fedprune.wire.transfer import content_of
 from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell
 from tests.recorder import Recorder
 from tests.samples import chunks
+from tests.shrinking import SEED, Shrinking, bundle_of
 from tests.simulation.world import make_bundle
 
 AGENTS = tuple(f"pi-{number}" for number in range(6))
@@ -313,3 +318,26 @@ def test_what_needs_single_updates_is_refused_where_there_are_sub_gateways(why: 
     )
     with pytest.raises(ConfigurationError, match=f"rounds.sub_gateways: .*{why}"):
         check_servable(settings, bundles()[why])
+
+
+def test_parts_of_a_network_that_has_lost_units_come_to_the_same_bits(tmp_path: Path) -> None:
+    site = Shrinking(tmp_path, bundle_of(), agents=4)
+    site.run(2)
+    assert not site.form.is_whole
+    model, bundle, codec = site.model.checkpoint, site.bundle, parse_codec(site.codec)
+    updates = {agent: site.train(agent) for agent in site.names}
+
+    def folded(agents: Sequence[str]) -> Aggregate:
+        folding = Folding(bundle.task, bundle.network, SEED, codec, AS_USUAL)
+        for agent in agents:
+            folding.take(updates[agent].update.blob, agent, model, updates[agent].submit.examples)
+        return folding.folded(model).sums
+
+    root = Folding(bundle.task, bundle.network, SEED, codec, AS_USUAL, frozenset({"north", "south"}))
+    for name, agents in (("north", site.names[:1]), ("south", site.names[1:])):
+        sums = folded(agents)
+        part = encode_partial_sum(sums, bytes.fromhex(weights_digest(model.weights)))
+        root.take(part, name, model, sums.examples)
+
+    whole = folded(site.names).result(model.exact)
+    assert weights_digest(root.folded(model).sums.result(model.exact).weights) == weights_digest(whole.weights)
