@@ -2,8 +2,8 @@
 
 To its agents a sub-gateway is a gateway like any other, with a run, a book and a signature of its own. The model is the
 parent's, which evaluates and prunes it. Outliers among the agents are judged here, where their norms are known, and the
-parent judges parts. An update is accepted once it is on this disk; a part is handed over, durably, before its round
-counts as done here, and its updates stay until the parent gives another round.
+parent judges parts. An update is accepted once it is on this disk, and stays there until the parent gives another
+round: so a part that was lost with the process, or is asked for again, is made once more, of the same bits.
 """
 
 from __future__ import annotations
@@ -157,16 +157,18 @@ class PartRunner(UpdateExchange):
         )
 
     def _merge(self, round_: int) -> list[Event]:
-        """Hand the round's part over; which round is next is for the parent to say."""
+        """Hand the round's part over, once it is booked; which round is next is for the parent to say."""
         book = self._store.book
         updates = book.accepted(round_)
-        sums, merged = self._merger.part(self._model, updates, book.records())
+        records = book.records()
+        sums, merged = self._merger.part(self._model, updates, [each for each in records if each.round < round_])
+        if all(each.round != round_ for each in records):
+            record = self._record(round_, updates, merged, [])
+            book.finish(record, merged.left_out)
+            say_left_out(self._merge_log, round_, merged)
+            self._report(record)
         checkpoint = self._model.checkpoint
         part = encode_partial_sum(sums, bytes.fromhex(weights_digest(checkpoint.weights)))
         taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
         self._hand_over(part_submit(checkpoint.run, round_, part, taken, self._task), part)
-        record = self._record(round_, updates, merged, [])
-        book.finish(record, merged.left_out)
-        say_left_out(self._merge_log, round_, merged)
-        self._report(record)
         return []
