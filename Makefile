@@ -1,6 +1,6 @@
 # `make` lists the targets. Each first calls deploy/setup.sh, which does nothing once everything is in place.
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all bench deb lint lock clean setup test-tools
+.PHONY: help demo check test test-all bench deb lint lock audit clean setup test-tools
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
@@ -31,6 +31,7 @@ bench: setup ## Measure all that docs/MEASURED.md claims of speed, memory and ac
 	$(BIN)/python -m benchmarks.against_dense || failed=1; \
 	$(BIN)/python -m benchmarks.pruning --json benchmarks/results/pruning.json || failed=1; \
 	$(BIN)/python -m benchmarks.agent_memory || failed=1; \
+	$(BIN)/python -m benchmarks.agent_start || failed=1; \
 	$(BIN)/python -m benchmarks.device_memory || failed=1; \
 	$(BIN)/python -m benchmarks.large_data || failed=1; \
 	$(BIN)/python -m benchmarks.training_throughput || failed=1; \
@@ -66,6 +67,9 @@ lint: setup ## Check style, types and import rules only
 
 lock: setup ## Pin in requirements/*.txt what pyproject.toml asks for
 	deploy/lock.sh
+
+audit: setup ## Look up the pinned packages among known vulnerabilities, at PyPI
+	deploy/audit.sh
 
 clean: ## Remove .venv and what the tools cache; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

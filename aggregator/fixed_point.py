@@ -86,9 +86,9 @@ class FixedPointSum:
             self._digits = [single]
 
     def _largest(self, values: NDArray[np.floating], scale: float) -> int:
-        """The largest magnitude, as a whole multiple."""
+        """The largest magnitude, as a whole multiple; `round` rounds as `numpy.rint` does."""
         largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-        return int(self._fixed(np.array([largest]), scale)[0])
+        return round(largest * scale * 2.0**self.fraction_bits)
 
     def _add_all(self, values: NDArray[np.floating], weight: int, scale: float) -> None:
         flat = values.reshape(-1)
@@ -99,8 +99,7 @@ class FixedPointSum:
     def _fixed(self, values: NDArray[np.floating], scale: float) -> NDArray[np.float64]:
         """Whole multiples of 2^-`fraction_bits`."""
         fixed = values.astype(np.float64)
-        fixed *= scale
-        fixed *= 2.0**self.fraction_bits
+        fixed *= scale * 2.0**self.fraction_bits  # as exact as one after the other: a power of two rounds nothing
         return np.rint(fixed, out=fixed)
 
     def _add_fixed(self, piece: slice, fixed: NDArray[np.float64], weight: int) -> None:

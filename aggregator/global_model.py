@@ -83,12 +83,12 @@ def new_model(
     mask: Mask = mask_of_version(task, version, weights, previous, scores)
     if votes is not None:
         mask = regrown_mask(task, version, weights, mask, previous, votes)
-    state = mask_state(optimizer_state, mask)
-    table, units, name = task.table, None, b""
+    table, units, name, state = task.table, None, b"", optimizer_state
     if form is not None:
         table, units, name = form.task.table, form.units, form.name
         if not form.is_whole:
             weights, mask, state = form.cut_all(weights), form.cut_all(mask), form.cut_parts(state)
+    state = mask_state(state, mask)
     exact = SparseWeights.of(weights, mask)
     encoded = encode_model(exact, mask, table, values)
     decoded = SparseWeights.of(table.with_unsent(decode_model(encoded, table)[0], exact), mask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from aggregator.cohort import Member
 from aggregator.round_state import LedAstray, RoundState, Said, Step
 from fedprune.system.values import replace
@@ -25,9 +27,11 @@ def base_of(state: RoundState, check_in: CheckIn) -> int:
 def with_base(member: Member, base: int, round_: int) -> Member:
     """A member that says what it can go on from."""
     if not 0 <= base < round_:  # nothing leads from there
-        return replace(member, base=base)
-    bases = member.bases | {base}
-    return replace(member, base=-1) if len(bases) > MOST_BASES else replace(member, base=base, bases=bases)
+        return msgspec.structs.replace(member, base=base)
+    bases = member.bases if base in member.bases else (*member.bases, base)
+    if len(bases) > MOST_BASES:
+        return msgspec.structs.replace(member, base=-1)
+    return msgspec.structs.replace(member, base=base, bases=bases)
 
 
 def note_base(state: RoundState, said: Said) -> Step:
@@ -42,7 +46,7 @@ def note_base(state: RoundState, said: Said) -> Step:
     member, base = state.cohort.get(agent), base_of(state, check_in)
     if member is None:
         return state, ()
-    member = replace(member, knows_terms=check_in.terms == state.plan.incarnation)
+    member = msgspec.structs.replace(member, knows_terms=check_in.terms == state.plan.incarnation)
     if base == member.base:
         return replace(state, cohort=state.cohort.put(agent, member)), ()
     state = replace(state, cohort=state.cohort.put(agent, with_base(member, base, state.round)))

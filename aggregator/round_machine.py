@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+import msgspec
+
 from aggregator.cohort import Member, Standing
 from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
@@ -288,7 +290,8 @@ def _note_begun(state: RoundState, said: Said, _: float) -> Step:
 def _keep_place(state: RoundState, agent: str, member: Member) -> RoundState:
     """A member that was heard keeps its place, or gets it back if it is still free."""
     standing = Standing.ASSIGNED if state.room > 0 else member.standing
-    return replace(state, cohort=state.cohort.put(agent, replace(member, standing=standing, answered=True)))
+    member = msgspec.structs.replace(member, standing=standing, answered=True)
+    return replace(state, cohort=state.cohort.put(agent, member))
 
 
 def _send_away(state: RoundState, said: Said, _: float) -> Step:
@@ -310,7 +313,7 @@ def _excuse(state: RoundState, said: Said, now: float) -> Step:
     assert isinstance(failed, Failed)
     if failed.run != state.plan.run or failed.round != state.round or member is None or not member.has_work:
         return state, ()
-    member = replace(member, standing=Standing.FAILED, why=failed.why, rests=failed.rests)
+    member = msgspec.structs.replace(member, standing=Standing.FAILED, why=failed.why, rests=failed.rests)
     state = replace(drop_upload(state, agent), response_times=state.response_times.with_failure())
     presence = state.presence.without(agent)
     return go_on(replace(state, cohort=state.cohort.put(agent, member), presence=presence), now)

@@ -221,7 +221,8 @@ class Merger:
         del sums
         weights, state = merged.weights, checkpoint.optimizer_state
         if (optimizer := self._aggregation.optimizer) is not None:
-            weights, state = server_step(optimizer, checkpoint.exact, weights, state, self.form_of(model).task.table)
+            table = self.form_of(model).task.table
+            weights, state = server_step(optimizer, checkpoint.exact, weights, state, merged.mask, table)
         scores = None if scoring is None else scoring.scores(checkpoint.weights)
         if voting is None:
             return self._next(model, weights, merged.mask, state, scores), 0

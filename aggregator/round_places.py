@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
+import msgspec
 from rpds import HashTrieMap
 
 from aggregator.cohort import Member, Standing
@@ -57,7 +58,7 @@ def assign(state: RoundState, selected: list[str], now: float) -> Step:
         former, waiting = cohort.get(agent), presence[agent]
         member = Member(Standing.ASSIGNED, waiting.examples, now, knows_terms=waiting.knows_terms)
         if former is not None:
-            member = replace(member, refusals=former.refusals, why=former.why, bases=former.bases)
+            member = msgspec.structs.replace(member, refusals=former.refusals, why=former.why, bases=former.bases)
         cohort = cohort.put(agent, with_base(member, waiting.base, state.round))
         presence = presence.without(agent)
     answer_by = now + ANSWER_S if state.answer_by is None else state.answer_by
@@ -83,7 +84,7 @@ def replace_silent(state: RoundState, now: float) -> Step:
         if member.answered:
             continue
         if member.assigned_at <= now - ANSWER_S:
-            cohort = cohort.put(agent, replace(member, standing=Standing.SILENT))
+            cohort = cohort.put(agent, msgspec.structs.replace(member, standing=Standing.SILENT))
         else:
             is_due_again = True
     answer_by = now + ANSWER_S if is_due_again else None

@@ -14,13 +14,13 @@ from enum import Enum, auto
 from functools import reduce
 from types import MappingProxyType
 
+import msgspec
 from rpds import HashTrieMap
 
 from aggregator.arrivals import FIRST_GATHERING_S, Arrivals
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from aggregator.response_times import ResponseTimes, first_deadline_s
-from fedprune.system.values import replace
 from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
@@ -105,7 +105,7 @@ Event = Connected | Said | UpdateStored | UpdateRefused | Merged | RoundGiven | 
 # Actions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Send:
     agent: str
     message: Message
@@ -370,7 +370,7 @@ def resume(
     for agent, examples in assigned.items():
         member = Member(Standing.ASSIGNED, examples)
         if agent in accepted:
-            member = replace(member, standing=Standing.ACCEPTED, digest=accepted[agent])
+            member = msgspec.structs.replace(member, standing=Standing.ACCEPTED, digest=accepted[agent])
         cohort = cohort.put(agent, member)
     return RoundState(
         plan,

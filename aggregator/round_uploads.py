@@ -70,8 +70,8 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
     if submit.content.size > most_bytes:
         return refuse_update(state, agent, submit, f"over {most_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
-        member = replace(member, standing=Standing.ASSIGNED, why="", rests=False)
-    state = replace(state, cohort=state.cohort.put(agent, replace(member, answered=True)))
+        member = msgspec.structs.replace(member, standing=Standing.ASSIGNED, why="", rests=False)
+    state = replace(state, cohort=state.cohort.put(agent, msgspec.structs.replace(member, answered=True)))
     if blob:
         return _store(_receive(drop_upload(state, agent), agent, submit, now)[0], agent, blob)
     return _admit(state, agent, submit, now)
@@ -107,7 +107,7 @@ def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
     if math.isfinite(member.assigned_at):  # else a process before this one assigned it
         times = times.with_response(agent, now - member.assigned_at)
     submit = state.uploads[agent].submit
-    member = replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
+    member = msgspec.structs.replace(member, standing=Standing.ACCEPTED, digest=submit.content.digest)
     examples = min(member.examples, submit.examples)
     return replace(
         drop_upload(state, agent),
@@ -134,7 +134,7 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     member = state.cohort.members[agent]
     refusals = member.refusals + 1
     standing = Standing.OUT if refusals >= MOST_REFUSALS else Standing.FAILED
-    member = replace(member, standing=standing, refusals=refusals, why=why[:1000], rests=False)
+    member = msgspec.structs.replace(member, standing=standing, refusals=refusals, why=why[:1000], rests=False)
     state = replace(
         drop_upload(state, agent),
         refused=state.refused.insert(agent, submit.content.digest),
@@ -177,7 +177,7 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
     if not _has_room(state, submit):
         state = _drop_stalled(state, now)
     if not _has_room(state, submit):
-        state = replace(state, cohort=state.cohort.put(agent, replace(member, told_to_wait=True)))
+        state = replace(state, cohort=state.cohort.put(agent, msgspec.structs.replace(member, told_to_wait=True)))
         return state, (Send(agent, need_of(submit.content, (), CHUNK_SIZES[0])),)
     is_resumed = submit.content.digest in state.came
     state, missing = _receive(state, agent, submit, now)
@@ -205,7 +205,7 @@ def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple
 def _store(state: RoundState, agent: str, blob: bytes) -> Step:
     """The update is here: make it durable."""
     submit, member = state.uploads[agent].submit, state.cohort.members[agent]
-    state = replace(state, cohort=state.cohort.put(agent, replace(member, standing=Standing.STORING)))
+    state = replace(state, cohort=state.cohort.put(agent, msgspec.structs.replace(member, standing=Standing.STORING)))
     is_part = agent in state.plan.sub_gateways
     weight = submit.examples if is_part else min(submit.examples, member.examples, state.cap)
     return state, (StoreUpdate(agent, submit, blob, weight),)

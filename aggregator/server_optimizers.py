@@ -6,7 +6,7 @@ and rounded to float32 once, by operations that every machine rounds alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.sparse_weights import SparseWeights, kept_of
 
 _Rate = Annotated[float, msgspec.Meta(gt=0, le=1000)]
 _Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -68,8 +69,8 @@ ServerOptimizer = FedAvgM | FedAdam
 
 
 def server_step(
-    optimizer: ServerOptimizer, exact: Weights, merged: Weights, state: Weights, table: TensorTable
-) -> tuple[dict[str, Array], dict[str, Array]]:
+    optimizer: ServerOptimizer, exact: Weights, merged: Weights, state: Weights, mask: Mask, table: TensorTable
+) -> tuple[Weights, Weights]:
     """Take one step from `exact`, with what `merged` differs from it by as the delta.
 
     Args:
@@ -77,6 +78,7 @@ def server_step(
         exact: the gateway's unrounded weights before the round, float32, by tensor name.
         merged: the weights that the merge made of them.
         state: what the last step left, float32, by `part/tensor`; empty before the first one.
+        mask: where weights may be kept after the merge; elsewhere they and the state are 0, and nothing is computed.
         table: the task's tensor table.
 
     Returns:
@@ -88,23 +90,28 @@ def server_step(
         >>> table = TensorTable((TensorSpec("bias", (1,), "float32", TensorClass.DENSE, "dense"),))
         >>> exact, merged = {"bias": np.float32([1.0])}, {"bias": np.float32([1.5])}
         >>> state = {"momentum/bias": np.float32([2.0])}
-        >>> weights, state = server_step(FedAvgM(momentum=0.5), exact, merged, state, table)
+        >>> weights, state = server_step(FedAvgM(momentum=0.5), exact, merged, state, {}, table)
         >>> weights["bias"].tolist(), state["momentum/bias"].tolist()
         ([2.5], [1.5])
     """
-    weights, left = dict(merged), dict[str, Array]()
+    moved, left = dict[str, Array](), dict[str, Array]()
     for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
-        former = {part: state.get(f"{part}/{spec.name}") for part in optimizer.first}
-        moved, parts = _step(optimizer, exact[spec.name].reshape(-1), merged[spec.name].reshape(-1), former)
-        weights[spec.name] = moved.reshape(spec.shape)
-        left |= {f"{part}/{spec.name}": array.reshape(spec.shape) for part, array in parts.items()}
-    return weights, left
+        kept = mask.get(spec.name)
+        keys = {part: f"{part}/{spec.name}" for part in optimizer.first}
+        former = {part: kept_of(state, key, kept) if key in state else None for part, key in keys.items()}
+        weights, parts = _step(optimizer, kept_of(exact, spec.name, kept), kept_of(merged, spec.name, kept), former)
+        shape = spec.shape if kept is None else weights.shape
+        moved[spec.name] = weights.reshape(shape)
+        left |= {keys[part]: array.reshape(shape) for part, array in parts.items()}
+    others = {name: merged[name] for name in merged if name not in moved}
+    held = {name: others[name] if name in others else moved[name] for name in merged}
+    return SparseWeights(held, mask), SparseWeights(left, _of_parts(mask, left))
 
 
 def _step(
     optimizer: ServerOptimizer, before: Array, after: Array, former: Mapping[str, Array | None]
 ) -> tuple[Array, dict[str, Array]]:
-    """The step of one tensor `[n]`, and its state, of which nothing was there before the first step."""
+    """The step of the n kept values of a tensor, and their state, of which nothing was there before the first step."""
     moved, parts = np.empty(before.size, np.float32), {part: np.empty(before.size, np.float32) for part in former}
     for begin in range(0, before.size, _PIECE):
         piece = slice(begin, begin + _PIECE)
@@ -116,10 +123,15 @@ def _step(
     return moved, parts
 
 
-def mask_state(state: Weights, mask: Mask) -> dict[str, Array]:
+def mask_state(state: Weights, mask: Mask) -> Weights:
     """The state with 0 where `mask` prunes: a pruned weight has nothing that could move it, or the scores of others."""
-    places = {key: mask.get(key.partition("/")[2], np.True_) for key in state}
-    return {key: np.where(places[key], array, np.float32(0)) for key, array in state.items()}
+    return SparseWeights.of(state, _of_parts(mask, state))
+
+
+def _of_parts(mask: Mask, keys: Iterable[str]) -> Mask:
+    """The mask of each part of a state, by `part/tensor`, of the tensors that `mask` names."""
+    tensors = {key: key.partition("/")[2] for key in keys}
+    return {key: mask[name] for key, name in tensors.items() if name in mask}
 
 
 def check_state(optimizer: ServerOptimizer | None, state: Weights, table: TensorTable) -> None:

@@ -16,20 +16,15 @@ from aggregator.settings import Codec
 from benchmarks.children import Children, default_broker
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.demo.settings import cnn_table
 from benchmarks.federation import Federation, run_federation
-from benchmarks.task_file import BATCH_SIZE
-from fedprune.data.partition import parse_partition
-from fedprune.data.prepare import prepare
-from fedprune.data.source import open_source
-from fedprune.system.disk import Directory
+from benchmarks.pruned_cnn import build_pruned_cnn
 from fedprune.system.output import say
 from fedprune.task.bundle import load_bundle
 
 MOST_OF_UPDATE, MOST_OF_MODEL = 3.0, 2.0
 """Bytes that a round may write: on a device, of its update's; on the gateway, of the float32 model's."""
 
-_AGENTS, _EXAMPLES, _HELD_OUT, _SPARSITY = 2, 200, 1000, 0.8
+_AGENTS, _EXAMPLES, _HELD_OUT = 2, 200, 1000
 _WARM = 2
 """Rounds at the beginning that are not counted: devices write their task, and their training graph."""
 
@@ -86,7 +81,7 @@ def _claims(found: list[Wear]) -> dict[str, bool | None]:
 
 
 def _measure(codec: str, rounds: int, out: Path, children: Children) -> Wear:
-    _prepare(out, children)
+    build_pruned_cnn(out, children, agents=_AGENTS, examples=_EXAMPLES, held_out=_HELD_OUT)
     records: list[RoundRecord] = []
     federation = Federation(
         name="wear",
@@ -112,34 +107,6 @@ def _measure(codec: str, rounds: int, out: Path, children: Children) -> Wear:
         round(median(written)),
         round(median(record.bytes_written or 0 for record in counted)),
     )
-
-
-def _prepare(out: Path, children: Children) -> None:
-    split = prepare(
-        open_source("fashion-mnist"),
-        parse_partition("iid"),
-        agents=_AGENTS,
-        examples_per_agent=_EXAMPLES,
-        held_out=_HELD_OUT,
-        seed=1,
-        out=out / "data",
-    )
-    task = f"""\
-name = "wear"
-[model]
-{cnn_table(split, 1)}
-[training]
-steps_per_round = 4
-batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = 0.05 }}
-[pruning.schedule]
-kind = "constant"
-target_sparsity = {_SPARSITY}
-begin_step = 0
-frequency = 4
-"""
-    Directory(out).write("task.toml", task.encode())
-    children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
 
 
 if __name__ == "__main__":

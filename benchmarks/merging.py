@@ -3,7 +3,8 @@
 The model is a perceptron of 25 million parameters, 90 % pruned by a mask that all share. Speeds are of one core, in
 megabytes of the dense fp32 update a second of processor time, the best of some repetitions; beside them stands how fast
 memory of the same size is copied. Memory is the peak of a process that accepts the updates of a round, merges them,
-and keeps the next model and its checkpoint, beyond what the process takes before it has a model.
+and keeps the next model and its checkpoint, beyond what the process takes before it has a model; also with each server
+optimizer, whose state there is from the round before.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from aggregator.global_model import GlobalModel, new_model
+from aggregator.global_model import NO_STATE, GlobalModel, new_model
 from aggregator.merging import Aggregate
 from aggregator.outliers import norms_of
 from aggregator.round_merge import Merger
+from aggregator.server_optimizers import FedAdam, FedAvgM, ServerOptimizer, server_step
+from aggregator.settings import Aggregation
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.large_model import large_network, large_task
@@ -46,6 +49,7 @@ from fedprune.wire.transfer import content_of
 _SPARSITY, _EXAMPLES, _AGENTS = 0.9, 600, 4
 _SEED, _RUN = 1, "benchmark"
 _CHAINS = ("mask | int8", "mask | fp16", "mask | fp32", "mask | feedback(20) | topk(0.05) | ternary | rice")
+_OPTIMIZERS: dict[str, ServerOptimizer | None] = {"no optimizer": None, "FedAvgM": FedAvgM(), "FedAdam": FedAdam()}
 _LEAST_MB_S = 1000.0
 _MOST_BYTES = 16.0
 """A parameter. The model as fp32 takes 4; of the gateway's own one more for a mask, and for what is kept."""
@@ -63,13 +67,13 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Merging(msgspec.Struct, frozen=True):
-    """What is written to JSON. `bytes_per_parameter` are those of the whole round's peak."""
+    """What is written to JSON. `bytes_per_parameter` are those of the whole round's peak, by the server optimizer."""
 
     parameters: int
     sparsity: float
     memcpy_mb_s: float
     speeds: tuple[Speed, ...]
-    bytes_per_parameter: float
+    bytes_per_parameter: dict[str, float]
 
 
 @click.command(cls=Script)
@@ -82,8 +86,7 @@ def main(target: Path | None) -> None:
     task = _task()
     model = _model(task)
     speeds = tuple(_speed(chain, task, model) for chain in _CHAINS)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        memory = pool.submit(_memory).result()
+    memory = {name: _in_fresh_process(optimizer) for name, optimizer in _OPTIMIZERS.items()}
     merging = Merging(task.table.parameters, _SPARSITY, _memcpy(task.table), speeds, memory)
     write_json(merging, target)
     _show(merging)
@@ -96,8 +99,8 @@ def _claims(merging: Merging) -> dict[str, bool | None]:
         >= _LEAST_MB_S
         for row in merging.speeds
     }
-    memory = merging.bytes_per_parameter
-    claims[f"{memory:.1f} bytes a parameter, at most {_MOST_BYTES:.0f}"] = memory <= _MOST_BYTES
+    for optimizer, memory in merging.bytes_per_parameter.items():
+        claims[f"{optimizer}: {memory:.1f} bytes a parameter, at most {_MOST_BYTES:.0f}"] = memory <= _MOST_BYTES
     return claims
 
 
@@ -120,25 +123,41 @@ def _speed(chain: str, task: Task, model: GlobalModel) -> Speed:
     return Speed(chain, *(round(megabytes / seconds, 1) for seconds in taken))
 
 
-def _memory() -> float:
+def _in_fresh_process(optimizer: ServerOptimizer | None) -> float:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_memory, optimizer).result()
+
+
+def _memory(optimizer: ServerOptimizer | None) -> float:
     """The peak of a round, in bytes a parameter."""
     return_large_arrays()
     task, idle_mb, chain = _task(), peak_memory_mb(), _CHAINS[0]
     with tempfile.TemporaryDirectory() as folder:
         updates = Directory(Path(folder, "updates"))
-        model = _model(task)
+        model = _model(task, optimizer)
         for number in range(_AGENTS):
             agent = f"agent-{number}"
             updates.write(agent, _update(chain, Key(_SEED, 1, agent), task.table, model.checkpoint.mask))
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        _round(task, model, chain, updates, Directory(Path(folder, "checkpoints")))
+        _round(task, model, chain, Aggregation(optimizer=optimizer), updates, Directory(Path(folder, "checkpoints")))
     return round((peak_memory_mb() - idle_mb) * 1e6 / task.table.parameters, 1)
 
 
-def _round(task: Task, model: GlobalModel, chain: str, updates: Directory, checkpoints: Directory) -> None:
+def _round(
+    task: Task, model: GlobalModel, chain: str, aggregation: Aggregation, updates: Directory, checkpoints: Directory
+) -> None:
     """Accept the updates, merge them, and keep the next model, as the aggregator does."""
     merger = Merger(
-        task, large_network(), _RUN, _SEED, parse_model_codec("fp16"), parse_codec(chain), updates, None, None
+        task,
+        large_network(),
+        _RUN,
+        _SEED,
+        parse_model_codec("fp16"),
+        parse_codec(chain),
+        updates,
+        None,
+        None,
+        aggregation,
     )
     accepted = {}
     for number in range(_AGENTS):
@@ -162,13 +181,15 @@ def _task() -> Task:
     return large_task(Training(steps_per_round=1), _SPARSITY)
 
 
-def _model(task: Task) -> GlobalModel:
-    """The model after the first round."""
+def _model(task: Task, optimizer: ServerOptimizer | None = None) -> GlobalModel:
+    """The model after the first round, in which an `optimizer` stood still."""
     drawn = Keyed(_SEED, "weights")
     weights = {
         spec.name: drawn.uniform(spec.size, -0.02, 0.02).astype(np.float32).reshape(spec.shape) for spec in task.table
     }
-    return new_model(weights, task, _RUN, 1, Values.FP16, full_mask(task.table))
+    mask = full_mask(task.table)
+    state = NO_STATE if optimizer is None else server_step(optimizer, weights, weights, {}, mask, task.table)[1]
+    return new_model(weights, task, _RUN, 1, Values.FP16, mask, state)
 
 
 def _update(chain: str, key: Key, table: TensorTable, mask: Mask) -> bytes:
@@ -200,7 +221,8 @@ def _seconds(work: Callable[[], object], repetitions: int = 5) -> float:
 
 def _show(merging: Merging) -> None:
     title = f"{merging.parameters / 1e6:.1f} million parameters, {merging.sparsity:.0%} pruned, MB/s of dense fp32"
-    caption = f"Memory is copied at {merging.memcpy_mb_s:,.0f} MB/s. A round takes {merging.bytes_per_parameter:.1f} "
+    memory = ", ".join(f"{each:.1f} ({optimizer})" for optimizer, each in merging.bytes_per_parameter.items())
+    caption = f"Memory is copied at {merging.memcpy_mb_s:,.0f} MB/s. A round takes {memory} "
     table = Table(
         title=title,
         title_justify="left",

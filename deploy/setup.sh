@@ -2,8 +2,9 @@
 # Prepares a clone, saying what it does:
 #   1. .venv: exactly what requirements/dev.txt pins and hashes, and the project itself, editable;
 #   2. the Debian packages mosquitto and dataset-fashion-mnist, where it may install packages;
-#   3. called as `deploy/setup.sh test-tools`, also the package with which tests record what a process writes, and on
-#      Debian those with which they emulate Arm devices (0.5 GB).
+#   3. called as `deploy/setup.sh test-tools`, also the package with which tests record what a process writes, a
+#      compiler, by which they give a process another clock, and on Debian those with which they emulate Arm devices
+#      (0.5 GB).
 # Once everything is in place it does nothing. Interrupted, it starts again with a new .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,6 +19,7 @@ main() {
   is_done || set_up
   if [[ ${1:-} == test-tools ]]; then
     install_debian_package strace has_strace "tests of power cuts are skipped"
+    install_debian_package gcc has_compiler "tests with wrong clocks are skipped"
     # What tests emulate is made of Debian's packages, as apt knows them here.
     if grep -q '^ID=debian' /etc/os-release; then
       install_emulators
@@ -138,6 +140,7 @@ pip_install() {
 has_mosquitto() { PATH=$SYSTEM_PATH command -v mosquitto >/dev/null; }
 has_fashion_mnist() { [[ -d /usr/share/datasets/fashion-mnist ]]; }
 has_strace() { command -v strace >/dev/null; }
+has_compiler() { command -v cc >/dev/null || command -v gcc >/dev/null; }
 has_qemu() { command -v qemu-aarch64-static >/dev/null; }
 has_mmdebstrap() { command -v mmdebstrap >/dev/null; }
 has_uidmap() { command -v newuidmap >/dev/null; }

@@ -104,7 +104,8 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
 
 
 def _coded(values: Array) -> _Values:
-    """Codes of eight bits where nothing is lost, of four where values are spread evenly, else float16 of at most 1."""
+    """Codes of eight bits where nothing is lost, of four where values are spread evenly and these lose little enough,
+    else float16 of at most 1."""
     largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
     if largest < _SMALLEST:
         return _Values(0.0, 8, bytes(len(values)))
@@ -121,8 +122,14 @@ def _coded(values: Array) -> _Values:
     del codes
     if 2 * even >= len(values):
         step = np.float32(largest / _EVEN_CODE)
-        halves = (np.rint(part / step).astype(np.int8).view(np.uint8) & 0xF for _, part in _in_pieces(values))
-        return _Values(float(step), 4, b"".join(map(_packed, halves)))
+        halves, lost = [], 0.0
+        for _, part in _in_pieces(values):
+            coded = np.rint(part / step)
+            off = part - coded * step
+            lost += float(np.dot(off, off))
+            halves.append(_packed(coded.astype(np.int8).view(np.uint8) & 0xF))
+        if lost <= MOST_LOST**2 * norm:
+            return _Values(float(step), 4, b"".join(halves))
     shares = ((part / np.float32(largest)).astype("<f2").tobytes() for _, part in _in_pieces(values))
     return _Values(largest, 16, b"".join(shares))
 

@@ -17,7 +17,6 @@ from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.local_round import PreparedUpdate
-from edge_agent.residual_files import pack_residuals, unpack_residual
 from edge_agent.trainers import Slots
 from fedprune.errors import StorageError, StorageOfOtherVersion, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
@@ -202,6 +201,8 @@ class AgentStore:
         blob, late = self._read(owed.residuals), None if owed.late is None else self._read(owed.late)
         if blob is None or (owed.late is not None and late is None):
             return None
+        from edge_agent.residual_files import unpack_residual  # an agent that waits does without
+
         return unpack_residual(blob, late)
 
     def slots(self, run: str, since: int = 0) -> Slots | None:
@@ -237,6 +238,8 @@ class AgentStore:
         form: bytes = b"",
     ) -> None:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
+        from edge_agent.residual_files import pack_residuals  # an agent that waits does without
+
         pending = _Pending(
             run=submit.run,
             round=submit.round,

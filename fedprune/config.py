@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,6 +92,8 @@ def _unknown_keys(value: Any, form: inspect.Type, path: str) -> Iterator[str]:
     known = [*fields, *([form.tag_field] if form.tag_field else [])]
     for key, inner in value.items():
         if key not in known:
+            import difflib  # settings that can be used do without
+
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {path + near[0]!r}?" if near else f"known here: {', '.join(known)}"
             yield f"key {path + key!r} unknown ({hint})"

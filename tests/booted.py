@@ -14,12 +14,12 @@ from types import TracebackType
 
 from tests.chroots import Chroot
 from tests.emulation import UnavailableError
+from tests.patience import PATIENCE_S
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("systemd", "memory", "cpu")
 """The hierarchies of cgroup v1 that it gets."""
 
-_PATIENCE_S = 180.0
 _LOOK_S = 0.2
 _UP = ("running", "degraded")
 
@@ -74,7 +74,7 @@ class Booted:
         self._process = subprocess.Popen(
             ["bash", "-ec", start, str(self._system.root), _BOOT], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while self.run("systemctl", "is-system-running", check=False).stdout.strip() not in _UP:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.__exit__(None, None, None)
@@ -109,7 +109,7 @@ class Booted:
 
     def until(self, name: str, what: str, value: str) -> None:
         """Wait until a unit's property contains that."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while value not in (found := self.unit(name, what)):
             assert time.monotonic() < deadline, f"{name}: {what} is {found!r} and not {value!r}"
             time.sleep(_LOOK_S)
@@ -126,7 +126,7 @@ class Booted:
 
 def _remove(group: Path) -> None:
     """The kernel needs a moment until the processes of a group are gone."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             group.rmdir()

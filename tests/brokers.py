@@ -17,6 +17,8 @@ from types import TracebackType
 import pytest
 from paho.mqtt.publish import single
 
+from tests.patience import PATIENCE_S
+
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 EXECUTABLE = shutil.which("mosquitto", path=_PATH)
 MISSING = "" if EXECUTABLE else "Mosquitto is not installed"
@@ -87,7 +89,7 @@ class Mosquitto:
             self._process.send_signal(how)
             assert self._process.stderr is not None
             self._process.stderr.close()
-            self._process.wait(10.0)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
 

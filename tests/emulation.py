@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.debian.targets import Target, target
+from tests.patience import PATIENCE_S
 from tests.shared import locked
 
 _PINNED = Path(__file__).parents[1] / "requirements" / "agent.txt"
@@ -33,7 +34,6 @@ _PROCESSORS = "sys/devices/system/cpu"
 """All that there is of /sys. What this machine's says of its processor makes LiteRT 2.3 crash there; without the number
 of processors it computes without XNNPACK, and so not as it does on a Pi."""
 
-_TIMEOUT_S = 300.0
 _MARKERS = ("platform_machine", "python_version", "python_full_version")
 """Those in which the systems differ from this machine."""
 
@@ -299,7 +299,7 @@ def _fetch(what: str, *command: str | Path) -> None:
     try:
         done = _run(*command)
     except subprocess.TimeoutExpired:
-        raise UnavailableError(f"{what} did not come within {_TIMEOUT_S:.0f} s") from None
+        raise UnavailableError(f"{what} did not come within {PATIENCE_S:.0f} s") from None
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith(("E: ", "ERROR: "))]
         raise UnavailableError(f"{what} cannot be had: {errors[0] if errors else done.stderr}")
@@ -311,4 +311,4 @@ def _must(*command: str | Path) -> None:
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,12 @@ def build_task(directory: Path, name: str, steps_per_round: int) -> Path:
     return path
 
 
-def examples(count: int, seed: int) -> Dataset:
+def examples(count: int, seed: int, shape: tuple[int, ...] = SHAPE) -> Dataset:
     """Noise around one random picture for each class."""
-    keyed = Keyed(seed, "examples")
-    pictures = Keyed(0, "pictures").uniform(CLASSES * 144, 0.0, 1.0).reshape(CLASSES, *SHAPE)
+    keyed, size = Keyed(seed, "examples"), math.prod(shape)
+    pictures = Keyed(0, "pictures").uniform(CLASSES * size, 0.0, 1.0).reshape(CLASSES, *shape)
     y = np.arange(count, dtype=np.int64) % CLASSES
-    return Dataset((pictures[y] + keyed.uniform(count * 144, -0.3, 0.3).reshape(count, *SHAPE)).astype(np.float32), y)
+    return Dataset((pictures[y] + keyed.uniform(count * size, -0.3, 0.3).reshape(count, *shape)).astype(np.float32), y)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from fedprune.errors import BrokerError
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery, Drained, LinkUp
 from fedprune.wire.transport import MqttLink
-
-PATIENCE_S = 30.0
-"""How long a test waits before it gives up on an event."""
+from tests.patience import PATIENCE_S
 
 _ECHO = Delivery("echo", b"")
 """What a link says to itself; no test hears of it."""

@@ -6,20 +6,25 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tests.patience import PATIENCE_S
 
 _AT_ONCE = 64 * 1024
 _PUBLISH, _SUBSCRIBE = 3, 8
-_PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet that passed `is_up` to the broker, or down from it: the bytes of all of it, and the topics in it."""
+    """A packet that passed `is_up` to the broker, or down from it: the bytes of all of it, and the topics in it.
+
+    `payload`: the message in it, empty unless it is one that was published.
+    """
 
     is_up: bool
     size: int
     topics: tuple[str, ...]
+    payload: bytes = field(default=b"", repr=False)
 
 
 class PacketProxy:
@@ -48,14 +53,17 @@ class PacketProxy:
             ]
 
     def hold(self, holds: Callable[[Packet], bool]) -> None:
-        """From now on the first packet that `holds`, and all that follow on its connection that way, wait."""
+        """From now on the first packet that `holds`, and all that follow on its connection that way, wait.
+
+        It is asked about every packet before that passes, and about what is held again after every packet that did.
+        """
         with self._changed:
             self._holds, self._is_holding = holds, False
 
     def wait_for_holding(self) -> None:
         """Until something is held."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._is_holding, timeout=_PATIENCE_S)
+            assert self._changed.wait_for(lambda: self._is_holding, timeout=PATIENCE_S)
 
     def release(self) -> None:
         with self._changed:
@@ -73,7 +81,7 @@ class PacketProxy:
         """Until so many such packets have passed."""
         with self._changed:
             came = self._changed.wait_for(
-                lambda: len(self.passed(up=up, topic_end=topic_end)) >= count, timeout=_PATIENCE_S
+                lambda: len(self.passed(up=up, topic_end=topic_end)) >= count, timeout=PATIENCE_S
             )
         assert came, f"{len(self.passed(up=up, topic_end=topic_end))} of {count} packets on {topic_end} came"
 
@@ -145,7 +153,8 @@ def _first(buffered: bytearray, is_up: bool) -> Packet | None:
             size = index + 2 + length
             if len(buffered) < size:
                 return None
-            return Packet(is_up, size, tuple(_topics(buffered[0] >> 4, bytes(buffered[index + 2 : size]))))
+            body = bytes(buffered[index + 2 : size])
+            return Packet(is_up, size, tuple(_topics(buffered[0] >> 4, body)), _payload(buffered[0], body))
     return None
 
 
@@ -157,3 +166,10 @@ def _topics(kind: int, body: bytes) -> Iterator[str]:
         end = at + 2 + int.from_bytes(body[at : at + 2], "big")
         yield body[at + 2 : end].decode()
         at = end + 1
+
+
+def _payload(first: int, body: bytes) -> bytes:
+    if first >> 4 != _PUBLISH:
+        return b""
+    at = 2 + int.from_bytes(body[:2], "big")
+    return body[at + 2 if first >> 1 & 3 else at :]

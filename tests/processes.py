@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from tests.patience import PATIENCE_S
+
 FEDPRUNE = (sys.executable, "-m", "fedprune.command")
-PATIENCE_S = 180.0
-"""How long a test waits for a line before it gives up: some devices are emulated."""
+_LOOK_S = 0.05
+"""Seconds between two looks at what is no event."""
 
 BEFORE_THE_ALARM_S = 12.0
 """An agent without work looks up after 15 s at the earliest, an aggregator without agents at the round's deadline."""
@@ -144,6 +146,14 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file:
         check=False,
     )
     return done.returncode, done.stderr
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for what nobody says, as that a file has grown."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(_LOOK_S)
 
 
 def toml(settings: dict[str, Any], section: str = "") -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from fedprune.wire.broker import Broker, Tls
 from tests.brokers import EXECUTABLE, free_port
 from tests.federations import NAME
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, run
+from tests.patience import PATIENCE_S
+from tests.processes import FEDPRUNE, Child, run
 
 
 @dataclass(frozen=True)

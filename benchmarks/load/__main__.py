@@ -23,16 +23,11 @@ from aggregator.book import RoundRecord
 from benchmarks.children import Children, free_port
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
-from benchmarks.demo.settings import cnn_table
 from benchmarks.load.fleet import HALF, FleetReport
 from benchmarks.load.picture import draw
 from benchmarks.load.row import Row
-from benchmarks.task_file import BATCH_SIZE
-from fedprune.data.partition import parse_partition
-from fedprune.data.prepare import prepare
-from fedprune.data.source import open_source
+from benchmarks.pruned_cnn import build_pruned_cnn
 from fedprune.errors import BrokerError, ConfigurationError
-from fedprune.system.disk import Directory
 from fedprune.system.output import say
 from fedprune.system.usage import high_water_mark_mb
 
@@ -43,7 +38,7 @@ _LOADS = {
 """The table ``[codec]`` of each."""
 _ROUNDS, _WARM = 4, 1
 """Rounds, and those at their beginning that are not counted: agents come, and are told what stays the same."""
-_SPARSITY, _HELD_OUT = 0.8, 200
+_HELD_OUT = 200
 _SPARE_FILES = 200
 _PATIENCE_S = 1800.0
 _MOST_SECONDS = {1000: 8.0, 10_000: 90.0}
@@ -73,7 +68,8 @@ def main(agents: str, loads: str, restart_broker: bool, picture: Path | None, ta
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared")
-        _prepare(prepared)
+        with Children(prepared) as children:
+            build_pruned_cnn(prepared, children, agents=1, examples=100, held_out=_HELD_OUT)
         for load in loads.split(","):
             for size in sizes:
                 say(f"{load}: {size:,} agents")
@@ -91,35 +87,6 @@ def _allow_files(agents: int) -> None:
     if hard < agents + _SPARE_FILES:
         raise ConfigurationError(f"{agents} connections need as many files; this system allows {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, agents + _SPARE_FILES), hard))  # children have it too
-
-
-def _prepare(out: Path) -> None:
-    with Children(out) as children:
-        split = prepare(
-            open_source("fashion-mnist"),
-            parse_partition("iid"),
-            agents=1,
-            examples_per_agent=100,
-            held_out=_HELD_OUT,
-            seed=1,
-            out=out / "data",
-        )
-        task = f"""\
-name = "load"
-[model]
-{cnn_table(split, 1)}
-[training]
-steps_per_round = 4
-batch_size = {BATCH_SIZE}
-optimizer = {{ name = "sgd", learning_rate = 0.05 }}
-[pruning.schedule]
-kind = "constant"
-target_sparsity = {_SPARSITY}
-begin_step = 0
-frequency = 4
-"""
-        Directory(out).write("task.toml", task.encode())
-        children.run("task", "task", "build", str(out / "task.toml"), "--out", str(out / "task.fedtask"))
 
 
 def _measure(load: str, size: int, prepared: Path, out: Path, *, restarts_broker: bool) -> Row:

@@ -14,6 +14,7 @@ from deploy.debian.bill import bill_of_materials, bundled, copyright_file, licen
 from deploy.debian.environment import make_environment
 from deploy.debian.scripts import maintainer_scripts
 from deploy.debian.targets import Target
+from deploy.debian.units import put_units
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -33,14 +34,6 @@ Priority: optional
 Description: {summary}
 {description}
 """
-
-_BACK_OFF = """\
-# Pauses between starts grow. systemd knows this since Debian 13.
-[Service]
-RestartSteps=6
-RestartMaxDelaySec=10min
-"""
-_KNOWS_BACK_OFF = 13
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ def build(
     prefix = f"/usr/lib/{package.name}"
     locks = [_REPOSITORY / "requirements" / name for name in package.locks]
     site = make_environment(target, locks, wheel, prefix, root, package.defaults)
-    _put_units(package, target, root)
+    put_units(_HERE / package.directory, target, root)
     _put_configuration(package, root)
     shutil.copytree(shared, root / "usr" / "share" / package.name)
     full = f"{version}-1~deb{target.release}"
@@ -139,17 +132,6 @@ def build(
     )
     shutil.rmtree(root)
     return Built(path, installed)
-
-
-def _put_units(package: Package, target: Target, root: Path) -> None:
-    units = root / "usr" / "lib" / "systemd" / "system"
-    units.mkdir(parents=True)
-    for path in sorted((_HERE / package.directory).glob("*.*")):
-        if path.suffix in (".service", ".path"):
-            shutil.copy(path, units)
-            if path.suffix == ".service" and target.release >= _KNOWS_BACK_OFF:
-                (units / f"{path.name}.d").mkdir()
-                (units / f"{path.name}.d" / "back-off.conf").write_text(_BACK_OFF)
 
 
 def _put_configuration(package: Package, root: Path) -> None:

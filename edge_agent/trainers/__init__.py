@@ -13,9 +13,9 @@ from fedprune.data import Examples
 from fedprune.errors import TrainingError
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, Weights
-from fedprune.pruning.regrowth import Votes
 
 if TYPE_CHECKING:
+    from fedprune.pruning.regrowth import Votes
     from fedprune.task.forms import Form
 
 Slots = Mapping[str, NDArray[np.generic]]

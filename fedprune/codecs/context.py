@@ -2,9 +2,8 @@
 
 Each alive place of a tensor has odds (`fedprune.codecs.moved`). Laid end to end, each as long as its odds, the places
 make a line on which positions are spread evenly, as far as that is known. It is gone through row by row, or column by
-column where that sets long and short gaps apart, and measured in windows, of which about two hold a position. From the
-end of one position on, the number of windows until the next is written in unary, by counters that depend on the number
-before; then which of the window's places it is, each as likely as its odds.
+column where that sets long and short gaps apart, and measured in windows (`fedprune.codecs.gaps`), of which about
+two hold a position.
 
 There is a step in Python for each position that is sent and none for others: positions that are coded each in a context
 of its own, which wants a step for each place, would take minutes for large models on a small device.
@@ -12,17 +11,17 @@ of its own, which wants a step for each place, would take minutes for large mode
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.codecs.gaps import UnaryChance, read_positions, unary_chances, write_positions
 from fedprune.codecs.links import Places
-from fedprune.codecs.moved import LEAST_ODDS, odds
-from fedprune.codecs.range_coder import MOST_PARTS, Chance, RangeDecoder, RangeEncoder
+from fedprune.codecs.moved import odds
+from fedprune.codecs.range_coder import Chance, RangeDecoder, RangeEncoder
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
 
@@ -30,11 +29,10 @@ _Odds = NDArray[np.int64]
 _Numbers = NDArray[np.signedinteger]
 """Of places; int32 where they are kept."""
 
-_NUMBERS, _STEPS = 4, 6
-"""Numbers of windows, and places in unary numbers, that are told apart; those beyond count as the last."""
-
 _MOST_LENGTH_BYTES = 5
-_LARGEST_SHIFT = MOST_PARTS.bit_length() - 2
+
+_MOST_COUNT_BITS = 40
+"""Of a tensor's number of positions."""
 
 _MOST_LISTED = 2**18
 """Places of a tensor whose beginnings are kept as Python's numbers, which are found faster and take five times the
@@ -128,17 +126,13 @@ class _Line:
         return odds(self._mask, self._moved)
 
 
-def _chances() -> list[Chance]:
-    return [Chance() for _ in range(_STEPS)]
-
-
 @dataclass
 class _Contexts:
     """The counters of one message."""
 
-    lengths: list[Chance] = field(default_factory=lambda: [Chance() for _ in range(64)])
+    lengths: list[Chance] = field(default_factory=lambda: [Chance() for _ in range(_MOST_COUNT_BITS)])
     by_column: Chance = field(default_factory=Chance)
-    numbers: list[list[Chance]] = field(default_factory=lambda: [_chances() for _ in range(_NUMBERS)])
+    numbers: UnaryChance = field(default_factory=unary_chances)
 
 
 def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Numbers, line: _Line) -> None:
@@ -152,18 +146,7 @@ def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Number
         encoder.bit(contexts.by_column, by_column)
         if by_column:
             starts, positions = line.by_column, transposed
-    shift, before = _shift(int(starts[-1]), positions.size), 0
-    origins = _origins(starts, positions)
-    numbers = (starts[positions] - origins) >> shift
-    windows = origins + (numbers << shift)
-    firsts = starts[np.searchsorted(starts[:-1], windows)]
-    ends = starts[np.searchsorted(starts[:-1], windows + (1 << shift))]
-    sizes = starts[positions + 1] - starts[positions]
-    steps = numbers, starts[positions] - firsts, sizes, ends - firsts
-    for number, start, size, whole in zip(*(step.tolist() for step in steps), strict=True):
-        encoder.unary(contexts.numbers[before], number)
-        before = number if number < _NUMBERS else _NUMBERS - 1
-        encoder.part(start, size, whole)
+    write_positions(encoder, contexts.numbers, positions, starts)
 
 
 def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> _Numbers:
@@ -175,7 +158,7 @@ def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: 
         return np.empty(0, np.intp)
     by_column = line.has_columns and bool(decoder.bit(contexts.by_column))
     starts = line.found_by_column if by_column else line.found_by_row
-    found = np.fromiter(_read_positions(decoder, contexts, count, starts), np.intp, count)
+    found = np.array(read_positions(decoder, contexts.numbers, count, starts), np.intp)
     if not line.has_columns:
         return found
     positions = np.sort(line.columns[found]) if by_column else found
@@ -183,26 +166,6 @@ def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: 
     if by_column != line.is_by_column(positions, transposed):
         raise ProtocolError("the places are not laid as a writer lays them")
     return positions
-
-
-def _read_positions(decoder: RangeDecoder, contexts: _Contexts, count: int, starts: Sequence[int]) -> Iterator[int]:
-    size, whole = len(starts) - 1, starts[-1]
-    shift, before, position = _shift(whole, count), 0, -1
-    length, rows = 1 << shift, contexts.numbers
-    within = length // LEAST_ODDS + 1  # places that can begin in a window
-    for _ in range(count):
-        origin = starts[position + 1]
-        if origin >= whole:
-            raise ProtocolError(f"a position does not fit in {size}")
-        number = decoder.unary(rows[before], (whole - 1 - origin) >> shift)
-        before = number if number < _NUMBERS else _NUMBERS - 1
-        window = origin + (number << shift)
-        low = bisect_left(starts, window, position + 1, size) if number else position + 1
-        high = bisect_left(starts, window + length, low, min(low + within, size))
-        if low == high:
-            raise ProtocolError("a window holds no place")
-        position = decoder.part(starts, low, high)
-        yield position
 
 
 def _write_count(encoder: RangeEncoder, contexts: _Contexts, count: int) -> None:
@@ -218,29 +181,21 @@ def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
     length = 0
     while decoder.bit(contexts.lengths[length]):
         length += 1
-        if length >= 40:
+        if length >= _MOST_COUNT_BITS:
             raise ProtocolError("a tensor has too many positions")
     return (1 << length | decoder.plain(length)) - 1
 
 
-def _origins(starts: _Odds, positions: _Numbers) -> _Odds:
-    """Where the place behind each position before begins, 0 for the first."""
-    return np.concatenate([[0], starts[positions[:-1] + 1]])
-
-
 def _roughness(starts: _Odds, positions: _Numbers) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
-    gaps = starts[positions] - _origins(starts, positions)
-    return int(np.frexp((gaps + 1).astype(np.float64))[1].sum())
+    gaps = starts[positions]
+    gaps[1:] -= starts[positions[:-1] + 1]
+    gaps += 1
+    return int(np.frexp(gaps)[1].sum())
 
 
 def _to_search(starts: _Odds) -> Sequence[int]:
     return starts.tolist() if starts.size <= _MOST_LISTED else starts.data
-
-
-def _shift(whole: int, count: int) -> int:
-    """The exponent of a window's length: the power of two at or below half of what there is for each position."""
-    return min(max((whole // count).bit_length() - 2, 0), _LARGEST_SHIFT)
 
 
 def _length_bytes(length: int) -> bytes:

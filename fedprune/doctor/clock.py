@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import fedprune
 from fedprune.doctor.certificate_dates import validity
 from fedprune.doctor.finding import Finding, failed, ok, warning
 from fedprune.errors import ProtocolError
+from fedprune.system.clock import SET_IT, installed, why_past
 from fedprune.system.disk import why_unreadable
 
-_WRITTEN = datetime(2026, 11, 1, tzinfo=UTC)
-"""No clock is right that is before the month in which this was written."""
+_OUTLIVED = timedelta(days=10 * 365)
+"""After the installation, as long as certificates of a gateway live: a clock beyond is likely to be ahead."""
 
 _SOON = timedelta(days=30)
 """Before a certificate's end, in which it is said."""
 
-_SET_IT = "set the clock: sudo timedatectl set-ntp true, or sudo date -s 'YYYY-MM-DD HH:MM'"
-
 
 def examine_clock(now: datetime) -> Finding:
     """`now` is what this machine takes for the present."""
-    return judge_clock(now, _installed())
+    return judge_clock(now, installed())
 
 
-def judge_clock(now: datetime, installed: datetime) -> Finding:
-    """The clock can be judged by what was before: this was written, and then installed."""
-    earliest = max(_WRITTEN, installed)
-    if now < earliest:
-        return failed(
+def judge_clock(now: datetime, earliest: datetime) -> Finding:
+    """`earliest` is when fedprune was installed here."""
+    if why := why_past(now, earliest):
+        return failed("clock", why, SET_IT)
+    if now > earliest + _OUTLIVED:
+        return warning(
             "clock",
-            f"it says {now:%Y-%m-%d %H:%M} UTC, which is past: fedprune was installed on {earliest:%Y-%m-%d} or later",
-            _SET_IT,
+            f"it says {now:%Y-%m-%d %H:%M} UTC, and fedprune was installed on {earliest:%Y-%m-%d}: is it that late?",
+            f"if it is not, {SET_IT}",
         )
     return ok("clock", f"{now:%Y-%m-%d %H:%M} UTC")
 
@@ -52,18 +51,13 @@ def examine_certificate(path: Path, what: str, now: datetime) -> Finding:
 def judge_dates(what: str, begins: datetime, ends: datetime, now: datetime) -> Finding:
     check = "certificate"
     if now < begins:
-        return failed(check, f"{what} is valid from {begins:%Y-%m-%d} on, and the clock says {now:%Y-%m-%d}", _SET_IT)
+        return failed(check, f"{what} is valid from {begins:%Y-%m-%d} on, and the clock says {now:%Y-%m-%d}", SET_IT)
     if now > ends:
-        mending = "renew it (a gateway's: `fedprune gateway init` once more; a device's: enrol it anew)"
+        mending = (
+            f"if the clock is wrong, {SET_IT}; else renew it (a gateway's: `fedprune gateway init` once more; a "
+            "device's: enrol it anew)"
+        )
         return failed(check, f"{what} has expired on {ends:%Y-%m-%d}, and the clock says {now:%Y-%m-%d}", mending)
     if now > ends - _SOON:
         return warning(check, f"{what} expires on {ends:%Y-%m-%d}", "renew it before that")
     return ok(check, f"{what} is valid until {ends:%Y-%m-%d}")
-
-
-def _installed() -> datetime:
-    """When this very code was put here; packages keep the time at which they were built."""
-    try:
-        return datetime.fromtimestamp(Path(fedprune.__file__).stat().st_mtime, UTC)
-    except OSError:
-        return _WRITTEN

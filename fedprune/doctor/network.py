@@ -15,7 +15,7 @@ from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown
 from fedprune.errors import ConfigurationError
 from fedprune.wire import refusals
 from fedprune.wire.broker import Broker
-from fedprune.wire.transport import tls_context
+from fedprune.wire.tls import tls_context
 
 _PATIENCE_S = 10.0
 """For a connection, and for a TLS handshake."""

@@ -17,8 +17,8 @@ _PATIENCE_S = 30.0
 
 _MAX_ANSWER_BYTES = 2**16
 
-_NOT_YET_VALID = 9
-"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID."""
+_OUT_OF_DATE = {9: "is not yet valid", 10: "has expired"}
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
 class GatewayUnproven(BrokerError):
@@ -65,9 +65,12 @@ def refusal(body: bytes) -> str:
 
 
 def _unproven(host: str, port: int, error: ssl.SSLCertVerificationError) -> GatewayUnproven:
-    if error.verify_code == _NOT_YET_VALID:
-        why = f"its certificate is not yet valid: this device's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        return GatewayUnproven(f"{host}:{port}: {why}; set the clock, and try again")
+    if error.verify_code in _OUT_OF_DATE:
+        says = f"this device's clock says {datetime.now(UTC):%Y-%m-%d} UTC"
+        return GatewayUnproven(
+            f"{host}:{port}: its certificate {_OUT_OF_DATE[error.verify_code]}: {says}; nothing secret was sent. If "
+            "the clock is wrong, here or at the gateway, set it, and try again"
+        )
     return GatewayUnproven(
         f"{host}:{port} does not prove that it is the gateway ({error.verify_message}); nothing secret was sent"
     )

@@ -48,7 +48,7 @@ class Client:
 
     def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes] | None = None) -> None:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._link = MqttLink(broker, client_id, self._events, will=will)
+        self._link = MqttLink(broker, client_id, self._events, will=will, waits=False)
         self._filters: list[str] = []
         self.was_cut_off = False
 

@@ -22,8 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from fedprune.errors import ProtocolError
 
 BACKDATED = timedelta(days=730)
-"""How long before it is made a certificate begins: a Pi has no clock, and starts with the time of its last shutdown,
-or with the day on which its system was built."""
+"""How long before it is made the authority begins: a Pi has no clock, and starts with the time of its last shutdown,
+or with the day on which its system was built. All that it certifies begins with it, so that what was renewed while a
+gateway's clock was ahead is valid still once the clock is right."""
 
 AUTHORITY_LIFETIME = timedelta(days=20 * 365)
 LIFETIME = timedelta(days=10 * 365)
@@ -55,7 +56,8 @@ def new_authority(name: str, now: datetime) -> Credentials:
     """A certificate authority, which may sign certificates and revocation lists, and no other authorities."""
     key = new_key()
     private = _private(key)
-    builder = _builder(_name(name), _name(name), private.public_key(), now, AUTHORITY_LIFETIME)
+    begins, ends = now - BACKDATED, now + AUTHORITY_LIFETIME
+    builder = _builder(_name(name), _name(name), private.public_key(), begins, ends)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
@@ -174,7 +176,7 @@ def _issue(
 ) -> bytes:
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     private = _private(authority.key)
-    builder = _builder(_name(name), issuer.subject, public, now, lifetime)
+    builder = _builder(_name(name), issuer.subject, public, issuer.not_valid_before_utc, now + lifetime)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -187,11 +189,11 @@ def _issue(
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, begins: datetime, ends: datetime
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now.astimezone(UTC) - BACKDATED).not_valid_after(now.astimezone(UTC) + lifetime)
+    return builder.not_valid_before(begins.astimezone(UTC)).not_valid_after(ends.astimezone(UTC))
 
 
 def _requested(request: bytes) -> ec.EllipticCurvePublicKey:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 64
 """At a time; further ones are closed at once."""
+
+MAX_REQUEST_BYTES = 2 * MAX_BODY_BYTES
+"""Of a request with its head, of which the standard library would read 6.5 MB."""
 
 LONGEST_S = 20.0
 """That a connection may take, from its first packet on."""
@@ -117,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self.rfile: Any = _Bounded(self.rfile, MAX_REQUEST_BYTES)
         shown = self.connection.getpeercert() or {}  # later, on a connection that is half closed, it cannot be asked
         self._serial = int(str(shown["serialNumber"]), 16) if "serialNumber" in shown else None
 
@@ -147,6 +152,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's signature
         """Nothing: what counts is logged with the answer, and a stranger's text is in no log of ours."""
+
+
+class _Bounded:
+    """A request as the standard library reads it, up to so many bytes."""
+
+    def __init__(self, file: Any, most: int) -> None:
+        self._file, self._left = file, most
+        self.close = file.close
+
+    def readline(self, most: int) -> bytes:
+        """Raises `HTTPException`, which is answered, for a head that goes on beyond."""
+        if not self._left:
+            raise HTTPException
+        return self._taken(self._file.readline(min(most, self._left)))
+
+    def read(self, most: int) -> bytes:
+        return self._taken(self._file.read(min(most, self._left)))
+
+    def _taken(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        return data
 
 
 def _cut(connection: socket.socket) -> None:

@@ -17,6 +17,7 @@ from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.identity.signatures import new_signing_key, public_half, signature
 from fedprune.system.disk import Directory
+from fedprune.system.ownership import keeping_owner
 from fedprune.wire.ed25519 import KEY_BYTES
 from fedprune.wire.proof import Statement, statement_text
 
@@ -80,7 +81,8 @@ def count_epoch(directory: Path, federation: str, file: Path) -> RootKey:
     except StorageError:  # the new epoch mends that
         present = 0
     root = msgspec.structs.replace(root, epoch=max(root.epoch, present) + 1)
-    Directory(file.absolute().parent).write_private(file.name, _toml(root))
+    with keeping_owner(file):
+        Directory(file.absolute().parent).write_private(file.name, _toml(root))
     return root
 
 

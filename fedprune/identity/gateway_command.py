@@ -33,6 +33,7 @@ from fedprune.identity.gateway import (
 )
 from fedprune.identity.renewal import CHECK_S, renew_gateway
 from fedprune.identity.settings import GatewaySettings, check_host
+from fedprune.system.clock import check_clock
 from fedprune.system.ownership import become_owner
 from fedprune.system.paths import path_text
 from fedprune.system.table import table_lines
@@ -62,7 +63,9 @@ def make_gateway(directory: Path, hosts: tuple[str, ...], given: Mapping[str, st
     before = read_table(directory / SETTINGS) if (directory / SETTINGS).exists() else {}
     names = hosts or before.get("hosts") or own_hosts()
     settings = before | {"hosts": names} | {key: value for key, value in given.items() if value is not None}
-    return init_gateway(directory, from_table(settings, GatewaySettings, "options"), datetime.now(UTC))
+    now = datetime.now(UTC)
+    check_clock(now)  # the authority begins by it, and would end by it
+    return init_gateway(directory, from_table(settings, GatewaySettings, "options"), now)
 
 
 def own_hosts() -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime, timedelta
 
 from fedprune.errors import ConfigurationError
 from fedprune.identity.certificates import fingerprint
 from fedprune.identity.gateway import Gateway
 from fedprune.identity.mosquitto import PROBES
 from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token, new_secret
+from fedprune.system.clock import check_clock
 from fedprune.wire.topics import check_id
 
 MINUTES = 60
@@ -18,10 +19,12 @@ MINUTES = 60
 def invite(gateway: Gateway, name: str, minutes: int = MINUTES) -> str:
     """The line to type on the device that is to be `name`. An earlier invitation of that name ends.
 
-    Raises `ConfigurationError` for a name that no device can have, or one has.
+    Raises `ConfigurationError` for a name that no device can have, or one has, and for a clock in the past.
     """
     if check_id(name, "device") in PROBES:
         raise ConfigurationError(f"device {name!r}: `fedprune gateway check` plays it; choose another name")
+    now = datetime.now(UTC)
+    check_clock(now)  # by which the token ends
     token = JoinToken(
         name,
         gateway.settings.hosts,
@@ -29,5 +32,5 @@ def invite(gateway: Gateway, name: str, minutes: int = MINUTES) -> str:
         fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES],
         new_secret(),
     )
-    gateway.devices.invite(name, token.secret, int(time.time()) + 60 * minutes)
+    gateway.devices.invite(name, token.secret, int((now + timedelta(minutes=minutes)).timestamp()))
     return f"fedprune join {format_token(token)}"

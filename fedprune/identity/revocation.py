@@ -21,6 +21,7 @@ from fedprune.identity.certificates import Credentials, issue_client, serial_num
 from fedprune.identity.gateway import AUTHORITY, Gateway
 from fedprune.system.disk import Directory
 from fedprune.wire.broker import Broker, Tls
+from fedprune.wire.refusals import BrokerUnreachable
 from fedprune.wire.topics import Topics
 
 _RELOAD_S = 10.0
@@ -74,6 +75,8 @@ def _is_refused(gateway: Gateway, disk: Directory, name: str, witness: Credentia
     while time.monotonic() < deadline:
         try:
             _connect(gateway, disk, name, witness)
+        except BrokerUnreachable:
+            raise
         except BrokerError:
             return True
         time.sleep(_AGAIN_S)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedprune.model.tensors import Array, Mask, Weights
 from fedprune.pruning.masks import put_kept, take_kept
 
@@ -36,6 +39,10 @@ class SparseWeights(Mapping[str, Array]):
         sparse = cls.of(weights, mask)
         return cls({name: held.copy() for name, held in sparse._held.items()}, mask)
 
+    def holds(self, name: str, kept: NDArray[np.bool_] | None) -> Array | None:
+        """The values of a tensor that are held, if they are those that `kept` keeps, or all without it; else None."""
+        return self._held[name].reshape(-1) if self._mask.get(name) is kept else None
+
     def __getitem__(self, name: str) -> Array:
         held = self._held[name]
         return put_kept(held, self._mask[name]) if name in self._mask else held
@@ -45,3 +52,27 @@ class SparseWeights(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def kept_of(weights: Weights, name: str, kept: NDArray[np.bool_] | None) -> Array:
+    """The values of a tensor that are kept, which is not made whole for that if they are what `SparseWeights` hold.
+
+    Args:
+        weights: by tensor name.
+        name: of the tensor.
+        kept: where its values are kept, in its shape; None if all are.
+
+    Returns:
+        The values row by row, in one dimension; they are not the caller's to change.
+
+    Example:
+        >>> import numpy as np
+        >>> kernel, kept = np.float32([[1, 2, 3]]), np.array([[True, False, True]])
+        >>> [kept_of({"kernel": kernel}, "kernel", places).tolist() for places in (kept, None)]
+        [[1.0, 3.0], [1.0, 2.0, 3.0]]
+    """
+    held = weights.holds(name, kept) if isinstance(weights, SparseWeights) else None
+    if held is not None:
+        return held
+    whole = weights[name]
+    return whole.reshape(-1) if kept is None else take_kept(whole, kept)

@@ -45,6 +45,21 @@ def become_owner(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def keeping_owner(file: Path) -> Iterator[None]:
+    """The file, which is written anew meanwhile, is its former owner's afterwards, though root wrote it.
+
+    Raises `StorageError` if there is no such file, or its file system has it be another's.
+    """
+    try:
+        former = file.stat()
+        yield
+        if file.stat().st_uid != former.st_uid:
+            os.chown(file, former.st_uid, former.st_gid)
+    except OSError as error:
+        raise storage_error(file, error) from error
+
+
+@contextlib.contextmanager
 def owned(path: Path, *below: str) -> Iterator[Directory]:
     """The directory `path`, which nobody else owns meanwhile. It is made if there is none.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,8 @@ _lock = threading.RLock()  # file descriptor 2 belongs to the whole process
 @contextmanager
 def without_lines(is_noise: Callable[[bytes], object]) -> Iterator[None]:
     """Catch what any thread writes to file descriptor 2 meanwhile; at the end pass on every line but the noise."""
+    import tempfile  # an agent that waits does without
+
     with _lock, tempfile.TemporaryFile() as caught:
         sys.stderr.flush()
         stderr = os.dup(2)

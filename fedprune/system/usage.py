@@ -48,6 +48,14 @@ def activity_of(pid: int) -> Activity | None:
     return Activity((int(user) + int(system)) / os.sysconf("SC_CLK_TCK"), fields[0] == "R")
 
 
+def resident_mb(pid: int) -> tuple[float, float]:
+    """Linux's resident memory of a process, and its proportional share of that, in which a page counts by how many map
+    it; in MB. Raises `OSError` without /proc or the process."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
+    return kilobytes["Rss:"] * 1024 / 1e6, kilobytes["Pss:"] * 1024 / 1e6
+
+
 def device_memory_mb() -> float:
     """The memory that this process may have, in MB (10^6 bytes): the device's, or its control group's if that is less,
     as of a container or a service with `MemoryMax`."""

@@ -79,17 +79,19 @@ def _load(disk: Disk, version: int, take: Callable[[Weights, Mask], Weights]) ->
         metadata = _metadata(blob)
         names: list[str] = json.loads(metadata["tensors"])
         mask = {name: tensors[f"mask/{name}"].astype(np.bool_) for name in names if f"mask/{name}" in tensors}
+        parts = {
+            key.removeprefix(_SERVER): key for key in sorted(tensors) if key.startswith(_SERVER) and key not in names
+        }
         return Checkpoint(
             run=metadata["run"],
             version=version,
             weights=take(_Stored({name: partial(_widened, tensors[name]) for name in names}), mask),
             exact=take(_Stored({name: partial(_whole, tensors, f"exact/{name}", name) for name in names}), mask),
             mask=mask,
-            optimizer_state={
-                key.removeprefix(_SERVER): _whole(tensors, key, _tensor_in(key.removeprefix(_SERVER))).copy()
-                for key in sorted(tensors)
-                if key.startswith(_SERVER) and key not in names
-            },
+            optimizer_state=take(
+                _Stored({part: partial(_whole, tensors, key, _tensor_in(part)) for part, key in parts.items()}),
+                {part: mask[_tensor_in(part)] for part in parts if _tensor_in(part) in mask},
+            ),
             units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
         )
     except (KeyError, ValueError, TypeError) as error:

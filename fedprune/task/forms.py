@@ -90,8 +90,11 @@ class Form:
         """`carry_all`, but the tensors themselves where the form stays: they may be made when they are asked for."""
         return tensors if former is self else self.carry_all(former, tensors)
 
-    def carry_parts(self, former: Form, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What goes with tensors of the `former` form, by `part/tensor`, in this form."""
+    def carry_parts(self, former: Form, state: Weights) -> Weights:
+        """What goes with tensors of the `former` form, by `part/tensor`, in this form; the parts themselves where the
+        form stays."""
+        if former is self:
+            return state
         return {key: self.carry(former, key.partition("/")[2], array) for key, array in state.items()}
 
     def sparsity(self, weights: Weights) -> float:

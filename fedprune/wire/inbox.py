@@ -6,8 +6,9 @@ from collections import deque
 
 from fedprune.wire.link import Delivery, Events
 
-MAX_WAITING_BYTES = 16 * 2**20
-"""Messages that may wait to be handled; while there are more, nothing is read from the broker."""
+MAX_WAITING_BYTES = 4 * 2**20
+"""Messages that may wait to be handled; while there are more, nothing is read from the broker. They are three times the
+updates of a small model that are stored together, so that whoever stores them need not wait for others."""
 
 _MESSAGE_OVERHEAD = 512
 """Bytes that a message takes besides topic and payload, roughly."""

@@ -20,7 +20,7 @@ class LinkDown:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A message. `retained`: the broker kept it from some time before this subscription."""
 

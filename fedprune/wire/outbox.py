@@ -9,11 +9,15 @@ from dataclasses import dataclass
 MAX_QUEUED_BYTES = 16 * 2**20
 """Bytes that may be published and not yet be acknowledged by the broker; what does not fit is dropped."""
 
+MOST_SENT = 64
+"""Publications that paho holds at most, and the broker has not acknowledged: it takes 2 kB for each. Others wait here,
+for a fifth of that."""
+
 _MESSAGE_OVERHEAD = 512
 """Bytes that a message takes besides topic and payload, roughly."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Publication:
     topic: str
     payload: bytes
@@ -83,9 +87,10 @@ class Outbox:
             return True
 
     def take(self) -> Command | None:
-        """The next command for the broker; a publication counts until it is `acknowledged`."""
+        """The next command for the broker; None while `MOST_SENT` of those before are not acknowledged. A publication
+        counts until it is."""
         with self._changed:
-            return self._commands.popleft() if self._commands else None
+            return self._commands.popleft() if self._commands and len(self._sent) < MOST_SENT else None
 
     def sent(self, publication: Publication, identifier: int) -> None:
         """The broker will acknowledge this publication by that identifier."""

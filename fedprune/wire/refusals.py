@@ -121,12 +121,14 @@ _CLIENT_CERTIFICATE = "broker.tls.certificate and broker.tls.key"
 
 
 def _out_of_date(where: str, code: int, clock: datetime) -> BrokerError:
-    says = f"this device's clock says {clock:%Y-%m-%d %H:%M %Z}"
+    """Both pass by themselves, as soon as the clock is right or the certificate is renewed. To the day, so that the
+    same is said for as long as it is so."""
+    says = f"this device's clock says {clock:%Y-%m-%d %Z}"
     if code == _NOT_YET_VALID:
         return BrokerUnreachable(
             f"{where}TLS: its certificate is not yet valid: {says}, which is probably wrong; set the clock"
         )
-    return BrokerError(
+    return BrokerUnreachable(
         f"{where}TLS: its certificate has expired: {says}; set the clock if that is wrong, else renew it"
     )
 

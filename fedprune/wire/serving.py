@@ -60,7 +60,7 @@ class SendChunk:
     peer: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Account:
     """The copies of a content that a peer has asked for, less those that time has forgiven, at the time `at`; and until
     when further requests of it are passed over."""

@@ -14,24 +14,24 @@ import ssl
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from fedprune.errors import BrokerError, ConfigurationError, FedpruneError
-from fedprune.system.disk import why_unreadable
+from fedprune.errors import BrokerError, FedpruneError
 from fedprune.system.log import LimitedLog
 from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
-from fedprune.wire.broker import Broker, Tls
+from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.refusals import BrokerUnreachable
+from fedprune.wire.tls import tls_context
+from fedprune.wire.waiting import ReasonsToWait
 from fedprune.wire.waker import Waker
 
 _log = logging.getLogger(__name__)
@@ -60,12 +60,20 @@ class MqttLink:
     """
 
     def __init__(
-        self, broker: Broker, client_id: str, events: Events, *, will: tuple[str, bytes] | None = None
+        self,
+        broker: Broker,
+        client_id: str,
+        events: Events,
+        *,
+        will: tuple[str, bytes] | None = None,
+        waits: bool = True,
     ) -> None:
+        """`waits`: for a broker that cannot be reached; else entering raises `BrokerUnreachable` then."""
         self._addresses = broker.addresses
         self._settings = self._addresses[0]
         self._client_id = client_id
-        self._will = will
+        self._will, self._waits = will, waits
+        self._reasons = ReasonsToWait()
         if broker.uses_tls:
             tls_context(broker.tls)  # what is wrong with the files is said before anything begins
         self._events = events
@@ -148,14 +156,16 @@ class MqttLink:
             self._thread.join(_CLOSE_S)
 
     def _connect_first(self) -> BoundedClient:
-        """Wait for a broker that cannot be reached, saying so once."""
+        """Wait for a broker that cannot be reached."""
         attempt = 0
         while True:
+            address = self._settings.url
             try:
                 return self._connect()
             except BrokerUnreachable as error:
-                if not attempt:
-                    _log.warning("%s (trying again until that changes)", error)
+                if not self._waits:
+                    raise
+                self._reasons.tell(address, str(error))
             SERVICE.alive()
             time.sleep(reconnect_delay(attempt))
             attempt += 1
@@ -219,10 +229,11 @@ class MqttLink:
             attempt = short_lived
             while not self._closing.wait(reconnect_delay(attempt)):
                 attempt += 1
+                address = self._settings.url
                 try:
                     client = self._connect()
                 except FedpruneError as error:
-                    _log.info("%s", error)
+                    self._reasons.tell(address, str(error))
                 else:
                     break
             if self._closing.is_set():
@@ -273,6 +284,7 @@ class MqttLink:
         if reason.is_failure:
             self._refuse(refusals.refused_connect(self._settings, self._client_id, str(reason).lower()))
         else:
+            self._reasons.forget()
             self._outbox.open()
             self._events.put(LinkUp())
             self._answered.set()
@@ -382,19 +394,3 @@ class BoundedClient(paho.Client):
             with contextlib.suppress(OSError):
                 self._sock_recv(1)
             raise
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Raises `ConfigurationError` for files that cannot be used."""
-    for path in (tls.ca, tls.certificate, tls.key):
-        if path is not None and (why := why_unreadable(Path(path))):
-            raise ConfigurationError(f"broker.tls: {path}: {why}; name a PEM file")
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key, password="")  # else OpenSSL asks whom it takes for a user
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"broker.tls: {error.strerror or error}; are these PEM files, and is the key without a password?"
-        ) from error
-    return context

@@ -20,7 +20,8 @@ from fedprune.wire import refusals
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery
-from fedprune.wire.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, QOS, BoundedClient, tls_context
+from fedprune.wire.tls import tls_context
+from fedprune.wire.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, QOS, BoundedClient
 
 _ANSWER_S = 10.0
 """For a broker's answer to one packet."""

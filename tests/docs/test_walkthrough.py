@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.snippets import DOCUMENTS, ROOT, blocks
+from tests.patience import PATIENCE_S
 
-_TIMEOUT_S = 240
 _STOPPED = (0, 130)
 
 _MARKED = [document for document in DOCUMENTS if any(block.how is not None for block in blocks(document))]
@@ -41,7 +41,7 @@ class _Reader:
     def run(self, command: str) -> None:
         """Type a command and wait for its end."""
         process = self._start(command)
-        output, _ = process.communicate(timeout=_TIMEOUT_S)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, f"$ {command}\n{output}"
 
     def open_terminal(self, command: str, *, until_it_speaks: bool) -> None:
@@ -52,13 +52,13 @@ class _Reader:
         self._terminals.append(process)
         if until_it_speaks:
             assert process.stdout is not None
-            assert select.select([process.stdout], [], [], _TIMEOUT_S)[0], f"{command} says nothing"
+            assert select.select([process.stdout], [], [], PATIENCE_S)[0], f"{command} says nothing"
 
     def leave(self) -> None:
         """Ctrl-C in every terminal, the last one first."""
         for process in reversed(self._terminals):
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=_TIMEOUT_S)
+            output, _ = process.communicate(timeout=PATIENCE_S)
             print(output)
             assert process.returncode in _STOPPED, output
 

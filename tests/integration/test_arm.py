@@ -29,13 +29,13 @@ from fedprune.task.run_directory import BOOK
 from tests.brokers import MISSING, Mosquitto
 from tests.emulation import BOOKWORM_32, BOOKWORM_64, TRIXIE_32, TRIXIE_64, Device, System, UnavailableError, make_image
 from tests.federations import Site
+from tests.patience import PATIENCE_S
 from tests.processes import Child, run
 
 _ROOT = Path(__file__).parents[2]
 _SUPPORTED = [BOOKWORM_64.name, BOOKWORM_32.name, TRIXIE_64.name]
 _FEDPRUNE = ("-m", "fedprune.command")
 _ROUNDS = 3
-_TIMEOUT_S = 180.0
 
 _SAME_EVERYWHERE = (
     "unit/test_augmentation.py::test_augmented_images_are_the_same_on_every_machine",
@@ -85,7 +85,7 @@ def runtime_of(system: System) -> str:
 
 def inside(device: Device, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python there."""
-    return subprocess.run((*device.python, *arguments), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    return subprocess.run((*device.python, *arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_it_is_the_system_it_is_called(device: Device) -> None:

@@ -22,6 +22,7 @@ from benchmarks.latency.measure import Settings, measure, turns
 from benchmarks.latency.process import WorkerProcess
 from benchmarks.latency.results import Failed, Measured
 from fedprune.errors import ExportError, StorageError
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.fixtures_tflite import Alter, TinyModels
@@ -271,7 +272,7 @@ def test_ctrl_c_ends_the_command_with_130_and_its_workers(tiny_models: TinyModel
         assert b"fp32.tflite" in seen
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(timeout=30) == 130
+            assert process.wait(PATIENCE_S) == 130
         finally:
             process.kill()
     os.close(screen)

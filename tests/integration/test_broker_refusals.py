@@ -22,7 +22,8 @@ from tests.brokers import MISSING, OPEN, Mosquitto
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority, encrypt
 from tests.federations import Site
-from tests.links import PATIENCE_S, connected
+from tests.links import connected
+from tests.patience import PATIENCE_S
 from tests.processes import Child, run
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -132,15 +133,21 @@ def test_a_certificate_that_is_not_yet_valid_is_waited_for_and_the_clock_is_told
 
 
 @needs_openssl
-def test_a_certificate_that_has_expired_is_told_with_the_clock(
+def test_a_certificate_that_has_expired_is_told_with_the_clock_and_waited_for(
     tmp_path: Path, tiny_task: Path, authority: Authority
 ) -> None:
+    """Its owner renews it, or the clock is wrong and is set."""
     with Mosquitto(tmp_path, *tls_settings(authority, years=(2000, 2001))) as mosquitto:
         url = f"mqtts://127.0.0.1:{mosquitto.port}"
-        for command in commands(Site(tmp_path, url, tiny_task), {"url": url, "tls": {"ca": str(authority.ca)}}):
-            said = last_line(command)
-            assert "TLS: its certificate has expired: this device's clock says 2" in said
-            assert said.endswith(" UTC; set the clock if that is wrong, else renew it")
+        agent, aggregator = commands(Site(tmp_path, url, tiny_task), {"url": url, "tls": {"ca": str(authority.ca)}})
+        with Child(*agent) as waiting, Child(*aggregator) as other:
+            for process in (waiting, other):
+                said = process.says("TLS: its certificate has expired: this device's clock says 2")
+                assert " UTC; set the clock if that is wrong, else renew it (trying again until that changes)" in said
+            mosquitto.stop()
+            mosquitto.start(*tls_settings(authority))
+            waiting.says("connected")
+            other.says("waiting for")
 
 
 # Limits

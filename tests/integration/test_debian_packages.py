@@ -93,6 +93,7 @@ def test_two_commands_on_each_side_make_the_first_update_and_purging_leaves_noth
     for name in (AGENT, GATEWAY):
         bill = json.loads((system.root / f"usr/share/doc/{name}/bill-of-materials.cdx.json").read_text())
         assert {"numpy", "msgspec", "cryptography"} <= {part["name"] for part in bill["components"]}
+    assert not list(system.root.glob("usr/lib/fedprune-*/lib/python*/site-packages/tensorflow*"))
     configured = system.root / "etc/fedprune/agent.toml"
     configured.write_text(configured.read_text() + "threads = 2\n")
     newer = version_of(packages[AGENT], lambda _: None, tmp_path)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +25,17 @@ from fedprune.data.source import fashion_mnist_or_digits
 from fedprune.errors import ConfigurationError, DataError
 from fedprune.runtime.tflite import default_runtime
 from tests.brokers import MISSING, Mosquitto
+from tests.patience import PATIENCE_S
+from tests.processes import until
 
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
-_PATIENCE_S = 180.0
-"""How long a test waits for what takes seconds, or a minute beside others."""
 
 
 def _demo(out: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     command = (*_COMMAND, "--out", str(out), *options)
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
@@ -142,7 +143,7 @@ def test_two_demos_on_one_broker_are_two_federations(tmp_path: Path, mosquitto: 
     options = ("--agents", "1", "--rounds", "2", "--examples-per-agent", "64", "--broker", mosquitto.url)
     command = (*_COMMAND, *options, "--seed")
     demos = [subprocess.Popen((*command, str(seed), "--out", str(tmp_path / str(seed)))) for seed in (1, 2)]
-    assert [demo.wait(timeout=300) for demo in demos] == [0, 0]
+    assert [demo.wait(PATIENCE_S) for demo in demos] == [0, 0]
     names = {_result(tmp_path / str(seed))["settings"]["federation"] for seed in (1, 2)}
     assert len(names) == 2
     for seed in (1, 2):
@@ -169,7 +170,7 @@ def test_a_part_that_dies_ends_the_demo(tmp_path: Path, victim: str, file: str) 
     with _long_demo(out, "--agents", "2", "--broker", "mosquitto") as demo:
         (pid,) = _processes_of(out / file)
         os.kill(int(pid), signal.SIGKILL)
-        _, errors = demo.communicate(timeout=_PATIENCE_S)
+        _, errors = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 1
     assert f"fedprune: {victim}: ended by signal 9 (Killed)" in errors
     assert "Traceback" not in errors
@@ -181,7 +182,7 @@ def test_who_ends_a_demo_ends_every_process_of_it(tmp_path: Path, how: signal.Si
     out = tmp_path / "out"
     with _long_demo(out, "--agents", "1") as demo:
         demo.send_signal(how)
-        _, errors = demo.communicate(timeout=_PATIENCE_S)
+        _, errors = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == code
     assert "Traceback" not in errors
     assert not _processes_of(out)
@@ -194,19 +195,12 @@ def _long_demo(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = (*_COMMAND, "--out", str(out), *lasting, *options)
     demo = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        _await(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
+        until(lambda: "training" in _text(out / "logs" / "agent-0.log"), "the agent trains")
         yield demo
     finally:
         if demo.poll() is None:
             demo.send_signal(signal.SIGINT)
-            demo.communicate(timeout=_PATIENCE_S)
-
-
-def _await(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out until {what}"
-        time.sleep(0.05)
+            demo.communicate(timeout=PATIENCE_S)
 
 
 def _text(path: Path) -> str:

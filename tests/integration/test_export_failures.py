@@ -33,7 +33,8 @@ from fedprune.task.outputs import Output
 from fedprune.task.run_directory import CHECKPOINTS
 from fedprune.task.training import Training
 from tests.described import chain_of, table_of, weights_of
-from tests.processes import PATIENCE_S, Child
+from tests.patience import PATIENCE_S
+from tests.processes import Child
 
 CLASSES = 3
 NETWORK = chain_of(

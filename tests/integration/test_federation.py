@@ -24,6 +24,7 @@ from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, ROUNDS, Site, build_task
 from tests.links import connected
 from tests.noise import Noise
+from tests.packet_proxy import packet_proxy
 from tests.processes import Child
 
 MOST_APART = 1e-3
@@ -184,15 +185,18 @@ def test_whoever_is_killed_the_federation_learns_what_it_would_have(
     undisturbed: tuple[str, Child, Child], tmp_path_factory: pytest.TempPathFactory, site: Site
 ) -> None:
     """Aggregator, broker and agent are killed in the middle of rounds, and somebody else talks on every topic."""
-    with Mosquitto(tmp_path_factory.mktemp("unsteady")) as broker:
+    with Mosquitto(tmp_path_factory.mktemp("unsteady")) as broker, packet_proxy(broker.port) as proxy:
         unsteady = Site(tmp_path_factory.mktemp("killed"), broker.url, site.task)
+        behind_proxy = Site(unsteady.path, proxy.url, site.task)
         federation = unsteady.federation("run")
-        with start_agent(unsteady, "pi-1", trainer="keras") as first, start_agent(unsteady, "pi-2") as second:
+        proxy.hold(lambda packet: packet.is_up and Topics(NAME).up("pi-2", "submit") in packet.topics)
+        with start_agent(unsteady, "pi-1", trainer="keras") as first, start_agent(behind_proxy, "pi-2") as second:
             with Child("aggregator", federation, "--json") as aggregator:
-                second.says("round 1: training")
-                with second.held_up():
-                    first.says("waiting for work")  # its update is accepted, the other's is missing
-                    aggregator.kill()
+                proxy.wait_for_holding()
+                first.says("round 1: submitting")
+                first.says("waiting for work")  # its update is accepted, the other's is missing
+                aggregator.kill()
+            proxy.release()
             with Child("aggregator", federation, "--json") as aggregator, Noise(broker.url, NAME) as noise:
                 assert aggregator.reports()["round"] == 0
                 with second.held_up():

@@ -17,7 +17,8 @@ from fedprune.task.bundle import load_bundle, write_bundle
 from fedprune.wire.topics import Topics
 from tests.brokers import MISSING
 from tests.federations import NAME, Site
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, run, toml
+from tests.patience import PATIENCE_S
+from tests.processes import FEDPRUNE, Child, run, toml
 from tests.regressions import regression_bundle
 from tests.secured import SecuredGateway
 

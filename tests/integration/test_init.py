@@ -19,6 +19,7 @@ from fedprune.config import load_toml
 from fedprune.errors import TaskError
 from fedprune.task.bundle import read_bundle
 from tests.docs.snippets import ROOT
+from tests.patience import PATIENCE_S
 from tests.processes import run
 
 _CODE = """
@@ -43,7 +44,7 @@ def _made(example: str, directory: Path) -> Path:
     """The example's model, and the data that its script makes."""
     for script in (ROOT / "docs" / "examples" / example).glob("*.py"):
         (directory / script.name).write_bytes(script.read_bytes())
-    subprocess.run([sys.executable, "make_data.py"], cwd=directory, check=True, timeout=600)
+    subprocess.run([sys.executable, "make_data.py"], cwd=directory, check=True, timeout=PATIENCE_S)
     return directory
 
 

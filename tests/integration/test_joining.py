@@ -276,7 +276,7 @@ def test_a_device_whose_clock_is_before_everything_says_so(tmp_path: Path) -> No
         code, said = run("join", format_token(token), "--dir", tmp_path / "device")
     assert code == BROKER
     assert "its certificate is not yet valid: this device's clock says 2" in said
-    assert said.endswith("set the clock, and try again\n")
+    assert said.endswith("set it, and try again\n")
 
 
 def test_certificates_of_eight_years_ago_are_renewed_while_agent_and_gateway_run(

@@ -33,10 +33,10 @@ from fedprune.task.training import Training
 from tests.brokers import MISSING, Mosquitto, free_port
 from tests.exported import LABELS, exported
 from tests.federations import Site
+from tests.patience import PATIENCE_S
 from tests.processes import Child
 
 _TENSORFLOW = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
-_TIMEOUT_S = 120
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,7 +44,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

@@ -8,8 +8,11 @@ import pytest
 
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
+from fedprune.wire.messages import Submit, decode
+from fedprune.wire.topics import Topics
 from tests.brokers import MISSING, Mosquitto
-from tests.federations import Site
+from tests.federations import NAME, Site
+from tests.packet_proxy import Packet, packet_proxy
 from tests.processes import Child
 
 ROUNDS = {"count": 4, "cohort": 1, "quorum": 1.0, "fleet": ["pi-1"]}
@@ -17,21 +20,28 @@ ROUNDS = {"count": 4, "cohort": 1, "quorum": 1.0, "fleet": ["pi-1"]}
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
+def is_update_of_round_2(packet: Packet) -> bool:
+    is_submit = packet.is_up and Topics(NAME).up("pi-1", "submit") in packet.topics
+    return is_submit and decode(Submit, packet.payload).round == 1
+
+
 def test_a_federation_follows_its_broker_to_another_address(tmp_path: Path, tiny_task: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     with Mosquitto(tmp_path / "old") as old, Mosquitto(tmp_path / "new") as new:
         new.stop()
-        site, table = Site(tmp_path, old.url, tiny_task), {"url": old.url, "fallbacks": [new.url]}
-        config = site.federation("moved", broker=table, rounds=ROUNDS)
+        site = Site(tmp_path, old.url, tiny_task)
+        config = site.federation("moved", broker={"url": old.url, "fallbacks": [new.url]}, rounds=ROUNDS)
         with (
-            Child("agent", "--config", site.agent("pi-1", broker=table)) as agent,
+            packet_proxy(old.port) as proxy,
+            Child("agent", "--config", site.agent("pi-1", broker={"url": proxy.url, "fallbacks": [new.url]})) as agent,
             Child("aggregator", config, "--json") as aggregator,
         ):
-            agent.says("round 2: training")
-            with agent.held_up():
-                old.stop()
-                aggregator.says("connection to the broker lost")
+            proxy.hold(is_update_of_round_2)
+            proxy.wait_for_holding()
+            old.stop()
+            for process in (agent, aggregator):
+                process.says("connection to the broker lost")
             new.start()
             assert [aggregator.reports()["round"] for _ in range(4)] == [0, 1, 2, 3]
             assert aggregator.ends() == 0

@@ -12,7 +12,8 @@ import pytest
 
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import Site
-from tests.processes import FEDPRUNE, PATIENCE_S, Child, toml
+from tests.patience import PATIENCE_S
+from tests.processes import FEDPRUNE, Child, toml
 
 if TYPE_CHECKING:
     from tests.fixtures_tflite import TinyModels

@@ -30,6 +30,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Terms
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
+from tests.patience import PATIENCE_S
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
 
@@ -84,7 +85,7 @@ def _do_round(bundle: Bundle, data: Dataset, trainer: TrainerChoice, directory: 
     path = directory / "own.tflite"
     thread = TrainingThread(lambda _: data, trainer, 1, None, delivered.put, path)
     thread.start(1, partial(_opened, bundle))
-    assert isinstance(delivered.get(timeout=300).result, LocalResult)
+    assert isinstance(delivered.get(timeout=PATIENCE_S).result, LocalResult)
     return path
 
 

@@ -15,6 +15,9 @@ from tests.secured import SecuredGateway
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 _FILES = {"ca": "ca.pem", "certificate": "aggregator.pem", "key": "aggregator.key"}
+_ENDLESS = {"count": 10_000, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
+"""However many rounds are done before the aggregator is stopped, some are left."""
+
 _SAID = "if it was restored from a backup, `fedprune gateway epoch ROOTKEY` there opens a new epoch"
 
 
@@ -25,7 +28,9 @@ def test_a_fleet_goes_on_with_a_gateway_that_was_restored_once_it_has_a_new_epoc
     (gateway.path / "root.key").rename(tmp_path / "root.key")
     site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
     tls = {name: str(gateway.path / file) for name, file in _FILES.items()}
-    federation = site.federation("run", broker={"url": site.url, "tls": tls}, gateway=str(gateway.path))
+    federation = site.federation(
+        "run", broker={"url": site.url, "tls": tls}, gateway=str(gateway.path), rounds=_ENDLESS
+    )
     with gateway.broker():
         with gateway.endpoint():
             agents = [_joined(gateway, site, name) for name in ("pi-1", "pi-2")]

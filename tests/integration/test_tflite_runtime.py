@@ -51,9 +51,9 @@ from fedprune.runtime.training_graph import Step, TrainingGraph
 from fedprune.task.bundle import read_bundle
 from fedprune.task.training import Adam, Training
 from tests.closeness import assert_close
+from tests.patience import PATIENCE_S
 
 L = keras.layers
-_TIMEOUT_S = 300
 
 pytestmark = pytest.mark.skipif(
     sys.version_info[:2] != (3, 11), reason="tflite-runtime's last release has no wheel for this Python, only for 3.11"
@@ -71,7 +71,7 @@ class Elsewhere:
         """What it prints."""
         command = (self.python, "-c", program)
         done = subprocess.run(
-            command, cwd=self.directory, env={}, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command, cwd=self.directory, env={}, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -41,6 +41,7 @@ from fedprune.wire.messages import WEIGHTS_DIGEST_BYTES, Assignment, Failed, Ter
 from fedprune.wire.transfer import content_of
 from tests.closeness import assert_close
 from tests.devices import Device
+from tests.patience import PATIENCE_S
 from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, assignment, chunks
 
 _SCHEDULE = ConstantSparsity(begin_step=0, end_step=6, frequency=6, target_sparsity=0.5)
@@ -79,7 +80,7 @@ class _Thread:
     def trains(self, task: Bundle, blob: bytes | None = None) -> LocalResult | Exception:
         """What comes of the task's first round; of another bundle, if `blob` is one."""
         self.thread.start(1, lambda: (_first_round(task), blob or task.blob))
-        return self.delivered.get(timeout=60).result
+        return self.delivered.get(timeout=PATIENCE_S).result
 
 
 def _work(task: Bundle, trainer: TrainerChoice) -> LocalResult:
@@ -131,10 +132,35 @@ def test_a_training_that_is_held_goes_on_to_the_same_result_and_can_be_stopped_b
     held.thread.stop()
     held.thread.start(2, lambda: (_first_round(task), task.blob))
     held.thread.hold(False)
-    ended = held.delivered.get(timeout=60)
+    ended = held.delivered.get(timeout=PATIENCE_S)
     assert ended.number == 2
     assert isinstance(ended.result, LocalResult)
     assert ended.result.update.blob == expected.update.blob
+
+
+def test_a_training_that_makes_no_step_is_stuck_and_one_that_is_held_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the watchdog is fed no more, and the service is started anew."""
+    task = bundle_of(seeded(perceptron()), _SCHEDULE, mask=MaskPolicy.SHARED)
+    reads, goes_on = threading.Event(), threading.Event()
+
+    def load() -> Dataset:
+        reads.set()
+        goes_on.wait(60)
+        return learnable(32)
+
+    training = _Thread(load=load)
+    assert not training.thread.is_stuck()
+    training.thread.start(1, lambda: (_first_round(task), task.blob))
+    assert reads.wait(60)
+    assert not training.thread.is_stuck()
+    monkeypatch.setattr("edge_agent.training_thread.LONGEST_STEP_S", -1.0)
+    assert training.thread.is_stuck()
+    training.thread.hold(True)
+    assert not training.thread.is_stuck()
+    training.thread.hold(False)
+    goes_on.set()
+    assert isinstance(training.delivered.get(timeout=60).result, LocalResult)
+    assert not training.thread.is_stuck()
 
 
 def test_a_task_that_the_data_do_not_fit_leaves_nothing_of_itself_behind() -> None:
@@ -197,7 +223,7 @@ def test_after_a_recall_the_next_training_waits_for_the_one_that_ends() -> None:
     def open_slowly() -> tuple[LocalRound, bytes]:
         under_way.append(1)
         is_loading.set()
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE_S)
         under_way.remove(1)
         return _first_round(task), task.blob
 
@@ -206,13 +232,13 @@ def test_after_a_recall_the_next_training_waits_for_the_one_that_ends() -> None:
         return _first_round(task), task.blob
 
     training_thread.thread.start(1, open_slowly)
-    assert is_loading.wait(60)
+    assert is_loading.wait(PATIENCE_S)
     for number in (2, 3, 4):  # however often it is recalled and assigned meanwhile
         training_thread.thread.stop()
         training_thread.thread.start(number, open_next)
     may_go_on.set()
 
-    ended = training_thread.delivered.get(timeout=60)
+    ended = training_thread.delivered.get(timeout=PATIENCE_S)
     assert (ended.number, type(ended.result)) == (4, LocalResult)
     assert training_thread.delivered.empty()
 
@@ -225,7 +251,7 @@ def test_whatever_fails_before_training_is_told(where: str) -> None:
     else:
         training_thread = _Thread()
         training_thread.thread.start(1, _no_memory)
-        result = training_thread.delivered.get(timeout=60).result
+        result = training_thread.delivered.get(timeout=PATIENCE_S).result
 
     assert isinstance(result, MemoryError)
 

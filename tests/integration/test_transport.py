@@ -38,7 +38,8 @@ from tests.brokers import (
 )
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority
-from tests.links import PATIENCE_S, connected
+from tests.links import connected
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 

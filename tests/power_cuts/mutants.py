@@ -46,18 +46,18 @@ def said_early(recording: Sequence[Operation], kind: str) -> list[Operation]:
 
 
 def accepted_early(recording: Sequence[Operation]) -> list[Operation]:
-    """With each acceptance, which the next work says, said by itself before the update's file was made."""
+    """With each acceptance, which the next work says, said by itself before the first of the round's files was made:
+    updates that came together share one."""
     mutant: list[Operation] = []
     for operation in recording:
         mutant.append(operation)
         if isinstance(operation, Sent) and operation.topic.endswith("/a"):
-            agent, work = operation.topic.split("/")[-2], decode(Assignment, operation.payload)
+            work = decode(Assignment, operation.payload)
             if work.accepted is not None:
-                made = [
-                    at for at, before in enumerate(mutant) if isinstance(before, Link) and f"-{agent}." in before.name
-                ]
-                said = encode(Accepted(round=work.round - 1, update=work.accepted))
-                mutant.insert(made[-1], replace(operation, topic=operation.topic[:-1] + "y", payload=said))
+                round_ = work.round - 1
+                made = (at for at, it in enumerate(mutant) if isinstance(it, Link) and f"{round_:06d}-" in it.name)
+                said = encode(Accepted(round=round_, update=work.accepted))
+                mutant.insert(next(made), replace(operation, topic=operation.topic[:-1] + "y", payload=said))
     return mutant
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
+from fedprune.wire.messages import Accepted, Submit, decode
+from fedprune.wire.topics import Topics
 from tests.brokers import Mosquitto
-from tests.federations import Site
+from tests.federations import NAME, Site
+from tests.packet_proxy import Packet, packet_proxy
 from tests.power_cuts.operations import Operation
 from tests.power_cuts.recording import read_recording
 from tests.power_cuts.strace import Kill, traced
@@ -20,6 +23,9 @@ from tests.processes import FEDPRUNE, Child
 ROUNDS, KEPT_CHECKPOINTS = 6, 2
 AGENTS = ("pi-1", "pi-2")
 GATEWAY = "gateway"
+ALONE_ROUND = 3
+"""The round in which the gateway has the first agent's update in its book, and says so, before the other's comes."""
+
 STATES = {GATEWAY: "run", "pi-1": "pi-1/deep/state", "pi-2": "pi-2/deep/state"}
 """Everybody's state directory, below the site's. None of the directories is there at first."""
 
@@ -41,6 +47,9 @@ if it came past that."""
 _ROUNDS_TABLE = {"count": ROUNDS, "cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0}
 
 
+_TOPICS = Topics(NAME)
+
+
 @dataclass(frozen=True)
 class Scene:
     """A directory with a site in which a federation was recorded, and the traces."""
@@ -58,12 +67,29 @@ class Scene:
         return self.path / f"{who}-{life}.trace"
 
 
+@dataclass
+class _OneAfterTheOther:
+    """Holds the second agent's update of a round until the first is told that its own is accepted. The gateway takes
+    what has come at once: where both have, there is no moment at which it has one."""
+
+    round: int
+    is_accepted: bool = False
+
+    def __call__(self, packet: Packet) -> bool:
+        first, second = AGENTS
+        if not packet.is_up and _TOPICS.down(first, "accepted") in packet.topics and packet.payload:
+            self.is_accepted |= decode(Accepted, packet.payload).round == self.round
+        is_submit = packet.is_up and _TOPICS.up(second, "submit") in packet.topics
+        return not self.is_accepted and is_submit and decode(Submit, packet.payload).round == self.round
+
+
 def record(path: Path, task: Path) -> Scene:
     """Let a federation run to its end, through seven kills: six as a process is about to sync, one in a round."""
     scene = Scene(path)
     scene.site.mkdir()
-    with Mosquitto(path) as broker:
-        site = Site(scene.site, broker.url, task)
+    with Mosquitto(path) as broker, packet_proxy(broker.port) as proxy:
+        proxy.hold(_OneAfterTheOther(ALONE_ROUND))
+        site = Site(scene.site, proxy.url, task)
         for life, kill in enumerate(_GATEWAY_KILLED_AT_START, start=1):
             with start_gateway(site, by=traced(scene.trace(GATEWAY, life), kill)) as gateway:
                 killed(gateway, at_the_latest="connected; waiting")

@@ -14,12 +14,19 @@ from fedprune.task.run_directory import BOOK
 from tests.brokers import Mosquitto
 from tests.federations import Site
 from tests.power_cuts.mutants import with_paths
-from tests.power_cuts.operations import Move, Operation, Sync, Write
-from tests.power_cuts.scene import AGENTS, GATEWAY, ROUNDS, STATES, Scene, result_in, start_agent, start_gateway
+from tests.power_cuts.operations import Move, Operation, Write
+from tests.power_cuts.scene import (
+    AGENTS,
+    ALONE_ROUND,
+    GATEWAY,
+    ROUNDS,
+    STATES,
+    Scene,
+    result_in,
+    start_agent,
+    start_gateway,
+)
 from tests.power_cuts.volume import Fate, Volume, lay_out
-
-CUT_ROUND = 3
-"""The round in which the power goes."""
 
 ALL_LOST = Fate(names=0.0, data=0.0)
 TORN = Fate(names=1.0, data=1.0, torn=1.0, seed=1)
@@ -56,14 +63,21 @@ def lay_out_after_cut(recording: list[Operation], position: int, fate: Fate, roo
     lay_out(volume.after_power_cut(fate), root)
 
 
-def first_booked(recording: list[Operation], round_: int) -> tuple[int, str]:
-    """When the first update of a round was in the book, durably: the position after that, and whose it is."""
-    agent = ""
+def first_booked(recording: list[Operation], round_: int, scratch: Path) -> tuple[int, set[str]]:
+    """When updates of a round were in the book for the first time, durably: the position after that, and whose."""
+    is_written = False
     for position, (operation, synced) in enumerate(with_paths(recording), start=1):
         if isinstance(operation, Move) and operation.new_name.startswith(f"{round_:06d}-"):
-            agent = agent or operation.new_name.removeprefix(f"{round_:06d}-").removesuffix(".updates")
-        if agent and synced == f"{STATES[GATEWAY]}/{BOOK}-wal":
-            return position, agent
+            is_written = True
+        if is_written and synced == f"{STATES[GATEWAY]}/{BOOK}-wal":
+            left = scratch / str(position)
+            left.mkdir()
+            lay_out_after_cut(recording, position, ALL_LOST, left)
+            book = Book.open(left / STATES[GATEWAY] / BOOK)
+            accepted = {*book.accepted(round_)}
+            book.close()
+            if accepted:
+                return position, accepted
     raise AssertionError(f"no update of round {round_} was accepted")
 
 
@@ -76,29 +90,29 @@ def checkpointed(recording: list[Operation], version: int) -> int:
     )
 
 
-def settled(recording: list[Operation], round_: int) -> int:
+def settled(scene: Scene, agent: str, round_: int) -> int:
     """The position after an agent has made durable that it is done with a round."""
-    return remembered(recording, lambda record: record["pending"] is None and record["done"][-1][1] == round_)
+    return remembered(scene, agent, lambda it: it["pending"] is None and it["done"][-1][1] == round_)
 
 
-def submitted(recording: list[Operation], round_: int) -> int:
+def submitted(scene: Scene, agent: str, round_: int) -> int:
     """The position after an agent has made its update of a round durable, which it then submits."""
-    return remembered(recording, lambda record: record["pending"] is not None and record["pending"]["round"] == round_)
+    return remembered(scene, agent, lambda it: it["pending"] is not None and it["pending"]["round"] == round_)
 
 
-def remembered(recording: list[Operation], is_sought: Callable[[dict[str, Any]], bool]) -> int:
-    """The position after an agent has made such a record durable."""
+def remembered(scene: Scene, agent: str, is_sought: Callable[[dict[str, Any]], bool]) -> int:
+    """The position after an agent has made such a record durable, its name too."""
     written: dict[int, bytes] = {}
     is_written = False
-    for position, operation in enumerate(recording, start=1):
+    for position, (operation, synced) in enumerate(with_paths(scene.recording(agent)), start=1):
         match operation:
             case Write(_, node, _, data):
                 written[node] = data
             case Move(_, _, _, "agent.json", node):
                 is_written = is_sought(json.loads(written[node]))
-            case Sync() if is_written:
-                return position
-    raise AssertionError("an agent never remembered that")
+        if is_written and synced == STATES[agent]:
+            return position
+    raise AssertionError(f"{agent} never remembered that")
 
 
 def test_a_site_that_loses_power_in_a_round_learns_what_it_would_have(
@@ -106,14 +120,17 @@ def test_a_site_that_loses_power_in_a_round_learns_what_it_would_have(
 ) -> None:
     """One update is accepted, of which nobody has heard, and the other agent has not told anybody of its own. All that
     was not synced is lost."""
-    position, first = first_booked(scene.recording(GATEWAY), CUT_ROUND)
-    lay_out_after_cut(scene.recording(GATEWAY), position, ALL_LOST, tmp_path)
-    for agent in AGENTS:
-        recording = scene.recording(agent)
-        position = submitted(recording, CUT_ROUND) if agent == first else settled(recording, CUT_ROUND - 1)
-        lay_out_after_cut(recording, position, ALL_LOST, tmp_path)
+    site, scratch, (first, second) = tmp_path / "site", tmp_path / "scratch", AGENTS
+    site.mkdir()
+    scratch.mkdir()
+    gateway = scene.recording(GATEWAY)
+    position, accepted = first_booked(gateway, ALONE_ROUND, scratch)
+    assert accepted == {first}, "an agent whose update is in the book remembers it: no cut takes that away"
+    lay_out_after_cut(gateway, position, ALL_LOST, site)
+    lay_out_after_cut(scene.recording(first), submitted(scene, first, ALONE_ROUND), ALL_LOST, site)
+    lay_out_after_cut(scene.recording(second), settled(scene, second, ALONE_ROUND - 1), ALL_LOST, site)
 
-    assert finish(Site(tmp_path, broker.url, tiny_task)) == undisturbed
+    assert finish(Site(site, broker.url, tiny_task)) == undisturbed
 
 
 def test_a_site_that_loses_power_as_a_round_is_merged_learns_what_it_would_have(
@@ -122,9 +139,8 @@ def test_a_site_that_loses_power_as_a_round_is_merged_learns_what_it_would_have(
     """All updates are accepted, which no agent has heard; the checkpoint has its name, and the book says nothing of it.
     What was not synced is torn."""
     gateway = scene.recording(GATEWAY)
-    lay_out_after_cut(gateway, checkpointed(gateway, CUT_ROUND + 1), TORN, tmp_path)
+    lay_out_after_cut(gateway, checkpointed(gateway, ALONE_ROUND + 1), TORN, tmp_path)
     for agent in AGENTS:
-        recording = scene.recording(agent)
-        lay_out_after_cut(recording, submitted(recording, CUT_ROUND), TORN, tmp_path)
+        lay_out_after_cut(scene.recording(agent), submitted(scene, agent, ALONE_ROUND), TORN, tmp_path)
 
     assert finish(Site(tmp_path, broker.url, tiny_task)) == undisturbed

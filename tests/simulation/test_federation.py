@@ -142,7 +142,7 @@ def _check(world: World) -> None:
             merged = aggregate.result(before.exact)
             weights, mask = merged.weights, merged.mask
             if (optimizer := world.aggregation.optimizer) is not None:
-                weights, state = server_step(optimizer, before.exact, weights, state, table)
+                weights, state = server_step(optimizer, before.exact, weights, state, mask, table)
         expected = _next(world, before, weights, mask, state, voting.sums if record.kept and asked else None)
         for name, kept in expected.mask.items():
             np.testing.assert_array_equal(after.mask[name], kept, f"round {round_}: other weights came back")

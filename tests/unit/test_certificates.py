@@ -56,6 +56,15 @@ def test_a_client_is_no_server_and_a_server_no_client(authority: Credentials) ->
     assert purposes == [[ExtendedKeyUsageOID.CLIENT_AUTH], [ExtendedKeyUsageOID.SERVER_AUTH]]
 
 
+def test_what_is_certified_while_the_clock_is_ahead_begins_with_its_authority_and_ends_later(
+    authority: Credentials,
+) -> None:
+    ahead = NOW + timedelta(days=5000)
+    for issued in (issue_client(authority, "pi-1", ahead), issue_server(authority, "broker", HOSTS, ahead)):
+        assert loaded(issued).not_valid_before_utc == loaded(authority).not_valid_before_utc < NOW
+        assert loaded(issued).not_valid_after_utc > ahead
+
+
 def test_a_key_is_shown_nowhere(authority: Credentials) -> None:
     assert authority.key.splitlines()[1].decode() not in repr(authority)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.debian.targets import TARGETS, Target
+from deploy.debian.units import put_units
 from tests.brokers import EXECUTABLE
 
 _DEPLOYED = Path(__file__).parents[2] / "deploy" / "debian"
@@ -49,10 +51,27 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", _SERVICES, ids=lambda unit: unit.name)
 def test_a_service_is_a_guest_on_its_machine(unit: Path) -> None:
-    """It has bounds, ends soon, and is started again."""
+    """It has bounds, ends soon, and is started again however often it has failed."""
     settings = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
-    assert settings.keys() >= {"MemoryMax", "CPUQuota", "TasksMax", "Restart", "RestartSec", "TimeoutStopSec", "User"}
+    bounds = {"MemoryMax", "CPUQuota", "TasksMax", "Nice", "RestartSec", "TimeoutStopSec", "User"}
+    assert settings.keys() >= bounds
     assert (settings["Type"], settings["IOSchedulingClass"]) == ("notify", "idle")
+    assert (settings["Restart"], settings["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert int(settings["Nice"]) > 0
+    assert ("WatchdogSec" in settings) is ("bin/fedprune" in settings["ExecStart"])  # Mosquitto knows of none
+
+
+@pytest.mark.parametrize("side", ["agent", "gateway"])
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_pauses_between_restarts_grow_where_systemd_can_have_them_grow(
+    tmp_path: Path, side: str, target: Target
+) -> None:
+    put_units(_DEPLOYED / side, target, tmp_path)
+    units = tmp_path / "usr/lib/systemd/system"
+    services = {path.name for path in units.glob("*.service")}
+    assert services == {path.name for path in _SERVICES if path.parent.name == side}
+    growing = {path.parent.name.removesuffix(".d") for path in units.glob("*.d/*.conf") if "Steps" in path.read_text()}
+    assert growing == (services if target.suite == "trixie" else set())
 
 
 def test_the_gateways_service_sees_its_broker_which_it_has_to_tell_to_reload() -> None:

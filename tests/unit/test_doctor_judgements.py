@@ -54,7 +54,11 @@ def test_a_clock_before_the_installation_is_wrong() -> None:
     installed = datetime(2027, 1, 1, tzinfo=UTC)
     assert judge_clock(NOW, installed).verdict is Verdict.OK
     assert judge_clock(datetime(2026, 12, 31, tzinfo=UTC), installed).verdict is Verdict.FAILED
-    assert judge_clock(datetime(2000, 1, 1, tzinfo=UTC), datetime(1999, 1, 1, tzinfo=UTC)).verdict is Verdict.FAILED
+
+
+def test_a_clock_that_is_ten_years_after_the_installation_is_doubted() -> None:
+    installed = datetime(2017, 1, 1, tzinfo=UTC)
+    assert judge_clock(NOW, installed).verdict is Verdict.WARNING
 
 
 def test_a_certificate_is_judged_by_its_dates() -> None:

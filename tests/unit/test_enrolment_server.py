@@ -13,10 +13,11 @@ import pytest
 
 from fedprune.errors import ConfigurationError
 from fedprune.identity.enrolment import MAX_BODY_BYTES, Answer
-from fedprune.identity.enrolment_server import MOST_CONNECTIONS, EnrolmentServer
+from fedprune.identity.enrolment_server import MAX_REQUEST_BYTES, MOST_CONNECTIONS, EnrolmentServer
 from fedprune.identity.gateway import ServerFiles, init_gateway
 from fedprune.identity.settings import GatewaySettings
 from tests.brokers import free_port
+from tests.patience import PATIENCE_S
 from tests.served import served
 
 
@@ -41,7 +42,7 @@ class Endpoint:
         return Answer(200, f"{method} {path} {len(body)} {address}".encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60.0, context=self.context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE_S, context=self.context)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -67,6 +68,16 @@ def test_requests_are_answered_over_tls(endpoint: Endpoint) -> None:
 def test_a_body_that_is_too_long_or_of_unknown_length_is_not_read(endpoint: Endpoint, length: str) -> None:
     headers = {"Content-Length": length.encode().decode("latin-1")}
     assert endpoint.ask("POST", "/enrolment", None, **headers)[0] == 413
+
+
+def test_a_head_that_goes_on_for_ever_is_not_read_on(endpoint: Endpoint) -> None:
+    with endpoint.silent() as connection, endpoint.context.wrap_socket(connection, server_hostname="127.0.0.1") as said:
+        said.sendall(b"GET /authority HTTP/1.0\r\n")
+        for _ in range(MAX_REQUEST_BYTES // 100 + 1):
+            said.sendall(b"X: " + b"x" * 95 + b"\r\n")
+        with contextlib.suppress(ConnectionResetError):  # what it did not read is lost, and so may be what it answered
+            assert said.recv(4096).startswith(b"HTTP/1.0 431 ")
+    assert endpoint.ask("GET", "/authority")[0] == 200
 
 
 def test_nonsense_ends_its_own_connection_alone(endpoint: Endpoint, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_a_gateway_of_an_older_version_says_what_gives_it_its_keys(tmp_path: Pat
 
     init_gateway(made.path, SETTINGS, NOW)
     assert epoch(made.path) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes another user's file")
+def test_a_root_key_that_root_counts_with_stays_its_owners(gateway: Path) -> None:
+    os.chown(root_key(gateway), 12345, 12345)
+    count_epoch(gateway, "tests", root_key(gateway))
+    found = root_key(gateway).stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 12345, 0o600)
 
 
 def test_another_gateways_root_key_opens_nothing(gateway: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("fedprune", "edge_agent", "aggregator", "export", "sub_gateway", "benchmarks")
 
@@ -59,7 +61,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         source = f"def late() -> None:\n    import {imported}\n"
         copy.joinpath(*importer.split(".")).with_suffix(".py").write_text(source)
     linter = Path(sys.executable).with_name("lint-imports")
-    run = subprocess.run([linter, "--no-cache"], cwd=copy, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([linter, "--no-cache"], cwd=copy, capture_output=True, text=True, timeout=PATIENCE_S)
     assert run.returncode == 1, run.stdout + run.stderr
     return run.stdout
 

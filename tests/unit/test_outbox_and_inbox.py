@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, LinkUp
-from fedprune.wire.outbox import Outbox, Publication, Subscription, Unsubscription
+from fedprune.wire.outbox import MOST_SENT, Outbox, Publication, Subscription, Unsubscription
 
 
 def publication(size: int) -> Publication:
@@ -46,6 +46,22 @@ def test_a_publication_counts_until_it_is_acknowledged() -> None:
     assert not outbox.acknowledged(1)
     assert outbox.put(publication(1000))
     assert not outbox.acknowledged(2)
+
+
+def test_a_broker_that_acknowledges_nothing_is_handed_so_many_publications_and_one_more_for_each_it_acknowledges() -> (
+    None
+):
+    outbox = opened(10**6)
+    for _ in range(MOST_SENT + 2):
+        outbox.put(publication(1))
+    for identifier in range(MOST_SENT):
+        taken = outbox.take()
+        assert isinstance(taken, Publication)
+        outbox.sent(taken, identifier)
+
+    assert outbox.take() is None
+    outbox.acknowledged(0)
+    assert outbox.take() is not None
 
 
 def test_the_largest_that_the_broker_has_not_acknowledged_is_known_until_the_link_is_closed() -> None:

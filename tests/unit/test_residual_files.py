@@ -44,6 +44,14 @@ def test_what_was_packed_is_unpacked(residual: dict[str, Array], factor: float) 
             assert_close(found[name], array, residual[name], late[name])
 
 
+def test_values_that_lie_between_two_codes_are_told_as_well() -> None:
+    between = np.full(24, 4.5 / 7, np.float32)
+    between[0] = 1.0
+    for residual in ({"kernel": between}, {"kernel": np.where(np.arange(24) == 0, between, np.float32(2.5 / 7))}):
+        (found,) = unpack_residual(pack_residuals(residual, residual, b""), None).values()
+        assert_close(found, residual["kernel"])
+
+
 @pytest.mark.parametrize(
     ("codec", "most"),
     [

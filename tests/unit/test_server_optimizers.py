@@ -41,8 +41,8 @@ def test_fedavgm_adds_what_it_remembers_of_earlier_deltas() -> None:
     exact, delta = drawn("exact"), drawn("delta", 0.1)
     optimizer = FedAvgM(learning_rate=0.5, momentum=0.9)
 
-    weights, state = server_step(optimizer, exact, moved(exact, delta), {}, TABLE)
-    again, _ = server_step(optimizer, weights, moved(weights, delta), state, TABLE)
+    weights, state = server_step(optimizer, exact, moved(exact, delta), {}, {}, TABLE)
+    again, _ = server_step(optimizer, weights, moved(weights, delta), state, {}, TABLE)
 
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(weights[name], exact[name] + 0.5 * delta[name], atol=1e-6)
@@ -58,7 +58,7 @@ def test_fedadam_is_algorithm_2_of_its_paper() -> None:
     square = np.full((3, 4), 0.01**2)
     expected = exact["kernel"].astype(np.float64)
     for delta in deltas:
-        weights, state = server_step(optimizer, weights, moved(weights, delta), state, TABLE)
+        weights, state = server_step(optimizer, weights, moved(weights, delta), state, {}, TABLE)
         mean = 0.5 * mean + 0.5 * delta["kernel"]
         square = 0.75 * square + 0.25 * delta["kernel"].astype(np.float64) ** 2
         expected = expected + 0.1 * mean / (np.sqrt(square) + 0.01)
@@ -69,7 +69,7 @@ def test_fedadam_is_algorithm_2_of_its_paper() -> None:
 def test_fedavgm_without_momentum_is_fedavg_to_the_bit() -> None:
     exact, merged = drawn("exact"), drawn("merged")
 
-    weights, _ = server_step(FedAvgM(momentum=0.0), exact, merged, {}, TABLE)
+    weights, _ = server_step(FedAvgM(momentum=0.0), exact, merged, {}, {}, TABLE)
 
     assert weights_digest(weights) == weights_digest(merged)
 
@@ -78,7 +78,7 @@ def test_fedavgm_without_momentum_is_fedavg_to_the_bit() -> None:
 def test_statistics_are_those_of_the_merge(optimizer: ServerOptimizer) -> None:
     merged = drawn("merged")
 
-    weights, state = server_step(optimizer, drawn("exact"), merged, {}, TABLE)
+    weights, state = server_step(optimizer, drawn("exact"), merged, {}, {}, TABLE)
 
     assert [*weights] == [*merged]
     for name in ("mean", "variance"):
@@ -89,22 +89,22 @@ def test_statistics_are_those_of_the_merge(optimizer: ServerOptimizer) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_what_is_pruned_has_no_momentum_and_does_not_come_back(optimizer: ServerOptimizer) -> None:
     exact, mask = drawn("exact"), {"kernel": drawn("mask")["kernel"] > 0}
-    weights, state = server_step(optimizer, exact, moved(exact, drawn("delta", 0.1)), {}, TABLE)
-    pruned = weights | {"kernel": np.where(mask["kernel"], weights["kernel"], np.float32(0))}
+    weights, state = server_step(optimizer, exact, moved(exact, drawn("delta", 0.1)), {}, {}, TABLE)
+    pruned = dict(weights) | {"kernel": np.where(mask["kernel"], weights["kernel"], np.float32(0))}
     state = mask_state(state, mask)
     for key in state:
         assert not key.endswith("kernel") or not state[key][~mask["kernel"]].any()
 
     delta = drawn("next", 0.1)
     merged = moved(pruned, delta) | {"kernel": pruned["kernel"] + np.where(mask["kernel"], delta["kernel"], 0)}
-    after, _ = server_step(optimizer, pruned, merged, state, TABLE)
+    after, _ = server_step(optimizer, pruned, merged, state, mask, TABLE)
 
     assert not after["kernel"][~mask["kernel"]].any()
     assert after["kernel"][mask["kernel"]].all()
 
 
 def test_the_state_of_another_optimizer_is_refused() -> None:
-    _, state = server_step(FedAdam(), drawn("exact"), drawn("merged"), {}, TABLE)
+    _, state = server_step(FedAdam(), drawn("exact"), drawn("merged"), {}, {}, TABLE)
 
     check_state(FedAdam(), state, TABLE)
     check_state(FedAvgM(), {}, TABLE)

@@ -24,10 +24,10 @@ from fedprune.system.usage import Activity
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Reason, Rejected, Submit, decode
 from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell
+from tests.patience import PATIENCE_S
 
 AGENTS = tuple(f"pi-{number}" for number in range(6))
 PLAN = replace(TASK_PLAN, rounds=2, cohort=len(AGENTS), quorum=len(AGENTS))
-PATIENCE_S = 600.0
 HANGS_S = 4.0
 """In place of `SILENT_S`."""
 
