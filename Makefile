@@ -4,7 +4,7 @@
 
 BIN := .venv/bin
 BENCHED := $(patsubst %,runs/bench/export/%.tflite,fp32 fp16 dynamic int8)
-# Every processor runs tests, up to four: a worker takes 1.5 GB. Those of a file share what is dear to make, and stay
+# Every processor runs tests, up to four: a worker takes 2 GB. Those of a file share what is dear to make, and stay
 # together. Files come in the order of their names, dear ones first, so that no processor waits at the end.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PATH := $(PATH):/usr/sbin# mosquitto's place on Debian, which a user's PATH leaves out

@@ -18,39 +18,16 @@ from typing import Any
 
 import msgspec
 
+from aggregator.book_tables import FORMAT, SCHEMA
+from aggregator.remembered import NO_SIGNS, RECALL, forget, remember
+from fedprune.codecs.history import MOST_UPDATES
 from fedprune.errors import StorageError, StorageOfOtherVersion
 from fedprune.model.metrics import Metric
-
-FORMAT = 7
-"""Of the tables below; a book of another format is refused."""
 
 RUN_ID_BYTES = 3
 """Random bytes of a run's id, 4 letters: messages name it, and an agent remembers 16 at most."""
 
 _TICKET_KEY_BYTES = 16
-
-_SCHEMA = """
-CREATE TABLE federation (
-    only INTEGER PRIMARY KEY CHECK (only = 0), run TEXT NOT NULL, task BLOB NOT NULL, settings TEXT NOT NULL,
-    starts INTEGER NOT NULL, ticket_key BLOB NOT NULL, began INTEGER NOT NULL
-) STRICT;
-CREATE TABLE former_runs (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
-CREATE TABLE rounds (round INTEGER PRIMARY KEY, cap INTEGER NOT NULL, record TEXT) STRICT;
-CREATE TABLE cohort (
-    round INTEGER NOT NULL, agent TEXT NOT NULL, examples INTEGER NOT NULL, PRIMARY KEY (round, agent)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE refused (agent TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE updates (
-    round INTEGER NOT NULL, agent TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, weight INTEGER NOT NULL,
-    loss REAL NOT NULL, train_seconds REAL NOT NULL, idle_memory_mb REAL NOT NULL, peak_memory_mb REAL NOT NULL,
-    x_mean REAL NOT NULL, x_largest REAL NOT NULL, delta_norm REAL NOT NULL, statistics_norm REAL NOT NULL,
-    local_steps INTEGER NOT NULL, counted_steps INTEGER NOT NULL,
-    evaluated_examples INTEGER NOT NULL, evaluated_loss REAL, tallies BLOB NOT NULL, file TEXT NOT NULL,
-    place INTEGER NOT NULL, left_out TEXT, apart TEXT, PRIMARY KEY (round, agent)
-) STRICT;
-CREATE INDEX updates_of_agent ON updates (agent, round);
-"""
-
 
 MOST_NAMES = 20
 """Agents that a record names."""
@@ -234,8 +211,9 @@ class Book:
                 [(round_, agent, count) for agent, count in examples.items()],
             )
 
-    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate]) -> None:
-        """Agents' updates of an open round are taken, each once: a second one is refused by the primary key.
+    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate], signs: Mapping[str, bytes] = NO_SIGNS) -> None:
+        """Agents' updates of an open round are taken, each once: a second one is refused by the primary key. `signs`
+        are remembered of them.
 
         Raises `StorageError` for a round that is not open: what it merged could not hold these updates.
         """
@@ -250,6 +228,7 @@ class Book:
                     f"the book: round {round_ + 1} is not open, so updates of {', '.join(updates)} cannot count in it; "
                     "does another aggregator use this state directory?"
                 )
+            remember(self._connection, round_, signs)
 
     def refuse(self, digests: Mapping[str, bytes]) -> None:
         """Agents' updates, by their digests, are malformed for good; of each agent the last one is remembered."""
@@ -271,6 +250,7 @@ class Book:
                     [(why, record.round, agent) for agent, why in reasons.items()],
                 )
             self._connection.execute("UPDATE updates SET tallies = x'' WHERE round = ?", (record.round,))
+            forget(self._connection, record.round)
             self._connection.execute(
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
@@ -291,7 +271,7 @@ class Book:
     def roll_back(self, round_: int, run: str) -> None:
         """Undo `round_` and all rounds after it. The run goes on under a new id, of which agents have done no round."""
         with self._transaction():
-            for table in ("rounds", "cohort", "updates"):
+            for table in ("rounds", "cohort", "updates", "remembered"):
                 self._connection.execute(f"DELETE FROM {table} WHERE round >= ?", (round_,))
             self._connection.execute("INSERT INTO former_runs SELECT run FROM federation")
             self._connection.execute("UPDATE federation SET run = ?, began = ?", (run, round_))
@@ -327,6 +307,10 @@ class Book:
         rows = self._fetch("SELECT agent, digest, max(round) FROM updates WHERE round < ? GROUP BY agent", before)
         return {agent: digest for agent, digest, _ in rows}
 
+    def remembered(self, agent: str, before: int) -> list[bytes]:
+        """The signs of an agent's last accepted updates of the rounds before `before`, the newest first."""
+        return [signs for (signs,) in self._fetch(RECALL, agent, before, MOST_UPDATES)]
+
     def left_out(self) -> dict[str, tuple[int, str]]:
         """The round and the reason of each agent's last update that a merge did without, under the run's present id."""
         rows = self._fetch(
@@ -360,7 +344,7 @@ class Book:
         tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if not tables:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+            for statement in filter(str.strip, SCHEMA.split(";")):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from aggregator import round_machine
 from aggregator.book import Book
+from aggregator.listening import Listening
 from aggregator.response_times import REMEMBERED, ResponseTimes
 from aggregator.round_answers import RETRY_AFTER_S, terms
 from aggregator.round_state import (
@@ -129,6 +130,7 @@ class Exchange(ABC):
         self._cohort, self._spoken = cohort, spoken
         self._topics, self._link, self._book, self._clock = topics, link, book, clock
         self._speaker = Speaker(topics, link, keys, spoken)
+        self._listening = Listening(topics, link, keys)
         self._signer = signer
         self._contents: dict[bytes, bytes] = {}
         self._submits_heard = SubmitsHeard()
@@ -187,8 +189,7 @@ class Exchange(ABC):
 
     def connect(self) -> None:
         """The link is up: subscribe, then tell the agents."""
-        self._link.subscribe(self._topics.all_up)
-        self._link.subscribe(self._topics.all_status)
+        self._listening.begin()
         self._link.subscribe(self._topics.round)  # to hear that the broker takes the manifest
         if self.state.phase is Phase.GATHERING:
             _log.info("connected; waiting for %s agents to check in", self._cohort)
@@ -204,6 +205,7 @@ class Exchange(ABC):
         if delivery.topic == self._topics.round:
             self._speaker.heard_manifest()
             return
+        self._listening.count(delivery.topic, self.state.plan.max_update_bytes, self._clock())
         topic, size = delivery.topic, len(delivery.payload)
         if topic.startswith(self._topics.all_status[:-1]):
             self._up.add(topic, size, Traffic.CONTROL)
@@ -254,6 +256,7 @@ class Exchange(ABC):
         self.handle(LinkDrained())
 
     def tick(self) -> None:
+        self._listening.look(self._clock())
         alarm = round_machine.wake_at(self.state)
         if self._unstored is not None and alarm is not None and alarm <= self._clock():
             self.settle()

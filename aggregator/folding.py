@@ -3,6 +3,7 @@ update of a sub-gateway is the partial sum of its agents' updates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aggregator.global_model import moved_in
@@ -10,7 +11,7 @@ from aggregator.merging import Aggregate
 from aggregator.outliers import Norms, norms_of
 from aggregator.partial_sum import decode_partial_sum, is_partial_sum, part_norms
 from aggregator.settings import Aggregation
-from fedprune.codecs import Codec, Key, Update, UpdateDecoder, check_update
+from fedprune.codecs import Codec, Key, Update, UpdateDecoder, check_update, encode_signs
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Mask, TensorTable, weights_digest
 from fedprune.network.description import Network
@@ -27,6 +28,15 @@ class Folded:
 
     sums: Aggregate
     updates: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An update that can be merged: its norms, and what is remembered of it for the agent's next ones, if the codec
+    remembers (`fedprune.codecs.history`)."""
+
+    norms: Norms
+    signs: bytes
 
 
 class Folding:
@@ -47,12 +57,12 @@ class Folding:
         self._task, self._seed, self._codec, self._rule = task, seed, codec, aggregation.rule
         self._round: _Round | None = None
 
-    def take(self, blob: bytes, agent: str, model: Checkpoint, weight: int) -> Norms:
+    def take(self, blob: bytes, agent: str, model: Checkpoint, weight: int, remembered: Sequence[bytes] = ()) -> Taken:
         """Check an agent's update to `model`, and fold it into the round's sums if that can be done as it arrives.
 
-        Raises `ProtocolError` if it cannot be merged; then nothing was changed.
+        Raises `ProtocolError` if it cannot be merged, as `read` does; then nothing was changed.
         """
-        update, table = self.read(blob, agent, model), self._of(model).table
+        update, table = self.read(blob, agent, model, remembered), self._of(model).table
         if isinstance(update, Aggregate):
             return self._take_part(update, blob, agent, model, weight)
         check_update(update, table)
@@ -61,9 +71,9 @@ class Folding:
             folded = self._of(model).folded
             folded.sums.add(update, weight)
             folded.updates[agent] = (content_of(blob).digest, weight)
-        return norms
+        return Taken(norms, encode_signs(update.delta, update.mask, table) if self._codec.remembers else b"")
 
-    def _take_part(self, part: Aggregate, blob: bytes, agent: str, model: Checkpoint, weight: int) -> Norms:
+    def _take_part(self, part: Aggregate, blob: bytes, agent: str, model: Checkpoint, weight: int) -> Taken:
         if part.examples != weight or not weight:
             raise ProtocolError(f"its partial sum is of {part.examples} examples, and the submit says {weight}")
         part.check_bounds()
@@ -71,16 +81,17 @@ class Folding:
         folded = self._of(model).folded
         folded.sums.merge(part)
         folded.updates[agent] = (content_of(blob).digest, weight)
-        return norms
+        return Taken(norms, b"")
 
-    def read(self, blob: bytes, agent: str, model: Checkpoint) -> Update | Aggregate:
-        """An agent's update to `model`, or a sub-gateway's partial sum. Raises `ProtocolError`."""
+    def read(self, blob: bytes, agent: str, model: Checkpoint, remembered: Sequence[bytes] = ()) -> Update | Aggregate:
+        """An agent's update to `model`, or a sub-gateway's partial sum; `remembered` is what was of its last updates,
+        the newest first. Raises `ProtocolError`, and `OtherHistory` where the update is coded by something else."""
         if agent in self.sub_gateways:
             digest = bytes.fromhex(weights_digest(model.weights))
             return decode_partial_sum(blob, self.table_of(model), model.weights, self.known_mask(model), digest)
         if is_partial_sum(blob):
             raise ProtocolError(f"it is a partial sum; if {agent} is a gateway itself, name it in rounds.sub_gateways")
-        return self._of(model).decoder.decode(blob, Key(self._seed, model.version, agent))
+        return self._of(model).decoder.decode(blob, Key(self._seed, model.version, agent), remembered)
 
     def folded(self, model: Checkpoint) -> Folded:
         """What was folded of the updates to `model`."""

@@ -93,6 +93,7 @@ class PartRunner(UpdateExchange):
             None,
             None,
             elsewhere=nowhere if workers is None else workers.folded,
+            remembered=store.book.remembered,
             sub_gateways=plan.sub_gateways,
         )
         super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)

@@ -37,7 +37,7 @@ def chains(weights: int) -> tuple[str, str]:
     """
     up, down = budget_of(weights, _UP), budget_of(weights, _DOWN)
     return (
-        f"mask | feedback({_CAP}) | budget({up}) | ternary | context",
+        f"mask | feedback({_CAP}) | budget({up}) | ternary | history",
         f"mask | budget({down}) | ternary | context",
     )
 

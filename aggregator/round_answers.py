@@ -85,6 +85,11 @@ def reject(submit: Submit, reason: Reason, detail: str) -> Rejected:
     return Rejected(reason=reason, detail=detail[:1000], digest=submit.content.digest)
 
 
+def of_another_run(submit: Submit) -> Rejected:
+    """Nothing is wrong with the agent: it need not wait before it checks in for this run."""
+    return Rejected(reason=Reason.INVALID, detail="of another run", digest=submit.content.digest, retry_after=0.0)
+
+
 def cannot_wait(state: RoundState, agent: str, check_in: CheckIn) -> Rejected | None:
     """The reason why an agent that checks in may not wait for work, or None.
 

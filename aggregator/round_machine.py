@@ -44,6 +44,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    HistoryDiffers,
     LinkDrained,
     Merged,
     Phase,
@@ -63,6 +64,7 @@ from aggregator.round_uploads import (
     accept,
     acknowledge,
     answer_outside_round,
+    ask_for_shared,
     drop_upload,
     excuse_upload,
     refuse,
@@ -336,6 +338,10 @@ def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
     return state, actions + more
 
 
+def _ask_for_shared(state: RoundState, event: HistoryDiffers, _: float) -> Step:
+    return ask_for_shared(state, event)
+
+
 TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.GATHERING, Connected): row(_connect_gathering),
     (Phase.GATHERING, Ticked): row(_tick_gathering, Phase.TRAINING),
@@ -359,6 +365,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.TRAINING, UpdateStored): row(_accept, Phase.MERGING),
     (Phase.TRAINING, UpdateRefused): row(_refuse, Phase.MERGING),
     (Phase.TRAINING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.DONE),
+    (Phase.TRAINING, HistoryDiffers): row(_ask_for_shared),
     (Phase.MERGING, Connected): row(_announce),
     (Phase.MERGING, Ticked): row(_tick),
     (Phase.MERGING, LinkDrained): row(_drain),

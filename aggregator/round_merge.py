@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from aggregator.agents_evaluation import AgentsEvaluation, agents_evaluation, loss_scale
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
 from aggregator.explosion import has_exploded
-from aggregator.folding import Folded, Folding
+from aggregator.folding import Folded, Folding, Taken
 from aggregator.global_model import NO_STATE, GlobalModel, new_model, next_model
 from aggregator.local_work import fednova_scales, norms_of_usual_work
 from aggregator.merging import Aggregate
@@ -71,11 +71,20 @@ def nowhere(_: Checkpoint, __: Folding) -> Iterable[Folded]:
     return ()
 
 
+Remembered = Callable[[str, int], Sequence[bytes]]
+"""Tells what is remembered of an agent's last accepted updates of the rounds before one, the newest first."""
+
+
+def nothing_remembered(_: str, __: int) -> Sequence[bytes]:
+    """`Remembered` of updates whose codec does without."""
+    return ()
+
+
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
     draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
     it is known. `elsewhere` has folded updates too. Those of `sub_gateways` are partial sums. `forms` are those of the
-    task: each model's weights, and updates to it, are in its own."""
+    task: each model's weights, and updates to it, are in its own. `remembered` is asked where the codec remembers."""
 
     def __init__(
         self,
@@ -90,22 +99,29 @@ class Merger:
         scale: LossScale | None,
         aggregation: Aggregation = AS_USUAL,
         elsewhere: Elsewhere = nowhere,
+        remembered: Remembered = nothing_remembered,
         sub_gateways: frozenset[str] = frozenset(),
     ) -> None:
         self._folding = Folding(task, network, seed, codec, aggregation, sub_gateways)
         self.forms = self._folding.forms
         self._task, self._run, self._seed = task, run, seed
         self._model_codec, self._elsewhere = model_codec, elsewhere
+        self._remembered = remembered if codec.remembers else nothing_remembered
         self._disk = disk
         self._evaluate, self._scale = evaluate, scale
         self._aggregation = aggregation
 
-    def take(self, blob: bytes, agent: str, model: GlobalModel, weight: int) -> Norms:
+    def take(self, blob: bytes, agent: str, model: GlobalModel, weight: int) -> Taken:
         """Check an agent's update to `model`, which will be accepted, and fold it into the round's sums as it arrives.
 
-        Raises `ProtocolError` if it cannot be merged; then nothing was changed.
+        Raises `ProtocolError` if it cannot be merged (`OtherHistory` if it is coded by a history that is not remembered
+        here); then nothing was changed.
         """
-        return self._folding.take(blob, agent, model.checkpoint, weight)
+        return self._folding.take(blob, agent, model.checkpoint, weight, self.remembered(agent, model))
+
+    def remembered(self, agent: str, model: GlobalModel) -> Sequence[bytes]:
+        """What an agent's update to `model` may be coded by."""
+        return self._remembered(agent, model.checkpoint.version)
 
     def form_of(self, model: GlobalModel) -> Form:
         """The form of the task that a model is in."""
@@ -247,7 +263,7 @@ class Merger:
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
         voting = self._voting(model)
         missing = {agent: update for agent, update in taken.items() if agent not in folded.updates}
-        surplus = {agent: update for agent, update in updates.items() if agent in folded.updates.keys() - taken.keys()}
+        surplus = {agent: updates[agent] for agent in folded.updates if agent not in taken}
         for agent, update in self._read(model, missing):
             if isinstance(update, Aggregate):
                 folded.sums.merge(update)
@@ -275,7 +291,7 @@ class Merger:
     ) -> Iterator[tuple[str, Update | Aggregate]]:
         for agent, blob in read_updates(self._disk, updates):
             try:
-                yield agent, self._folding.read(blob, agent, model.checkpoint)
+                yield agent, self._folding.read(blob, agent, model.checkpoint, self.remembered(agent, model))
             except ProtocolError as error:
                 raise StorageError(
                     f"the accepted update of {agent} cannot be merged ({error}); undo what was changed in the settings"

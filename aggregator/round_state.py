@@ -65,6 +65,13 @@ class UpdateRefused:
 
 
 @dataclass(frozen=True)
+class HistoryDiffers:
+    """The agent's update is coded by another history than is remembered: it has to come as it is without."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
 class Merged:
     """The round's aggregate is applied and checkpointed; this is the next round's model.
 
@@ -99,7 +106,7 @@ class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Connected | Said | UpdateStored | UpdateRefused | Merged | RoundGiven | LinkDrained | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | HistoryDiffers | Merged | RoundGiven | LinkDrained | Ticked
 
 
 # Actions

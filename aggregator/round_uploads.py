@@ -9,9 +9,10 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import MOST_REFUSALS, Standing
 from aggregator.presence import Waiting
-from aggregator.round_answers import accepted, assignment, is_current, reject
+from aggregator.round_answers import accepted, assignment, is_current, of_another_run, reject
 from aggregator.round_state import (
     Action,
+    HistoryDiffers,
     KeepChunk,
     RoundState,
     Said,
@@ -93,10 +94,10 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
         return state, kept if need is None else (*kept, Send(agent, need))
     try:
         blob = receiving.assemble()
-    except ProtocolError:  # a chunk was not the agent's: all of them come again
+    except ProtocolError as error:  # a chunk was not the agent's: all of them come again
         receiving, need = Receiving.begin(upload.submit.content, now, agent, receiving.link)
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
-        return state, (Send(agent, need),)
+        return state, (Send(agent, need), Warn(f"the update of {agent}: {error}; asking for all of it again"))
     return _store(state, agent, blob)
 
 
@@ -127,6 +128,14 @@ def acknowledge(state: RoundState) -> Step:
 
 def refuse(state: RoundState, event: UpdateRefused) -> Step:
     return refuse_update(state, event.agent, state.uploads[event.agent].submit, event.why)
+
+
+def ask_for_shared(state: RoundState, event: HistoryDiffers) -> Step:
+    """Have an agent send its update as it is without a history. It is nobody's fault, and the agent keeps its place."""
+    agent, submit = event.agent, state.uploads[event.agent].submit
+    member = msgspec.structs.replace(state.cohort.members[agent], standing=Standing.ASSIGNED)
+    state = replace(drop_upload(state, agent), cohort=state.cohort.put(agent, member))
+    return state, (Send(agent, reject(submit, Reason.OTHER_HISTORY, "send it as it is without")),)
 
 
 def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> Step:
@@ -256,7 +265,7 @@ def _drop_stalled(state: RoundState, now: float) -> RoundState:
 def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Rejected:
     digest, member = submit.content.digest, state.cohort.get(agent)
     if submit.run != state.plan.run:
-        return reject(submit, Reason.INVALID, "of another run")
+        return of_another_run(submit)
     taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
     if digest in (taken, state.last_accepted.get(agent)):
         return accepted(submit)

@@ -78,6 +78,7 @@ class AggregatorRunner(UpdateExchange):
             scale,
             aggregation,
             nowhere if workers is None else workers.folded,
+            store.book.remembered,
             plan.sub_gateways,
         )
         super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)

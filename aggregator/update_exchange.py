@@ -15,15 +15,16 @@ from aggregator.agents_evaluation import check_evaluated
 from aggregator.book import MOST_NAMES, AcceptedUpdate, RoundRecord
 from aggregator.deltas import replays
 from aggregator.exchange import Exchange
+from aggregator.folding import Taken
 from aggregator.global_model import GlobalModel
 from aggregator.local_work import check_local_steps
-from aggregator.outliers import Norms
 from aggregator.round_merge import MergedRound, Merger
-from aggregator.round_state import Event, Model, Phase, Plan, StoreUpdate, UpdateRefused, UpdateStored
+from aggregator.round_state import Event, HistoryDiffers, Model, Phase, Plan, StoreUpdate, UpdateRefused, UpdateStored
 from aggregator.run_store import RunStore
 from aggregator.segments import write_segment
 from aggregator.traffic import Traffic, TrafficCount
-from aggregator.workers import Checked, WorkerEnded, Workers
+from aggregator.workers import Checked, Verdict, WorkerEnded, Workers
+from fedprune.codecs import OtherHistory
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
@@ -75,7 +76,8 @@ class UpdateExchange(Exchange, ABC):
         if self._workers is None:
             return self._note_verdicts([(action, self._verdict(action)) for action in updates])
         said = [(action, self._says_nonsense(action)) for action in updates]
-        self._workers.check([action for action, why in said if why is None], self._model.checkpoint.version)
+        checked = [(action, self._merger.remembered(action.agent, self._model)) for action, why in said if why is None]
+        self._workers.check(checked, self._model.checkpoint.version)
         return self._note_verdicts([(action, why) for action, why in said if why is not None])
 
     def hear_worker(self, event: Checked | WorkerEnded) -> None:
@@ -87,12 +89,13 @@ class UpdateExchange(Exchange, ABC):
         for following in self._note_verdicts(self._workers.take_verdicts(event)):
             self.handle(following)
 
-    def _verdict(self, action: StoreUpdate) -> Norms | str:
-        """The norms of an update that can be merged, or why it cannot be."""
+    def _verdict(self, action: StoreUpdate) -> Verdict:
         try:
             return self._says_nonsense(action) or self._merger.take(
                 action.blob, action.agent, self._model, action.weight
             )
+        except OtherHistory as error:
+            return error
         except ProtocolError as error:
             return str(error)
 
@@ -106,9 +109,9 @@ class UpdateExchange(Exchange, ABC):
             return str(error)
         return None
 
-    def _note_verdicts(self, judged: Sequence[tuple[StoreUpdate, Norms | str]]) -> list[Event]:
+    def _note_verdicts(self, judged: Sequence[tuple[StoreUpdate, Verdict]]) -> list[Event]:
         """Make what can be merged durable, all together, and remember what cannot be."""
-        taken = {action.agent: (action, found) for action, found in judged if isinstance(found, Norms)}
+        taken = {action.agent: (action, found) for action, found in judged if isinstance(found, Taken)}
         refused = {action.agent: (action, found) for action, found in judged if isinstance(found, str)}
         for agent, (_, why) in refused.items():
             self._counts["refused"] += 1
@@ -119,12 +122,17 @@ class UpdateExchange(Exchange, ABC):
             self._note_cap(action)
         if taken:
             self._keep_updates(taken)
-        return [
-            UpdateRefused(action.agent, refused[action.agent][1])
-            if action.agent in refused
-            else UpdateStored(action.agent)
-            for action, _ in judged
-        ]
+        return [self._event_of(action.agent, found) for action, found in judged]
+
+    def _event_of(self, agent: str, found: Verdict) -> Event:
+        match found:
+            case Taken():
+                return UpdateStored(agent)
+            case OtherHistory():
+                self._agents_log.log(logging.INFO, "%s is to send its update once more: %s", agent, found)
+                return HistoryDiffers(agent)
+            case str():
+                return UpdateRefused(agent, found)
 
     def _note_cap(self, action: StoreUpdate) -> None:
         if action.weight < action.submit.examples:
@@ -137,7 +145,7 @@ class UpdateExchange(Exchange, ABC):
                 action.weight,
             )
 
-    def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Norms]]) -> None:
+    def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Taken]]) -> None:
         round_ = self.state.round
         places = write_segment(
             self._store.updates, round_, {agent: action.blob for agent, (action, _) in taken.items()}
@@ -145,9 +153,10 @@ class UpdateExchange(Exchange, ABC):
         self._store.book.accept(
             round_,
             {
-                agent: accepted_update(action.submit, action.weight, norms, self._task.training, places[agent])
-                for agent, (action, norms) in taken.items()
+                agent: accepted_update(action.submit, action.weight, found.norms, self._task.training, places[agent])
+                for agent, (action, found) in taken.items()
             },
+            {agent: found.signs for agent, (_, found) in taken.items() if found.signs},
         )
 
     def _offer(self) -> Model:

@@ -11,10 +11,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from aggregator.folding import Folding
-from aggregator.outliers import Norms
 from aggregator.partial_sum import encode_partial_sum
-from aggregator.workers import Check, Job, Part, Sum, Verdicts
-from fedprune.codecs import parse_codec
+from aggregator.workers import Check, Job, Part, Sum, Verdict, Verdicts
+from fedprune.codecs import OtherHistory, parse_codec
 from fedprune.errors import FedpruneError, ProtocolError
 from fedprune.model.tensors import weights_digest
 from fedprune.system.disk import Directory
@@ -42,9 +41,13 @@ class _Worker:
         digest = bytes.fromhex(weights_digest(self._model.weights))
         return Part(encode_partial_sum(folded.sums, digest), folded.updates)
 
-    def _verdict(self, model: Checkpoint, agent: str, weight: int, blob: bytes) -> Norms | str:
+    def _verdict(
+        self, model: Checkpoint, agent: str, weight: int, blob: bytes, remembered: tuple[bytes, ...]
+    ) -> Verdict:
         try:
-            return self._folding.take(blob, agent, model, weight)
+            return self._folding.take(blob, agent, model, weight, remembered)
+        except OtherHistory as error:
+            return error
         except ProtocolError as error:
             return str(error)
 

@@ -24,12 +24,12 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, Self
 
-from aggregator.folding import Folded, Folding
-from aggregator.outliers import Norms
+from aggregator.folding import Folded, Folding, Taken
 from aggregator.partial_sum import decode_partial_sum
 from aggregator.round_state import StoreUpdate
 from aggregator.settings import Aggregation
 from aggregator.worker_watch import LOOKS, SILENT_S, Watch
+from fedprune.codecs import OtherHistory
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.tensors import weights_digest
 from fedprune.network.description import Network
@@ -66,17 +66,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Check:
-    """Asks to check and fold updates to a version of the model: agents, weights and bytes."""
+    """Asks to check and fold updates to a version of the model: agents, weights, bytes, and what is remembered of the
+    agents' last updates."""
 
     version: int
-    updates: tuple[tuple[str, int, bytes], ...]
+    updates: tuple[tuple[str, int, bytes, tuple[bytes, ...]], ...]
+
+
+Verdict = Taken | OtherHistory | str
+"""Of an update: that it can be merged, that it is coded by a history that is not remembered here, or why it cannot be
+merged."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The answer to `Check`: in its order the norms of each update that can be merged, or why one cannot be."""
+    """The answer to `Check`: those of the updates, in its order."""
 
-    found: tuple[Norms | str, ...]
+    found: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Checked:
     """Of a worker: its verdicts are here."""
 
     worker: _Worker
-    verdicts: tuple[Norms | str, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +116,26 @@ class WorkerEnded:
     worker: _Worker
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """An update to a version of the model, and what is remembered of its agent's last ones."""
+
+    version: int
+    update: StoreUpdate
+    remembered: tuple[bytes, ...]
+
+    @property
+    def request(self) -> tuple[str, int, bytes, tuple[bytes, ...]]:
+        return self.update.agent, self.update.weight, self.update.blob, self.remembered
+
+
 class Workers:
     """Some processes that fold for one federation. `events` is told of `Checked` and `WorkerEnded`, which are to be
     given back to `take_verdicts` and `replace`."""
 
     def __init__(self, count: int, job: Job, events: queue.SimpleQueue[Any]) -> None:
         self._job, self._events = job, events
-        self._waiting: deque[tuple[int, StoreUpdate]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._endings = 0
         self._workers = [_Worker(job, events) for _ in range(count)]
         self._is_over = threading.Event()
@@ -139,17 +158,18 @@ class Workers:
         """True for a worker of these, and not of those that another run had."""
         return worker in self._workers
 
-    def check(self, updates: Sequence[StoreUpdate], version: int) -> None:
-        """Have updates to a version of the model checked, and folded."""
-        self._waiting.extend((version, update) for update in updates)
+    def check(self, updates: Sequence[tuple[StoreUpdate, Sequence[bytes]]], version: int) -> None:
+        """Have updates to a version of the model checked, and folded, with what is remembered of their agents' last
+        ones."""
+        self._waiting.extend(_Waiting(version, update, tuple(remembered)) for update, remembered in updates)
         self._hand_out()
 
-    def take_verdicts(self, event: Checked) -> list[tuple[StoreUpdate, Norms | str]]:
+    def take_verdicts(self, event: Checked) -> list[tuple[StoreUpdate, Verdict]]:
         """The updates that were checked, each with its norms or the reason why it cannot be merged."""
         self._endings = 0
         updates = event.worker.take_back()
         self._hand_out()
-        return [(update, verdict) for (_, update), verdict in zip(updates, event.verdicts, strict=True)]
+        return [(each.update, verdict) for each, verdict in zip(updates, event.verdicts, strict=True)]
 
     def replace(self, event: WorkerEnded) -> None:
         """Start another worker in the place of one that has ended. Raises `TrainingError` if they all end."""
@@ -200,7 +220,7 @@ class _Worker:
 
     def __init__(self, job: Job, events: queue.SimpleQueue[Any]) -> None:
         self.parts: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
-        self._taken: list[tuple[int, StoreUpdate]] = []
+        self._taken: list[_Waiting] = []
         self._is_ended_by_us = False
         self._watch: Watch | None = None
         self._connection, theirs = Pipe()
@@ -222,12 +242,12 @@ class _Worker:
     def is_idle(self) -> bool:
         return not self._taken
 
-    def hand(self, updates: list[tuple[int, StoreUpdate]]) -> None:
+    def hand(self, updates: list[_Waiting]) -> None:
         """Have updates checked, all to the version of the first: a round ends before the next one's come."""
         self._taken = updates
-        self.send(Check(updates[0][0], tuple((each.agent, each.weight, each.blob) for _, each in updates)))
+        self.send(Check(updates[0].version, tuple(each.request for each in updates)))
 
-    def take_back(self) -> list[tuple[int, StoreUpdate]]:
+    def take_back(self) -> list[_Waiting]:
         """The updates that it was handed last."""
         taken, self._taken = self._taken, []
         return taken

@@ -43,7 +43,7 @@ def take_update(
     merger: Merger, disk: Disk, model: GlobalModel, agent: str, submit: Submit, blob: bytes, training: Training
 ) -> AcceptedUpdate:
     """Take an agent's update to `model` into the round, as a gateway does."""
-    norms = merger.take(blob, agent, model, submit.examples)
+    norms = merger.take(blob, agent, model, submit.examples).norms
     places = write_segment(disk, submit.round, {agent: blob})
     return accepted_update(submit, submit.examples, norms, training, places[agent])
 

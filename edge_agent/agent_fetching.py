@@ -111,11 +111,14 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         return state, ()
     before = state.receiving[chunk.digest]
     receiving, need = before.add(chunk, now)
-    kept = (KeepChunk(before.content, chunk),) if receiving is not before and not receiving.is_complete else ()
+    told: tuple[Action, ...] = ()
+    if receiving is not before and not receiving.is_complete:
+        told = (KeepChunk(before.content, chunk),)
     if receiving.is_complete:
         try:
             receiving.assemble()
-        except ProtocolError:  # a chunk was not the gateway's: all of them come again
+        except ProtocolError as error:  # a chunk was not the gateway's: all of them come again
+            told = (Warn(f"{error}: somebody between sends other chunks than the gateway; asking for all of it again"),)
             receiving, need = Receiving.begin(receiving.content, now, state.name, receiving.link)
     contents = MappingProxyType({**state.receiving, chunk.digest: receiving})
     state = replace(state, receiving=contents, link=receiving.link)
@@ -128,7 +131,7 @@ def receive(state: AgentState, chunk: Chunk, now: float) -> Step:
         idle, left = leave_round(state, now)
         idle, said = decline(idle, assignment, why_not, now, rests=True)
         return idle, left + said
-    return state, kept if need is None else (*kept, Send(need))
+    return state, told if need is None else (*told, Send(need))
 
 
 def ask_overdue(state: AgentState, _: Ticked, now: float) -> Step:

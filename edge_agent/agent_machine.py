@@ -72,9 +72,11 @@ from edge_agent.agent_submitting import (
     serve_on,
     submit,
     submit_again,
+    submit_shared,
     take_next,
 )
 from edge_agent.consent_events import ConsentChanged, ConsentRefused
+from edge_agent.history_events import SharedTaken
 from fedprune.wire.messages import DOWNLINK, Accepted, Assignment, Begun, Chunk, Manifest, Need, Rejected
 from fedprune.wire.transitions import Table, backoff, check_complete, row, transition
 
@@ -237,6 +239,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.IDLE, Rejected): row(wait_for_work),
     (Phase.IDLE, TrainingDone): row(_ignore),
     (Phase.IDLE, TrainingFailed): row(_ignore),
+    (Phase.IDLE, SharedTaken): row(_ignore),
     (Phase.IDLE, HeldChanged): row(note_held),
     (Phase.IDLE, PermissionChanged): row(note_permission),
     (Phase.IDLE, ConsentRefused): row(_ignore),
@@ -253,6 +256,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.FETCHING, Rejected): row(lose_round, Phase.IDLE),
     (Phase.FETCHING, TrainingDone): row(_ignore),
     (Phase.FETCHING, TrainingFailed): row(_ignore),
+    (Phase.FETCHING, SharedTaken): row(_ignore),
     (Phase.FETCHING, HeldChanged): row(note_held),
     (Phase.FETCHING, PermissionChanged): row(note_permission),
     (Phase.FETCHING, ConsentRefused): row(_ignore),
@@ -269,6 +273,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.TRAINING, Rejected): row(lose_round, Phase.IDLE),
     (Phase.TRAINING, TrainingDone): row(submit, Phase.SUBMITTING),
     (Phase.TRAINING, TrainingFailed): row(fail, Phase.IDLE),
+    (Phase.TRAINING, SharedTaken): row(_ignore),
     (Phase.TRAINING, HeldChanged): row(note_held),
     (Phase.TRAINING, PermissionChanged): row(note_permission),
     (Phase.TRAINING, ConsentRefused): row(withhold_training, Phase.IDLE),
@@ -285,6 +290,7 @@ TABLE: Table[AgentState, Action] = {
     (Phase.SUBMITTING, Rejected): row(refused, Phase.IDLE),
     (Phase.SUBMITTING, TrainingDone): row(_ignore),
     (Phase.SUBMITTING, TrainingFailed): row(_ignore),
+    (Phase.SUBMITTING, SharedTaken): row(submit_shared),
     (Phase.SUBMITTING, HeldChanged): row(note_held),
     (Phase.SUBMITTING, PermissionChanged): row(note_permission),
     (Phase.SUBMITTING, ConsentRefused): row(_ignore),

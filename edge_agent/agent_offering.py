@@ -65,14 +65,23 @@ def note_held(state: AgentState, event: HeldChanged, _: float) -> Step:
 
 
 def wait_for_work(state: AgentState, rejected: Rejected, now: float) -> Step:
-    """Wait as told. A new ticket is shown at once, unless the last one came just before: that would go on for ever."""
-    is_wanted_at_once = is_new_ticket(state, rejected) and now - state.ticket_at >= RETRY_S
-    state = keep_ticket(state, rejected, now)
-    if is_wanted_at_once:
-        return check_in(state, now)
+    """Wait as told. A new ticket is shown at once, or soon if the last one came just before, as where a federation
+    begins when a short one ends."""
+    if is_new_ticket(state, rejected):
+        came_just_before = now - state.ticket_at < RETRY_S
+        state = keep_ticket(state, rejected, now)
+        return (_check_in_soon(state, now), ()) if came_just_before else check_in(state, now)
     if rejected.digest is not None:
         return state, ()
     return wait_as_told(state, rejected, now), warn_unreadable(rejected)
+
+
+def _check_in_soon(state: AgentState, now: float) -> AgentState:
+    """After about `RETRY_S`, which differs from agent to agent: all of a fleet may be given new tickets. It doubles
+    each time until there is work, and delays no check-in: whoever gives ever new tickets makes no flood of them."""
+    soon = now + backoff(RETRY_S, state.attempt, state.name)
+    again_at = soon if state.again_at is None else min(soon, state.again_at)
+    return replace(state, again_at=again_at, attempt=state.attempt + 1)
 
 
 def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:

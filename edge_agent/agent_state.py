@@ -12,6 +12,7 @@ import msgspec
 from edge_agent.consent_events import ConsentChanged, ConsentRefusal, ConsentRefused
 from edge_agent.held_model import NONE_HELD
 from edge_agent.history import Durations, RoundsDone
+from edge_agent.history_events import SendShared, SharedTaken
 from fedprune.wire.messages import CHUNK_BYTES, Assignment, CheckIn, Chunk, Content, Message, Submit, Terms
 from fedprune.wire.serving import Serving
 from fedprune.wire.transfer import LinkTraits, Receiving
@@ -113,6 +114,7 @@ OwnEvent = (
     | LinkDrained
     | TrainingDone
     | TrainingFailed
+    | SharedTaken
     | HeldChanged
     | PermissionChanged
     | ConsentRefused
@@ -215,7 +217,7 @@ class WarnUnanswered:
     chunk_bytes: int = 0
 
 
-Action = (
+Done = (
     Send
     | SubmitWhole
     | SendUpdate
@@ -229,6 +231,7 @@ Action = (
     | Warn
     | WarnUnanswered
 )
+Action = Done | SendShared
 Step = tuple["AgentState", tuple[Action, ...]]
 
 
@@ -292,9 +295,8 @@ class AgentState:
 
     `again_at`: when what this phase says is said again, `attempt`: how often it was already. `begun_at`: when an agent
     that had nothing to ask for says that it has begun.
-    `waits_for`: why the device does not permit training, which is held since `held_since`; empty if it does.
-    `refusal`: the last assignment was refused for lack of consent, which last changed at `consent_at`. `fetched`: bytes
-    that the assignment has the agent fetch.
+    `waits_for`: why the device does not permit training, held since `held_since`; empty if it does. `refusal`: the last
+    assignment was refused for lack of consent, last changed at `consent_at`. `fetched`: bytes that it has fetched.
     """
 
     name: str

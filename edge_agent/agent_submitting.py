@@ -28,6 +28,7 @@ from edge_agent.agent_state import (
     Warn,
     WarnUnanswered,
 )
+from edge_agent.history_events import SendShared, SharedTaken
 from fedprune.wire.messages import (
     MAX_INLINE_BYTES,
     Accepted,
@@ -36,6 +37,7 @@ from fedprune.wire.messages import (
     Need,
     Reason,
     Rejected,
+    Submit,
     kind_of,
     tag_of,
 )
@@ -66,25 +68,31 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
     """
     if not state.awaits_training(event.number):
         return state, ()
-    update = event.submit.content
-    serving, most_inline = offered(state, update), min(MAX_INLINE_BYTES, state.link.chunk_bytes)
-    is_whole = state.connected and update.size <= most_inline
-    if state.connected and not is_whole:
-        window = range(min(FIRST_WINDOW, chunk_count(update.size, CHUNK_SIZES[0])))
-        serving = serving.ask(_GATEWAY, need_of(update, window, CHUNK_SIZES[0]), now, expected=1)
     state = replace(
         state,
         phase=Phase.SUBMITTING,
         check_in=msgspec.structs.replace(state.check_in, examples=event.submit.examples),
         assignment=None,
         durations=state.durations_at(now),
-        pending=event.submit,
         submitted_to=_gateway_seen(state),
-        serving=serving,
-        attempt=0,
         begun_at=None,
     )
-    state, said = say_submit(state, now)
+    return _offer(state, event.submit, now)
+
+
+def submit_shared(state: AgentState, event: SharedTaken, now: float) -> Step:
+    """Submit the pending update once more, as it is coded without a history."""
+    return _offer(state, event.submit, now)
+
+
+def _offer(state: AgentState, pending: Submit, now: float) -> Step:
+    update = pending.content
+    serving, most_inline = offered(state, update), min(MAX_INLINE_BYTES, state.link.chunk_bytes)
+    is_whole = state.connected and update.size <= most_inline
+    if state.connected and not is_whole:
+        window = range(min(FIRST_WINDOW, chunk_count(update.size, CHUNK_SIZES[0])))
+        serving = serving.ask(_GATEWAY, need_of(update, window, CHUNK_SIZES[0]), now, expected=1)
+    state, said = say_submit(replace(state, pending=pending, serving=serving, attempt=0), now)
     if is_whole:
         return state, (SubmitWhole(),)
     state, chunks = _serve(state, now)
@@ -158,13 +166,16 @@ def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
 def refused(state: AgentState, rejected: Rejected, now: float) -> Step:
     """A late update is settled. An invalid one is discarded, and its round may be tried once more.
 
-    One that cannot be read is kept: it can be when one side was upgraded.
+    One that cannot be read is kept: it can be when one side was upgraded. One by another history than the gateway's is
+    sent without.
     """
     state = keep_ticket(state, rejected, now)
     if rejected.reason is Reason.UNREADABLE and rejected.digest in (None, _pending_digest(state)):
         return wait(state, LONGEST_WAIT_S, now), warn_unreadable(rejected)
     if not _is_about_pending(state, rejected.digest):
         return state, ()
+    if rejected.reason is Reason.OTHER_HISTORY:
+        return state, (SendShared(),)
     if rejected.reason is Reason.LATE:
         state, actions = _settle(state, Outcome.LATE)
         state, offer = check_in(state, now)

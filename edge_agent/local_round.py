@@ -22,7 +22,8 @@ class LocalRound:
 
     The residual of a large model is large, and wanted only after the training: `read_residual` is called then. `local`
     are the tensors that are this device's own, as its last round left them; None before its first one. Residual, slots
-    and local tensors are in the form of the task that `owed_form` names.
+    and local tensors are in the form of the task that `owed_form` names. `remembered` are the signs of its last updates
+    that were accepted, the newest first, as `encode_signs` made them.
     """
 
     agent: str
@@ -34,6 +35,7 @@ class LocalRound:
     held: Held = field(default_factory=HoldsNothing)
     local: Weights | None = None
     owed_form: bytes = b""
+    remembered: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,8 @@ class PreparedUpdate:
     blob: bytes
     residual_if_accepted: Weights
     residual_if_late: Weights
+    shared: bytes | None = None
+    signs: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
 from edge_agent.trainers.divergence import TrainingDiverged
 from edge_agent.updates import prepare_update, take_delta
-from fedprune.codecs import Codec, Key, moved_since, parse_codec
+from fedprune.codecs import NO_HISTORY, Codec, Key, moved_since, parse_codec, recall
 from fedprune.data import Examples
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.randomness import Keyed
@@ -67,7 +67,8 @@ def train_locally(
         slots = trained.slots if bundle.task.training.optimizer_state == "keep" else None
         own = {spec.name: trained.weights[spec.name] for spec in table.local} or None
         del weights, work, trained  # a device has no room for them beside what follows
-        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved)
+        history = recall(local.remembered, table) if codec.remembers else NO_HISTORY
+        update = prepare_update(learned, owed.residual(), table, codec, key, known_mask, moved, history)
     except TrainingDiverged as error:
         raise TrainingError(
             f"{error}, or scale this device's examples as the others': their largest |x| is {data.x_largest:.3g}"

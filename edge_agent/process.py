@@ -149,6 +149,7 @@ def _open_round(
         held=held,
         local=own,
         owed_form=store.owed_form(assignment.run, since),
+        remembered=store.remembered(assignment.run),
     )
     return local, task
 

@@ -12,8 +12,8 @@ from edge_agent import agent_machine, agent_state
 from edge_agent.agent_offering import failed
 from edge_agent.agent_state import (
     RETRY_S,
-    Action,
     Connected,
+    Done,
     Event,
     Follow,
     KeepChunk,
@@ -40,6 +40,7 @@ from edge_agent.consent import ConsentMissing, why_too_many_bytes
 from edge_agent.consent_events import ConsentRefused
 from edge_agent.gateway_proof import GatewayProof, Outdated
 from edge_agent.held_model import UnusableBase
+from edge_agent.history_events import SendShared, SharedTaken
 from edge_agent.local_round import LocalResult, asks_for_statistics
 from edge_agent.silence import describe
 from edge_agent.status import AgentStatus
@@ -72,7 +73,8 @@ from fedprune.wire.versions import SPOKEN, Versions
 _log = logging.getLogger(__name__)
 
 _ASK_S = 5 * RETRY_S
-"""Between two messages at least by which the agent asks for what proves something, or declines what is too old."""
+"""Between two messages at least by which the agent asks for what proves something, or declines what is too old. Its
+first message after it has connected asks too, but nobody hears that if the gateway comes later."""
 
 
 class AgentRunner:
@@ -120,7 +122,7 @@ class AgentRunner:
         self._early: Delivery | None = None
         """The last work that no code proved: it may be that of the next manifest."""
         self._submits = BriefSubmits(store.pending)
-        self._asked_at = self._declined_at = float("-inf")
+        self._connected_at = self._asked_at = self._declined_at = float("-inf")
         self._ignored_log = LimitedLog(_log)
         self._warnings = LimitedLog(_log)
         self._waits = LimitedLog(_log)
@@ -142,7 +144,7 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        self._asked_at = now  # connecting asks
+        self._connected_at = now
         if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
         self.handle(Connected(), now)
@@ -154,13 +156,14 @@ class AgentRunner:
             if message is not None and self._proof is None:
                 self._take(message, now)
             elif message is not None and self._proof is not None:
-                self._prove(self._proof, message, now)
+                self._prove(self._proof, message, now, is_old=delivery.retained)
         except ProtocolError as error:
             self.ignored += 1
             self._ignored_log.log(logging.WARNING, "ignored a message on %r: %s", delivery.topic[:200], error)
 
-    def _prove(self, proof: GatewayProof, message: Message, now: float) -> None:
-        """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it."""
+    def _prove(self, proof: GatewayProof, message: Message, now: float, *, is_old: bool) -> None:
+        """Handle what counts by now. Ask for what is missing, and say what is too old: nobody is to wait for it.
+        `is_old`: the gateway had said it before the agent asked last, or connected."""
         try:
             for proven in proof.admit(message, now):
                 self._take(proven, now)
@@ -169,7 +172,8 @@ class AgentRunner:
                 self._declined_at = now
                 self._perform(Send(failed(message, str(error), rests=True)))
             raise
-        if proof.asks and now - self._asked_at >= _ASK_S:
+        asked_at = max(self._asked_at, self._connected_at) if is_old else self._asked_at
+        if proof.asks and now - asked_at >= _ASK_S:
             self._asked_at = now
             self._link.subscribe(self._topics.round)  # what is retained comes once more
             self._perform(Send(msgspec.structs.replace(self.state.offer, terms=0)))
@@ -267,7 +271,11 @@ class AgentRunner:
         if not self._received.is_empty:  # before what is whole is kept: the disk may not have room for both
             self._received.forget_all_but(self.state.receiving.keys() | self.state.came.keys())
         for action in actions:
-            self._perform(action)
+            if not isinstance(action, SendShared):
+                self._perform(action)
+            elif (submit := self._store.send_shared()) is not None:
+                _log.info("the gateway remembers other updates of this device: the last one is sent without that")
+                self.handle(SharedTaken(submit), now)
 
     def _note_round(self) -> str:
         """What the round that has just ended wrote to the disk, which wears SD cards, in words; empty if none has."""
@@ -282,7 +290,7 @@ class AgentRunner:
         self._round_bytes = written - before
         return f"; round {ended[1] + 1} wrote {self._round_bytes / 1000:.0f} kB to the disk"
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Done) -> None:
         match action:
             case Send(message):
                 self._say(message)

@@ -2,14 +2,14 @@
 and history.
 
 Blobs are written first, under names made of their digest; then one small record that refers to them replaces the
-last one. So each change happens whole or not at all, whenever the power goes. The record's structs are its own: the
-wire may change without touching what is stored.
+last one (`edge_agent.record`). So each change happens whole or not at all, whenever the power goes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from itertools import takewhile
 
 import msgspec
 
@@ -17,12 +17,13 @@ from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.local_round import PreparedUpdate
+from edge_agent.record import FORMAT, Owed, Pending, Record, Shared, StoredEvaluation
 from edge_agent.trainers import Slots
 from fedprune.errors import StorageError, StorageOfOtherVersion, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Disk
-from fedprune.wire.messages import Content, Evaluated, Submit
+from fedprune.wire.messages import Submit
 from fedprune.wire.received_chunks import ReceivedChunks
 
 _log = logging.getLogger(__name__)
@@ -30,95 +31,13 @@ _log = logging.getLogger(__name__)
 RESIDUAL_AGE_LIMIT = 8
 """Rounds after which a residual says nothing about the model any more and is dropped."""
 
-_FORMAT = 7
 _RECORD = "agent.json"
 _FORMER_RECORD = "memory.json"
 _TASK_SUFFIX = ".fedtask"
 _TENSORS_SUFFIX = ".safetensors"
 _RESIDUALS_SUFFIX = ".residuals"
 _UPDATE_SUFFIX = ".update"
-
-
-class _Evaluated(msgspec.Struct, frozen=True):
-    """An evaluation, as it was submitted."""
-
-    examples: int
-    loss: float | None
-    tallies: bytes
-
-
-class _Pending(msgspec.Struct, frozen=True):
-    """An update on its way, as it was submitted, with the names of the blobs that its fate will choose from, which are
-    in the form of the task that `form` names."""
-
-    run: str
-    round: int
-    digest: bytes
-    size: int
-    examples: int
-    local_steps: int
-    loss: float
-    train_seconds: float
-    idle_memory_mb: int
-    peak_memory_mb: int
-    x_mean: float
-    x_largest: float
-    evaluated: _Evaluated | None
-    update: str
-    residuals: str
-    slots: str | None
-    local: str | None
-    form: bytes
-
-    def submit(self) -> Submit:
-        return Submit(
-            run=self.run,
-            round=self.round,
-            update=Content(digest=self.digest, size=self.size),
-            examples=self.examples,
-            local_steps=self.local_steps,
-            loss=self.loss,
-            train_hundredths=round(100 * self.train_seconds),
-            idle_memory_mb=self.idle_memory_mb,
-            peak_memory_mb=self.peak_memory_mb,
-            x_mean=self.x_mean,
-            x_largest=self.x_largest,
-            evaluated=None if self.evaluated is None else Evaluated(**msgspec.structs.asdict(self.evaluated)),
-        )
-
-
-class _Owed(msgspec.Struct, frozen=True):
-    """The legacy of round `round` of `run`, the last that the agent took part in, to the next. `residuals` are those
-    that its update could leave; if that was late, all of it is owed, and `late` names it. `form` names the form of the
-    task that it is in."""
-
-    run: str
-    round: int
-    residuals: str
-    late: str | None
-    slots: str | None
-    local: str | None
-    form: bytes
-
-
-class _Record(msgspec.Struct, frozen=True):
-    format: int
-    agent: str
-    federation: str
-    done: tuple[tuple[str, int], ...] = ()
-    durations: tuple[float, ...] = ()
-    durations_task: bytes = b""
-    owed: _Owed | None = None
-    pending: _Pending | None = None
-
-    def blobs(self) -> set[str]:
-        """The names of all blobs that this record refers to."""
-        names: set[str | None] = set()
-        if self.owed is not None:
-            names |= {self.owed.residuals, self.owed.late, self.owed.slots, self.owed.local}
-        if self.pending is not None:
-            names |= {self.pending.update, self.pending.residuals, self.pending.slots, self.pending.local}
-        return {name for name in names if name is not None}
+_SIGNS_SUFFIX = ".signs"
 
 
 class _Format(msgspec.Struct, frozen=True):
@@ -223,6 +142,12 @@ class AgentStore:
         blob = None if owed is None or owed.local is None else self._read(owed.local)
         return None if blob is None else unpack_tensors(blob)
 
+    def remembered(self, run: str) -> tuple[bytes, ...]:
+        """The signs of the last updates of `run` that were accepted, the newest first, up to one that is damaged."""
+        found = self._record.remembered
+        names = found.signs if found is not None and found.run == run else ()
+        return tuple(takewhile(lambda signs: signs is not None, map(self._read, names)))  # type: ignore[arg-type]
+
     def owed_form(self, run: str, since: int = 0) -> bytes:
         """The name of the form of the task that all this is in: residual, slots and own tensors."""
         owed = self._owed(run, since)
@@ -240,7 +165,8 @@ class AgentStore:
         """Make an update and everything that hangs on its fate durable. It replaces a pending one."""
         from edge_agent.residual_files import pack_residuals  # an agent that waits does without
 
-        pending = _Pending(
+        written = self._write(update.blob, _UPDATE_SUFFIX)
+        pending = Pending(
             run=submit.run,
             round=submit.round,
             digest=submit.content.digest,
@@ -253,14 +179,19 @@ class AgentStore:
             peak_memory_mb=submit.peak_memory_mb,
             x_mean=submit.x_mean,
             x_largest=submit.x_largest,
-            evaluated=None if submit.evaluated is None else _Evaluated(**msgspec.structs.asdict(submit.evaluated)),
-            update=self._write(update.blob, _UPDATE_SUFFIX),
+            evaluated=None
+            if submit.evaluated is None
+            else StoredEvaluation(**msgspec.structs.asdict(submit.evaluated)),
+            update=written,
+            late=written,
             residuals=self._write(
                 pack_residuals(update.residual_if_accepted, update.residual_if_late, update.blob), _RESIDUALS_SUFFIX
             ),
             slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
             local=None if local is None else self._write(pack_tensors(local), _TENSORS_SUFFIX),
             form=form,
+            shared=None if update.shared is None else self._write_shared(update.shared),
+            signs=self._write(update.signs, _SIGNS_SUFFIX) if update.signs else None,
         )
         owed = self._record.owed
         self._commit(
@@ -283,6 +214,17 @@ class AgentStore:
             )
         return blob
 
+    def send_shared(self) -> Submit | None:
+        """Take the pending update as it is coded without the agent's history, and forget that, in one durable step.
+
+        Returns the submission; None if it is coded so already.
+        """
+        pending = self._record.pending
+        if pending is None or pending.shared is None:
+            return None
+        self._commit(self._record.sending_shared())
+        return self.pending
+
     def settle(self, outcome: Outcome) -> None:
         """The pending update was answered: the residual becomes what its fate leaves, the update is forgotten.
 
@@ -293,32 +235,23 @@ class AgentStore:
         if outcome is Outcome.INVALID:
             self._commit(msgspec.structs.replace(self._record, owed=None, pending=None))
             return
-        late = pending.update if outcome is Outcome.LATE else None
-        self._commit(
-            msgspec.structs.replace(
-                self._record,
-                done=self.done.with_round(pending.run, pending.round).last,
-                owed=_Owed(
-                    pending.run, pending.round, pending.residuals, late, pending.slots, pending.local, pending.form
-                ),
-                pending=None,
-            )
-        )
+        done = self.done.with_round(pending.run, pending.round).last
+        self._commit(self._record.settled(done, late=outcome is Outcome.LATE))
 
-    def _owed(self, run: str, since: int) -> _Owed | None:
+    def _owed(self, run: str, since: int) -> Owed | None:
         owed = self._record.owed
         return owed if owed is not None and owed.run == run and owed.round >= since else None
 
-    def _load(self, agent: str, federation: str) -> _Record:
+    def _load(self, agent: str, federation: str) -> Record:
         blob = self._disk.read(_RECORD)
         if blob is None:
             if _FORMER_RECORD in self._disk.names():
                 raise _of_another_version()
-            return _Record(_FORMAT, agent, federation)
+            return Record(FORMAT, agent, federation)
         try:
-            if msgspec.json.decode(blob, type=_Format).format != _FORMAT:
+            if msgspec.json.decode(blob, type=_Format).format != FORMAT:
                 raise _of_another_version()
-            record = msgspec.json.decode(blob, type=_Record)
+            record = msgspec.json.decode(blob, type=Record)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"the agent's {_RECORD}: {error}; delete its state directory to start afresh") from error
         if (record.agent, record.federation) != (agent, federation):
@@ -328,7 +261,7 @@ class AgentStore:
             )
         return record
 
-    def _commit(self, record: _Record) -> None:
+    def _commit(self, record: Record) -> None:
         self._disk.write(_RECORD, msgspec.json.encode(record))
         self._record = record
         self._clean()
@@ -337,13 +270,16 @@ class AgentStore:
         """Delete the blobs that the record does not refer to: a crash leaves some, and each change."""
         kept = self._record.blobs()
         for name in self._disk.names():
-            if name.endswith((_TENSORS_SUFFIX, _RESIDUALS_SUFFIX, _UPDATE_SUFFIX)) and name not in kept:
+            if name.endswith((_TENSORS_SUFFIX, _RESIDUALS_SUFFIX, _UPDATE_SUFFIX, _SIGNS_SUFFIX)) and name not in kept:
                 self._disk.delete(name)
 
     def _write(self, blob: bytes, suffix: str) -> str:
         name = _stem(blob) + suffix
         self._disk.write(name, blob)
         return name
+
+    def _write_shared(self, blob: bytes) -> Shared:
+        return Shared(self._write(blob, _UPDATE_SUFFIX), hashlib.sha256(blob).digest(), len(blob))
 
     def _read(self, name: str) -> bytes | None:
         """Tensors' bytes; None if they are damaged, which is said."""

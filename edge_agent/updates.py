@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from edge_agent.local_round import PreparedUpdate
 from edge_agent.trainers import Trained
 from edge_agent.trainers.divergence import TrainingDiverged
-from fedprune.codecs import NOTHING_MOVED, Codec, Key, Update, alive_sizes, check_magnitudes, encode_update
+from fedprune.codecs import (
+    NO_HISTORY,
+    NOTHING_MOVED,
+    Codec,
+    History,
+    Key,
+    Update,
+    alive_sizes,
+    check_magnitudes,
+    encode_signs,
+    encode_update,
+)
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import put_kept, take_kept
@@ -54,6 +66,7 @@ def prepare_update(
     key: Key,
     known_mask: Mask | None,
     moved: Mask = NOTHING_MOVED,
+    history: History = NO_HISTORY,
 ) -> PreparedUpdate:
     """Compress and encode what was learned, where the trained mask keeps weights.
 
@@ -67,6 +80,7 @@ def prepare_update(
         key: the update's.
         known_mask: the gateway's mask; None where the agent chose its own, which then travels along.
         moved: where the global model has moved since the run began, if the codec asks.
+        history: the agent's, if the codec remembers. It is coded by that where that takes fewer bytes.
 
     Raises:
         TrainingDiverged: a number is not finite, or beyond what a gateway takes (`check_magnitudes`).
@@ -76,15 +90,29 @@ def prepare_update(
     owed = codec.init(table) if residual is None else _owed(residual, learned)
     del residual  # the caller does not hold it either
     sent = codec.compress(delta, owed, key)
-    _check(Update(codec.arrived(sent, alive_sizes(table, mask), key), {}, mask), table)  # it may be rounded up
-    mask_is_known = known_mask is not None
-    blob = encode_update(
-        sent, learned.statistics, mask, table, codec, mask_is_known=mask_is_known, moved=moved, votes=learned.votes
+    arrived = codec.arrived(sent, alive_sizes(table, mask), key)
+    _check(Update(arrived, {}, mask), table)  # it may be rounded up
+    signs = encode_signs(arrived, mask, table) if codec.remembers else b""
+    del arrived
+    encode = partial(
+        encode_update,
+        sent,
+        learned.statistics,
+        mask,
+        table,
+        codec,
+        mask_is_known=known_mask is not None,
+        moved=moved,
+        votes=learned.votes,
     )
+    blob, shared = encode(), None
+    if history.signs and len(by_history := encode(history=history)) < len(blob):
+        blob, shared = by_history, blob
+    del encode
     if_accepted = sent.state
     del sent
     if_late = codec.defer(delta, owed, key)
-    return PreparedUpdate(blob, _Whole(if_accepted, mask, table), _Whole(if_late, mask, table))
+    return PreparedUpdate(blob, _Whole(if_accepted, mask, table), _Whole(if_late, mask, table), shared, signs)
 
 
 def _owed(residual: Weights, learned: Learned) -> dict[str, Array]:

@@ -148,12 +148,18 @@ class FarTrainer(NoisyTrainer):
 
 
 def trained(
-    site: Site, runner: AggregatorRunner, agent: str, factor: float = 1.0, held: Held | None = None
+    site: Site,
+    runner: AggregatorRunner,
+    agent: str,
+    factor: float = 1.0,
+    held: Held | None = None,
+    remembered: tuple[bytes, ...] = (),
 ) -> LocalResult:
     assignment = site.assignment_of(agent)
     model = assignment.model or b""
     model = fetch(site, runner, model) if isinstance(model, Content) else model
-    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held or HoldsNothing())
+    held = held or HoldsNothing()
+    local = LocalRound(agent, assignment, model, lambda: None, None, 0.0, held=held, remembered=remembered)
     return train_locally(local, site.bundle, FarTrainer(factor), DATA)
 
 

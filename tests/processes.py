@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from tests.patience import PATIENCE_S
+from tests.preloaded import OTHERS, TENSORFLOW, Forked, Preloaded, preloaded
 
-FEDPRUNE = (sys.executable, "-m", "fedprune.command")
+_COMMAND = "fedprune.command"
+FEDPRUNE = (sys.executable, "-m", _COMMAND)
 _LOOK_S = 0.05
 """Seconds between two looks at what is no event."""
 
@@ -25,27 +27,31 @@ BEFORE_THE_ALARM_S = 12.0
 """An agent without work looks up after 15 s at the earliest, an aggregator without agents at the round's deadline."""
 
 
-class Child:
-    """A process that runs, and what it has said so far on each of its outputs. `by` is the command that is started."""
+_WITH_TENSORFLOW = ("export", "init", "task")
+"""Commands that need it, or a process of their own that does."""
 
-    def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None, by: Sequence[str] = FEDPRUNE) -> None:
+_QUIET = {"PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+class Child:
+    """A process that runs, and what it has said so far on each of its outputs. `by` is the command that is started.
+
+    Without it and `env`, which concern how Python starts, a process is forked that has started.
+    """
+
+    def __init__(
+        self, *arguments: str | Path, env: dict[str, str] | None = None, by: Sequence[str] | None = None
+    ) -> None:
         self._changed = threading.Condition()
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._read = {"stdout": 0, "stderr": 0}
-        self._process = subprocess.Popen(
-            [*by, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})},
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
+        pipes = {name: os.pipe() for name in self._lines}
+        self._process = _started([str(word) for word in arguments], env, by, *(writer for _, writer in pipes.values()))
+        for _, writer in pipes.values():
+            os.close(writer)
         self._readers = [
-            threading.Thread(target=self._follow, args=(name, stream), daemon=True)
-            for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr))
+            threading.Thread(target=self._follow, args=(name, os.fdopen(reader)), daemon=True)
+            for name, (reader, _) in pipes.items()
         ]
         for reader in self._readers:
             reader.start()
@@ -128,16 +134,36 @@ class Child:
             self._changed.notify_all()
 
 
+def _started(
+    words: Sequence[str], env: dict[str, str] | None, by: Sequence[str] | None, output: int, errors: int
+) -> Forked | subprocess.Popen[bytes]:
+    whole = {**os.environ, **_QUIET, **(env or {})}
+    if by is None and env is None:
+        return _imported(words).start(_COMMAND, *words, env=whole, output=output, errors=errors, directory=Path.cwd())
+    command = [*(by or FEDPRUNE), *words]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=whole, start_new_session=True
+    )
+
+
+def _imported(words: Sequence[str]) -> Preloaded:
+    return preloaded(TENSORFLOW if words[0] in _WITH_TENSORFLOW else OTHERS)
+
+
 def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file: int = 0) -> tuple[int, str]:
     """Run a command to its end: exit code and what it said on stderr.
 
     With `largest_file`, in kB, the disk is full for every file that would become larger, and Python leaves no half of
-    what it compiled.
+    what it compiled. Without it and `env`, which concern how Python starts, a process is forked that has started.
     """
+    words = [str(word) for word in arguments]
+    if not env and not largest_file:
+        code, _, said = ran(*words)
+        return code, said
     limit = ("bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash") if largest_file else ()
     compiled = {"PYTHONDONTWRITEBYTECODE": "1"} if largest_file else {}
     done = subprocess.run(
-        [*limit, *FEDPRUNE, *map(str, arguments)],
+        [*limit, *FEDPRUNE, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -146,6 +172,12 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None, largest_file:
         check=False,
     )
     return done.returncode, done.stderr
+
+
+def ran(*arguments: str | Path) -> tuple[int, str, str]:
+    """Run a command to its end: exit code, and what it said on stdout and on stderr."""
+    words = [str(word) for word in arguments]
+    return _imported(words).run(_COMMAND, *words, directory=Path.cwd())
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:

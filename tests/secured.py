@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any
 from fedprune.wire.broker import Broker, Tls
 from tests.brokers import EXECUTABLE, free_port
 from tests.federations import NAME
-from tests.patience import PATIENCE_S
-from tests.processes import FEDPRUNE, Child, run
+from tests.processes import Child, ran, run
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,13 @@ class SecuredGateway:
 
     def enrol(self, name: str) -> str:
         """A token for a device."""
-        done = self._fedprune("enroll", name)
-        assert done.returncode == 0, done.stderr
-        command, subcommand, token = done.stdout.split()
+        command, subcommand, token = self._said("enroll", name).split()
         assert (command, subcommand) == ("fedprune", "join")
         return token
 
     def revoke(self, name: str) -> str:
         """What is said of it."""
-        done = self._fedprune("revoke", name)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return self._said("revoke", name)
 
     def client(self, name: str = "aggregator") -> Broker:
         """The broker, for who has a certificate in this directory."""
@@ -80,15 +74,11 @@ class SecuredGateway:
 
     def check(self) -> tuple[int, dict[str, dict[str, Any]], str]:
         """Exit code, what was tried by its name, and what was said, of `fedprune gateway check --json`."""
-        done = self._fedprune("gateway", "check", "--json")
-        return done.returncode, {row["tried"]: row for row in json.loads(done.stdout or "[]")}, done.stderr
+        code, found, said = ran("gateway", "check", "--json", "--dir", self.path)
+        return code, {row["tried"]: row for row in json.loads(found or "[]")}, said
 
-    def _fedprune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*FEDPRUNE, *arguments, "--dir", str(self.path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    def _said(self, *arguments: str) -> str:
+        """What a command prints."""
+        code, printed, errors = ran(*arguments, "--dir", self.path)
+        assert code == 0, errors
+        return printed

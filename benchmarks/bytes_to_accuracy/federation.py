@@ -31,6 +31,7 @@ from edge_agent.trainers.litert import LiteRTTrainer
 from export.build import build_task
 from export.settings import TaskSettings
 from fedprune.codecs import parse_codec, parse_model_codec
+from fedprune.codecs.history import MOST_UPDATES
 from fedprune.config import from_table, read_table
 from fedprune.data import fit_to, load_examples
 from fedprune.model.tensors import Weights, sparsity
@@ -78,11 +79,13 @@ class _Federation:
         self._data = {name: fit_to(load_examples(path / f"{name}.npz", data), *forms) for name in self._names}
         self._held = {name: HeldModel(Directory(path / f"{name} holds")) for name in self._names}
         self._residuals: dict[str, Weights] = {}
+        self._remembered: dict[str, tuple[bytes, ...]] = {}
         self._disk, self._deltas = Directory(path / "updates"), Directory(path / "deltas")
         self._merger = Merger(
             self._bundle.task, self._bundle.network, RUN, seed, parse_model_codec(self._model_codec),
             parse_codec(self._codec), self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale, settings.merging,
+            remembered=lambda agent, _: self._remembered.get(agent, ()),
         )  # fmt: skip
 
     def run(self) -> Learning:
@@ -93,6 +96,7 @@ class _Federation:
         ups, downs = list[Counter[str]](), list[Counter[str]]()
         for round_ in range(self._rounds):
             updates, up, down = dict[str, AcceptedUpdate](), Counter[str](), Counter[str]()
+            signs = dict[str, bytes]()
             for name in self._cohort(round_):
                 begins = self._held[name].read(RUN) is None
                 assignment, blob = self._assignment(model, name)
@@ -100,10 +104,13 @@ class _Federation:
                 updates[name] = take_update(
                     self._merger, self._disk, model, name, result.submit, result.update.blob, task.training
                 )
+                signs[name] = result.update.signs
                 sent, received = self._messages(assignment, blob, result, begins=begins)
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)
             model = merged.model
+            for name, each in signs.items():
+                self._remembered[name] = (each, *self._remembered.get(name, ()))[:MOST_UPDATES] if each else ()
             keep_delta(self._deltas, model.checkpoint.version, model.delta, len(model.blob))
             records.append(record_of(round_, merged))
             ups.append(up)
@@ -138,7 +145,14 @@ class _Federation:
 
     def _train(self, agent: str, assignment: Assignment, blob: bytes) -> LocalResult:
         local = LocalRound(
-            agent, assignment, blob, lambda: self._residuals.get(agent), None, 0.0, held=self._held[agent]
+            agent,
+            assignment,
+            blob,
+            lambda: self._residuals.get(agent),
+            None,
+            0.0,
+            held=self._held[agent],
+            remembered=self._remembered.get(agent, ()),
         )
         result = train_locally(local, self._bundle, self._trainer, self._data[agent])
         update = result.update

@@ -75,7 +75,7 @@ def _moving(name: str, up: float, down: float, rounds: float = 1.0) -> Recipe:
     """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
     update, model = (
-        f"mask | feedback(100) | budget({most_up}) | ternary | context",
+        f"mask | feedback(100) | budget({most_up}) | ternary | history",
         f"mask | budget({most_down}) | ternary | context",
     )
     return Recipe(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.children import Children
 from benchmarks.claims import settle
 from benchmarks.command_line import Script, json_option, write_json
 from benchmarks.intruders.eavesdropping import listen
+from benchmarks.intruders.flooding import flood
 from benchmarks.intruders.forgeries import forge_messages
 from benchmarks.intruders.replays import replay_and_restore
 from benchmarks.intruders.site import Attack, Site, refusal
@@ -27,12 +29,18 @@ from fedprune.identity.revocation import revoke
 @json_option("Write the table there.")
 def main(target: Path | None) -> None:
     """Attack a gateway, and say what was let pass."""
-    with tempfile.TemporaryDirectory() as directory, Children(Path(directory)) as children:
-        attacks = list(attack_all(Site(Path(directory), children)))
+    logging.getLogger("fedprune.wire").setLevel(logging.ERROR)  # connections are ended here, as they should be
+    attacks = [*_attacks(attack_all), *_attacks(flood)]
     for attack in attacks:
         click.echo(f"{attack.outcome}  {attack.tried}{attack.said and ': '}{attack.said}")
     write_json(attacks, target)
     settle({f"each of {len(attacks)} attacks came out as it should": all(attack.is_right for attack in attacks)})
+
+
+def _attacks(attack: Callable[[Site], Iterator[Attack]]) -> list[Attack]:
+    """What comes of attacks on a gateway of their own."""
+    with tempfile.TemporaryDirectory() as directory, Children(Path(directory)) as children:
+        return list(attack(Site(Path(directory), children)))
 
 
 def attack_all(site: Site) -> Iterator[Attack]:
@@ -60,3 +68,5 @@ def _use_a_revoked_certificate(site: Site) -> Iterator[Attack]:
     state = revoke(site.gateway, "captured", datetime.now(UTC))
     refused, said = refusal(connect)
     yield Attack(f"a revoked device connects ({state.value})", refused, said)
+    site.restart_broker()
+    yield Attack("a revoked device connects to a broker that was started again", *refusal(connect))

@@ -15,6 +15,7 @@ from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.wire.messages import (
     UPDATE_TAG_BYTES,
     Accepted,
+    Chunk,
     Content,
     Manifest,
     Message,
@@ -69,10 +70,10 @@ def _without_the_gateways_key(site: Site) -> Iterator[Attack]:
     }
     with site.rogue_broker() as rogue:
 
-        def all_hear(payload: bytes, *, retain: bool = False) -> Callable[[], None]:
+        def all_hear(payload: bytes, *, retain: bool = False) -> Callable[[], object]:
             return lambda: rogue.publish(round_, payload, retain=retain)
 
-        def hears(message: Message) -> Callable[[], None]:
+        def hears(message: Message) -> Callable[[], object]:
             return lambda: rogue.publish(*gateway.to("fresh", message))
 
         rogue.publish(round_, encode(plain), retain=True)
@@ -90,6 +91,11 @@ def _without_the_gateways_key(site: Site) -> Iterator[Attack]:
         for what, (payload, why) in forged.items():
             said = answer(fresh, why, all_hear(payload))
             yield Attack(f"a broker that was taken over forges {what}", bool(said), said)
+        chunk = encode(Chunk(digest=gateway.terms.task.digest, index=0, data=b"?"))
+        said = answer(
+            fresh, "arrived with another digest", partial(rogue.publish, site.topics.content(bytes(32)), chunk)
+        )
+        yield Attack("a broker that was taken over sends other chunks than the model's", bool(said), said)
         other = msgspec.structs.replace(gateway.terms, task=Content(digest=hashlib.sha256(b"").digest(), size=1))
         work = msgspec.structs.replace(gateway.assignment(_ROUND), terms=other)
         said = answer(fresh, "its terms, or its task, are not those that the gateway has signed", hears(work))

@@ -17,10 +17,10 @@ def replay_and_restore(site: Site) -> Iterator[Attack]:
     log, before, round_ = site.start_agent("patient"), HonestGateway.of(site), site.topics.round
     with site.rogue_broker() as rogue:
 
-        def all_hear(payload: bytes) -> Callable[[], None]:
+        def all_hear(payload: bytes) -> Callable[[], object]:
             return lambda: rogue.publish(round_, payload)
 
-        def hears(gateway: HonestGateway, message: Message) -> Callable[[], None]:
+        def hears(gateway: HonestGateway, message: Message) -> Callable[[], object]:
             return lambda: rogue.publish(*gateway.to("patient", message))
 
         work = hears(before, before.assignment(_ROUND))

@@ -25,8 +25,12 @@ from fedprune.wire.topics import Topics
 
 _FEDERATION = "intruders"
 _HOUR_S = 3600
-_HEARD_S = 60.0
-"""In which an agent has said what it thinks of a forgery."""
+_HEARD_S = 600.0
+"""In which an agent has said what it thinks of a forgery, however busy the machine is."""
+
+
+_EXAMPLES = Dataset(np.zeros((8, 4), np.float32), np.zeros(8, np.int64))
+"""Of agents that learn nothing."""
 
 
 class Attack(msgspec.Struct, frozen=True):
@@ -56,11 +60,18 @@ class Site:
         self.directory, self.children = directory, children
         self.topics = Topics(_FEDERATION)
         self.gateway = self.make_gateway("gateway", free_port())
-        configuration = str(self.gateway.path / CONFIGURATION)
-        children.start_command("broker", (find_mosquitto() or "mosquitto", "-c", configuration))
-        children.await_port("broker", self.gateway.settings.broker_port)
+        self._start_broker()
         children.start("gateway", "gateway", "run", "--dir", str(self.gateway.path))
         children.await_port("gateway", self.gateway.settings.enrolment_port)
+
+    def restart_broker(self) -> None:
+        self.children.stop("broker")
+        self._start_broker()
+
+    def _start_broker(self) -> None:
+        configuration = str(self.gateway.path / CONFIGURATION)
+        self.children.start_command("broker", (find_mosquitto() or "mosquitto", "-c", configuration))
+        self.children.await_port("broker", self.gateway.settings.broker_port)
 
     def make_gateway(self, name: str, enrolment_port: int) -> Gateway:
         settings = GatewaySettings(("127.0.0.1",), _FEDERATION, free_port(), enrolment_port)
@@ -88,14 +99,16 @@ class Site:
             self.broker(path / f"{AGGREGATOR}.pem", path / f"{AGGREGATOR}.key"), self.topics.aggregator_client
         )
 
-    def start_agent(self, name: str) -> Path:
+    def start_agent(self, name: str, examples: Dataset = _EXAMPLES) -> Path:
         """The log of an agent that has joined, and is connected."""
-        save_npz(self.directory / "data.npz", Dataset(np.zeros((8, 4), np.float32), np.zeros(8, np.int64)))
+        save_npz(self.directory / "data.npz", examples)
         place, data = self.directory / name, str(self.directory / "data.npz")
         self.children.run("join", "join", format_token(self.token(name)), "--dir", str(place), "--data", data)
+        config = place / "agent.toml"
+        config.write_text(f'trainer = "litert"\n{config.read_text()}')
         log = self.children.log(name)
         log.touch()
-        answer(log, "connected", lambda: self.children.start(name, "agent", "--config", str(place / "agent.toml")))
+        answer(log, "connected", lambda: self.children.start(name, "agent", "--config", str(config)))
         return log
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.children import free_port
 from benchmarks.intruders.site import Attack, Site, refusal
@@ -43,8 +44,17 @@ class _Stranger:
         return Answer(200, self._certificate)
 
 
+def _use_at_once(site: Site) -> Attack:
+    token, places = site.token("contested"), ("contested-1", "contested-2", "contested-3")
+    with ThreadPoolExecutor(len(places)) as pool:
+        outcomes = list(pool.map(lambda place: refusal(site.join, token, place), places))
+    said = [why for refused, why in outcomes if refused]
+    return Attack("a token is used by three at the same time: two of them", len(said) == 2, said[0] if said else "")
+
+
 def misuse_tokens(site: Site) -> Iterator[Attack]:
     """The last one is refused whatever it shows: it comes last."""
+    yield _use_at_once(site)
     used = site.token("pi-1")
     site.join(used, "pi-1")
     yield Attack("a token is used a second time, by another", *refusal(site.join, used, "second"))

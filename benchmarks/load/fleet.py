@@ -50,8 +50,11 @@ from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_o
 KINDS = 100
 """Different updates of a round."""
 _EXAMPLES = 100
-_AGAIN_S = 10.0
-"""After which an agent offers itself again, or says again what was not answered."""
+_AGAIN_S = 30.0
+"""After which an agent that has said nothing offers itself again, or says again what was not answered. Real ones that
+wait do so after 15 to 45 s."""
+_LOOK_S = 5.0
+"""Between looks at who has said nothing."""
 HALF = "half"
 """The line that the fleet says once half of its updates of `HALVED_ROUND` are sent."""
 
@@ -89,6 +92,8 @@ class _Agent:
     submitted: int = -1
     """The last round of which it has sent its update."""
     unanswered: Submit | None = None
+    said_at: float = 0.0
+    """When it last said something."""
     attempt: int = 0
     """Attempts to connect again."""
 
@@ -140,7 +145,7 @@ class Fleet:
             raise _Ended
 
     def _serve_agents(self) -> None:
-        again_at = time.monotonic() + _AGAIN_S
+        again_at = time.monotonic() + _LOOK_S
         while not self._is_done:
             next_at = min(again_at, self._again[0][0]) if self._again else again_at
             self._turn(max(0.0, next_at - time.monotonic()))
@@ -148,7 +153,7 @@ class Fleet:
                 self._connect_again(self._agents[heapq.heappop(self._again)[1]])
             if time.monotonic() >= again_at:
                 self._offer_again()
-                again_at = time.monotonic() + _AGAIN_S
+                again_at = time.monotonic() + _LOOK_S
 
     def _open(self, number: int, port: int) -> None:
         name = f"a{number}"
@@ -244,11 +249,11 @@ class Fleet:
     def _offer_again(self) -> None:
         """The gateway gives so many tickets in a second, and forgets who was not heard for long."""
         for agent in self._agents:
-            if not agent.connection.is_up:
+            if not agent.connection.is_up or time.monotonic() - agent.said_at < _AGAIN_S:
                 continue
-            if agent.assignment is None or agent.lacks:
+            if agent.unanswered is None:
                 self._check_in(agent)
-            elif agent.unanswered is not None:
+            else:
                 self._say(agent, agent.unanswered)
             with suppress(OSError):  # whose connection has ended is found when it is read
                 agent.connection.write()
@@ -348,6 +353,7 @@ class Fleet:
 
     def _say(self, agent: _Agent, message: Message) -> None:
         payload = encode(message)
+        agent.said_at = time.monotonic()
         self._payload += len(payload)
         agent.connection.publish(self._topics.up(agent.name, kind_of(message)), payload)
 

@@ -11,6 +11,7 @@ What counts is what the receiver decodes: a sender that needs to know asks `Code
 from __future__ import annotations
 
 from fedprune.codecs.codec import Codec, Compressed
+from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, encode_signs, recall
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
 from fedprune.codecs.model_codec import ModelCodec, describe_model_codec, parse_model_codec
@@ -24,10 +25,13 @@ from fedprune.codecs.votes import encode_votes
 __all__ = [
     "DEFAULT_CODEC",
     "NOTHING_MOVED",
+    "NO_HISTORY",
     "Codec",
     "Compressed",
+    "History",
     "Key",
     "ModelCodec",
+    "OtherHistory",
     "Update",
     "UpdateDecoder",
     "Values",
@@ -43,9 +47,11 @@ __all__ = [
     "encode_delta",
     "encode_model",
     "encode_replay",
+    "encode_signs",
     "encode_update",
     "encode_votes",
     "moved_since",
     "parse_codec",
     "parse_model_codec",
+    "recall",
 ]

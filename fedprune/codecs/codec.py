@@ -48,7 +48,8 @@ class Codec:
     """A codec; `description` names it, and equal descriptions are equal codecs.
 
     `before` stands before the error feedback, of which there may be none, `after` behind it; `values` is the last link.
-    `positions` writes which values were chosen, where the receiver cannot know that by itself.
+    `positions` writes which values were chosen, where the receiver cannot know that by itself. `remembers`: positions
+    and signs are coded by what the agent has sent, instead.
 
     Example:
         >>> import numpy as np
@@ -65,6 +66,7 @@ class Codec:
     after: tuple[Link, ...]
     values: ValueCoder
     positions: CodingOf | None
+    remembers: bool = False
 
     def __str__(self) -> str:
         return self.description
@@ -72,15 +74,15 @@ class Codec:
     @property
     def asks_what_moved(self) -> bool:
         """True if positions are coded by what has moved, so that `moved_since` has to be asked."""
-        return self.positions is ContextCoder
+        return self.remembers or self.positions is ContextCoder
 
-    def fingerprint(self, moved: Sequence[Places]) -> int:
-        """16 bits by which updates are noticed that are of another codec, or coded by something else that moved."""
+    def check(self, moved: Sequence[Places]) -> int:
+        """A CRC-32 by which updates are noticed that are of another codec, or coded by something else that moved."""
         check = zlib.crc32(self.description.encode())
         if self.asks_what_moved:
             for places in moved:
                 check = zlib.crc32(np.packbits(places).tobytes(), check)
-        return check & 0xFFFF
+        return check
 
     def init(self, table: TensorTable) -> State:
         """The state of a sender that has sent nothing yet."""

@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fedprune.codecs.counts import count_chances, read_count, read_with_length, with_length, write_count
 from fedprune.codecs.gaps import UnaryChance, read_positions, unary_chances, write_positions
 from fedprune.codecs.links import Places
 from fedprune.codecs.moved import odds
@@ -28,11 +29,6 @@ from fedprune.errors import ProtocolError
 _Odds = NDArray[np.int64]
 _Numbers = NDArray[np.signedinteger]
 """Of places; int32 where they are kept."""
-
-_MOST_LENGTH_BYTES = 5
-
-_MOST_COUNT_BITS = 40
-"""Of a tensor's number of positions."""
 
 _MOST_LISTED = 2**18
 """Places of a tensor whose beginnings are kept as Python's numbers, which are found faster and take five times the
@@ -61,11 +57,10 @@ class ContextCoder:
         for line in self._lines:
             _write_tensor(encoder, contexts, np.flatnonzero(kept[start : start + line.size]), line)
             start += line.size
-        body = encoder.finish()
-        return _length_bytes(len(body)) + body
+        return with_length(encoder.finish())
 
     def read(self, reader: Reader, size: int, most: int) -> Places:
-        decoder, contexts = RangeDecoder(bytes(reader.take(_read_length(reader)))), _Contexts()
+        decoder, contexts = RangeDecoder(read_with_length(reader)), _Contexts()
         kept = np.zeros(size, np.bool_)
         start = 0
         for line in self._lines:
@@ -130,13 +125,13 @@ class _Line:
 class _Contexts:
     """The counters of one message."""
 
-    lengths: list[Chance] = field(default_factory=lambda: [Chance() for _ in range(_MOST_COUNT_BITS)])
+    lengths: list[Chance] = field(default_factory=count_chances)
     by_column: Chance = field(default_factory=Chance)
     numbers: UnaryChance = field(default_factory=unary_chances)
 
 
 def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Numbers, line: _Line) -> None:
-    _write_count(encoder, contexts, positions.size)
+    write_count(encoder, contexts.lengths, positions.size)
     if not positions.size:
         return
     starts = line.by_row
@@ -151,9 +146,7 @@ def _write_tensor(encoder: RangeEncoder, contexts: _Contexts, positions: _Number
 
 def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: int) -> _Numbers:
     """The rising positions of one tensor; in any case at most `most`, below its size."""
-    count = _read_count(decoder, contexts)
-    if count > min(line.size, most):
-        raise ProtocolError(f"{count} positions of a tensor are sent, at most {min(line.size, most)} may be")
+    count = read_count(decoder, contexts.lengths, min(line.size, most))
     if not count:
         return np.empty(0, np.intp)
     by_column = line.has_columns and bool(decoder.bit(contexts.by_column))
@@ -168,24 +161,6 @@ def _read_tensor(decoder: RangeDecoder, contexts: _Contexts, line: _Line, most: 
     return positions
 
 
-def _write_count(encoder: RangeEncoder, contexts: _Contexts, count: int) -> None:
-    """Elias' gamma code of count + 1, with counters for its length."""
-    length = (count + 1).bit_length() - 1
-    for step in range(length):
-        encoder.bit(contexts.lengths[step], 1)
-    encoder.bit(contexts.lengths[length], 0)
-    encoder.plain((count + 1) - (1 << length), length)
-
-
-def _read_count(decoder: RangeDecoder, contexts: _Contexts) -> int:
-    length = 0
-    while decoder.bit(contexts.lengths[length]):
-        length += 1
-        if length >= _MOST_COUNT_BITS:
-            raise ProtocolError("a tensor has too many positions")
-    return (1 << length | decoder.plain(length)) - 1
-
-
 def _roughness(starts: _Odds, positions: _Numbers) -> int:
     """The sum of the bits of all gaps: less where short and long ones are apart. An integer, for it decides."""
     gaps = starts[positions]
@@ -196,23 +171,3 @@ def _roughness(starts: _Odds, positions: _Numbers) -> int:
 
 def _to_search(starts: _Odds) -> Sequence[int]:
     return starts.tolist() if starts.size <= _MOST_LISTED else starts.data
-
-
-def _length_bytes(length: int) -> bytes:
-    written = bytearray()
-    while length >= 128:
-        written.append(length & 127 | 128)
-        length >>= 7
-    return bytes([*written, length])
-
-
-def _read_length(reader: Reader) -> int:
-    length = 0
-    for place in range(_MOST_LENGTH_BYTES):
-        byte = reader.take(1)[0]
-        length |= (byte & 127) << 7 * place
-        if byte < 128:
-            if place and not byte:
-                break
-            return length
-    raise ProtocolError("the length of the positions is not written as a writer writes it")

@@ -93,10 +93,14 @@ _MEANINGS = {
     "bitmap": _Meaning(_Place.POSITIONS, lambda: lambda *_: Bitmap()),
     "rice": _Meaning(_Place.POSITIONS, lambda: lambda *_: Rice()),
     "context": _Meaning(_Place.POSITIONS, lambda: ContextCoder),
+    "history": _Meaning(_Place.POSITIONS, lambda: None),
 }
 
 _SCATTERED = ("topk", "budget", "threshold")
 """Choices of places that the receiver does not know."""
+
+_SMALL = ("context", "history")
+"""Coders for small updates."""
 
 _WORD = re.compile(r"([a-z0-9_]+)(?:\(\s*([^()\s]*)\s*\))?")
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?")
@@ -132,6 +136,7 @@ def parse_codec(description: str) -> Codec:
         after=_those(made, _Place.CHOICE, _Place.TRANSFORM),
         values=made[_Place.VALUES],
         positions=made.get(_Place.POSITIONS),
+        remembers=words[-1].name == "history",
     )
 
 
@@ -185,10 +190,15 @@ def _check_sense(names: dict[_Place, str]) -> None:
         raise ValueError(
             f"codec: {positions} codes positions that topk, budget or threshold chose; there are none here"
         )
-    if (choice, positions) == ("threshold", "context"):
+    if choice == "threshold" and positions in _SMALL:
         raise ValueError(
-            "codec: context takes a step of Python for each value that is sent, and threshold bounds no number of them;"
-            " take topk or budget, or rice"
+            f"codec: {positions} takes a step of Python for each value that is sent, and threshold bounds no number of"
+            " them; take topk or budget, or rice"
+        )
+    if positions == "history" and (values != "ternary" or _Place.FEEDBACK not in names):
+        raise ValueError(
+            "codec: history goes by the signs that an agent sent, and by what it owes since; it needs feedback and"
+            " ternary"
         )
     if values == "ternary" and (choice not in _SCATTERED or transform is not None):
         raise ValueError(

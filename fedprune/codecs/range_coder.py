@@ -28,8 +28,9 @@ class Chance:
 
     __slots__ = ("total", "zeros")
 
-    def __init__(self) -> None:
-        self.zeros, self.total = 1, 2
+    def __init__(self, zeros: int = 1, total: int = 2) -> None:
+        """With other numbers than these it begins with what is expected."""
+        self.zeros, self.total = zeros, total
 
     def see(self, bit: int) -> None:
         zeros, total = self.zeros if bit else self.zeros + 2, self.total + 2

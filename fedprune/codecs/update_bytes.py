@@ -2,13 +2,16 @@
 
 ==========  ======================================================================================================
 4 bytes     magic and version: ``FPU2``
-uint16      the codec: the lower 16 bits of the CRC-32 of its description, which goes on, with ``context``, over where
-            each tensor has moved, a bit for each weight
+uint16      the codec: the lower 16 bits of the CRC-32 of its description, which goes on, with ``context`` and
+            ``history``, over where each tensor has moved, a bit for each weight, and over the history, of each update
+            what `encode_signs` makes, the newest first
 uint8       0 both sides know the mask, 1 it travels with the update
+uint8       with ``history``, of how many of the agent's last updates that is
 masks       where each prunable tensor is kept (`Smallest`), unless the mask is known
 statistics  all values of statistics tensors in fp32
-positions   which of the alive values of all tensors, one tensor after another, were chosen, if the codec codes that
-values      the values that are sent, by the codec
+positions   which of the alive values of all tensors, one tensor after another, were chosen, if the codec codes that;
+            with ``history`` also their signs
+values      the values that are sent, by the codec; with ``history`` their magnitude
 votes       for pruned weights to come back (`fedprune.codecs.votes`), in rounds that ask for them
 ==========  ======================================================================================================
 
@@ -21,7 +24,7 @@ exactly one form as bytes: readers refuse what writers would not have written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -31,10 +34,13 @@ import numpy as np
 
 from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.floats import Fp32
+from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, Recalled, recall
 from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
 from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.positions import Coding, Smallest
 from fedprune.codecs.reader import Reader, naming
+from fedprune.codecs.signed_coder import SignedCoder
+from fedprune.codecs.ternary import encode_magnitude, read_magnitude, signed, signs_of
 from fedprune.codecs.update import Update
 from fedprune.codecs.votes import encode_votes, read_votes
 from fedprune.errors import ProtocolError
@@ -58,6 +64,7 @@ def encode_update(
     mask_is_known: bool,
     moved: Mask = NOTHING_MOVED,
     votes: Votes = NO_VOTES,
+    history: History = NO_HISTORY,
 ) -> bytes:
     """Write an update.
 
@@ -70,6 +77,7 @@ def encode_update(
         mask_is_known: the receiver has the same mask, which then costs nothing.
         moved: what `moved_since` says of the model that is updated, if the codec asks.
         votes: those for pruned weights to come back, if the round asks.
+        history: the agent's, by which it is coded if the codec remembers.
 
     Raises:
         ValueError: an array does not fit `table` or is not finite.
@@ -90,14 +98,23 @@ def encode_update(
         if not np.isfinite(vector).all():
             raise ValueError(f"tensor {name} holds NaN or infinity")
     places = _moved(table, moved, codec)
-    parts = [_MAGIC, codec.fingerprint(places).to_bytes(2, "little"), bytes([not mask_is_known])]
+    fingerprint = _fingerprint(codec.check(places), history)
+    parts = [_MAGIC, fingerprint.to_bytes(2, "little"), bytes([not mask_is_known])]
+    if codec.remembers:
+        parts.append(bytes([len(history.signs)]))
     if not mask_is_known:
         parts += [Smallest().encode(mask[spec.name].reshape(-1)) for spec in table.of(TensorClass.PRUNABLE)]
     parts += [_statistics(spec, statistics) for spec in table.of(TensorClass.STATISTICS)]
-    if codec.positions is not None:
-        chosen = np.concatenate([*(sent.support[name] for name in names), np.empty(0, np.bool_)])
-        parts.append(codec.positions(_places(table, mask, default=True), places).encode(chosen))
-    return b"".join([*parts, codec.values.encode(vectors), encode_votes(votes)])
+    chosen = np.concatenate([*(sent.support[name] for name in names if name in sent.support), np.empty(0, np.bool_)])
+    masks = _places(table, mask, default=True)
+    if codec.remembers:
+        coded = SignedCoder(masks, places).encode(chosen, signs_of(vectors), _recalled(history, table))
+        parts += [coded, encode_magnitude(vectors)]
+    else:
+        if codec.positions is not None:
+            parts.append(codec.positions(masks, places).encode(chosen))
+        parts.append(codec.values.encode(vectors))
+    return b"".join([*parts, encode_votes(votes)])
 
 
 def decode_update(
@@ -108,6 +125,7 @@ def decode_update(
     key: Key,
     moved: Mask = NOTHING_MOVED,
     most_votes: Mapping[str, int] = NO_VOTES,
+    remembered: Sequence[bytes] = (),
 ) -> Update:
     """Read an update. Time and memory are bounded by the size of `table`.
 
@@ -119,14 +137,16 @@ def decode_update(
         key: the update's, by which places and signs that both sides draw are known.
         moved: what `moved_since` says of the model that is updated, if the codec asks.
         most_votes: for how many pruned weights of each tensor it may have votes, if the round asks for them.
+        remembered: the agent's last updates, the newest first, of each what `encode_signs` made.
 
     Returns:
         The update, whose numbers are finite; `check_update` checks them further.
 
     Raises:
+        OtherHistory: the update is coded by a history that is not remembered here.
         ProtocolError: the bytes are not those of any update that `encode_update` writes so.
     """
-    return UpdateDecoder(table, known_mask, codec, moved, most_votes).decode(blob, key)
+    return UpdateDecoder(table, known_mask, codec, moved, most_votes).decode(blob, key, remembered)
 
 
 class UpdateDecoder:
@@ -149,19 +169,20 @@ class UpdateDecoder:
         self._moved = _moved(table, moved, codec)
 
     @cached_property
-    def _fingerprint(self) -> int:
-        return self._codec.fingerprint(self._moved)
+    def _check(self) -> int:
+        return self._codec.check(self._moved)
 
     @cached_property
     def _known(self) -> _Alive | None:
         return None if self._known_mask is None else self._alive(self._known_mask)
 
-    def decode(self, blob: bytes, key: Key) -> Update:
+    def decode(self, blob: bytes, key: Key, remembered: Sequence[bytes] = ()) -> Update:
         """Read one update; see `decode_update`."""
         reader, known = Reader(blob), self._known
         reader.expect(_MAGIC)
         fingerprint, carries_mask = reader.unpack("HB")
-        if fingerprint != self._fingerprint:
+        history = self._history(reader, fingerprint, remembered)
+        if fingerprint != _fingerprint(self._check, history):
             raise ProtocolError(f"the update is not of the codec {str(self._codec)!r}, or of another model")
         if carries_mask != (known is None):
             raise ProtocolError(f"the update's mask byte is {carries_mask}, not {int(known is None)}")
@@ -171,24 +192,38 @@ class UpdateDecoder:
             with naming(f"tensor {spec.name}"):
                 (vector,) = Fp32().read(reader, [spec.size])
             statistics[spec.name] = vector.reshape(spec.shape)
-        delta = _read_alive(reader, self._codec, key, alive)
+        delta = _read_alive(reader, self._codec, key, alive, _recalled(history, self._table))
         votes = read_votes(reader, alive.mask, self._most_votes)
         reader.finish()
         return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
 
+    def _history(self, reader: Reader, fingerprint: int, remembered: Sequence[bytes]) -> History:
+        """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here."""
+        (count,) = reader.unpack("B") if self._codec.remembers else (0,)
+        if not count:
+            return NO_HISTORY
+        history = recall(remembered[:count], self._table)
+        if len(history.signs) != count or fingerprint != _fingerprint(self._check, history):
+            raise OtherHistory(f"the update is coded by its agent's last {count} updates, which are others here")
+        return history
+
     def _alive(self, mask: Mask) -> _Alive:
+        masks, sizes = _places(self._table, mask, default=True), alive_sizes(self._table, mask)
+        if self._codec.remembers:
+            return _Alive(mask, sizes, None, SignedCoder(masks, self._moved))
         coding = self._codec.positions
-        places = None if coding is None else coding(_places(self._table, mask, default=True), self._moved)
-        return _Alive(mask, alive_sizes(self._table, mask), places)
+        return _Alive(mask, sizes, None if coding is None else coding(masks, self._moved), None)
 
 
 @dataclass(frozen=True, eq=False)
 class _Alive:
-    """The values that a mask leaves alive: how many of each tensor, and how chosen ones are told of, if they are."""
+    """The values that a mask leaves alive: how many of each tensor, and how chosen ones are told of, if they are: their
+    positions alone, or with the signs."""
 
     mask: Mask
     sizes: Sizes
     positions: Coding | None
+    signed: SignedCoder | None
 
 
 def alive_sizes(table: TensorTable, mask: Mask) -> dict[str, int]:
@@ -207,21 +242,41 @@ def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
     return mask
 
 
-def _read_alive(reader: Reader, codec: Codec, key: Key, alive: _Alive) -> dict[str, Vector]:
+def _read_alive(
+    reader: Reader, codec: Codec, key: Key, alive: _Alive, recalled: Sequence[Recalled] | None
+) -> dict[str, Vector]:
+    negative: Places | None = None
+
     def choose(sizes: Sizes, most: int) -> Support:
-        if alive.positions is None:
-            raise ValueError(f"the codec {str(codec)!r} chooses positions that it does not code")
+        nonlocal negative
         with naming("positions"):
+            if alive.signed is not None:
+                chosen, negative = alive.signed.read(reader, most, recalled)
+                return split(chosen, sizes)
+            if alive.positions is None:
+                raise ValueError(f"the codec {str(codec)!r} chooses positions that it does not code")
             return split(alive.positions.read(reader, sum(sizes.values()), most), sizes)
 
     counts, restore = codec.invert(alive.sizes, key, choose)
     with naming("values"):
-        vectors = codec.values.read(reader, list(counts.values()))
+        if negative is None:
+            vectors = codec.values.read(reader, [*counts.values()])
+        else:
+            vectors = signed(read_magnitude(reader, negative.size), negative, [*counts.values()])
         with np.errstate(over="ignore", invalid="ignore"):
             delta = restore(dict(zip(counts, vectors, strict=True)))
         if not all(np.isfinite(vector).all() for vector in delta.values()):
             raise ProtocolError("a value is NaN or infinite")
     return delta
+
+
+def _fingerprint(check: int, history: History) -> int:
+    return history.check(check) & 0xFFFF
+
+
+def _recalled(history: History, table: TensorTable) -> list[Recalled] | None:
+    """The history of all tensors that are compressed; None without one."""
+    return [history.recalled[spec.name] for spec in table.of(*_COMPRESSED)] if history.signs else None
 
 
 def _moved(table: TensorTable, moved: Mask, codec: Codec) -> list[Places]:

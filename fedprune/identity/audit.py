@@ -62,14 +62,15 @@ class Client:
     ) -> None:
         self._link.__exit__(kind, error, trace)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._link.publish(topic, payload, retain=retain)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """The number of bytes that will be sent: 0 while the broker is far behind."""
+        return self._link.publish(topic, payload, retain=retain)
 
     def subscribe(self, topic_filter: str) -> None:
         self._filters.append(topic_filter)
         self._link.subscribe(topic_filter)
 
-    def until(self, fence: bytes, send: Callable[[], None]) -> list[Delivery]:
+    def until(self, fence: bytes, send: Callable[[], object]) -> list[Delivery]:
         """What is delivered before the message with the payload `fence`, which `send` sends, and again if need be.
 
         Raises `BrokerError` if it does not come.

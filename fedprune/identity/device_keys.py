@@ -31,6 +31,13 @@ class DeviceKeys:
 
     def get(self, name: str) -> bytes | None:
         """None for who is unknown, has not joined yet, or is revoked."""
+        return self._present().get(name)
+
+    def names(self) -> frozenset[str]:
+        """Those who have a key."""
+        return frozenset(self._present())
+
+    def _present(self) -> dict[str, bytes]:
         try:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             if version != self._version:
@@ -38,7 +45,7 @@ class DeviceKeys:
                 self._keys, self._version = dict(rows.fetchall()), version
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
-        return self._keys.get(name)
+        return self._keys
 
     def close(self) -> None:
         self._connection.close()

@@ -32,6 +32,7 @@ from fedprune.identity.devices import FILE, Devices, Revoked
 from fedprune.identity.epochs import ROOT_PUBLIC, SIGNING, load_signing, make_root, public_root
 from fedprune.identity.settings import GatewaySettings
 from fedprune.system.disk import Directory, storage_error
+from fedprune.system.usage import device_memory_mb
 
 SETTINGS = "gateway.toml"
 AUTHORITY, BROKER, ENROLMENT, AGGREGATOR = "ca", "broker", "enrolment", "aggregator"
@@ -183,7 +184,7 @@ def _configuration(gateway: Gateway) -> str:
         access_list=str(path / ACCESS_LIST),
         pid=str(path / BROKER_PID),
     )
-    return mosquitto.configuration(files, gateway.settings.broker_port, _user())
+    return mosquitto.configuration(files, gateway.settings.broker_port, _user(), device_memory_mb() * 1e6)
 
 
 def _user() -> str:

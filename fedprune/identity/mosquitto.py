@@ -21,6 +21,13 @@ _MAX_QUEUED_BYTES = 32 * 2**20
 _MAX_CONNECTIONS = 20_000
 """Twice as many agents as the aggregator was measured with."""
 
+_CONNECTION_BYTES = 45_000
+"""That one takes of the broker's memory, also before it has shown a certificate."""
+
+_MEMORY_SHARE = 0.15
+"""Of the machine's memory that connections may take: strangers who opened more would end the broker, and everybody's
+connection with it. Its service may take twice as much."""
+
 PROBES = ("fedprune-check-1", "fedprune-check-2")
 """The names of two devices that `fedprune gateway check` plays, and that no other device may have."""
 
@@ -50,8 +57,19 @@ def auditor_name(federation: str) -> str:
     return f"auditor.{federation}"
 
 
-def configuration(files: Files, port: int, user: str) -> str:
-    """The text of mosquitto.conf. `user` is whom Mosquitto becomes where root starts it: who owns the keys."""
+def most_connections(memory_bytes: float) -> int:
+    """As many as a machine with so much memory has room for.
+
+    Example:
+        >>> most_connections(1e9), most_connections(8e9)
+        (3333, 20000)
+    """
+    return min(_MAX_CONNECTIONS, int(memory_bytes * _MEMORY_SHARE / _CONNECTION_BYTES))
+
+
+def configuration(files: Files, port: int, user: str, memory_bytes: float) -> str:
+    """The text of mosquitto.conf. `user` is whom Mosquitto becomes where root starts it: who owns the keys. The machine
+    has `memory_bytes`."""
     return f"""\
 # Written by `fedprune gateway init`, which writes it anew. `fedprune gateway check` proves it.
 user {user}
@@ -72,7 +90,7 @@ max_queued_messages {_MAX_QUEUED_MESSAGES}
 max_queued_bytes {_MAX_QUEUED_BYTES}
 
 listener {port}
-max_connections {_MAX_CONNECTIONS}
+max_connections {most_connections(memory_bytes)}
 cafile {files.authority}
 certfile {files.certificate}
 keyfile {files.key}

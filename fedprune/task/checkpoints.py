@@ -27,6 +27,9 @@ from fedprune.system.disk import Directory, Disk
 from fedprune.task.run_directory import CHECKPOINTS
 
 _SUFFIX = ".safetensors"
+_PIECE = 2**16
+"""Numbers that are compared at once."""
+
 _SERVER = "server/"
 _UNITS = "form/units"
 _WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a new run in an empty directory"
@@ -160,8 +163,16 @@ def _narrow(weights: Weights, name: str) -> NDArray[Any]:
         return array
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float16)
-    is_same = np.array_equal(narrow.astype(np.float32).view(np.uint32), array.view(np.uint32))
-    return narrow if is_same else array
+    return narrow if _are_same(narrow.reshape(-1), array.reshape(-1)) else array
+
+
+def _are_same(narrow: NDArray[np.float16], array: NDArray[np.float32]) -> bool:
+    """Equal to the bit, piece by piece: float32 of the whole of `narrow` would take the array's memory once more."""
+    pieces = (slice(start, start + _PIECE) for start in range(0, array.size, _PIECE))
+    return all(
+        np.array_equal(narrow[piece].astype(np.float32).view(np.uint32), array[piece].view(np.uint32))
+        for piece in pieces
+    )
 
 
 def _widened(array: NDArray[Any]) -> NDArray[Any]:

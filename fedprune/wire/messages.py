@@ -79,8 +79,7 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Base of all messages. `v` is the version that it is in. Its own floats travel as float32, those of structs in it
-    as float64."""
+    """Base of all messages, in version `v`. Its own floats travel as float32, those of structs in it as float64."""
 
     v: int = SPOKEN.newest
 
@@ -262,8 +261,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
 
 class Accepted(Message, frozen=True, kw_only=True):
-    """The update whose digest begins so is durable on the gateway and counts, once, unless the merge does without it
-    (`LeftOut`)."""
+    """The update whose digest begins so is durable and counts once, unless the merge does without it (`LeftOut`)."""
 
     round: Count
     update: UpdateTag
@@ -280,6 +278,8 @@ class Reason(StrEnum):
     """The round was merged without this update: fold it into the residual."""
     INVALID = "invalid"
     """The update is malformed, or not ours: discard it."""
+    OTHER_HISTORY = "other-history"
+    """The update is coded by another history of its agent than the gateway remembers: send it as it is without."""
     UNREADABLE = "unreadable"
     """The message could not be read, for the reason in `detail`: the two sides run different versions."""
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 MAX_QUEUED_BYTES = 16 * 2**20
 """Bytes that may be published and not yet be acknowledged by the broker; what does not fit is dropped."""
 
-MOST_SENT = 64
-"""Publications that paho holds at most, and the broker has not acknowledged: it takes 2 kB for each. Others wait here,
-for a fifth of that."""
+MOST_SENT = 256
+"""Publications that are on their way to the broker at most: paho takes 2 kB for each. Others wait here, for a fifth of
+that. With fewer answers would leave slowly while thousands of messages come, behind which acknowledgements wait."""
 
 _MESSAGE_OVERHEAD = 512
 """Bytes that a message takes besides topic and payload, roughly."""

@@ -79,6 +79,19 @@ class Topics:
     def all_up(self) -> str:
         return f"{self._root}/u/#"
 
+    def all_up_of(self, agent: str) -> str:
+        return f"{self._root}/u/{shard_of(agent)}/{agent}/+"
+
+    def author(self, topic: str) -> str:
+        """The agent whom alone an access list lets publish there, in whatever shard; empty for a topic of nobody's."""
+        levels = topic.split("/")
+        if levels[:2] != ["fp", self.federation]:
+            return ""
+        match levels[2:]:
+            case ["u", _, agent, _] | ["s", agent]:
+                return agent
+        return ""
+
     def down(self, agent: str, kind: str) -> str:
         return f"{self._root}/d/{agent}/{_LETTERS.get(kind, kind)}"
 

@@ -26,7 +26,7 @@ from fedprune.wire import refusals
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
-from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
+from fedprune.wire.outbox import MAX_QUEUED_BYTES, MOST_SENT, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.refusals import BrokerUnreachable
@@ -189,6 +189,7 @@ class MqttLink:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = BoundedClient(self._client_id, self._inbox)
         client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(MOST_SENT)  # else 20, and paho holds the others back
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._settings.uses_tls:

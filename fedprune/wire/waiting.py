@@ -24,4 +24,6 @@ class ReasonsToWait:
 
     def forget(self) -> None:
         """The broker lets us in: what comes after that is said anew."""
-        self._told.clear()
+        if self._told:
+            self._told.clear()
+            SERVICE.status("connected to the broker")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,10 +50,10 @@ _SAME_EVERYWHERE = (
 
 
 @pytest.fixture(scope="module")
-def devices(
+def make_device(
     request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Device | str]:
-    """By the system's name: a device, or why there is none. They are made at the same time, which saves half of it."""
+) -> Callable[[System], Device | str]:
+    """Makes a device of a system, or says why there is none."""
     cache = request.config.cache.mkdir("arm")
 
     def make(system: System) -> Device | str:
@@ -62,18 +63,22 @@ def devices(
             return str(error)
         return Device(system, image, wheel, tmp_path_factory.mktemp(system.name))
 
-    systems = (BOOKWORM_64, BOOKWORM_32, TRIXIE_64, TRIXIE_32)
+    return make
+
+
+@pytest.fixture(scope="module")
+def devices(make_device: Callable[[System], Device | str]) -> dict[str, Device | str]:
+    """By the system's name: a device, or why there is none. They are made at the same time, which saves half of it."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip([system.name for system in systems], pool.map(make, systems), strict=True))
+        return dict(zip(_SUPPORTED, pool.map(make_device, (BOOKWORM_64, BOOKWORM_32, TRIXIE_64)), strict=True))
 
 
 @pytest.fixture(params=_SUPPORTED)
 def device(request: pytest.FixtureRequest, devices: dict[str, Device | str]) -> Device:
-    return available(devices, request.param)
+    return available(devices[request.param])
 
 
-def available(devices: dict[str, Device | str], name: str) -> Device:
-    device = devices[name]
+def available(device: Device | str) -> Device:
     if isinstance(device, str):
         pytest.skip(device)
     return device
@@ -230,11 +235,11 @@ def test_it_benchmarks_the_exported_model(device: Device, exported: Path) -> Non
     assert all(row["latency_ms"]["p50"] > 0 for row in report["models"])
 
 
-@pytest.mark.parametrize("command", [("agent", "--name", "pi", "--data", "pi.npz"), ("benchmark", "model.tflite")])
-def test_where_no_runtime_exists_it_is_called_unsupported(
-    devices: dict[str, Device | str], command: tuple[str, ...]
-) -> None:
-    done = inside(available(devices, TRIXIE_32.name), *_FEDPRUNE, *command)
-    assert done.returncode in (ConfigurationError.exit_code, ExportError.exit_code), done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.endswith("unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.13 on armv7l)")
+@pytest.mark.slow
+def test_where_no_runtime_exists_it_is_called_unsupported(make_device: Callable[[System], Device | str]) -> None:
+    device = available(make_device(TRIXIE_32))
+    for command in (("agent", "--name", "pi", "--data", "pi.npz"), ("benchmark", "model.tflite")):
+        done = inside(device, *_FEDPRUNE, *command)
+        assert done.returncode in (ConfigurationError.exit_code, ExportError.exit_code), done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert last.endswith("unsupported: use 64-bit Arm or x86 (none for 32-bit Python 3.13 on armv7l)")

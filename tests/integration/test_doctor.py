@@ -37,7 +37,7 @@ from tests.brokers import MISSING, Mosquitto, free_port, make_password_file
 from tests.certificates import MISSING as NO_OPENSSL
 from tests.certificates import Authority
 from tests.federations import NAME, Site, examples
-from tests.processes import FEDPRUNE, Child
+from tests.processes import Child, ran
 from tests.samples import RUN
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -127,9 +127,9 @@ def failures(found: dict[str, Finding]) -> set[str]:
 def test_where_all_is_well_each_check_says_so_and_the_way_back_is_proven(tmp_path: Path) -> None:
     with guarded(tmp_path) as broker, answering(Broker(broker.url), tmp_path):
         config = device(tmp_path, broker.url)
-        done = subprocess.run([*FEDPRUNE, "doctor", config, "--json"], capture_output=True, text=True, check=False)
-    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
-    assert done.returncode == 0, done.stdout
+        code, printed, _ = ran("doctor", config, "--json")
+    found = {finding["check"]: finding for finding in json.loads(printed)}
+    assert code == 0, printed
     assert {"versions", "processor", "runtime", "clock", "memory", "memory limits", "disk", "data", "DNS"} <= set(found)
     assert found["access list"]["told"] == "pi-1 publishes, and the aggregator's answer comes back"
     assert found["credentials"]["verdict"] == found["secrets"]["verdict"] == "ok"
@@ -363,10 +363,10 @@ def test_a_task_that_waits_for_its_owners_word_is_named_until_it_is_approved(tmp
 def test_a_file_of_neither_side_is_told_as_that(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "some.toml"
     path.write_text(text)
-    done = subprocess.run([*FEDPRUNE, "doctor", path], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert said in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    code, printed, errors = ran("doctor", path)
+    assert code != 0
+    assert said in printed + errors
+    assert "Traceback" not in errors
 
 
 def test_an_agent_whose_device_does_not_permit_training_says_why_it_waits(tmp_path: Path) -> None:
@@ -402,9 +402,9 @@ def test_a_gateways_directory_and_its_federation_are_examined(tmp_path: Path, ti
     (gateway.path / "ca.key").chmod(0o640)
     with gateway.broker():
         for path in (gateway.path, federation):
-            done = subprocess.run([*FEDPRUNE, "doctor", path, "--json"], capture_output=True, text=True, check=False)
-            found = json.loads(done.stdout)
-            assert done.returncode == 0, [finding for finding in found if finding["verdict"] == "failed"]
+            code, printed, _ = ran("doctor", path, "--json")
+            found = json.loads(printed)
+            assert code == 0, [finding for finding in found if finding["verdict"] == "failed"]
             rights = next(finding for finding in found if finding["check"] == "access list")
             assert rights["verdict"] == "ok", rights
             weak = [finding["told"] for finding in found if finding["verdict"] == "warning"]

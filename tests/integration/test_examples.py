@@ -6,13 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.snippets import ROOT, blocks
-from tests.preloaded import Preloaded
+from tests.preloaded import TENSORFLOW, preloaded
 
 _EXAMPLES = ROOT / "docs" / "examples"
 _TIMEOUT_S = 900
@@ -23,22 +22,16 @@ _IN_EVERY_RUN = ("images", "sensors", "keywords", "tabular", "text")
 _LONGER = ("anomaly", "transfer")
 
 
-@pytest.fixture(scope="module")
-def preloaded() -> Iterator[Preloaded]:
-    with Preloaded() as process:
-        yield process
-
-
 def test_every_example_is_run() -> None:
     assert {path.parent.name for path in _EXAMPLES.glob("*/README.md")} == {*_IN_EVERY_RUN, *_LONGER}
 
 
 @pytest.mark.parametrize("name", [*_IN_EVERY_RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONGER)])
-def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path, preloaded: Preloaded) -> None:
+def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path) -> None:
     left_out = shutil.ignore_patterns("mine", "__pycache__")
     place = Path(shutil.copytree(_EXAMPLES / name, tmp_path / name, ignore=left_out))
     shown = [command for block in blocks(_EXAMPLES / name / "README.md") for command in block.commands]
-    said = "".join(_typed(command, place, preloaded) for command in shown)
+    said = "".join(_typed(command, place) for command in shown)
 
     rounds = [line for line in said.splitlines() if line.startswith("round ")]
     assert len(rounds) == _ROUNDS
@@ -47,7 +40,7 @@ def test_an_example_works_as_its_readme_says(name: str, tmp_path: Path, preloade
     assert list((place / "mine" / "simulation" / "run" / "export").glob("*.tflite"))
 
 
-def _typed(command: str, directory: Path, preloaded: Preloaded) -> str:
+def _typed(command: str, directory: Path) -> str:
     """What a command says that is typed in that directory. Exports make the float file alone, which takes less time."""
     words = shlex.split(command)
     if words[:2] == ["fedprune", "init"]:
@@ -55,7 +48,7 @@ def _typed(command: str, directory: Path, preloaded: Preloaded) -> str:
     if words[:2] == ["fedprune", "export"] and "--formats" not in words:
         words += ["--formats", "fp32"]
     if words[0] == "fedprune":
-        code, output, errors = preloaded.run("fedprune.command", *words[1:], directory=directory)
+        code, output, errors = preloaded(TENSORFLOW).run("fedprune.command", *words[1:], directory=directory)
     else:
         done = subprocess.run(
             [sys.executable, *words[1:]], cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False

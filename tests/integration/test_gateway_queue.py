@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from fedprune.task.bundle import load_bundle, write_bundle
 from fedprune.wire.topics import Topics
 from tests.brokers import MISSING
 from tests.federations import NAME, Site
-from tests.patience import PATIENCE_S
-from tests.processes import FEDPRUNE, Child, run, toml
+from tests.processes import Child, ran, run, toml
 from tests.regressions import regression_bundle
 from tests.secured import SecuredGateway
 
@@ -45,9 +43,9 @@ def do(gateway: SecuredGateway, *arguments: str | Path) -> tuple[int, str]:
 
 
 def listed(gateway: SecuredGateway) -> list[dict[str, Any]]:
-    command = [*FEDPRUNE, "gateway", "queue", "list", "--json", "--dir", str(gateway.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    code, printed, said = ran("gateway", "queue", "list", "--json", "--dir", gateway.path)
+    assert code == 0, said
+    found: list[dict[str, Any]] = json.loads(printed)
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.children import Children
 from benchmarks.intruders.eavesdropping import listen
+from benchmarks.intruders.flooding import flood
 from benchmarks.intruders.forgeries import forge_messages
 from benchmarks.intruders.replays import replay_and_restore
 from benchmarks.intruders.site import Site
@@ -27,3 +28,13 @@ def test_forged_and_old_messages_steer_nobody_and_a_listener_reads_nothing(tmp_p
     keys = [line for file in tmp_path.glob("*/*.key") for line in file.read_text().splitlines() if len(line) > 40]
     assert keys
     assert not [key for key in keys if key in logs]
+
+
+def test_a_captured_device_that_sends_without_end_stops_no_round_of_the_others(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        attacks = list(flood(Site(tmp_path, children)))
+
+    assert [(attack.tried, attack.is_right) for attack in attacks] == [
+        ("a device sends as fast as the broker takes it", True),
+        ("two rounds of the others meanwhile", True),
+    ]

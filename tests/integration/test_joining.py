@@ -34,7 +34,7 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
 from tests.brokers import MISSING, free_port
 from tests.federations import NAME, Site
-from tests.processes import Child, run
+from tests.processes import Child, run, until
 from tests.samples import assignment
 from tests.secured import SecuredGateway
 from tests.served import served
@@ -104,8 +104,13 @@ def test_a_device_that_is_revoked_is_off_the_broker_and_others_stay(
             agent.says("connected")
             bystander.says("connected")
             with Client(gateway.client(), TOPICS.aggregator_client) as rogue_broker:
-                rogue_broker.publish(TOPICS.down("pi-1", "assignment"), encode(assignment()))
-                agent.says("it is not authentic: who sent it lacks the device's key")
+
+                def is_found_out() -> bool:
+                    """Who is connected may not have subscribed yet."""
+                    rogue_broker.publish(TOPICS.down("pi-1", "assignment"), encode(assignment()))
+                    return "it is not authentic: who sent it lacks the device's key" in agent.stderr
+
+                until(is_found_out, "the agent says that the work is not authentic")
             assert gateway.revoke("pi-1") == "pi-1 is revoked; it is off the broker\n"
             broker.says("Client pi-1 already connected, closing old connection")
             agent.says("device.pem is revoked (")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import ROUNDS, Site, examples
-from tests.processes import FEDPRUNE, Child, run
+from tests.processes import Child, ran, run
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -39,12 +38,9 @@ def rescaled(site: Site, name: str) -> Path:
 
 
 def roll_back(site: Site) -> dict[str, Any]:
-    said = subprocess.run(
-        [*FEDPRUNE, "rollback", str(site.path / "run"), "--to", str(ROUNDS - 2), "--json"],
-        capture_output=True,
-        check=True,
-    )
-    done: dict[str, Any] = json.loads(said.stdout)
+    code, printed, said = ran("rollback", site.path / "run", "--to", str(ROUNDS - 2), "--json")
+    assert code == 0, said
+    done: dict[str, Any] = json.loads(printed)
     return done
 
 

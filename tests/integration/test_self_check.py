@@ -30,8 +30,9 @@ from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.task.bundle import Bundle
 
 BATCH = 6
-FEWER = 25
-"""Mutants of each layer, of all kinds; `make test-all` takes all, hundreds of a recurrent one."""
+FEWER = 10
+"""Mutants of each layer, of all kinds; `make test-all` takes all, hundreds of a recurrent one. More of them are found
+in the networks of the zoo, which have every layer too (test_zoo.py)."""
 Tensors = tuple[TensorSpec, ...]
 
 

@@ -88,7 +88,8 @@ class _Scene:
         return next((does for word, does in _DOES.items() if word in status), "starting")
 
     def round_is_made(self) -> None:
-        """All of them are at work with each other."""
+        """Wait until another one is: all of them are at work with each other."""
+        self.managers["gateway"].forget()
         self.managers["gateway"].hears(", round")
 
 
@@ -153,10 +154,10 @@ def test_a_unit_that_is_told_to_end_does_in_two_seconds_whatever_it_is_doing(
         draws = Keyed(1, "moments").uniform(moments, 0.0, 1.0)
         wanted = [(phases[number % len(phases)], float(draw)) for number, draw in enumerate(draws)]
         stops = [_stop_at(scene, unit, phase, draw, lasting) for phase, draw in wanted]
+        print(_table(unit, stops))
         with scene.start(unit) as again:
             scene.round_is_made()  # nothing was lost that counts
             _ends_well(again)
-    print(_table(unit, stops))
     assert moments == 1 or {stop.phase for stop in stops} >= set(phases)
     slow = [stop for stop in stops if stop.seconds > max(_MOST_S, stop.plain_s + _MOST_S - LAST_S)]
     assert not slow

@@ -48,10 +48,11 @@ def _recordings(seed: int, path: Path) -> Prepared:
     return Prepared("utterances", 'file = "benchmarks.federations.networks:keyword_cnn"', utterances.DATA, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "prepare", "chance"),
     [
-        pytest.param("text", _texts, 1 / len(sentences.TOPICS), marks=pytest.mark.slow, id="text"),
+        pytest.param("text", _texts, 1 / len(sentences.TOPICS), id="text"),
         pytest.param("speech", _recordings, 1 / len(utterances.WORDS), id="speech"),
     ],
 )

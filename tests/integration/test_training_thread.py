@@ -145,13 +145,13 @@ def test_a_training_that_makes_no_step_is_stuck_and_one_that_is_held_is_not(monk
 
     def load() -> Dataset:
         reads.set()
-        goes_on.wait(60)
+        goes_on.wait(PATIENCE_S)
         return learnable(32)
 
     training = _Thread(load=load)
     assert not training.thread.is_stuck()
     training.thread.start(1, lambda: (_first_round(task), task.blob))
-    assert reads.wait(60)
+    assert reads.wait(PATIENCE_S)
     assert not training.thread.is_stuck()
     monkeypatch.setattr("edge_agent.training_thread.LONGEST_STEP_S", -1.0)
     assert training.thread.is_stuck()
@@ -159,7 +159,7 @@ def test_a_training_that_makes_no_step_is_stuck_and_one_that_is_held_is_not(monk
     assert not training.thread.is_stuck()
     training.thread.hold(False)
     goes_on.set()
-    assert isinstance(training.delivered.get(timeout=60).result, LocalResult)
+    assert isinstance(training.delivered.get(timeout=PATIENCE_S).result, LocalResult)
     assert not training.thread.is_stuck()
 
 

@@ -95,7 +95,7 @@ def _normalised(x: Any) -> Any:
     return L.ReLU(6.0)(L.BatchNormalization()(x))
 
 
-NETWORKS = [series, separable, residual, odd]
+NETWORKS = [series, residual, odd, pytest.param(separable, marks=pytest.mark.slow)]
 STEPS = 8
 
 

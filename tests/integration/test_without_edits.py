@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.docs.snippets import ROOT
-from tests.preloaded import Preloaded
+from tests.preloaded import TENSORFLOW, preloaded
 
 pytestmark = pytest.mark.slow
 
@@ -52,15 +52,14 @@ def test_pictures_in_folders_with_a_mobilenet(tmp_path: Path) -> None:
 def _commands(directory: Path, data: str, *, agents: int, rounds: int) -> str:
     """What init, simulate and export say."""
     said = ""
-    with Preloaded() as preloaded:
-        for words in (
-            f"init mine --from model.py --data {data} --agents {agents} --rounds {rounds}",
-            "simulate mine",
-            "export mine/simulation/run --formats fp32,int8",
-        ):
-            code, output, errors = preloaded.run("fedprune.command", *words.split(), directory=directory)
-            assert code == 0, f"$ fedprune {words}\n{output}{errors}"
-            said += output
+    for words in (
+        f"init mine --from model.py --data {data} --agents {agents} --rounds {rounds}",
+        "simulate mine",
+        "export mine/simulation/run --formats fp32,int8",
+    ):
+        code, output, errors = preloaded(TENSORFLOW).run("fedprune.command", *words.split(), directory=directory)
+        assert code == 0, f"$ fedprune {words}\n{output}{errors}"
+        said += output
     return said
 
 

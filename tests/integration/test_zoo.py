@@ -19,11 +19,15 @@ from fedprune.task.bundle import read_bundle
 
 _DEAREST = "gaps"
 """Masks are in others too."""
+_DEAREST_TO_BUILD = "embedding-gru"
+"""Its layers are in others too."""
 _FEWER = 25
 """Mutants of each network; `python -m benchmarks.zoo` takes all."""
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == _DEAREST_TO_BUILD else name for name in SMALL]
+)
 def test_a_network_gets_a_graph_at_every_batch_size(name: str) -> None:
     built = build(name)
 

@@ -52,6 +52,8 @@ class DeviceCheck:
     def __init__(self, name: str, recording: list[Operation]) -> None:
         self._name = name
         self._records = _versions(recording, _RECORD)
+        self._readable: set[bytes] = set()
+        """Bundles that were read."""
 
     def __call__(self, state: Path, submitted: Submitted) -> None:
         with owned(state) as disk:
@@ -64,7 +66,7 @@ class DeviceCheck:
                 is_pending = pending is not None and decode(Submit, encode(pending)) == last
                 assert is_settled or is_pending, "what was submitted is forgotten"
             for digest in store.tasks():
-                read_bundle(store.task(digest))
+                self._check_task(store.task(digest))
             self._check_start(store)
 
     def _check_record(self, disk: Directory) -> None:
@@ -74,6 +76,11 @@ class DeviceCheck:
             blob = disk.read(match[0].decode())
             assert blob is not None, f"{match[0].decode()} is in the record, but nowhere else"
             assert hashlib.sha256(blob).hexdigest().startswith(match[1].decode()), f"{match[0].decode()} is damaged"
+
+    def _check_task(self, blob: bytes) -> None:
+        if blob not in self._readable:
+            read_bundle(blob)
+            self._readable.add(blob)
 
     def _check_start(self, store: AgentStore) -> None:
         """It submits what is pending, or offers itself."""

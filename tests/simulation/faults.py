@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from aggregator.book import NOTHING, AcceptedUpdate, Book, RoundRecord
+from aggregator.remembered import NO_SIGNS
 from fedprune.wire.link import Delivery
 
 _LONGEST_CUT_S = 100.0
@@ -237,9 +238,9 @@ class SimulatedBook(Book):
         super().assign(round_, examples, cap)
         self._process.may_crash()
 
-    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate]) -> None:
+    def accept(self, round_: int, updates: Mapping[str, AcceptedUpdate], signs: Mapping[str, bytes] = NO_SIGNS) -> None:
         self._process.may_crash()
-        super().accept(round_, updates)
+        super().accept(round_, updates, signs)
         self._process.physics.note(f"{len(updates)} updates are accepted together")
         self._process.may_crash()
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from fedprune.task.checkpoints import Checkpoint, load_checkpoint
 from fedprune.task.versions import asked_votes, without_due_units
 from fedprune.wire import received_chunks, serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
+from tests.simulation.forgetful import ForgetfulWorld
 from tests.simulation.slimming_task import slimming_bundle
 from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World, make_bundle
 
@@ -34,6 +36,7 @@ SEEDS = 200
 QUORUM_SEEDS = 60
 SLIMMING_SEEDS = 40
 REGROWING_SEEDS = 20
+REMEMBERING_SEEDS = 40
 _BATCH = 20
 INPUTS = 40
 CODECS = (
@@ -103,6 +106,16 @@ def _regrowing(seed: int) -> World:
         aggregation=AGGREGATIONS[seed % len(AGGREGATIONS)],
         bundle=make_bundle(MaskPolicy.SHARED, INPUTS, Regrowth(fraction=0.5, every_rounds=1, until_round=2 * ROUNDS)),
     )
+    world.run()
+    return world
+
+
+def _remembering(seed: int) -> World:
+    """A federation whose updates are coded by what their agents have sent, which both sides may forget."""
+    settings: dict[str, Any] = {"model_codec": MODEL_CODECS[seed % len(MODEL_CODECS)]}
+    if seed % 4 == 3:
+        settings["bundle"] = slimming_bundle(INPUTS, STEPS_PER_ROUND)
+    world = ForgetfulWorld(seed, **settings)
     world.run()
     return world
 
@@ -243,6 +256,14 @@ def test_every_round_ends_and_every_vote_counts_once_where_pruned_weights_come_b
     """Agents that were away, and all that is started again, go on with the mask that the model has."""
     seen = [_seen(_regrowing, seed) for seed in range(first, first + _BATCH)]
     assert all("votes" in each.counted for each in seen)
+
+
+@pytest.mark.parametrize("first", range(0, REMEMBERING_SEEDS, _BATCH))
+def test_every_round_ends_and_every_update_counts_once_where_either_side_forgets_what_was_sent(first: int) -> None:
+    """An update by a history that the gateway does not remember comes once more, without: that is all."""
+    seen = [_seen(_remembering, seed) for seed in range(first, first + _BATCH)]
+    assert all(any(what.endswith("codes by its history") for what in each.trace) for each in seen)
+    assert any(what.endswith("sends its update without its history") for each in seen for what in each.trace)
 
 
 def test_a_seed_replays_exactly() -> None:

@@ -45,7 +45,7 @@ from fedprune.task.forms import Form
 from fedprune.task.outputs import Output
 from fedprune.task.training import Sgd, Training
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import Assignment, CheckIn
+from fedprune.wire.messages import Assignment, CheckIn, Submit
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
 from fedprune.wire.versions import SPOKEN, Versions
@@ -151,7 +151,8 @@ class Settled:
 
 
 class World:
-    """`settled` and `trained_from` are what the agents experienced, `sent_blobs` the updates that they made.
+    """`settled` and `trained_from` are what the agents experienced, `sent_blobs` the updates that they made, by the
+    digest of what they sent and coded without a history.
 
     `led_over`: over how many versions a replay led to the model that an agent trained from, None for whole models.
     `huge`: digests of updates of a training that went wrong. `run_of`: the run's id for each round that is not undone.
@@ -420,12 +421,26 @@ class World:
         assignment = action.assignment
         since = owed_since(assignment)
         residual, form = store.residual(assignment.run, assignment.round, since), store.owed_form(assignment.run, since)
-        local = LocalRound(name, assignment, action.model, lambda: residual, None, 0.0, held=held, owed_form=form)
+        local = LocalRound(
+            name,
+            assignment,
+            action.model,
+            lambda: residual,
+            None,
+            0.0,
+            held=held,
+            owed_form=form,
+            remembered=store.remembered(assignment.run),
+        )
         trainer = WitnessedTrainer(self, assignment)
         result = train_locally(local, self.bundle, trainer, DATA)
-        self.sent_blobs[result.submit.update.digest] = result.update.blob
-        if trainer.went_wrong:
-            self.huge.add(result.submit.update.digest)
+        readable = result.update.shared or result.update.blob
+        for digest in {result.submit.content.digest, content_of(readable).digest}:
+            self.sent_blobs[digest] = readable
+            if trainer.went_wrong:
+                self.huge.add(digest)
+        if result.update.shared is not None:
+            self.physics.note(f"{name} codes by its history")
         return result
 
 
@@ -458,7 +473,14 @@ class WitnessedStore(AgentStore):
 
     def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
         super().__init__(disk, agent, "sim")
+        self.physics = disk.process.physics
         self.agent, self._settled = agent, settled
+
+    def send_shared(self) -> Submit | None:
+        submit = super().send_shared()
+        if submit is not None:
+            self.physics.note(f"{self.agent} sends its update without its history")
+        return submit
 
     def settle(self, outcome: Outcome) -> None:
         assert self.pending is not None

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from aggregator.round_answers import of_another_run
 from edge_agent.agent_state import (
+    IDLE_CHECK_IN_S,
     LONGEST_WAIT_S,
     MAX_REFUSALS,
     RETRY_S,
     Connected,
     Disconnected,
     LinkDrained,
+    Outcome,
     Phase,
     Send,
+    SendUpdate,
     Settle,
+    SubmitWhole,
     Train,
     TrainingDone,
     Warn,
 )
-from fedprune.wire.messages import CheckIn, Failed, Reason, Rejected
+from edge_agent.history_events import SendShared, SharedTaken
+from fedprune.wire.messages import CHUNK_BYTES, CheckIn, Failed, Reason, Rejected
+from fedprune.wire.transfer import content_of
 from tests.agents import agent_in, no_work, refused
-from tests.drivers import Agent
-from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, assignment, chunks, manifest, submit
+from tests.drivers import Agent, started
+from tests.samples import MODEL_BLOB, RUN, TASK_BLOB, UPDATE, accepted, assignment, chunks, manifest, submit
 
 
 def tries(agent: Agent, round_: int = 0) -> tuple[Any, ...]:
@@ -83,6 +92,15 @@ def test_a_reason_that_is_no_verdict_settles_nothing() -> None:
         assert agent.state.pending == submit()
 
 
+def test_an_agent_whose_update_is_of_another_run_offers_itself_for_this_one_soon() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(of_another_run(submit()))
+    before = agent.now
+
+    assert agent.waits() == (Send(agent.state.offer),)
+    assert agent.now - before <= RETRY_S * 1.5
+
+
 # Messages that the gateway cannot read
 
 
@@ -139,6 +157,31 @@ def test_a_check_in_tells_the_most_examples_there_can_be_until_a_training_has_sh
     assert agent.state.offer.examples == 23
 
 
+def test_a_federation_that_begins_when_a_short_one_ends_is_joined_soon() -> None:
+    agent = agent_in(Phase.IDLE)
+    agent.gets(ticket(b"1"), manifest(0, done=True))
+    agent.now = RETRY_S / 2
+    agent.gets(manifest(0, run="the-next"))
+
+    assert agent.gets(ticket(b"2")) == ()
+
+    assert agent.waits() == (Send(agent.state.offer),)
+    assert agent.state.offer.ticket == b"2"
+    assert agent.now <= RETRY_S / 2 + RETRY_S * 1.5
+
+
+def test_a_fleet_that_is_given_new_tickets_together_does_not_show_them_together() -> None:
+    times = []
+    for number in range(100):
+        agent = agent_in(Phase.IDLE, replace(started(), name=f"pi-{number}"))
+        agent.gets(ticket(b"1"), ticket(b"2"))
+        agent.waits()
+        times.append(agent.now)
+
+    counts, _ = np.histogram(times, bins=4, range=(RETRY_S * 0.5, RETRY_S * 1.5))
+    assert min(counts) >= 10
+
+
 def test_whoever_gives_ever_new_tickets_makes_no_flood_of_check_ins() -> None:
     agent = agent_in(Phase.IDLE)
     said = [agent.gets(ticket(bytes([number]))) for number in range(100)]
@@ -147,6 +190,20 @@ def test_whoever_gives_ever_new_tickets_makes_no_flood_of_check_ins() -> None:
     assert agent.state.offer.ticket == b"c", "the last one counts"
     agent.now += RETRY_S
     assert agent.gets(ticket(b"x"))
+
+
+def test_two_that_give_tickets_in_turn_are_soon_asked_as_seldom_as_one_without_work() -> None:
+    agent, check_ins = agent_in(Phase.IDLE), 0
+    while agent.now < 3600.0:
+        check_ins += len(agent.gets(ticket(b"1"))) + len(agent.gets(ticket(b"2"))) + len(agent.waits())
+
+    assert check_ins <= 2 * (3600.0 / (IDLE_CHECK_IN_S / 2) + 6)
+    agent.gets(assignment())
+    agent.gets(manifest(run="the-next"), ticket(b"3"))
+    before = agent.now
+    agent.gets(ticket(b"4"))
+    agent.waits()
+    assert agent.now - before <= RETRY_S * 1.5, "work came between"
 
 
 @pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TRAINING, Phase.SUBMITTING])
@@ -168,3 +225,26 @@ def test_a_settled_update_leaves_no_refusals_to_later_rounds() -> None:
     tries(agent)
     assert any(isinstance(action, Settle) for action in agent.gets(TrainingDone(2, submit()), refused(Reason.LATE)))
     assert isinstance(tries(agent, 1)[-1], Train)
+
+
+# Histories that differ
+
+
+def test_an_update_by_another_history_is_sent_without_and_its_round_goes_on() -> None:
+    agent, shared = agent_in(Phase.SUBMITTING), submit(update=content_of(b"shared"))
+
+    assert agent.gets(refused(Reason.OTHER_HISTORY)) == (SendShared(),)
+    assert agent.gets(SharedTaken(shared)) == (SubmitWhole(),)
+    assert agent.gets(refused(Reason.OTHER_HISTORY)) == (), "the answer came twice"
+    assert (agent.state.phase, agent.state.pending) == (Phase.SUBMITTING, shared)
+    assert agent.gets(accepted(update=shared.content))[0] == Settle(Outcome.ACCEPTED)
+
+
+def test_an_update_without_its_history_goes_in_chunks_where_it_is_large_and_waits_for_the_link() -> None:
+    large = submit(update=content_of(bytes(20_000)))
+    agent = agent_in(Phase.SUBMITTING)
+    assert agent.gets(SharedTaken(large)) == (Send(large), SendUpdate((0,), CHUNK_BYTES))
+
+    agent = agent_in(Phase.SUBMITTING)
+    agent.gets(Disconnected(), SharedTaken(large))
+    assert Send(large) in agent.gets(Connected())

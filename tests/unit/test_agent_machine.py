@@ -38,6 +38,7 @@ from edge_agent.agent_state import (
 from edge_agent.agent_submitting import ANSWER_S
 from edge_agent.consent_events import ConsentChanged, ConsentRefused
 from edge_agent.history import RoundsDone
+from edge_agent.history_events import SharedTaken
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
     CHUNK_BYTES,
@@ -82,6 +83,7 @@ SAMPLES: dict[type, Event] = {
     Ticked: Ticked(),
     TrainingDone: TrainingDone(1, submit()),
     TrainingFailed: TrainingFailed(1, "no memory", frozenset({TASK.digest})),
+    SharedTaken: SharedTaken(submit()),
     HeldChanged: HeldChanged((RUN, 0)),
     PermissionChanged: PermissionChanged("it is 81 °C"),
     ConsentRefused: ConsentRefused(1, "too large", of_task=True),
@@ -303,7 +305,10 @@ def test_wrong_bytes_make_the_whole_content_come_again() -> None:
     agent.gets(*chunks(TASK_BLOB))
 
     poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
-    assert agent.gets(poisoned) == (Send(need(MODEL)),)
+    told, asked = agent.gets(poisoned)
+    assert isinstance(told, Warn)
+    assert "arrived with another digest: somebody between sends other chunks than the gateway" in told.text
+    assert asked == Send(need(MODEL))
     assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent import process, store
+from edge_agent import process, residual_files
 from edge_agent.agent_state import Phase, Train
 from edge_agent.consent import Consent
 from edge_agent.consent_gate import ConsentGate
@@ -200,7 +200,7 @@ def test_whatever_fails_while_training_is_reported_and_the_agent_lives_on(
 
 
 def test_an_update_that_cannot_be_packed_is_reported(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "pack_residuals", _no_memory)
+    monkeypatch.setattr(residual_files, "pack_residuals", _no_memory)
     training(device).ends_training()
 
     assert device.said(Failed) == [Failed(run=RUN, round=0, why="MemoryError: ")]

@@ -220,7 +220,7 @@ def test_what_another_agent_owes_is_left_alone(disk: Directory, agent: str, fede
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 8, "agent": {}}'), ("memory.json", b"{}")],
+    [("agent.json", b'{"format": 1}'), ("agent.json", b'{"format": 9, "agent": {}}'), ("memory.json", b"{}")],
 )
 def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, name: str, record: bytes) -> None:
     disk.write(name, record)
@@ -241,9 +241,10 @@ def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
 
     submitted = {"run", "round", "digest", "size", "examples", "local_steps", "loss"}
     measured = {"train_seconds", "idle_memory_mb", "peak_memory_mb", "x_mean", "x_largest", "evaluated"}
-    blobs = {"update", "residuals", "slots", "local", "form"}
+    blobs = {"update", "residuals", "late", "slots", "local", "form", "shared", "signs"}
     assert record.keys() == {
         "format", "agent", "federation", "done", "durations", "durations_task", "owed", "pending",
+        "remembered",
     }  # fmt: skip
     assert record["pending"].keys() == submitted | measured | blobs
     assert record["owed"].keys() == {"run", "round", "residuals", "late", "slots", "local", "form"}
@@ -344,3 +345,80 @@ def test_an_update_that_cannot_be_sent_any_more_is_given_up_at_the_next_start(
     assert opened(disk).pending is None
     assert "the update of round 4 is damaged and given up; check the disk" in caplog.messages
     assert opened(disk).durations == TOOK
+
+
+def by_history(number: int) -> PreparedUpdate:
+    """An update that is coded by what was sent before, and without that."""
+    blob, shared, signs = (b"%s %d" % (name, number) for name in (b"by history", b"shared", b"signs"))
+    return PreparedUpdate(blob, tensors(OWED_IF_ACCEPTED), tensors(OWED_IF_LATE), shared, signs)
+
+
+def remembers(store: AgentStore, number: int, outcome: Outcome | None, run: str = RUN) -> None:
+    update = by_history(number)
+    store.remember(of_round(number, update.blob, run), update, None, TOOK)
+    if outcome is not None:
+        store.settle(outcome)
+
+
+def test_the_last_accepted_updates_are_remembered_and_no_others(disk: Directory, is_restarted: bool) -> None:
+    store = opened(disk)
+    for number, outcome in enumerate([Outcome.ACCEPTED, Outcome.LATE, Outcome.ACCEPTED, Outcome.INVALID]):
+        remembers(store, number, outcome)
+    if is_restarted:
+        store = opened(disk)
+
+    assert store.remembered(RUN) == (b"signs 2", b"signs 0")
+    assert store.remembered("another-run") == ()
+    for number in range(4, 14):
+        remembers(store, number, Outcome.ACCEPTED)
+    assert store.remembered(RUN) == tuple(b"signs %d" % number for number in range(13, 5, -1))
+    assert len([name for name in disk.names() if name.endswith(".signs")]) == 8
+
+
+def test_what_is_remembered_ends_with_its_run_and_with_an_update_of_which_nothing_is(disk: Directory) -> None:
+    store = opened(disk)
+    remembers(store, 0, Outcome.ACCEPTED)
+    remembers(store, 0, Outcome.ACCEPTED, "another-run")
+    assert store.remembered("another-run") == (b"signs 0",)
+
+    store.remember(of_round(1, run="another-run"), prepared(), None, TOOK)
+    store.settle(Outcome.ACCEPTED)
+
+    assert store.remembered("another-run") == ()
+
+
+def test_an_update_is_sent_without_its_history_which_is_forgotten(disk: Directory, is_restarted: bool) -> None:
+    store = opened(disk)
+    remembers(store, 0, Outcome.ACCEPTED)
+    remembers(store, 1, None)
+
+    sent = store.send_shared()
+    if is_restarted:
+        store = opened(disk)
+
+    assert sent is not None
+    assert sent == store.pending == of_round(1, b"shared 1")
+    assert (store.update(), store.remembered(RUN)) == (b"shared 1", ())
+    assert store.send_shared() is None, "it is coded so already"
+    store.settle(Outcome.ACCEPTED)
+    assert store.remembered(RUN) == (b"signs 1",)
+
+
+def test_an_update_that_was_sent_without_its_history_and_is_late_is_owed_whole(disk: Directory) -> None:
+    store = opened(disk)
+    remembers(store, 1, None)
+    store.send_shared()
+
+    store.settle(Outcome.LATE)
+
+    assert_equal(opened(disk).residual(RUN, 2), tensors(OWED_IF_LATE))
+
+
+def test_a_damaged_memory_of_an_update_ends_what_is_remembered_there(disk: Directory) -> None:
+    store = opened(disk)
+    for number in range(3):
+        remembers(store, number, Outcome.ACCEPTED)
+    (damaged,) = [name for name in disk.names() if name.endswith(".signs") and disk.read(name) == b"signs 1"]
+    disk.write(damaged, b"rubbish")
+
+    assert opened(disk).remembered(RUN) == (b"signs 2",)

@@ -24,9 +24,11 @@ from fedprune.wire.messages import (
     CheckIn,
     Failed,
     encode,
+    kind_of,
 )
 from fedprune.wire.transfer import content_of
-from tests.gateways import AGENTS, BUNDLE, TASK_PLAN, TOPICS, Site, begin, fetch, submit_update, tell
+from tests.gateways import AGENTS, BUNDLE, TASK_PLAN, TOPICS, Site, begin, fetch, submit_update, tell, trained
+from tests.samples import chunks
 
 
 @pytest.fixture
@@ -57,6 +59,29 @@ def test_a_restart_changes_nothing_about_the_result(site: Site, tmp_path: Path) 
     ours, theirs = (place.checkpoints.path / "000001.safetensors" for place in (site, other))
     assert ours.stat().st_size == theirs.stat().st_size
     assert runner.state.model == other.start().state.model
+
+
+def test_a_restart_finds_each_of_the_updates_that_came_together_and_share_a_file(site: Site, tmp_path: Path) -> None:
+    plan, late = replace(TASK_PLAN, cohort=3, quorum=3), "pi-2"
+    alone = Site(tmp_path / "alone")
+    expected = begin(alone, (*AGENTS, late), plan=plan)
+    for agent in (*AGENTS, late):
+        submit_update(alone, expected, agent)
+
+    runner = begin(site, (*AGENTS, late), plan=plan)
+    results = {agent: trained(site, runner, agent) for agent in AGENTS}
+    for agent, result in results.items():
+        for message in (result.submit, *chunks(result.update.blob)):
+            runner.deliver(Delivery(TOPICS.up(agent, kind_of(message)), encode(message)))
+    runner.settle()
+    assert len(site.updates.names()) == 1
+    runner = site.start(plan)
+    runner.connect()
+    tell(runner, late, CheckIn(examples=7))
+    submit_update(site, runner, late)
+
+    assert runner.state.round == 1
+    assert runner.state.model == expected.state.model
 
 
 def begin_again(site: Site) -> AggregatorRunner:

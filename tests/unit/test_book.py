@@ -204,7 +204,7 @@ def test_a_book_of_another_format_is_refused(path: Path, book: Book) -> None:
     book._connection.execute("PRAGMA user_version = 1")
 
     with pytest.raises(
-        StorageError, match="format 1, this fedprune reads 7; go on with the version that began the run"
+        StorageError, match="format 1, this fedprune reads 8; go on with the version that began the run"
     ):
         Book.open(path)
 
@@ -288,3 +288,36 @@ def test_a_full_disk_is_said_to_be_and_what_was_accepted_stays(book: Book) -> No
         fill()
     assert book.accepted(0) == {"pi-1": update()}
     assert book.next_round() == 0
+
+
+def remembering(book: Book, rounds: range, agent: str = "pi-1") -> None:
+    for round_ in rounds:
+        book.assign(round_, COHORT, CAP)
+        book.accept(round_, {agent: update(f"{round_}")}, {agent: b"%d" % round_})
+        book.finish(record(round_))
+
+
+def test_the_signs_of_an_agents_last_updates_are_remembered_and_no_others(book: Book) -> None:
+    remembering(book, range(11))
+
+    assert book.remembered("pi-1", 11) == [b"%d" % round_ for round_ in range(10, 2, -1)]
+    assert book.remembered("pi-1", 5) == [b"4", b"3"], "those before are forgotten"
+    assert book.remembered("pi-2", 11) == []
+
+
+def test_an_update_is_remembered_before_its_round_is_merged(book: Book) -> None:
+    """The gateway may be started again: it reads the round's updates as they were coded, and the next ones after it."""
+    remembering(book, range(2))
+    book.assign(2, COHORT, CAP)
+    book.accept(2, {"pi-1": update("third")}, {"pi-1": b"2"})
+
+    assert book.remembered("pi-1", 2) == [b"1", b"0"]
+    assert book.remembered("pi-1", 3) == [b"2", b"1", b"0"]
+
+
+def test_a_rollback_forgets_what_the_rounds_that_it_undoes_sent(book: Book) -> None:
+    remembering(book, range(4))
+
+    book.roll_back(2, "another-run")
+
+    assert book.remembered("pi-1", 10) == [b"1", b"0"]

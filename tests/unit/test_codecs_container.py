@@ -71,6 +71,7 @@ CODECS = (
     "mask | feedback(2) | topk(0.1) | ternary | rice",
     "mask | topk(0.2) | ternary | context",
     "mask | feedback(2) | budget(8) | ternary | context",
+    "mask | feedback(2) | topk(0.2) | ternary | history",
     "mask | threshold(0.5) | quantise(4) | bitmap",
     "mask | feedback(2) | topk(0.5) | rotate | quantise(2) | rice",
     "mask | random_mask(0.3) | fp16",

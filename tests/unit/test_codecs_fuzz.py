@@ -50,6 +50,7 @@ CODECS = (
     *SAME_AGAIN,
     "mask | topk(0.3) | ternary | rice",
     "mask | topk(0.3) | ternary | context",
+    "mask | feedback(2) | topk(0.3) | ternary | history",
     "mask | budget(12) | fp16 | rice",
     "mask | threshold(0.5) | fp16 | bitmap",
     "mask | random_mask(0.4) | quantise(2)",

@@ -21,8 +21,11 @@ from fedprune.codecs import (
     encode_delta,
     encode_model,
     encode_replay,
+    encode_signs,
+    encode_update,
     moved_since,
     parse_codec,
+    recall,
 )
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable, weights_digest
@@ -48,6 +51,7 @@ CODECS = (
     "mask | clip(2) | feedback(2) | topk(0.2) | ternary | rice",
     "mask | topk(0.1) | ternary | context",
     "mask | budget(30) | ternary | context",
+    "mask | feedback(2) | topk(0.1) | ternary | history",
     "mask | threshold(2.5) | fp16 | bitmap",
     "mask | random_mask(0.2) | quantise(4)",
     "mask | subsample(0.2) | rotate | quantise(2)",
@@ -83,7 +87,22 @@ def _cases() -> dict[str, dict[str, str]]:
         decoded = decode_update(blob, TABLE, known_mask, parse_codec(codec), KEY)
         name = f"update, {codec}, {'own' if known_mask is None else 'shared'} mask"
         cases[name] = _case(blob, {**whole_delta(decoded, TABLE), **decoded.statistics}, decoded.mask)
-    return cases | _deltas(weights, mask)
+    return cases | _deltas(weights, mask) | {"update by its agent's history": _by_history(update)}
+
+
+def _by_history(update: Any) -> dict[str, str]:
+    """An update whose agent has sent two others before."""
+    codec, statistics = parse_codec("mask | feedback(2) | topk(0.1) | ternary | history"), update.statistics
+    remembered: list[bytes] = []
+    for share in (0.3, 0.2, 0.1):
+        delta = {name: np.where(np.abs(each) > 3.0 - 6.0 * share, each, 0.0) for name, each in update.delta.items()}
+        sent = codec.compress(delta, {}, KEY)
+        blob = encode_update(
+            sent, statistics, update.mask, TABLE, codec, mask_is_known=True, history=recall(remembered, TABLE)
+        )
+        found = decode_update(blob, TABLE, update.mask, codec, KEY, remembered=remembered)
+        remembered.insert(0, encode_signs(found.delta, update.mask, TABLE))
+    return _case(blob, {**whole_delta(found, TABLE), **found.statistics}, found.mask)
 
 
 def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:

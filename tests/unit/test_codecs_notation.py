@@ -28,7 +28,7 @@ def test_a_codec_has_one_spelling_and_that_is_read_back(written: str, spelt: str
 
     assert str(codec) == spelt
     assert str(parse_codec(spelt)) == spelt
-    assert parse_codec(spelt).fingerprint([]) == codec.fingerprint([])
+    assert parse_codec(spelt).check([]) == codec.check([])
 
 
 @given(st.floats(min_value=1e-300, max_value=1e300))
@@ -60,6 +60,12 @@ def test_whatever_number_a_codec_is_told_its_spelling_is_read_back(number: float
         ("mask | threshold(1e-46) | ternary | rice", "the least magnitude must be above 0"),
         ("mask | threshold(1e39) | fp32 | rice", "the least magnitude must be above 0 and finite in float32"),
         ("mask | threshold(0.1) | ternary | context", "context takes a step of Python for each value that is sent"),
+        (
+            "mask | feedback(2) | threshold(0.1) | ternary | history",
+            "history takes a step of Python for each value that",
+        ),
+        ("mask | topk(0.1) | ternary | history", "it needs feedback and ternary"),
+        ("mask | feedback(2) | topk(0.1) | int8 | history", "it needs feedback and ternary"),
         ("mask | clip(0) | fp32", "the largest norm must be above 0"),
         ("mask | clip(1e999) | fp32", "the largest norm must be above 0 and finite"),
         ("mask | feedback(0) | fp32", "the cap must be above 0"),
@@ -93,7 +99,7 @@ def test_what_makes_no_sense_is_refused_with_its_reason(written: str, said: str)
         parse_codec(written)
 
 
-def test_other_codecs_have_other_fingerprints() -> None:
+def test_other_codecs_have_other_checks() -> None:
     descriptions = ["mask | int8", "mask | fp16", "mask | topk(0.1) | fp16 | rice", "mask | topk(0.2) | fp16 | rice"]
 
-    assert len({parse_codec(description).fingerprint([]) for description in descriptions}) == 4
+    assert len({parse_codec(description).check([]) for description in descriptions}) == 4

@@ -12,6 +12,7 @@ from cryptography import x509
 from fedprune.errors import StorageError
 from fedprune.identity.certificates import issue_client
 from fedprune.identity.gateway import init_gateway
+from fedprune.identity.mosquitto import Files, configuration
 from fedprune.identity.settings import LONGEST_FEDERATION, GatewaySettings
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -55,3 +56,10 @@ def test_a_key_that_is_not_its_certificates_is_said(tmp_path: Path, other: bytes
     (tmp_path / "ca.key").write_bytes((tmp_path / "broker.key").read_bytes() if other is None else other)
     with pytest.raises(StorageError, match=r"ca\.pem and ca\.key: no certificate and its key; restore both"):
         made.credentials("ca")
+
+
+@pytest.mark.parametrize(("memory_bytes", "most"), [(512e6, 1_706), (1e9, 3_333), (8e9, 20_000), (64e9, 20_000)])
+def test_a_broker_lets_in_no_more_connections_than_its_machine_has_memory_for(memory_bytes: float, most: int) -> None:
+    """Each takes 45 kB, also before it has shown a certificate: strangers must not be able to end the broker."""
+    files = Files("ca", "certificate", "key", "revoked", "access", "pid")
+    assert f"max_connections {most}\n" in configuration(files, 8883, "somebody", memory_bytes)

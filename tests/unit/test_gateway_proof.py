@@ -321,6 +321,17 @@ def test_an_agent_that_cannot_prove_a_manifest_asks_once_in_a_while(tmp_path: Pa
     assert agent.link.filters.count(TOPICS.round) == 3
 
 
+@pytest.mark.parametrize(("retained", "times"), [(False, 1), (True, 0)])
+def test_an_agent_that_was_there_before_its_gateway_asks_it_at_once(tmp_path: Path, retained: bool, times: int) -> None:
+    """Its first check-in reached nobody. Where the gateway was there, that has asked."""
+    agent = device(tmp_path)
+    before = len(agent.said(CheckIn))
+
+    said_to_all(agent, GATEWAY.manifest(), retained=retained, now=1.0)
+
+    assert len(agent.said(CheckIn)) - before == times
+
+
 def test_a_gateway_that_was_restored_from_a_backup_is_told_and_so_is_the_devices_owner(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,7 +117,7 @@ def test_updates_of_the_former_id_are_refused(site: Site) -> None:
 
     tell(begin(site, plan=replace(PLAN, run=run)), AGENTS[0], former)
     answer = decode(Rejected, site.link.on(TOPICS.down(AGENTS[0], "rejected"))[-1])
-    assert (answer.reason, answer.detail) == (Reason.INVALID, "of another run")
+    assert (answer.reason, answer.detail, answer.retry_after) == (Reason.INVALID, "of another run", 0.0)
 
 
 def test_an_open_round_alone_can_be_undone(site: Site) -> None:

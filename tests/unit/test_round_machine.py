@@ -15,6 +15,7 @@ from aggregator.round_state import (
     Connected,
     Event,
     GiveUp,
+    HistoryDiffers,
     LinkDrained,
     Merge,
     Merged,
@@ -77,6 +78,7 @@ EVENTS: dict[type, Event] = {
     LinkDrained: LinkDrained(),
     UpdateStored: UpdateStored("pi-0"),
     UpdateRefused: UpdateRefused("pi-0", "malformed"),
+    HistoryDiffers: HistoryDiffers("pi-0"),
     Merged: Merged(model_of(1)),
     RoundGiven: RoundGiven(3, model_of(3), 60.0),
     Ticked: Ticked(),
@@ -84,6 +86,7 @@ EVENTS: dict[type, Event] = {
 OF_THE_SHELL = {
     UpdateStored: (Phase.TRAINING,),
     UpdateRefused: (Phase.TRAINING,),
+    HistoryDiffers: (Phase.TRAINING,),
     Merged: (Phase.MERGING,),
     RoundGiven: (Phase.GATHERING, Phase.TRAINING, Phase.MERGING),
 }
@@ -98,7 +101,7 @@ def test_every_event_is_listed_where_it_can_happen_and_only_there(phase: Phase, 
         with pytest.raises(UnlistedEventError, match=f"{kind.__name__} in phase {phase}"):
             gateway.gets(EVENTS[kind])
     else:
-        if kind in (UpdateStored, UpdateRefused):
+        if kind in (UpdateStored, UpdateRefused, HistoryDiffers):
             gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
         gateway.gets(EVENTS[kind])
 

@@ -11,6 +11,7 @@ from aggregator.cohort import Standing
 from aggregator.round_places import ANSWER_S
 from aggregator.round_state import (
     BookCohort,
+    HistoryDiffers,
     Merge,
     Merged,
     Phase,
@@ -18,6 +19,7 @@ from aggregator.round_state import (
     StoreUpdate,
     UpdateRefused,
     UpdateStored,
+    Warn,
     resume,
 )
 from aggregator.round_uploads import ACKNOWLEDGE_S
@@ -135,7 +137,9 @@ def test_a_foreign_chunk_costs_an_update_nothing_but_another_transfer() -> None:
     parts = chunks(UPDATE_BLOB)
 
     again = gateway.hears("pi-0", submit(), foreign, parts[0], parts[1], parts[2])
-    assert again == (Send("pi-0", need(UPDATE)),)
+    assert again[0] == Send("pi-0", need(UPDATE))
+    assert isinstance(again[1], Warn)
+    assert "the update of pi-0: content" in again[1].text
     assert gateway.standing(Standing.ASSIGNED) == {"pi-0", "pi-1", "pi-2"}
     assert gateway.hears("pi-0", *parts) == (StoreUpdate("pi-0", submit(), UPDATE_BLOB, 1500),)
 
@@ -292,3 +296,18 @@ def test_who_has_learned_how_many_examples_it_has_is_assigned_the_next_round_wit
 
     (booked,) = (action for action in actions if isinstance(action, BookCohort))
     assert booked == BookCohort(1, {"pi-0": 30, "pi-1": 30, "pi-2": 30}, cap=300)
+
+
+def test_an_update_by_another_history_is_asked_for_without_and_its_agent_keeps_its_place() -> None:
+    gateway = training()
+    gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
+
+    (answer,) = sent_to("pi-0", gateway.gets(HistoryDiffers("pi-0")), Rejected)
+
+    assert (answer.reason, answer.digest) == (Reason.OTHER_HISTORY, submission("pi-0").content.digest)
+    assert "pi-0" in gateway.standing(Standing.ASSIGNED)
+    shared = msgspec.structs.replace(submission("pi-0"), update=b"shared")
+    named = msgspec.structs.replace(shared, update=content_of(b"shared"))
+    assert gateway.hears("pi-0", shared) == (StoreUpdate("pi-0", named, b"shared", 1500),)
+    gateway.gets(UpdateStored("pi-0"))
+    assert gateway.standing(Standing.ACCEPTED) == {"pi-0"}

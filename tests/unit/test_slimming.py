@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedprune.model.tensors import Array, TensorClass, TensorTable, Weights
-from fedprune.network.description import Call, Network
+from fedprune.network.description import Network
 from fedprune.network.layers import (
     GRU,
     LSTM,
-    Activation,
     Add,
     AnyLayer,
-    BatchNormalization,
     Concatenate,
-    Convolution,
-    Dense,
     DepthwiseConvolution,
     Function,
     GlobalPooling,
@@ -33,48 +27,27 @@ from fedprune.network.layers import (
     Padding,
     Reshape,
     Statistic,
-    UnitNormalization,
     ZeroPadding,
 )
 from fedprune.pruning.masks import apply_mask, full_mask
-from fedprune.slimming import rules
-from fedprune.slimming.groups import DependencyGroups, Kept, dependency_groups
-from fedprune.slimming.selection import UnitAllocation, choose_units, unit_norms
-from fedprune.slimming.slim import Slimmed, slim
-from fedprune.slimming.unit_masks import dead_units, maskable, prunable_unit_mask, unit_mask, units_without
-from fedprune.task.evaluation import InferenceGraph
-from tests.described import chain_of, table_of
-from tests.drawn_networks import drawn_inputs, drawn_networks, drawn_weights
-
-TOLERANCE = 1e-4
-"""Of the largest output; what is removed wrongly is off by a tenth and more."""
-
-
-def answers(network: Network, weights: Weights) -> Array:
-    graph = InferenceGraph(network, threads=1)
-    graph.load(weights)
-    return np.concatenate([outputs for (outputs,) in graph.predict([drawn_inputs(network, 16)])])
-
-
-def assert_alike(network: Network, weights: Weights, slimmed: Slimmed) -> None:
-    expected = answers(network, weights)
-    found = answers(slimmed.network, slimmed.weights)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * float(np.abs(expected).max()))
-
-
-def removed(groups: DependencyGroups, kept: Kept) -> Slimmed:
-    """The network without units, which answers as it does with them masked."""
-    weights = drawn_weights(groups.table, 1)
-    slimmed = slim(groups, weights, kept)
-    assert_alike(groups.network, apply_mask(weights, unit_mask(groups, kept)), slimmed)
-    return slimmed
-
-
-def groups_of(network: Network, frozen: tuple[str, ...] = ()) -> DependencyGroups:
-    table = table_of(network, frozen)
-    network.check(table)
-    return dependency_groups(network, table)
-
+from fedprune.slimming.groups import DependencyGroups
+from fedprune.slimming.selection import UnitAllocation, choose_units
+from fedprune.slimming.slim import slim
+from fedprune.slimming.unit_masks import dead_units, maskable, prunable_unit_mask, units_without
+from tests.described import chain_of
+from tests.drawn_networks import drawn_networks, drawn_weights
+from tests.slimmed import (
+    activation,
+    assert_alike,
+    batch_normalization,
+    convolution,
+    dense,
+    groups_of,
+    network_of,
+    removed,
+    shapes,
+    without,
+)
 
 # Networks that nobody thought of
 
@@ -121,40 +94,6 @@ def test_200_slimmed_networks_of_all_kinds_of_layers_answer_as_the_masked_ones()
 
 
 # What goes together
-
-
-def dense(name: str, units: int, **changes: Any) -> Dense:
-    return Dense(name=name, units=units, kernel=f"{name}/kernel", **{"bias": f"{name}/bias"} | changes)
-
-
-def convolution(name: str, filters: int, **changes: Any) -> Convolution:
-    fields = {"size": (3, 3), "strides": (1, 1), "bias": f"{name}/bias"} | changes
-    return Convolution(name=name, filters=filters, kernel=f"{name}/kernel", **fields)
-
-
-def activation(name: str, function: Function) -> Activation:
-    return Activation(name=name, function=function)
-
-
-def batch_normalization(name: str, **changes: Any) -> BatchNormalization:
-    fields = {"gamma": f"{name}/gamma", "beta": f"{name}/beta", "mean": f"{name}/mean", "variance": f"{name}/variance"}
-    return BatchNormalization(name=name, epsilon=1e-3, momentum=0.9, unbiased=False, **fields | changes)
-
-
-def network_of(shape: tuple[int, ...], *steps: tuple[AnyLayer, tuple[int, ...]]) -> Network:
-    """Layers with the numbers of the values that they take; the last value is the output."""
-    layers, calls = [layer for layer, _ in steps], [Call(number, inputs) for number, (_, inputs) in enumerate(steps)]
-    return Network("net", (shape,), tuple(layers), tuple(calls), (len(steps),))
-
-
-def without(groups: DependencyGroups, *gone: int) -> Kept:
-    kept = groups.everything
-    kept[list(gone)] = False
-    return kept
-
-
-def shapes(slimmed: Slimmed) -> dict[str, tuple[int, ...]]:
-    return {spec.name: spec.shape for spec in slimmed.table}
 
 
 def test_a_filter_goes_with_its_normalization_and_all_that_takes_it_behind_flatten() -> None:
@@ -383,114 +322,3 @@ def test_slots_and_masks_are_carried_like_the_weights() -> None:
         assert slimmed.carry(spec.name, weights[spec.name] > 0).shape == spec.shape
         np.testing.assert_array_equal(slimmed.carry(spec.name, weights[spec.name]), slimmed.weights[spec.name])
     np.testing.assert_array_equal(slimmed.carry("conv/bias", np.arange(4)), [1, 2])
-
-
-# The choice
-
-
-def two_layers(first: int = 8, second: int = 8) -> DependencyGroups:
-    return groups_of(
-        chain_of((5,), dense("a", first), activation("r", Function.RELU), dense("b", second), dense("out", 2))
-    )
-
-
-def kept_of(groups: DependencyGroups, kept: Kept) -> list[int]:
-    slimmed = slim(groups, drawn_weights(groups.table, 1), kept)
-    return [layer.units for layer in slimmed.network.layers if isinstance(layer, Dense)][:-1]
-
-
-def test_units_are_kept_by_the_norm_of_all_that_makes_and_takes_them() -> None:
-    groups = two_layers()
-    weights = drawn_weights(groups.table, 1)
-    expected = np.sqrt(
-        np.square(weights["a/kernel"], dtype=np.float64).sum(axis=0)
-        + np.square(weights["a/bias"], dtype=np.float64)
-        + np.square(weights["b/kernel"], dtype=np.float64).sum(axis=1)
-    )
-
-    norms = unit_norms(groups, weights)
-    kept = choose_units(groups, weights, 0.5, UnitAllocation.UNIFORM)
-
-    np.testing.assert_allclose(norms[:8], expected)
-    assert set(np.flatnonzero(kept[:8])) == set(np.argsort(expected)[4:])
-
-
-def test_uniform_takes_the_same_fraction_of_each_layer_and_global_the_least_of_all() -> None:
-    groups = two_layers()
-    weights = drawn_weights(groups.table, 1)
-    weights["a/kernel"][:, :6] *= np.float32(0.01)
-    weights["b/kernel"][:6] *= np.float32(0.01)
-    weights["a/bias"][:6] *= np.float32(0.01)
-
-    uniform, everywhere = (choose_units(groups, weights, 0.5, allocation) for allocation in UnitAllocation)
-
-    assert kept_of(groups, uniform) == [4, 4]
-    assert kept_of(groups, everywhere) == [2, 6]
-
-
-@pytest.mark.parametrize("allocation", UnitAllocation)
-def test_layers_keep_a_minimum_and_multiples(allocation: UnitAllocation) -> None:
-    groups = two_layers(8, 6)
-    weights = drawn_weights(groups.table, 1)
-
-    assert min(kept_of(groups, choose_units(groups, weights, 0.99, allocation))) == 1
-    assert kept_of(groups, choose_units(groups, weights, 0.99, allocation, minimum=3)) == [3, 3]
-    assert kept_of(groups, choose_units(groups, weights, 0.99, allocation, multiple=4)) == [4, 4]
-    assert kept_of(groups, choose_units(groups, weights, 0.2, allocation, multiple=4))[1] in (4, 6)
-
-
-@pytest.mark.parametrize("allocation", UnitAllocation)
-def test_what_was_removed_stays_so(allocation: UnitAllocation) -> None:
-    groups = two_layers()
-    first = choose_units(groups, drawn_weights(groups.table, 1), 0.25, allocation)
-    second = choose_units(groups, drawn_weights(groups.table, 2), 0.5, allocation, removed=~first)
-    same = choose_units(groups, drawn_weights(groups.table, 2), 0.1, allocation, removed=~first)
-
-    assert not second[~first].any()
-    assert np.array_equal(same, first)
-    assert kept_of(groups, second)[0] < 8
-
-
-def test_nothing_is_chosen_for_no_fraction() -> None:
-    groups = two_layers()
-
-    assert choose_units(groups, drawn_weights(groups.table, 1), 0.0, UnitAllocation.UNIFORM).all()
-
-
-# Masks of prunable weights
-
-
-def test_units_that_only_prunable_kernels_take_can_be_masked_by_them() -> None:
-    network = chain_of((5,), dense("a", 4), dense("b", 3), UnitNormalization(name="u"), dense("out", 2))
-    specs = [
-        msgspec.structs.replace(spec, kind=TensorClass.DENSE) if spec.name == "b/kernel" else spec
-        for spec in table_of(network)
-    ]
-
-    assert maskable(dependency_groups(network, table_of(network))).tolist() == [True] * 4 + [False] * 3
-    assert not maskable(dependency_groups(network, TensorTable(tuple(specs)))).any()
-
-
-def test_units_that_only_dead_ones_take_are_dead_and_a_layer_keeps_one() -> None:
-    groups = two_layers(4, 4)
-    weights = drawn_weights(groups.table, 1)
-    weights["b/kernel"][2, :] = 0.0
-    weights["b/kernel"][1, 1:] = 0.0
-    weights["out/kernel"][0] = 0.0
-
-    dead = dead_units(groups, weights)
-    weights["out/kernel"][:] = 0.0
-
-    assert np.flatnonzero(dead).tolist() == [1, 2, 4]
-    assert np.flatnonzero(~dead_units(groups, weights)).tolist() == [0, 4]
-
-
-def test_units_before_a_layer_without_a_rule_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a new kind of layer costs nobody an export."""
-    monkeypatch.delitem(rules._RULES, Activation)
-    network = chain_of((4,), dense("a", 6), Activation(name="relu", function=Function.RELU), dense("b", 3))
-
-    groups = dependency_groups(network, table_of(network))
-
-    assert groups.count == 0
-    assert groups.reasons["a"] == "layer 'relu' is of a kind whose units are not known"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.round_state import Phase
+from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner
 from aggregator.settings import AS_USUAL
 from aggregator.worker_watch import MOST_PROCESSOR_S, SILENT_S, Watch
@@ -23,8 +23,9 @@ from fedprune.system.disk import Directory
 from fedprune.system.usage import Activity
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Reason, Rejected, Submit, decode
-from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell
+from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell, trained
 from tests.patience import PATIENCE_S
+from tests.samples import chunks
 
 AGENTS = tuple(f"pi-{number}" for number in range(6))
 PLAN = replace(TASK_PLAN, rounds=2, cohort=len(AGENTS), quorum=len(AGENTS))
@@ -35,11 +36,11 @@ HANGS_S = 4.0
 class Gateway:
     """A runner with workers, and the events that these put on its queue."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, plan: Plan = PLAN) -> None:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        job = Job(BUNDLE.task, BUNDLE.network, PLAN.seed, PLAN.codec, AS_USUAL, path / "checkpoints")
+        job = Job(BUNDLE.task, BUNDLE.network, plan.seed, plan.codec, AS_USUAL, path / "checkpoints")
         self.site, self.workers = Site(path), Workers(count, job, self.events)
-        self.runner = begin(self.site, AGENTS, plan=PLAN, workers=self.workers)
+        self.runner = begin(self.site, AGENTS, plan=plan, workers=self.workers)
         self.endings = 0
 
     def hear_until(self, happened: Callable[[], bool]) -> None:
@@ -192,6 +193,33 @@ def test_an_update_that_a_worker_cannot_read_is_refused_with_the_reason(tmp_path
     assert rejected.reason is Reason.INVALID
     assert "blob starts with" in rejected.detail
     assert gateway.runner.state.phase is Phase.TRAINING
+
+
+def test_a_worker_reads_updates_by_what_is_remembered_and_tells_where_that_is_something_else(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "with", 1, replace(PLAN, codec="mask | feedback(10) | topk(0.3) | ternary | history"))
+    site, runner = gateway.site, gateway.runner
+    with gateway.workers:
+        for agent in AGENTS:
+            first = trained(site, runner, agent)
+            tell(runner, agent, first.submit, *chunks(first.update.blob))
+        gateway.hear_until(lambda: runner.state.round == 1)
+        remembered, told = site.book.remembered(AGENTS[0], 1), TOPICS.down(AGENTS[0], "rejected")
+        result = trained(site, runner, AGENTS[0], remembered=tuple(remembered))
+        assert result.update.shared is not None, "it is coded by its history"
+
+        site.book._connection.execute("DELETE FROM remembered WHERE agent = ?", (AGENTS[0],))
+        site.book._connection.commit()
+        before = len(site.link.on(told))
+        tell(runner, AGENTS[0], result.submit, *chunks(result.update.blob))
+        gateway.hear_until(lambda: len(site.link.on(told)) > before)
+        assert decode(Rejected, site.link.on(told)[-1]).reason is Reason.OTHER_HISTORY
+
+        site.book._connection.execute("INSERT INTO remembered VALUES (?, 0, ?)", (AGENTS[0], *remembered))
+        site.book._connection.commit()
+        tell(runner, AGENTS[0], result.submit, *chunks(result.update.blob))
+        gateway.hear_until(lambda: gateway.accepted() == 1)
+
+    assert site.book.remembered(AGENTS[0], 2) == [result.update.signs, *remembered]
 
 
 def test_workers_that_end_again_and_again_end_the_gateway_with_the_reason(
