@@ -17,8 +17,8 @@ from fedprune.model.forms import OutputForm
 from fedprune.model.metrics import metric_named
 from fedprune.task.bundle import Task
 from fedprune.task.evaluation import Evaluation, EvaluationTally, LossScale, LossTally
-from fedprune.task.tallies import unpack_tallies
-from fedprune.wire.messages import Submit
+from fedprune.task.tallies import pack_unpacked, unpack_tallies
+from fedprune.wire.messages import MAX_TALLIES_BYTES, Evaluated, Submit
 
 LOSS = "loss"
 
@@ -66,6 +66,25 @@ def agents_evaluation(updates: Mapping[str, AcceptedUpdate], task: Task) -> Agen
     if total is None:
         return AgentsEvaluation(Evaluation(len(evaluated), math.nan, {}), spreads)
     return AgentsEvaluation(total.evaluation, spreads)
+
+
+def evaluated_together(updates: Mapping[str, AcceptedUpdate], task: Task) -> Evaluated | None:
+    """The evaluations that came with updates as one agent would tell it; None if nobody's counts.
+
+    An agent whose update weighs less than it evaluated on is passed over: there are no fractions of counts.
+    """
+    total: EvaluationTally | None = None
+    for _, update in sorted(updates.items()):
+        if update.evaluated_loss is None or not 0 < update.evaluated_examples <= update.weight:
+            continue
+        tally = _tally(update, update.evaluated_loss, task)
+        total = tally if total is None else total + tally
+    if total is None:
+        return None
+    packed = pack_unpacked(total.metrics)
+    if len(packed) > MAX_TALLIES_BYTES:
+        return None
+    return Evaluated(examples=total.examples, loss=total.losses[0].mean, tallies=packed)
 
 
 def loss_scale(task: Task, records: Sequence[RoundRecord]) -> LossScale:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from aggregator.book_tables import FORMAT, SCHEMA
 from aggregator.remembered import NO_SIGNS, RECALL, forget, remember
 from fedprune.codecs.history import MOST_UPDATES
 from fedprune.errors import StorageError, StorageOfOtherVersion
-from fedprune.model.metrics import Metric, metric_named
+from fedprune.model.metrics import Metric
 
 RUN_ID_BYTES = 3
 """Random bytes of a run's id, 4 letters: messages name it, and an agent remembers 16 at most."""
@@ -147,24 +147,6 @@ class RoundRecord(msgspec.Struct, frozen=True):
         return self.metrics.get(Metric.ACCURACY)
 
 
-def best_version(records: Sequence[RoundRecord]) -> int | None:
-    """The version of the model that did best on the held-out examples: by the first metric, or by loss without one.
-
-    None where nothing was measured.
-    """
-    measured = [(goodness(record), -record.evaluated_version) for record in records if goodness(record) is not None]
-    return -max(measured)[1] if measured else None
-
-
-def goodness(record: RoundRecord) -> float | None:
-    """The figure that tells which of a run's models is better: the larger, the better. It is the first metric or, for a
-    task without metrics, the loss. None where that is not defined."""
-    if not record.metrics:
-        return None if record.loss is None else -record.loss
-    name, value = next(iter(record.metrics.items()))
-    return value if value is None or metric_named(name).larger_is_better else -value
-
-
 class Book:
     """The book over an open connection. Every method raises `StorageError` if SQLite cannot do it."""
 
@@ -272,6 +254,19 @@ class Book:
             self._connection.execute(
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
+
+    def leave_out(self, round_: int, reasons: Mapping[str, str]) -> None:
+        """Agents' accepted updates of a round do not count after all, for these reasons."""
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE updates SET left_out = ? WHERE round = ? AND agent = ?",
+                [(why, round_, agent) for agent, why in reasons.items()],
+            )
+
+    def latest(self, before: int) -> int | None:
+        """The last round before `before` of which an update was accepted."""
+        found: int | None = self._fetch("SELECT max(round) FROM updates WHERE round < ?", before)[0][0]
+        return found
 
     def roll_back(self, round_: int, run: str) -> None:
         """Undo `round_` and all rounds after it. The run goes on under a new id, of which agents have done no round."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aggregator.book import RoundRecord, goodness
+from aggregator.best_model import goodness
+from aggregator.book import RoundRecord
 from fedprune.pruning.schedules import Schedule, steps_to_reach_target
 
 

@@ -29,6 +29,7 @@ from aggregator.round_state import (
     Phase,
     Plan,
     Publish,
+    RoundGiven,
     RoundState,
     Said,
     Send,
@@ -171,8 +172,8 @@ class Exchange(ABC):
         """Check updates, and make those that can be merged durable, all together."""
 
     @abstractmethod
-    def _merge(self, round_: int) -> Event:
-        """Make of a round's updates what they make together, durably."""
+    def _merge(self, round_: int) -> list[Event]:
+        """Make of a round's updates what they make together, durably. `Merged` follows, if the next round is known."""
 
     @abstractmethod
     def _hopeless(self, failed: int) -> str:
@@ -282,9 +283,9 @@ class Exchange(ABC):
                 _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
             for action in actions:
                 events.extend(self._perform(action))
-            if isinstance(event, Merged):
+            if isinstance(event, Merged | RoundGiven):
                 self._forget_contents()
-            if isinstance(event, Merged | UpdateStored | UpdateRefused) and not self._received.is_empty:
+            if isinstance(event, Merged | RoundGiven | UpdateStored | UpdateRefused) and not self._received.is_empty:
                 on_their_way = {upload.submit.content.digest for upload in self.state.uploads.values()}
                 self._received.forget_all_but(on_their_way | set(self.state.came))
 
@@ -311,7 +312,7 @@ class Exchange(ABC):
                 self._unstored.add(action)
                 return self._store_now() if self._unstored.is_due(self._clock()) else []
             case Merge(round_):
-                return [self._merge(round_)]
+                return self._merge(round_)
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
             case LedAstray(agent):

@@ -136,6 +136,16 @@ class FixedPointSum:
             raise ProtocolError("a digit of a sum is out of its range")
         return read
 
+    @property
+    def magnitude(self) -> int:
+        """The most that any of its numbers can be, by what was added, in multiples of 2^-`fraction_bits`."""
+        return self._total
+
+    @property
+    def has_negative(self) -> bool:
+        """True where one of its numbers is below 0."""
+        return bool(self._digits[-1].min(initial=0) < 0)
+
     def merge(self, other: FixedPointSum) -> None:
         """Add another sum of the same shape and fraction bits. Raises what `add` does."""
         self._reserve(other._total)

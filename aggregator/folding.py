@@ -1,4 +1,5 @@
-"""Folding: a round's updates are checked and added to its sums as they arrive, in this process or in a worker's."""
+"""Folding: a round's updates are checked and added to its sums as they arrive, in this process or in a worker's. The
+update of a sub-gateway is the partial sum of its agents' updates."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from dataclasses import dataclass, field
 from aggregator.global_model import moved_in
 from aggregator.merging import Aggregate
 from aggregator.outliers import Norms, norms_of
+from aggregator.partial_sum import decode_partial_sum, is_partial_sum, part_norms
 from aggregator.settings import Aggregation
 from fedprune.codecs import Codec, Key, Update, UpdateDecoder, check_update, encode_signs
-from fedprune.model.tensors import Mask, TensorTable
+from fedprune.errors import ProtocolError
+from fedprune.model.tensors import Mask, TensorTable, weights_digest
 from fedprune.network.description import Network
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
@@ -38,9 +41,18 @@ class Taken:
 
 class Folding:
     """Reads the updates of one round after another. `seed` keys what both sides draw. `forms` are those of the task:
-    each model's weights, and updates to it, are in its own."""
+    each model's weights, and updates to it, are in its own. Those of `sub_gateways` are partial sums."""
 
-    def __init__(self, task: Task, network: Network, seed: int, codec: Codec, aggregation: Aggregation) -> None:
+    def __init__(
+        self,
+        task: Task,
+        network: Network,
+        seed: int,
+        codec: Codec,
+        aggregation: Aggregation,
+        sub_gateways: frozenset[str] = frozenset(),
+    ) -> None:
+        self.sub_gateways = sub_gateways
         self.forms = Forms(task, network)
         self._task, self._seed, self._codec, self._rule = task, seed, codec, aggregation.rule
         self._round: _Round | None = None
@@ -51,6 +63,8 @@ class Folding:
         Raises `ProtocolError` if it cannot be merged, as `read` does; then nothing was changed.
         """
         update, table = self.read(blob, agent, model, remembered), self._of(model).table
+        if isinstance(update, Aggregate):
+            return self._take_part(update, blob, agent, model, weight)
         check_update(update, table)
         norms = norms_of(update, model.weights, table)
         if self._folds_on_arrival(model):
@@ -59,9 +73,24 @@ class Folding:
             folded.updates[agent] = (content_of(blob).digest, weight)
         return Taken(norms, encode_signs(update.delta, update.mask, table) if self._codec.remembers else b"")
 
-    def read(self, blob: bytes, agent: str, model: Checkpoint, remembered: Sequence[bytes] = ()) -> Update:
-        """An agent's update to `model`; `remembered` is what was of its last ones, the newest first. Raises
-        `ProtocolError`, and `OtherHistory` where the update is coded by something else."""
+    def _take_part(self, part: Aggregate, blob: bytes, agent: str, model: Checkpoint, weight: int) -> Taken:
+        if part.examples != weight or not weight:
+            raise ProtocolError(f"its partial sum is of {part.examples} examples, and the submit says {weight}")
+        part.check_bounds()
+        norms = part_norms(part, model.weights, self._of(model).table)
+        folded = self._of(model).folded
+        folded.sums.merge(part)
+        folded.updates[agent] = (content_of(blob).digest, weight)
+        return Taken(norms, b"")
+
+    def read(self, blob: bytes, agent: str, model: Checkpoint, remembered: Sequence[bytes] = ()) -> Update | Aggregate:
+        """An agent's update to `model`, or a sub-gateway's partial sum; `remembered` is what was of its last updates,
+        the newest first. Raises `ProtocolError`, and `OtherHistory` where the update is coded by something else."""
+        if agent in self.sub_gateways:
+            digest = bytes.fromhex(weights_digest(model.weights))
+            return decode_partial_sum(blob, self.table_of(model), model.weights, self.known_mask(model), digest)
+        if is_partial_sum(blob):
+            raise ProtocolError(f"it is a partial sum; if {agent} is a gateway itself, name it in rounds.sub_gateways")
         return self._of(model).decoder.decode(blob, Key(self._seed, model.version, agent), remembered)
 
     def folded(self, model: Checkpoint) -> Folded:

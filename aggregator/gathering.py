@@ -151,7 +151,7 @@ class GatheringRunner(Exchange):
         self._book.accept(submit.round, {agent: accepted_statistics(submit, action.weight)})
         return UpdateStored(agent)
 
-    def _merge(self, round_: int) -> Event:
+    def _merge(self, round_: int) -> list[Event]:
         accepted = self._book.accepted(round_)
         given = {agent: self._read_given(agent) for agent in accepted}
         there = {agent: each for agent, each in given.items() if not each.statistics.is_empty}
@@ -166,7 +166,7 @@ class GatheringRunner(Exchange):
         _log.info("statistics gathered: %s devices with %s examples gave theirs", pooled.devices, pooled.examples)
         if len(there) < len(given):
             _log.info("%s devices gave none, since they have fewer than %s", len(given) - len(there), MIN_EXAMPLES)
-        return Merged(self._model, is_last=True)
+        return [Merged(self._model, is_last=True)]
 
     def _read_given(self, agent: str) -> _Given:
         try:

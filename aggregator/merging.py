@@ -130,6 +130,11 @@ class Aggregate:
         self._updates += 1 if signed > 0 else -1
         self._examples += signed
 
+    @property
+    def examples(self) -> int:
+        """How much all updates together weigh."""
+        return self._examples
+
     def merge(self, other: Aggregate) -> None:
         """Fold in another aggregate of the same round. Raises what `add` does."""
         for name, total in self._sums.items():
@@ -138,6 +143,21 @@ class Aggregate:
             kept += other._kept[name]
         self._updates += other._updates
         self._examples += other._examples
+
+    def check_bounds(self) -> None:
+        """Raise `ProtocolError` unless updates that `check_update` passed, under a mask that all share, can add up to
+        these sums. So whoever made them takes no more room of others than its examples."""
+        means = {mean for mean, _ in self._table.moments}
+        for name, total in self._sums.items():
+            if name in self._trained:
+                largest = LARGEST_VALUE
+            else:  # a shift from the base, or a variance and the square of one
+                largest = 2 * LARGEST_VALUE if name in means else 8 * LARGEST_VALUE**2
+            if total.magnitude > self._examples * ((int(largest) << total.fraction_bits) + 1):
+                raise ProtocolError(f"sum of {name}: it is beyond what its {self._examples} examples can come to")
+        for _, variance in self._table.moments:
+            if self._sums[variance].has_negative:
+                raise ProtocolError(f"sum of {variance}: a second moment is below 0")
 
     def encode(self) -> bytes:
         """The sums as bytes: `uint32` updates, `uint64` examples, then those of each trained tensor and of the moments,

@@ -15,9 +15,12 @@ no part of a sum can overflow another. Which agents it is of, and their weights,
 from __future__ import annotations
 
 from aggregator.merging import Aggregate
+from aggregator.outliers import Norms, norms_of
+from fedprune.codecs import Update
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
-from fedprune.model.tensors import Mask, TensorTable, Weights
+from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
+from fedprune.pruning.masks import take_kept
 
 _MAGIC = b"FPS1"
 DIGEST_BYTES = 8
@@ -51,3 +54,25 @@ def decode_partial_sum(
     sums = Aggregate.read(reader, table, weights, known_mask)
     reader.finish()
     return sums
+
+
+def is_partial_sum(blob: bytes) -> bool:
+    """True for bytes that begin as those of a partial sum do."""
+    return blob.startswith(_MAGIC)
+
+
+def part_norms(sums: Aggregate, weights: Weights, table: TensorTable) -> Norms:
+    """The norms of what a part's updates come to: of their mean, which is no larger than the largest of them.
+
+    Args:
+        sums: of one update or more, of a mask that all share.
+        weights: the global model that agents trained from, by tensor name.
+        table: the task's tensor table.
+    """
+    merged = sums.result(weights)
+    delta: dict[str, Array] = {}
+    for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
+        moved = merged.weights[spec.name] - weights[spec.name]
+        delta[spec.name] = take_kept(moved, merged.mask[spec.name]) if spec.name in merged.mask else moved
+    statistics = {spec.name: merged.weights[spec.name] for spec in table.of(TensorClass.STATISTICS)}
+    return norms_of(Update(delta, statistics, merged.mask), weights, table)

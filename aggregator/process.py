@@ -17,9 +17,11 @@ from aggregator.gathering import GatheringRunner, forget_given, gathering_plan, 
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
 from aggregator.run_epoch import enter_epoch
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from aggregator.servable import check_servable
 from aggregator.settings import FederationSettings
+from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Checked, Job, WorkerEnded, Workers
 from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
@@ -41,9 +43,6 @@ from fedprune.wire.transfer import content_of
 from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
-
-_UPDATE_OVERHEAD = 4096
-"""Bytes an update may need beyond fp32 values and a bitmap: headers, scales and the bookkeeping of positions."""
 
 
 class Withdrawn(BaseException):
@@ -126,7 +125,8 @@ def _workers(
     if not settings.workers:
         return nullcontext()
     checkpoints = directory.path / CHECKPOINTS
-    job = Job(bundle.task, bundle.network, plan.seed, plan.codec, settings.merging, checkpoints)
+    rule, parts = settings.merging, plan.sub_gateways
+    job = Job(bundle.task, bundle.network, plan.seed, plan.codec, rule, checkpoints, parts)
     return Workers(settings.workers, job, events)
 
 
@@ -272,7 +272,7 @@ def _plan(
         task=content_of(bundle.for_devices()),
         clock_steps_per_round=bundle.task.training.clock_steps_per_round,
         codec=update_codec,
-        max_update_bytes=bundle.task.table.parameters * 9 // 2 + _UPDATE_OVERHEAD,
+        max_update_bytes=most_update_bytes(bundle.task.table),
         ticket_key=ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(rounds.fleet),
@@ -281,6 +281,8 @@ def _plan(
         seeded=bundle.task.initial is not None,
         chunk_bytes=settings.broker.chunk_bytes,
         statement=b"" if signer is None else signer.statement,
+        sub_gateways=frozenset(rounds.sub_gateways),
+        max_part_bytes=most_part_bytes(bundle.task.table),
     )
 
 

@@ -46,15 +46,21 @@ _QUANTILE = 0.75
 """Of an agent's response times that is expected of it: one that was slow once is not slow."""
 
 _MISS = 2.0
-"""Who took longer than a deadline counts as having taken so many times that."""
+"""Who took longer than a deadline counts as having taken so many times that, until an update of it comes."""
+
+MOST_MISSED = 16.0
+"""Times the slowest response that is remembered of an agent: more is not expected of it however often it misses. It is
+away then, and not slow; and an update that takes longer all the same is welcome after a deadline too."""
 
 
 @dataclass(frozen=True)
 class ResponseTimes:
-    """`seen`: those of each agent, the newest last. Of some `outcomes` that were seen, older ones fading, so many
+    """`seen`: those of each agent, the newest last. `missed`: the seconds that an agent counts as taking that missed a
+    deadline and has not responded since. Of some `outcomes` that were seen, older ones fading, so many
     `misses` were of agents that failed, or whose update did not come by the deadline."""
 
     seen: HashTrieMap[str, tuple[float, ...]] = HashTrieMap()
+    missed: HashTrieMap[str, float] = HashTrieMap()
     outcomes: float = 0.0
     misses: float = 0.0
 
@@ -68,7 +74,10 @@ class ResponseTimes:
         That tells nothing of one that got its place shortly before the deadline, or is known to take longer.
         """
         times, known, told = self._with_outcome(1.0), self.expected(agent), _MISS * seconds
-        return times if seconds < SHORTEST_S or (known or 0.0) > told else times._with(agent, told)
+        is_forgotten = agent not in self.missed and len(self.missed) >= MOST_AGENTS
+        if seconds < SHORTEST_S or (known or 0.0) > told or is_forgotten:
+            return times
+        return replace(times, missed=self.missed.insert(agent, min(told, LONGEST_S)))
 
     def with_failure(self) -> ResponseTimes:
         """An agent could not do a round, for whatever reason: that says nothing of its speed."""
@@ -80,8 +89,11 @@ class ResponseTimes:
         >>> ResponseTimes().with_response("a", 9).with_response("a", 90).with_response("a", 8).expected("a")
         90.0
         """
-        seen = self.seen.get(agent)
-        return None if not seen else _quantile(sorted(seen), _QUANTILE)
+        seen, missed = self.seen.get(agent), self.missed.get(agent)
+        if not seen:
+            return missed
+        usual = _quantile(sorted(seen), _QUANTILE)
+        return usual if missed is None else max(usual, min(missed, MOST_MISSED * max(seen)))
 
     def deadline_s(self, members: Iterable[str], quorum: int, first_s: float) -> float:
         """The seconds to give a round in which `members` take part, `first_s` if nothing was seen of any.
@@ -111,11 +123,11 @@ class ResponseTimes:
         return int(min(MOST_SPARES * cohort, cohort * rate / (1.0 - rate) + 0.5))
 
     def _with(self, agent: str, seconds: float) -> ResponseTimes:
-        former = self.seen.get(agent)
+        former, missed = self.seen.get(agent), self.missed.discard(agent)
         if former is None and len(self.seen) >= MOST_AGENTS:
-            return self
+            return replace(self, missed=missed)
         bounded = min(max(0.0, seconds), LONGEST_S)
-        return replace(self, seen=self.seen.insert(agent, ((former or ()) + (bounded,))[-REMEMBERED:]))
+        return replace(self, seen=self.seen.insert(agent, ((former or ()) + (bounded,))[-REMEMBERED:]), missed=missed)
 
     def _with_outcome(self, miss: float) -> ResponseTimes:
         kept = 1.0 - 1.0 / _OUTCOMES

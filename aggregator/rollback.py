@@ -11,7 +11,7 @@ import msgspec
 from aggregator.book import RUN_ID_BYTES, RoundRecord
 from aggregator.deltas import forget_newer_deltas
 from aggregator.explosion import FACTOR
-from aggregator.runner import RunStore
+from aggregator.run_store import RunStore
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.system.ownership import owned
 from fedprune.task.checkpoints import checkpoint_versions, forget_newer, load_checkpoint, save_checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from functools import reduce
 
 from rpds import HashTrieMap
@@ -10,7 +11,7 @@ from rpds import HashTrieMap
 from aggregator.cohort import Cohort, Standing
 from aggregator.round_answers import manifest
 from aggregator.round_places import assign, draft, is_hopeless, nobody_left, select
-from aggregator.round_state import Action, GiveUp, Merge, Merged, Phase, Publish, RoundState, Step
+from aggregator.round_state import Action, GiveUp, Merge, Merged, Model, Phase, Publish, RoundGiven, RoundState, Step
 from aggregator.round_uploads import acknowledge, drop_upload
 from fedprune.system.values import replace
 from fedprune.wire.messages import LeftOut
@@ -24,9 +25,11 @@ def open_round(state: RoundState, now: float) -> Step:
     """Select the cohort and assign it. Its example counts set the cap on what one update may weigh: the lower median,
     since of two agents one that lies would set any other."""
     spares = 0 if state.plan.fleet else state.response_times.spares(state.plan.cohort)
-    state = replace(state, phase=Phase.TRAINING, deadline=None, nobody=0, strangers=0, spares=spares)
+    arrivals = state.arrivals.ended()
+    state = replace(state, phase=Phase.TRAINING, deadline=None, nobody=0, strangers=0, spares=spares, arrivals=arrivals)
     selected = select(state, state.presence)
-    median = statistics.median_low(state.presence[agent].examples for agent in selected)
+    single = [agent for agent in selected if agent not in state.plan.sub_gateways]
+    median = statistics.median_low(state.presence[agent].examples for agent in single or selected)
     state = replace(state, cap=max(1, int(state.plan.examples_cap * median)))
     return assign(state, selected, now)
 
@@ -63,23 +66,40 @@ def close(state: RoundState) -> Step:
 
 
 def next_round(state: RoundState, merged: Merged, now: float) -> Step:
+    """Go on with the round after one that is merged."""
+    is_last = state.round + 1 >= state.plan.rounds or merged.is_last
+    return _begin_round(state, state.round + 1, merged.model, merged.left_out, now, is_last=is_last)
+
+
+def begin_given(state: RoundState, given: RoundGiven, now: float) -> Step:
+    """Go on with the round that the parent gives."""
+    for agent in list(state.uploads):
+        state = drop_upload(state, agent)
+    is_last, model = given.model is None, given.model or state.model
+    state = replace(state, most_seconds=given.seconds, answer_by=None)
+    return _begin_round(state, given.round, model, given.left_out, now, is_last=is_last)
+
+
+def _begin_round(
+    state: RoundState, round_: int, model: Model, without: Mapping[str, str], now: float, *, is_last: bool
+) -> Step:
     """Announce the next round, and open it at once with those who wait; who has no work in it is told at least that its
-    update was accepted."""
+    update was accepted. The merge of the round before does `without` some."""
     last_accepted = state.last_accepted
     for agent in state.cohort.agents(Standing.ACCEPTED):
         last_accepted = last_accepted.insert(agent, state.cohort.members[agent].digest)
     left_out = state.left_out
-    for agent, why in merged.left_out.items():
+    for agent, why in without.items():
         left_out = left_out.insert(agent, LeftOut(round=state.round, why=why))
-    served = (*state.served, merged.model)[-SERVED_MODELS:]
-    serving = reduce(Serving.offer, merged.model.contents, state.serving)
+    served = state.served if model == state.served[-1] else (*state.served, model)[-SERVED_MODELS:]
+    serving = reduce(Serving.offer, model.contents, state.serving)
     still = {content for model in served for content in model.contents}
     for content in {content for model in state.served for content in model.contents} - still:
         serving = serving.withdraw(content.digest)
     state = replace(
         state,
-        round=state.round + 1,
-        model=merged.model,
+        round=round_,
+        model=model,
         phase=Phase.GATHERING,
         cohort=Cohort(),
         cap=0,
@@ -90,10 +110,11 @@ def next_round(state: RoundState, merged: Merged, now: float) -> Step:
         presence=state.presence.at(now),
         serving=serving,
         served=served,
-        deadline=now + state.plan.gather_s,
+        arrivals=state.arrivals.begun(now),
     )
+    state = replace(state, deadline=now + state.gather_seconds)
     opened: tuple[Action, ...] = ()
-    if state.round >= state.plan.rounds or merged.is_last:
+    if is_last:
         state = replace(state, phase=Phase.DONE, deadline=None)
     elif len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         state, opened = open_round(state, now)

@@ -2,11 +2,14 @@
 
 The ways between phases, and the events that take them (drawn from the table, see `fedprune.wire.transitions.chart`)::
 
-    GATHERING -> TRAINING  Ticked, CheckIn
+    GATHERING -> TRAINING  Ticked, CheckIn, RoundGiven
+    GATHERING -> DONE      RoundGiven
     TRAINING -> MERGING    Connected, Ticked, Submit, Failed, UpdateStored, UpdateRefused
-    MERGING -> GATHERING   Merged
-    MERGING -> TRAINING    Merged
-    MERGING -> DONE        Merged
+    TRAINING -> GATHERING  RoundGiven
+    TRAINING -> DONE       RoundGiven
+    MERGING -> GATHERING   Merged, RoundGiven
+    MERGING -> TRAINING    Merged, RoundGiven
+    MERGING -> DONE        Merged, RoundGiven
 
 An update is accepted once the shell has made it durable (`UpdateStored`). Nothing merges while an update is on its
 way to the disk, so what was accepted is merged. Every message may come twice, late and in any order. Messages
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -25,7 +29,7 @@ from aggregator.cohort import Member, Standing
 from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_bases import base_of, may_fetch, note_base
-from aggregator.round_course import close, go_on, merge_if_complete, next_round, open_round, serve
+from aggregator.round_course import begin_given, close, go_on, merge_if_complete, next_round, open_round, serve
 from aggregator.round_places import (
     ANSWER_S,
     deadline_missed,
@@ -45,6 +49,7 @@ from aggregator.round_state import (
     Merged,
     Phase,
     Publish,
+    RoundGiven,
     RoundState,
     Said,
     Send,
@@ -61,6 +66,7 @@ from aggregator.round_uploads import (
     answer_outside_round,
     ask_for_shared,
     drop_upload,
+    excuse_upload,
     refuse,
     take_chunk,
     take_submit,
@@ -87,8 +93,9 @@ def wake_at(state: RoundState) -> float | None:
 
 
 def _connect_gathering(state: RoundState, _: Connected, now: float) -> Step:
-    deadline = now + state.plan.gather_s if state.deadline is None else state.deadline
-    state, trouble = _reconnect(replace(state, deadline=deadline))
+    if state.deadline is None:
+        state = replace(state, deadline=now + state.gather_seconds, arrivals=state.arrivals.begun(now))
+    state, trouble = _reconnect(state)
     return state, (Publish(manifest(state)), *trouble)
 
 
@@ -106,6 +113,7 @@ def _announce(state: RoundState, _: Connected, __: float) -> Step:
 
 
 def _reconnect(state: RoundState) -> Step:
+    state = reduce(excuse_upload, list(state.uploads), state)
     serving, trouble = state.serving.reconnected()
     return replace(state, serving=serving), (Warn(trouble),) if trouble else ()
 
@@ -130,11 +138,11 @@ def _tick_gathering(state: RoundState, _: Ticked, now: float) -> Step:
 
 def _wait_on(state: RoundState, now: float) -> Step:
     """Wait for agents once more. Where nobody comes at all people are told, ever more seldom."""
-    state = replace(state, deadline=now + state.plan.gather_s)
+    state = replace(state, deadline=now + state.gather_seconds)
     if len(state.presence):
         return replace(state, nobody=0, strangers=0), ()
     state = replace(state, nobody=state.nobody + 1)
-    warning = WarnNobody(state.nobody * state.plan.gather_s, state.strangers)
+    warning = WarnNobody(state.nobody * state.gather_seconds, state.strangers)
     return state, (warning,) if is_worth_saying(state.nobody) else ()
 
 
@@ -205,9 +213,12 @@ def _note_misses(state: RoundState, now: float) -> RoundState:
 
 
 def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
+    is_new = said.agent not in state.presence
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
         return state, refusal
+    if is_new:
+        state = replace(state, arrivals=state.arrivals.came(now))
     if len(state.presence) >= (len(state.plan.fleet) or state.plan.cohort):
         return open_round(state, now)
     return state, (Send(said.agent, no_work()),)
@@ -216,7 +227,7 @@ def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
 def _greet_training(state: RoundState, said: Said, now: float) -> Step:
     agent, member = said.agent, state.cohort.get(said.agent)
     if member is not None and member.has_work:
-        state, astray = note_base(state, said)
+        state, astray = note_base(excuse_upload(state, agent), said)
         return state, (*astray, Send(agent, assignment(state, agent, now)))  # it keeps its place by asking for its work
     if member is not None and member.standing is Standing.STORING:
         return state, ()
@@ -341,6 +352,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.GATHERING, Submit): row(answer_outside_round),
     (Phase.GATHERING, Chunk): row(_ignore),
     (Phase.GATHERING, Failed): row(_ignore),
+    (Phase.GATHERING, RoundGiven): row(begin_given, Phase.TRAINING, Phase.DONE),
     (Phase.TRAINING, Connected): row(_connect_training, Phase.MERGING),
     (Phase.TRAINING, Ticked): row(_tick_training, Phase.MERGING),
     (Phase.TRAINING, LinkDrained): row(_drain),
@@ -352,6 +364,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.TRAINING, Failed): row(_excuse, Phase.MERGING),
     (Phase.TRAINING, UpdateStored): row(_accept, Phase.MERGING),
     (Phase.TRAINING, UpdateRefused): row(_refuse, Phase.MERGING),
+    (Phase.TRAINING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.DONE),
     (Phase.TRAINING, HistoryDiffers): row(_ask_for_shared),
     (Phase.MERGING, Connected): row(_announce),
     (Phase.MERGING, Ticked): row(_tick),
@@ -363,6 +376,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.MERGING, Chunk): row(_ignore),
     (Phase.MERGING, Failed): row(_ignore),
     (Phase.MERGING, Merged): row(next_round, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
+    (Phase.MERGING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.TRAINING, Phase.DONE),
     (Phase.DONE, Connected): row(_announce),
     (Phase.DONE, Ticked): row(_tick),
     (Phase.DONE, LinkDrained): row(_drain),

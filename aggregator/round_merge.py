@@ -83,8 +83,8 @@ def nothing_remembered(_: str, __: int) -> Sequence[bytes]:
 class Merger:
     """Merges the updates of a run, which it reads from `disk`. `network` is the task's. `seed` keys what both sides
     draw. `evaluate` scores weights on held-out examples; without it agents do. `scale` is that of the losses, as far as
-    it is known. `elsewhere` has folded updates too. `forms` are those of the task: each model's weights, and updates to
-    it, are in its own. `remembered` is asked where the codec remembers."""
+    it is known. `elsewhere` has folded updates too. Those of `sub_gateways` are partial sums. `forms` are those of the
+    task: each model's weights, and updates to it, are in its own. `remembered` is asked where the codec remembers."""
 
     def __init__(
         self,
@@ -100,8 +100,9 @@ class Merger:
         aggregation: Aggregation = AS_USUAL,
         elsewhere: Elsewhere = nowhere,
         remembered: Remembered = nothing_remembered,
+        sub_gateways: frozenset[str] = frozenset(),
     ) -> None:
-        self._folding = Folding(task, network, seed, codec, aggregation)
+        self._folding = Folding(task, network, seed, codec, aggregation, sub_gateways)
         self.forms = self._folding.forms
         self._task, self._run, self._seed = task, run, seed
         self._model_codec, self._elsewhere = model_codec, elsewhere
@@ -144,10 +145,7 @@ class Merger:
             unkept = self._if_former_exploded(model, agents, updates, records, former(), scale)
             if unkept is not None:
                 return unkept
-        norms = norms_of_usual_work(updates)
-        earlier = largest_typical(records)
-        known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
-        left_out = outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
+        norms, known, left_out = self._judged(model, updates, records)
         merged, vote_bytes = self._fold(model, updates, left_out)
         of_taken = [norms[agent] for agent in updates if agent not in left_out]
         evaluation, evaluated = agents.evaluation, model.checkpoint.version
@@ -160,6 +158,25 @@ class Merger:
         return MergedRound(
             merged, evaluation, evaluated, agents.spreads, left_out, [*left_out], True, typical(of_taken), vote_bytes
         )
+
+    def part(
+        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], records: Sequence[RoundRecord]
+    ) -> tuple[Aggregate, MergedRound]:
+        """What a sub-gateway's accepted updates to `model` add up to, and the outcome of its round, which leaves the
+        model to the gateway above. Raises what `merge` does."""
+        agents, (norms, _, left_out) = agents_evaluation(updates, self._task), self._judged(model, updates, records)
+        sums, _, _ = self._sums_of(model, updates, left_out)
+        usual, version = typical([norms[agent] for agent in updates if agent not in left_out]), model.checkpoint.version
+        return sums, MergedRound(model, agents.evaluation, version, agents.spreads, left_out, [*left_out], True, usual)
+
+    def _judged(
+        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate], records: Sequence[RoundRecord]
+    ) -> tuple[dict[str, Norms], Norms, dict[str, str]]:
+        """The norms of a round's updates, those that were known to be usual before, and which updates are outliers."""
+        norms = norms_of_usual_work(updates)
+        earlier = largest_typical(records)
+        known = earlier if earlier.delta else model_norms(model.checkpoint.weights, self.form_of(model).task.table)
+        return norms, known, outliers(norms, earlier if len(norms) >= LEAST_UPDATES else known)
 
     def _if_exploded(
         self, model: GlobalModel, loss: float, before: float, scale: LossScale, are_usual: bool
@@ -236,20 +253,28 @@ class Merger:
         for part in self._elsewhere(model.checkpoint, self._folding):
             folded.sums.merge(part.sums)
             folded.updates.update(part.updates)
-        if any(agent not in updates or each != _as_folded(updates[agent]) for agent, each in folded.updates.items()):
-            folded = self._folding.nothing_folded(model.checkpoint)  # the book says otherwise
         taken = {agent: update for agent, update in updates.items() if agent not in left_out}
+        is_otherwise = any(
+            agent not in updates or each != _as_folded(updates[agent]) for agent, each in folded.updates.items()
+        )
+        # No partial sum is taken out of another; there are few, so that they are added anew.
+        if is_otherwise or not self._folding.sub_gateways.isdisjoint(folded.updates.keys() - taken.keys()):
+            folded = self._folding.nothing_folded(model.checkpoint)
         scoring, scales = self._scoring(model.checkpoint), self._scales(model, taken)
         voting = self._voting(model)
         missing = {agent: update for agent, update in taken.items() if agent not in folded.updates}
         surplus = {agent: updates[agent] for agent in folded.updates if agent not in taken}
         for agent, update in self._read(model, missing):
+            if isinstance(update, Aggregate):
+                folded.sums.merge(update)
+                continue
             folded.sums.add(update, updates[agent].weight, scales.get(agent, 1.0))
             if scoring is not None:
                 scoring.add(update, updates[agent].weight)
             if voting is not None:
                 voting.add(update, updates[agent].weight)
         for agent, update in self._read(model, surplus):
+            assert isinstance(update, Update)
             folded.sums.remove(update, updates[agent].weight)
         self._folding.forget()
         return folded.sums, scoring, voting
@@ -261,7 +286,9 @@ class Merger:
         rate = training.learning_rate_at(model.checkpoint.version * training.clock_steps_per_round)
         return fednova_scales(updates, training, rate)
 
-    def _read(self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]) -> Iterator[tuple[str, Update]]:
+    def _read(
+        self, model: GlobalModel, updates: Mapping[str, AcceptedUpdate]
+    ) -> Iterator[tuple[str, Update | Aggregate]]:
         for agent, blob in read_updates(self._disk, updates):
             try:
                 yield agent, self._folding.read(blob, agent, model.checkpoint, self.remembered(agent, model))

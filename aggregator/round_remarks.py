@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from aggregator.book import Book, RoundRecord, best_version
+from aggregator.best_model import best_version
+from aggregator.book import Book, RoundRecord
 from aggregator.chance import causes_at_chance
 from aggregator.round_merge import MergedRound
 from aggregator.round_places import named

@@ -17,6 +17,7 @@ from types import MappingProxyType
 import msgspec
 from rpds import HashTrieMap
 
+from aggregator.arrivals import FIRST_GATHERING_S, Arrivals
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from aggregator.response_times import ResponseTimes, first_deadline_s
@@ -84,6 +85,18 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class RoundGiven:
+    """Of a sub-gateway: its parent has it do round `round`, of that model, within so many `seconds`; or, where there is
+    no model, the federation is over. Whatever round was open is so no more. `left_out` gives the reason for each of its
+    accepted updates that the parent does without, by agent."""
+
+    round: int
+    model: Model | None
+    seconds: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LinkDrained:
     """The broker has all that was published."""
 
@@ -93,7 +106,7 @@ class Ticked:
     """`wake_at(state)` may have come."""
 
 
-Event = Connected | Said | UpdateStored | UpdateRefused | HistoryDiffers | Merged | LinkDrained | Ticked
+Event = Connected | Said | UpdateStored | UpdateRefused | HistoryDiffers | Merged | RoundGiven | LinkDrained | Ticked
 
 
 # Actions
@@ -188,13 +201,15 @@ class Plan:
     """The settings, which do not change while a federation runs. `cohort`: agents a round; `quorum`: updates it needs.
 
     `clock_steps_per_round`: by how many steps a round moves the clock of the pruning schedule. `hold_out`: the share of
-    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, None if they follow from what
-    was seen of the devices.
+    its examples that each agent evaluates the model on. `deadline_s`: seconds of a round, and `gather_s` those of the
+    wait for a full cohort before it; each None if it follows from what was seen of the devices.
 
     `fleet`, if it is not empty, names the agents that may take part: a round waits for all of them before it samples
     its cohort, so that equal runs have equal cohorts. `examples_cap`: how many medians of the cohort's example counts
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
+    `sub_gateways` are the agents whose updates are partial sums, of `max_part_bytes` at most: what they weigh is not
+    capped, since that was done below.
     `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
     version 0 is random, and follows from the task alone.
     `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
@@ -206,7 +221,7 @@ class Plan:
     cohort: int
     quorum: int
     deadline_s: float | None
-    gather_s: float
+    gather_s: float | None
     seed: int
     task: Content
     clock_steps_per_round: int
@@ -220,6 +235,8 @@ class Plan:
     seeded: bool = False
     chunk_bytes: int = CHUNK_BYTES
     statement: bytes = b""
+    sub_gateways: frozenset[str] = frozenset()
+    max_part_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,14 +280,16 @@ class RoundState:
     `presence`: agents that wait for work. `cohort`: this round's, with where each member stands. `cap`: the most
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
-    updates on their way in, `uploads_bytes` their sizes together; `came`: chunks of the round's updates that came to
-    the process before this one. `owed`: answers to agents that
+    updates on their way in, `uploads_bytes` their sizes together; `is_proven`: a chunk of the largest size came of one;
+    `came`: chunks of the round's updates that came to the process before this one. `owed`: answers to agents that
     do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
     the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
     second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
+    `arrivals`: when agents came, in this gathering and the last ones.
     `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
-    that have not said a word since they were assigned lose their places.
+    that have not said a word since they were assigned lose their places. `most_seconds` are those that a sub-gateway's
+    parent gives it.
     """
 
     plan: Plan
@@ -285,6 +304,7 @@ class RoundState:
     left_out: HashTrieMap[str, LeftOut] = _NOTHING_LEFT_OUT
     uploads: HashTrieMap[str, Upload] = _NO_UPLOADS
     uploads_bytes: int = 0
+    is_proven: bool = False
     came: HashTrieMap[bytes, tuple[Chunk, ...]] = _NOTHING_CAME
     owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
     acknowledge_at: float | None = None
@@ -296,7 +316,9 @@ class RoundState:
     strangers: int = 0
     answer_by: float | None = None
     deadline: float | None = None
+    most_seconds: float = math.inf
     spares: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
     response_times: ResponseTimes = field(default_factory=ResponseTimes)
 
     @property
@@ -310,14 +332,22 @@ class RoundState:
         return self.plan.cohort + self.spares - self.cohort.places_taken
 
     @property
+    def gather_seconds(self) -> float:
+        """The seconds that a round waits for a full cohort before a quorum is enough. For a fleet that is named it
+        waits as long as it ever does, since cohorts must not vary."""
+        if self.plan.gather_s is not None:
+            return self.plan.gather_s
+        return FIRST_GATHERING_S if self.plan.fleet or not len(self.presence) else self.arrivals.gather_s
+
+    @property
     def seconds(self) -> float:
         """The seconds that the round's members are given."""
         if self.plan.deadline_s is not None:
-            return self.plan.deadline_s
+            return min(self.plan.deadline_s, self.most_seconds)
         members = self.cohort.agents(Standing.ASSIGNED, Standing.SILENT, Standing.OVERDUE, Standing.STORING)
         first = first_deadline_s(self.model.content.size)
         quorum = max(1, self.plan.quorum - self.cohort.accepted)
-        return self.response_times.deadline_s(members, quorum, first)
+        return min(self.response_times.deadline_s(members, quorum, first), self.most_seconds)
 
 
 def resume(
@@ -334,6 +364,7 @@ def resume(
     has_settled: bool = False,
     came: Mapping[bytes, tuple[Chunk, ...]] = MappingProxyType({}),
     response_times: ResponseTimes | None = None,
+    most_seconds: float = math.inf,
 ) -> RoundState:
     """The state of a federation that starts, or goes on with the round it was in, from what the book says.
 
@@ -359,6 +390,7 @@ def resume(
         refused=HashTrieMap(refused),
         left_out=HashTrieMap(left_out),
         came=HashTrieMap(came),
+        most_seconds=most_seconds,
         response_times=response_times or ResponseTimes(),
         serving=reduce(Serving.offer, model.contents, Serving(chunk_bytes=plan.chunk_bytes).offer(plan.task)),
         served=(model,),

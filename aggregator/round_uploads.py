@@ -66,8 +66,10 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         if not member.has_work:  # a message that came twice is no second try
             return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
-    if submit.content.size > state.plan.max_update_bytes:
-        return refuse_update(state, agent, submit, f"over {state.plan.max_update_bytes} bytes")
+    is_part = agent in state.plan.sub_gateways
+    most_bytes = state.plan.max_part_bytes if is_part else state.plan.max_update_bytes
+    if submit.content.size > most_bytes:
+        return refuse_update(state, agent, submit, f"over {most_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all
         member = msgspec.structs.replace(member, standing=Standing.ASSIGNED, why="", rests=False)
     state = replace(state, cohort=state.cohort.put(agent, msgspec.structs.replace(member, answered=True)))
@@ -83,6 +85,9 @@ def take_chunk(state: RoundState, said: Said, now: float) -> Step:
     if upload is None or member is None or not member.has_work:
         return state, ()
     receiving, need = upload.receiving.add(chunk, now)
+    is_largest = receiving.link.is_proven and receiving.link.chunk_bytes == state.plan.chunk_bytes
+    if is_largest and not state.is_proven:
+        state = replace(state, is_proven=True)
     if not receiving.is_complete:
         state = replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=receiving)))
         kept = () if receiving is upload.receiving else (KeepChunk(receiving.content, chunk),)
@@ -151,6 +156,15 @@ def refuse_update(state: RoundState, agent: str, submit: Submit, why: str) -> St
     return state, actions
 
 
+def excuse_upload(state: RoundState, agent: str) -> RoundState:
+    """The agent, or this gateway, has connected anew: chunks that did not come may have been lost with the connection,
+    and not since the broker takes none so large."""
+    upload = state.uploads.get(agent)
+    if upload is None or not upload.receiving.unanswered:
+        return state
+    return replace(state, uploads=state.uploads.insert(agent, replace(upload, receiving=upload.receiving.excused())))
+
+
 def drop_upload(state: RoundState, agent: str) -> RoundState:
     upload = state.uploads.get(agent)
     if upload is None:
@@ -185,7 +199,8 @@ def _admit(state: RoundState, agent: str, submit: Submit, now: float) -> Step:
 def _receive(state: RoundState, agent: str, submit: Submit, now: float) -> tuple[RoundState, Need | None]:
     """Begin to receive an update, with what came of it before; and what to ask for, if anything is missing."""
     content = submit.content
-    link, came = LinkTraits(state.plan.chunk_bytes), state.came.get(content.digest) or ()
+    # What passed of others' updates mostly passes of this one's: an agent may merely be too busy to send it.
+    link, came = LinkTraits(state.plan.chunk_bytes, is_proven=state.is_proven), state.came.get(content.digest) or ()
     receiving, need = Receiving.resume(content, now, agent, link, came)
     state = replace(
         state,
@@ -200,7 +215,9 @@ def _store(state: RoundState, agent: str, blob: bytes) -> Step:
     """The update is here: make it durable."""
     submit, member = state.uploads[agent].submit, state.cohort.members[agent]
     state = replace(state, cohort=state.cohort.put(agent, msgspec.structs.replace(member, standing=Standing.STORING)))
-    return state, (StoreUpdate(agent, submit, blob, min(submit.examples, member.examples, state.cap)),)
+    is_part = agent in state.plan.sub_gateways
+    weight = submit.examples if is_part else min(submit.examples, member.examples, state.cap)
+    return state, (StoreUpdate(agent, submit, blob, weight),)
 
 
 def _opened(said: Said) -> tuple[Submit, bytes]:

@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
 
-from aggregator.acceptance import accepted_update
-from aggregator.agents_evaluation import check_evaluated, loss_scale
-from aggregator.book import MOST_NAMES, AcceptedUpdate, Book, RoundRecord, best_version
-from aggregator.deltas import keep_delta, replays
+from aggregator.agents_evaluation import loss_scale
+from aggregator.best_model import best_version
+from aggregator.book import RoundRecord
+from aggregator.deltas import keep_delta
 from aggregator.early_stopping import has_settled
-from aggregator.exchange import Exchange
-from aggregator.folding import Taken
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.local_work import check_local_steps
-from aggregator.round_merge import FormerRound, MergedRound, Merger, nowhere
+from aggregator.round_merge import FormerRound, Merger, nowhere
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
-from aggregator.round_state import (
-    Event,
-    HistoryDiffers,
-    Merged,
-    Model,
-    Phase,
-    Plan,
-    StoreUpdate,
-    UpdateRefused,
-    UpdateStored,
-)
-from aggregator.segments import write_segment
+from aggregator.round_state import Event, Merged, Plan
+from aggregator.run_store import RunStore
 from aggregator.server_optimizers import ServerOptimizer, check_state
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
-from aggregator.traffic import Traffic, TrafficCount
-from aggregator.workers import Checked, Verdict, WorkerEnded, Workers
-from fedprune.codecs import OtherHistory, parse_codec, parse_model_codec
+from aggregator.update_exchange import UpdateExchange
+from aggregator.workers import Workers
+from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
-from fedprune.system.disk import Directory, Disk
-from fedprune.system.log import LimitedLog
-from fedprune.system.usage import bytes_written, peak_memory_mb
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import forget_checkpoints, load_sparse_checkpoint, save_checkpoint
 from fedprune.task.evaluation import Evaluate, LossScale
-from fedprune.task.run_directory import BOOK, CHECKPOINTS, UPDATES
 from fedprune.task.succession import first_version
 from fedprune.wire.link import Link
-from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import content_of
 from fedprune.wire.versions import SPOKEN, Versions
 
 _log = logging.getLogger(__name__)
@@ -61,46 +38,12 @@ _KEPT_UNTIL_JUDGED = 2
 """Checkpoints that stay at least where agents evaluate: they tell a round later whether a merge is to be undone."""
 
 
-@dataclass(frozen=True)
-class RunStore:
-    """The storage of a run: the book, and disks for checkpoints and for the updates of the open round."""
-
-    book: Book
-    checkpoints: Disk
-    updates: Disk
-
-    @classmethod
-    def open(cls, state: Path) -> RunStore:
-        """The store in a run's directory, which the caller owns.
-
-        Raises `StorageError` if it cannot be read, or holds checkpoints of which the book knows nothing: a book that
-        is gone is no new run, and what it said was accepted must not be overwritten.
-        """
-        store = cls(Book.open(state / BOOK), Directory(state / CHECKPOINTS), Directory(state / UPDATES))
-        if store.book.is_new and (store.checkpoints.names() or store.updates.names()):
-            store.book.close()
-            raise StorageError(
-                f"{state} holds a run's checkpoints, but {BOOK} knows of none: restore it and the -wal file beside it, "
-                "or name an empty state directory; nothing was changed"
-            )
-        return store
-
-    def forget_updates(self) -> None:
-        """Delete the updates of the open round."""
-        for name in self.updates.names():
-            self.updates.delete(name)
-
-    def close(self) -> None:
-        self.book.close()
-
-
-class AggregatorRunner(Exchange):
+class AggregatorRunner(UpdateExchange):
     """One federation. Construction resumes what the book says, or checkpoints the initial model.
 
     `evaluate` scores weights on the gateway's held-out examples, whose losses lie on `scale`; both are None where
     agents evaluate. `report` is told of each finished round. Of the checkpoints the best and the last
-    `keep_checkpoints` stay. With `workers` updates are checked and folded beside this process, which is told of it by
-    events for `hear_worker`. With a `patience` the run may end early: see `aggregator.early_stopping`.
+    `keep_checkpoints` stay. With a `patience` the run may end early: see `aggregator.early_stopping`.
     """
 
     def __init__(
@@ -123,11 +66,7 @@ class AggregatorRunner(Exchange):
         spoken: Versions = SPOKEN,
         workers: Workers | None = None,
     ) -> None:
-        super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer, spoken)
-        self._bundle, self._task = bundle, bundle.task
-        self._run, self._most_inline = plan.run, min(MAX_INLINE_BYTES, plan.chunk_bytes)
-        self._values = parse_model_codec(plan.model_codec).values
-        self._merger = Merger(
+        merger = Merger(
             bundle.task,
             bundle.network,
             plan.run,
@@ -140,22 +79,16 @@ class AggregatorRunner(Exchange):
             aggregation,
             nowhere if workers is None else workers.folded,
             store.book.remembered,
+            plan.sub_gateways,
         )
-        self._workers = workers
-        self._scale = scale
-        self._store, self._report = store, report
+        super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)
+        self._run, self._values = plan.run, parse_model_codec(plan.model_codec).values
+        self._scale, self._report = scale, report
         self._model = self._restore(bundle, aggregation.optimizer)
         self._contents = {plan.task.digest: bundle.for_devices()}
         self._keep = keep_checkpoints if evaluate is not None else max(keep_checkpoints, _KEPT_UNTIL_JUDGED)
         self._patience = patience
-        self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
-        self._began: float | None = None
-        self._written = bytes_written()
         self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
-
-    def _notice(self) -> None:
-        if self._began is None and self.state.phase is Phase.TRAINING:
-            self._began = self._clock()
 
     def _hopeless(self, failed: int) -> str:
         return (
@@ -164,93 +97,7 @@ class AggregatorRunner(Exchange):
             "goes on with this round"
         )
 
-    def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
-        if self._workers is None:
-            return self._note_verdicts([(action, self._verdict(action)) for action in updates])
-        said = [(action, self._says_nonsense(action)) for action in updates]
-        checked = [(action, self._merger.remembered(action.agent, self._model)) for action, why in said if why is None]
-        self._workers.check(checked, self._model.checkpoint.version)
-        return self._note_verdicts([(action, why) for action, why in said if why is not None])
-
-    def hear_worker(self, event: Checked | WorkerEnded) -> None:
-        """Go on with what a worker has checked; or with another worker."""
-        assert self._workers is not None
-        if isinstance(event, WorkerEnded):
-            self._workers.replace(event)
-            return
-        for following in self._note_verdicts(self._workers.take_verdicts(event)):
-            self.handle(following)
-
-    def _verdict(self, action: StoreUpdate) -> Verdict:
-        try:
-            return self._says_nonsense(action) or self._merger.take(
-                action.blob, action.agent, self._model, action.weight
-            )
-        except OtherHistory as error:
-            return error
-        except ProtocolError as error:
-            return str(error)
-
-    def _says_nonsense(self, action: StoreUpdate) -> str | None:
-        """Why what an agent says beside its update cannot be; None if it can."""
-        try:
-            check_evaluated(action.submit, self._task)
-            check_local_steps(action.submit, self._bundle)
-        except ProtocolError as error:
-            return str(error)
-        return None
-
-    def _note_verdicts(self, judged: Sequence[tuple[StoreUpdate, Verdict]]) -> list[Event]:
-        """Make what can be merged durable, all together, and remember what cannot be."""
-        taken = {action.agent: (action, found) for action, found in judged if isinstance(found, Taken)}
-        refused = {action.agent: (action, found) for action, found in judged if isinstance(found, str)}
-        for agent, (_, why) in refused.items():
-            self._counts["refused"] += 1
-            self._agents_log.log(logging.WARNING, "refused the update of %s: %s", agent, why)
-        if refused:
-            self._store.book.refuse({agent: action.submit.content.digest for agent, (action, _) in refused.items()})
-        for action, _ in taken.values():
-            self._note_cap(action)
-        if taken:
-            self._keep_updates(taken)
-        return [self._event_of(action.agent, found) for action, found in judged]
-
-    def _event_of(self, agent: str, found: Verdict) -> Event:
-        match found:
-            case Taken():
-                return UpdateStored(agent)
-            case OtherHistory():
-                self._agents_log.log(logging.INFO, "%s is to send its update once more: %s", agent, found)
-                return HistoryDiffers(agent)
-            case str():
-                return UpdateRefused(agent, found)
-
-    def _note_cap(self, action: StoreUpdate) -> None:
-        if action.weight < action.submit.examples:
-            self._counts["capped"] += 1
-            self._agents_log.log(
-                logging.WARNING,
-                "the update of %s claims %s examples and counts as %s",
-                action.agent,
-                action.submit.examples,
-                action.weight,
-            )
-
-    def _keep_updates(self, taken: Mapping[str, tuple[StoreUpdate, Taken]]) -> None:
-        round_ = self.state.round
-        places = write_segment(
-            self._store.updates, round_, {agent: action.blob for agent, (action, _) in taken.items()}
-        )
-        self._store.book.accept(
-            round_,
-            {
-                agent: accepted_update(action.submit, action.weight, found.norms, self._task.training, places[agent])
-                for agent, (action, found) in taken.items()
-            },
-            {agent: found.signs for agent, (_, found) in taken.items() if found.signs},
-        )
-
-    def _merge(self, round_: int) -> Event:
+    def _merge(self, round_: int) -> list[Event]:
         book = self._store.book
         updates = book.accepted(round_)
         records = book.records()
@@ -271,18 +118,7 @@ class AggregatorRunner(Exchange):
         forget_checkpoints(self._store.checkpoints, self._keep, best_version(book.records()))
         say_left_out(self._merge_log, round_, merged)
         self._report(record)
-        return Merged(self._offer(), merged.left_out, is_last=self._has_settled())
-
-    def _offer(self) -> Model:
-        """The present model as agents are told of it; all that leads to it can be sent from now on."""
-        model, whole = self._model.model, self._model.blob
-        found = replays(self._store.checkpoints, self._model.checkpoint.version, len(whole))
-        contents = {base: content_of(replay) for base, replay in found.items()}
-        self._contents[model.content.digest] = whole
-        self._contents |= {contents[base].digest: replay for base, replay in found.items()}
-        offered = (whole, *found.values())
-        small = {content_of(blob).digest: blob for blob in offered if len(blob) <= self._most_inline}
-        return replace(model, replays=contents, small=small)
+        return [Merged(self._offer(), merged.left_out, is_last=self._has_settled())]
 
     def _has_settled(self) -> bool:
         """True, and a word on it, if models no longer become better."""
@@ -297,51 +133,6 @@ class AggregatorRunner(Exchange):
         """The round that made the present model."""
         round_ = self._model.checkpoint.version - 1
         return FormerRound(load_sparse_checkpoint(self._store.checkpoints, round_), self._store.book.merged(round_))
-
-    def _record(
-        self, round_: int, updates: dict[str, AcceptedUpdate], merged: MergedRound, named: list[str]
-    ) -> RoundRecord:
-        weights, evaluation = self._model.checkpoint.weights, merged.evaluation
-        taken = [update for agent, update in updates.items() if agent not in merged.left_out] or [*updates.values()]
-        weight = sum(update.weight for update in taken)
-        now, counts, up, down = self._clock(), self._counts, self._up, self._speaker.take_count()
-        began = now if self._began is None else self._began
-        before, written = self._written or 0, bytes_written()
-        self._written = written
-        self._began, self._counts, self._up = now, Counter(), TrafficCount()
-        up.part(Traffic.UPDATE, Traffic.VOTES, merged.vote_bytes)
-        return RoundRecord(
-            round=round_,
-            agents=len(updates),
-            evaluated_version=merged.evaluated_version,
-            loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
-            metrics=dict(evaluation.metrics),
-            spreads=merged.spreads,
-            sparsity=self._merger.form_of(self._model).sparsity(weights),
-            bytes_up=sum(up.by_kind.values()),
-            bytes_down=sum(down.by_kind.values()),
-            seconds=now - began,
-            train_seconds=max(update.train_seconds for update in updates.values()),
-            train_loss=sum(update.loss * update.weight for update in taken) / weight,
-            ignored=counts["ignored"],
-            refused=counts["refused"],
-            capped=counts["capped"],
-            peak_memory_mb=peak_memory_mb(),
-            kept=merged.kept,
-            left_out=len(merged.left_out),
-            outliers=tuple(merged.named[:MOST_NAMES]),
-            suspects=tuple(named[:MOST_NAMES]),
-            delta_norm=merged.norms.delta,
-            statistics_norm=merged.norms.statistics,
-            bytes_up_by_kind=up.by_kind,
-            bytes_down_by_kind=down.by_kind,
-            mqtt_up=up.mqtt_bytes(down),
-            mqtt_down=down.mqtt_bytes(up),
-            messages_up=up.messages,
-            messages_down=down.messages,
-            led_astray=counts["led_astray"],
-            bytes_written=None if written is None else written - before,
-        )
 
     def _restore(self, bundle: Bundle, optimizer: ServerOptimizer | None) -> GlobalModel:
         version = self._store.book.next_round()

@@ -12,6 +12,8 @@ from fedprune.system.disk import Disk
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import content_of
 
+_SUFFIX = ".updates"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -24,13 +26,20 @@ class Place:
 def write_segment(disk: Disk, round_: int, blobs: Mapping[str, bytes]) -> dict[str, Place]:
     """Make updates durable, by agent; where each is now. No agent has two of them in a round, so that a name is given
     again only to what replaces a segment of which the book never knew. Raises `StorageError`."""
-    name = f"{round_:06d}-{next(iter(blobs))}.updates"
+    name = f"{_prefix(round_)}{next(iter(blobs))}{_SUFFIX}"
     places, at = dict[str, Place](), 0
     for agent, blob in blobs.items():
         places[agent] = Place(name, at)
         at += len(blob)
     disk.write(name, b"".join(blobs.values()))
     return places
+
+
+def forget_segments(disk: Disk, round_: int) -> None:
+    """Delete the updates of all rounds but one. Raises `StorageError`."""
+    for name in disk.names():
+        if name.endswith(_SUFFIX) and not name.startswith(_prefix(round_)):
+            disk.delete(name)
 
 
 def read_updates(disk: Disk, updates: Mapping[str, AcceptedUpdate]) -> Iterator[tuple[str, bytes]]:
@@ -48,3 +57,7 @@ def read_updates(disk: Disk, updates: Mapping[str, AcceptedUpdate]) -> Iterator[
                 f"the accepted update of {agent} in {name} is missing or damaged; restore it, or start a new run"
             )
         yield agent, blob
+
+
+def _prefix(round_: int) -> str:
+    return f"{round_:06d}-"

@@ -13,7 +13,7 @@ from fedprune.data import fit_to, open_raw_examples
 from fedprune.data.room import Room
 from fedprune.errors import ConfigurationError
 from fedprune.pruning.schedules import STEP_LIMIT
-from fedprune.task.bundle import Bundle
+from fedprune.task.bundle import Bundle, Task
 from fedprune.task.evaluation import Evaluator
 from fedprune.task.gathering import is_incomplete
 from fedprune.wire.topics import check_id
@@ -23,6 +23,7 @@ def check_servable(settings: FederationSettings, bundle: Bundle) -> None:
     """Raise `ConfigurationError` for settings by which the bundle's task cannot be learned."""
     for agent in settings.rounds.fleet:
         check_id(agent, "rounds.fleet: agent name")
+    _check_partial_sums(bundle, settings)
     _check_clock(bundle, settings.rounds.count)
     _check_masks(bundle, settings)
     if settings.aggregation.rule == "fednova":
@@ -39,6 +40,26 @@ def check_held_out(settings: FederationSettings, bundle: Bundle, held_out: Path,
         )
     else:
         Evaluator(bundle, held_out, threads=settings.threads, room=room)
+
+
+def _check_partial_sums(bundle: Bundle, settings: FederationSettings) -> None:
+    """What a gateway makes of single updates, sub-gateways do not send."""
+    for gateway in settings.rounds.sub_gateways:
+        check_id(gateway, "rounds.sub_gateways: agent name")
+    why = why_no_partial_sums(bundle.task)
+    if settings.aggregation.rule == "fednova":
+        why = 'FedNova weighs each single update: set aggregation.rule to "fedavg"'
+    if why and settings.rounds.sub_gateways:
+        raise ConfigurationError(f"rounds.sub_gateways: {why}; or leave them away")
+
+
+def why_no_partial_sums(task: Task) -> str:
+    """Why updates to the models of a task cannot be added up below the gateway; empty if they can."""
+    if not task.pruning.mask.rules.is_shared:
+        return 'their agents must share a mask: build the task with mask = "shared"'
+    if task.pruning.is_chosen_by_gateway:
+        return 'masks must follow from the model: build the task with pruning.score = "magnitude", without regrowth'
+    return "they gather no statistics: give those of the task in task.toml" if is_incomplete(task) else ""
 
 
 def _check_clock(bundle: Bundle, rounds: int) -> None:

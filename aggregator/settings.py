@@ -23,28 +23,28 @@ WHOLE = "whole"
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
-class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[rounds]`` table.
+class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The part of ``[rounds]`` that says who takes part in each.
 
-    `cohort` agents train in each of `count` rounds. A round is merged once all have submitted, or after
+    `cohort` agents train in a round. It is merged once all have submitted, or after
     `deadline_s` with at least `quorum` (a fraction of the cohort) updates; without them it stays open. None: the
     deadline follows from what was seen of the devices (see `aggregator.response_times`). A round
-    opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are.
+    opens when `cohort` agents are waiting, or after each `gather_s` if `quorum` of them are; None: how long it waits
+    for more follows from when agents came before (see `aggregator.arrivals`).
 
     `fleet` names the agents that may take part, for runs that are to be repeated exactly: a round then waits for all
-    of them, and samples its cohort from them. `examples_cap` bounds what one update may weigh, in medians of the
-    cohort's example counts: an agent that claims more counts as that many. The run ends early once `patience` models in
-    a row were no better than one before (see `aggregator.early_stopping`).
+    of them, and samples its cohort from them. `sub_gateways` are agents that are gateways themselves, whose updates are
+    partial sums: what one weighs is all that its own agents do, and is not capped here. `examples_cap` bounds what one
+    other update may weigh, in medians of the cohort's example counts: an agent that claims more counts as that many.
     """
 
-    count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
     cohort: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
     quorum: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     deadline_s: _Seconds | None = None
-    gather_s: _Seconds = 30.0
+    gather_s: _Seconds | None = None
     fleet: tuple[str, ...] = ()
+    sub_gateways: tuple[str, ...] = ()
     examples_cap: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 10.0
-    patience: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.fleet and len(set(self.fleet)) < self.cohort:
@@ -53,6 +53,14 @@ class Rounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def quorum_agents(self) -> int:
         return max(1, math.ceil(self.quorum * self.cohort))
+
+
+class Rounds(Cohorts, frozen=True, forbid_unknown_fields=True):
+    """The ``[rounds]`` table: `count` of them. The run ends early once `patience` models in a row were no better than
+    one before (see `aggregator.early_stopping`)."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
+    patience: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
 class Codec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,8 @@ from fedprune.task.checkpoints import Checkpoint, load_sparse_checkpoint
 class _Worker:
     def __init__(self, job: Job) -> None:
         self._disk = Directory(job.checkpoints)
-        self._folding = Folding(job.task, job.network, job.seed, parse_codec(job.codec), job.aggregation)
+        codec = parse_codec(job.codec)
+        self._folding = Folding(job.task, job.network, job.seed, codec, job.aggregation, job.sub_gateways)
         self._model: Checkpoint | None = None
 
     def check(self, request: Check) -> Verdicts:

@@ -5,7 +5,7 @@ its queue; only then is an update made durable, booked and answered. When a roun
 of what it folded. They are whole numbers: which worker took which update, and how many there are, changes no bit.
 
 A worker that ends takes its sums with it, and nothing else: what it had not answered goes to others, what was accepted
-is on the disk, and is read again when the round is merged.
+is on the disk, and is read again when the round is merged. One that hangs is ended (`aggregator.worker_watch`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -27,10 +28,12 @@ from aggregator.folding import Folded, Folding, Taken
 from aggregator.partial_sum import decode_partial_sum
 from aggregator.round_state import StoreUpdate
 from aggregator.settings import Aggregation
+from aggregator.worker_watch import LOOKS, SILENT_S, Watch
 from fedprune.codecs import OtherHistory
 from fedprune.errors import ProtocolError, TrainingError
 from fedprune.model.tensors import weights_digest
 from fedprune.network.description import Network
+from fedprune.system.usage import activity_of
 from fedprune.task.bundle import Task
 from fedprune.task.checkpoints import Checkpoint
 
@@ -58,6 +61,7 @@ class Job:
     codec: str
     aggregation: Aggregation
     checkpoints: Path
+    sub_gateways: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,14 @@ class Workers:
         self._waiting: deque[_Waiting] = deque()
         self._endings = 0
         self._workers = [_Worker(job, events) for _ in range(count)]
+        self._is_over = threading.Event()
+        threading.Thread(target=self._watch, name="watch over workers", daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over.set()
         for worker in self._workers:
             worker.end()
 
@@ -146,6 +153,10 @@ class Workers:
     def processes(self) -> list[int]:
         """Their ids."""
         return [worker.process for worker in self._workers]
+
+    def has(self, worker: _Worker) -> bool:
+        """True for a worker of these, and not of those that another run had."""
+        return worker in self._workers
 
     def check(self, updates: Sequence[tuple[StoreUpdate, Sequence[bytes]]], version: int) -> None:
         """Have updates to a version of the model checked, and folded, with what is remembered of their agents' last
@@ -189,6 +200,12 @@ class Workers:
                 raise TrainingError(f"a worker's sums do not fit: {error}; start again") from error
             yield Folded(sums, part.updates)
 
+    def _watch(self) -> None:
+        """End workers that hang, in a thread of its own: the loop may wait for the answer of one of them."""
+        while not self._is_over.wait(SILENT_S / LOOKS):
+            for worker in list(self._workers):
+                worker.end_if_it_hangs()
+
     def _hand_out(self) -> None:
         for worker in self._workers:
             if not self._waiting:
@@ -205,6 +222,7 @@ class _Worker:
         self.parts: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
         self._taken: list[_Waiting] = []
         self._is_ended_by_us = False
+        self._watch: Watch | None = None
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -236,11 +254,30 @@ class _Worker:
 
     def send(self, request: Job | Check | Sum) -> bool:
         """False if it has ended, of which there is an event."""
+        if not isinstance(request, Job):
+            self._begin_watch(len(request.updates) if isinstance(request, Check) else 1)
         try:
             self._connection.send(request)
         except OSError:
             return False
         return True
+
+    def end_if_it_hangs(self) -> None:
+        """Look at a process that owes an answer."""
+        watch, activity, now = self._watch, activity_of(self._process.pid), time.monotonic()
+        if watch is None or activity is None:
+            return
+        watch = watch.seen(activity, now)
+        if why := watch.why_it_hangs(now):
+            _log.warning("worker process %s hangs: %s; it is ended", self._process.pid, why)
+            self._watch = None
+            self._process.kill()
+        elif self._watch is not None:  # no answer has come meanwhile
+            self._watch = watch
+
+    def _begin_watch(self, updates: int) -> None:
+        activity = activity_of(self._process.pid)
+        self._watch = None if activity is None else Watch.begin(activity, updates, time.monotonic())
 
     def end(self) -> None:
         self._is_ended_by_us = True
@@ -260,6 +297,7 @@ class _Worker:
         with suppress(EOFError, OSError):
             while True:
                 answer: Verdicts | Part = self._connection.recv()
+                self._watch = None
                 if isinstance(answer, Verdicts):
                     events.put(Checked(self, answer.found))
                 else:

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
-from aggregator.runner import RunStore
+from aggregator.run_store import RunStore
 from benchmarks.agent_memory.cgroup import CgroupUnavailableError, evict, small_cgroup
 from benchmarks.children import Children, default_broker
 from benchmarks.claims import settle

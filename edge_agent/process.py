@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.agent_state import Disconnected, HeldChanged, Limits, PermissionChanged, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, PermissionChanged, Ticked, Train
 from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_gate import ConsentGate
 from edge_agent.consent_watch import ConsentWatch
-from edge_agent.gateway_proof import GatewayProof
 from edge_agent.guest_watch import GuestWatch
+from edge_agent.joined_keys import JoinedKeys
+from edge_agent.limits import limits_here
 from edge_agent.local_round import LocalRound, owed_since
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
@@ -38,22 +39,13 @@ from fedprune.system.memory import return_large_arrays
 from fedprune.system.ownership import owned
 from fedprune.system.process import as_service, stopping
 from fedprune.system.service import SERVICE
-from fedprune.system.usage import device_memory_mb, peak_memory_mb
-from fedprune.wire.authentication import read_key
+from fedprune.system.usage import peak_memory_mb
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence
-from fedprune.wire.proof import read_root_key
-from fedprune.wire.received_chunks import SUFFIX
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
-
-_MEMORY_SHARE = 0.125
-"""Of the device's memory that one content may take: it is there twice when it is put together, and decoded beside."""
-
-_DISK_SHARE = 0.5
-"""Of the free disk that a task bundle may take."""
 
 
 def run_agent(settings: AgentSettings, base: Path) -> None:
@@ -77,10 +69,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     """Connect, and handle events for ever."""
     name = settings.name
     store = AgentStore(disk, name, settings.federation)
-    room_here = _limits(device_memory_mb() * 1e6, disk.free() + _bytes_received(disk))
-    limits = replace(
-        room_here, max_round_bytes=settings.consent.max_round_bytes, chunk_bytes=settings.broker.chunk_bytes
-    )
+    limits = replace(limits_here(disk, settings.broker.chunk_bytes), max_round_bytes=settings.consent.max_round_bytes)
     gate = ConsentGate(settings.consent, disk, check_in.examples)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room = Room.of_device(disk.path)
@@ -100,7 +89,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         idle_memory_mb = idle_memory_mb or peak_memory_mb()
         training_thread.start(action.number, lambda: _open_round(store, gate, name, action, idle_memory_mb, events))
 
-    keys = _JoinedKeys(settings, base, store, disk)
+    keys = JoinedKeys(settings.federation, settings.authentication_key, settings.root_key, base, store, disk)
     if settings.gateway is not None:
         keep_renewed(base / settings.gateway)
     status = topics.status(name)
@@ -127,35 +116,6 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
         finally:
             link.publish(status, _presence(name, "offline"), retain=True)
             link.drain()
-
-
-class _JoinedKeys:
-    """The keys that a device has by joining a gateway, as its files have them at each connection."""
-
-    def __init__(self, settings: AgentSettings, base: Path, store: AgentStore, disk: Directory) -> None:
-        self._settings, self._base, self._store, self._disk = settings, base, store, disk
-        self._proof: GatewayProof | None = None
-        self.read()
-
-    def read(self) -> tuple[bytes | None, GatewayProof | None]:
-        """The authentication key, and the proof by the root key. Raises `ConfigurationError` if one cannot be read."""
-        settings, base = self._settings, self._base
-        key = None if settings.authentication_key is None else read_key(base / settings.authentication_key)
-        root = None if settings.root_key is None else read_root_key(base / settings.root_key)
-        if root is not None and (self._proof is None or self._proof.root != root):
-            self._proof = GatewayProof(settings.federation, root, self._disk, self._store.done)
-        return key, self._proof
-
-
-def _limits(memory_bytes: float, free_disk_bytes: float) -> Limits:
-    """Contents are held in memory while they come; task bundles are then kept on the disk."""
-    in_memory = int(memory_bytes * _MEMORY_SHARE)
-    return Limits(max_task_bytes=min(in_memory, int(free_disk_bytes * _DISK_SHARE)), max_model_bytes=in_memory)
-
-
-def _bytes_received(disk: Directory) -> int:
-    """What contents take that were on their way to the process before this one: it is theirs, or free again soon."""
-    return sum(file.stat().st_size for file in disk.path.glob(f"*{SUFFIX}"))
 
 
 def _open_round(

@@ -130,6 +130,11 @@ class AgentRunner:
         self._round_bytes: int | None = None
         self._round: tuple[str, int] | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """The gateway's last manifest that counts says that its federation is done."""
+        return self._manifest is not None and self._manifest.done
+
     def authenticate(self, key: bytes | None, proof: GatewayProof | None) -> None:
         """The device has joined anew: its messages have codes of another key from now on, manifests another proof."""
         self._key, self._proof = key, proof

@@ -78,6 +78,11 @@ class AgentStore:
         """The model that the agent decoded last."""
         return HeldModel(self._disk)
 
+    def counted(self, run: str) -> int | None:
+        """The last round of `run` that the agent took part in, if its update was accepted."""
+        owed = self._owed(run, 0)
+        return None if owed is None or owed.late is not None else owed.round
+
     def received(self, most_bytes: int) -> ReceivedChunks:
         """The chunks of contents that are on their way, of so many bytes together."""
         return ReceivedChunks(self._disk, most_bytes)

@@ -22,6 +22,10 @@ _SUBCOMMANDS = {
     "task": ("export.command:task", "Build, check or show a task bundle: what a federation learns."),
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
+    "sub-gateway": (
+        "sub_gateway.command:sub_gateway",
+        "Run the rounds of a gateway above, with agents of one's own.",
+    ),
     "gateway": (
         "aggregator.gateway.command:gateway",
         "The machine that a fleet belongs to: make it, prove it, run federation after federation.",
@@ -48,6 +52,7 @@ _SUBCOMMANDS = {
 }
 
 _INTERRUPTED = 130
+_OURS = ("fedprune", "edge_agent", "aggregator", "export", "sub_gateway")
 
 
 class _LazyGroup(click.Group):
@@ -110,7 +115,7 @@ def _run(arguments: list[str] | None) -> int:
         click.echo("fedprune: interrupted", err=True)
         return _INTERRUPTED
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("fedprune", "edge_agent", "aggregator", "export"):
+        if error.name is None or error.name.partition(".")[0] in _OURS:
             raise
         click.echo(f"fedprune: {error.name} is not installed; install the extra that has it (README)", err=True)
         return FedpruneError.exit_code

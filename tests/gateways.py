@@ -16,7 +16,8 @@ from aggregator.book import Book, RoundRecord
 from aggregator.cohort import Standing
 from aggregator.round_answers import terms, ticket
 from aggregator.round_state import Phase, Plan
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.workers import Workers
 from edge_agent.held_model import Held, HoldsNothing

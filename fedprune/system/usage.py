@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -27,6 +28,24 @@ def high_water_mark_mb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return kilobytes * 1024 / 1e6
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A process so far: the seconds of processor that it has used, and whether it runs, or would if it got one."""
+
+    processor_s: float
+    waits_for_processor: bool
+
+
+def activity_of(pid: int) -> Activity | None:
+    """Another process's activity as Linux' /proc/PID/stat tells it; None without that, or once the process ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    user, system = fields[11:13]
+    return Activity((int(user) + int(system)) / os.sysconf("SC_CLK_TCK"), fields[0] == "R")
 
 
 def resident_mb(pid: int) -> tuple[float, float]:

@@ -22,7 +22,12 @@ from fedprune.task.bundle import Task
 def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
     """The bytes of the tallies of a task's metrics, which are by name and in the task's order."""
     merged = _bins_sent_as_one(tallies)
-    return msgspec.msgpack.encode([_packed(_coarser(name, tally, merged)) for name, tally in tallies.items()])
+    return pack_unpacked({name: _coarser(name, tally, merged) for name, tally in tallies.items()})
+
+
+def pack_unpacked(tallies: Mapping[str, Tally]) -> bytes:
+    """The bytes of tallies as `unpack_tallies` gives them, or of sums of such."""
+    return msgspec.msgpack.encode([_packed(tally) for tally in tallies.values()])
 
 
 def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:

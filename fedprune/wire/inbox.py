@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 from collections import deque
-from typing import Any
 
-from fedprune.wire.link import Delivery
+from fedprune.wire.link import Delivery, Events
 
 MAX_WAITING_BYTES = 4 * 2**20
 """Messages that may wait to be handled; while there are more, nothing is read from the broker. They are three times the
@@ -19,7 +17,7 @@ _MESSAGE_OVERHEAD = 512
 class Inbox:
     """The link's end of a queue of events, which others fill too; one thread uses it."""
 
-    def __init__(self, events: queue.SimpleQueue[Any], limit: int = MAX_WAITING_BYTES) -> None:
+    def __init__(self, events: Events, limit: int = MAX_WAITING_BYTES) -> None:
         self._events = events
         self._limit = limit
         self._sizes: deque[int] = deque()  # of the latest deliveries: those not taken yet are among them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedprune.errors import BrokerError
 
@@ -40,6 +40,16 @@ class Drained:
 
 LinkEvent = LinkUp | LinkDown | Delivery | Drained | BrokerError
 """A `BrokerError` says that the broker lets us in, but not subscribe: nothing can come of that."""
+
+
+class Events(Protocol):
+    """A queue on which a link puts its events, in order: a `queue.SimpleQueue`, or what leads to one."""
+
+    def put(self, event: Any) -> None: ...
+
+    def qsize(self) -> int:
+        """The events that nobody has taken yet, of the link's or of others."""
+        ...
 
 
 class Link(Protocol):

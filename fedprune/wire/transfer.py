@@ -249,6 +249,11 @@ class Receiving:
         again = self._cut(size) if size is not None and is_slow else self
         return replace(again, unanswered=self.unanswered + 1)._shrunk()._ask(now, even_if_sent=True)
 
+    def excused(self) -> Receiving:
+        """The same, where what was asked for may have been lost with a connection: that it did not come says nothing of
+        the size of chunks."""
+        return replace(self, attempt=0, unanswered=0) if self.unanswered else self
+
     def assemble(self) -> bytes:
         """The whole blob. Raises `ProtocolError` if its digest is wrong: then all of it must come again."""
         blob = b"".join(self.parts[index] for index in range(self.count))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import select
 import ssl
 import threading
@@ -26,7 +25,7 @@ from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
-from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
+from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, MOST_SENT, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 from fedprune.wire.reconnecting import reconnect_delay
@@ -64,7 +63,7 @@ class MqttLink:
         self,
         broker: Broker,
         client_id: str,
-        events: queue.SimpleQueue[Any],
+        events: Events,
         *,
         will: tuple[str, bytes] | None = None,
         waits: bool = True,

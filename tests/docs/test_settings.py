@@ -16,11 +16,13 @@ from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.identity.settings import GatewaySettings
 from fedprune.wire.broker import Broker
+from sub_gateway.settings import SubGatewaySettings
 from tests.docs.snippets import ROOT
 
 _FILES: dict[str, type[msgspec.Struct]] = {
     "task.toml": TaskSettings,
     "federation.toml": FederationSettings,
+    "sub-gateway.toml": SubGatewaySettings,
     "agent.toml": AgentSettings,
     "gateway.toml": GatewaySettings,
 }
@@ -29,7 +31,8 @@ _TABLES = {**_FILES, "`[broker]`": Broker}
 
 def _section(heading: str) -> str:
     text = (ROOT / "docs" / "SETTINGS.md").read_text()
-    (section,) = (part for part in re.split(r"^## ", text, flags=re.MULTILINE) if heading in part.partition("\n")[0])
+    named = re.compile(rf"(?<![\w-]){re.escape(heading)}")
+    (section,) = (part for part in re.split(r"^## ", text, flags=re.MULTILINE) if named.search(part.partition("\n")[0]))
     return section
 
 

@@ -19,6 +19,7 @@ from keras_bundles import bundle_of, learnable, perceptron, seeded, varied
 from aggregator.global_model import new_model
 from edge_agent import process
 from edge_agent.agent_state import Limits
+from edge_agent.limits import limits_of
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
 from edge_agent.trainers import Trained, TrainingStopped, Work
@@ -308,7 +309,7 @@ def test_the_loop_tells_the_machine_that_the_link_has_drained(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("memory", "disk", "task", "model"), [(1e9, 1e12, 125, 125), (1e9, 1e8, 50, 125)])
 def test_contents_are_bounded_by_memory_and_disk(memory: float, disk: float, task: int, model: int) -> None:
-    assert process._limits(memory, disk) == Limits(max_task_bytes=task * 10**6, max_model_bytes=model * 10**6)
+    assert limits_of(memory, disk) == Limits(max_task_bytes=task * 10**6, max_model_bytes=model * 10**6)
 
 
 def _no_memory() -> Any:

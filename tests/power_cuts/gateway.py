@@ -11,7 +11,8 @@ from rpds import HashTrieMap
 
 from aggregator.cohort import Standing
 from aggregator.round_state import Phase
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from aggregator.settings import FederationSettings
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle

@@ -18,7 +18,8 @@ from aggregator.exchange import Exchange
 from aggregator.rollback import roll_back
 from aggregator.round_machine import wake_at
 from aggregator.round_state import Plan
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from aggregator.settings import AS_USUAL, Aggregation
 from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Outcome, Ticked, Train
 from edge_agent.held_model import Held

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from aggregator.agents_evaluation import agents_evaluation
-from aggregator.book import AcceptedUpdate, Spread, best_version
+from aggregator.best_model import best_version
+from aggregator.book import AcceptedUpdate, Spread
 from aggregator.command import round_line
 from aggregator.runner import AggregatorRunner
 from fedprune.task.checkpoints import load_checkpoint

@@ -15,7 +15,8 @@ import safetensors.numpy
 from aggregator import process
 from aggregator.round_answers import ticket
 from aggregator.round_state import Phase
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from fedprune.errors import StorageError
 from fedprune.system.log import LINES_PER_MINUTE
 from fedprune.wire.link import Delivery, LinkUp

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aggregator.book import AcceptedUpdate, Book, RoundRecord, Spread, best_version
+from aggregator.best_model import best_version
+from aggregator.book import AcceptedUpdate, Book, RoundRecord, Spread
 from fedprune.errors import StorageError
 from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE

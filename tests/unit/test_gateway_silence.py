@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from aggregator.cohort import Standing
-from aggregator.round_state import Phase, Said, StoreUpdate, Warn, WarnNobody
+from aggregator.round_state import Connected, Phase, Said, StoreUpdate, Warn, WarnNobody
 from aggregator.silence import nobody
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Need
 from fedprune.wire.silence import FIRST_SAID
 from fedprune.wire.topics import Topics
-from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES
+from fedprune.wire.transfer import CHUNK_SIZES, ENVELOPE_BYTES, PROVEN_ATTEMPTS
 from tests.drivers import CHECK_IN, PLAN, Gateway, gathering, sent_to, training
 from tests.samples import UPDATE_BLOB, chunks, submit
 from tests.unit.test_aggregator_runner import TOPICS, Site
@@ -97,6 +97,34 @@ def test_a_submit_that_comes_twice_is_no_reason_for_smaller_chunks() -> None:
         needs = sent_to("pi-0", gateway.hears("pi-0", submit()), Need)
         assert [need.chunk_bytes for need in needs if need.chunk_bytes != FULL] == []
     assert gateway.standing(Standing.ASSIGNED) >= {"pi-0"}
+
+
+@pytest.mark.parametrize("who", ["the agent", "the gateway"])
+def test_chunks_that_were_lost_with_a_connection_are_no_reason_for_smaller_ones(who: str) -> None:
+    gateway = training()
+    for _ in range(4):
+        gateway.hears("pi-0", submit())
+        gateway.now += 5.0
+        if who == "the agent":
+            gateway.hears("pi-0", CHECK_IN)  # as it does when it connects
+        else:
+            gateway.gets(Connected())
+        actions = gateway.hears("pi-0", submit())
+        assert [need.chunk_bytes for need in sent_to("pi-0", actions, Need) if need.chunk_bytes != FULL] == []
+        assert not [action for action in actions if isinstance(action, Warn)]
+
+
+def test_an_agent_that_is_slow_to_send_what_others_sent_is_asked_for_chunks_of_their_size() -> None:
+    """One that is busy submits again before it has read what it is asked for."""
+    gateway = training()
+    gateway.hears("pi-1", submit(), *chunks(UPDATE_BLOB)[:1])
+    gateway.hears("pi-0", submit())
+    sizes = []
+    for _ in range(PROVEN_ATTEMPTS):
+        gateway.now += 6.0
+        sizes += [need.chunk_bytes for need in sent_to("pi-0", gateway.hears("pi-0", submit()), Need)]
+
+    assert sizes == [FULL] * (PROVEN_ATTEMPTS - 1) + [SMALL], "a broker may have been set anew"
 
 
 def start_of_a_run(site: Site) -> None:

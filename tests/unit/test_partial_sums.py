@@ -100,6 +100,19 @@ def test_an_update_of_a_part_is_taken_out_of_the_whole_exactly() -> None:
     assert encode_partial_sum(root, DIGEST) == encode_partial_sum(sums(update(1)), DIGEST)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**40])
+def test_sums_that_so_few_examples_cannot_come_to_are_out_of_bounds(scale: float) -> None:
+    blob = encode_partial_sum(sums(update(1, scale), update(2, scale)), DIGEST)
+    read(blob).check_bounds()
+
+    aggregate = Aggregate(TABLE, base(), MASK)
+    aggregate.add(update(1, 2.0**40), examples=2**30)
+    blob = encode_partial_sum(aggregate, DIGEST)
+    claimed = blob[:16] + (2**20).to_bytes(8, "little") + blob[24:]  # a thousandth of the examples
+    with pytest.raises(ProtocolError, match="beyond what its 1048576 examples can come to"):
+        read(claimed).check_bounds()
+
+
 def test_a_partial_sum_of_updates_to_another_model_is_refused() -> None:
     with pytest.raises(ProtocolError, match="another model"):
         read(encode_partial_sum(sums(update(1)), bytes(32)))

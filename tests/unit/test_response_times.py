@@ -13,6 +13,7 @@ from aggregator.response_times import (
     FEWEST_OUTCOMES,
     FIRST_S,
     LONGEST_S,
+    MOST_MISSED,
     MOST_SPARES,
     REMEMBERED,
     SHORTEST_S,
@@ -93,6 +94,16 @@ def test_who_misses_deadlines_is_given_more_time_each_time() -> None:
         longer = times.deadline_s(["a"], 1, FIRST_S)
         assert longer > deadline
         deadline = longer
+
+
+def test_a_device_that_is_often_away_does_not_make_deadlines_grow_without_bound() -> None:
+    times = seen({"steady": [20.0] * 8, "away": [10.0, 20.0, 15.0]})
+    usual = times.deadline_s(["steady", "away"], 2, FIRST_S)
+    for _ in range(50):
+        times = times.with_miss("away", times.deadline_s(["steady", "away"], 2, FIRST_S))
+        assert times.deadline_s(["steady", "away"], 2, FIRST_S) <= SLACK * MOST_MISSED * 20.0
+
+    assert times.with_response("away", 12.0).deadline_s(["steady", "away"], 2, FIRST_S) == usual, "it was not slow"
 
 
 def test_who_got_a_place_shortly_before_a_deadline_does_not_count_as_fast() -> None:
@@ -180,7 +191,7 @@ def test_a_deadline_passes_once_while_an_update_is_on_its_way_to_the_disk() -> N
     gateway.waits()
 
     assert gateway.gets(UpdateStored(AGENTS[2])) == (Merge(0),)
-    assert gateway.state.response_times.seen[AGENTS[3]] == (2.0 * missed,)
+    assert gateway.state.response_times.missed[AGENTS[3]] == 2.0 * missed
     assert gateway.state.response_times.misses < 1.01
 
 

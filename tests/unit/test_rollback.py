@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from aggregator.rollback import roll_back
 from aggregator.rollback_command import rollback
 from aggregator.round_state import Phase
-from aggregator.runner import AggregatorRunner, RunStore
+from aggregator.run_store import RunStore
+from aggregator.runner import AggregatorRunner
 from fedprune.errors import ConfigurationError, StorageError
 from fedprune.system.ownership import owned
 from fedprune.task.evaluation import Evaluation

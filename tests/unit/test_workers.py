@@ -15,10 +15,12 @@ import pytest
 from aggregator.round_state import Phase, Plan
 from aggregator.runner import AggregatorRunner
 from aggregator.settings import AS_USUAL
+from aggregator.worker_watch import MOST_PROCESSOR_S, SILENT_S, Watch
 from aggregator.workers import Checked, Job, WorkerEnded, Workers
 from fedprune.errors import TrainingError
 from fedprune.model.tensors import weights_digest
 from fedprune.system.disk import Directory
+from fedprune.system.usage import Activity
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.wire.messages import Reason, Rejected, Submit, decode
 from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell, trained
@@ -27,6 +29,8 @@ from tests.samples import chunks
 
 AGENTS = tuple(f"pi-{number}" for number in range(6))
 PLAN = replace(TASK_PLAN, rounds=2, cohort=len(AGENTS), quorum=len(AGENTS))
+HANGS_S = 4.0
+"""In place of `SILENT_S`."""
 
 
 class Gateway:
@@ -97,6 +101,67 @@ def test_workers_that_are_killed_in_a_round_lose_nothing(tmp_path: Path) -> None
 
     assert digest(tmp_path / "with") == expected
     assert gateway.endings == 2
+
+
+def test_workers_that_hang_in_a_round_are_ended_and_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aggregator.workers.SILENT_S", HANGS_S)
+    monkeypatch.setattr("aggregator.worker_watch.SILENT_S", HANGS_S)
+    _, expected = without_workers(tmp_path / "without")
+
+    gateway = Gateway(tmp_path / "with", 2)
+    with gateway.workers:
+        for agent in AGENTS[:3]:
+            submit_update(gateway.site, gateway.runner, agent)
+        gateway.hear_until(lambda: gateway.accepted() == 3)
+        for process in gateway.workers.processes:
+            os.kill(process, signal.SIGSTOP)  # neither answers, nor ends
+        for agent in AGENTS[3:]:
+            submit_update(gateway.site, gateway.runner, agent)
+        gateway.hear_until(lambda: gateway.runner.state.round == 1)
+
+    assert digest(tmp_path / "with") == expected
+    assert gateway.endings >= 2
+    assert "hangs: it has done nothing for" in caplog.text
+
+
+def test_a_worker_that_hangs_while_its_sums_are_asked_for_holds_up_no_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.workers.SILENT_S", HANGS_S)
+    monkeypatch.setattr("aggregator.worker_watch.SILENT_S", HANGS_S)
+    _, expected = without_workers(tmp_path / "without")
+
+    gateway = Gateway(tmp_path / "with", 1)
+    with gateway.workers:
+        submit_all(gateway.site, gateway.runner)
+        event = gateway.events.get(timeout=PATIENCE_S)
+        while not (isinstance(event, Checked) and gateway.accepted() + len(event.verdicts) == len(AGENTS)):
+            gateway.runner.hear_worker(event)
+            event = gateway.events.get(timeout=PATIENCE_S)
+        for process in gateway.workers.processes:
+            os.kill(process, signal.SIGSTOP)
+        gateway.runner.hear_worker(event)  # all are accepted: the round is merged
+
+    assert digest(tmp_path / "with") == expected
+
+
+@pytest.mark.parametrize(("state", "used_s", "hangs"), [(False, 0.0, True), (True, 0.0, False), (False, 1.0, False)])
+def test_a_worker_that_waits_for_a_processor_or_has_had_some_does_not_hang(
+    state: bool, used_s: float, hangs: bool
+) -> None:
+    watch = Watch.begin(Activity(2.0, waits_for_processor=False), 1, now=0.0)
+    watch = watch.seen(Activity(2.0 + used_s, waits_for_processor=state), SILENT_S)
+
+    assert bool(watch.why_it_hangs(SILENT_S)) == hangs
+
+
+def test_a_worker_that_computes_for_ever_hangs() -> None:
+    watch = Watch.begin(Activity(2.0, waits_for_processor=True), 3, now=0.0)
+
+    assert not watch.seen(Activity(2.0 + 3 * MOST_PROCESSOR_S, waits_for_processor=True), 200.0).why_it_hangs(200.0)
+    assert watch.seen(Activity(3.0 + 3 * MOST_PROCESSOR_S, waits_for_processor=True), 200.0).why_it_hangs(200.0)
 
 
 def test_an_update_that_a_worker_folded_is_left_out_exactly(tmp_path: Path) -> None:

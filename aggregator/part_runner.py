@@ -1,0 +1,175 @@
+"""A sub-gateway's rounds: a parent gives each, and takes what the agents' updates add up to.
+
+To its agents a sub-gateway is a gateway like any other, with a run, a book and a signature of its own. The model is the
+parent's, which evaluates and prunes it. Outliers among the agents are judged here, where their norms are known, and the
+parent judges parts. An update is accepted once it is on this disk, and stays there until the parent gives another
+round: so a part that was lost with the process, or is asked for again, is made once more, of the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from aggregator.book import RoundRecord
+from aggregator.cohort import Standing
+from aggregator.deltas import keep_delta
+from aggregator.global_model import GlobalModel
+from aggregator.part_submit import part_submit
+from aggregator.partial_sum import encode_partial_sum
+from aggregator.round_merge import Merger, nowhere
+from aggregator.round_remarks import say_left_out
+from aggregator.round_state import Event, Phase, Plan, RoundGiven
+from aggregator.run_store import RunStore
+from aggregator.segments import forget_segments
+from aggregator.update_exchange import UpdateExchange
+from aggregator.workers import Workers
+from fedprune.codecs import parse_codec, parse_model_codec
+from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
+from fedprune.model.tensors import weights_digest
+from fedprune.task.bundle import Bundle
+from fedprune.task.checkpoints import forget_checkpoints, save_checkpoint
+from fedprune.wire.link import Link
+from fedprune.wire.messages import Submit
+from fedprune.wire.topics import Topics
+from fedprune.wire.versions import SPOKEN, Versions
+
+_KEPT = 1
+"""Checkpoints: workers read the present model."""
+
+_UNCOUNTED = "the gateway above did without this round's updates of this one"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenRound:
+    """A round of the parent's: its model, the deltas that lead to it, by the version that each leads to, as far as they
+    are known, the seconds that it may take, and the last round before whose part the parent merged, None if it did
+    without that."""
+
+    model: GlobalModel
+    deltas: Mapping[int, bytes]
+    seconds: float
+    counted: int | None
+
+    @property
+    def round(self) -> int:
+        return self.model.checkpoint.version
+
+
+class PartRunner(UpdateExchange):
+    """The agents' side of a sub-gateway. Construction resumes what the book says of the first round that is `given`.
+
+    `hand_over` makes a partial sum, and what is said of it, durable, and sees to it that the parent gets it.
+    `report` is told of each round whose part was handed over.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        bundle: Bundle,
+        topics: Topics,
+        link: Link,
+        store: RunStore,
+        given: GivenRound,
+        *,
+        hand_over: Callable[[Submit, bytes], None],
+        report: Callable[[RoundRecord], None],
+        clock: Callable[[], float],
+        keys: DeviceKeys | None = None,
+        signer: ManifestSigner | None = None,
+        workers: Workers | None = None,
+        spoken: Versions = SPOKEN,
+    ) -> None:
+        merger = Merger(
+            bundle.task,
+            bundle.network,
+            plan.run,
+            plan.seed,
+            parse_model_codec(plan.model_codec),
+            parse_codec(plan.codec),
+            store.updates,
+            None,
+            None,
+            elsewhere=nowhere if workers is None else workers.folded,
+            remembered=store.book.remembered,
+            sub_gateways=plan.sub_gateways,
+        )
+        super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)
+        self._contents = {plan.task.digest: bundle.blob}
+        self._hand_over, self._report = hand_over, report
+        self._next: GivenRound | None = None
+        self._take(given)
+        self._resume(plan, self._offer(), given.round)
+        self.state = replace(self.state, most_seconds=given.seconds)
+        if any(record.round == given.round for record in store.book.records()):  # it was handed over, and is asked for
+            self.state = replace(self.state, phase=Phase.MERGING)
+            self._merge(given.round)
+
+    def give(self, given: GivenRound) -> None:
+        """Go on with a round of the parent's; with one that goes on already, or hand its part over once more."""
+        if given.round != self.state.round:
+            self._next = given
+            self.settle()
+            self._go_on()
+        elif self.state.phase is Phase.MERGING:
+            self._merge(given.round)
+
+    def finish(self) -> None:
+        """The parent's run is over."""
+        if not self.is_done:
+            self.handle(RoundGiven(self.state.round, None, math.inf))
+
+    def _go_on(self) -> None:
+        """Begin the next round, unless an update is on its way to the disk: then as soon as it is there."""
+        if self._next is None or self.state.cohort.count(Standing.STORING):
+            return
+        given, self._next = self._next, None
+        uncounted = self._take(given)
+        self.handle(RoundGiven(given.round, self._offer(), given.seconds, uncounted))
+
+    def tick(self) -> None:
+        super().tick()
+        self._go_on()
+
+    def _take(self, given: GivenRound) -> dict[str, str]:
+        """Have the round's model, durably where workers read it; why updates of the round before do not count."""
+        book = self._store.book
+        forget_segments(self._store.updates, given.round)
+        former = book.latest(given.round)
+        uncounted = dict[str, str]()
+        if former is not None:
+            if former != given.counted:
+                book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
+            uncounted = {agent: why for agent, (round_, why) in book.left_out().items() if round_ == former}
+        self._model = given.model
+        for version, delta in sorted(given.deltas.items()):
+            keep_delta(self._store.checkpoints, version, delta, len(self._model.blob))
+        if self._workers is not None:
+            save_checkpoint(self._store.checkpoints, self._model.checkpoint)
+            forget_checkpoints(self._store.checkpoints, _KEPT, None)
+        return uncounted
+
+    def _hopeless(self, failed: int) -> str:
+        return (
+            f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; mend "
+            "their data, then start again: the round goes on"
+        )
+
+    def _merge(self, round_: int) -> list[Event]:
+        """Hand the round's part over, once it is booked; which round is next is for the parent to say."""
+        book = self._store.book
+        updates = book.accepted(round_)
+        records = book.records()
+        sums, merged = self._merger.part(self._model, updates, [each for each in records if each.round < round_])
+        if all(each.round != round_ for each in records):
+            record = self._record(round_, updates, merged, [])
+            book.finish(record, merged.left_out)
+            say_left_out(self._merge_log, round_, merged)
+            self._report(record)
+        checkpoint = self._model.checkpoint
+        part = encode_partial_sum(sums, bytes.fromhex(weights_digest(checkpoint.weights)))
+        taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
+        self._hand_over(part_submit(checkpoint.run, round_, part, taken, self._task), part)
+        return []

@@ -1,0 +1,297 @@
+"""The sub-gateway as a process: an agent to its parent, whose training is a round of its own federation.
+
+The agent's half is `edge_agent`'s, with another trainer: what it is assigned becomes a round of the aggregator's half
+(`aggregator.part_runner`), and what that hands over is its update. Each half has a link and a state directory of its
+own, and knows nothing of the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aggregator.book import RoundRecord
+from aggregator.round_machine import wake_at
+from aggregator.servable import why_no_partial_sums
+from aggregator.workers import Checked, WorkerEnded
+from edge_agent.agent_state import Disconnected, HeldChanged, Phase, Ticked, Train
+from edge_agent.joined_keys import JoinedKeys
+from edge_agent.limits import limits_here
+from edge_agent.local_round import LocalResult, PreparedUpdate, asks_for_statistics
+from edge_agent.renewal import keep_renewed
+from edge_agent.runner import AgentRunner
+from edge_agent.store import AgentStore
+from fedprune import __version__
+from fedprune.errors import ConfigurationError, FedpruneError, StorageError
+from fedprune.system.disk import Directory
+from fedprune.system.ownership import owned
+from fedprune.system.process import stopping
+from fedprune.system.service import SERVICE
+from fedprune.task.bundle import read_bundle
+from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
+from fedprune.wire.messages import CheckIn, Presence, Submit
+from fedprune.wire.topics import Topics, check_id
+from fedprune.wire.transport import MqttLink
+from sub_gateway.given import given_round
+from sub_gateway.run import Run
+from sub_gateway.settings import SubGatewaySettings
+
+_log = logging.getLogger(__name__)
+
+_PARENT = "parent"
+"""The directory, below that of the state, of what is remembered as an agent."""
+
+_MOST_EXAMPLES = 2**31 - 1
+"""What a sub-gateway checks in with: its agents say what they have, once they are there."""
+
+_LAST_ANSWER_S = 10.0
+"""Seconds in which the answer to the last part comes once the parent says that it is done."""
+
+
+@dataclass(frozen=True)
+class FromParent:
+    """An event of the link to the parent."""
+
+    event: Any
+
+
+class _Above:
+    """The queue of events, as the link to the parent has it."""
+
+    def __init__(self, events: queue.SimpleQueue[Any]) -> None:
+        self._events = events
+
+    def put(self, event: Any) -> None:
+        self._events.put(FromParent(event))
+
+    def qsize(self) -> int:
+        return self._events.qsize()
+
+
+def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[RoundRecord], None]) -> None:
+    """Serve a parent until it is done. Paths in `settings` are relative to `base`.
+
+    Raises `FedpruneError`s for what is wrong with the settings, brokers or disk, `KeyboardInterrupt` when it is
+    stopped; it goes on where it was when it is started again.
+    """
+    parent = settings.parent
+    topics, above = Topics(check_id(settings.name, "name")), Topics(check_id(parent.federation, "parent.federation"))
+    check_id(parent.name, "parent.name")
+    if settings.name == parent.federation and settings.broker.url == parent.broker.url:
+        raise ConfigurationError(
+            f"name: {settings.name} is the parent's federation, at the same broker; give this gateway's another name"
+        )
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with owned(base / settings.state, _PARENT) as directory:
+        disk = Directory(directory.path / _PARENT)
+        store = AgentStore(disk, parent.name, parent.federation)
+        keys = JoinedKeys(parent.federation, parent.authentication_key, parent.root_key, base, store, disk)
+        if parent.gateway is not None:
+            keep_renewed(base / parent.gateway)
+        status = above.status(parent.name)
+        with (
+            MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link,
+            MqttLink(
+                parent.broker.relative_to(base),
+                above.agent_client(parent.name),
+                _Above(events),
+                will=(status, _presence(parent.name, "offline")),
+            ) as link_above,
+            stopping(events),
+        ):
+            gateway = SubGateway(settings, base, topics, above, link, link_above, store, disk, keys, events, report)
+            try:
+                gateway.serve()
+            finally:
+                gateway.close()
+                link_above.publish(status, _presence(parent.name, "offline"), retain=True)
+                link_above.drain()
+                link.drain()
+
+
+class SubGateway:
+    """The two halves, and the events of both. Its own federation has a run as soon as the parent has given a round."""
+
+    def __init__(
+        self,
+        settings: SubGatewaySettings,
+        base: Path,
+        topics: Topics,
+        above: Topics,
+        link: MqttLink,
+        link_above: MqttLink,
+        store: AgentStore,
+        disk: Directory,
+        keys: JoinedKeys,
+        events: queue.SimpleQueue[Any],
+        report: Callable[[RoundRecord], None],
+    ) -> None:
+        self._settings, self._base, self._topics, self._above = settings, base, topics, above
+        self._link, self._link_above, self._store, self._keys = link, link_above, store, keys
+        self._events, self._report = events, report
+        self._run: Run | None = None
+        self._is_up = False
+        self._over_by: float | None = None
+        self._agent = AgentRunner(
+            settings.parent.name,
+            CheckIn(examples=_MOST_EXAMPLES),
+            limits_here(disk, settings.parent.broker.chunk_bytes),
+            above,
+            link_above,
+            store,
+            events.put,  # each round that is to be begun is an event
+            lambda: None,  # the agents go on: the round may be given once more
+            *keys.read(),
+        )
+
+    def serve(self) -> None:
+        """Handle events until the parent is done. A disk that refuses, or agents that all fail, end it; then the parent
+        is told first."""
+        try:
+            while not self._is_over():
+                self._handle(self._next_event())
+                self._agent.handle(Ticked(), time.monotonic())
+                if self._run is not None:
+                    self._run.runner.tick()
+                SERVICE.alive()
+        except FedpruneError as error:
+            self._agent.give_up(str(error), time.monotonic())
+            raise
+
+    def close(self) -> None:
+        """Let go of the run."""
+        if self._run is not None:
+            self._run.close()
+
+    def _is_over(self) -> bool:
+        """True once the parent is done, and has answered the last part or had time to."""
+        if not self._agent.is_finished:
+            self._over_by = None
+            return False
+        if self._over_by is None:
+            self._over_by = time.monotonic() + _LAST_ANSWER_S
+            if self._run is not None:
+                self._run.runner.finish()
+        return self._agent.state.pending is None or time.monotonic() >= self._over_by
+
+    def _next_event(self) -> Any:
+        """The next event; None once it is time for an alarm. What came together is stored together, before the wait."""
+        try:
+            return self._events.get_nowait()
+        except queue.Empty:
+            pass
+        alarms = [self._agent.state.wake_at, self._over_by]
+        if self._run is not None:
+            self._run.runner.settle()
+            alarms.append(wake_at(self._run.runner.state))
+        alarm = min((each for each in alarms if each is not None), default=None)
+        try:
+            return self._events.get(timeout=SERVICE.wait_until(alarm))
+        except queue.Empty:
+            return None
+
+    def _handle(self, event: Any) -> None:
+        runner = None if self._run is None else self._run.runner
+        match event:
+            case FromParent(inner):
+                self._hear_parent(inner)
+            case Train():
+                self._begin(event)
+            case LinkUp():
+                self._is_up = True
+                if runner is not None:
+                    runner.connect()
+            case LinkDown(reason):
+                self._is_up = False
+                _log.warning("connection to the broker lost (%s); trying again", reason)
+            case Delivery() if runner is not None:
+                runner.deliver(event)
+            case Drained() if runner is not None:
+                runner.drained()
+            case Checked() | WorkerEnded() if runner is not None and self._run is not None:
+                if self._run.workers is not None and self._run.workers.has(event.worker):
+                    runner.hear_worker(event)
+            case BaseException():
+                raise event
+
+    def _hear_parent(self, event: Any) -> None:
+        now = time.monotonic()
+        match event:
+            case LinkUp():
+                self._agent.authenticate(*self._keys.read())  # it may have joined anew
+                name = self._settings.parent.name
+                self._link_above.publish(self._above.status(name), _presence(name, "online"), retain=True)
+                self._agent.connect(now)
+            case LinkDown(reason):
+                _log.warning("connection to the parent's broker lost (%s); trying again", reason)
+                self._agent.handle(Disconnected(), now)
+            case Delivery():
+                self._agent.deliver(event, now)
+            case Drained():
+                self._agent.drained(now)
+            case BaseException():
+                raise event
+
+    def _begin(self, action: Train) -> None:
+        """Have the agents do the round that the parent assigned. What is wrong with it the parent is told."""
+        if not self._agent.state.awaits_training(action.number):
+            return
+        try:
+            self._open(action)
+        except StorageError:
+            raise
+        except Exception as error:
+            self._agent.end_training(action.number, error, time.monotonic())
+
+    def _open(self, action: Train) -> None:
+        assignment = action.assignment
+        if asks_for_statistics(assignment):
+            raise ConfigurationError("a sub-gateway gathers no statistics: give those of the task in task.toml")
+        bundle = read_bundle(self._store.task(assignment.task.digest))
+        if why := why_no_partial_sums(bundle.task):
+            raise ConfigurationError(f"a sub-gateway cannot add up updates to this task's models: {why}")
+        counted = self._store.counted(assignment.run)
+        given = given_round(assignment, action.model, bundle, self._store.held.telling(self._note_held), counted)
+        if self._run is not None and self._run.is_below(assignment):
+            self._run.runner.give(given)
+            return
+        self.close()
+        self._run = None
+        self._run = Run(
+            self._settings,
+            self._base,
+            assignment,
+            bundle,
+            given,
+            self._topics,
+            self._link,
+            self._events,
+            self._hand_over,
+            self._report,
+        )
+        if self._is_up:
+            self._run.runner.connect()
+
+    def _note_held(self, held: tuple[str, int]) -> None:
+        self._agent.handle(HeldChanged(held), time.monotonic())
+
+    def _hand_over(self, submit: Submit, part: bytes) -> None:
+        """Submit a part, if the parent still waits for it."""
+        state = self._agent.state
+        assignment = state.assignment
+        if state.phase is not Phase.TRAINING or assignment is None:
+            return
+        if (assignment.run, assignment.round) == (submit.run, submit.round):
+            result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
+            self._agent.end_training(state.training, result, time.monotonic())
+
+
+def _presence(agent: str, state: str) -> bytes:
+    return msgspec.json.encode(Presence(state=state, agent=agent, version=__version__))

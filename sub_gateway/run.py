@@ -1,0 +1,149 @@
+"""A run of a sub-gateway's own federation: its directory, its workers, and what serves its agents."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+from aggregator.book import RUN_ID_BYTES, RoundRecord
+from aggregator.part_runner import GivenRound, PartRunner
+from aggregator.round_state import Plan
+from aggregator.run_store import RunStore
+from aggregator.settings import AS_USUAL
+from aggregator.update_sizes import most_part_bytes, most_update_bytes
+from aggregator.workers import Job, Workers
+from fedprune.identity.device_keys import DeviceKeys
+from fedprune.identity.manifest_signer import ManifestSigner
+from fedprune.system.disk import storage_error
+from fedprune.system.ownership import owned
+from fedprune.task.bundle import Bundle
+from fedprune.task.run_directory import CHECKPOINTS, UPDATES
+from fedprune.wire.link import Link
+from fedprune.wire.messages import Assignment, Submit, Terms
+from fedprune.wire.topics import Topics
+from sub_gateway.settings import SubGatewaySettings
+
+_RUNS = "runs"
+_NO_LAST_ROUND = 2**31 - 1
+"""The parent says when it is over."""
+
+
+class Run:
+    """One run, below the parent's run and terms that `assignment` names; `close` ends it, and what it holds stays on
+    the disk. Of the runs that there were before, none does: nobody asks for their updates any more."""
+
+    def __init__(
+        self,
+        settings: SubGatewaySettings,
+        base: Path,
+        assignment: Assignment,
+        bundle: Bundle,
+        given: GivenRound,
+        topics: Topics,
+        link: Link,
+        events: queue.SimpleQueue[Any],
+        hand_over: Callable[[Submit, bytes], None],
+        report: Callable[[RoundRecord], None],
+    ) -> None:
+        self.parents, self.terms = assignment.run, _lasting(assignment.known)
+        signer = None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
+        name = assignment.run if signer is None else f"{assignment.run}.{signer.epoch}"  # a new epoch begins anew
+        runs = base / settings.state / _RUNS
+        _forget_all_but(runs, name)
+        self._stack = ExitStack()
+        with self._stack as opening:
+            directory = opening.enter_context(owned(runs / name, CHECKPOINTS, UPDATES))
+            store = RunStore.open(directory.path)
+            opening.callback(store.close)
+            run, starts = store.book.start(secrets.token_urlsafe(RUN_ID_BYTES), assignment.task.digest, {})
+            plan = _plan(settings, assignment, bundle, run, starts, store.book.ticket_key, signer)
+            job = Job(
+                bundle.task,
+                bundle.network,
+                plan.seed,
+                plan.codec,
+                AS_USUAL,
+                directory.path / CHECKPOINTS,
+                plan.sub_gateways,
+            )
+            workers = Workers(settings.workers, job, events) if settings.workers else nullcontext()
+            self.workers = opening.enter_context(workers)
+            self.runner = PartRunner(
+                plan,
+                bundle,
+                topics,
+                link,
+                store,
+                given,
+                hand_over=hand_over,
+                report=report,
+                clock=time.monotonic,
+                keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
+                signer=signer,
+                workers=self.workers,
+            )
+            self._stack = opening.pop_all()
+
+    def is_below(self, assignment: Assignment) -> bool:
+        """It is that of the parent's present run, by its present terms."""
+        return (self.parents, self.terms) == (assignment.run, _lasting(assignment.known))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _forget_all_but(runs: Path, name: str) -> None:
+    """Delete the directories of all runs but one. Raises `StorageError`."""
+    for former in runs.glob("*"):
+        if former.name != name:
+            try:
+                shutil.rmtree(former)
+            except OSError as error:
+                raise storage_error(former, error) from error
+
+
+def _lasting(terms: Terms) -> tuple[Any, ...]:
+    """What this gateway's agents are told of the parent's terms. Who signs these is between the two."""
+    return terms.task, terms.seed, terms.clock_steps, terms.codec, terms.model_codec, terms.hold_out
+
+
+def _plan(
+    settings: SubGatewaySettings,
+    assignment: Assignment,
+    bundle: Bundle,
+    run: str,
+    starts: int,
+    ticket_key: bytes,
+    signer: ManifestSigner | None,
+) -> Plan:
+    rounds, terms = settings.rounds, assignment.known
+    return Plan(
+        run=run,
+        incarnation=starts if signer is None else signer.count_start(),
+        rounds=_NO_LAST_ROUND,
+        cohort=rounds.cohort,
+        quorum=rounds.quorum_agents,
+        deadline_s=rounds.deadline_s,
+        gather_s=rounds.gather_s,
+        seed=terms.seed,
+        task=terms.task,
+        clock_steps_per_round=terms.clock_steps,
+        codec=terms.codec,
+        max_update_bytes=most_update_bytes(bundle.task.table),
+        ticket_key=ticket_key,
+        examples_cap=rounds.examples_cap,
+        fleet=frozenset(rounds.fleet),
+        hold_out=terms.hold_out,
+        model_codec=terms.model_codec,
+        seeded=bundle.task.initial is not None,
+        chunk_bytes=settings.broker.chunk_bytes,
+        statement=b"" if signer is None else signer.statement,
+        sub_gateways=frozenset(rounds.sub_gateways),
+        max_part_bytes=most_part_bytes(bundle.task.table),
+    )
