@@ -6,6 +6,7 @@ import logging
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -18,11 +19,16 @@ from fedprune.doctor.ownership import examine_user
 from fedprune.doctor.secrets import examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.identity.crossings import cross_all
+from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.epochs import ROOT_KEY, SIGNING, load_signing
-from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, ENROLMENT, Gateway, open_gateway
+from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, CONFIGURATION, ENROLMENT, Gateway, open_gateway
 from fedprune.wire.broker import Broker, Tls
 
 _PATIENCE_S = 5.0
+
+_LIMIT = "max_connections"
+_BESIDE_DEVICES = 2
+"""Connections of the aggregator, and of whoever checks or revokes."""
 
 _PARTS = (AUTHORITY, BROKER, ENROLMENT, AGGREGATOR)
 
@@ -48,6 +54,7 @@ def examine(directory: Path, now: datetime) -> Iterator[Finding]:
     yield _examine_epoch(directory)
     yield _examine_queue(directory)
     yield _examine_endpoint(settings.enrolment_port)
+    yield _examine_connections(gateway)
     network = [*examine_network(_broker(gateway), now)]
     yield from network
     if any(finding.verdict is Verdict.FAILED for finding in network):
@@ -117,6 +124,22 @@ def _examine_endpoint(port: int) -> Finding:
         told = f"nothing listens at port {port} ({(error.strerror or str(error)).lower()})"
         return warning("enrolment", f"{told}: nobody can join, and no federation is served", "fedprune gateway run")
     return ok("enrolment", f"devices can join at port {port}")
+
+
+def _examine_connections(gateway: Gateway) -> Finding:
+    """The broker takes as many as the machine's memory has room for, which may be fewer than have joined."""
+    check = "connections"
+    try:
+        with closing(DeviceKeys(gateway.path)) as keys:
+            joined = len(keys.names())
+        text = (gateway.path / CONFIGURATION).read_text()
+        most = int(next(line.split()[1] for line in text.splitlines() if line.startswith(_LIMIT)))
+    except (FedpruneError, OSError, ValueError, LookupError, StopIteration) as error:
+        return unknown(check, f"{gateway.path / CONFIGURATION} says no {_LIMIT} ({error})")
+    if joined + _BESIDE_DEVICES > most:
+        told = f"{joined} devices have joined, and the broker lets in {most} at a time: others are kept out"
+        return warning(check, told, "give the machine more memory, then `fedprune gateway init` once more")
+    return ok(check, f"the broker lets in {most} at a time; {joined} devices have joined")
 
 
 def _examine_rights(gateway: Gateway) -> Finding:

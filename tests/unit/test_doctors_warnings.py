@@ -51,5 +51,20 @@ def test_a_federation_that_is_passed_over_is_no_empty_queue(tmp_path: Path) -> N
     assert "and 1 more; mend it, or delete its directory" in line
 
 
+def test_a_fleet_that_is_larger_than_the_broker_lets_in_is_told(tmp_path: Path) -> None:
+    gateway = init_gateway(tmp_path / "gateway", GatewaySettings(("127.0.0.1",), federation="tests"), NOW)
+    gateway.devices.invite("pi-1", b"secret", 10)
+    gateway.devices.redeem(b"secret", b"request", "127.0.0.1", 1, lambda _: (b"certificate", 1))
+    assert _finding(gateway_doctor.examine(gateway.path, NOW), "connections").line.startswith("ok")
+
+    configuration = gateway.path / "mosquitto.conf"
+    lines = configuration.read_text().splitlines()
+    few = ["max_connections 2" if line.startswith("max_connections") else line for line in lines]
+    configuration.write_text("\n".join(few))
+    line = _finding(gateway_doctor.examine(gateway.path, NOW), "connections").line
+    assert line.startswith("warning")
+    assert "1 devices have joined, and the broker lets in 2 at a time: others are kept out" in line
+
+
 def _finding(findings: Iterator[Finding], check: str) -> Finding:
     return next(finding for finding in findings if finding.check == check)
