@@ -140,6 +140,7 @@ class PartRunner(UpdateExchange):
         former = book.latest(given.round)
         uncounted = dict[str, str]()
         if former is not None:
+            book.forget(former)
             if former != given.counted:
                 book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
             uncounted = {agent: why for agent, (round_, why) in book.left_out().items() if round_ == former}
@@ -165,7 +166,7 @@ class PartRunner(UpdateExchange):
         sums, merged = self._merger.part(self._model, updates, [each for each in records if each.round < round_])
         if all(each.round != round_ for each in records):
             record = self._record(round_, updates, merged, [])
-            book.finish(record, merged.left_out)
+            book.finish(record, merged.left_out, forgets=False)  # it may be asked for again
             say_left_out(self._merge_log, round_, merged)
             self._report(record)
         checkpoint = self._model.checkpoint
