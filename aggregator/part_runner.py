@@ -116,6 +116,10 @@ class PartRunner(UpdateExchange):
         elif self.state.phase is Phase.MERGING:
             self._merge(given.round)
 
+    def allow(self, seconds: float) -> None:
+        """The parent leaves so many seconds for the round from now on, if that is more than it did."""
+        self.state = replace(self.state, most_seconds=max(self.state.most_seconds, seconds))
+
     def finish(self) -> None:
         """The parent's run is over."""
         if not self.is_done:

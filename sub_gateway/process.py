@@ -39,7 +39,7 @@ from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence, Submit
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
-from sub_gateway.given import given_round
+from sub_gateway.given import given_round, seconds_below
 from sub_gateway.run import Run
 from sub_gateway.settings import SubGatewaySettings
 
@@ -139,6 +139,7 @@ class SubGateway:
         self._run: Run | None = None
         self._is_up = False
         self._over_by: float | None = None
+        self._deadline = 0.0
         self._agent = AgentRunner(
             settings.parent.name,
             CheckIn(examples=_MOST_EXAMPLES),
@@ -157,13 +158,23 @@ class SubGateway:
         try:
             while not self._is_over():
                 self._handle(self._next_event())
-                self._agent.handle(Ticked(), time.monotonic())
-                if self._run is not None:
-                    self._run.runner.tick()
+                self.tick()
                 SERVICE.alive()
         except FedpruneError as error:
             self._agent.give_up(str(error), time.monotonic())
             raise
+
+    def tick(self) -> None:
+        """Both halves look at the time. What the parent leaves for a round is more once its deadline has passed."""
+        now = time.monotonic()
+        self._agent.handle(Ticked(), now)
+        if self._run is None:
+            return
+        state = self._agent.state
+        if state.phase is Phase.TRAINING and state.deadline != self._deadline:
+            self._deadline = state.deadline
+            self._run.runner.allow(seconds_below(state.deadline - now))
+        self._run.runner.tick()
 
     def close(self) -> None:
         """Let go of the run."""
@@ -258,7 +269,8 @@ class SubGateway:
         if why := why_no_partial_sums(bundle.task):
             raise ConfigurationError(f"a sub-gateway cannot add up updates to this task's models: {why}")
         counted = self._store.counted(assignment.run)
-        given = given_round(assignment, action.model, bundle, self._store.held.telling(self._note_held), counted)
+        held, self._deadline = self._store.held.telling(self._note_held), self._agent.state.deadline
+        given = given_round(assignment, action.model, bundle, held, counted, self._deadline - time.monotonic())
         if self._run is not None and self._run.is_below(assignment):
             self._run.runner.give(given)
             return
