@@ -40,7 +40,7 @@ from fedprune.wire.messages import CheckIn, Presence, Submit
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 from sub_gateway.given import given_round, seconds_below
-from sub_gateway.run import Run
+from sub_gateway.run import Run, had_part_in
 from sub_gateway.settings import SubGatewaySettings
 
 _log = logging.getLogger(__name__)
@@ -140,6 +140,8 @@ class SubGateway:
         self._is_up = False
         self._over_by: float | None = None
         self._deadline = 0.0
+        self._open_run: str | None = None
+        self._waits_after: str | None = None
         self._agent = AgentRunner(
             settings.parent.name,
             CheckIn(examples=_MOST_EXAMPLES),
@@ -183,7 +185,11 @@ class SubGateway:
 
     def _is_over(self) -> bool:
         """True once the parent is done, and has answered the last part or had time to."""
-        if not self._agent.is_finished:
+        run, seen = self._agent.finished_run, self._agent.state.seen
+        if run is None:
+            self._open_run = None if seen is None else seen.run
+        if run is None or not (run == self._open_run or had_part_in(self._base / self._settings.state, run)):
+            self._say_that_it_waits(run)
             self._over_by = None
             return False
         if self._over_by is None:
@@ -191,6 +197,12 @@ class SubGateway:
             if self._run is not None:
                 self._run.runner.finish()
         return self._agent.state.pending is None or time.monotonic() >= self._over_by
+
+    def _say_that_it_waits(self, run: str | None) -> None:
+        """For a federation to begin, where what the broker retained is of one that ended without this gateway."""
+        if run is not None and run != self._waits_after:
+            _log.info("the parent's last federation is over; waiting for its next one")
+        self._waits_after = run
 
     def _next_event(self) -> Any:
         """The next event; None once it is time for an alarm. What came together is stored together, before the wait."""

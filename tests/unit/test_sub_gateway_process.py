@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from aggregator.runner import AggregatorRunner
@@ -17,6 +18,7 @@ from edge_agent.joined_keys import JoinedKeys
 from edge_agent.store import AgentStore
 from fedprune.system.disk import Directory
 from fedprune.wire.link import Delivery, LinkUp
+from fedprune.wire.messages import Manifest, encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
 from sub_gateway.given import LEAST_S, seconds_below
@@ -118,3 +120,24 @@ def test_agents_have_three_quarters_of_what_the_parent_leaves_once_the_model_is_
 
     assert math.isclose(below.seconds, 450.0, abs_tol=15.0)
     below.gateway.close()
+
+
+@pytest.mark.parametrize("had_part", ["in rounds", "as one that may be assigned", ""])
+def test_a_parent_that_was_done_before_is_waited_for_unless_this_gateway_had_part_in_that(
+    tmp_path: Path, parent: tuple[Site, AggregatorRunner, list[float]], caplog: pytest.LogCaptureFixture, had_part: str
+) -> None:
+    site, runner, _ = parent
+    caplog.set_level("INFO")
+    below = Below(tmp_path / "below", site, runner)
+    if had_part == "in rounds":
+        below.connect()
+        below.gateway.close()
+        below = Below(tmp_path / "below", site, runner)
+    begun = Manifest(run=PARENT.run, incarnation=PARENT.incarnation, round=0)
+    done = msgspec.structs.replace(begun, round=PARENT.rounds, done=True)
+    for manifest in (begun, done, done) if had_part.startswith("as") else (done, done):
+        below.gateway._handle(FromParent(Delivery(TOPICS.round, encode(manifest), retained=True)))
+        below.gateway.tick()
+
+        assert below.gateway._is_over() is bool(had_part and manifest.done)
+    assert caplog.text.count("is over; waiting for its next one") == (not had_part)
