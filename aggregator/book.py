@@ -330,6 +330,10 @@ class Book:
         )
         return {agent: (round_, why) for agent, round_, why in rows}
 
+    def left_out_in(self, round_: int) -> dict[str, str]:
+        """The reasons for a round's updates that its merge did without, by agent."""
+        return dict(self._fetch("SELECT agent, left_out FROM updates WHERE round = ? AND left_out NOT NULL", round_))
+
     def rounds_apart(self, agent: str, before: int, most: int) -> int:
         """How many of an agent's last `most` updates of the rounds before `before`, without a gap, stood apart."""
         rows = self._fetch(

@@ -147,7 +147,7 @@ class PartRunner(UpdateExchange):
             book.forget(former)
             if former != given.counted:
                 book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
-            uncounted = {agent: why for agent, (round_, why) in book.left_out().items() if round_ == former}
+            uncounted = book.left_out_in(former)
         self._model = given.model
         for version, delta in sorted(given.deltas.items()):
             keep_delta(self._store.checkpoints, version, delta, len(self._model.blob))
