@@ -24,6 +24,7 @@ class DeviceKeys:
             )
         self._version: int | None = None
         self._keys: dict[str, bytes] = {}
+        self._names = frozenset[str]()
         try:
             self._connection = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=rw", timeout=BUSY_S, uri=True)
         except sqlite3.Error as error:
@@ -34,8 +35,9 @@ class DeviceKeys:
         return self._present().get(name)
 
     def names(self) -> frozenset[str]:
-        """Those who have a key."""
-        return frozenset(self._present())
+        """Those who have a key; the same object until somebody changes the file."""
+        self._present()
+        return self._names
 
     def _present(self) -> dict[str, bytes]:
         try:
@@ -43,6 +45,7 @@ class DeviceKeys:
             if version != self._version:
                 rows = self._connection.execute("SELECT name, key FROM certificates WHERE revoked IS NULL")
                 self._keys, self._version = dict(rows.fetchall()), version
+                self._names = frozenset(self._keys)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
         return self._keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from aggregator.floods import MOST_SAID, SHUT_OUT_S, WINDOW_S, Floods
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.devices import Devices
 from fedprune.wire.link import Delivery
-from tests.gateways import TOPICS, Site
+from fedprune.wire.transfer import CHUNK_SIZES
+from tests.gateways import TASK_PLAN, TOPICS, Site
 
 CAPTURED, OTHER, LATER = "pi-1", "pi-2", "pi-3"
 ALL = {TOPICS.round, TOPICS.all_up, TOPICS.all_status}
@@ -95,3 +97,42 @@ def test_names_that_no_gateway_vouches_for_shut_nobody_out(tmp_path: Path) -> No
     for _ in range(2 * MOST_SAID):
         runner.deliver(Delivery(TOPICS.up(CAPTURED, "check-in"), b""))
     assert set(site.link.filters) == ALL
+
+
+def test_a_sub_gateways_part_may_be_of_more_chunks_than_an_update(tmp_path: Path, gateway: Devices) -> None:
+    del gateway
+    plan = replace(TASK_PLAN, sub_gateways=frozenset({OTHER}), max_part_bytes=2000 * CHUNK_SIZES[1])
+    site = Site(tmp_path / "run")
+    runner = site.start(plan, keys=DeviceKeys(tmp_path / "gateway"))
+    runner.connect()
+    for _ in range(MOST_SAID + 2000):
+        runner.deliver(Delivery(TOPICS.up(OTHER, "chunk"), b""))
+    assert set(site.link.filters) == ALL
+    for _ in range(10):
+        runner.deliver(Delivery(TOPICS.up(OTHER, "chunk"), b""))
+    assert set(site.link.filters) == {TOPICS.round, TOPICS.all_up_of(CAPTURED)}
+
+
+class Counting(frozenset[str]):
+    """Names that count how often they are gone through."""
+
+    times = 0
+
+    def __sub__(self, other: object) -> frozenset[str]:
+        Counting.times += 1
+        return frozenset(self) - frozenset(other)  # type: ignore[call-overload, no-any-return]
+
+
+def test_while_a_device_floods_events_cost_the_same_for_any_number_of_devices(
+    tmp_path: Path, gateway: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del gateway
+    site, keys = Site(tmp_path / "run"), DeviceKeys(tmp_path / "gateway")
+    names = Counting(keys.names())
+    monkeypatch.setattr(keys, "names", lambda: names)
+    runner = site.start(keys=keys)
+    runner.connect()
+    for _ in range(2 * MOST_SAID):
+        runner.deliver(Delivery(TOPICS.status(CAPTURED), b""))
+        runner.tick()
+    assert Counting.times == 1
