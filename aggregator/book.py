@@ -240,20 +240,31 @@ class Book:
         return dict(self._fetch("SELECT agent, digest FROM refused"))
 
     def finish(
-        self, record: RoundRecord, left_out: Mapping[str, str] = NOTHING, apart: Mapping[str, str] = NOTHING
+        self,
+        record: RoundRecord,
+        left_out: Mapping[str, str] = NOTHING,
+        apart: Mapping[str, str] = NOTHING,
+        *,
+        forgets: bool = True,
     ) -> None:
-        """A round is merged. `left_out` and `apart` give the reasons for what the record says of agents, by agent."""
+        """A round is merged. `left_out` and `apart` give the reasons for what the record says of agents, by agent.
+        Unless it `forgets`, its updates may be merged once more, until `forget`."""
         with self._transaction():
             for column, reasons in (("left_out", left_out), ("apart", apart)):
                 self._connection.executemany(
                     f"UPDATE updates SET {column} = ? WHERE round = ? AND agent = ?",
                     [(why, record.round, agent) for agent, why in reasons.items()],
                 )
-            self._connection.execute("UPDATE updates SET tallies = x'' WHERE round = ?", (record.round,))
-            forget(self._connection, record.round)
+            if forgets:
+                self._forget(record.round)
             self._connection.execute(
                 "UPDATE rounds SET record = ? WHERE round = ?", (msgspec.json.encode(record).decode(), record.round)
             )
+
+    def forget(self, round_: int) -> None:
+        """Nobody merges a round's updates any more: what only that takes goes."""
+        with self._transaction():
+            self._forget(round_)
 
     def leave_out(self, round_: int, reasons: Mapping[str, str]) -> None:
         """Agents' accepted updates of a round do not count after all, for these reasons."""
@@ -319,6 +330,10 @@ class Book:
         )
         return {agent: (round_, why) for agent, round_, why in rows}
 
+    def left_out_in(self, round_: int) -> dict[str, str]:
+        """The reasons for a round's updates that its merge did without, by agent."""
+        return dict(self._fetch("SELECT agent, left_out FROM updates WHERE round = ? AND left_out NOT NULL", round_))
+
     def rounds_apart(self, agent: str, before: int, most: int) -> int:
         """How many of an agent's last `most` updates of the rounds before `before`, without a gap, stood apart."""
         rows = self._fetch(
@@ -338,6 +353,10 @@ class Book:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _forget(self, round_: int) -> None:
+        self._connection.execute("UPDATE updates SET tallies = x'' WHERE round = ?", (round_,))
+        forget(self._connection, round_)
 
     def _prepare(self) -> None:
         """Make the tables of a new book. Raises `StorageError` for a book of another format."""

@@ -94,4 +94,4 @@ def _most_chunks(state: RoundState, agent: str) -> int:
     """That an agent may send in a window: of the largest update, or of its own if that comes in smaller ones."""
     upload = state.uploads.get(agent)
     of_its_own = 0 if upload is None else min(upload.receiving.count, _MOST_CHUNKS)
-    return max(chunk_count(state.plan.max_update_bytes, _CHUNK_BYTES), of_its_own)
+    return max(chunk_count(state.plan.most_bytes(agent), _CHUNK_BYTES), of_its_own)

@@ -116,6 +116,10 @@ class PartRunner(UpdateExchange):
         elif self.state.phase is Phase.MERGING:
             self._merge(given.round)
 
+    def allow(self, seconds: float) -> None:
+        """The parent leaves so many seconds for the round from now on, if that is more than it did."""
+        self.state = replace(self.state, most_seconds=max(self.state.most_seconds, seconds))
+
     def finish(self) -> None:
         """The parent's run is over."""
         if not self.is_done:
@@ -140,9 +144,10 @@ class PartRunner(UpdateExchange):
         former = book.latest(given.round)
         uncounted = dict[str, str]()
         if former is not None:
+            book.forget(former)
             if former != given.counted:
                 book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
-            uncounted = {agent: why for agent, (round_, why) in book.left_out().items() if round_ == former}
+            uncounted = book.left_out_in(former)
         self._model = given.model
         for version, delta in sorted(given.deltas.items()):
             keep_delta(self._store.checkpoints, version, delta, len(self._model.blob))
@@ -165,7 +170,7 @@ class PartRunner(UpdateExchange):
         sums, merged = self._merger.part(self._model, updates, [each for each in records if each.round < round_])
         if all(each.round != round_ for each in records):
             record = self._record(round_, updates, merged, [])
-            book.finish(record, merged.left_out)
+            book.finish(record, merged.left_out, forgets=False)  # it may be asked for again
             say_left_out(self._merge_log, round_, merged)
             self._report(record)
         checkpoint = self._model.checkpoint

@@ -17,7 +17,8 @@ RECALL = "SELECT signs FROM remembered WHERE agent = ? AND round < ? ORDER BY ro
 _FORGET = """
 DELETE FROM remembered WHERE (agent, round) IN (
     SELECT agent, (
-        SELECT round FROM remembered AS each WHERE each.agent = updates.agent ORDER BY round DESC LIMIT 1 OFFSET ?
+        SELECT round FROM remembered AS each WHERE each.agent = updates.agent AND each.round <= updates.round
+        ORDER BY round DESC LIMIT 1 OFFSET ?
     ) FROM updates WHERE round = ?
 )
 """
@@ -30,5 +31,5 @@ def remember(connection: sqlite3.Connection, round_: int, signs: Mapping[str, by
 
 
 def forget(connection: sqlite3.Connection, round_: int) -> None:
-    """Forget the update that is one too many of each agent of a round, which is merged."""
+    """Forget the update that is one too many of each agent of a round, whose updates nobody reads any more."""
     connection.execute(_FORGET, (MOST_UPDATES, round_))

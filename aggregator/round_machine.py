@@ -4,7 +4,7 @@ The ways between phases, and the events that take them (drawn from the table, se
 
     GATHERING -> TRAINING  Ticked, CheckIn, RoundGiven
     GATHERING -> DONE      RoundGiven
-    TRAINING -> MERGING    Connected, Ticked, Submit, Failed, UpdateStored, UpdateRefused
+    TRAINING -> MERGING    Connected, Ticked, Submit, Failed, UpdateStored, UpdateRefused, HistoryDiffers
     TRAINING -> GATHERING  RoundGiven
     TRAINING -> DONE       RoundGiven
     MERGING -> GATHERING   Merged, RoundGiven
@@ -339,7 +339,9 @@ def _refuse(state: RoundState, event: UpdateRefused, now: float) -> Step:
 
 
 def _ask_for_shared(state: RoundState, event: HistoryDiffers, _: float) -> Step:
-    return ask_for_shared(state, event)
+    state, asked = ask_for_shared(state, event)
+    state, more = merge_if_complete(state)
+    return state, asked + more
 
 
 TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
@@ -365,7 +367,7 @@ TABLE: Mapping[tuple[Phase, type], Row[RoundState, Action]] = {
     (Phase.TRAINING, UpdateStored): row(_accept, Phase.MERGING),
     (Phase.TRAINING, UpdateRefused): row(_refuse, Phase.MERGING),
     (Phase.TRAINING, RoundGiven): row(begin_given, Phase.GATHERING, Phase.DONE),
-    (Phase.TRAINING, HistoryDiffers): row(_ask_for_shared),
+    (Phase.TRAINING, HistoryDiffers): row(_ask_for_shared, Phase.MERGING),
     (Phase.MERGING, Connected): row(_announce),
     (Phase.MERGING, Ticked): row(_tick),
     (Phase.MERGING, LinkDrained): row(_drain),

@@ -209,10 +209,9 @@ class Plan:
     one update may weigh. `ticket_key` makes tickets, which show that an agent can be reached under its name.
 
     `sub_gateways` are the agents whose updates are partial sums, of `max_part_bytes` at most: what they weigh is not
-    capped, since that was done below.
-    `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes how models travel. `seeded`:
-    version 0 is random, and follows from the task alone.
-    `statement`: who signs the manifests, by the root key of a gateway that devices have joined.
+    capped, since that was done below. `chunk_bytes`: the largest chunks that the broker takes. `model_codec` describes
+    how models travel. `seeded`: version 0 is random, and follows from the task alone. `statement`: who signs the
+    manifests, by the root key of a gateway that devices have joined.
     """
 
     run: str
@@ -237,6 +236,10 @@ class Plan:
     statement: bytes = b""
     sub_gateways: frozenset[str] = frozenset()
     max_part_bytes: int = 0
+
+    def most_bytes(self, agent: str) -> int:
+        """The most that an agent's update may have."""
+        return self.max_part_bytes if agent in self.sub_gateways else self.max_update_bytes
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,7 @@ def take_submit(state: RoundState, said: Said, now: float) -> Step:
         if not member.has_work:  # a message that came twice is no second try
             return answer_outside_round(state, said, now)
         return refuse_update(state, agent, submit, f"it is the update that was refused before: {member.why}")
-    is_part = agent in state.plan.sub_gateways
-    most_bytes = state.plan.max_part_bytes if is_part else state.plan.max_update_bytes
+    most_bytes = state.plan.most_bytes(agent)
     if submit.content.size > most_bytes:
         return refuse_update(state, agent, submit, f"over {most_bytes} bytes")
     if member.standing in (Standing.FAILED, Standing.FORGIVEN):  # it tried again, and can after all

@@ -131,9 +131,9 @@ class AgentRunner:
         self._round: tuple[str, int] | None = None
 
     @property
-    def is_finished(self) -> bool:
-        """The gateway's last manifest that counts says that its federation is done."""
-        return self._manifest is not None and self._manifest.done
+    def finished_run(self) -> str | None:
+        """The run of the gateway's last manifest that counts, if that says that its federation is done."""
+        return self._manifest.run if self._manifest is not None and self._manifest.done else None
 
     def authenticate(self, key: bytes | None, proof: GatewayProof | None) -> None:
         """The device has joined anew: its messages have codes of another key from now on, manifests another proof."""

@@ -15,8 +15,19 @@ from fedprune.wire.messages import Assignment
 _SHARE = 0.75
 """Of the seconds that the parent leaves for the round: the part has to be sent in the others."""
 
+LEAST_S = 15.0
+"""Seconds that agents are given at least. With less a round would end again and again, and drop each time what is on
+its way; and a parent that lacks updates still waits for the part after its deadline."""
 
-def given_round(assignment: Assignment, fetched: bytes, bundle: Bundle, held: Held, counted: int | None) -> GivenRound:
+
+def seconds_below(left: float) -> float:
+    """The seconds that agents may take where the parent leaves so many."""
+    return max(LEAST_S, _SHARE * left)
+
+
+def given_round(
+    assignment: Assignment, fetched: bytes, bundle: Bundle, held: Held, counted: int | None, left: float
+) -> GivenRound:
     """Decode the model of an assignment, and what leads to it.
 
     Args:
@@ -25,6 +36,7 @@ def given_round(assignment: Assignment, fetched: bytes, bundle: Bundle, held: He
         bundle: the task's.
         held: what this gateway holds.
         counted: the last round whose part was accepted; None for none.
+        left: the seconds that the parent leaves for the round.
 
     Raises what `round_model` does.
     """
@@ -36,7 +48,7 @@ def given_round(assignment: Assignment, fetched: bytes, bundle: Bundle, held: He
     return GivenRound(
         restored_model(checkpoint, bundle.task, values, model.form),
         _deltas(assignment, fetched),
-        _SHARE * assignment.seconds_left,
+        seconds_below(left),
         None if left_out is not None and left_out.round == counted else counted,
     )
 

@@ -20,8 +20,8 @@ import msgspec
 from aggregator.book import RoundRecord
 from aggregator.round_machine import wake_at
 from aggregator.servable import why_no_partial_sums
-from aggregator.sub_gateway.given import given_round
-from aggregator.sub_gateway.run import Run
+from aggregator.sub_gateway.given import given_round, seconds_below
+from aggregator.sub_gateway.run import Run, had_part_in
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.workers import Checked, WorkerEnded
 from edge_agent.agent_state import Disconnected, HeldChanged, Phase, Ticked, Train
@@ -139,6 +139,9 @@ class SubGateway:
         self._run: Run | None = None
         self._is_up = False
         self._over_by: float | None = None
+        self._deadline = 0.0
+        self._open_run: str | None = None
+        self._waits_after: str | None = None
         self._agent = AgentRunner(
             settings.parent.name,
             CheckIn(examples=_MOST_EXAMPLES),
@@ -157,13 +160,23 @@ class SubGateway:
         try:
             while not self._is_over():
                 self._handle(self._next_event())
-                self._agent.handle(Ticked(), time.monotonic())
-                if self._run is not None:
-                    self._run.runner.tick()
+                self.tick()
                 SERVICE.alive()
         except FedpruneError as error:
             self._agent.give_up(str(error), time.monotonic())
             raise
+
+    def tick(self) -> None:
+        """Both halves look at the time. What the parent leaves for a round is more once its deadline has passed."""
+        now = time.monotonic()
+        self._agent.handle(Ticked(), now)
+        if self._run is None:
+            return
+        state = self._agent.state
+        if state.phase is Phase.TRAINING and state.deadline != self._deadline:
+            self._deadline = state.deadline
+            self._run.runner.allow(seconds_below(state.deadline - now))
+        self._run.runner.tick()
 
     def close(self) -> None:
         """Let go of the run."""
@@ -172,7 +185,11 @@ class SubGateway:
 
     def _is_over(self) -> bool:
         """True once the parent is done, and has answered the last part or had time to."""
-        if not self._agent.is_finished:
+        run, seen = self._agent.finished_run, self._agent.state.seen
+        if run is None:
+            self._open_run = None if seen is None else seen.run
+        if run is None or not (run == self._open_run or had_part_in(self._base / self._settings.state, run)):
+            self._say_that_it_waits(run)
             self._over_by = None
             return False
         if self._over_by is None:
@@ -180,6 +197,12 @@ class SubGateway:
             if self._run is not None:
                 self._run.runner.finish()
         return self._agent.state.pending is None or time.monotonic() >= self._over_by
+
+    def _say_that_it_waits(self, run: str | None) -> None:
+        """For a federation to begin, where what the broker retained is of one that ended without this gateway."""
+        if run is not None and run != self._waits_after:
+            _log.info("the parent's last federation is over; waiting for its next one")
+        self._waits_after = run
 
     def _next_event(self) -> Any:
         """The next event; None once it is time for an alarm. What came together is stored together, before the wait."""
@@ -258,7 +281,8 @@ class SubGateway:
         if why := why_no_partial_sums(bundle.task):
             raise ConfigurationError(f"a sub-gateway cannot add up updates to this task's models: {why}")
         counted = self._store.counted(assignment.run)
-        given = given_round(assignment, action.model, bundle, self._store.held.telling(self._note_held), counted)
+        held, self._deadline = self._store.held.telling(self._note_held), self._agent.state.deadline
+        given = given_round(assignment, action.model, bundle, held, counted, self._deadline - time.monotonic())
         if self._run is not None and self._run.is_below(assignment):
             self._run.runner.give(given)
             return

@@ -98,6 +98,11 @@ class Run:
         self._stack.close()
 
 
+def had_part_in(state: Path, run: str) -> bool:
+    """True if there was a run below that one of the parent's, and none below another since."""
+    return any(each.name.partition(".")[0] == run for each in (state / _RUNS).glob("*"))
+
+
 def _forget_all_but(runs: Path, name: str) -> None:
     """Delete the directories of all runs but one. Raises `StorageError`."""
     for former in runs.glob("*"):

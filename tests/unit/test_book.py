@@ -321,3 +321,12 @@ def test_a_rollback_forgets_what_the_rounds_that_it_undoes_sent(book: Book) -> N
     book.roll_back(2, "another-run")
 
     assert book.remembered("pi-1", 10) == [b"1", b"0"]
+
+
+def test_the_reasons_for_a_rounds_updates_that_do_not_count_are_its_own(book: Book) -> None:
+    for round_ in range(2):
+        book.assign(round_, COHORT, CAP)
+        book.accept(round_, {agent: update(f"{agent} {round_}") for agent in COHORT})
+        book.leave_out(round_, {"pi-1": f"why in {round_}"})
+
+    assert [book.left_out_in(round_) for round_ in range(3)] == [{"pi-1": "why in 0"}, {"pi-1": "why in 1"}, {}]

@@ -14,7 +14,7 @@ from fedprune.system.values import replace
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import Content
 from fedprune.wire.transfer import CHUNK_SIZES, LinkTraits, Receiving
-from tests.gateways import TOPICS, Site
+from tests.gateways import TASK_PLAN, TOPICS, Site
 from tests.samples import submit
 
 CAPTURED, OTHER, LATER = "pi-1", "pi-2", "pi-3"
@@ -156,3 +156,17 @@ def test_names_that_no_gateway_vouches_for_shut_nobody_out(tmp_path: Path) -> No
     for _ in range(2 * MOST_SAID):
         runner.deliver(Delivery(TOPICS.up(CAPTURED, "check-in"), b""))
     assert set(site.link.filters) == ALL
+
+
+def test_a_sub_gateways_part_may_be_of_more_chunks_than_an_update(tmp_path: Path, gateway: Devices) -> None:
+    del gateway
+    plan = replace(TASK_PLAN, sub_gateways=frozenset({OTHER}), max_part_bytes=2000 * CHUNK_SIZES[1])
+    site = Site(tmp_path / "run")
+    runner = site.start(plan, keys=DeviceKeys(tmp_path / "gateway"))
+    runner.connect()
+    for _ in range(MOST_SAID + 2000):
+        runner.deliver(Delivery(TOPICS.up(OTHER, "chunk"), b""))
+    assert set(site.link.filters) == ALL
+    for _ in range(10):
+        runner.deliver(Delivery(TOPICS.up(OTHER, "chunk"), b""))
+    assert set(site.link.filters) == {TOPICS.round, TOPICS.all_up_of(CAPTURED)}

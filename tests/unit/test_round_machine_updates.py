@@ -311,3 +311,17 @@ def test_an_update_by_another_history_is_asked_for_without_and_its_agent_keeps_i
     assert gateway.hears("pi-0", shared) == (StoreUpdate("pi-0", named, b"shared", 1500),)
     gateway.gets(UpdateStored("pi-0"))
     assert gateway.standing(Standing.ACCEPTED) == {"pi-0"}
+
+
+def test_a_round_that_has_its_updates_does_not_wait_for_a_spare_agents_to_come_without_a_history() -> None:
+    gateway = training()
+    gateway.state = replace(gateway.state, spares=1)
+    gateway.hears("pi-3", CHECK_IN)
+    gateway.hears("pi-3", submission("pi-3"), *chunks(update_of("pi-3")))
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        gateway.takes_update_of(agent)
+    assert gateway.state.phase is Phase.TRAINING, "one is on its way to the disk"
+
+    *_, merge = gateway.gets(HistoryDiffers("pi-3"))
+
+    assert merge == Merge(0)

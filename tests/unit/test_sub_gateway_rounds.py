@@ -59,9 +59,9 @@ class Below(Site):
         super().__init__(path)
         self.parts: list[tuple[Submit, bytes]] = []
 
-    def takes(self, given: GivenRound) -> PartRunner:
+    def takes(self, given: GivenRound, codec: str = BELOW.codec) -> PartRunner:
         """A process that starts with a round."""
-        directory, plan = Directory(self.path), BELOW
+        directory, plan = Directory(self.path), replace(BELOW, codec=codec)
         book = self.book = Book.open(self.path / "book.sqlite")
         run, incarnation = book.start(plan.run, plan.task.digest, {})
         plan = replace(plan, run=run, incarnation=incarnation, ticket_key=TASK_PLAN.ticket_key)
