@@ -35,7 +35,7 @@ from fedprune.data.room import Room
 from fedprune.errors import StorageError
 from fedprune.model.tensors import Weights
 from fedprune.system.disk import Directory
-from fedprune.system.memory import return_large_arrays
+from fedprune.system.memory import return_large_arrays, return_unused_pages
 from fedprune.system.ownership import owned
 from fedprune.system.process import as_service, stopping
 from fedprune.system.service import SERVICE
@@ -111,6 +111,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
             runner.authenticate(*keys.read())  # as the certificate: the device may have joined anew
             link.publish(status, _presence(name, "online"), retain=True)
 
+        return_unused_pages()
         try:
             _loop(runner, events, training_thread, greet)
         finally:

@@ -23,7 +23,7 @@ _SUBCOMMANDS = {
     "data": ("fedprune.data.command:data", "Share a data set out over agents."),
     "aggregator": ("aggregator.command:aggregator", "Run a federation's rounds on the gateway."),
     "sub-gateway": (
-        "sub_gateway.command:sub_gateway",
+        "aggregator.sub_gateway.command:sub_gateway",
         "Run the rounds of a gateway above, with agents of one's own.",
     ),
     "gateway": (
@@ -52,7 +52,7 @@ _SUBCOMMANDS = {
 }
 
 _INTERRUPTED = 130
-_OURS = ("fedprune", "edge_agent", "aggregator", "export", "sub_gateway")
+_OURS = ("fedprune", "edge_agent", "aggregator", "export")
 
 
 class _LazyGroup(click.Group):

@@ -210,7 +210,7 @@ def log_to_stderr(name: str, *, verbose: bool) -> None:
     head = name.replace("%", "%%")
     logging.basicConfig(format=f"%(asctime)s {head}: %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     level = logging.INFO if verbose else logging.WARNING
-    for package in ("fedprune", "edge_agent", "aggregator", "sub_gateway"):
+    for package in ("fedprune", "edge_agent", "aggregator"):
         logging.getLogger(package).setLevel(level)
 
 

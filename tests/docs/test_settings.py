@@ -11,12 +11,12 @@ import pytest
 from msgspec import inspect
 
 from aggregator.settings import FederationSettings
+from aggregator.sub_gateway.settings import SubGatewaySettings
 from edge_agent.settings import AgentSettings
 from export.settings import TaskSettings
 from fedprune.config import load_toml
 from fedprune.identity.settings import GatewaySettings
 from fedprune.wire.broker import Broker
-from sub_gateway.settings import SubGatewaySettings
 from tests.docs.snippets import ROOT
 
 _FILES: dict[str, type[msgspec.Struct]] = {

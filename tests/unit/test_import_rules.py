@@ -13,7 +13,7 @@ import pytest
 from tests.patience import PATIENCE_S
 
 _ROOT = Path(__file__).parents[2]
-_PACKAGES = ("fedprune", "edge_agent", "aggregator", "export", "sub_gateway", "benchmarks")
+_PACKAGES = ("fedprune", "edge_agent", "aggregator", "export", "benchmarks")
 
 _BREACHES = {
     "fedprune.breach_1": "edge_agent.agent_machine",
@@ -25,8 +25,8 @@ _BREACHES = {
     "aggregator.breach_2": "export.settings",
     "export.breach_1": "aggregator.round_machine",
     "export.breach_2": "benchmarks.latency",
-    "edge_agent.breach_9": "sub_gateway.process",
-    "sub_gateway.breach_1": "benchmarks.latency",
+    "edge_agent.breach_9": "aggregator.sub_gateway.process",
+    "aggregator.sub_gateway.breach_1": "benchmarks.latency",
     "edge_agent.breach_2": "tests",
     "aggregator.breach_3": "paho",
     "edge_agent.breach_3": "amqtt",

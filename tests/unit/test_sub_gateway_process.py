@@ -14,6 +14,9 @@ import msgspec
 import pytest
 
 from aggregator.runner import AggregatorRunner
+from aggregator.sub_gateway.given import LEAST_S, seconds_below
+from aggregator.sub_gateway.process import FromParent, SubGateway
+from aggregator.sub_gateway.settings import Parent, SubGatewaySettings
 from edge_agent.joined_keys import JoinedKeys
 from edge_agent.store import AgentStore
 from fedprune.system.disk import Directory
@@ -21,9 +24,6 @@ from fedprune.wire.link import Delivery, LinkUp
 from fedprune.wire.messages import Manifest, encode
 from fedprune.wire.topics import Topics
 from fedprune.wire.transport import MqttLink
-from sub_gateway.given import LEAST_S, seconds_below
-from sub_gateway.process import FromParent, SubGateway
-from sub_gateway.settings import Parent, SubGatewaySettings
 from tests.gateways import TOPICS, Site, begin
 from tests.recorder import Recorder
 from tests.unit.test_sub_gateway_rounds import PARENT

@@ -16,6 +16,7 @@ from aggregator.part_runner import GivenRound, PartRunner
 from aggregator.round_state import Plan
 from aggregator.run_store import RunStore
 from aggregator.settings import AS_USUAL
+from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Job, Workers
 from fedprune.identity.device_keys import DeviceKeys
@@ -27,7 +28,6 @@ from fedprune.task.run_directory import CHECKPOINTS, UPDATES
 from fedprune.wire.link import Link
 from fedprune.wire.messages import Assignment, Submit, Terms
 from fedprune.wire.topics import Topics
-from sub_gateway.settings import SubGatewaySettings
 
 _RUNS = "runs"
 _NO_LAST_ROUND = 2**31 - 1

@@ -8,12 +8,12 @@ import click
 import msgspec
 
 from aggregator.book import RoundRecord
+from aggregator.sub_gateway.process import run_sub_gateway
+from aggregator.sub_gateway.settings import SubGatewaySettings
 from fedprune.config import load_toml
 from fedprune.system.output import say
 from fedprune.system.process import as_service, log_to_stderr
 from fedprune.system.service import SERVICE
-from sub_gateway.process import run_sub_gateway
-from sub_gateway.settings import SubGatewaySettings
 
 
 @click.command("sub-gateway")

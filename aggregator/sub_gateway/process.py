@@ -20,6 +20,9 @@ import msgspec
 from aggregator.book import RoundRecord
 from aggregator.round_machine import wake_at
 from aggregator.servable import why_no_partial_sums
+from aggregator.sub_gateway.given import given_round, seconds_below
+from aggregator.sub_gateway.run import Run, had_part_in
+from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.workers import Checked, WorkerEnded
 from edge_agent.agent_state import Disconnected, HeldChanged, Phase, Ticked, Train
 from edge_agent.joined_keys import JoinedKeys
@@ -39,9 +42,6 @@ from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Presence, Submit
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
-from sub_gateway.given import given_round, seconds_below
-from sub_gateway.run import Run, had_part_in
-from sub_gateway.settings import SubGatewaySettings
 
 _log = logging.getLogger(__name__)
 
