@@ -205,7 +205,7 @@ class Exchange(ABC):
         if delivery.topic == self._topics.round:
             self._speaker.heard_manifest()
             return
-        self._listening.count(delivery.topic, self.state.plan.most_bytes, self._clock())
+        self._listening.count(delivery.topic, self.state, self._clock())
         topic, size = delivery.topic, len(delivery.payload)
         if topic.startswith(self._topics.all_status[:-1]):
             self._up.add(topic, size, Traffic.CONTROL)

@@ -25,6 +25,8 @@ class Floods:
     def __init__(self) -> None:
         self._began = -math.inf
         self._said: Counter[str] = Counter()
+        self._chunks: dict[str, int] = {}
+        """The most that a device's updates had within the window: one that has come counts until that is over."""
         self._until: dict[str, float] = {}
 
     @property
@@ -34,11 +36,12 @@ class Floods:
 
     def begins_with(self, agent: str, chunks: int, now: float) -> bool:
         """Count a message; True if it is the one from which on its author is not to be listened to. `chunks` are the
-        most that an update can have."""
+        most that its update can have now."""
         if now - self._began >= WINDOW_S:
-            self._began, self._said = now, Counter()
+            self._began, self._said, self._chunks = now, Counter(), {}
         self._said[agent] += 1
-        if self._said[agent] <= MOST_SAID + chunks or agent in self._until:
+        self._chunks[agent] = max(chunks, self._chunks.get(agent, 0))
+        if self._said[agent] <= MOST_SAID + self._chunks[agent] or agent in self._until:
             return False
         self._until[agent] = now + SHUT_OUT_S
         return True

@@ -7,9 +7,9 @@ which an access list alone makes true: so it is done where devices have joined a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from aggregator.floods import SHUT_OUT_S, WINDOW_S, Floods
+from aggregator.round_state import RoundState
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.wire.link import Link
 from fedprune.wire.topics import Topics
@@ -18,7 +18,10 @@ from fedprune.wire.transfer import CHUNK_SIZES, chunk_count
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = CHUNK_SIZES[1]
-"""Of an update whose chunks come within one window: smaller ones go over links that are too slow for so many."""
+"""Of an update whose chunks come within one window, mostly."""
+
+_MOST_CHUNKS = 20_000
+"""Of an update that comes in smaller ones, which a broker may ask for, or a link that was bad once: 4 MB/s of them."""
 
 
 class Listening:
@@ -27,26 +30,26 @@ class Listening:
     def __init__(self, topics: Topics, link: Link, keys: DeviceKeys | None) -> None:
         self._topics, self._link, self._keys = topics, link, keys
         self._floods = Floods()
-        self._named: set[str] = set()
+        self._named: frozenset[str] = frozenset()
         """The agents that are subscribed to by name; empty while all are."""
-        self._known, self._authors = frozenset[str](), frozenset[str]()
-        """The devices, and those that flood, of which these are what is left."""
+        self._known: frozenset[str] | None = None
+        """Those who had joined as they were named, of whom some may flood."""
 
     def begin(self) -> None:
         """Subscribe on a new connection."""
-        self._forget_names()
+        self._named = frozenset()
         if self._floods.authors:
             self._name()
         else:
             self._link.subscribe(self._topics.all_up)
             self._link.subscribe(self._topics.all_status)
 
-    def count(self, topic: str, most_bytes: Callable[[str], int], now: float) -> None:
-        """Count a message, whatever it says. `most_bytes` tells what an agent's update may have."""
+    def count(self, topic: str, state: RoundState, now: float) -> None:
+        """Count a message that comes in `state`, whatever it says."""
         agent = self._topics.author(topic)
         if self._keys is None or self._keys.get(agent) is None:
             return
-        if not self._floods.begins_with(agent, chunk_count(most_bytes(agent), _CHUNK_BYTES), now):
+        if not self._floods.begins_with(agent, _most_chunks(state, agent), now):
             return
         _log.error(
             "%s floods: it sent more messages in %.0f s than any round takes. It is not listened to for %.0f minutes, "
@@ -64,31 +67,31 @@ class Listening:
         """Listen to all once more when no flood is left; until then also to those who joined meanwhile."""
         if not self._floods.authors:
             return
-        if self._floods.forgive(now) and not self._floods.authors:
+        assert self._keys is not None
+        is_forgiven = self._floods.forgive(now)
+        if is_forgiven and not self._floods.authors:
             self._link.subscribe(self._topics.all_up)
             self._link.subscribe(self._topics.all_status)
-            for agent in self._named:
+            for agent in sorted(self._named):
                 self._link.unsubscribe(self._topics.all_up_of(agent))
-            self._forget_names()
-        else:
+            self._named = frozenset()
+        elif is_forgiven or self._keys.names() is not self._known:  # after each event: all names are too many for that
             self._name()
 
     def _name(self) -> None:
-        """Be subscribed to each agent that does not flood, and to no other. Presence is for people, and missed.
-
-        It is asked with each event, so it looks at all devices only where they, or the floods, have changed.
-        """
+        """Be subscribed to each agent that does not flood, and to no other. Presence is for people, and missed."""
         assert self._keys is not None
-        known, authors = self._keys.names(), self._floods.authors
-        if known is self._known and authors == self._authors:
-            return
-        wanted = known - authors
+        self._known = self._keys.names()
+        wanted = self._known - self._floods.authors
         for agent in sorted(wanted - self._named):
             self._link.subscribe(self._topics.all_up_of(agent))
         for agent in sorted(self._named - wanted):
             self._link.unsubscribe(self._topics.all_up_of(agent))
-        self._named, self._known, self._authors = set(wanted), known, authors
+        self._named = wanted
 
-    def _forget_names(self) -> None:
-        self._named.clear()
-        self._known = self._authors = frozenset()
+
+def _most_chunks(state: RoundState, agent: str) -> int:
+    """That an agent may send in a window: of the largest update, or of its own if that comes in smaller ones."""
+    upload = state.uploads.get(agent)
+    of_its_own = 0 if upload is None else min(upload.receiving.count, _MOST_CHUNKS)
+    return max(chunk_count(state.plan.most_bytes(agent), _CHUNK_BYTES), of_its_own)

@@ -52,6 +52,11 @@ class PreparedUpdate:
     shared: bytes | None = None
     signs: bytes = b""
 
+    @property
+    def most_bytes(self) -> int:
+        """That are sent of it at most: it goes once more, as it is `shared`, if the gateway asks for that."""
+        return len(self.blob) + len(self.shared or b"")
+
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:

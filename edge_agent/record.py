@@ -5,12 +5,18 @@ Its structs are its own: the wire may change without touching what is stored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from fedprune.wire.messages import Content, Evaluated, Submit
 
 FORMAT = 8
 """Of the record; one of another format is another version's."""
+
+BEFORE_HISTORIES = 7
+"""The format of records that know nothing of histories, and are read too: packages are upgraded while rounds go on, and
+nobody is to go to each device for it."""
 
 MOST_REMEMBERED = 8
 """Updates that were accepted and whose signs are remembered: as many as one may be coded by."""
@@ -157,3 +163,13 @@ class Record(msgspec.Struct, frozen=True):
         former = self.remembered
         before = former.signs if former is not None and former.run == accepted.run else ()
         return Remembered(accepted.run, (accepted.signs, *before)[:MOST_REMEMBERED])
+
+
+def read_record(blob: bytes, format_: int) -> Record:
+    """Read a record of `FORMAT` or of `BEFORE_HISTORIES`. Raises msgspec's `DecodeError`s, and `UnicodeDecodeError`."""
+    if format_ == FORMAT:
+        return msgspec.json.decode(blob, type=Record)
+    former: dict[str, Any] = msgspec.json.decode(blob, type=dict[str, Any]) | {"format": FORMAT}
+    if isinstance(pending := former.get("pending"), dict):
+        former["pending"] = pending | {"late": pending.get("update"), "shared": None, "signs": None}
+    return msgspec.json.decode(msgspec.json.encode(former), type=Record)

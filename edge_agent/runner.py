@@ -201,7 +201,7 @@ class AgentRunner:
             return
         if isinstance(result, LocalResult):
             limit = self.state.limits.max_round_bytes
-            if why := why_too_many_bytes(self.state.fetched, len(result.update.blob), limit):
+            if why := why_too_many_bytes(self.state.fetched, result.update.most_bytes, limit):
                 self.handle(ConsentRefused(number, why, of_task=False), now)
                 return
             try:

@@ -17,7 +17,7 @@ from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
 from edge_agent.history import Durations, RoundsDone
 from edge_agent.local_round import PreparedUpdate
-from edge_agent.record import FORMAT, Owed, Pending, Record, Shared, StoredEvaluation
+from edge_agent.record import BEFORE_HISTORIES, FORMAT, Owed, Pending, Record, Shared, StoredEvaluation, read_record
 from edge_agent.trainers import Slots
 from fedprune.errors import StorageError, StorageOfOtherVersion, TaskError
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
@@ -249,9 +249,10 @@ class AgentStore:
                 raise _of_another_version()
             return Record(FORMAT, agent, federation)
         try:
-            if msgspec.json.decode(blob, type=_Format).format != FORMAT:
+            found = msgspec.json.decode(blob, type=_Format).format
+            if found not in (FORMAT, BEFORE_HISTORIES):
                 raise _of_another_version()
-            record = msgspec.json.decode(blob, type=Record)
+            record = read_record(blob, found)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"the agent's {_RECORD}: {error}; delete its state directory to start afresh") from error
         if (record.agent, record.federation) != (agent, federation):

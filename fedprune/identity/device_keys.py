@@ -24,7 +24,7 @@ class DeviceKeys:
             )
         self._version: int | None = None
         self._keys: dict[str, bytes] = {}
-        self._names = frozenset[str]()
+        self._names: frozenset[str] = frozenset()
         try:
             self._connection = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=rw", timeout=BUSY_S, uri=True)
         except sqlite3.Error as error:
@@ -35,7 +35,7 @@ class DeviceKeys:
         return self._present().get(name)
 
     def names(self) -> frozenset[str]:
-        """Those who have a key; the same object until somebody changes the file."""
+        """Those who have a key: the same object until somebody has changed the file."""
         self._present()
         return self._names
 

@@ -24,10 +24,16 @@ def installed() -> datetime:
 
 
 def why_past(now: datetime, earliest: datetime) -> str:
-    """Why a clock that says `now` cannot be right, if fedprune was installed at `earliest`; empty if it can be."""
+    """Why a clock that says `now` cannot be right, if fedprune was installed at `earliest`; empty if it can be.
+
+    A clock that was ahead as fedprune was installed makes the present look past: then only that can be mended.
+    """
     if now >= earliest:
         return ""
-    return f"it says {now:%Y-%m-%d %H:%M} UTC, which is past: fedprune was installed on {earliest:%Y-%m-%d} or later"
+    return (
+        f"it says {now:%Y-%m-%d %H:%M} UTC, which is past: fedprune was installed on {earliest:%Y-%m-%d} or later (if "
+        "that was a wrong clock's date, install fedprune anew)"
+    )
 
 
 def check_clock(now: datetime) -> None:

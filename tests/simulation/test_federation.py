@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator import round_uploads, runner
+from aggregator import round_uploads, update_exchange
 from aggregator.book import Book
 from aggregator.global_model import NO_STATE, moved_in, new_model, next_model
 from aggregator.merging import Aggregate
@@ -61,7 +61,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (transfer, serving, round_uploads, agent_submitting):
         monkeypatch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
     monkeypatch.setattr(received_chunks, "RESUMABLE_BYTES", 1000)
-    for sender in (agent_submitting, runner):
+    for sender in (agent_submitting, update_exchange):
         monkeypatch.setattr(sender, "MAX_INLINE_BYTES", 400)
 
 

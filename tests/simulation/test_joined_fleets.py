@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from aggregator import round_uploads, runner
+from aggregator import round_uploads, update_exchange
 from aggregator.book import Book
 from aggregator.round_state import Plan
 from edge_agent import agent_submitting
@@ -76,7 +76,7 @@ def _small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (transfer, serving, round_uploads, agent_submitting):
             patch.setattr(module, "CHUNK_SIZES", (640, 80, 10))
-        for sender in (agent_submitting, runner):
+        for sender in (agent_submitting, update_exchange):
             patch.setattr(sender, "MAX_INLINE_BYTES", 400)
         yield
 

@@ -232,6 +232,42 @@ def test_what_another_version_wrote_is_refused_and_left_alone(disk: Directory, n
     assert disk.names() == sorted([name, "0123.update"])
 
 
+def as_before_histories(disk: Directory) -> None:
+    """The record as the version before wrote it."""
+    record = msgspec.json.decode(disk.read("agent.json") or b"")
+    del record["remembered"]
+    for key in ("late", "shared", "signs"):
+        del record["pending"][key]
+    disk.write("agent.json", msgspec.json.encode(record | {"format": 7}))
+
+
+def test_an_upgraded_agent_goes_on_with_what_the_version_before_remembered(disk: Directory) -> None:
+    store = settled(disk, Outcome.LATE)
+    store.remember(of_round(4), prepared(b"another"), SLOTS, TOOK)
+    owed, done = store.residual(RUN, 4), store.done
+    as_before_histories(disk)
+
+    upgraded = opened(disk)
+    assert (upgraded.pending, upgraded.done, upgraded.durations) == (of_round(4), done, TOOK)
+    assert owed is not None
+    assert_equal(upgraded.residual(RUN, 4), owed)
+    assert upgraded.update() == b"another"
+    assert upgraded.send_shared() is None
+    assert upgraded.remembered(RUN) == ()
+
+    upgraded.settle(Outcome.LATE)
+    assert_equal(opened(disk).residual(RUN, 5), tensors(OWED_IF_LATE))
+
+
+@pytest.mark.parametrize(
+    "record", [b'{"format": 7}', b'{"format": 7, "agent": "pi-1", "federation": "tests", "pending": 1}']
+)
+def test_a_record_of_the_version_before_is_read_as_strictly(disk: Directory, record: bytes) -> None:
+    disk.write("agent.json", record)
+    with pytest.raises(StorageError, match="delete its state directory to start afresh"):
+        opened(disk)
+
+
 def test_what_is_stored_has_no_struct_of_the_wire(disk: Directory) -> None:
     """A change of the wire must not break a state directory: these keys change with the record's format only."""
     store = settled(disk, Outcome.LATE)

@@ -21,7 +21,7 @@ from fedprune.errors import ConfigurationError, StorageError
 from fedprune.system.disk import Directory
 from fedprune.wire.link import Delivery
 from fedprune.wire.messages import CheckIn, Failed, Submit, encode
-from tests.devices import TOPICS, Device
+from tests.devices import TOPICS, Device, trained
 from tests.drivers import LIMITS
 from tests.samples import (
     MODEL,
@@ -242,6 +242,19 @@ def test_an_update_that_would_be_too_much_is_not_sent(tmp_path: Path) -> None:
         assert bool(device.said(Submit)) == sends
         assert bool(device.said(Failed)) != sends
         assert (device.store.pending is not None) == sends
+
+
+def test_an_update_that_the_gateway_may_ask_for_twice_counts_twice(tmp_path: Path) -> None:
+    """Coded by the device's history, and once more without: a gateway that is not to be trusted always asks."""
+    shared = bytes(100)
+    result = trained()
+    result = replace(result, update=replace(result.update, shared=shared))
+    most = TASK.size + MODEL.size + UPDATE.size + len(shared)
+    for limit, sends in ((most, True), (most - 1, False)):
+        device = Device(tmp_path / str(limit), limits=replace(LIMITS, max_round_bytes=limit))
+        device.hears(assignment(), *chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+        device.ends_training(result)
+        assert bool(device.said(Submit)) == sends
 
 
 def ticks(device: Device, until: float) -> None:
