@@ -145,7 +145,8 @@ class PartRunner(UpdateExchange):
         uncounted = dict[str, str]()
         if former is not None:
             book.forget(former)
-            if former != given.counted:
+            has_begun = bool(book.cohort(given.round)[0])  # then it was said when the round was given first
+            if former != given.counted and not has_begun:
                 book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
             uncounted = book.left_out_in(former)
         self._model = given.model

@@ -80,3 +80,19 @@ def test_its_updates_may_be_coded_by_all_that_is_remembered(tmp_path: Path, monk
     *_, handed_over, again, restarted = site.parts
     assert again == restarted == handed_over
     assert site.book._fetch("SELECT count(*) FROM remembered WHERE agent = ?", NORTH[0]) == [(MOST_UPDATES + 1,)]
+
+
+def test_what_the_parent_merged_counts_also_where_it_refused_a_later_part(tmp_path: Path) -> None:
+    """What is said of an update that was refused, and of those before it, is forgotten by an agent's memory."""
+    site, (first, second) = Below(tmp_path / "below"), rounds(tmp_path, 2)
+    runner = site.takes(first)
+    check_in(runner, NORTH)
+    for each in (first, second):
+        runner.give(each)
+        for agent in NORTH:
+            submit_update(site, runner, agent)  # type: ignore[arg-type]
+    site.book.close()
+    site.takes(replace(second, counted=None))
+
+    assert len(site.parts) == 3
+    assert site.book.left_out() == {}
