@@ -13,7 +13,12 @@ _MOST_COUNT_BITS = 40
 
 
 def with_length(body: bytes) -> bytes:
-    """Bytes behind how many they are: 7 bits in each, lowest first, with the top bit where another follows."""
+    """Bytes behind how many they are: 7 bits in each, lowest first, with the top bit where another follows.
+
+    Example:
+        >>> with_length(bytes(200))[:2].hex()
+        'c801'
+    """
     length, written = len(body), bytearray()
     while length >= 128:
         written.append(length & 127 | 128)

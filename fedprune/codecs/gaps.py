@@ -48,7 +48,15 @@ def unary_chances() -> UnaryChance:
 def write_positions(
     encoder: RangeEncoder, chance: UnaryChance, positions: NDArray[np.signedinteger], starts: NDArray[np.int64]
 ) -> None:
-    """Write rising positions, at least one, on the line on which places begin at `starts`, and the last one ends."""
+    """Write rising positions, at least one, on the line on which places begin at `starts`, and the last one ends.
+
+    Example:
+        >>> encoder, line = RangeEncoder(), np.arange(101) * LEAST_ODDS
+        >>> write_positions(encoder, unary_chances(), np.array([3, 50]), line)
+        >>> blob = encoder.finish()
+        >>> read_positions(RangeDecoder(blob), unary_chances(), 2, line.tolist())
+        [3, 50]
+    """
     shift = _shift(int(starts[-1]), positions.size)
     origins = np.concatenate([[0], starts[positions[:-1] + 1]])
     numbers = (starts[positions] - origins) >> shift

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent import process
+from edge_agent import limits
 from edge_agent.agent_state import Train
 from fedprune.errors import StorageError
 from fedprune.system.disk import Directory
@@ -153,7 +153,7 @@ def test_what_came_before_a_restart_leaves_its_content_the_room_that_it_had(tmp_
     device.hears(*chunks(BLOB)[:6])
     (name,) = names(tmp_path)
 
-    assert process._bytes_received(Directory(tmp_path)) == (tmp_path / name).stat().st_size > 6 * CHUNK_BYTES
+    assert limits._bytes_received(Directory(tmp_path)) == (tmp_path / name).stat().st_size > 6 * CHUNK_BYTES
 
 
 def test_a_disk_that_refuses_ends_nothing(
