@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +105,10 @@ def test_a_device_that_joins_with_a_wrong_clock_is_told_and_its_token_is_good_st
 
 @pytest.mark.parametrize(
     ("year", "told"),
-    [(2000, "2000-01-01 12:00 UTC, which is past: fedprune was installed on"), (2040, "2040-01-01 12:00 UTC, and")],
+    [
+        (2000, r"2000-01-01 \d\d:\d\d UTC, which is past: fedprune was installed on"),
+        (2040, r"2040-01-01 \d\d:\d\d UTC, and fedprune was installed on"),
+    ],
 )
 def test_the_doctor_names_a_wrong_clock_and_every_certificate_that_is_out_of_date_by_it(
     year: int, told: str, gateway: SecuredGateway, config: Path, clock: WrongClock
@@ -122,7 +126,7 @@ def test_the_doctor_names_a_wrong_clock_and_every_certificate_that_is_out_of_dat
         )
     rows = json.loads(done.stdout)
     told_of = {row["check"]: row for row in rows}
-    assert told in told_of["clock"]["told"]
+    assert re.search(told, told_of["clock"]["told"])
     assert SAYS[year] in told_of["TLS"]["told"]
     assert all("set the clock" in told_of[check]["mending"] for check in ("clock", "certificate"))
 
@@ -146,7 +150,7 @@ def test_a_gateway_is_not_made_and_nobody_invited_by_a_clock_that_is_certainly_w
     ):
         code, said = run(*command, env=clock.env)
         assert code == CONFIGURATION, said
-        assert "this machine's clock: it says 2000-01-01 12:00 UTC, which is past" in said
+        assert re.search(r"this machine's clock: it says 2000-01-01 \d\d:\d\d UTC, which is past", said)
     assert not (tmp_path / "other" / "ca.pem").exists()
 
 
