@@ -18,14 +18,12 @@ from aggregator.deltas import keep_delta
 from aggregator.global_model import GlobalModel
 from aggregator.part_submit import part_submit
 from aggregator.partial_sum import encode_partial_sum
-from aggregator.round_merge import Merger, nowhere
 from aggregator.round_remarks import say_left_out
 from aggregator.round_state import Event, Phase, Plan, RoundGiven
 from aggregator.run_store import RunStore
 from aggregator.segments import forget_segments
 from aggregator.update_exchange import UpdateExchange
 from aggregator.workers import Workers
-from fedprune.codecs import parse_codec, parse_model_codec
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.model.tensors import weights_digest
@@ -82,21 +80,7 @@ class PartRunner(UpdateExchange):
         workers: Workers | None = None,
         spoken: Versions = SPOKEN,
     ) -> None:
-        merger = Merger(
-            bundle.task,
-            bundle.network,
-            plan.run,
-            plan.seed,
-            parse_model_codec(plan.model_codec),
-            parse_codec(plan.codec),
-            store.updates,
-            None,
-            None,
-            elsewhere=nowhere if workers is None else workers.folded,
-            remembered=store.book.remembered,
-            sub_gateways=plan.sub_gateways,
-        )
-        super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)
+        super().__init__(plan, bundle, topics, link, store, clock, keys, signer, spoken, workers)
         self._contents = {plan.task.digest: bundle.blob}
         self._hand_over, self._report = hand_over, report
         self._next: GivenRound | None = None

@@ -11,7 +11,7 @@ from aggregator.book import RoundRecord
 from aggregator.deltas import keep_delta
 from aggregator.early_stopping import has_settled
 from aggregator.global_model import GlobalModel, new_model, restored_model
-from aggregator.round_merge import FormerRound, Merger, nowhere
+from aggregator.round_merge import FormerRound
 from aggregator.round_remarks import say_left_out, say_settled, suspects, with_hint
 from aggregator.round_state import Event, Merged, Plan
 from aggregator.run_store import RunStore
@@ -20,7 +20,7 @@ from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.standing_apart import Signals, standing_apart
 from aggregator.update_exchange import UpdateExchange
 from aggregator.workers import Workers
-from fedprune.codecs import parse_codec, parse_model_codec
+from fedprune.codecs import parse_model_codec
 from fedprune.errors import ProtocolError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
@@ -66,22 +66,9 @@ class AggregatorRunner(UpdateExchange):
         spoken: Versions = SPOKEN,
         workers: Workers | None = None,
     ) -> None:
-        merger = Merger(
-            bundle.task,
-            bundle.network,
-            plan.run,
-            plan.seed,
-            parse_model_codec(plan.model_codec),
-            parse_codec(plan.codec),
-            store.updates,
-            evaluate,
-            scale,
-            aggregation,
-            nowhere if workers is None else workers.folded,
-            store.book.remembered,
-            plan.sub_gateways,
+        super().__init__(
+            plan, bundle, topics, link, store, clock, keys, signer, spoken, workers, evaluate, scale, aggregation
         )
-        super().__init__(plan, bundle, topics, link, store, merger, clock, keys, signer, spoken, workers)
         self._run, self._values = plan.run, parse_model_codec(plan.model_codec).values
         self._scale, self._report = scale, report
         self._model = self._restore(bundle, aggregation.optimizer)

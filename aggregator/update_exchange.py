@@ -18,19 +18,21 @@ from aggregator.exchange import Exchange
 from aggregator.folding import Taken
 from aggregator.global_model import GlobalModel
 from aggregator.local_work import check_local_steps
-from aggregator.round_merge import MergedRound, Merger
+from aggregator.round_merge import MergedRound, Merger, nowhere
 from aggregator.round_state import Event, HistoryDiffers, Model, Phase, Plan, StoreUpdate, UpdateRefused, UpdateStored
 from aggregator.run_store import RunStore
 from aggregator.segments import write_segment
+from aggregator.settings import AS_USUAL, Aggregation
 from aggregator.traffic import Traffic, TrafficCount
 from aggregator.workers import Checked, Verdict, WorkerEnded, Workers
-from fedprune.codecs import OtherHistory
+from fedprune.codecs import OtherHistory, parse_codec, parse_model_codec
 from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.log import LimitedLog
 from fedprune.system.usage import bytes_written, peak_memory_mb
 from fedprune.task.bundle import Bundle
+from fedprune.task.evaluation import Evaluate, LossScale
 from fedprune.wire.link import Link
 from fedprune.wire.messages import MAX_INLINE_BYTES
 from fedprune.wire.topics import Topics
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 class UpdateExchange(Exchange, ABC):
     """Rounds in which agents train a model, `_model`. With `workers` updates are checked and folded beside this
-    process, which is told of it by events for `hear_worker`."""
+    process, which is told of it by events for `hear_worker`. `evaluate`, `scale` and `aggregation` are the `Merger`'s."""
 
     _model: GlobalModel
 
@@ -53,16 +55,33 @@ class UpdateExchange(Exchange, ABC):
         topics: Topics,
         link: Link,
         store: RunStore,
-        merger: Merger,
         clock: Callable[[], float],
         keys: DeviceKeys | None,
         signer: ManifestSigner | None,
         spoken: Versions,
         workers: Workers | None,
+        evaluate: Evaluate | None = None,
+        scale: LossScale | None = None,
+        aggregation: Aggregation = AS_USUAL,
     ) -> None:
         super().__init__(plan.cohort, topics, link, store.book, store.updates, clock, keys, signer, spoken)
         self._bundle, self._task = bundle, bundle.task
-        self._store, self._merger, self._workers = store, merger, workers
+        self._store, self._workers = store, workers
+        self._merger = Merger(
+            bundle.task,
+            bundle.network,
+            plan.run,
+            plan.seed,
+            parse_model_codec(plan.model_codec),
+            parse_codec(plan.codec),
+            store.updates,
+            evaluate,
+            scale,
+            aggregation,
+            nowhere if workers is None else workers.folded,
+            store.book.remembered,
+            plan.sub_gateways,
+        )
         self._most_inline = min(MAX_INLINE_BYTES, plan.chunk_bytes)
         self._merge_log = LimitedLog(_log)  # of its own: what agents say must not withhold what is said of them
         self._began: float | None = None

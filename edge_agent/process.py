@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edge_agent.agent_state import Disconnected, HeldChanged, PermissionChanged, Ticked, Train
 from edge_agent.consent_events import ConsentChanged
 from edge_agent.consent_gate import ConsentGate
@@ -21,6 +19,7 @@ from edge_agent.guest_watch import GuestWatch
 from edge_agent.joined_keys import JoinedKeys
 from edge_agent.limits import limits_here
 from edge_agent.local_round import LocalRound, owed_since
+from edge_agent.presence import presence
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
 from edge_agent.settings import AgentSettings
@@ -28,7 +27,6 @@ from edge_agent.status import StatusAsked, telling
 from edge_agent.store import AgentStore
 from edge_agent.trainers.choice import preferred_trainer
 from edge_agent.training_thread import TrainingEnded, TrainingThread
-from fedprune import __version__
 from fedprune.data import most_examples, open_raw_examples
 from fedprune.data.files_seen import files_seen
 from fedprune.data.room import Room
@@ -41,7 +39,7 @@ from fedprune.system.process import as_service, stopping
 from fedprune.system.service import SERVICE
 from fedprune.system.usage import peak_memory_mb
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
-from fedprune.wire.messages import CheckIn, Presence
+from fedprune.wire.messages import CheckIn
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
@@ -93,7 +91,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     if settings.gateway is not None:
         keep_renewed(base / settings.gateway)
     status = topics.status(name)
-    client_id, will = topics.agent_client(name), (status, _presence(name, "offline"))
+    client_id, will = topics.agent_client(name), (status, presence(name, "offline"))
     guest = GuestWatch(
         settings.guest, lambda: settings.threads if training_thread.is_training else 0, training_thread.hold, events
     )
@@ -109,13 +107,13 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
 
         def greet() -> None:
             runner.authenticate(*keys.read())  # as the certificate: the device may have joined anew
-            link.publish(status, _presence(name, "online"), retain=True)
+            link.publish(status, presence(name, "online"), retain=True)
 
         return_unused_pages()
         try:
             _loop(runner, events, training_thread, greet)
         finally:
-            link.publish(status, _presence(name, "offline"), retain=True)
+            link.publish(status, presence(name, "offline"), retain=True)
             link.drain()
 
 
@@ -214,7 +212,3 @@ def _handle_event(runner: AgentRunner, event: Any, greet: Callable[[], object]) 
             runner.permit(event, now)
         case BaseException():
             raise event
-
-
-def _presence(agent: str, state: str) -> bytes:
-    return msgspec.json.encode(Presence(state=state, agent=agent, version=__version__))

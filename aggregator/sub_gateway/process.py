@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aggregator.book import RoundRecord
 from aggregator.round_machine import wake_at
 from aggregator.servable import why_no_partial_sums
@@ -28,10 +26,10 @@ from edge_agent.agent_state import Disconnected, HeldChanged, Phase, Ticked, Tra
 from edge_agent.joined_keys import JoinedKeys
 from edge_agent.limits import limits_here
 from edge_agent.local_round import LocalResult, PreparedUpdate, asks_for_statistics
+from edge_agent.presence import presence
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
-from fedprune import __version__
 from fedprune.errors import ConfigurationError, FedpruneError, StorageError
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
@@ -39,7 +37,7 @@ from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
 from fedprune.task.bundle import read_bundle
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
-from fedprune.wire.messages import CheckIn, Presence, Submit
+from fedprune.wire.messages import CheckIn, Submit
 from fedprune.wire.topics import Topics, check_id
 from fedprune.wire.transport import MqttLink
 
@@ -102,7 +100,7 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 parent.broker.relative_to(base),
                 above.agent_client(parent.name),
                 _Above(events),
-                will=(status, _presence(parent.name, "offline")),
+                will=(status, presence(parent.name, "offline")),
             ) as link_above,
             stopping(events),
         ):
@@ -111,7 +109,7 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 gateway.serve()
             finally:
                 gateway.close()
-                link_above.publish(status, _presence(parent.name, "offline"), retain=True)
+                link_above.publish(status, presence(parent.name, "offline"), retain=True)
                 link_above.drain()
                 link.drain()
 
@@ -250,7 +248,7 @@ class SubGateway:
             case LinkUp():
                 self._agent.authenticate(*self._keys.read())  # it may have joined anew
                 name = self._settings.parent.name
-                self._link_above.publish(self._above.status(name), _presence(name, "online"), retain=True)
+                self._link_above.publish(self._above.status(name), presence(name, "online"), retain=True)
                 self._agent.connect(now)
             case LinkDown(reason):
                 _log.warning("connection to the parent's broker lost (%s); trying again", reason)
@@ -315,7 +313,3 @@ class SubGateway:
         if (assignment.run, assignment.round) == (submit.run, submit.round):
             result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
             self._agent.end_training(state.training, result, time.monotonic())
-
-
-def _presence(agent: str, state: str) -> bytes:
-    return msgspec.json.encode(Presence(state=state, agent=agent, version=__version__))
