@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 
 class UpdateExchange(Exchange, ABC):
     """Rounds in which agents train a model, `_model`. With `workers` updates are checked and folded beside this
-    process, which is told of it by events for `hear_worker`. `evaluate`, `scale` and `aggregation` are the `Merger`'s."""
+    process, which is told of it by events for `hear_worker`. `evaluate`, `scale` and `aggregation` are for the
+    merger."""
 
     _model: GlobalModel
 
