@@ -37,7 +37,7 @@ from fedprune.data import fit_to, load_examples
 from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.wire.messages import MAX_INLINE_BYTES, Assignment, CheckIn, Manifest, Message, encode, tag_of
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
@@ -60,20 +60,31 @@ def learn(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path
     return _Federation(recipe, arrangement, seed, rounds, path).run()
 
 
+def name_of(index: int) -> str:
+    """An agent's, and that of its file of examples."""
+    return f"agent-{index}"
+
+
+def prepare_task(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> Bundle:
+    """Write everybody's examples into the directory `path`, as `Problem` says, and build the task."""
+    problem = PROBLEMS[arrangement.problem]
+    tables = problem.prepare(problem, arrangement.partition, seed, path)
+    (path / "task.toml").write_text(_task(recipe, problem, tables, rounds))
+    return read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
+
+
 class _Federation:
     """The agents, the gateway, and what they hold."""
 
     def __init__(self, recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> None:
         self._seed, self._rounds, self._participation = seed, rounds, arrangement.participation
         self._problem = PROBLEMS[arrangement.problem]
-        tables = self._problem.prepare(self._problem, arrangement.partition, seed, path)
-        (path / "task.toml").write_text(_task(recipe, self._problem, tables, rounds))
-        self._bundle = read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
+        self._bundle = prepare_task(recipe, arrangement, seed, rounds, path)
         settings = recipe.settings
         self._codec, self._model_codec = settings.codec.chains(self._bundle.task.table)
         self._trainer = LiteRTTrainer(self._bundle, examples=self._problem.examples, threads=1)
         self._evaluator = Evaluator(self._bundle, path / "held-out.npz", threads=1)
-        self._names = [f"agent-{index}" for index in range(self._problem.agents)]
+        self._names = [name_of(index) for index in range(self._problem.agents)]
         forms = self._bundle.network.input_forms, self._bundle.task.output_forms
         data = self._bundle.task.data
         self._data = {name: fit_to(load_examples(path / f"{name}.npz", data), *forms) for name in self._names}

@@ -92,9 +92,11 @@ def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
 DENSE = Recipe("dense", _DENSE)
 """What the others are compared with."""
 
+DENSE_DECAYED = Recipe("dense, decayed", _DENSE, decay_from=0.8)
+
 RECIPES = (
     DENSE,
-    Recipe("dense, decayed", _DENSE, decay_from=0.8),
+    DENSE_DECAYED,
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
     _frugal("frugal-90, early decay", 0.9, decay_from=0.5),
@@ -110,6 +112,9 @@ RECIPES = (
     _chain("rotation", "mask | rotate | quantise(2)"),
     _chain("subsampling", "mask | subsample(0.1) | quantise(8)"),
 )
+
+BY_FLOWER = {"Flower": DENSE, "Flower, decayed": DENSE_DECAYED}
+"""What Flower's simulation learns too, by the name of its run."""
 
 USUAL = tuple(recipe.name for recipe in RECIPES[:4])
 """The recipes that are run unless others are named."""
