@@ -352,7 +352,7 @@ class Book:
 
     def updates(self) -> list[AcceptedUpdate]:
         """All accepted updates, for reports."""
-        return [AcceptedUpdate(*fields) for fields in self._fetch(f"SELECT {_UPDATE} FROM updates ORDER BY round, agent")]
+        return [AcceptedUpdate(*each) for each in self._fetch(f"SELECT {_UPDATE} FROM updates ORDER BY round, agent")]
 
     def close(self) -> None:
         self._connection.close()

@@ -31,12 +31,13 @@ from edge_agent.presence import presence
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
 from edge_agent.store import AgentStore
-from fedprune.errors import ConfigurationError, FedpruneError, StorageError
+from fedprune.errors import ConfigurationError, FedpruneError, StorageError, TrainingError
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
 from fedprune.task.bundle import read_bundle
+from fedprune.wire.examples import MOST_CHECKED_IN
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Submit
 from fedprune.wire.topics import Topics, check_id
@@ -46,9 +47,6 @@ _log = logging.getLogger(__name__)
 
 _PARENT = "parent"
 """The directory, below that of the state, of what is remembered as an agent."""
-
-_MOST_EXAMPLES = 2**31 - 1
-"""What a sub-gateway checks in with: its agents say what they have, once they are there."""
 
 _LAST_ANSWER_S = 10.0
 """Seconds in which the answer to the last part comes once the parent says that it is done."""
@@ -148,7 +146,7 @@ class SubGateway:
         self._waits_after: str | None = None
         self._agent = AgentRunner(
             settings.parent.name,
-            CheckIn(examples=_MOST_EXAMPLES),
+            CheckIn(examples=MOST_CHECKED_IN),  # its agents say what they have, once they are there
             limits_here(disk, settings.parent.broker.chunk_bytes),
             above,
             link_above,
@@ -340,6 +338,7 @@ class SubGateway:
             self._link,
             self._events,
             self._hand_over,
+            self._decline,
             self._report,
         )
         if self._is_up:
@@ -350,10 +349,18 @@ class SubGateway:
 
     def _hand_over(self, submit: Submit, part: bytes) -> None:
         """Submit a part, if the parent still waits for it."""
+        if self._is_at(submit.run, submit.round):
+            result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
+            self._agent.end_training(self._agent.state.training, result, time.monotonic())
+
+    def _decline(self, run: str, round_: int, why: TrainingError) -> None:
+        """Tell the parent why there is no part of the round, if it still waits for it."""
+        if self._is_at(run, round_):
+            self._agent.end_training(self._agent.state.training, why, time.monotonic())
+
+    def _is_at(self, run: str, round_: int) -> bool:
         state = self._agent.state
         assignment = state.assignment
         if state.phase is not Phase.TRAINING or assignment is None:
-            return
-        if (assignment.run, assignment.round) == (submit.run, submit.round):
-            result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
-            self._agent.end_training(state.training, result, time.monotonic())
+            return False
+        return (assignment.run, assignment.round) == (run, round_)

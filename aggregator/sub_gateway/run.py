@@ -26,7 +26,7 @@ from aggregator.settings import AS_USUAL
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Job, Workers
-from fedprune.errors import StorageError
+from fedprune.errors import StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Directory, storage_error
@@ -60,6 +60,7 @@ class Run:
         link: Link,
         events: queue.SimpleQueue[Any],
         hand_over: Callable[[Submit, bytes], None],
+        decline: Callable[[str, int, TrainingError], None],
         report: Callable[[RoundRecord], None],
     ) -> None:
         self.parents, self.terms = assignment.run, _lasting(assignment.known)
@@ -75,7 +76,7 @@ class Run:
             plan = replace(
                 _plan(settings, assignment.known, store, signer),
                 max_update_bytes=most_update_bytes(bundle.task.table),
-                max_part_bytes=most_part_bytes(bundle.task.table),
+                max_part_bytes=most_part_bytes(bundle.task),
                 seeded=bundle.task.initial is not None,
             )
             directory.write(_TERMS, msgspec.json.encode(assignment.known))
@@ -98,6 +99,7 @@ class Run:
                 store,
                 given,
                 hand_over=hand_over,
+                decline=decline,
                 report=report,
                 clock=time.monotonic,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
