@@ -30,6 +30,7 @@ from edge_agent.local_round import LocalResult, PreparedUpdate, asks_for_statist
 from edge_agent.presence import presence
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
+from edge_agent.status import StatusAsked, telling
 from edge_agent.store import AgentStore
 from fedprune.errors import ConfigurationError, FedpruneError, StorageError, TrainingError
 from fedprune.system.disk import Directory
@@ -45,7 +46,7 @@ from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
 
-_PARENT = "parent"
+PARENT = "parent"
 """The directory, below that of the state, of what is remembered as an agent."""
 
 _LAST_ANSWER_S = 10.0
@@ -89,12 +90,10 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
             f"name: {settings.name} is the parent's federation, at the same broker; give this gateway's another name"
         )
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with owned(base / settings.state, _PARENT) as directory:
-        disk = Directory(directory.path / _PARENT)
+    with owned(base / settings.state, PARENT) as directory:
+        disk = Directory(directory.path / PARENT)
         store = AgentStore(disk, parent.name, parent.federation)
         keys = JoinedKeys(parent.federation, parent.authentication_key, parent.root_key, base, store, disk)
-        if parent.gateway is not None:
-            keep_renewed(base / parent.gateway)
         status = above.status(parent.name)
         with (
             MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link,
@@ -105,6 +104,7 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 will=(status, presence(parent.name, "offline")),
             ) as link_above,
             stopping(events),
+            telling(disk.path, events),
         ):
             gateway = SubGateway(settings, base, topics, above, link, link_above, store, disk, keys, events, report)
             try:
@@ -114,6 +114,12 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 link_above.publish(status, presence(parent.name, "offline"), retain=True)
                 link_above.drain()
                 link.drain()
+
+
+def keep_certificate_renewed(settings: SubGatewaySettings, base: Path) -> None:
+    """From now on the certificate that the parent has issued is renewed when it is due, where there is one."""
+    if settings.parent.gateway is not None:
+        keep_renewed(base / settings.parent.gateway)
 
 
 class SubGateway:
@@ -266,6 +272,10 @@ class SubGateway:
                 self._hear_parent(inner)
             case Train():
                 self._begin(event)
+            case StatusAsked():
+                if event.is_probe:
+                    self._agent.say_again()
+                event.answer.put(self._agent.status(time.monotonic()))
             case LinkUp():
                 self._is_up = True
                 if exchange is not None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from aggregator.book import Book
-from edge_agent.settings import load_settings
+from aggregator.sub_gateway.settings import SubGatewaySettings
+from fedprune.config import load_toml
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_latest
 from fedprune.task.run_directory import BOOK
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, Site
 from tests.integration.test_joining import join
-from tests.processes import Child, toml
+from tests.processes import Child, ran, run, toml
 from tests.secured import SecuredGateway
 
 ROUNDS = 3
@@ -54,8 +55,8 @@ class Tree:
     def __init__(self, path: Path, task: Path, brokers: dict[str, str], **changes: Any) -> None:
         self.site, self._brokers, self._changes = Site(path, brokers["parent"], task), brokers, changes
 
-    def parent(self) -> Child:
-        rounds = {**LIMITS, "cohort": 2, "sub_gateways": list(BELOW)}
+    def parent(self, **limits: Any) -> Child:
+        rounds = {**LIMITS, "cohort": 2, "sub_gateways": list(BELOW), **limits}
         return Child("aggregator", self.site.federation("run", rounds=rounds, **self._changes))
 
     def gateway(self, name: str, **changes: Any) -> Child:
@@ -131,54 +132,93 @@ def test_a_sub_gateway_and_its_parent_that_are_killed_in_the_middle_of_rounds_lo
     book.close()
 
 
-def test_a_sub_gateway_that_has_joined_its_parent_serves_devices_that_have_joined_it(
+def queue_federation(gateway: SecuredGateway, site: Site, rounds: int) -> None:
+    """One in which the gateway below takes part."""
+    settings = {"count": rounds, "cohort": 1, "sub_gateways": ["north"], "deadline_s": 300.0, "gather_s": 300.0}
+    config = site.path / "federation.toml"
+    config.write_text(toml({"state": "unread", "task": str(site.task), "rounds": settings}))
+    code, said = run("gateway", "queue", "add", "--dir", gateway.path, "--config", config)
+    assert code == 0, said
+
+
+def examined(path: Path) -> dict[str, dict[str, str]]:
+    """What the doctor finds, by check."""
+    code, found, said = ran("doctor", path, "--json")
+    assert code == 0, f"{found}{said}"
+    return {finding["check"]: finding for finding in json.loads(found)}
+
+
+def test_a_gateway_that_has_joined_another_serves_its_federations_one_after_the_other(
     tmp_path: Path, tiny_task: Path
 ) -> None:
     """Devices obey the sub-gateway's signature, and know of no other; the sub-gateway obeys its parent's."""
     above, own = (SecuredGateway.made(tmp_path / name) for name in ("above", "own"))
-    sites = [Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task) for gateway in (above, own)]
-    rounds = {**LIMITS, "count": 2, "cohort": 1, "sub_gateways": ["north"]}
-    federation = sites[0].federation(
-        "run", rounds=rounds, gateway=str(above.path), broker=without_none(msgspec.to_builtins(above.client()))
-    )
-    with above.broker(), own.broker(), above.endpoint(), own.endpoint():
-        joined = join(above, sites[0], "north")
-        agents = [join(own, sites[1], name) for name in BELOW["north"]]
-        settings = {
-            "name": NAME,
-            "state": "state-of-north",
-            "gateway": str(own.path),
-            "broker": msgspec.to_builtins(own.client()),
-            "rounds": {"cohort": 2, "quorum": 1.0, "deadline_s": 300.0, "gather_s": 300.0},
-            "parent": parent_of(joined),
-        }
-        (tmp_path / "north.toml").write_text(toml(without_none(settings)))
-        with (
-            Child("aggregator", federation, "--json") as parent,
-            Child("sub-gateway", tmp_path / "north.toml", "--json") as north,
-            Child("agent", "--config", agents[0]),
-            Child("agent", "--config", agents[1]),
-        ):
-            assert [north.reports()["agents"] for _ in range(2)] == [2, 2]
-            records = [parent.reports() for _ in range(2)]
-            assert [child.ends() for child in (parent, north)] == [0, 0]
-    assert [(record["agents"], record["ignored"], record["refused"]) for record in records] == [(1, 0, 0)] * 2
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{own.broker_port}", tiny_task)
+    with above.broker(), own.broker(), above.endpoint() as parent:
+        code, said = run("gateway", "join", above.enrol("north"), "--dir", own.path)
+        assert code == 0, said
+        parent.says("north joined, from 127.0.0.1")
+        queue_federation(above, site, 2)
+        parent.says("waiting for 1 agents")
+        found = examined(own.path)
+        assert found["parent: credentials"]["verdict"] == "ok"
+        assert found["parent: access list"]["told"] == "north publishes, and the aggregator's answer comes back"
+        with own.endpoint() as north:
+            agents = [join(own, site, name) for name in BELOW["north"]]
+            with Child("agent", "--config", agents[0]) as agent, Child("agent", "--config", agents[1]):
+                assert north.says("round 1: 2 agents", "stdout")
+                assert north.says("round 2: 2 agents", "stdout")
+                parent.says("federation 1: done")
+                north.says("the parent's federation is done; waiting for its next one")
+                queue_federation(above, site, 10_000)
+                assert north.says("round 1: 2 agents", "stdout")
+                found = examined(own.path)
+                assert found["parent: credentials"]["told"] == "north is connected"
+                assert found["parent: access list"]["verdict"] == "ok"
+                assert found["queue"]["told"].startswith("it rests, since this gateway has joined a parent")
+                assert "lost" not in agent.stderr
 
 
-def parent_of(agent_toml: Path) -> dict[str, Any]:
-    """What a gateway that has joined another is to it, as `fedprune join` wrote it."""
-    settings, here = load_settings(agent_toml), agent_toml.parent.resolve()
-    files = ("authentication_key", "root_key", "gateway")
-    return {
-        "name": settings.name,
-        "federation": settings.federation,
-        "broker": msgspec.to_builtins(settings.broker.relative_to(here)),
-        **{file: str(here / getattr(settings, file)) for file in files},
-    }
+def test_a_sub_gateway_that_was_killed_tells_its_agents_that_the_parent_was_done_meanwhile(
+    tmp_path_factory: pytest.TempPathFactory, brokers: dict[str, str], tiny_task: Path
+) -> None:
+    tree = Tree(tmp_path_factory.mktemp("done"), tiny_task, brokers)
+    with tree.agents() as agents, tree.gateway("south"), tree.parent(count=1, quorum=0.5, deadline_s=1.0) as parent:
+        with tree.gateway("north") as north:
+            agents["pi-1"].says("round 1: training")
+            agents["pi-2"].says("round 1: training")
+            with agents["pi-1"].held_up(), agents["pi-2"].held_up():
+                north.kill()
+        assert parent.ends() == 0
+        agents["pi-1"].says("round 1: submitting")
+        with tree.gateway("north") as north:
+            north.says("its agents are told that it is over")
+            agents["pi-1"].says("waiting for work")  # its update is late
 
 
-def without_none(settings: Any) -> Any:
-    """TOML has no word for nothing."""
-    if not isinstance(settings, dict):
-        return list(settings) if isinstance(settings, tuple) else settings
-    return {key: without_none(value) for key, value in settings.items() if value is not None}
+@pytest.mark.parametrize("written", ["nothing", "its own side", "a parent"])
+def test_joining_a_parent_completes_what_a_person_wrote(tmp_path: Path, written: str) -> None:
+    above, own = (SecuredGateway.made(tmp_path / name) for name in ("above", "own"))
+    config, own_side = own.path / "sub-gateway.toml", 'name = "tests"\nstate = "mine"\n[rounds]\ncohort = 7\n'
+    parent = '[parent]\nname = "east"\n'
+    if written != "nothing":
+        config.write_text(own_side + (parent if written == "a parent" else ""))
+    with above.endpoint():
+        code, said, _ = ran("gateway", "join", above.enrol("north"), "--dir", own.path)
+    assert code == 0
+    settings = load_toml(config, SubGatewaySettings)
+    if written == "a parent":
+        assert config.read_text() == own_side + parent
+        assert 'name = "north"' in said
+        return
+    assert settings.parent.name == "north"
+    assert settings.parent.broker.url == f"mqtts://127.0.0.1:{above.broker_port}"
+    assert settings.state == ("mine" if written == "its own side" else "sub-gateway")
+    if written == "nothing":
+        assert settings.broker.url == f"mqtts://127.0.0.1:{own.broker_port}"
+
+
+def test_a_gateway_is_not_its_own_parent(tmp_path: Path) -> None:
+    own = SecuredGateway.made(tmp_path / "own")
+    code, said = run("gateway", "join", own.enrol("north"), "--dir", own.path)
+    assert (code, "itself; `fedprune enroll NAME` prints one at the parent" in said) == (3, True)
