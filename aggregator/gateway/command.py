@@ -21,6 +21,7 @@ from fedprune.identity.gateway_command import DIRECTORY, check, epoch, letting_i
 from fedprune.identity.invitation import invite
 from fedprune.system.output import say
 from fedprune.system.ownership import become_owner
+from fedprune.system.paths import path_text
 from fedprune.system.process import as_service, log_to_stderr
 from fedprune.system.service import SERVICE
 from fedprune.system.table import table_lines
@@ -144,6 +145,10 @@ def add(directory: Path, task: Path | None, config: Path | None) -> None:
     wanted = _wanted(task, config)
     added = _federations(directory).add(*wanted)
     click.echo(f"federation {added.number} waits: {added.task}")
+    if (directory / SUB_GATEWAY).is_file():
+        click.echo(
+            path_text(f"the queue rests, since this gateway has joined a parent: {directory / SUB_GATEWAY} says so")
+        )
 
 
 @queue.command("list")

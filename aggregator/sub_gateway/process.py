@@ -232,6 +232,7 @@ class SubGateway:
         is_silent = seen is None and self._silent_at is not None and now >= self._silent_at
         if self._ended is not None or (seen is None and not is_silent):
             return
+        self._silent_at = None
         last = last_run(self._base / self._settings.state)
         if last is None or (seen is not None and seen.run == parents_run(last) and self._agent.finished_run is None):
             return
@@ -252,7 +253,7 @@ class SubGateway:
             return self._events.get_nowait()
         except queue.Empty:
             pass
-        alarms = [self._agent.state.wake_at, self._over_by]
+        alarms = [self._agent.state.wake_at, self._over_by if self._is_up else None]
         exchange = self._exchange
         if exchange is None:
             alarms.append(self._silent_at)

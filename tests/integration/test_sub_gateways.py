@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,8 +20,8 @@ from fedprune.task.run_directory import BOOK
 from tests.brokers import MISSING, Mosquitto
 from tests.federations import NAME, Site
 from tests.integration.test_joining import join
-from tests.processes import Child, ran, run, toml
-from tests.secured import SecuredGateway
+from tests.processes import Child, ran, run, toml, until
+from tests.secured import SecuredGateway, made_long_ago
 
 ROUNDS = 3
 BELOW = {"north": ("pi-1", "pi-2"), "south": ("pi-3", "pi-4")}
@@ -55,8 +56,8 @@ class Tree:
     def __init__(self, path: Path, task: Path, brokers: dict[str, str], **changes: Any) -> None:
         self.site, self._brokers, self._changes = Site(path, brokers["parent"], task), brokers, changes
 
-    def parent(self, **limits: Any) -> Child:
-        rounds = {**LIMITS, "cohort": 2, "sub_gateways": list(BELOW), **limits}
+    def parent(self) -> Child:
+        rounds = {**LIMITS, "cohort": 2, "sub_gateways": list(BELOW)}
         return Child("aggregator", self.site.federation("run", rounds=rounds, **self._changes))
 
     def gateway(self, name: str, **changes: Any) -> Child:
@@ -160,7 +161,10 @@ def test_a_gateway_that_has_joined_another_serves_its_federations_one_after_the_
         parent.says("north joined, from 127.0.0.1")
         queue_federation(above, site, 2)
         parent.says("waiting for 1 agents")
+        code, printed, _ = ran("gateway", "queue", "add", "--dir", own.path, "--task", tiny_task)
+        assert (code, "the queue rests" in printed) == (0, True)
         found = examined(own.path)
+        assert found["queue"]["told"].startswith("it rests, since this gateway has joined a parent: federation 1")
         assert found["parent: credentials"]["verdict"] == "ok"
         assert found["parent: access list"]["told"] == "north publishes, and the aggregator's answer comes back"
         with own.endpoint() as north:
@@ -175,25 +179,48 @@ def test_a_gateway_that_has_joined_another_serves_its_federations_one_after_the_
                 found = examined(own.path)
                 assert found["parent: credentials"]["told"] == "north is connected"
                 assert found["parent: access list"]["verdict"] == "ok"
-                assert found["queue"]["told"].startswith("it rests, since this gateway has joined a parent")
                 assert "lost" not in agent.stderr
+                north.interrupt(signal.SIGTERM)
+                assert north.ends() == 0
 
 
-def test_a_sub_gateway_that_was_killed_tells_its_agents_that_the_parent_was_done_meanwhile(
-    tmp_path_factory: pytest.TempPathFactory, brokers: dict[str, str], tiny_task: Path
+def test_a_gateway_that_was_killed_tells_its_devices_that_the_federation_ended_meanwhile(
+    tmp_path: Path, tiny_task: Path
 ) -> None:
-    tree = Tree(tmp_path_factory.mktemp("done"), tiny_task, brokers)
-    with tree.agents() as agents, tree.gateway("south"), tree.parent(count=1, quorum=0.5, deadline_s=1.0) as parent:
-        with tree.gateway("north") as north:
-            agents["pi-1"].says("round 1: training")
-            agents["pi-2"].says("round 1: training")
-            with agents["pi-1"].held_up(), agents["pi-2"].held_up():
+    above, own = (SecuredGateway.made(tmp_path / name) for name in ("above", "own"))
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{own.broker_port}", tiny_task)
+    with above.broker(), own.broker(), above.endpoint() as parent, ExitStack() as running:
+        assert run("gateway", "join", above.enrol("north"), "--dir", own.path)[0] == 0
+        queue_federation(above, site, 2)
+        with own.endpoint() as north:
+            configs = [join(own, site, name) for name in BELOW["north"]]
+            agents = [running.enter_context(Child("agent", "--config", config)) for config in configs]
+            for agent in agents:
+                agent.says("round 1: training")
+            with agents[0].held_up(), agents[1].held_up():
                 north.kill()
-        assert parent.ends() == 0
-        agents["pi-1"].says("round 1: submitting")
-        with tree.gateway("north") as north:
+        assert run("gateway", "queue", "stop", "1", "--dir", above.path)[0] == 0
+        parent.says("federation 1: stopped")
+        for agent in agents:
+            agent.says("round 1: submitting")
+        with own.endpoint() as north:
             north.says("its agents are told that it is over")
-            agents["pi-1"].says("waiting for work")  # its update is late
+            for agent in agents:
+                agent.says("waiting for work")  # its update was late
+                assert "signature" not in agent.stderr
+            queue_federation(above, site, 1)
+            north.says("round 1: 2 agents", "stdout")
+
+
+def test_a_certificate_of_eight_years_ago_is_renewed_at_the_parent(tmp_path: Path) -> None:
+    own = SecuredGateway.made(tmp_path / "own")
+    with made_long_ago(tmp_path / "above") as (above, token):
+        assert run("gateway", "join", token, "--dir", own.path)[0] == 0
+    certificate = own.path / "parent" / "device.pem"
+    old = certificate.read_bytes()
+    with above.broker(), own.broker(), above.endpoint(), own.endpoint() as north:
+        until(lambda: "the certificate is renewed" in north.stderr, "it is renewed, which may be earlier")
+    assert certificate.read_bytes() != old
 
 
 @pytest.mark.parametrize("written", ["nothing", "its own side", "a parent"])

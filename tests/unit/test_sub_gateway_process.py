@@ -297,3 +297,34 @@ def test_a_run_that_was_thought_to_be_over_goes_on_when_the_parent_does(
     below.exchange()
     assert [record.round for record in site.records] == [0]
     below.gateway.close()
+
+
+@pytest.mark.parametrize("waits", ["for its first federation", "for its broker"])
+def test_a_sub_gateway_that_waits_sleeps(
+    tmp_path: Path, parent: tuple[Site, AggregatorRunner, list[float]], monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    site, runner, _ = parent
+    now, alarms = [time.monotonic()], list[float | None]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    below = Below(tmp_path / "below", site, runner)
+    below.reach()
+    if waits == "for its broker":
+        below.exchange()
+        below.fleet.does_round(below.runner)
+        below.gateway._handle(LinkDown("its broker is started again"))
+        below.hear(DONE)
+        assert not below.gateway._is_over()
+
+    def wait(alarm: float | None) -> float:
+        alarms.append(alarm)
+        return 0.0
+
+    monkeypatch.setattr("aggregator.sub_gateway.process.SERVICE.wait_until", wait)
+    for _ in range(3):
+        now[0] += 60.0
+        below.gateway.tick()
+        assert not below.gateway._is_over()
+        while below.gateway._next_event() is not None:
+            pass
+        assert alarms[-1] is None or alarms[-1] > now[0]
+    below.gateway.close()
