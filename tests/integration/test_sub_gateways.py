@@ -142,10 +142,10 @@ def queue_federation(gateway: SecuredGateway, site: Site, rounds: int) -> None:
     assert code == 0, said
 
 
-def examined(path: Path) -> dict[str, dict[str, str]]:
+def examined(path: Path, code: int = 0) -> dict[str, dict[str, str]]:
     """What the doctor finds, by check."""
-    code, found, said = ran("doctor", path, "--json")
-    assert code == 0, f"{found}{said}"
+    ended, found, said = ran("doctor", path, "--json")
+    assert ended == code, f"{found}{said}"
     return {finding["check"]: finding for finding in json.loads(found)}
 
 
@@ -210,6 +210,23 @@ def test_a_gateway_that_was_killed_tells_its_devices_that_the_federation_ended_m
                 assert "signature" not in agent.stderr
             queue_federation(above, site, 1)
             north.says("round 1: 2 agents", "stdout")
+
+
+def test_the_doctor_says_what_is_wrong_on_the_way_to_the_parent(tmp_path: Path) -> None:
+    above, own = (SecuredGateway.made(tmp_path / name) for name in ("above", "own"))
+    config = own.path / "sub-gateway.toml"
+    with own.broker():
+        with above.broker(), above.endpoint():
+            assert run("gateway", "join", above.enrol("north"), "--dir", own.path)[0] == 0
+            assert examined(config)["access list"]["verdict"] == "ok"  # its own broker's, for the aggregator
+            above.revoke("north")
+            found = examined(config, code=1)
+            assert found["parent: TLS"]["verdict"] == "ok"
+            assert found["parent: credentials"]["verdict"] == "failed"
+            assert "device.pem is revoked" in found["parent: credentials"]["told"]
+        found = examined(config, code=1)
+    assert found["parent: port"]["verdict"] == "failed"
+    assert (found["credentials"]["verdict"], found["parent: credentials"]["verdict"]) == ("ok", "unknown")
 
 
 def test_a_certificate_of_eight_years_ago_is_renewed_at_the_parent(tmp_path: Path) -> None:
