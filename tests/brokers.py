@@ -85,7 +85,7 @@ class Mosquitto:
             held.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kill it: it forgets a SIGTERM that comes between its saying that it runs and its first look at the network."""
+        """Kill it: it forgets a SIGTERM that comes after it says that it runs and before it looks for one."""
         if self._process is not None:
             self._process.kill()
             assert self._process.stderr is not None
