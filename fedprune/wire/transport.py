@@ -13,11 +13,12 @@ import select
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from fedprune.errors import BrokerError, FedpruneError
 from fedprune.system.log import LimitedLog
@@ -26,7 +27,7 @@ from fedprune.wire import refusals
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
-from fedprune.wire.outbox import MAX_QUEUED_BYTES, MOST_SENT, Outbox, Publication, Subscription, Unsubscription
+from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
 from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.refusals import BrokerUnreachable
@@ -46,6 +47,8 @@ _SHORT_LIVED = 3
 """Connections in a row that did not last, before people are told of the likely reason."""
 _LOOK_UP_S = 1.0
 """Seconds after which an idle connection is checked for signs of life."""
+_WRITTEN_AT_ONCE = 64 * 1024
+"""Bytes of packets that are written together; a larger packet goes alone."""
 _HELD_S = 0.05
 """Seconds after which a link that reads nothing, since its events are not taken, looks again."""
 
@@ -189,7 +192,7 @@ class MqttLink:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = BoundedClient(self._client_id, self._inbox)
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(MOST_SENT)  # else 20, and paho holds the others back
+        client.max_inflight_messages_set(0)  # the outbox bounds them; paho walks over all at each acknowledgement
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._settings.uses_tls:
@@ -201,6 +204,7 @@ class MqttLink:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        client.on_socket_register_write = _later
         return client
 
     def _run(self, client: BoundedClient) -> None:
@@ -248,14 +252,13 @@ class MqttLink:
             if self._closing.is_set() and not is_leaving:
                 is_leaving = True
                 client.disconnect()
+            if client.want_write():
+                client.loop_write()
             connection = client.socket()
             if connection is None:
                 return
-            readable, writable = self._wait(client, connection)
-            if readable:
+            if self._wait(client, connection):
                 client.loop_read()
-            if writable:
-                client.loop_write()
             client.check_life()
 
     def _hand_over(self, client: BoundedClient) -> None:
@@ -268,18 +271,17 @@ class MqttLink:
                 case Unsubscription(topic_filter):
                     client.unsubscribe(topic_filter)
 
-    def _wait(self, client: BoundedClient, connection: Any) -> tuple[bool, bool]:
-        """Wait for something to do; (there may be something to read, something may be written)."""
+    def _wait(self, client: BoundedClient, connection: Any) -> bool:
+        """Wait for something to do; True if there may be something to read."""
         is_held = self._inbox.is_full()
-        has_decrypted = not is_held and isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+        has_come = not is_held and client.has_come
         poller = select.poll()
         poller.register(connection, (0 if is_held else select.POLLIN) | (select.POLLOUT if client.want_write() else 0))
         poller.register(self._waker, select.POLLIN)
-        ready = dict(poller.poll(1000 * (0 if has_decrypted else _HELD_S if is_held else _LOOK_UP_S)))
+        ready = dict(poller.poll(1000 * (0 if has_come else _HELD_S if is_held else _LOOK_UP_S)))
         if self._waker.fileno() in ready:
             self._waker.clear()
-        state = ready.get(connection.fileno(), 0)
-        return has_decrypted or bool(state & ~select.POLLOUT), bool(state & select.POLLOUT)
+        return has_come or bool(ready.get(connection.fileno(), 0) & ~select.POLLOUT)
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
@@ -343,11 +345,17 @@ class MqttLink:
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
 
 
+def _later(_client: object, _data: object, _socket: object) -> None:
+    """What a client is to write waits for `loop_write`; without this paho writes each packet at once, by itself."""
+
+
 class BoundedClient(paho.Client):
     """paho's client for one connection, which takes in no packet over `MAX_PACKET_BYTES`.
 
-    paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. No other private
-    names of paho's are used than those in this class.
+    paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. So is its way of
+    writing, a packet at a time: while the system is called other threads have the interpreter, and thousands of
+    messages would be as many times waiting for them. No other private names of paho's are used than those in this
+    class.
     """
 
     def __init__(self, client_id: str, inbox: Inbox, *, speaks_5: bool = False) -> None:
@@ -361,6 +369,8 @@ class BoundedClient(paho.Client):
         )
         self._inbox = inbox
         self._packets = BoundedPackets(super()._sock_recv, inbox.is_full)
+        self._written_ahead = 0
+        """Bytes that the system has taken of the packets behind the one that paho is writing."""
         self.tls_error: ssl.SSLError | None = None
         """What ended the connection, if TLS did: paho tells nobody."""
 
@@ -368,6 +378,19 @@ class BoundedClient(paho.Client):
     def has_cut(self) -> bool:
         """The message that `on_message` is being called with was over the bound, and has lost its payload."""
         return self._packets.is_cut
+
+    @property
+    def has_come(self) -> bool:
+        """There is something to read of which the socket itself tells nothing any more."""
+        connection = self.socket()
+        return self._packets.has_more or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read what there is, all packets that came together, but none while nobody takes what came before."""
+        code = super().loop_read(max_packets)
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._packets.has_more and not self._inbox.is_full():
+            code = super().loop_read(max_packets)
+        return code
 
     def check_life(self) -> None:
         """Ping the broker when it is time, and end the connection if it does not answer.
@@ -387,6 +410,24 @@ class BoundedClient(paho.Client):
             raise
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
+        """Send this packet and those behind it at once, as far as the socket takes them; the bytes taken of this."""
+        if not self._written_ahead:
+            self._written_ahead = self._send(b"".join(self._together(buf)))
+        taken = min(len(buf), self._written_ahead)
+        self._written_ahead -= taken
+        return taken
+
+    def _together(self, buf: bytes | bytearray) -> Iterator[bytes | bytearray]:
+        """A packet and those behind it, up to some size."""
+        size = len(buf)
+        yield buf
+        for behind in self._out_packet:
+            if size >= _WRITTEN_AT_ONCE:
+                return
+            size += len(behind["packet"])
+            yield behind["packet"]
+
+    def _send(self, buf: bytes) -> int:
         try:
             return super()._sock_send(buf)
         except BlockingIOError:
