@@ -112,7 +112,7 @@ def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
     return replace(
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
+        presence=state.presence.at(now).heard(agent, Waiting(examples, state.round, knows_terms=True)),
         response_times=times,
         owed=state.owed.insert(agent, accepted(submit)),
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
