@@ -58,9 +58,10 @@ away then, and not slow; and an update that takes longer all the same is welcome
 
 @dataclass(frozen=True)
 class ResponseTimes:
-    """`seen`: those of each agent, the newest last, as float64: a tuple would take three times the memory. `missed`: the seconds that an agent counts as taking that missed a
-    deadline and has not responded since. Of some `outcomes` that were seen, older ones fading, so many
-    `misses` were of agents that failed, or whose update did not come by the deadline."""
+    """`seen`: those of each agent, the newest last, as float64: a tuple would take three times the memory. `missed`:
+    the seconds that an agent counts as taking that missed a deadline and has not responded since. Of some `outcomes` that
+    were seen, older ones fading, so many `misses` were of agents that failed, or whose update did not come by the
+    deadline."""
 
     seen: HashTrieMap[str, bytes] = HashTrieMap()
     missed: HashTrieMap[str, float] = HashTrieMap()
@@ -86,9 +87,9 @@ class ResponseTimes:
         """An agent could not do a round, for whatever reason: that says nothing of its speed."""
         return self._with_outcome(1.0)
 
-    def of(self, agent: str) -> list[float]:
+    def of(self, agent: str) -> Sequence[float]:
         """The seconds that are remembered of an agent, the newest last."""
-        return memoryview(self.seen.get(agent) or b"").cast("d").tolist()
+        return [*memoryview(self.seen.get(agent) or b"").cast("d")]
 
     def expected(self, agent: str) -> float | None:
         """The seconds that are expected of an agent; None if nothing was seen of it.

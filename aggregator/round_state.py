@@ -285,8 +285,8 @@ class RoundState:
     updates on their way in, `uploads_bytes` their sizes together; `is_proven`: a chunk of the largest size came of one;
     `came`: chunks of the round's updates that came to the process before this one. `owed`: digests of accepted updates,
     all of round `owed_round`, of agents that do not know yet that they are; they are told at `acknowledge_at` or with
-    the next round's work. `serving`: the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
-    second that began at `tickets_since`.
+    the next round's work. `serving`: the task, the last models, and who lacks what of them; `served`: those models,
+    oldest first. `tickets_given`: in the second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `arrivals`: when agents came, in this gathering and the last ones.
     `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members

@@ -1,4 +1,4 @@
-"""The MQTT link: the only module that knows paho. MQTT 3.1.1, QoS 1, clean sessions.
+"""The MQTT link: MQTT 3.1.1, QoS 1, clean sessions.
 
 A link reports what happens as events on a queue and never runs anybody's code on its network thread, which alone talks
 to paho once the first connection is made. What is published while the link is down is dropped, and so is what the
@@ -7,28 +7,23 @@ broker had not acknowledged when it went down: every exchange is re-established 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
-import ssl
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from fedprune.errors import BrokerError, FedpruneError
 from fedprune.system.log import LimitedLog
 from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
+from fedprune.wire.bounded_client import BoundedClient
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
-from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
+from fedprune.wire.packets import MAX_PACKET_BYTES
 from fedprune.wire.reconnecting import reconnect_delay
 from fedprune.wire.refusals import BrokerUnreachable
 from fedprune.wire.tls import tls_context
@@ -47,8 +42,6 @@ _SHORT_LIVED = 3
 """Connections in a row that did not last, before people are told of the likely reason."""
 _LOOK_UP_S = 1.0
 """Seconds after which an idle connection is checked for signs of life."""
-_WRITTEN_AT_ONCE = 64 * 1024
-"""Bytes of packets that are written together; a larger packet goes alone."""
 _HELD_S = 0.05
 """Seconds after which a link that reads nothing, since its events are not taken, looks again."""
 
@@ -204,7 +197,6 @@ class MqttLink:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.on_socket_register_write = _later
         return client
 
     def _run(self, client: BoundedClient) -> None:
@@ -332,7 +324,7 @@ class MqttLink:
         if self._outbox.acknowledged(mid):
             self._events.put(Drained())
 
-    def _on_message(self, client: Any, _data: object, message: paho.MQTTMessage) -> None:
+    def _on_message(self, client: Any, _data: object, message: Any) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -343,96 +335,3 @@ class MqttLink:
             )
             return
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
-
-
-def _later(_client: object, _data: object, _socket: object) -> None:
-    """What a client is to write waits for `loop_write`; without this paho writes each packet at once, by itself."""
-
-
-class BoundedClient(paho.Client):
-    """paho's client for one connection, which takes in no packet over `MAX_PACKET_BYTES`.
-
-    paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. So is its way of
-    writing, a packet at a time: while the system is called other threads have the interpreter, and thousands of
-    messages would be as many times waiting for them. No other private names of paho's are used than those in this
-    class.
-    """
-
-    def __init__(self, client_id: str, inbox: Inbox, *, speaks_5: bool = False) -> None:
-        """`speaks_5`: MQTT 5 instead of 3.1.1, for who wants to know why a broker refuses something."""
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=None if speaks_5 else True,
-            protocol=paho.MQTTv5 if speaks_5 else paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        self._inbox = inbox
-        self._packets = BoundedPackets(super()._sock_recv, inbox.is_full)
-        self._written_ahead = 0
-        """Bytes that the system has taken of the packets behind the one that paho is writing."""
-        self.tls_error: ssl.SSLError | None = None
-        """What ended the connection, if TLS did: paho tells nobody."""
-
-    @property
-    def has_cut(self) -> bool:
-        """The message that `on_message` is being called with was over the bound, and has lost its payload."""
-        return self._packets.is_cut
-
-    @property
-    def has_come(self) -> bool:
-        """There is something to read of which the socket itself tells nothing any more."""
-        connection = self.socket()
-        return self._packets.has_more or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
-
-    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read what there is, all packets that came together, but none while nobody takes what came before."""
-        code = super().loop_read(max_packets)
-        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._packets.has_more and not self._inbox.is_full():
-            code = super().loop_read(max_packets)
-        return code
-
-    def check_life(self) -> None:
-        """Ping the broker when it is time, and end the connection if it does not answer.
-
-        An answer that we cannot have read yet is not missed: it may lie behind what we are throwing away, or do not
-        read since nobody takes it.
-        """
-        if self._packets.is_skipping or self._inbox.is_full():
-            self._ping_t = 0.0
-        self.loop_misc()
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        try:
-            return self._packets.recv(bufsize)
-        except ssl.SSLError as error:
-            self.tls_error = error
-            raise
-
-    def _sock_send(self, buf: bytes | bytearray) -> int:
-        """Send this packet and those behind it at once, as far as the socket takes them; the bytes taken of this."""
-        if not self._written_ahead:
-            self._written_ahead = self._send(b"".join(self._together(buf)))
-        taken = min(len(buf), self._written_ahead)
-        self._written_ahead -= taken
-        return taken
-
-    def _together(self, buf: bytes | bytearray) -> Iterator[bytes | bytearray]:
-        """A packet and those behind it, up to some size."""
-        size = len(buf)
-        yield buf
-        for behind in self._out_packet:
-            if size >= _WRITTEN_AT_ONCE:
-                return
-            size += len(behind["packet"])
-            yield behind["packet"]
-
-    def _send(self, buf: bytes) -> int:
-        try:
-            return super()._sock_send(buf)
-        except BlockingIOError:
-            raise
-        except OSError:  # the broker hung up: what it said before can still be read
-            with contextlib.suppress(OSError):
-                self._sock_recv(1)
-            raise
