@@ -59,8 +59,8 @@ away then, and not slow; and an update that takes longer all the same is welcome
 @dataclass(frozen=True)
 class ResponseTimes:
     """`seen`: those of each agent, the newest last, as float64: a tuple would take three times the memory. `missed`:
-    the seconds that an agent counts as taking that missed a deadline and has not responded since. Of some `outcomes` that
-    were seen, older ones fading, so many `misses` were of agents that failed, or whose update did not come by the
+    the seconds that an agent counts as taking that missed a deadline and has not responded since. Of some `outcomes`
+    that were seen, older ones fading, so many `misses` were of agents that failed, or whose update did not come by the
     deadline."""
 
     seen: HashTrieMap[str, bytes] = HashTrieMap()
