@@ -18,7 +18,7 @@ from fedprune.model.metrics import metric_named
 from fedprune.task.bundle import Task
 from fedprune.task.evaluation import Evaluation, EvaluationTally, LossScale, LossTally
 from fedprune.task.tallies import pack_unpacked, unpack_tallies
-from fedprune.wire.messages import MAX_TALLIES_BYTES, Evaluated, Submit
+from fedprune.wire.messages import Evaluated, Submit
 
 LOSS = "loss"
 
@@ -69,7 +69,8 @@ def agents_evaluation(updates: Mapping[str, AcceptedUpdate], task: Task) -> Agen
 
 
 def evaluated_together(updates: Mapping[str, AcceptedUpdate], task: Task) -> Evaluated | None:
-    """The evaluations that came with updates as one agent would tell it; None if nobody's counts.
+    """The evaluations that came with updates as one agent would tell it; None if nobody's counts. Its tallies may be
+    more than an agent may send.
 
     An agent whose update weighs less than it evaluated on is passed over: there are no fractions of counts.
     """
@@ -81,10 +82,7 @@ def evaluated_together(updates: Mapping[str, AcceptedUpdate], task: Task) -> Eva
         total = tally if total is None else total + tally
     if total is None:
         return None
-    packed = pack_unpacked(total.metrics)
-    if len(packed) > MAX_TALLIES_BYTES:
-        return None
-    return Evaluated(examples=total.examples, loss=total.losses[0].mean, tallies=packed)
+    return Evaluated(examples=total.examples, loss=total.losses[0].mean, tallies=pack_unpacked(total.metrics))
 
 
 def loss_scale(task: Task, records: Sequence[RoundRecord]) -> LossScale:

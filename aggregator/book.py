@@ -295,6 +295,10 @@ class Book:
         """The round that is open, or the next to begin."""
         return int(self._fetch("SELECT count(record) FROM rounds")[0][0])
 
+    def last_round(self) -> int:
+        """The last round that agents were assigned to; 0 if none was."""
+        return int(self._fetch("SELECT ifnull(max(round), 0) FROM rounds")[0][0])
+
     def cohort(self, round_: int) -> tuple[dict[str, int], int]:
         """The agents assigned to a round with the most examples that each may weigh, and the round's cap."""
         caps = self._fetch("SELECT cap FROM rounds WHERE round = ?", round_)
@@ -348,8 +352,7 @@ class Book:
 
     def updates(self) -> list[AcceptedUpdate]:
         """All accepted updates, for reports."""
-        rows = self._fetch(f"SELECT {_UPDATE} FROM updates ORDER BY round, agent")
-        return [AcceptedUpdate(*fields) for fields in rows]
+        return [AcceptedUpdate(*each) for each in self._fetch(f"SELECT {_UPDATE} FROM updates ORDER BY round, agent")]
 
     def close(self) -> None:
         self._connection.close()

@@ -19,6 +19,7 @@ from fedprune.errors import FedpruneError
 from fedprune.identity.gateway import open_gateway
 from fedprune.task.bundle import load_bundle
 from fedprune.task.gathering import load_to_look
+from fedprune.wire.broker import Broker
 from fedprune.wire.topics import Topics, check_id
 
 
@@ -41,7 +42,13 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     yield from examine_secrets(broker_secrets(broker))
     yield from _examine_task(settings, base)
     if settings.gateway is not None:
-        yield _examine_gateway(base / settings.gateway)
+        yield examine_gateway(base / settings.gateway)
+    yield from examine_broker(broker, topics, state, now)
+    yield ok("backup", f"back up {state} between rounds: checkpoints and the book are in it, and nowhere else")
+
+
+def examine_broker(broker: Broker, topics: Topics, state: Path, now: datetime) -> Iterator[Finding]:
+    """The way to the agents' broker, and that it lets the aggregator in, unless one runs that owns `state`."""
     network = [*examine_network(broker, now)]
     yield from network
     owner = owner_of(state)
@@ -54,7 +61,6 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
         yield unknown("credentials", f"{broker.url} cannot be reached")
     else:
         yield from examine_aggregator_login(broker, topics)
-    yield ok("backup", f"back up {state} between rounds: checkpoints and the book are in it, and nowhere else")
 
 
 def _examine_task(settings: FederationSettings, base: Path) -> Iterator[Finding]:
@@ -74,7 +80,8 @@ def _examine_task(settings: FederationSettings, base: Path) -> Iterator[Finding]
         yield ok("data", f"{len(data)} held-out examples in {settings.held_out}")
 
 
-def _examine_gateway(directory: Path) -> Finding:
+def examine_gateway(directory: Path) -> Finding:
+    """The gateway whose devices alone may take part."""
     try:
         return ok("gateway", f"{directory}: devices of federation {open_gateway(directory).settings.federation} alone")
     except FedpruneError as error:

@@ -10,7 +10,10 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
+
 from aggregator.gateway.federations import Federation, Federations, Unreadable
+from aggregator.sub_gateway.settings import FILE as SUB_GATEWAY
 from fedprune.doctor.clock import examine_certificate, examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
@@ -52,7 +55,8 @@ def examine(directory: Path, now: datetime) -> Iterator[Finding]:
     yield from examine_secrets(secrets | {"the key that signs manifests": directory / SIGNING})
     yield from _examine_pairs(gateway, now)
     yield _examine_epoch(directory)
-    yield _examine_queue(directory)
+    is_below = (directory / SUB_GATEWAY).is_file()
+    yield _judge_rest(_examine_queue(directory)) if is_below else _examine_queue(directory)
     yield _examine_endpoint(settings.enrolment_port)
     yield _examine_connections(gateway)
     network = [*examine_network(_broker(gateway), now)]
@@ -61,6 +65,11 @@ def examine(directory: Path, now: datetime) -> Iterator[Finding]:
         yield unknown("access list", f"{gateway.broker_url} cannot be reached: start Mosquitto")
     else:
         yield _examine_rights(gateway)
+    if is_below:
+        # A gateway without a parent loads no agent.
+        from aggregator.sub_gateway.doctor import examine_parent
+
+        yield from examine_parent(directory / SUB_GATEWAY, now)
     yield ok("backup", f"keep a copy of {directory} elsewhere: without {AUTHORITY}.key every device must join anew")
 
 
@@ -115,6 +124,14 @@ def _examine_queue(directory: Path) -> Finding:
     if current is None:
         return ok("queue", "no federation waits: `fedprune gateway queue add` puts one there")
     return ok("queue", f"federation {current.number}, {current.task}, is the current one; {len(waiting) - 1} wait")
+
+
+def _judge_rest(queue: Finding) -> Finding:
+    """What is told of the queue of a gateway that serves a parent's federations instead."""
+    told = f"it rests, since this gateway has joined a parent: {queue.told}"
+    if queue.verdict is Verdict.OK:
+        return ok(queue.check, told)
+    return msgspec.structs.replace(queue, told=told)
 
 
 def _examine_endpoint(port: int) -> Finding:

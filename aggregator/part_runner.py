@@ -16,14 +16,14 @@ from aggregator.book import RoundRecord
 from aggregator.cohort import Standing
 from aggregator.deltas import keep_delta
 from aggregator.global_model import GlobalModel
-from aggregator.part_submit import part_submit
-from aggregator.partial_sum import encode_partial_sum
+from aggregator.part_submit import submitted_part
 from aggregator.round_remarks import say_left_out
 from aggregator.round_state import Event, Phase, Plan, RoundGiven
 from aggregator.run_store import RunStore
 from aggregator.segments import forget_segments
 from aggregator.update_exchange import UpdateExchange
 from aggregator.workers import Workers
+from fedprune.errors import TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.model.tensors import weights_digest
@@ -59,7 +59,8 @@ class GivenRound:
 class PartRunner(UpdateExchange):
     """The agents' side of a sub-gateway. Construction resumes what the book says of the first round that is `given`.
 
-    `hand_over` makes a partial sum, and what is said of it, durable, and sees to it that the parent gets it.
+    `hand_over` makes a partial sum, and what is said of it, durable, and sees to it that the parent gets it; `decline`
+    tells it why there is none of the parent's run and round.
     `report` is told of each round whose part was handed over.
     """
 
@@ -73,6 +74,7 @@ class PartRunner(UpdateExchange):
         given: GivenRound,
         *,
         hand_over: Callable[[Submit, bytes], None],
+        decline: Callable[[str, int, TrainingError], None],
         report: Callable[[RoundRecord], None],
         clock: Callable[[], float],
         keys: DeviceKeys | None = None,
@@ -82,7 +84,7 @@ class PartRunner(UpdateExchange):
     ) -> None:
         super().__init__(plan, bundle, topics, link, store, clock, keys, signer, spoken, workers)
         self._contents = {plan.task.digest: bundle.blob}
-        self._hand_over, self._report = hand_over, report
+        self._hand_over, self._decline, self._report = hand_over, decline, report
         self._next: GivenRound | None = None
         self._take(given)
         self._resume(plan, self._offer(), given.round)
@@ -159,7 +161,13 @@ class PartRunner(UpdateExchange):
             say_left_out(self._merge_log, round_, merged)
             self._report(record)
         checkpoint = self._model.checkpoint
-        part = encode_partial_sum(sums, bytes.fromhex(weights_digest(checkpoint.weights)))
         taken = {agent: update for agent, update in updates.items() if agent not in merged.left_out}
-        self._hand_over(part_submit(checkpoint.run, round_, part, taken, self._task), part)
+        try:
+            submit, part = submitted_part(
+                checkpoint.run, round_, sums, weights_digest(checkpoint.weights), taken, self._task
+            )
+        except TrainingError as error:
+            self._decline(checkpoint.run, round_, error)
+        else:
+            self._hand_over(submit, part)
         return []

@@ -1,31 +1,36 @@
-"""A sub-gateway's submit: what its agents said beside their updates, together."""
+"""A sub-gateway's submit: its partial sum, and what its agents said beside their updates, together."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
 
+import msgspec
+
 from aggregator.agents_evaluation import evaluated_together
 from aggregator.book import AcceptedUpdate
+from aggregator.merging import Aggregate
+from aggregator.partial_sum import encode_partial_sum
 from fedprune.errors import TrainingError
 from fedprune.task.bundle import Task
+from fedprune.wire.examples import MOST_SUBMITTED
 from fedprune.wire.messages import Submit
 from fedprune.wire.transfer import content_of
 
-_MOST_EXAMPLES = 2**31 - 1
-"""Of a submit."""
 
-
-def part_submit(run: str, round_: int, part: bytes, updates: Mapping[str, AcceptedUpdate], task: Task) -> Submit:
-    """Say of a partial sum what an agent says of its update.
+def submitted_part(
+    run: str, round_: int, sums: Aggregate, weights_digest: str, updates: Mapping[str, AcceptedUpdate], task: Task
+) -> tuple[Submit, bytes]:
+    """The partial sum as bytes, and what is said of it: what an agent says of its update.
 
     Means are weighted by examples, as the updates are. Memory and inputs' magnitude are the largest, the time that of
-    the slowest, the steps the lower median.
+    the slowest, the steps the lower median. The tallies are in the part, where there is room for those of any cohort.
 
     Args:
         run: the parent's.
         round_: the round's number.
-        part: the partial sum.
+        sums: of the updates.
+        weights_digest: that of the weights that the updates are to.
         updates: those that are in it, by agent; one at least.
         task: what was trained.
 
@@ -34,12 +39,15 @@ def part_submit(run: str, round_: int, part: bytes, updates: Mapping[str, Accept
     """
     of_it = updates.values()
     examples = sum(update.weight for update in of_it)
-    if examples > _MOST_EXAMPLES:
+    if examples > MOST_SUBMITTED:
         raise TrainingError(
-            f"round {round_ + 1}: the updates weigh {examples} examples together, and a part {_MOST_EXAMPLES} at most; "
+            f"round {round_ + 1}: the updates weigh {examples} examples together, and a part {MOST_SUBMITTED} at most; "
             "lower rounds.cohort"
         )
-    return Submit(
+    evaluated = evaluated_together(updates, task)
+    tallies = b"" if evaluated is None else evaluated.tallies
+    part = encode_partial_sum(sums, bytes.fromhex(weights_digest), tallies)
+    submit = Submit(
         run=run,
         round=round_,
         update=content_of(part),
@@ -51,5 +59,6 @@ def part_submit(run: str, round_: int, part: bytes, updates: Mapping[str, Accept
         peak_memory_mb=round(max(update.peak_memory_mb for update in of_it)),
         x_mean=sum(update.x_mean * update.weight for update in of_it) / examples,
         x_largest=max(update.x_largest for update in of_it),
-        evaluated=evaluated_together(updates, task),
+        evaluated=None if evaluated is None else msgspec.structs.replace(evaluated, tallies=b""),
     )
+    return submit, part

@@ -3,13 +3,15 @@
 Workers of one gateway send it, and gateways below another. All little-endian:
 
 =======  ==========================================================================================================
-4 bytes  magic and version: ``FPS1``
+4 bytes  magic and version: ``FPS2``
 8 bytes  the beginning of the digest of the weights that the updates are to (`weights_digest`)
+uint32   how many bytes of tallies follow
+tallies  of the agents' evaluations together (`fedprune.task.tallies`), empty where none was made
 rest     the sums, see `Aggregate.encode`
 =======  ==========================================================================================================
 
-Nothing in it says how long it is: tensor table and mask do. What is read is checked to be sums that have room, so that
-no part of a sum can overflow another. Which agents it is of, and their weights, are told beside it.
+Nothing in it says how long the sums are: tensor table and mask do. What is read is checked to be sums that have room,
+so that no part of a sum can overflow another. Which agents it is of, and their weights, are told beside it.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array, Mask, TensorClass, TensorTable, Weights
 from fedprune.pruning.masks import take_kept
 
-_MAGIC = b"FPS1"
+_MAGIC = b"FPS2"
 DIGEST_BYTES = 8
 """Of the weights' digest."""
 
 
-def encode_partial_sum(sums: Aggregate, weights_digest: bytes) -> bytes:
+def encode_partial_sum(sums: Aggregate, weights_digest: bytes, tallies: bytes = b"") -> bytes:
     """Write sums of updates to the weights with this digest, of which the beginning is taken."""
-    return _MAGIC + weights_digest[:DIGEST_BYTES] + sums.encode()
+    return b"".join([_MAGIC, weights_digest[:DIGEST_BYTES], len(tallies).to_bytes(4, "little"), tallies, sums.encode()])
 
 
 def decode_partial_sum(
@@ -51,9 +53,26 @@ def decode_partial_sum(
     reader.expect(_MAGIC)
     if bytes(reader.take(DIGEST_BYTES)) != weights_digest[:DIGEST_BYTES]:
         raise ProtocolError("the partial sum is of updates to another model")
+    _take_tallies(reader)
     sums = Aggregate.read(reader, table, weights, known_mask)
     reader.finish()
     return sums
+
+
+def tallies_of(blob: bytes) -> bytes:
+    """The tallies in foreign bytes; none if these are no partial sum, which `decode_partial_sum` says."""
+    reader = Reader(blob)
+    try:
+        reader.expect(_MAGIC)
+        reader.take(DIGEST_BYTES)
+        return _take_tallies(reader)
+    except ProtocolError:
+        return b""
+
+
+def _take_tallies(reader: Reader) -> bytes:
+    (size,) = reader.unpack("I")
+    return bytes(reader.take(size))
 
 
 def is_partial_sum(blob: bytes) -> bool:

@@ -282,7 +282,7 @@ def _plan(
         chunk_bytes=settings.broker.chunk_bytes,
         statement=b"" if signer is None else signer.statement,
         sub_gateways=frozenset(rounds.sub_gateways),
-        max_part_bytes=most_part_bytes(bundle.task.table),
+        max_part_bytes=most_part_bytes(bundle.task),
     )
 
 

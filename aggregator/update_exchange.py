@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from aggregator.acceptance import accepted_update
 from aggregator.agents_evaluation import check_evaluated
 from aggregator.book import MOST_NAMES, AcceptedUpdate, RoundRecord
@@ -18,6 +20,7 @@ from aggregator.exchange import Exchange
 from aggregator.folding import Taken
 from aggregator.global_model import GlobalModel
 from aggregator.local_work import check_local_steps
+from aggregator.partial_sum import tallies_of
 from aggregator.round_merge import MergedRound, Merger, nowhere
 from aggregator.round_state import Event, HistoryDiffers, Model, Phase, Plan, StoreUpdate, UpdateRefused, UpdateStored
 from aggregator.run_store import RunStore
@@ -93,12 +96,21 @@ class UpdateExchange(Exchange, ABC):
             self._began = self._clock()
 
     def _store_updates(self, updates: Sequence[StoreUpdate]) -> list[Event]:
+        updates = [self._with_tallies(action) for action in updates]
         if self._workers is None:
             return self._note_verdicts([(action, self._verdict(action)) for action in updates])
         said = [(action, self._says_nonsense(action)) for action in updates]
         checked = [(action, self._merger.remembered(action.agent, self._model)) for action, why in said if why is None]
         self._workers.check(checked, self._model.checkpoint.version)
         return self._note_verdicts([(action, why) for action, why in said if why is not None])
+
+    def _with_tallies(self, action: StoreUpdate) -> StoreUpdate:
+        """A sub-gateway's submit has its tallies in the update; of bytes that are no partial sum, none."""
+        evaluated = action.submit.evaluated
+        if action.agent not in self.state.plan.sub_gateways or evaluated is None:
+            return action
+        evaluated = msgspec.structs.replace(evaluated, tallies=tallies_of(action.blob))
+        return replace(action, submit=msgspec.structs.replace(action.submit, evaluated=evaluated))
 
     def hear_worker(self, event: Checked | WorkerEnded) -> None:
         """Go on with what a worker has checked; or with another worker."""

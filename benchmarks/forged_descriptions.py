@@ -40,7 +40,7 @@ from fedprune.network.description import Call, Network, Penalty, pack_network, p
 from fedprune.network.layers import Function, Operation, Padding, Statistic
 from fedprune.runtime.training_graph import TrainingGraph
 from fedprune.system.usage import peak_memory_mb
-from fedprune.task.bundle import MAX_PARAMETERS
+from fedprune.task.checks import MAX_PARAMETERS
 from fedprune.task.padding import counted_places
 
 MEMORY_BYTES = 3 * 2**30

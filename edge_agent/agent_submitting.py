@@ -29,6 +29,7 @@ from edge_agent.agent_state import (
     WarnUnanswered,
 )
 from edge_agent.history_events import SendShared, SharedTaken
+from fedprune.wire.examples import MOST_CHECKED_IN
 from fedprune.wire.messages import (
     MAX_INLINE_BYTES,
     Accepted,
@@ -71,7 +72,7 @@ def submit(state: AgentState, event: TrainingDone, now: float) -> Step:
     state = replace(
         state,
         phase=Phase.SUBMITTING,
-        check_in=msgspec.structs.replace(state.check_in, examples=event.submit.examples),
+        check_in=msgspec.structs.replace(state.check_in, examples=min(event.submit.examples, MOST_CHECKED_IN)),
         assignment=None,
         durations=state.durations_at(now),
         submitted_to=_gateway_seen(state),

@@ -64,7 +64,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     key_file = None if settings.authentication_key is None else base / settings.authentication_key
     yield from examine_secrets(broker_secrets(broker) | ({} if key_file is None else {"authentication_key": key_file}))
     if settings.root_key is not None:
-        yield _examine_root_key(base / settings.root_key)
+        yield examine_root_key(base / settings.root_key)
     elif key_file is not None:
         yield warning(
             "root key",
@@ -73,13 +73,13 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
         )
     owner = owner_of(state)
     yield _examine_data(base / settings.data, state, is_running=bool(owner.is_there))
-    yield (agent := _examine_agent(state, owner))
+    yield (agent := examine_agent(state, owner))
     network = [*examine_network(broker, now)]
     yield from network
     if owner.is_there is None:
         yield unknown("credentials", "a trial would end the connection of an agent that runs, and perhaps one does")
     elif owner.is_there:
-        yield from _examine_running(state, name, agent)
+        yield from examine_running(state, name, agent)
     elif any(finding.verdict is Verdict.FAILED for finding in network):
         yield unknown("credentials", f"{broker.url} cannot be reached")
     else:
@@ -121,7 +121,8 @@ def _examine_consent(settings: AgentSettings, state: Path) -> Iterator[Finding]:
         yield ok("consent", "no task waits")
 
 
-def _examine_root_key(path: Path) -> Finding:
+def examine_root_key(path: Path) -> Finding:
+    """The key by which manifests are proven can be read."""
     try:
         return ok(
             "root key", f"this device obeys what the gateway of root key {read_root_key(path).hex()[:16]}... signs"
@@ -174,7 +175,8 @@ class _Told(logging.Handler):
         self._logger.propagate = True
 
 
-def _examine_agent(state: Path, owner: Owner) -> Finding:
+def examine_agent(state: Path, owner: Owner) -> Finding:
+    """What the one that owns the directory, if any does, tells of itself."""
     check = "agent"
     if owner.is_there is None:
         return failed(check, owner.problem, "call the doctor as the user as whom the agent runs, or with sudo")
@@ -206,7 +208,7 @@ def describe(status: AgentStatus) -> str:
     return ", ".join(words)
 
 
-def _examine_running(state: Path, name: str, agent: Finding) -> Iterator[Finding]:
+def examine_running(state: Path, name: str, agent: Finding) -> Iterator[Finding]:
     """Have the agent itself speak, over its own connection, and see that the aggregator answers."""
     began = time.monotonic()
     status = ask(state, PROBE)

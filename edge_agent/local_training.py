@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from edge_agent.evaluating import evaluate_global
 from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.logit_adjustment import adjusted
 from edge_agent.owed import Owed
 from edge_agent.round_model import round_model
 from edge_agent.trainers import Trainer, Work, never
@@ -54,11 +55,12 @@ def train_locally(
     evaluated = None if held_out is None else evaluate_global(weights, bundle.in_form(form), held_out, should_stop)
     keyed = Keyed(assignment.known.seed, assignment.round, local.agent, "training")
     votes = asked_votes(form.task, assignment.round, mask)
-    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes)
     known_mask = bundle.task.pruning.mask.rules.known_mask(mask)
     first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
     moved = moved_since(first, weights, table)
     del first
+    weights = adjusted(weights, bundle.in_form(form), data)
+    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes)
     try:
         trained = trainer.train(work, data)
         keep(trained.weights, form)

@@ -23,7 +23,7 @@ from export.plain_models import in_float32, parameters, stripped
 from fedprune.errors import TaskError
 from fedprune.keras.stack import keras, tf, tfmot
 from fedprune.system.disk import why_unreadable
-from fedprune.task.bundle import MAX_PARAMETERS
+from fedprune.task.checks import MAX_PARAMETERS
 
 MAX_FILE_BYTES = 2**30
 _MAX_CONFIG_BYTES = 2**22

@@ -148,7 +148,8 @@ def _loss(objective: Objective) -> str:
     smoothed = f", label smoothing {objective.label_smoothing:g}" if objective.label_smoothing else ""
     classes = objective.class_weights
     weights = f", class weights {min(classes):g} to {max(classes):g}" if classes else ""
-    return f"{objective.loss}{weight}{smoothed}{weights}"
+    adjusted = f", logit adjustment {objective.logit_adjustment:g}" if objective.logit_adjustment else ""
+    return f"{objective.loss}{weight}{smoothed}{weights}{adjusted}"
 
 
 def _scores(pruning: Pruning) -> str:

@@ -6,13 +6,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from fedprune.identity.certificates import fingerprint
+from fedprune.identity.enrolment import Enrolment
+from fedprune.identity.enrolment_server import EnrolmentServer
+from fedprune.identity.gateway import init_gateway
+from fedprune.identity.settings import GatewaySettings
+from fedprune.identity.token import FINGERPRINT_BYTES, JoinToken, format_token
 from fedprune.wire.broker import Broker, Tls
 from tests.brokers import EXECUTABLE, free_port
 from tests.federations import NAME
 from tests.processes import Child, ran, run
+from tests.served import served
 
 
 @dataclass(frozen=True)
@@ -82,3 +90,18 @@ class SecuredGateway:
         code, printed, errors = ran(*arguments, "--dir", self.path)
         assert code == 0, errors
         return printed
+
+
+@contextmanager
+def made_long_ago(path: Path) -> Iterator[tuple[SecuredGateway, str]]:
+    """A gateway of eight years ago, and a token of then for the device pi-1, which can join meanwhile."""
+    long_ago, port = datetime.now(UTC) - timedelta(days=8 * 365), free_port()
+    settings = GatewaySettings(("127.0.0.1",), federation=NAME, broker_port=free_port(), enrolment_port=port)
+    made = init_gateway(path, settings, long_ago)
+    token = JoinToken(
+        "pi-1", ("127.0.0.1",), port, fingerprint(made.authority.certificate)[:FINGERPRINT_BYTES], bytes(12)
+    )
+    made.devices.invite(token.name, token.secret, int(long_ago.timestamp()) + 1)
+    then = Enrolment(made, lambda: 0.0, lambda: long_ago)
+    with served(EnrolmentServer(port, made.enrolment_files, then.answer)):
+        yield SecuredGateway(path, settings.broker_port, port), format_token(token)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from aggregator.book import RoundRecord
 from aggregator.command import round_line
-from aggregator.gateway.federations import Federation, Federations, Unreadable
+from aggregator.gateway.federations import Federations, Unreadable
 from aggregator.gateway.serving import serve_federations
+from aggregator.sub_gateway.joining import join
+from aggregator.sub_gateway.settings import FILE as SUB_GATEWAY
 from fedprune.config import read_table
 from fedprune.errors import ConfigurationError
-from fedprune.identity.gateway import open_gateway
+from fedprune.identity.gateway import Gateway, open_gateway
 from fedprune.identity.gateway_command import DIRECTORY, check, epoch, letting_in, make_gateway, summary
 from fedprune.identity.invitation import invite
 from fedprune.system.output import say
 from fedprune.system.ownership import become_owner
+from fedprune.system.paths import path_text
 from fedprune.system.process import as_service, log_to_stderr
 from fedprune.system.service import SERVICE
 from fedprune.system.table import table_lines
@@ -42,6 +45,7 @@ def gateway() -> None:
 
 gateway.add_command(check)
 gateway.add_command(epoch)
+gateway.add_command(join)
 
 
 @gateway.command()
@@ -84,7 +88,8 @@ def run(directory: Path, quiet: bool) -> None:
     """Serve the federations of the queue, one after the other, and let invited devices in, until Ctrl-C.
 
     Devices stay connected to the broker from federation to federation. Killed and started again, it goes on where it
-    was. The broker is a process of its own.
+    was. The broker is a process of its own. A gateway that has joined another (`fedprune gateway join`) serves that
+    one's federations, and its queue rests.
 
     \b
       fedprune gateway run
@@ -93,15 +98,30 @@ def run(directory: Path, quiet: bool) -> None:
     log_to_stderr("gateway", verbose=not quiet)
     opened = open_gateway(directory)
 
-    def report(federation: Federation, record: RoundRecord) -> None:
-        line = f"federation {federation.number}, {round_line(record, federation.settings.rounds.count)}"
+    def tell(line: str) -> None:
         SERVICE.status(line)
         if not quiet:
             say(line)
 
     with as_service(), letting_in(opened):
         SERVICE.ready()
-        serve_federations(opened, report)
+        if (directory / SUB_GATEWAY).is_file():
+            _serve_parent(opened, tell)
+        else:
+            serve_federations(
+                opened,
+                lambda federation, record: tell(
+                    f"federation {federation.number}, {round_line(record, federation.settings.rounds.count)}"
+                ),
+            )
+
+
+def _serve_parent(opened: Gateway, tell: Callable[[str], None]) -> None:
+    # A gateway without a parent loads no agent.
+    from aggregator.sub_gateway.command import round_line as part_line
+    from aggregator.sub_gateway.serving import serve_parent
+
+    serve_parent(opened, lambda record: tell(part_line(record)))
 
 
 @gateway.group()
@@ -125,6 +145,10 @@ def add(directory: Path, task: Path | None, config: Path | None) -> None:
     wanted = _wanted(task, config)
     added = _federations(directory).add(*wanted)
     click.echo(f"federation {added.number} waits: {added.task}")
+    if (directory / SUB_GATEWAY).is_file():
+        click.echo(
+            path_text(f"the queue rests, since this gateway has joined a parent: {directory / SUB_GATEWAY} says so")
+        )
 
 
 @queue.command("list")

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from aggregator.book import RoundRecord
-from aggregator.sub_gateway.process import run_sub_gateway
+from aggregator.sub_gateway.process import keep_certificate_renewed, run_sub_gateway
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from fedprune.config import load_toml
 from fedprune.system.output import say
@@ -26,6 +26,9 @@ def sub_gateway(config: Path, as_json: bool, quiet: bool) -> None:
     The parent is an aggregator whose federation.toml names this gateway in rounds.sub_gateways. It gets one update a
     round, the sum of those of the agents, and learns what it would of them all. Stopped or killed, the sub-gateway goes
     on with the round it was in when it is started again with the same state directory.
+
+    A gateway that `fedprune gateway init` made needs none of this: `fedprune gateway join` writes such a file, and
+    `fedprune gateway run` goes by it.
 
     \b
       name = "greenhouse-north"        # the federation that its agents name
@@ -50,6 +53,7 @@ def sub_gateway(config: Path, as_json: bool, quiet: bool) -> None:
             say(round_line(record))
 
     with as_service():
+        keep_certificate_renewed(settings, config.parent)
         SERVICE.ready()
         run_sub_gateway(settings, config.parent, report)
 

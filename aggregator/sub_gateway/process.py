@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.book import RoundRecord
+from aggregator.exchange import Exchange
 from aggregator.round_machine import wake_at
 from aggregator.servable import why_no_partial_sums
 from aggregator.sub_gateway.given import given_round, seconds_below
-from aggregator.sub_gateway.run import Run, had_part_in
+from aggregator.sub_gateway.run import EndedRun, Run, last_run, parents_run
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.workers import Checked, WorkerEnded
 from edge_agent.agent_state import Disconnected, HeldChanged, Phase, Ticked, Train
@@ -29,13 +30,15 @@ from edge_agent.local_round import LocalResult, PreparedUpdate, asks_for_statist
 from edge_agent.presence import presence
 from edge_agent.renewal import keep_renewed
 from edge_agent.runner import AgentRunner
+from edge_agent.status import StatusAsked, telling
 from edge_agent.store import AgentStore
-from fedprune.errors import ConfigurationError, FedpruneError, StorageError
+from fedprune.errors import ConfigurationError, FedpruneError, StorageError, TrainingError
 from fedprune.system.disk import Directory
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
 from fedprune.task.bundle import read_bundle
+from fedprune.wire.examples import MOST_CHECKED_IN
 from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import CheckIn, Submit
 from fedprune.wire.topics import Topics, check_id
@@ -43,14 +46,14 @@ from fedprune.wire.transport import MqttLink
 
 _log = logging.getLogger(__name__)
 
-_PARENT = "parent"
+PARENT = "parent"
 """The directory, below that of the state, of what is remembered as an agent."""
-
-_MOST_EXAMPLES = 2**31 - 1
-"""What a sub-gateway checks in with: its agents say what they have, once they are there."""
 
 _LAST_ANSWER_S = 10.0
 """Seconds in which the answer to the last part comes once the parent says that it is done."""
+
+_SILENT_S = 10.0
+"""Seconds after which a parent of which nothing is retained has no federation: it is done, or rests."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,10 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
             f"name: {settings.name} is the parent's federation, at the same broker; give this gateway's another name"
         )
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with owned(base / settings.state, _PARENT) as directory:
-        disk = Directory(directory.path / _PARENT)
+    with owned(base / settings.state, PARENT) as directory:
+        disk = Directory(directory.path / PARENT)
         store = AgentStore(disk, parent.name, parent.federation)
         keys = JoinedKeys(parent.federation, parent.authentication_key, parent.root_key, base, store, disk)
-        if parent.gateway is not None:
-            keep_renewed(base / parent.gateway)
         status = above.status(parent.name)
         with (
             MqttLink(settings.broker.relative_to(base), topics.aggregator_client, events) as link,
@@ -103,6 +104,7 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 will=(status, presence(parent.name, "offline")),
             ) as link_above,
             stopping(events),
+            telling(disk.path, events),
         ):
             gateway = SubGateway(settings, base, topics, above, link, link_above, store, disk, keys, events, report)
             try:
@@ -112,6 +114,12 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
                 link_above.publish(status, presence(parent.name, "offline"), retain=True)
                 link_above.drain()
                 link.drain()
+
+
+def keep_certificate_renewed(settings: SubGatewaySettings, base: Path) -> None:
+    """From now on the certificate that the parent has issued is renewed when it is due, where there is one."""
+    if settings.parent.gateway is not None:
+        keep_renewed(base / settings.parent.gateway)
 
 
 class SubGateway:
@@ -136,13 +144,15 @@ class SubGateway:
         self._events, self._report = events, report
         self._run: Run | None = None
         self._is_up = False
+        self._ended: EndedRun | None = None
         self._over_by: float | None = None
+        self._silent_at: float | None = None
         self._deadline = 0.0
         self._open_run: str | None = None
         self._waits_after: str | None = None
         self._agent = AgentRunner(
             settings.parent.name,
-            CheckIn(examples=_MOST_EXAMPLES),
+            CheckIn(examples=MOST_CHECKED_IN),  # its agents say what they have, once they are there
             limits_here(disk, settings.parent.broker.chunk_bytes),
             above,
             link_above,
@@ -153,13 +163,15 @@ class SubGateway:
         )
 
     def serve(self) -> None:
-        """Handle events until the parent is done. A disk that refuses, or agents that all fail, end it; then the parent
-        is told first."""
+        """Handle events until the parent is done, and the agents are told. A disk that refuses, or agents that all
+        fail, end it; then the parent is told first."""
         try:
             while not self._is_over():
                 self._handle(self._next_event())
                 self.tick()
                 SERVICE.alive()
+            if self._run is not None:
+                self._run.runner.finish()
         except FedpruneError as error:
             self._agent.give_up(str(error), time.monotonic())
             raise
@@ -169,6 +181,9 @@ class SubGateway:
         now = time.monotonic()
         self._agent.handle(Ticked(), now)
         if self._run is None:
+            self._end_last_run(now)
+            if self._ended is not None:
+                self._ended.runner.tick()
             return
         state = self._agent.state
         if state.phase is Phase.TRAINING and state.deadline != self._deadline:
@@ -178,23 +193,53 @@ class SubGateway:
 
     def close(self) -> None:
         """Let go of the run."""
-        if self._run is not None:
-            self._run.close()
+        for run in (self._run, self._ended):
+            if run is not None:
+                run.close()
+        self._run = self._ended = None
+
+    @property
+    def _exchange(self) -> Exchange | None:
+        """What speaks with the agents; None before there was a run."""
+        run = self._run or self._ended
+        return None if run is None else run.runner
 
     def _is_over(self) -> bool:
-        """True once the parent is done, and has answered the last part or had time to."""
+        """True once the parent is done, has answered the last part or had time to, and the agents can be told: until
+        then it may give another round."""
         run, seen = self._agent.finished_run, self._agent.state.seen
         if run is None:
             self._open_run = None if seen is None else seen.run
-        if run is None or not (run == self._open_run or had_part_in(self._base / self._settings.state, run)):
+        if run is None or not (run == self._open_run or self._had_part_in(run)):
             self._say_that_it_waits(run)
             self._over_by = None
             return False
         if self._over_by is None:
             self._over_by = time.monotonic() + _LAST_ANSWER_S
-            if self._run is not None:
-                self._run.runner.finish()
-        return self._agent.state.pending is None or time.monotonic() >= self._over_by
+        is_answered = self._agent.state.pending is None or time.monotonic() >= self._over_by
+        return is_answered and self._is_up
+
+    def _had_part_in(self, run: str) -> bool:
+        """True if there was a run below that one of the parent's, and none below another since."""
+        last = last_run(self._base / self._settings.state)
+        return last is not None and parents_run(last) == run
+
+    def _end_last_run(self, now: float) -> None:
+        """Tell the agents of the last run, which a process before this one served, that it is over, once it is known
+        that the parent does not go on with it: it is done, at another one, or silent. It may have rested only: then
+        its next assignment begins the run anew."""
+        seen = self._agent.state.seen
+        is_silent = seen is None and self._silent_at is not None and now >= self._silent_at
+        if self._ended is not None or (seen is None and not is_silent):
+            return
+        self._silent_at = None
+        last = last_run(self._base / self._settings.state)
+        if last is None or (seen is not None and seen.run == parents_run(last) and self._agent.finished_run is None):
+            return
+        _log.info("the parent does not go on with the last federation: its agents are told that it is over")
+        self._ended = EndedRun(self._settings, self._base, last, self._topics, self._link)
+        if self._is_up:
+            self._ended.runner.connect()
 
     def _say_that_it_waits(self, run: str | None) -> None:
         """For a federation to begin, where what the broker retained is of one that ended without this gateway."""
@@ -208,10 +253,13 @@ class SubGateway:
             return self._events.get_nowait()
         except queue.Empty:
             pass
-        alarms = [self._agent.state.wake_at, self._over_by]
-        if self._run is not None:
-            self._run.runner.settle()
-            alarms.append(wake_at(self._run.runner.state))
+        alarms = [self._agent.state.wake_at, self._over_by if self._is_up else None]
+        exchange = self._exchange
+        if exchange is None:
+            alarms.append(self._silent_at)
+        else:
+            exchange.settle()
+            alarms.append(wake_at(exchange.state))
         alarm = min((each for each in alarms if each is not None), default=None)
         try:
             return self._events.get(timeout=SERVICE.wait_until(alarm))
@@ -219,26 +267,30 @@ class SubGateway:
             return None
 
     def _handle(self, event: Any) -> None:
-        runner = None if self._run is None else self._run.runner
+        exchange = self._exchange
         match event:
             case FromParent(inner):
                 self._hear_parent(inner)
             case Train():
                 self._begin(event)
+            case StatusAsked():
+                if event.is_probe:
+                    self._agent.say_again()
+                event.answer.put(self._agent.status(time.monotonic()))
             case LinkUp():
                 self._is_up = True
-                if runner is not None:
-                    runner.connect()
+                if exchange is not None:
+                    exchange.connect()
             case LinkDown(reason):
                 self._is_up = False
                 _log.warning("connection to the broker lost (%s); trying again", reason)
-            case Delivery() if runner is not None:
-                runner.deliver(event)
-            case Drained() if runner is not None:
-                runner.drained()
-            case Checked() | WorkerEnded() if runner is not None and self._run is not None:
+            case Delivery() if exchange is not None:
+                exchange.deliver(event)
+            case Drained() if exchange is not None:
+                exchange.drained()
+            case Checked() | WorkerEnded() if self._run is not None:
                 if self._run.workers is not None and self._run.workers.has(event.worker):
-                    runner.hear_worker(event)
+                    self._run.runner.hear_worker(event)
             case BaseException():
                 raise event
 
@@ -250,9 +302,11 @@ class SubGateway:
                 name = self._settings.parent.name
                 self._link_above.publish(self._above.status(name), presence(name, "online"), retain=True)
                 self._agent.connect(now)
+                self._silent_at = now + _SILENT_S
             case LinkDown(reason):
                 _log.warning("connection to the parent's broker lost (%s); trying again", reason)
                 self._agent.handle(Disconnected(), now)
+                self._silent_at = None
             case Delivery():
                 self._agent.deliver(event, now)
             case Drained():
@@ -285,7 +339,6 @@ class SubGateway:
             self._run.runner.give(given)
             return
         self.close()
-        self._run = None
         self._run = Run(
             self._settings,
             self._base,
@@ -296,6 +349,7 @@ class SubGateway:
             self._link,
             self._events,
             self._hand_over,
+            self._decline,
             self._report,
         )
         if self._is_up:
@@ -306,10 +360,18 @@ class SubGateway:
 
     def _hand_over(self, submit: Submit, part: bytes) -> None:
         """Submit a part, if the parent still waits for it."""
+        if self._is_at(submit.run, submit.round):
+            result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
+            self._agent.end_training(self._agent.state.training, result, time.monotonic())
+
+    def _decline(self, run: str, round_: int, why: TrainingError) -> None:
+        """Tell the parent why there is no part of the round, if it still waits for it."""
+        if self._is_at(run, round_):
+            self._agent.end_training(self._agent.state.training, why, time.monotonic())
+
+    def _is_at(self, run: str, round_: int) -> bool:
         state = self._agent.state
         assignment = state.assignment
         if state.phase is not Phase.TRAINING or assignment is None:
-            return
-        if (assignment.run, assignment.round) == (submit.run, submit.round):
-            result = LocalResult(submit, PreparedUpdate(part, {}, {}), slots=None)
-            self._agent.end_training(state.training, result, time.monotonic())
+            return False
+        return (assignment.run, assignment.round) == (run, round_)

@@ -1,4 +1,7 @@
-"""A run of a sub-gateway's own federation: its directory, its workers, and what serves its agents."""
+"""A run of a sub-gateway's own federation: its directory, its workers, and what serves its agents.
+
+A run that a process before this one served, and that the parent does not go on with, is ended: its agents are told.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from aggregator.book import RUN_ID_BYTES, RoundRecord
+from aggregator.ended_run import EndedRunner
 from aggregator.part_runner import GivenRound, PartRunner
 from aggregator.round_state import Plan
 from aggregator.run_store import RunStore
@@ -19,9 +26,10 @@ from aggregator.settings import AS_USUAL
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Job, Workers
+from fedprune.errors import StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
-from fedprune.system.disk import storage_error
+from fedprune.system.disk import Directory, storage_error
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
 from fedprune.task.run_directory import CHECKPOINTS, UPDATES
@@ -32,6 +40,9 @@ from fedprune.wire.topics import Topics
 _RUNS = "runs"
 _NO_LAST_ROUND = 2**31 - 1
 """The parent says when it is over."""
+
+_TERMS = "terms.json"
+"""The parent's terms, in a run's directory: who ends the run later signs by them that it is over."""
 
 
 class Run:
@@ -49,10 +60,11 @@ class Run:
         link: Link,
         events: queue.SimpleQueue[Any],
         hand_over: Callable[[Submit, bytes], None],
+        decline: Callable[[str, int, TrainingError], None],
         report: Callable[[RoundRecord], None],
     ) -> None:
         self.parents, self.terms = assignment.run, _lasting(assignment.known)
-        signer = None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
+        signer = _signer(settings, base)
         name = assignment.run if signer is None else f"{assignment.run}.{signer.epoch}"  # a new epoch begins anew
         runs = base / settings.state / _RUNS
         _forget_all_but(runs, name)
@@ -61,8 +73,13 @@ class Run:
             directory = opening.enter_context(owned(runs / name, CHECKPOINTS, UPDATES))
             store = RunStore.open(directory.path)
             opening.callback(store.close)
-            run, starts = store.book.start(secrets.token_urlsafe(RUN_ID_BYTES), assignment.task.digest, {})
-            plan = _plan(settings, assignment, bundle, run, starts, store.book.ticket_key, signer)
+            plan = replace(
+                _plan(settings, assignment.known, store, signer),
+                max_update_bytes=most_update_bytes(bundle.task.table),
+                max_part_bytes=most_part_bytes(bundle.task),
+                seeded=bundle.task.initial is not None,
+            )
+            directory.write(_TERMS, msgspec.json.encode(assignment.known))
             job = Job(
                 bundle.task,
                 bundle.network,
@@ -82,6 +99,7 @@ class Run:
                 store,
                 given,
                 hand_over=hand_over,
+                decline=decline,
                 report=report,
                 clock=time.monotonic,
                 keys=None if settings.gateway is None else DeviceKeys(base / settings.gateway),
@@ -98,9 +116,36 @@ class Run:
         self._stack.close()
 
 
-def had_part_in(state: Path, run: str) -> bool:
-    """True if there was a run below that one of the parent's, and none below another since."""
-    return any(each.name.partition(".")[0] == run for each in (state / _RUNS).glob("*"))
+class EndedRun:
+    """The last run that a process before this one served: no round of it follows. Its agents are told so, and what they
+    still owe is answered by the book; `close` ends that."""
+
+    def __init__(self, settings: SubGatewaySettings, base: Path, path: Path, topics: Topics, link: Link) -> None:
+        """`path` is its directory, as `last_run` finds it."""
+        self._stack = ExitStack()
+        with self._stack as opening:
+            directory = opening.enter_context(owned(path, UPDATES))
+            store = RunStore.open(path)
+            opening.callback(store.close)
+            signer = _signer(settings, base)
+            plan = _plan(settings, _read_terms(directory), store, signer)
+            keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
+            self.runner = EndedRunner(plan, topics, link, store, time.monotonic, keys, signer)
+            self._stack = opening.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def last_run(state: Path) -> Path | None:
+    """The directory of the last run that there was below one of the parent's; None if there was none, or nobody can
+    have heard of it."""
+    return next((path for path in (state / _RUNS).glob("*") if (path / _TERMS).is_file()), None)
+
+
+def parents_run(path: Path) -> str:
+    """The parent's run, above the one in this directory."""
+    return path.name.partition(".")[0]
 
 
 def _forget_all_but(runs: Path, name: str) -> None:
@@ -118,16 +163,23 @@ def _lasting(terms: Terms) -> tuple[Any, ...]:
     return terms.task, terms.seed, terms.clock_steps, terms.codec, terms.model_codec, terms.hold_out
 
 
-def _plan(
-    settings: SubGatewaySettings,
-    assignment: Assignment,
-    bundle: Bundle,
-    run: str,
-    starts: int,
-    ticket_key: bytes,
-    signer: ManifestSigner | None,
-) -> Plan:
-    rounds, terms = settings.rounds, assignment.known
+def _signer(settings: SubGatewaySettings, base: Path) -> ManifestSigner | None:
+    return None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
+
+
+def _read_terms(directory: Directory) -> Terms:
+    try:
+        return msgspec.json.decode(directory.read(_TERMS) or b"", type=Terms)
+    except msgspec.DecodeError as error:
+        raise StorageError(
+            f"{directory.path / _TERMS}: damaged ({error}); delete {directory.path}, of which no round follows"
+        ) from error
+
+
+def _plan(settings: SubGatewaySettings, terms: Terms, store: RunStore, signer: ManifestSigner | None) -> Plan:
+    """The plan of this start of a run, but for what follows from the bundle."""
+    rounds = settings.rounds
+    run, starts = store.book.start(secrets.token_urlsafe(RUN_ID_BYTES), terms.task.digest, {})
     return Plan(
         run=run,
         incarnation=starts if signer is None else signer.count_start(),
@@ -140,15 +192,13 @@ def _plan(
         task=terms.task,
         clock_steps_per_round=terms.clock_steps,
         codec=terms.codec,
-        max_update_bytes=most_update_bytes(bundle.task.table),
-        ticket_key=ticket_key,
+        max_update_bytes=0,
+        ticket_key=store.book.ticket_key,
         examples_cap=rounds.examples_cap,
         fleet=frozenset(rounds.fleet),
         hold_out=terms.hold_out,
         model_codec=terms.model_codec,
-        seeded=bundle.task.initial is not None,
         chunk_bytes=settings.broker.chunk_bytes,
         statement=b"" if signer is None else signer.statement,
         sub_gateways=frozenset(rounds.sub_gateways),
-        max_part_bytes=most_part_bytes(bundle.task.table),
     )

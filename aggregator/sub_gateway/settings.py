@@ -9,12 +9,15 @@ import msgspec
 from aggregator.settings import Cohorts
 from fedprune.wire.broker import Broker
 
+FILE = "sub-gateway.toml"
+"""Its name in the directory of a gateway that has joined a parent."""
+
 
 class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[parent]`` table: the gateway above, at `broker`, and what this one is in its `federation`.
 
     Where it has joined the parent's gateway, `authentication_key`, `root_key` and `gateway` are the files that
-    `fedprune join` wrote, as in agent.toml.
+    `fedprune gateway join` wrote, as in agent.toml.
     """
 
     name: str

@@ -218,5 +218,6 @@ def _task(recipe: Recipe, problem: Problem, tables: Tables, rounds: int) -> str:
         every=pruning.every,
         alpha=None if recipe.decay_from is None else _ALPHA,
         decay_from=recipe.decay_from,
+        logit_adjustment=recipe.logit_adjustment,
         data=tables.data,
     )

@@ -36,7 +36,8 @@ class Pruning:
 class Recipe:
     """How a federation learns. `rounds` is how many times as many it has as dense federations.
 
-    From the part `decay_from` of the rounds on, the learning rate falls along a cosine to a tenth; None is never.
+    From the part `decay_from` of the rounds on, the learning rate falls along a cosine to a tenth; None is never. What
+    devices adjust logits by is `logit_adjustment` (see `edge_agent.logit_adjustment`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     decay_from: float | None = None
     rounds: float = 1.0
     aggregation: Aggregation = AS_USUAL
+    logit_adjustment: float = 1.0
 
     @property
     def settings(self) -> FederationSettings:
@@ -56,12 +58,14 @@ class Recipe:
         return round(self.rounds * dense)
 
 
-def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(final), decay_from)
+def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM, logit_adjustment: float = 1.0) -> Recipe:
+    codec = Codec(preset=Preset.FRUGAL)
+    return Recipe(name, codec, Pruning(final), decay_from, logit_adjustment=logit_adjustment)
 
 
-def _exact(name: str, final: float) -> Recipe:
-    return Recipe(name, Codec(preset=Preset.EXACT), Pruning(final, every=4), _DECAY_FROM, rounds=2.0)
+def _exact(name: str, final: float, logit_adjustment: float = 1.0) -> Recipe:
+    codec, pruning = Codec(preset=Preset.EXACT), Pruning(final, every=4)
+    return Recipe(name, codec, pruning, _DECAY_FROM, rounds=2.0, logit_adjustment=logit_adjustment)
 
 
 def _chain(name: str, update: str) -> Recipe:
@@ -71,36 +75,36 @@ def _chain(name: str, update: str) -> Recipe:
     return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=as_it_is)
 
 
-def _moving(name: str, up: float, down: float, rounds: float = 1.0) -> Recipe:
+def _moving(name: str, up: float, down: float, rounds: float = 1.0, logit_adjustment: float = 1.0) -> Recipe:
     """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
-    update, model = (
-        f"mask | feedback(100) | budget({most_up}) | ternary | history",
-        f"mask | budget({most_down}) | ternary | context",
-    )
-    return Recipe(
-        name, Codec(preset=Preset.FRUGAL, update=update, model=model), Pruning(0.9), _DECAY_FROM, rounds=rounds
-    )
+    update = f"mask | feedback(100) | budget({most_up}) | ternary | history"
+    codec = Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
+    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, rounds, logit_adjustment=logit_adjustment)
 
 
 def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
     """`frugal-90` with another step of the gateway's."""
     step = Aggregation(optimizer=FedAvgM(learning_rate=learning_rate, momentum=momentum))
-    return Recipe(name, Codec(preset=Preset.FRUGAL), Pruning(0.9), _DECAY_FROM, aggregation=step)
+    codec = Codec(preset=Preset.FRUGAL)
+    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=step, logit_adjustment=0.0)
 
 
-DENSE = Recipe("dense", _DENSE)
+DENSE = Recipe("dense", _DENSE, logit_adjustment=0.0)
 """What the others are compared with."""
 
 RECIPES = (
     DENSE,
-    Recipe("dense, decayed", _DENSE, decay_from=0.8),
+    Recipe("dense, decayed", _DENSE, decay_from=0.8, logit_adjustment=0.0),
+    Recipe("dense, decayed, adjusted", _DENSE, decay_from=0.8),
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
-    _frugal("frugal-90, early decay", 0.9, decay_from=0.5),
-    _moving("frugal-90, more rounds", up=0.004, down=0.008, rounds=4 / 3),
-    _moving("frugal-90, alike both ways", up=0.0075, down=0.0075),
-    _momentum("frugal-90, momentum", learning_rate=1.2, momentum=0.5),
+    _frugal("frugal-90, not adjusted", 0.9, logit_adjustment=0.0),
+    _exact("exact-90, not adjusted", 0.9, logit_adjustment=0.0),
+    _frugal("frugal-90, not adjusted, early decay", 0.9, decay_from=0.5, logit_adjustment=0.0),
+    _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3, logit_adjustment=0.0),
+    _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075, logit_adjustment=0.0),
+    _momentum("frugal-90, not adjusted, momentum", learning_rate=1.2, momentum=0.5),
     _frugal("frugal-80", 0.8),
     _exact("exact-80", 0.8),
     _frugal("frugal-95", 0.95),
@@ -111,5 +115,5 @@ RECIPES = (
     _chain("subsampling", "mask | subsample(0.1) | quantise(8)"),
 )
 
-USUAL = tuple(recipe.name for recipe in RECIPES[:4])
+USUAL = tuple(recipe.name for recipe in RECIPES[:5])
 """The recipes that are run unless others are named."""

@@ -48,7 +48,7 @@ file = {_value(model_file)}
 {_line(f"batch_size = {plan.batch_size}", "a device takes a smaller one if its examples or memory want it")}
 optimizer = {{ name = "adam", learning_rate = 0.001 }}
 loss = "{plan.loss}" # {_SAYS[plan.loss.rule.labels]}
-
+{_adjustment(plan)}
 [pruning]
 mask = "shared"
 allocation = "lamp"
@@ -98,6 +98,12 @@ federation = {_value(name)}
 [broker]
 url = "mqtt://127.0.0.1:1883"
 """
+
+
+def _adjustment(plan: Plan) -> str:
+    if plan.loss.rule.activation is None:
+        return ""
+    return _line("# logit_adjustment = 1.0", "where devices see different classes, and none is rare everywhere") + "\n"
 
 
 def _line(setting: str, comment: str) -> str:

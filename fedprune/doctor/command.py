@@ -26,6 +26,7 @@ _EXAMINATIONS = {
     "agent": "edge_agent.doctor:examine",
     "aggregator": "aggregator.doctor:examine",
     "gateway": "aggregator.gateway_doctor:examine",
+    "sub-gateway": "aggregator.sub_gateway.doctor:examine",
 }
 
 _OF_FEDERATIONS = frozenset({"task", "rounds", "codec", "aggregation", "held_out"})
@@ -44,8 +45,9 @@ class Unwell(FedpruneError):
 def doctor(path: Path, as_json: bool) -> None:
     """Examine this device or this gateway: one line for each check, with what mends it.
 
-    PATH is a device's agent.toml, an aggregator's federation.toml, or the directory of `fedprune gateway init`; where a
-    Debian package is installed it need not be named. Root becomes the user to whom the state belongs.
+    PATH is a device's agent.toml, an aggregator's federation.toml, a sub-gateway.toml, or the directory of `fedprune
+    gateway init`; where a Debian package is installed it need not be named. Root becomes the user to whom the state
+    belongs.
 
     Nothing is changed, and an agent or aggregator that runs keeps its connection: a running agent is asked to speak
     itself. What is published for a check is what agents and aggregators ignore, or answer and forget. Exit code 0 if
@@ -74,10 +76,12 @@ def _kind_of(path: Path) -> str:
         return "gateway"
     if path.is_dir() or path.name == _GATEWAY_SETTINGS:
         raise ConfigurationError(
-            f"{path}: no gateway's directory; name one, with {_GATEWAY_SETTINGS} in it, an agent.toml or a "
-            "federation.toml"
+            f"{path}: no gateway's directory; name one, with {_GATEWAY_SETTINGS} in it, an agent.toml, a "
+            "federation.toml or a sub-gateway.toml"
         )
     table = read_table(path)
+    if "parent" in table:
+        return "sub-gateway"
     if _OF_FEDERATIONS.isdisjoint(table):
         return "agent"
     if "task" not in table:

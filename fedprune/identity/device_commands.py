@@ -46,6 +46,7 @@ def enroll(name: str, directory: Path, minutes: int) -> None:
 
     NAME is what the device will be called in the federation: letters, digits, '_' and '-'. `fedprune gateway run` has
     to run while the device joins. Whoever has the token can join with it: a second one is refused, and both are told.
+    A gateway joins with it too, and is below this one then: by `fedprune gateway join`.
 
     \b
       fedprune enroll pi-1

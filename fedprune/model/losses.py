@@ -81,7 +81,9 @@ class Objective:
     outputs, each times its `weight` (Keras' ``loss_weights``). `label_smoothing` is the part of a target that is spread
     over all classes alike (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7); class numbers are
     smoothed as their one-hot rows are. `class_weights`, one for each class, say how much examples of a class count in
-    training; none: all count alike.
+    training; none: all count alike. `logit_adjustment` is tau of Menon et al. 2021: in training a crossentropy is that
+    of logits to which each device adds tau times the logarithms of its classes' frequencies (see
+    `edge_agent.logit_adjustment`); nothing else adds them.
 
     Example:
         >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
@@ -95,6 +97,7 @@ class Objective:
     weight: float = 1.0
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    logit_adjustment: float = 0.0
 
     def mean_loss(self, outputs: Array, labels: Labels) -> float:
         """The loss as tf_keras defines it, the mean over examples and places; crossentropies are in nats.

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import zipfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +31,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.data.description import Arrays, Data, Text
+from fedprune.data.description import Arrays, Data
 from fedprune.data.normalization import scale_of, targets_of
 from fedprune.errors import ProtocolError, StorageError, TaskError, TaskOfOtherVersion
 from fedprune.model.forms import OutputForm, array_names
@@ -41,7 +39,7 @@ from fedprune.model.losses import Objective
 from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensor_files import pack_tensors, unpack_tensors
-from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
+from fedprune.model.tensors import TensorSpec, TensorTable
 from fedprune.network.description import Network, pack_network, parse_network
 from fedprune.pruning.blocks import SINGLE, BlockSize
 from fedprune.pruning.masks import Allocation
@@ -54,20 +52,15 @@ from fedprune.runtime.self_check import ProvenGraph, parse_proven_graphs
 from fedprune.runtime.tflite import one_line
 from fedprune.slimming.pruning import UnitPruning
 from fedprune.system.disk import why_unreadable
+from fedprune.task.checks import problem_of_adjustment, problem_of_task
 from fedprune.task.forms import Form, Forms
-from fedprune.task.outputs import Output, problem_of
+from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 
 FORMAT_VERSION = 3
 MAX_BUNDLE_BYTES = 256 * 2**20
 MOST_EXPANSION = 64
 """Times the bundle's bytes that its members may make: descriptions are deflated, and nobody unpacks a bomb."""
-
-MAX_PARAMETERS = 2**25
-"""128 MiB of weights, more than a small device can train."""
-
-_MAX_EXAMPLE = 2**24
-_INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"})
 
 _TASK = "task.json"
 _NETWORK = "network.json"
@@ -312,6 +305,8 @@ def read_bundle(blob: bytes) -> Bundle:
     outputs = [(name, shapes[value]) for name, value in zip(names, network.outputs, strict=True)]
     if (task.input_shapes, [(output.name, output.shape) for output in task.outputs]) != (network.inputs, outputs):
         raise TaskError(f"task bundle: {_NETWORK} has another form than the task; build it again")
+    if problem := problem_of_adjustment(task, network):
+        raise TaskError(f"task bundle: {problem}")
     return Bundle(
         task=task,
         blob=blob,
@@ -360,57 +355,9 @@ def _parse_task(manifest: bytes) -> Task:
         raise TaskOfOtherVersion(
             f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it"
         )
-    problem = _problem(task)
-    if problem:
+    if problem := problem_of_task(task):
         raise TaskError(f"task bundle: {_TASK}: {problem}; build it again")
     return task
-
-
-def _problem(task: Task) -> str:
-    """Say what is wrong with a task that has the right fields; empty if nothing is."""
-    if problem := _problem_of_outputs(task):
-        return problem
-    shapes = [*task.input_shapes, *(output.shape for output in task.outputs), *(spec.shape for spec in task.tensors)]
-    if any(size < 1 for shape in shapes for size in shape):
-        return "a size is below 1"
-    if sum(map(math.prod, task.input_shapes)) > _MAX_EXAMPLE or task.table.parameters > MAX_PARAMETERS:
-        return f"an example or the model is too large (at most {_MAX_EXAMPLE} and {MAX_PARAMETERS} scalars)"
-    if len({spec.name for spec in task.tensors}) != len(task.tensors):
-        return "two tensors have the same name"
-    if any(spec.kind not in (TensorClass.DENSE, TensorClass.STATISTICS) for spec in task.table.local):
-        return "a local tensor is neither dense nor a statistic"
-    if any((spec.dtype in _INTEGERS) != (spec.kind is TensorClass.INTEGER) for spec in task.tensors):
-        return "a tensor's dtype does not fit its class"
-    if any(spec.dtype not in _INTEGERS | {"float32"} for spec in task.tensors):
-        return "a tensor is neither float32 nor of integers"
-    if any(len(shapes) != 2 or shapes[0] != shapes[1] for shapes in _statistics_by_layer(task.table)):
-        return "a layer's statistics are not a mean and a variance of one shape"
-    if task.training.epochs_per_round and task.pruning.mask.rules.device_schedule(task.pruning.schedule) is not None:
-        return 'epochs_per_round needs mask = "shared": devices prune by a clock of steps that all of them make'
-    if task.pruning.regrowth is not None and task.training.powerpropagation > 1.0:
-        return "pruning.regrowth brings weights back at 0, where powerpropagation holds them"
-    if isinstance(task.data, Text) and task.data.lacks_words:
-        return "its vocabulary has no words"
-    if task.initial is not None and len(task.initial.initializers) != len(task.tensors):
-        return "one initialiser is needed for each tensor"
-    return ""
-
-
-def _problem_of_outputs(task: Task) -> str:
-    """Say what is wrong with the outputs and their losses; empty if nothing is."""
-    names = [output.name for output in task.outputs if output.name]
-    if len(names) != (len(task.outputs) if len(task.outputs) > 1 else 0) or not task.outputs:
-        return "several outputs need a name each, a single one has none"
-    if set(names) != set(task.training.losses) or len(set(names)) != len(names):
-        return "training.losses does not have a loss for each of several outputs"
-    return next(filter(None, (problem_of(form) for form in task.output_forms)), "")
-
-
-def _statistics_by_layer(table: TensorTable) -> Iterable[list[tuple[int, ...]]]:
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-    for spec in table.of(TensorClass.STATISTICS):
-        shapes.setdefault(spec.layer, []).append(spec.shape)
-    return shapes.values()
 
 
 def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.float32]]:

@@ -15,6 +15,7 @@ MAX_CLASS_WEIGHTS = 2**16
 
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 Smoothing = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+LogitAdjustment = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Metrics = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=MOST_METRICS)]
 ClassWeights = Annotated[
     tuple[Annotated[float, msgspec.Meta(ge=0, le=1e6)], ...], msgspec.Meta(max_length=MAX_CLASS_WEIGHTS)
@@ -28,10 +29,12 @@ class OutputLoss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: Weight = 1.0
     label_smoothing: Smoothing = 0.0
     class_weights: ClassWeights = ()
+    logit_adjustment: LogitAdjustment = 0.0
 
     def __post_init__(self) -> None:
-        if self.label_smoothing and self.loss.rule.activation is None:
-            raise ValueError(f"label_smoothing is for crossentropies, not for {self.loss}")
+        for name in ("label_smoothing", "logit_adjustment"):
+            if getattr(self, name) and self.loss.rule.activation is None:
+                raise ValueError(f"{name} is for crossentropies, not for {self.loss}")
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,15 @@ from fedprune.errors import ProtocolError
 from fedprune.model.metrics import Metric, Tally, metric_named
 from fedprune.task.bundle import Task
 
+_LIST_BYTES = 5
+"""Before the numbers of a list."""
+
+_NUMBER_BYTES = 14
+"""Of a count with the zeros before it, which is more than a sum takes."""
+
+_MOST_COUNTED = 2**62
+"""By one tally: one more of these has room beside it."""
+
 
 def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
     """The bytes of the tallies of a task's metrics, which are by name and in the task's order."""
@@ -28,6 +37,16 @@ def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
 def pack_unpacked(tallies: Mapping[str, Tally]) -> bytes:
     """The bytes of tallies as `unpack_tallies` gives them, or of sums of such."""
     return msgspec.msgpack.encode([_packed(tally) for tally in tallies.values()])
+
+
+def most_tallies_bytes(task: Task) -> int:
+    """Of the tallies of a task's metrics, at most, however many examples they are of."""
+    shapes = (
+        metric.form(form.objective.loss, form.shape[-1])[1]
+        for form in task.output_forms
+        for metric in form.named_metrics.values()
+    )
+    return _LIST_BYTES + sum(_LIST_BYTES + _NUMBER_BYTES * math.prod(shape) for shape in shapes)
 
 
 def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
@@ -47,7 +66,7 @@ def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
     for (form, name, metric), numbers in zip(metrics, lists, strict=True):
         dtype, shape = metric.form(form.objective.loss, form.shape[-1])
         shape = _coarser(name, np.zeros(shape, np.int64), merged).shape
-        most = examples * math.prod(form.shape)
+        most = min(examples * math.prod(form.shape), _MOST_COUNTED)
         tally = _sums(numbers, shape) if dtype == np.float64 else _counts(numbers, shape, most)
         if tally is None or not metric.is_plausible(tally):
             raise ProtocolError(f"its evaluation: {name} is none of {examples} examples")
@@ -92,4 +111,4 @@ def _counts(numbers: Sequence[float], shape: tuple[int, ...], most: int) -> Tall
         if place >= len(flat) or not 1 <= count <= most:
             return None
         flat[place] = count
-    return flat.reshape(shape) if int(flat.sum()) <= 3 * most else None
+    return flat.reshape(shape) if sum(numbers[1::2]) <= min(3 * most, _MOST_COUNTED) else None

@@ -9,7 +9,7 @@ import msgspec
 from fedprune.model.forms import MAX_ENDS
 from fedprune.model.losses import Loss, Objective
 from fedprune.task.learning_rates import LearningRateDecay
-from fedprune.task.outputs import ClassWeights, Output, OutputLoss, Smoothing
+from fedprune.task.outputs import ClassWeights, LogitAdjustment, Output, OutputLoss, Smoothing
 
 MOST_LOCAL_STEPS = 100_000
 """Local steps of a round, at most: a device with so many examples makes a part of its epochs only."""
@@ -35,7 +35,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Local training: in each round every device makes `steps_per_round` steps, which the schedule's global clock then
     counts; or `epochs_per_round` epochs of its own examples, and the clock counts rounds. The other one of them is 0.
 
-    `loss`, `label_smoothing` and `class_weights` are those of the only output, `losses` of each of several by its name.
+    `loss`, `label_smoothing`, `class_weights` and `logit_adjustment` are those of the only output, `losses` of each of
+    several by its name.
 
     `proximal_mu` is FedProx's: each step minimises the loss + mu/2 ||w - w_t||^2, w_t being the round's global model
     (Li et al. 2020, "Federated optimization in heterogeneous networks", arXiv 1812.06127, equation 2). The sum is over
@@ -57,6 +58,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     losses: Annotated[dict[str, OutputLoss], msgspec.Meta(max_length=MAX_ENDS)] = {}
     epochs_per_round: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     powerpropagation: Annotated[float, msgspec.Meta(ge=1, le=10)] = 1.0
+    logit_adjustment: LogitAdjustment = 0.0
 
     def __post_init__(self) -> None:
         if self.steps_per_round < 0 or bool(self.steps_per_round) == bool(self.epochs_per_round):
@@ -64,7 +66,10 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
         if self._only != OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY) and self.losses:
-            raise ValueError("give loss, label_smoothing and class_weights of each output in its own table of losses")
+            raise ValueError(
+                "give loss, label_smoothing, class_weights and logit_adjustment of each output in its own table of "
+                "losses"
+            )
 
     @property
     def clock_steps_per_round(self) -> int:
@@ -90,8 +95,15 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def objective_of(self, output: Output) -> Objective:
         """What is learned of an output. Raises KeyError if there is no loss for it."""
         own = self.losses[output.name] if output.name else self._only
-        return Objective(own.loss, output.from_logits, own.weight, own.label_smoothing, own.class_weights)
+        return Objective(
+            own.loss, output.from_logits, own.weight, own.label_smoothing, own.class_weights, own.logit_adjustment
+        )
 
     @property
     def _only(self) -> OutputLoss:
-        return OutputLoss(self.loss, label_smoothing=self.label_smoothing, class_weights=self.class_weights)
+        return OutputLoss(
+            self.loss,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+            logit_adjustment=self.logit_adjustment,
+        )

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from fedprune.errors import ProtocolError
+from fedprune.wire.examples import Submitted
 from fedprune.wire.positional import pack
 from fedprune.wire.versions import SPOKEN, Versions
 
@@ -32,7 +33,7 @@ MAX_INLINE_BYTES = 16 * 1024
 come, since the broker takes no message so large, the content is named once more and then sent in chunks."""
 
 MAX_TALLIES_BYTES = 64 * 1024
-"""The tallies of an evaluation, in a submit: those of all outputs together."""
+"""The tallies of an evaluation, in a submit: those of all outputs together. A sub-gateway's are in its partial sum."""
 
 MAX_HOLD_OUT = 0.5
 """The largest share of its examples that an agent may be told to hold out."""
@@ -214,10 +215,10 @@ class Evaluated(msgspec.Struct, frozen=True, array_like=True):
     """An agent's evaluation of the round's model, before it trained, on the `examples` that it holds out.
 
     `loss` is their mean loss, None where it is not finite. `tallies` are the task's metrics
-    (`fedprune.task.tallies`), empty without a loss.
+    (`fedprune.task.tallies`), empty without a loss, or where they are in the update.
     """
 
-    examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    examples: Submitted
     loss: Loss | None = None
     tallies: Annotated[bytes, msgspec.Meta(max_length=MAX_TALLIES_BYTES)] = b""
 
@@ -242,7 +243,7 @@ class Submit(Message, frozen=True, kw_only=True):
 
     round: Count
     update: Content | Inline
-    examples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    examples: Submitted
     local_steps: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     loss: Loss = 0.0
     train_hundredths: Count = 0

@@ -36,7 +36,7 @@ from tests.brokers import MISSING, free_port
 from tests.federations import NAME, Site
 from tests.processes import Child, run, until
 from tests.samples import assignment
-from tests.secured import SecuredGateway
+from tests.secured import SecuredGateway, made_long_ago
 from tests.served import served
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -287,18 +287,10 @@ def test_a_device_whose_clock_is_before_everything_says_so(tmp_path: Path) -> No
 def test_certificates_of_eight_years_ago_are_renewed_while_agent_and_gateway_run(
     tmp_path: Path, tiny_task: Path
 ) -> None:
-    long_ago, port, path = datetime.now(UTC) - timedelta(days=8 * 365), free_port(), tmp_path / "gateway"
-    settings = GatewaySettings(("127.0.0.1",), federation=NAME, broker_port=free_port(), enrolment_port=port)
-    made = init_gateway(path, settings, long_ago)
-    token = JoinToken(
-        "pi-1", ("127.0.0.1",), port, fingerprint(made.authority.certificate)[:FINGERPRINT_BYTES], bytes(12)
-    )
-    made.devices.invite(token.name, token.secret, int(long_ago.timestamp()) + 1)
-    gateway = SecuredGateway(path, settings.broker_port, port)
-    site = Site(tmp_path, made.broker_url, tiny_task)
-    then = Enrolment(made, lambda: 0.0, lambda: long_ago)
-    with served(EnrolmentServer(port, made.enrolment_files, then.answer)):
-        config = join_with(format_token(token), site, "pi-1")
+    path = tmp_path / "gateway"
+    with made_long_ago(path) as (gateway, token):
+        site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+        config = join_with(token, site, "pi-1")
     old = {file: file.read_bytes() for file in (config.parent / "device.pem", path / "broker.pem")}
     with gateway.broker() as broker:
         with gateway.endpoint() as endpoint:

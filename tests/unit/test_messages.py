@@ -165,7 +165,7 @@ def test_numbers_that_would_poison_a_mean_are_refused(field: str, value: float) 
         ("submit", "update", [digest("x"), 0]),
         ("submit", "update", [digest("x"), MAX_CONTENT_BYTES + 1]),
         ("submit", "examples", 0),
-        ("submit", "examples", 2**31),
+        ("submit", "examples", 2**48 + 1),
         ("assignment", "weights_digest", digest("x")),
         ("rejected update", "reason", "because"),
         ("rejected update", "detail", "x" * 1001),

@@ -23,14 +23,21 @@ from aggregator.servable import check_servable
 from aggregator.settings import AS_USUAL, Aggregation, FederationSettings, Rounds
 from aggregator.update_sizes import most_part_bytes
 from fedprune.codecs import Values, parse_codec
-from fedprune.errors import ConfigurationError
+from fedprune.errors import ConfigurationError, TrainingError
 from fedprune.model.tensors import weights_digest
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.pruning.regrowth import Regrowth
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle
 from fedprune.task.checkpoints import load_checkpoint
-from fedprune.wire.messages import CheckIn, Manifest, Reason, Rejected, Submit, decode
+from fedprune.wire.messages import (
+    CheckIn,
+    Manifest,
+    Reason,
+    Rejected,
+    Submit,
+    decode,
+)
 from fedprune.wire.transfer import content_of
 from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update, tell
 from tests.recorder import Recorder
@@ -47,7 +54,7 @@ PARENT = replace(
     cohort=2,
     quorum=2,
     sub_gateways=frozenset({"north", "south"}),
-    max_part_bytes=most_part_bytes(BUNDLE.task.table),
+    max_part_bytes=most_part_bytes(BUNDLE.task),
 )
 BELOW = replace(TASK_PLAN, rounds=2**31 - 1, cohort=3, quorum=3)
 
@@ -58,10 +65,14 @@ class Below(Site):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.parts: list[tuple[Submit, bytes]] = []
+        self.declined: list[tuple[str, int, TrainingError]] = []
 
-    def takes(self, given: GivenRound, codec: str = BELOW.codec) -> PartRunner:
+    def takes(
+        self, given: GivenRound, codec: str = BELOW.codec, sub_gateways: frozenset[str] = frozenset()
+    ) -> PartRunner:
         """A process that starts with a round."""
-        directory, plan = Directory(self.path), replace(BELOW, codec=codec)
+        directory = Directory(self.path)
+        plan = replace(BELOW, codec=codec, sub_gateways=sub_gateways, max_part_bytes=PARENT.max_part_bytes)
         book = self.book = Book.open(self.path / "book.sqlite")
         run, incarnation = book.start(plan.run, plan.task.digest, {})
         plan = replace(plan, run=run, incarnation=incarnation, ticket_key=TASK_PLAN.ticket_key)
@@ -75,6 +86,7 @@ class Below(Site):
             RunStore(book, self.checkpoints, self.updates),
             given,
             hand_over=lambda submit, part: self.parts.append((submit, part)),
+            decline=lambda *declined: self.declined.append(declined),
             report=self.records.append,
             clock=lambda: 0.0,
         )

@@ -156,7 +156,7 @@ def test_one_output_has_its_loss_in_training_and_several_have_tables(tmp_path: P
         ({"losses": {"a": {"loss": "mean_squared_error", "weight": 0}}}, "training.losses"),
         (
             {"loss": "mean_squared_error", "losses": {"a": {"loss": "mean_squared_error"}}},
-            "give loss, label_smoothing and class_weights of each output in its own table",
+            "give loss, label_smoothing, class_weights and logit_adjustment of each output in its own table",
         ),
         ({"label_smoothing": 0.1, "losses": {"a": {"loss": "mean_squared_error"}}}, "in its own table of losses"),
     ],

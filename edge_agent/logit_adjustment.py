@@ -1,0 +1,91 @@
+"""Logit adjustment: a device trains as if its classes were frequent alike, so that devices which see different ones do
+not pull the model their own ways.
+
+The loss of an example is that of its logits plus tau log p, where p are the frequencies of the device's own classes; of
+a sigmoid, plus tau times their log odds. Menon et al. 2021, "Long-tail learning via logit adjustment", arXiv
+2007.07314, equation 10; with each device's own frequencies as Zhang et al. 2022, "Federated learning with label
+distribution skew via logits calibration", arXiv 2209.00189. What is added to logits is added to their bias while a
+device trains. What it learns is a difference, from which that falls out: it costs no bytes, and no trainer knows of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedprune.data import Dataset, Examples, importance_of
+from fedprune.model.forms import OutputForm
+from fedprune.model.losses import LabelForm
+from fedprune.model.tensors import Array
+from fedprune.network.description import Network
+from fedprune.network.output_bias import output_bias
+from fedprune.task.bundle import Bundle
+from fedprune.task.padding import Counted, counted_places
+
+_ADDED = 1.0
+"""To the number of each class: one that a device has no example of is rare, not impossible (Laplace's rule)."""
+
+
+def adjusted(weights: dict[str, Array], bundle: Bundle, examples: Examples) -> dict[str, Array]:
+    """The weights to train from: `weights`, but with other biases where the task adjusts logits.
+
+    Args:
+        weights: in table order.
+        bundle: in the form of `weights`. It was checked: logits that are adjusted have a bias.
+        examples: that the device trains on, and that fit the task.
+    """
+    forms, network = bundle.task.output_forms, bundle.network
+    taus = [form.objective.logit_adjustment for form in forms]
+    if not any(taus):
+        return weights
+    added = {
+        output_bias(network, output): (tau * logits).astype(np.float32)
+        for output, (tau, logits) in enumerate(zip(taus, log_priors(examples, forms, network), strict=True))
+        if tau
+    }
+    return {name: array + added[name] if name in added else array for name, array in weights.items()}
+
+
+def log_priors(examples: Examples, forms: tuple[OutputForm, ...], network: Network) -> tuple[NDArray[np.float64], ...]:
+    """For each output, what its classes' frequencies come to in logits `[outputs]`: log odds of each output of a
+    sigmoid, else log p times the number of classes, so that classes that are frequent alike have 0.
+
+    Examples count as they do in training, and padded places do not.
+    """
+    seen = examples if network.output_masks else examples.with_arrays({}, examples.labels)
+    totals = [np.zeros(form.shape[-1]) for form in forms]
+    counts = np.zeros(len(forms))
+    for part in seen.parts():
+        importance = importance_of(part, forms)
+        places = counted_places(network, list(part.inputs.values()))
+        for output, form in enumerate(forms):
+            weight = None if importance is None else importance[:, output]
+            total, count = _count(part, form, weight, places[output])
+            totals[output] += total
+            counts[output] += count
+    return tuple(_logits(*each) for each in zip(forms, totals, counts, strict=True))
+
+
+def _count(
+    part: Dataset, form: OutputForm, weight: NDArray[np.float32] | None, counted: Counted | None
+) -> tuple[NDArray[np.float64], float]:
+    """The sum of an output's targets `[outputs]`, and of what its places count."""
+    labels, classes = part.labels[form.array], form.shape[-1]
+    one_for_each = form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS
+    counts = np.ones(labels.shape if one_for_each else labels.shape[:-1])
+    if counted is not None:
+        counts *= counted
+    if weight is not None:
+        counts *= weight.reshape(-1, *[1] * (counts.ndim - 1))
+    if one_for_each:
+        total = np.bincount(labels.ravel(), counts.ravel(), minlength=classes)[:classes].astype(np.float64)
+    else:
+        total = counts.ravel() @ labels.reshape(-1, classes).astype(np.float64)
+    return total, float(counts.sum())
+
+
+def _logits(form: OutputForm, total: NDArray[np.float64], count: float) -> NDArray[np.float64]:
+    if form.objective.loss.rule.activation == "sigmoid":
+        odds: NDArray[np.float64] = (total + _ADDED) / (count - total + _ADDED)
+        return np.log(odds)
+    return np.log((total + _ADDED) * len(total) / (count + len(total) * _ADDED))

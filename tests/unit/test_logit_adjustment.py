@@ -1,0 +1,220 @@
+"""Logit adjustment: what a device adds to the logits' bias while it trains, of which nobody else sees anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from aggregator.global_model import new_model
+from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_training import train_locally
+from edge_agent.trainers import Trained, Work
+from fedprune.codecs import Key, Values, decode_update, parse_codec
+from fedprune.data import Dataset
+from fedprune.errors import TaskError
+from fedprune.model.losses import Loss
+from fedprune.model.tensors import Array
+from fedprune.network.description import Call, Network
+from fedprune.network.layers import Activation, AnyLayer, Dense, Embedding, Function, GlobalPooling, IdMask, Statistic
+from fedprune.pruning.masks import full_mask
+from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
+from fedprune.task.outputs import Output
+from fedprune.task.training import Training
+from tests.described import chain_of, table_of, weights_of
+from tests.samples import assignment, changed
+
+TAU, INPUTS = 0.5, 4
+CODEC = "mask | fp32"
+
+
+def head(units: int, *, bias: str | None = "head/bias") -> Dense:
+    return Dense(name="head", units=units, kernel="head/kernel", bias=bias)
+
+
+def softmax(function: Function = Function.SOFTMAX) -> Activation:
+    return Activation(name="last", function=function)
+
+
+def bundle_of(
+    *layers: AnyLayer,
+    loss: Loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
+    tau: float = TAU,
+    shape: tuple[int, ...] = (INPUTS,),
+    network: Network | None = None,
+    frozen: Sequence[str] = (),
+    class_weights: tuple[float, ...] = (),
+) -> Bundle:
+    network = network or chain_of(shape, *layers)
+    table = table_of(network, frozen)
+    from_logits = not isinstance(layers[-1], Activation) if layers else True
+    task = Task(
+        name="skewed",
+        input_shapes=network.inputs,
+        outputs=(Output(network.shapes()[network.outputs[0]], from_logits),),
+        tensors=tuple(table),
+        training=Training(steps_per_round=2, loss=loss, logit_adjustment=tau, class_weights=class_weights),
+        pruning=Pruning(ConstantSparsity(target_sparsity=0.0, begin_step=1, frequency=1)),
+        members={},
+    )
+    return read_bundle(write_bundle(task, network=network, weights=weights_of(table)))
+
+
+class Mover:
+    """Moves every weight by 0.25, and keeps the weights that it was given."""
+
+    def __init__(self) -> None:
+        self.began_with: dict[str, Array] = {}
+
+    def train(self, work: Work, _: Dataset) -> Trained:
+        self.began_with = {name: array.copy() for name, array in work.weights.items()}
+        moved = {name: array + np.float32(0.25) for name, array in work.weights.items()}
+        return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0, steps=2)
+
+
+def do_round(bundle: Bundle, trainer: Mover, data: Dataset) -> LocalResult:
+    mask = full_mask(bundle.task.table)
+    made = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, mask)
+    asked = changed(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
+    return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
+
+
+def added(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Array:
+    """What a round adds to the head's bias, for examples with these labels."""
+    trainer = Mover()
+    x = np.zeros((len(labels), *bundle.task.input_shapes[0]), np.float32)
+    do_round(bundle, trainer, Dataset(x, labels, weight=weight))
+    start = bundle.initial_weights()
+    for name, array in trainer.began_with.items():
+        if name != "head/bias":
+            np.testing.assert_array_equal(array, start[name])
+    difference: Array = trainer.began_with["head/bias"] - start["head/bias"]
+    return difference
+
+
+def test_classes_count_by_how_often_they_are_seen_and_none_is_impossible() -> None:
+    """Six examples and one more of each class are nine: 4, 3, 1 and 1 of them, twice which over nine a class."""
+    found = added(bundle_of(head(4)), np.array([0, 0, 0, 1, 1, 0]))
+
+    np.testing.assert_allclose(found, TAU * np.log(4 * np.array([5, 3, 1, 1]) / 10), atol=1e-6)
+
+
+def test_classes_that_are_seen_alike_change_nothing() -> None:
+    np.testing.assert_allclose(added(bundle_of(head(3), softmax()), np.arange(12) % 3), np.zeros(3), atol=1e-6)
+
+
+def test_one_hot_rows_count_as_their_class_numbers() -> None:
+    classes = np.array([0, 2, 2, 1, 2])
+    rows = np.eye(3, dtype=np.float32)[classes]
+
+    np.testing.assert_array_equal(
+        added(bundle_of(head(3), softmax(), loss=Loss.CATEGORICAL_CROSSENTROPY), rows),
+        added(bundle_of(head(3), softmax()), classes),
+    )
+
+
+def test_a_sigmoid_is_moved_by_log_odds() -> None:
+    labels = np.array([[1, 0], [1, 0], [1, 1]], np.float32)
+
+    found = added(bundle_of(head(2), softmax(Function.SIGMOID), loss=Loss.BINARY_CROSSENTROPY), labels)
+
+    np.testing.assert_allclose(found, TAU * np.log([4 / 1, 2 / 3]), atol=1e-6)
+
+
+def test_examples_count_as_they_do_in_training() -> None:
+    """Class weights and the weights of examples, together: 2 * 1 + 2 * 3 of class 0, 1 * 2 of class 1."""
+    bundle = bundle_of(head(2), class_weights=(2.0, 1.0))
+
+    found = added(bundle, np.array([0, 1, 0]), np.array([1, 2, 3], np.float32))
+
+    np.testing.assert_allclose(found, TAU * np.log(2 * np.array([9, 3]) / 12), atol=1e-6)
+
+
+def test_each_place_counts() -> None:
+    bundle = bundle_of(head(3), shape=(2, INPUTS))
+
+    found = added(bundle, np.array([[0, 1], [1, 1]]))
+
+    np.testing.assert_allclose(found, TAU * np.log(3 * np.array([2, 4, 1]) / 7), atol=1e-6)
+
+
+TAGGER = Network(
+    name="tagger",
+    inputs=((4,),),
+    layers=(
+        IdMask(name="there"),
+        Embedding(name="words", vocabulary=9, units=INPUTS, table="words/table"),
+        head(2),
+    ),
+    calls=(Call(0, (0,)), Call(1, (0,)), Call(2, (2,))),
+    outputs=(3,),
+    output_masks=(1,),
+)
+
+
+def test_padded_places_do_not_count() -> None:
+    """Of five words four are of class 1; padding is labelled 0, and is of no class."""
+    bundle, trainer = bundle_of(network=TAGGER), Mover()
+    words = np.array([[5, 3, 8, 0], [2, 4, 0, 0]], np.int32)
+
+    do_round(bundle, trainer, Dataset(words, np.array([[0, 1, 1, 0], [1, 1, 0, 0]])))
+
+    found = trainer.began_with["head/bias"] - bundle.initial_weights()["head/bias"]
+    np.testing.assert_allclose(found, TAU * np.log(2 * np.array([2, 5]) / 7), atol=1e-6)
+
+
+@given(arrays.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 4)))
+def test_what_is_added_to_logits_is_finite_and_falls_out_of_the_update(labels: np.ndarray) -> None:
+    bundle, trainer = bundle_of(head(5)), Mover()
+
+    result = do_round(bundle, trainer, Dataset(np.zeros((len(labels), INPUTS), np.float32), labels))
+
+    assert np.isfinite(trainer.began_with["head/bias"]).all()
+    table, key = bundle.task.table, Key(assignment(0).known.seed, assignment(0).round, "pi-1")
+    update = decode_update(result.update.blob, table, full_mask(table), parse_codec(CODEC), key)
+    for delta in update.delta.values():
+        np.testing.assert_allclose(delta, 0.25, atol=1e-6)
+
+
+def test_without_it_training_begins_with_the_models_own_bias() -> None:
+    np.testing.assert_array_equal(added(bundle_of(head(3), tau=0.0), np.array([0, 0, 1])), np.zeros(3))
+
+
+FORKED = Network(
+    name="forked",
+    inputs=((INPUTS,),),
+    layers=(head(3), Dense(name="next", units=3, kernel="next/kernel", bias="next/bias")),
+    calls=(Call(0, (0,)), Call(1, (1,)), Call(0, (0,))),
+    outputs=(3,),
+)
+"""Its output's layer has another call."""
+
+
+@pytest.mark.parametrize(
+    ("layers", "network", "frozen"),
+    [
+        ((head(3, bias=None),), None, ()),
+        ((head(3), GlobalPooling(name="mean", statistic=Statistic.MEAN)), None, ()),
+        ((head(3), Activation(name="relu", function=Function.RELU)), None, ()),
+        ((), FORKED, ()),
+        ((Dense(name="base", units=3, kernel="base/kernel"), head(3)), None, ("head/kernel", "head/bias")),
+    ],
+    ids=["no bias", "pooled", "cut off", "called twice", "frozen"],
+)
+def test_a_task_whose_logits_have_no_bias_of_their_own_is_refused(
+    layers: tuple[AnyLayer, ...], network: Network | None, frozen: tuple[str, ...]
+) -> None:
+    shape = (2, INPUTS) if any(isinstance(layer, GlobalPooling) for layer in layers) else (INPUTS,)
+
+    with pytest.raises(TaskError, match="logit_adjustment needs a bias that is trained"):
+        bundle_of(*layers, shape=shape, network=network, frozen=frozen)
+
+
+def test_it_is_for_crossentropies_alone() -> None:
+    with pytest.raises(ValueError, match="logit_adjustment is for crossentropies, not for mean_squared_error"):
+        bundle_of(head(3), loss=Loss.MEAN_SQUARED_ERROR)
