@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import assert_never
@@ -287,8 +287,9 @@ class Exchange(ABC):
             self._notice()
             if self._tenths_waiting() not in (None, waiting):
                 _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
-            for action in actions:
-                events.extend(self._perform(action))
+            following, actions = deque(actions), ()
+            while following:  # what is done is let go of: a round's work for thousands of agents is much of the memory
+                events.extend(self._perform(following.popleft()))
             if isinstance(event, _ENDS):
                 self._forget_contents()
             if not self._received.is_empty and isinstance(event, (*_ENDS, UpdateStored, UpdateRefused)):
