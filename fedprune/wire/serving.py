@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
+import msgspec
 from rpds import HashTrieMap, HashTrieSet
 
 from fedprune.system.values import replace
@@ -60,8 +61,7 @@ class SendChunk:
     peer: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True, gc=False):
     """The copies of a content that a peer has asked for, less those that time has forgiven, at the time `at`; and until
     when further requests of it are passed over."""
 
