@@ -22,7 +22,11 @@ from fedprune.system.output import say
 from fedprune.task.bundle import load_bundle
 
 MOST_OF_UPDATE, MOST_OF_MODEL = 3.0, 2.0
-"""Bytes that a round may write: on a device, of its update's; on the gateway, of the float32 model's."""
+"""Bytes that a round may write: on a device, of its int8 update's; on the gateway, of the float32 model's."""
+
+MOST_ON_DEVICE = 1 / 3
+"""Of the float32 model's bytes, that a round with a preset may write on a device: its model, which the next delta leads
+on from, and its residual, two bytes for each kept weight."""
 
 _AGENTS, _EXAMPLES, _HELD_OUT = 2, 200, 1000
 _WARM = 2
@@ -50,8 +54,8 @@ class Wear(msgspec.Struct, frozen=True):
 def main(rounds: int, codecs: str, directory: Path | None, target: Path | None) -> None:
     """Run a federation of two agents with CNN-108k, 80 % pruned, and count what a round writes.
 
-    Exits with 1 if with int8 updates a device writes more than three times its update's bytes, or the gateway more than
-    twice the model's.
+    Exits with 1 if with int8 updates a device writes more than three times its update's bytes, or with a preset more
+    than a third of the model's, or the gateway more than twice the model's.
     """
     found: list[Wear] = []
     for codec in codecs.split(","):
@@ -71,9 +75,13 @@ def _claims(found: list[Wear]) -> dict[str, bool | None]:
     for wear in found:
         if wear.codec == "int8":
             times = wear.device / wear.update
-            claims[f"a device writes {times:.1f} times its update, at most {MOST_OF_UPDATE:g}"] = (
+            claims[f"a device writes {times:.2f} times its update, at most {MOST_OF_UPDATE:g}"] = (
                 times <= MOST_OF_UPDATE
             )
+        else:
+            times = wear.device / wear.model
+            what = f"{wear.codec}: a device writes {times:.2f} times the model, at most {MOST_ON_DEVICE:.2f}"
+            claims[what] = times <= MOST_ON_DEVICE
         times = wear.gateway / wear.model
         what = f"{wear.codec}: the gateway writes {times:.1f} times the model, at most {MOST_OF_MODEL:g}"
         claims[what] = times <= MOST_OF_MODEL

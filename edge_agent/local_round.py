@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from edge_agent.held_model import Held, HoldsNothing
 from edge_agent.trainers import Slots
 from fedprune.data.statistics import GATHERING
-from fedprune.model.tensors import Weights
+from fedprune.model.tensors import Mask, Weights
 from fedprune.wire.messages import Assignment, Submit
 
 
@@ -43,7 +43,7 @@ class PreparedUpdate:
     """An update's bytes, and the residual that the agent will hold once it knows what became of them.
 
     If accepted, the agent owes what the codec lost. If late, it owes everything, up to the cap. A codec without error
-    feedback owes nothing.
+    feedback owes nothing. Both residuals are zero where `mask` prunes.
     """
 
     blob: bytes
@@ -51,6 +51,7 @@ class PreparedUpdate:
     residual_if_late: Weights
     shared: bytes | None = None
     signs: bytes = b""
+    mask: Mask = field(default_factory=dict)
 
     @property
     def most_bytes(self) -> int:

@@ -99,7 +99,7 @@ def _serve(settings: AgentSettings, base: Path, disk: Directory, topics: Topics,
     with (
         guest.watching(),
         ConsentWatch(disk, events).watching() if settings.consent.ask else nullcontext(),
-        MqttLink(settings.broker.relative_to(base), client_id, events, will=will) as link,
+        MqttLink(settings.broker.relative_to(base), client_id, events, will=will, is_one_of_many=True) as link,
         stopping(events),
         telling(disk.path, events),
     ):

@@ -2,8 +2,8 @@
 
 What is owed if the update is late is what is owed if it is accepted, and what arrived beside that. A quantised update
 holds the codes of what arrived, so these are read from it. What is left after quantisation is spread evenly over half a
-step, which four bits tell to 7 %. Other values take sixteen: those that gather over rounds are small beside the largest
-one, and must not be rounded to nothing.
+step, which four bits tell to 7 %; where it is not, eight do, which is fine beside what arrives. Other values take
+sixteen: those that gather over rounds are small beside the largest one, and must not be rounded to nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from math import prod
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.model.tensors import Array, Weights
+from edge_agent.local_round import PreparedUpdate
+from fedprune.model.tensors import Array
 from fedprune.pruning.masks import put_kept, take_kept
 
 MOST_LOST = 0.1
@@ -25,14 +27,18 @@ MOST_LOST = 0.1
 _EVEN = 0.25
 """Values whose median is at least so much of the largest one are spread evenly."""
 
+_REMAINDER = 0.01
+"""Owed values that are at most so much of the largest one that arrived are what its rounding left. Eight bits tell them
+to 1/25,000 of that."""
+
 _NOTHING_LOST = 1e-3
 """Of the norm: the values are codes themselves."""
 
 _QUICK = 1
 """zlib's level: masks and zeros become small, codes do not at any."""
 
-_CODE, _EVEN_CODE = 127, 7
-"""The largest codes of eight bits and of four."""
+_LARGEST_CODES = {4: 7, 8: 127}
+"""By the number of bits."""
 
 _PIECE = 2**16
 """Values that are worked on at a time: even."""
@@ -49,6 +55,10 @@ class _Values(msgspec.Struct, frozen=True, array_like=True):
     codes: bytes
     place: int = -1
 
+    @property
+    def largest(self) -> float:
+        return self.scale * _LARGEST_CODES.get(self.bits, 1)
+
 
 class _Tensor(msgspec.Struct, frozen=True, array_like=True):
     """A tensor of `shape`: a bit for each of its places that has a value, those that are `owed` there in any case, and
@@ -60,9 +70,10 @@ class _Tensor(msgspec.Struct, frozen=True, array_like=True):
     arrived: _Values
 
 
-def pack_residuals(if_accepted: Weights, if_late: Weights, update: bytes) -> bytes:
-    """Write both residuals, of the same tensors, that `update` may leave."""
-    packed = {name: _pack(if_accepted[name], if_late[name], update) for name in if_accepted}
+def pack_residuals(prepared: PreparedUpdate) -> bytes:
+    """Write both residuals that an update may leave."""
+    owed, late = prepared.residual_if_accepted, prepared.residual_if_late
+    packed = {name: _pack(owed[name], late[name], prepared.mask.get(name), prepared.blob) for name in owed}
     return zlib.compress(msgspec.msgpack.encode(packed), _QUICK)
 
 
@@ -78,16 +89,17 @@ def unpack_residual(blob: bytes, late: bytes | None) -> dict[str, Array]:
     return {name: _unpack(tensor, late) for name, tensor in tensors.items()}
 
 
-def _pack(accepted: Array, late: Array, update: bytes) -> _Tensor:
+def _pack(accepted: Array, late: Array, kept: NDArray[np.bool_] | None, update: bytes) -> _Tensor:
+    """The places are those that are `kept`, all for None, if the update holds their codes; else those with a value."""
     from fedprune.codecs.positions import Smallest  # an agent that waits does without
 
-    places = (accepted != 0.0) | (late != 0.0)
-    owed, everything = take_kept(accepted, places), take_kept(late, places)
-    arrived = _coded(everything - owed)
-    place = update.find(arrived.codes) if arrived.bits == 8 else -1
-    if place >= 0:
-        arrived = _Values(arrived.scale, arrived.bits, b"", place)
-    return _Tensor(accepted.shape, Smallest().encode(places.reshape(-1)), _coded(owed), arrived)
+    places = np.ones(accepted.shape, np.bool_) if kept is None else kept
+    arrived = _held_by(update, take_kept(late, places) - take_kept(accepted, places))
+    if arrived is None:
+        places = (accepted != 0.0) | (late != 0.0)
+        arrived = _coded(take_kept(late, places) - take_kept(accepted, places))
+    owed = _coded(take_kept(accepted, places), arrived.largest)
+    return _Tensor(accepted.shape, Smallest().encode(places.reshape(-1)), owed, arrived)
 
 
 def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
@@ -103,41 +115,71 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
     return put_kept(values, places.reshape(tensor.shape))
 
 
-def _coded(values: Array) -> _Values:
-    """Codes of eight bits where nothing is lost, of four where values are spread evenly and these lose little enough,
-    else float16 of at most 1."""
-    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-    if largest < _SMALLEST:
-        return _Values(0.0, 8, bytes(len(values)))
-    scale = np.float32(largest / _CODE)
-    codes, lost, norm, even = np.empty(len(values), np.int8), 0.0, 0.0, 0
-    for start, part in _in_pieces(values):
-        coded = np.rint(part / scale)
-        codes[start : start + len(part)] = coded
-        off = part - coded * scale
-        lost, norm = lost + float(np.dot(off, off)), norm + float(np.dot(part, part))
-        even += int(np.count_nonzero(np.abs(part) >= _EVEN * largest))
-    if lost <= _NOTHING_LOST**2 * norm:
-        return _Values(float(scale), 8, codes.tobytes())
-    del codes
-    if 2 * even >= len(values):
-        step = np.float32(largest / _EVEN_CODE)
-        halves, lost = [], 0.0
-        for _, part in _in_pieces(values):
-            coded = np.rint(part / step)
-            off = part - coded * step
-            lost += float(np.dot(off, off))
-            halves.append(_packed(coded.astype(np.int8).view(np.uint8) & 0xF))
-        if lost <= MOST_LOST**2 * norm:
-            return _Values(float(step), 4, b"".join(halves))
-    shares = ((part / np.float32(largest)).astype("<f2").tobytes() for _, part in _in_pieces(values))
+def _held_by(update: bytes, values: Array) -> _Values | None:
+    """The codes of eight bits that `update` holds of these values; None if it holds none that lose nothing."""
+    codes = _quantised(values, 8)
+    place = update.find(codes.codes) if codes.lost <= _NOTHING_LOST else -1
+    return _Values(codes.scale, 8, b"", place) if place >= 0 else None
+
+
+def _coded(values: Array, most_arrived: float = 0.0) -> _Values:
+    """The fewest bits that lose little enough of values that may be rounded so, and nothing of others: four of evenly
+    spread ones, eight of a remainder beside `most_arrived`. Sixteen are float16 of at most 1."""
+    largest = _largest(values)
+    may_lose = {4: _are_even(values, largest), 8: largest <= _REMAINDER * most_arrived}
+    for bits, may in may_lose.items():
+        codes = _quantised(values, bits)
+        if codes.lost <= (MOST_LOST if may else _NOTHING_LOST):
+            return _Values(codes.scale, bits, codes.codes)
+    shares = ((part / np.float32(largest)).astype("<f2").tobytes() for part in _in_pieces(values))
     return _Values(largest, 16, b"".join(shares))
 
 
-def _in_pieces(values: Array) -> Iterator[tuple[int, Array]]:
-    """Parts of a vector with where they begin: a device has no room for copies of all of it."""
+class _Quantised(NamedTuple):
+    """Codes times `scale`, and the share of the values' norm that they lose."""
+
+    scale: float
+    codes: bytes
+    lost: float
+
+
+def _quantised(values: Array, bits: int) -> _Quantised:
+    """The nearest codes of four or eight bits."""
+    largest = _largest(values)
+    if largest < _SMALLEST:
+        return _Quantised(0.0, bytes(_length(len(values), bits)), 0.0)
+    scale = np.float32(largest / _LARGEST_CODES[bits])
+    pieces, lost, norm = [], 0.0, 0.0
+    for part in _in_pieces(values):
+        steps = part / scale
+        rounded = np.rint(steps)
+        norm += float(np.dot(steps, steps))
+        steps -= rounded
+        lost += float(np.dot(steps, steps))
+        codes = rounded.astype(np.int8)
+        pieces.append(codes.tobytes() if bits == 8 else _packed(codes.view(np.uint8) & 0xF))
+    return _Quantised(float(scale), b"".join(pieces), (lost / norm) ** 0.5)
+
+
+def _are_even(values: Array, largest: float) -> bool:
+    """Half of the values, zeros aside, are not small beside the largest one."""
+    count = sum(int(np.count_nonzero(np.abs(part) >= _EVEN * largest)) for part in _in_pieces(values))
+    return 2 * count >= int(np.count_nonzero(values))
+
+
+def _largest(values: Array) -> float:
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+
+
+def _length(count: int, bits: int) -> int:
+    """The bytes of so many codes."""
+    return -(-count * bits // 8)
+
+
+def _in_pieces(values: Array) -> Iterator[Array]:
+    """Parts of a vector: a device has no room for copies of all of it."""
     for start in range(0, len(values), _PIECE):
-        yield start, values[start : start + _PIECE]
+        yield values[start : start + _PIECE]
 
 
 def _packed(halves: NDArray[np.uint8]) -> bytes:
@@ -149,7 +191,7 @@ def _packed(halves: NDArray[np.uint8]) -> bytes:
 
 def _decoded(values: _Values, count: int, update: bytes) -> Array:
     """Raises `ValueError` where there are not so many codes."""
-    length = -(-count * values.bits // 8)
+    length = _length(count, values.bits)
     blob = values.codes if values.place < 0 else update[values.place : values.place + length]
     if len(blob) != length:
         raise ValueError(f"{len(blob)} bytes of codes for {count} values")
@@ -158,7 +200,7 @@ def _decoded(values: _Values, count: int, update: bytes) -> Array:
         case 4:
             pairs = np.frombuffer(blob, np.uint8)
             halves = np.stack([pairs & 0xF, pairs >> 4], axis=1).reshape(-1)[:count].astype(np.int8)
-            codes = halves - 16 * (halves > _EVEN_CODE).astype(np.int8)
+            codes = halves - 16 * (halves > _LARGEST_CODES[4]).astype(np.int8)
         case 8:
             codes = np.frombuffer(blob, np.int8)
         case 16:

@@ -184,9 +184,7 @@ class AgentStore:
             else StoredEvaluation(**msgspec.structs.asdict(submit.evaluated)),
             update=written,
             late=written,
-            residuals=self._write(
-                pack_residuals(update.residual_if_accepted, update.residual_if_late, update.blob), _RESIDUALS_SUFFIX
-            ),
+            residuals=self._write(pack_residuals(update), _RESIDUALS_SUFFIX),
             slots=None if slots is None else self._write(pack_tensors(slots), _TENSORS_SUFFIX),
             local=None if local is None else self._write(pack_tensors(local), _TENSORS_SUFFIX),
             form=form,

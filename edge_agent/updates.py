@@ -112,7 +112,7 @@ def prepare_update(
     if_accepted = sent.state
     del sent
     if_late = codec.defer(delta, owed, key)
-    return PreparedUpdate(blob, _Whole(if_accepted, mask, table), _Whole(if_late, mask, table), shared, signs)
+    return PreparedUpdate(blob, _Whole(if_accepted, mask, table), _Whole(if_late, mask, table), shared, signs, mask)
 
 
 def _owed(residual: Weights, learned: Learned) -> dict[str, Array]:

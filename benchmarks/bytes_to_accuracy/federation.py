@@ -155,9 +155,7 @@ class _Federation:
             remembered=self._remembered.get(agent, ()),
         )
         result = train_locally(local, self._bundle, self._trainer, self._data[agent])
-        update = result.update
-        kept = pack_residuals(update.residual_if_accepted, update.residual_if_late, update.blob)
-        self._residuals[agent] = unpack_residual(kept, late=None)
+        self._residuals[agent] = unpack_residual(pack_residuals(result.update), late=None)
         return result
 
     def _messages(

@@ -63,7 +63,7 @@ def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM, logit_adju
     return Recipe(name, codec, Pruning(final), decay_from, logit_adjustment=logit_adjustment)
 
 
-def _exact(name: str, final: float, logit_adjustment: float = 1.0) -> Recipe:
+def _exact(name: str, final: float, logit_adjustment: float = 0.0) -> Recipe:
     codec, pruning = Codec(preset=Preset.EXACT), Pruning(final, every=4)
     return Recipe(name, codec, pruning, _DECAY_FROM, rounds=2.0, logit_adjustment=logit_adjustment)
 
@@ -100,7 +100,7 @@ RECIPES = (
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
     _frugal("frugal-90, not adjusted", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, not adjusted", 0.9, logit_adjustment=0.0),
+    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0),
     _frugal("frugal-90, not adjusted, early decay", 0.9, decay_from=0.5, logit_adjustment=0.0),
     _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3, logit_adjustment=0.0),
     _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075, logit_adjustment=0.0),

@@ -12,7 +12,7 @@ import sys
 import time
 from bisect import bisect_left
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -43,7 +43,7 @@ from fedprune.wire.messages import (
     encode,
     kind_of,
 )
-from fedprune.wire.reconnecting import reconnect_delay
+from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of, needed
 
@@ -94,8 +94,10 @@ class _Agent:
     unanswered: Submit | None = None
     said_at: float = 0.0
     """When it last said something."""
-    attempt: int = 0
-    """Attempts to connect again."""
+    opened_at: float = 0.0
+    is_away: bool = False
+    """Its connection ended, and no other has been let in yet."""
+    pauses: Pauses = field(default_factory=lambda: Pauses(is_one_of_many=True))
 
 
 @dataclass
@@ -162,6 +164,7 @@ class Fleet:
         self._greet(agent)
 
     def _greet(self, agent: _Agent) -> None:
+        agent.opened_at = time.monotonic()
         agent.connection.subscribe(self._topics.all_down_to(agent.name))
         agent.connection.subscribe(self._topics.round)
         agent.connection.write()
@@ -174,11 +177,12 @@ class Fleet:
         connection.socket.close()
         self._lost_bytes += connection.bytes_in + connection.bytes_out
         self._lost_at.append(time.monotonic())
+        agent.is_away = True
+        agent.pauses.connection_ended(time.monotonic() - agent.opened_at)
         self._retry(agent)
 
     def _retry(self, agent: _Agent) -> None:
-        heapq.heappush(self._again, (time.monotonic() + reconnect_delay(agent.attempt), agent.number))
-        agent.attempt += 1
+        heapq.heappush(self._again, (time.monotonic() + agent.pauses.next(), agent.number))
 
     def _connect_again(self, agent: _Agent) -> None:
         try:
@@ -190,7 +194,7 @@ class Fleet:
 
     def _come_back(self, agent: _Agent) -> None:
         """The broker has let it in again: it says who it is, what is not answered, and what it lacks."""
-        agent.attempt = 0
+        agent.is_away = False
         self._back_at.append(time.monotonic())
         self._check_in(agent)
         if agent.unanswered is not None:
@@ -208,7 +212,7 @@ class Fleet:
                 for topic, payload in agent.connection.read():
                     self._payload += len(payload)
                     self._hear(agent, topic, payload)
-                if agent.attempt and agent.connection.is_up and not was_up:
+                if agent.is_away and agent.connection.is_up and not was_up:
                     self._come_back(agent)
                 agent.connection.write()
             except OSError:

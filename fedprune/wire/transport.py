@@ -24,7 +24,7 @@ from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
 from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
 from fedprune.wire.packets import MAX_PACKET_BYTES
-from fedprune.wire.reconnecting import reconnect_delay
+from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.refusals import BrokerUnreachable
 from fedprune.wire.tls import tls_context
 from fedprune.wire.waiting import ReasonsToWait
@@ -37,7 +37,6 @@ KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 2.0
 _CLOSE_S = 5.0
-_LASTING_S = 30.0
 _SHORT_LIVED = 3
 """Connections in a row that did not last, before people are told of the likely reason."""
 _LOOK_UP_S = 1.0
@@ -63,13 +62,16 @@ class MqttLink:
         *,
         will: tuple[str, bytes] | None = None,
         waits: bool = True,
+        is_one_of_many: bool = False,
     ) -> None:
-        """`waits`: for a broker that cannot be reached; else entering raises `BrokerUnreachable` then."""
+        """`waits`: for a broker that cannot be reached; else entering raises `BrokerUnreachable` then.
+        `is_one_of_many`: others lose their connections when this one does, and not all may come back at once."""
         self._addresses = broker.addresses
         self._settings = self._addresses[0]
         self._client_id = client_id
         self._will, self._waits = will, waits
         self._reasons = ReasonsToWait()
+        self._pauses = Pauses(is_one_of_many=is_one_of_many)
         if broker.uses_tls:
             tls_context(broker.tls)  # what is wrong with the files is said before anything begins
         self._events = events
@@ -152,8 +154,8 @@ class MqttLink:
             self._thread.join(_CLOSE_S)
 
     def _connect_first(self) -> BoundedClient:
-        """Wait for a broker that cannot be reached."""
-        attempt = 0
+        """Wait for a broker that cannot be reached: with short pauses at first, even if others wait too."""
+        pauses = Pauses()
         while True:
             address = self._settings.url
             try:
@@ -163,8 +165,7 @@ class MqttLink:
                     raise
                 self._reasons.tell(address, str(error))
             SERVICE.alive()
-            time.sleep(reconnect_delay(attempt))
-            attempt += 1
+            time.sleep(pauses.next())
 
     def _connect(self) -> BoundedClient:
         """Raises `BrokerError` if no connection can be opened, `ConfigurationError` if the password cannot be read."""
@@ -208,24 +209,20 @@ class MqttLink:
 
     def _stay_connected(self, client: BoundedClient) -> None:
         """Serve a connection until it ends, then connect again with jitter."""
-        short_lived = 0
         while True:
             began = time.monotonic()
             self._serve(client)
             if self._closing.is_set():
                 return
-            # A connection that does not last counts as a failed attempt: two clients with one id end each other's.
-            short_lived = 0 if time.monotonic() - began >= _LASTING_S else short_lived + 1
-            if short_lived and short_lived % _SHORT_LIVED == 0:
+            self._pauses.connection_ended(time.monotonic() - began)
+            if self._pauses.short_lived and self._pauses.short_lived % _SHORT_LIVED == 0:
                 self._cut_off.log(
                     logging.WARNING,
                     "broker %s ends the connection again and again: %s",
                     self._settings.url,
                     self._ending,
                 )
-            attempt = short_lived
-            while not self._closing.wait(reconnect_delay(attempt)):
-                attempt += 1
+            while not self._closing.wait(self._pauses.next()):
                 address = self._settings.url
                 try:
                     client = self._connect()

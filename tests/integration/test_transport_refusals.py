@@ -17,6 +17,7 @@ from fedprune.wire import transport
 from fedprune.wire.broker import PASSWORD_VARIABLE, Broker, Tls
 from fedprune.wire.link import Delivery, LinkDown, LinkUp
 from fedprune.wire.messages import MAX_MESSAGE_BYTES
+from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.transport import MqttLink
 from tests.brokers import (
     MISSING,
@@ -80,7 +81,7 @@ def test_a_broker_that_cannot_be_reached_is_waited_for(
 def test_two_clients_with_one_id_are_told_what_ends_their_connections(
     mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedprune.wire.transport.reconnect_delay", lambda _: 0.0)
+    monkeypatch.setattr(Pauses, "next", lambda _: 0.0)
     with connected(mosquitto.url, "pi-1") as first, connected(mosquitto.url, "pi-1") as second:
         for _ in range(4):
             first.until(LinkUp)
@@ -105,7 +106,7 @@ def test_a_broker_that_hangs_up_on_a_message_is_told_what_was_under_way(
     retain: bool,
     said: str,
 ) -> None:
-    monkeypatch.setattr("fedprune.wire.transport.reconnect_delay", lambda _: 0.0)
+    monkeypatch.setattr(Pauses, "next", lambda _: 0.0)
     with Mosquitto(tmp_path, *OPEN, limit) as mosquitto, connected(mosquitto.url, "pi-1") as wire:
         for _ in range(4):
             wire.link.publish("status", bytes(size), retain=retain)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from edge_agent.local_round import PreparedUpdate
 from edge_agent.residual_files import MOST_LOST, pack_residuals, unpack_residual
 from edge_agent.updates import Learned, prepare_update
 from fedprune.codecs import Key, parse_codec
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable
+from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable, Weights
 
+INT8 = parse_codec("mask | feedback(2) | int8")
 sparse = arrays.arrays(
     np.float32,
     arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
@@ -21,6 +25,11 @@ sparse = arrays.arrays(
 )
 TABLE = TensorTable((TensorSpec("kernel", (400, 250), "float32", TensorClass.PRUNABLE, "dense"),))
 KEPT = {"kernel": Keyed(1).uniform(100_000, 0.0, 1.0).reshape(400, 250) < 0.2}
+
+
+def owes(residual: Weights) -> PreparedUpdate:
+    """An update of which nothing arrived."""
+    return PreparedUpdate(b"", residual, residual)
 
 
 def assert_close(found: Array, expected: Array, *parts: Array) -> None:
@@ -33,7 +42,7 @@ def assert_close(found: Array, expected: Array, *parts: Array) -> None:
 @given(st.dictionaries(st.text(max_size=8), sparse, max_size=3), st.floats(0.0, 3.0, width=32))
 def test_what_was_packed_is_unpacked(residual: dict[str, Array], factor: float) -> None:
     late = {name: np.asarray(array * np.float32(factor)) for name, array in residual.items()}
-    blob = pack_residuals(residual, late, b"the update")
+    blob = pack_residuals(PreparedUpdate(b"the update", residual, late))
 
     for found, expected in (
         (unpack_residual(blob, None), residual),
@@ -48,7 +57,7 @@ def test_values_that_lie_between_two_codes_are_told_as_well() -> None:
     between = np.full(24, 4.5 / 7, np.float32)
     between[0] = 1.0
     for residual in ({"kernel": between}, {"kernel": np.where(np.arange(24) == 0, between, np.float32(2.5 / 7))}):
-        (found,) = unpack_residual(pack_residuals(residual, residual, b""), None).values()
+        (found,) = unpack_residual(pack_residuals(owes(residual)), None).values()
         assert_close(found, residual["kernel"])
 
 
@@ -64,7 +73,7 @@ def test_beside_an_update_the_residuals_take_few_bytes(codec: str, most: float) 
     """Of a tensor that is 80 % pruned; a bit for each place included. `most`: in sizes of the update."""
     learned = Learned({"kernel": Keyed(2).uniform(int(KEPT["kernel"].sum()), -1.0, 1.0)}, {}, KEPT)
     prepared = prepare_update(learned, None, TABLE, parse_codec(codec), Key(1, 0, "pi-1"), KEPT)
-    blob = pack_residuals(prepared.residual_if_accepted, prepared.residual_if_late, prepared.blob)
+    blob = pack_residuals(prepared)
 
     assert len(blob) <= most * len(prepared.blob)
     accepted, late = unpack_residual(blob, None), unpack_residual(blob, prepared.blob)
@@ -74,15 +83,71 @@ def test_beside_an_update_the_residuals_take_few_bytes(codec: str, most: float) 
         assert_close(late[name], prepared.residual_if_late[name])
 
 
+def peaked(size: int, power: float) -> Array:
+    """Values of which most are small beside the largest one, the more the higher the power, and a fifth are 0."""
+    drawn, used = Keyed(3).uniform(size, -1.0, 1.0), Keyed(4).uniform(size, 0.0, 1.0) < 0.8
+    return np.asarray(np.sign(drawn) * np.abs(drawn) ** np.float32(power) * used, np.float32)
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0, 9.0, 27.0])
+def test_beside_an_int8_update_the_residuals_take_few_bytes_however_its_values_are_spread(power: float) -> None:
+    """What arrived is in the update, zeros included."""
+    learned = Learned({"kernel": peaked(int(KEPT["kernel"].sum()), power)}, {}, KEPT)
+    prepared = prepare_update(learned, None, TABLE, INT8, Key(1, 0, "pi-1"), KEPT)
+
+    blob = pack_residuals(prepared)
+
+    assert len(blob) <= 1.4 * len(prepared.blob)
+    for late, expected in ((None, prepared.residual_if_accepted), (prepared.blob, prepared.residual_if_late)):
+        assert_close(unpack_residual(blob, late)["kernel"], expected["kernel"])
+
+
+OWED = {
+    "even": np.float32([[0.0, 0.25, -0.5], [0.5, 0.0, 0.25]]),
+    "remainder": np.float32([0.5, 0.0625, 0.0625, -0.03125]),
+    "gathered": np.float32([50.0, 2.5, -3.5, 0.0]),
+}
+ARRIVED = {
+    "even": np.float32([[0.0, 127.0, -2.0], [3.0, 0.0, 0.0]]),
+    "remainder": np.float32([100.0, -127.0, 0.0, 1.0]),
+    "gathered": np.float32([0.0, 0.0, 8.0, -8.0]),
+}
+GOLDEN = PreparedUpdate(
+    bytes.fromhex("00 7ffe0300 00 64810001"),
+    OWED,
+    {name: owed + ARRIVED[name] for name, owed in OWED.items()},
+    mask={"even": np.array([[False, True, True], [True, False, True]])},
+)
+"""Owed values of four, eight and sixteen bits; codes of what arrived in the update, and in the file."""
+
+GOLDEN_BYTES = bytes.fromhex(
+    "83a46576656e94920203c402012e94cb3fb24924a000000004c4029337ff94cb3ff000000000000008c40001a972656d"
+    "61696e646572949104c4010094cb3f7020408000000008c4047f1010f8ff94cb3ff000000000000008c40006a8676174"
+    "6865726564949104c4010094cb404900000000000010c408003c662a7bac0000ff94cb3ff24924a000000004c4020097"
+    "ff"
+)
+
+
+def test_the_bytes_on_the_disk_stay_as_they_are() -> None:
+    """Agents are upgraded while rounds go on, and read what the version before wrote."""
+    assert zlib.decompress(pack_residuals(GOLDEN)) == GOLDEN_BYTES
+    blob = zlib.compress(GOLDEN_BYTES)
+    for late, expected in ((None, OWED), (GOLDEN.blob, GOLDEN.residual_if_late)):
+        found = unpack_residual(blob, late)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert_close(found[name], expected[name], OWED[name])
+
+
 def test_small_values_that_gather_over_rounds_are_not_lost() -> None:
     """Beside a large one eight bits would make them nothing."""
     owed = np.full(1000, 1e-4, np.float32)
     owed[0] = 1.0
-    found = unpack_residual(pack_residuals({"a": owed}, {"a": owed}, b""), None)["a"]
+    found = unpack_residual(pack_residuals(owes({"a": owed})), None)["a"]
     np.testing.assert_allclose(found, owed, rtol=0.01)
 
 
-@pytest.mark.parametrize("blob", [b"", b"nonsense", pack_residuals({}, {}, b"")[:-1]])
+@pytest.mark.parametrize("blob", [b"", b"nonsense", pack_residuals(owes({}))[:-1]])
 def test_what_is_no_residual_is_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match=r"Error|truncated|incomplete"):
         unpack_residual(blob, None)
