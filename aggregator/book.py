@@ -35,7 +35,7 @@ MOST_NAMES = 20
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class AcceptedUpdate(msgspec.Struct, frozen=True):
+class AcceptedUpdate(msgspec.Struct, frozen=True, gc=False):
     """An update that counts, as `weight` examples, unless it is left out of the merge.
 
     Up to `x_largest` it is what the agent said of its training and its inputs; the norms were measured
@@ -82,14 +82,14 @@ class RoundRecord(msgspec.Struct, frozen=True):
     held-out examples: of the new one on the gateway's or, where it has none, of the one before on the agents'. They are
     None where its outputs are not finite, or the examples do not define them. `spreads`: that of each, by name, over
     the agents that evaluated the one before. `sparsity` is that of the prunable tensors.
-    `bytes_up` and `bytes_down` are MQTT payload bytes, summed over the agents, control included, and
-    `bytes_up_by_kind` and `bytes_down_by_kind` parts of them (see `aggregator.traffic`); `mqtt_up` and `mqtt_down` the
-    bytes of whole packets, with topics and acknowledgements, of so many messages. `led_astray` counts how often
-    what a member held led to another model than the gateway's, which it then fetched whole. `seconds` is
-    the round's wall time, `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over
-    agents. `ignored` counts messages that made no sense, `refused` malformed updates, `capped`
-    those that weigh fewer examples than they claim. `peak_memory_mb` is the
-    aggregator's high-water mark, `bytes_written` what it had written to disks, None where the kernel does not count.
+    `bytes_up` and `bytes_down` are MQTT payload bytes, summed over the agents, control included, and `bytes_up_by_kind`
+    and `bytes_down_by_kind` parts of them (see `aggregator.traffic`); `mqtt_up` and `mqtt_down` the bytes of whole
+    packets, with topics and acknowledgements, of so many messages. `led_astray` counts how often what a member held led
+    to another model than the gateway's, which it then fetched whole. `seconds` is the round's wall time,
+    `train_seconds` the slowest agent's training. `train_loss` is the examples-weighted mean over agents. `ignored`
+    counts messages that made no sense, `refused` malformed updates, `capped` those that weigh fewer examples than they
+    claim. `peak_memory_mb` is the aggregator's high-water mark, `bytes_written` what it had written to disks, None
+    where the kernel does not count.
 
     `left_out` counts accepted updates that the merge does without: outliers, or all where the merge made the loss
     explode and so was not `kept`; `outliers` names their agents, the largest first. `suspects` names the agents whose
@@ -307,15 +307,11 @@ class Book:
 
     def accepted(self, round_: int) -> dict[str, AcceptedUpdate]:
         """The accepted updates of a round, by agent."""
-        rows = self._fetch(f"SELECT agent, {_UPDATE} FROM updates WHERE round = ? ORDER BY agent", round_)
-        return {agent: AcceptedUpdate(*fields) for agent, *fields in rows}
+        return self._updates("round = ?", round_)
 
     def merged(self, round_: int) -> dict[str, AcceptedUpdate]:
         """The updates of a round that its merge was made of, by agent."""
-        rows = self._fetch(
-            f"SELECT agent, {_UPDATE} FROM updates WHERE round = ? AND left_out IS NULL ORDER BY agent", round_
-        )
-        return {agent: AcceptedUpdate(*fields) for agent, *fields in rows}
+        return self._updates("round = ? AND left_out IS NULL", round_)
 
     def last_accepted(self, before: int) -> dict[str, bytes]:
         """The digest of each agent's last accepted update of the rounds before `before`."""
@@ -363,9 +359,8 @@ class Book:
 
     def _prepare(self) -> None:
         """Make the tables of a new book. Raises `StorageError` for a book of another format."""
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if not tables:
+        if not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             for statement in filter(str.strip, SCHEMA.split(";")):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -378,6 +373,11 @@ class Book:
     def _fetch(self, query: str, *parameters: int | str) -> list[Any]:
         with _mapping_errors():
             return self._connection.execute(query, parameters).fetchall()
+
+    def _updates(self, which: str, round_: int) -> dict[str, AcceptedUpdate]:
+        with _mapping_errors():  # row by row: all rows would take as much memory again
+            query = f"SELECT agent, {_UPDATE} FROM updates WHERE {which} ORDER BY agent"
+            return {agent: AcceptedUpdate(*each) for agent, *each in self._connection.execute(query, (round_,))}
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

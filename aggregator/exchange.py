@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import assert_never
@@ -84,6 +84,10 @@ MOST_TOGETHER_BYTES = 16 * 2**20
 
 LONGEST_WAIT_S = 0.05
 """For which an update waits for others, while messages come without a pause."""
+
+
+_ENDS = (Merged, RoundGiven)
+"""Events with which a round is over."""
 
 
 class _Unstored:
@@ -256,11 +260,13 @@ class Exchange(ABC):
         self.handle(LinkDrained())
 
     def tick(self) -> None:
-        self._listening.look(self._clock())
+        """Look at the clock, after each event: so nothing is done where no alarm is due."""
+        now = self._clock()
+        self._listening.look(now)
         alarm = round_machine.wake_at(self.state)
-        if self._unstored is not None and alarm is not None and alarm <= self._clock():
+        if alarm is not None and alarm <= now:
             self.settle()
-        self.handle(Ticked())
+            self.handle(Ticked())
 
     def settle(self) -> None:
         """Store the updates that wait: there is nothing else to do, or it is time."""
@@ -281,11 +287,12 @@ class Exchange(ABC):
             self._notice()
             if self._tenths_waiting() not in (None, waiting):
                 _log.info("waiting for agents: %s of %s are here", len(self.state.presence), self._cohort)
-            for action in actions:
-                events.extend(self._perform(action))
-            if isinstance(event, Merged | RoundGiven):
+            following, actions = deque(actions), ()
+            while following:  # what is done is let go of: a round's work for thousands of agents is much of the memory
+                events.extend(self._perform(following.popleft()))
+            if isinstance(event, _ENDS):
                 self._forget_contents()
-            if isinstance(event, Merged | RoundGiven | UpdateStored | UpdateRefused) and not self._received.is_empty:
+            if not self._received.is_empty and isinstance(event, (*_ENDS, UpdateStored, UpdateRefused)):
                 on_their_way = {upload.submit.content.digest for upload in self.state.uploads.values()}
                 self._received.forget_all_but(on_their_way | set(self.state.came))
 

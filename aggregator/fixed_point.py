@@ -91,27 +91,19 @@ class FixedPointSum:
         return round(largest * scale * 2.0**self.fraction_bits)
 
     def _add_all(self, values: NDArray[np.floating], weight: int, scale: float) -> None:
-        flat = values.reshape(-1)
+        flat, digits = values.reshape(-1), [digit.reshape(-1) for digit in self._digits]
+        if flat.size <= _PIECE:
+            _add_fixed(digits, self._fixed(flat, scale), weight)
+            return
         for start in range(0, flat.size, _PIECE):
             piece = slice(start, start + _PIECE)
-            self._add_fixed(piece, self._fixed(flat[piece], scale), weight)
+            _add_fixed([digit[piece] for digit in digits], self._fixed(flat[piece], scale), weight)
 
     def _fixed(self, values: NDArray[np.floating], scale: float) -> NDArray[np.float64]:
         """Whole multiples of 2^-`fraction_bits`."""
         fixed = values.astype(np.float64)
         fixed *= scale * 2.0**self.fraction_bits  # as exact as one after the other: a power of two rounds nothing
         return np.rint(fixed, out=fixed)
-
-    def _add_fixed(self, piece: slice, fixed: NDArray[np.float64], weight: int) -> None:
-        *lower, last = (digits.reshape(-1)[piece] for digits in self._digits)
-        for digit in lower:
-            above = np.trunc(np.ldexp(fixed, -_DIGIT_BITS))
-            digit += (fixed - np.ldexp(above, _DIGIT_BITS)).astype(np.int64) * weight
-            fixed = above
-        addend = fixed.astype(np.int64)
-        addend *= weight
-        last += addend
-        _carry([*lower, last])
 
     def encode(self) -> bytes:
         """The sum as bytes: a byte for the number of digits, 28 for the magnitudes that were added, little-endian, then
@@ -188,6 +180,20 @@ class FixedPointSum:
         if total >= SINGLE_LIMIT and len(self._digits) == 1:
             self._digits += [np.zeros_like(self._digits[0]) for _ in range(_DIGITS - 1)]
             _carry(self._digits)
+
+
+def _add_fixed(digits: Sequence[NDArray[np.int64]], fixed: NDArray[np.float64], weight: int) -> None:
+    """Add `weight` times whole numbers to a piece of the digits."""
+    *lower, last = digits
+    for digit in lower:
+        above = np.trunc(np.ldexp(fixed, -_DIGIT_BITS))
+        digit += (fixed - np.ldexp(above, _DIGIT_BITS)).astype(np.int64) * weight
+        fixed = above
+    addend = fixed.astype(np.int64)
+    addend *= weight
+    last += addend
+    if lower:
+        _carry(digits)
 
 
 def _carry(digits: Sequence[NDArray[np.int64]]) -> None:

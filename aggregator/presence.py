@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
 from rpds import HashTrieMap
 
 from fedprune.system.values import replace
@@ -22,7 +22,7 @@ MAX_PRESENT = 200_000
 """Agents that can wait at a time, about 40 MB; others are told to come back later."""
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """An agent that waits: the examples that it holds, the version of the model that it can go on from, -1 for none,
     and whether it knows the terms."""
 

@@ -51,7 +51,7 @@ def assignment(state: RoundState, agent: str, now: float, *, inline: bool = Fals
         seconds_left=0 if state.deadline is None else math.ceil(max(0.0, state.deadline - now)),
         base=base if is_short else -1,
         model=content if blob is None else blob,
-        accepted=None if owed is None else owed.update,
+        accepted=None if owed is None else tag_of(owed),
         left_out=state.left_out.get(agent),
         terms=None if member.knows_terms else terms(plan),
     )
@@ -69,8 +69,8 @@ def terms(plan: Plan) -> Terms:
     )
 
 
-def accepted(submit: Submit) -> Accepted:
-    return Accepted(round=submit.round, update=tag_of(submit.content))
+def accepted(round_: int, digest: bytes) -> Accepted:
+    return Accepted(round=round_, update=tag_of(digest))
 
 
 def no_work() -> Rejected:

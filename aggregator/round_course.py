@@ -41,6 +41,7 @@ def go_on(state: RoundState, now: float) -> Step:
     cohort = state.cohort
     if state.phase is not Phase.TRAINING or cohort.awaited or cohort.count(Standing.OVERDUE):
         return state, actions
+    state = replace(state, presence=state.presence.at(now))
     state, drafted = draft(state, state.presence, now)
     if drafted:
         return state, actions + drafted

@@ -213,7 +213,7 @@ def _note_misses(state: RoundState, now: float) -> RoundState:
 
 
 def _greet_gathering(state: RoundState, said: Said, now: float) -> Step:
-    is_new = said.agent not in state.presence
+    is_new = said.agent not in state.presence.at(now)
     state, refusal = _welcome(state, said, now)
     if refusal is not None:
         return state, refusal

@@ -21,7 +21,7 @@ from aggregator.arrivals import FIRST_GATHERING_S, Arrivals
 from aggregator.cohort import Cohort, Member, Standing
 from aggregator.presence import Presence
 from aggregator.response_times import ResponseTimes, first_deadline_s
-from fedprune.wire.messages import CHUNK_BYTES, Accepted, Chunk, Content, LeftOut, Manifest, Message, Submit
+from fedprune.wire.messages import CHUNK_BYTES, Chunk, Content, LeftOut, Manifest, Message, Submit
 from fedprune.wire.serving import SendChunk, Serving
 from fedprune.wire.transfer import Receiving
 
@@ -271,7 +271,6 @@ class Upload:
 
 _NO_DIGESTS: HashTrieMap[str, bytes] = HashTrieMap()
 _NOTHING_LEFT_OUT: HashTrieMap[str, LeftOut] = HashTrieMap()
-_NOTHING_OWED: HashTrieMap[str, Accepted] = HashTrieMap()
 _NO_UPLOADS: HashTrieMap[str, Upload] = HashTrieMap()
 _NOTHING_CAME: HashTrieMap[bytes, tuple[Chunk, ...]] = HashTrieMap()
 
@@ -284,10 +283,10 @@ class RoundState:
     examples an update of this round may weigh. `last_accepted`: digest of each agent's last accepted update of the
     rounds before; `refused`: of its last malformed one; `left_out`: its last one that a merge did without. `uploads`:
     updates on their way in, `uploads_bytes` their sizes together; `is_proven`: a chunk of the largest size came of one;
-    `came`: chunks of the round's updates that came to the process before this one. `owed`: answers to agents that
-    do not know yet that their update is accepted, given at `acknowledge_at` or with the next round's work. `serving`:
-    the task, the last models, and who lacks what of them; `served`: those models, oldest first. `tickets_given`: in the
-    second that began at `tickets_since`.
+    `came`: chunks of the round's updates that came to the process before this one. `owed`: digests of accepted updates,
+    all of round `owed_round`, of agents that do not know yet that they are; they are told at `acknowledge_at` or with
+    the next round's work. `serving`: the task, the last models, and who lacks what of them; `served`: those models,
+    oldest first. `tickets_given`: in the second that began at `tickets_since`.
     `nobody`: how often in a row a round could not open since nobody was there; `strangers`: tickets given meanwhile.
     `arrivals`: when agents came, in this gathering and the last ones.
     `spares`: agents that are assigned beside the cohort, since some updates will not come. `answer_by`: when members
@@ -309,7 +308,8 @@ class RoundState:
     uploads_bytes: int = 0
     is_proven: bool = False
     came: HashTrieMap[bytes, tuple[Chunk, ...]] = _NOTHING_CAME
-    owed: HashTrieMap[str, Accepted] = _NOTHING_OWED
+    owed: HashTrieMap[str, bytes] = _NO_DIGESTS
+    owed_round: int = 0
     acknowledge_at: float | None = None
     serving: Serving = field(default_factory=Serving)
     served: tuple[Model, ...] = ()

@@ -112,16 +112,17 @@ def accept(state: RoundState, event: UpdateStored, now: float) -> RoundState:
     return replace(
         drop_upload(state, agent),
         cohort=state.cohort.put(agent, member),
-        presence=state.presence.heard(agent, Waiting(examples, state.round, knows_terms=True)),
+        presence=state.presence.at(now).heard(agent, Waiting(examples, state.round, knows_terms=True)),
         response_times=times,
-        owed=state.owed.insert(agent, accepted(submit)),
+        owed=state.owed.insert(agent, submit.content.digest),
+        owed_round=state.round,
         acknowledge_at=now + ACKNOWLEDGE_S if state.acknowledge_at is None else state.acknowledge_at,
     )
 
 
 def acknowledge(state: RoundState) -> Step:
     """Tell all who do not know yet that their update is accepted."""
-    answers = tuple(Send(agent, state.owed[agent]) for agent in sorted(state.owed))
+    answers = tuple(Send(agent, accepted(state.owed_round, state.owed[agent])) for agent in sorted(state.owed))
     return replace(state, owed=HashTrieMap(), acknowledge_at=None), answers
 
 
@@ -267,7 +268,7 @@ def _verdict(state: RoundState, agent: str, submit: Submit) -> Accepted | Reject
         return of_another_run(submit)
     taken = member.digest if member is not None and member.standing is Standing.ACCEPTED else None
     if digest in (taken, state.last_accepted.get(agent)):
-        return accepted(submit)
+        return accepted(submit.round, digest)
     if digest == state.refused.get(agent):
         return reject(submit, Reason.INVALID, "refused before")
     if is_current(state, submit) and taken is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -121,7 +122,8 @@ def measure(agents: int) -> Cost:
 
 
 def _names(agents: int) -> Iterator[str]:
-    return (f"agent-{index:06d}" for index in range(agents))
+    """As `Topics` makes them of topics: one string for each agent."""
+    return (sys.intern(f"agent-{index:06d}") for index in range(agents))
 
 
 def _submit(round_: int, update: Content) -> Submit:

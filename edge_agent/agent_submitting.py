@@ -145,7 +145,7 @@ def submit_again(state: AgentState, _: Ticked, now: float) -> Step:
 def take_next(state: AgentState, assignment: Assignment, now: float) -> Step:
     """The next work, if it says that the pending update is accepted. Else that comes first, and the work again."""
     pending = state.pending
-    if pending is None or (assignment.run, assignment.accepted) != (pending.run, tag_of(pending.content)):
+    if pending is None or (assignment.run, assignment.accepted) != (pending.run, tag_of(pending.content.digest)):
         return state, ()
     state, settled = _settle(state, Outcome.ACCEPTED)
     state, actions = take(state, assignment, now)
@@ -153,7 +153,7 @@ def take_next(state: AgentState, assignment: Assignment, now: float) -> Step:
 
 
 def accepted(state: AgentState, answer: Accepted, now: float) -> Step:
-    if state.pending is None or answer.update != tag_of(state.pending.content):
+    if state.pending is None or answer.update != tag_of(state.pending.content.digest):
         return state, ()
     is_known = _gateway_seen(state) == state.submitted_to
     state, actions = _settle(state, Outcome.ACCEPTED)

@@ -78,7 +78,7 @@ def manifest(round_: int = 0, *, run: str = RUN, incarnation: int = 1, done: boo
 
 
 def accepted(round_: int = 0, update: Content = UPDATE) -> Accepted:
-    return Accepted(round=round_, update=tag_of(update))
+    return Accepted(round=round_, update=tag_of(update.digest))
 
 
 def submit(round_: int = 0, *, run: str = RUN, update: Content = UPDATE, examples: int = 1500) -> Submit:

@@ -208,7 +208,7 @@ class Federation:
         assignment = msgspec.structs.replace(
             assignment,
             model=model or assignment.model,
-            accepted=None if begins else tag_of(content_of(result.update.blob)),
+            accepted=None if begins else tag_of(content_of(result.update.blob).digest),
             terms=assignment.terms if begins else None,
         )
         submit = msgspec.structs.replace(result.submit, update=update or result.submit.update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fedprune.codecs.links import Key, Rounding, State, Support, Tensors, Vector
 from fedprune.codecs.reader import Reader, pack_bits
 from fedprune.errors import ProtocolError
 
+_SCALE = struct.Struct("<f")
 _SCALE_BITS = 17
 _SMALLEST_SCALE = float(np.finfo(np.float32).smallest_normal)
 _LARGEST_SCALE = math.ldexp(66052, 105)  # the largest of 17 bits that times 127 is a float32
@@ -53,20 +55,21 @@ class Codes:
         return scale.astype("<f4").tobytes(), self._pack(codes)
 
     def _read_one(self, reader: Reader, count: int) -> Vector:
-        (scale,) = reader.array(np.dtype(np.float32), 1)
+        said = reader.take(_SCALE.size)
+        (scale,) = _SCALE.unpack(said)
         if not 0.0 <= scale <= _LARGEST_SCALE:
-            raise ProtocolError(f"the scale is {scale}")
+            raise ProtocolError(f"the scale is {np.float32(scale)}")
         codes = self._unpack(reader, count)
         low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
         if low < -self.largest or high > self.largest:
             raise ProtocolError(f"the code {low if low < -self.largest else high} is not used")
         extreme = max(high, -low)
-        wanted = np.float32(self._scale_up_to(float(scale) * extreme))
-        if scale.tobytes() != wanted.tobytes() or (extreme and not scale):
-            raise ProtocolError(f"the scale is {scale}, a writer takes {wanted} for these values")
-        values = codes.astype(np.float32)
-        values *= scale
-        return values
+        wanted = self._scale_up_to(scale * extreme)
+        if said != _SCALE.pack(wanted) or (extreme and not scale):
+            raise ProtocolError(
+                f"the scale is {np.float32(scale)}, a writer takes {np.float32(wanted)} for these values"
+            )
+        return np.multiply(codes, np.float32(scale), dtype=np.float32)
 
     def _scale_up_to(self, extreme: float) -> float:
         """The scale for magnitudes up to `extreme`; 0.0 instead of a subnormal one, which some Arm processors lack."""
@@ -83,7 +86,7 @@ class Codes:
 
     def _unpack(self, reader: Reader, count: int) -> NDArray[np.int8]:
         if self.bits == 8:
-            return reader.array(np.dtype(np.int8), count)
+            return np.frombuffer(reader.take(count), np.int8)
         bits = reader.bits(count * self.bits).reshape(count, self.bits)
         return np.packbits(bits, axis=1, bitorder="little").reshape(-1).astype(np.int8) - np.int8(self.largest)
 

@@ -373,9 +373,9 @@ def greeting(message: _G, spoken: Versions) -> _G:
     return msgspec.structs.replace(message, v=spoken.oldest, newest=newest)
 
 
-def tag_of(update: Content) -> bytes:
-    """The name by which an acceptance knows an update."""
-    return update.digest[:UPDATE_TAG_BYTES]
+def tag_of(digest: bytes) -> bytes:
+    """The name by which an acceptance knows the update of that digest."""
+    return digest[:UPDATE_TAG_BYTES]
 
 
 def decode(kind: type[_M], payload: bytes, spoken: Versions = SPOKEN) -> _M:

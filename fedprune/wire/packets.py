@@ -17,15 +17,20 @@ PUBACK_BYTES = 4
 """Bytes of the acknowledgement of a message."""
 
 _PUBLISH = 3
+_SHORTEST = 2
+"""Bytes that every packet has."""
 _MAX_LENGTH_DIGITS = 4
-_SKIPPED_AT_ONCE = 64 * 1024
+_READ_AT_ONCE = 64 * 1024
+"""Bytes that are asked for at once, and so may wait here: many small packets, or some updates, for one system call."""
 
 
 class BoundedPackets:
     """Reads a stream as `read` does, but for payloads that make a packet larger than `limit`.
 
     `read(n)` gives 1 to n bytes, or none at the stream's end; it raises `BlockingIOError` where it would have to wait.
-    So does `recv`, also after it has thrown something away. Before each packet it waits while `is_held()`.
+    So does `recv`, also after it has thrown something away. Before each packet it waits while `is_held()`. It reads
+    ahead, since each call of the system lets another thread have the interpreter: who waits for the stream to become
+    readable asks `has_more` first.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class BoundedPackets:
         self._read = read
         self._is_held = is_held
         self._limit = limit
+        self._came, self._at = b"", 0  # what was read, and how much of it was taken
         self._head = bytearray()  # of a packet, as far as it was read and before it is known what becomes of it
         self._ready = bytearray()  # to be given out as it is
         self._to_pass = 0
@@ -46,29 +52,43 @@ class BoundedPackets:
         """A payload is being thrown away: nothing that the broker sends behind it can be read yet."""
         return self._to_skip > 0
 
+    @property
+    def has_more(self) -> bool:
+        """Something was read that nobody has taken: no system call tells of it any more."""
+        return self._at < len(self._came)
+
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes. Raises `ConnectionError` for what cannot be MQTT."""
         while not self._ready:
             if self._to_pass:
-                data = self._read(min(size, self._to_pass))
+                data = self._take(min(size, self._to_pass))
                 self._to_pass -= len(data)
                 return data
             if self._to_skip:
-                data = self._read(min(_SKIPPED_AT_ONCE, self._to_skip))
+                data = self._take(self._to_skip)
                 self._to_skip -= len(data)
                 if not data:
                     return data
                 raise BlockingIOError
             if not self._head and self._is_held():
                 raise BlockingIOError
-            byte = self._read(1)
-            if not byte:
-                return byte
-            self._head += byte
+            data = self._take(1 if self._head else _SHORTEST)
+            if not data:
+                return data
+            self._head += data
             self._judge()
         given = bytes(self._ready[:size])
         del self._ready[:size]
         return given
+
+    def _take(self, size: int) -> bytes:
+        """Up to `size` bytes of what was read, or is read now."""
+        if not self.has_more:
+            self._came, self._at = b"", 0  # nothing of it is held while there is nothing else
+            self._came = self._read(_READ_AT_ONCE)
+        taken = self._came[self._at : self._at + size]
+        self._at += len(taken)
+        return taken
 
     def _judge(self) -> None:
         """Decide what becomes of the packet, as soon as its head is long enough to tell."""

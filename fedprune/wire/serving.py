@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
+import msgspec
 from rpds import HashTrieMap, HashTrieSet
 
 from fedprune.system.values import replace
@@ -60,16 +61,16 @@ class SendChunk:
     peer: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True, gc=False):
     """The copies of a content that a peer has asked for, less those that time has forgiven, at the time `at`; and until
     when further requests of it are passed over."""
 
     served: float = 0.0
-    at: float = 0.0
+    at: float = -math.inf
     slowed_until: float = 0.0
 
 
+_NEW_ACCOUNT = _Account()
 _Key: TypeAlias = tuple[bytes, int, int]
 _Requests: TypeAlias = "HashTrieMap[_Key, HashTrieSet[str]]"
 _Accounts: TypeAlias = "HashTrieMap[bytes, HashTrieMap[str, _Account]]"
@@ -80,25 +81,33 @@ _NO_BROADCASTS: HashTrieMap[_Key, float] = HashTrieMap()
 
 @dataclass(frozen=True)
 class _Followers:
-    """The peers that asked for a content lately, in two generations, of which the older is forgotten as a whole."""
+    """How many peers asked for a content lately: so many `newer` since `since`, and `older` ones, which have not asked
+    again, between `before` and then. Who they are is in their accounts, by when each asked last."""
 
-    since: float = 0.0
-    newer: HashTrieSet[str] = _NOBODY
-    older: HashTrieSet[str] = _NOBODY
+    since: float
+    before: float
+    newer: int = 0
+    older: int = 0
 
     def __len__(self) -> int:
-        return len(self.newer) + len(self.older)
-
-    def __contains__(self, peer: str) -> bool:
-        return peer in self.newer or peer in self.older
+        return self.newer + self.older
 
     def at(self, now: float) -> _Followers:
         if now - self.since < FOLLOWING_S:
             return self
-        return _Followers(now, older=self.newer if now - self.since < 2 * FOLLOWING_S else _NOBODY)
+        if now - self.since < 2 * FOLLOWING_S:
+            return _Followers(now, self.since, older=self.newer)
+        return _Followers(now, now)
 
-    def heard(self, peer: str) -> _Followers:
-        return replace(self, newer=self.newer.insert(peer), older=self.older.discard(peer))
+    def has(self, asked_at: float) -> bool:
+        """A peer that asked last at that time is one of them."""
+        return asked_at >= self.before
+
+    def heard(self, asked_at: float) -> _Followers:
+        """A peer asks that asked last at that time."""
+        if asked_at >= self.since:
+            return self
+        return replace(self, newer=self.newer + 1, older=self.older - self.has(asked_at))
 
 
 _NO_FOLLOWERS: HashTrieMap[bytes, _Followers] = HashTrieMap()
@@ -165,11 +174,11 @@ class Serving:
         content = self.contents[need.digest]
         indexes = list(islice(needed(need, content), MAX_WINDOW))
         accounts = self.accounts.get(need.digest) or _NO_ACCOUNTS
-        account = accounts.get(peer) or _Account()
+        account = accounts.get(peer) or _NEW_ACCOUNT
         if not indexes or now < account.slowed_until:
             return self
-        requests, followers = self.requests, (self.followers.get(need.digest) or _Followers(now)).at(now)
-        may_be_coming = peer in followers and not need.even_if_sent
+        requests, followers = self.requests, (self.followers.get(need.digest) or _Followers(now, now)).at(now)
+        may_be_coming = followers.has(account.at) and not need.even_if_sent
         for key in self._keys(content, indexes, need.chunk_bytes):
             if not may_be_coming or now - self.broadcasts.get(key, -math.inf) >= ON_ITS_WAY_S:
                 requests = requests.insert(key, (requests.get(key) or _NOBODY).insert(peer))
@@ -177,7 +186,7 @@ class Serving:
         noted = replace(
             self,
             accounts=self.accounts.insert(need.digest, accounts.insert(peer, charged)),
-            followers=self.followers.insert(need.digest, followers.heard(peer)),
+            followers=self.followers.insert(need.digest, followers.heard(account.at)),
         )
         if requests is self.requests:
             return noted

@@ -15,6 +15,7 @@ a message's kind too.
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ class Topics:
             return ""
         match levels[2:]:
             case ["u", _, agent, _] | ["s", agent]:
-                return agent
+                return sys.intern(agent)
         return ""
 
     def down(self, agent: str, kind: str) -> str:
@@ -126,7 +127,7 @@ class Topics:
         _, _, _, shard, agent, letter = levels
         if shard != str(shard_of(agent)):
             raise ProtocolError(f"topic {topic[:100]!r}: {agent} belongs to shard {shard_of(agent)}")
-        return agent, self._kind(letter, topic)
+        return sys.intern(agent), self._kind(letter, topic)  # many maps are by name: they share one string
 
     def parse_down(self, topic: str, agent: str) -> str:
         """The kind of a message to that agent, empty if it is none. Raises `ProtocolError` for a kind there is not."""

@@ -1,4 +1,4 @@
-"""The MQTT link: the only module that knows paho. MQTT 3.1.1, QoS 1, clean sessions.
+"""The MQTT link: MQTT 3.1.1, QoS 1, clean sessions.
 
 A link reports what happens as events on a queue and never runs anybody's code on its network thread, which alone talks
 to paho once the first connection is made. What is published while the link is down is dropped, and so is what the
@@ -7,27 +7,23 @@ broker had not acknowledged when it went down: every exchange is re-established 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
-import ssl
 import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-
 from fedprune.errors import BrokerError, FedpruneError
 from fedprune.system.log import LimitedLog
 from fedprune.system.service import SERVICE
 from fedprune.wire import refusals
+from fedprune.wire.bounded_client import BoundedClient
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery, Drained, Events, LinkDown, LinkUp
-from fedprune.wire.outbox import MAX_QUEUED_BYTES, MOST_SENT, Outbox, Publication, Subscription, Unsubscription
-from fedprune.wire.packets import MAX_PACKET_BYTES, BoundedPackets
+from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscription, Unsubscription
+from fedprune.wire.packets import MAX_PACKET_BYTES
 from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.refusals import BrokerUnreachable
 from fedprune.wire.tls import tls_context
@@ -190,7 +186,7 @@ class MqttLink:
         """A client for one connection: paho's would say over another one what it has left of the last."""
         client = BoundedClient(self._client_id, self._inbox)
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(MOST_SENT)  # else 20, and paho holds the others back
+        client.max_inflight_messages_set(0)  # the outbox bounds them; paho walks over all at each acknowledgement
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password())  # it may have been changed
         if self._settings.uses_tls:
@@ -245,14 +241,13 @@ class MqttLink:
             if self._closing.is_set() and not is_leaving:
                 is_leaving = True
                 client.disconnect()
+            if client.want_write():
+                client.loop_write()
             connection = client.socket()
             if connection is None:
                 return
-            readable, writable = self._wait(client, connection)
-            if readable:
+            if self._wait(client, connection):
                 client.loop_read()
-            if writable:
-                client.loop_write()
             client.check_life()
 
     def _hand_over(self, client: BoundedClient) -> None:
@@ -265,18 +260,17 @@ class MqttLink:
                 case Unsubscription(topic_filter):
                     client.unsubscribe(topic_filter)
 
-    def _wait(self, client: BoundedClient, connection: Any) -> tuple[bool, bool]:
-        """Wait for something to do; (there may be something to read, something may be written)."""
+    def _wait(self, client: BoundedClient, connection: Any) -> bool:
+        """Wait for something to do; True if there may be something to read."""
         is_held = self._inbox.is_full()
-        has_decrypted = not is_held and isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+        has_come = not is_held and client.has_come
         poller = select.poll()
         poller.register(connection, (0 if is_held else select.POLLIN) | (select.POLLOUT if client.want_write() else 0))
         poller.register(self._waker, select.POLLIN)
-        ready = dict(poller.poll(1000 * (0 if has_decrypted else _HELD_S if is_held else _LOOK_UP_S)))
+        ready = dict(poller.poll(1000 * (0 if has_come else _HELD_S if is_held else _LOOK_UP_S)))
         if self._waker.fileno() in ready:
             self._waker.clear()
-        state = ready.get(connection.fileno(), 0)
-        return has_decrypted or bool(state & ~select.POLLOUT), bool(state & select.POLLOUT)
+        return has_come or bool(ready.get(connection.fileno(), 0) & ~select.POLLOUT)
 
     def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
@@ -327,7 +321,7 @@ class MqttLink:
         if self._outbox.acknowledged(mid):
             self._events.put(Drained())
 
-    def _on_message(self, client: Any, _data: object, message: paho.MQTTMessage) -> None:
+    def _on_message(self, client: Any, _data: object, message: Any) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -338,57 +332,3 @@ class MqttLink:
             )
             return
         self._inbox.put(Delivery(topic, bytes(message.payload), message.retain))
-
-
-class BoundedClient(paho.Client):
-    """paho's client for one connection, which takes in no packet over `MAX_PACKET_BYTES`.
-
-    paho reads every packet whole and offers no bound, so its way of reading the socket is overridden. No other private
-    names of paho's are used than those in this class.
-    """
-
-    def __init__(self, client_id: str, inbox: Inbox, *, speaks_5: bool = False) -> None:
-        """`speaks_5`: MQTT 5 instead of 3.1.1, for who wants to know why a broker refuses something."""
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=None if speaks_5 else True,
-            protocol=paho.MQTTv5 if speaks_5 else paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        self._inbox = inbox
-        self._packets = BoundedPackets(super()._sock_recv, inbox.is_full)
-        self.tls_error: ssl.SSLError | None = None
-        """What ended the connection, if TLS did: paho tells nobody."""
-
-    @property
-    def has_cut(self) -> bool:
-        """The message that `on_message` is being called with was over the bound, and has lost its payload."""
-        return self._packets.is_cut
-
-    def check_life(self) -> None:
-        """Ping the broker when it is time, and end the connection if it does not answer.
-
-        An answer that we cannot have read yet is not missed: it may lie behind what we are throwing away, or do not
-        read since nobody takes it.
-        """
-        if self._packets.is_skipping or self._inbox.is_full():
-            self._ping_t = 0.0
-        self.loop_misc()
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        try:
-            return self._packets.recv(bufsize)
-        except ssl.SSLError as error:
-            self.tls_error = error
-            raise
-
-    def _sock_send(self, buf: bytes | bytearray) -> int:
-        try:
-            return super()._sock_send(buf)
-        except BlockingIOError:
-            raise
-        except OSError:  # the broker hung up: what it said before can still be read
-            with contextlib.suppress(OSError):
-                self._sock_recv(1)
-            raise

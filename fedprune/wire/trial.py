@@ -17,11 +17,12 @@ from typing import Any
 
 from fedprune.errors import BrokerError
 from fedprune.wire import refusals
+from fedprune.wire.bounded_client import BoundedClient
 from fedprune.wire.broker import Broker
 from fedprune.wire.inbox import Inbox
 from fedprune.wire.link import Delivery
 from fedprune.wire.tls import tls_context
-from fedprune.wire.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, QOS, BoundedClient
+from fedprune.wire.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, QOS
 
 _ANSWER_S = 10.0
 """For a broker's answer to one packet."""

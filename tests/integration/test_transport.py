@@ -41,6 +41,16 @@ def test_messages_go_through_in_order(mosquitto: Mosquitto) -> None:
         ]
 
 
+def test_many_messages_at_once_come_whole_and_in_order_whatever_their_sizes(mosquitto: Mosquitto) -> None:
+    sizes = [(number * 7919) % 300 if number % 40 else 100_000 for number in range(900)]
+    with connected(mosquitto.url, "reader", "a/#") as reader, connected(mosquitto.url, "writer") as writer:
+        for number, size in enumerate(sizes):
+            assert writer.link.publish(f"a/{number}", bytes([number % 256]) * size) == size
+
+        for number, size in enumerate(sizes):
+            assert reader.next() == Delivery(f"a/{number}", bytes([number % 256]) * size)
+
+
 def test_what_is_retained_comes_to_those_who_come_later_until_it_is_cleared(mosquitto: Mosquitto) -> None:
     with connected(mosquitto.url, "writer") as writer:
         writer.link.publish("round", b"manifest", retain=True)

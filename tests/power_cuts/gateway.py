@@ -143,7 +143,9 @@ class GatewayCheck:
                 )
                 runner.deliver(Delivery(TOPICS.up(agent, "submit"), encode(submit)))
                 answers = [decode(Accepted, payload) for payload in link.on(TOPICS.down(agent, "accepted"))]
-                assert [answer.update for answer in answers] == [tag_of(content)], f"{agent} is not told that it counts"
+                assert [answer.update for answer in answers] == [tag_of(content.digest)], (
+                    f"{agent} is not told that it counts"
+                )
 
     def _resume(self, store: RunStore, run: str, incarnation: int, link: Recorder) -> AggregatorRunner:
         plan = replace(

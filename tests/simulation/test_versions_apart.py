@@ -60,7 +60,7 @@ def test_a_gateway_that_was_started_anew_answers_an_older_agent_before_that_chec
     tell(again, "pi-0", submit)
 
     (answer,) = site.link.on(TOPICS.down("pi-0", "accepted"))
-    assert decode(Accepted, answer, ALONE).update == tag_of(submit.content)
+    assert decode(Accepted, answer, ALONE).update == tag_of(submit.content.digest)
     site.book.close()
 
 

@@ -262,7 +262,7 @@ def test_the_gateways_manifest_makes_the_agent_ask_about_its_update_soon() -> No
 
 def test_the_next_work_says_that_the_update_is_accepted() -> None:
     agent, other = agent_in(Phase.SUBMITTING), content_of(b"model of round 1")
-    told = msgspec.structs.replace(assignment(1, model=other, terms=None), accepted=tag_of(UPDATE))
+    told = msgspec.structs.replace(assignment(1, model=other, terms=None), accepted=tag_of(UPDATE.digest))
 
     settled, *actions = agent.gets(told)
 
@@ -271,7 +271,7 @@ def test_the_next_work_says_that_the_update_is_accepted() -> None:
     assert (agent.state.phase, agent.state.pending) == (Phase.FETCHING, None)
 
 
-@pytest.mark.parametrize("said", [None, tag_of(MODEL)])
+@pytest.mark.parametrize("said", [None, tag_of(MODEL.digest)])
 def test_work_that_does_not_say_what_became_of_the_update_waits(said: bytes | None) -> None:
     agent = agent_in(Phase.SUBMITTING)
     assert agent.gets(msgspec.structs.replace(assignment(1), accepted=said)) == ()

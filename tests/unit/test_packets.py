@@ -133,3 +133,36 @@ def test_nothing_is_read_while_it_is_held_but_a_packet_that_has_begun() -> None:
 def test_what_cannot_be_mqtt_ends_the_connection(stream: bytes, said: str) -> None:
     with pytest.raises(ConnectionError, match=said):
         through(stream)
+
+
+def test_it_reads_ahead_and_says_what_the_socket_will_not_tell_again() -> None:
+    packets = [publish(b"a", bytes([number]) * number) for number in range(100)]
+    reads = list[int]()
+    socket = Socket([b"".join(packets), b""])
+
+    def read(size: int) -> bytes:
+        reads.append(size)
+        return socket.read(size)
+
+    stream = BoundedPackets(read, lambda: False, LIMIT)
+    assert not stream.has_more
+    came = stream.recv(1)
+    while stream.has_more or len(came) < len(b"".join(packets)):
+        came += stream.recv(LIMIT)
+
+    assert came == b"".join(packets)
+    assert len(reads) == 1, "one call of the system for all"
+
+
+def test_what_was_read_ahead_is_held_too() -> None:
+    socket = Socket([publish(b"a", b"first") + publish(b"a", b"second")])
+    stream = BoundedPackets(socket.read, lambda: socket.held, LIMIT)
+    while len(stream.recv(100)) < len(b"first"):
+        pass
+    socket.held = True
+
+    assert stream.has_more
+    with pytest.raises(BlockingIOError):
+        stream.recv(1)
+    socket.held = False
+    assert stream.recv(1) == publish(b"a", b"second")[:1]

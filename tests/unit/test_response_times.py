@@ -84,7 +84,7 @@ def test_one_slow_round_makes_no_slow_device_and_a_device_that_became_slow_is_so
 
 def test_what_is_remembered_is_bounded() -> None:
     times = seen({"a": [float(number) for number in range(100)]})
-    assert times.seen["a"] == tuple(float(number) for number in range(100 - REMEMBERED, 100))
+    assert times.of("a") == [float(number) for number in range(100 - REMEMBERED, 100)]
 
 
 def test_who_misses_deadlines_is_given_more_time_each_time() -> None:

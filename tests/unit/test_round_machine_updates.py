@@ -62,7 +62,7 @@ def test_an_acceptance_is_said_with_the_next_work() -> None:
 
     assert not sent_to("pi-0", actions, Accepted)
     (work,) = sent_to("pi-0", actions, Assignment)
-    assert work.accepted == tag_of(content_of(update_of("pi-0")))
+    assert work.accepted == tag_of(content_of(update_of("pi-0")).digest)
     assert not gateway.state.owed
 
 
@@ -76,7 +76,7 @@ def test_an_acceptance_is_said_by_itself_where_the_round_goes_on_for_long() -> N
     actions = gateway.gets(Merged(model_of(1)))
     assert [sent_to(agent, actions, Assignment)[0].accepted for agent in ("pi-0", "pi-1")] == [
         None,
-        tag_of(content_of(update_of("pi-1"))),
+        tag_of(content_of(update_of("pi-1")).digest),
     ]
 
 
