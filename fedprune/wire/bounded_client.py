@@ -15,6 +15,9 @@ from fedprune.wire.packets import BoundedPackets
 _WRITTEN_AT_ONCE = 64 * 1024
 """Bytes of packets that are written together; a larger packet goes alone."""
 
+_READ_TOGETHER = 64
+"""Times that paho reads one after the other: who sends without a pause keeps nobody from writing, nor from pinging."""
+
 
 def _wait_for_loop_write(_client: object, _data: object, _socket: object) -> None:
     """Where there is such a callback, paho does not write each packet at once."""
@@ -58,9 +61,12 @@ class BoundedClient(paho.Client):
         return self._packets.has_more or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read what there is, all packets that came together, but none while nobody takes what came before."""
+        """Read what there is, packets that came together too, but none while nobody takes what came before. What is
+        left then, `has_come` tells."""
         code = super().loop_read(max_packets)
-        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._packets.has_more and not self._inbox.is_full():
+        for _ in range(_READ_TOGETHER - 1):
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or not self._packets.has_more or self._inbox.is_full():
+                break
             code = super().loop_read(max_packets)
         return code
 

@@ -135,10 +135,15 @@ class Trial:
         while not is_so():
             if time.monotonic() >= deadline:
                 raise BrokerError(f"broker {self._broker.url}: no answer in {seconds:.0f} s; is it overloaded?")
-            if self._client.loop(_LOOK_UP_S):
+            if self._read_and_write():
                 if is_so():  # it answered, and then hung up
                     return
                 raise BrokerError(f"broker {self._broker.url}: it ended the connection; what does its log say?")
+
+    def _read_and_write(self) -> bool:
+        """Do both, or wait a while for something to read; True if the connection has ended."""
+        has_come = self._client.has_come  # of this the socket does not tell
+        return bool((has_come and self._client.loop_read()) or self._client.loop(0.0 if has_come else _LOOK_UP_S))
 
     def _on_connect(self, _: object, __: object, ___: object, reason: Any, ____: object) -> None:
         self._connected = reason
