@@ -54,6 +54,9 @@ def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
 
     Raises `ProtocolError` unless they are those of the task's metrics, and of no more examples.
     """
+    most_bytes = most_tallies_bytes(task)
+    if len(blob) > most_bytes:  # each byte may be a list, which takes 70 times as many once it is read
+        raise ProtocolError(f"its evaluation takes {len(blob)} bytes, and any of the task's {most_bytes} at most")
     try:
         lists = msgspec.msgpack.decode(blob, type=list[list[int | float]])
     except (msgspec.DecodeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from fedprune.model.tensors import Array
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.task.bundle import Pruning, Task
 from fedprune.task.outputs import Output, OutputLoss
-from fedprune.task.tallies import pack_tallies, unpack_tallies
+from fedprune.task.tallies import most_tallies_bytes, pack_tallies, unpack_tallies
 from fedprune.task.training import Training
 from fedprune.wire.messages import MAX_TALLIES_BYTES
 
@@ -114,6 +114,15 @@ def test_what_is_no_tally_of_these_examples_is_refused(lists: object) -> None:
 
     with pytest.raises(ProtocolError, match="its evaluation"):
         unpack_tallies(msgspec.msgpack.encode(lists), task, EXAMPLES)
+
+
+def test_what_is_longer_than_any_tallies_of_the_task_is_refused_unread() -> None:
+    """Empty lists take 70 bytes each, and one byte here."""
+    task = task_of(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Metric.ACCURACY)
+    most = most_tallies_bytes(task)
+
+    with pytest.raises(ProtocolError, match=f"its evaluation takes {most + 1} bytes, and any of the task's {most}"):
+        unpack_tallies(msgspec.msgpack.encode([[]] * (most - 2)), task, EXAMPLES)
 
 
 @pytest.mark.parametrize("numbers", [[1.0], [-1.0, 50.0], [float("inf"), 50.0], [1.0, float("nan")], [1, 2, 3]])
