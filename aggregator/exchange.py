@@ -264,8 +264,10 @@ class Exchange(ABC):
         now = self._clock()
         self._listening.look(now)
         alarm = round_machine.wake_at(self.state)
-        if alarm is not None and alarm <= now:
+        is_time = alarm is not None and alarm <= now
+        if is_time or (self._unstored is not None and self._unstored.is_due(now)):
             self.settle()
+        if is_time:
             self.handle(Ticked())
 
     def settle(self) -> None:

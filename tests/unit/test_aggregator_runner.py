@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from aggregator import process
+from aggregator.exchange import LONGEST_WAIT_S
 from aggregator.round_answers import ticket
 from aggregator.round_state import Phase
 from aggregator.run_store import RunStore
@@ -230,3 +231,19 @@ def test_a_flood_of_messages_puts_no_alarm_off(site: Site) -> None:
         process._loop(runner, events)
 
     assert runner.state.phase is Phase.TRAINING
+
+
+def test_an_update_waits_for_others_no_longer_than_that_however_many_messages_come(site: Site) -> None:
+    now = [0.0]
+    runner = begin(site, clock=lambda: now[0])
+    result = trained(site, runner, AGENTS[0])
+    for message in (result.submit, *chunks(result.update.blob)):
+        runner.deliver(Delivery(TOPICS.up(AGENTS[0], kind_of(message)), encode(message)))
+    runner.tick()
+    assert not runner.state.cohort.accepted
+
+    now[0] += LONGEST_WAIT_S
+    runner.deliver(Delivery(TOPICS.up("nobody", "chunk"), b""))
+    runner.tick()
+
+    assert runner.state.cohort.accepted == 1
