@@ -15,7 +15,6 @@ a message's kind too.
 from __future__ import annotations
 
 import re
-import sys
 import zlib
 from dataclasses import dataclass
 
@@ -38,12 +37,25 @@ _LETTERS = {
 _KINDS = {letter: kind for kind, letter in _LETTERS.items()}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+MOST_NAMES = 200_000
+"""Names of agents that are one string each. Some versions of Python never let go of what they intern, and names may be
+strangers'."""
+
+_names: dict[str, str] = {}
+
 
 def check_id(value: str, what: str) -> str:
     """`value`, if it can name a federation or an agent. Raises `ConfigurationError` otherwise."""
     if not _ID.fullmatch(value):
         raise ConfigurationError(f"{what} {value!r}: use 1 to 64 letters, digits, '_' or '-'")
     return value
+
+
+def _one_string(agent: str) -> str:
+    """The string that an agent's name was before: many maps are by name, and share it."""
+    if len(_names) >= MOST_NAMES:
+        _names.clear()
+    return _names.setdefault(agent, agent)
 
 
 def shard_of(agent: str) -> int:
@@ -90,7 +102,7 @@ class Topics:
             return ""
         match levels[2:]:
             case ["u", _, agent, _] | ["s", agent]:
-                return sys.intern(agent)
+                return _one_string(agent) if _ID.fullmatch(agent) else ""
         return ""
 
     def down(self, agent: str, kind: str) -> str:
@@ -127,7 +139,7 @@ class Topics:
         _, _, _, shard, agent, letter = levels
         if shard != str(shard_of(agent)):
             raise ProtocolError(f"topic {topic[:100]!r}: {agent} belongs to shard {shard_of(agent)}")
-        return sys.intern(agent), self._kind(letter, topic)  # many maps are by name: they share one string
+        return _one_string(agent), self._kind(letter, topic)
 
     def parse_down(self, topic: str, agent: str) -> str:
         """The kind of a message to that agent, empty if it is none. Raises `ProtocolError` for a kind there is not."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprune.errors import ConfigurationError, ProtocolError
+from fedprune.wire import topics
 from fedprune.wire.messages import DOWNLINK, UPLINK
 from fedprune.wire.topics import SHARDS, Topics, check_id, shard_of
 from tests.samples import MODEL
@@ -100,3 +101,17 @@ def test_no_two_clients_share_an_id_whatever_they_and_their_federations_are_call
     ]
 
     assert len(set(clients)) == len(clients)
+
+
+def test_names_are_one_string_each_and_no_more_are_kept_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever invents names fills no memory with them."""
+    monkeypatch.setattr(topics, "MOST_NAMES", 3)
+    monkeypatch.setattr(topics, "_names", {})
+    twice = [TOPICS.parse_up(TOPICS.up("pi-1", "submit"))[0], TOPICS.author(TOPICS.status("pi-1"))]
+    assert twice[0] is twice[1]
+
+    for number in range(10):
+        TOPICS.parse_up(TOPICS.up(f"stranger-{number}", "submit"))
+        assert TOPICS.author(TOPICS.status("x" * 60_000)) == ""
+
+    assert len(topics._names) <= 3
