@@ -33,6 +33,9 @@ MOST_EXAMPLES = MOST_WEIGHT
 MOST_UPDATES = 2**24
 """The most updates of a round, about 17 million."""
 
+MOST_PART_UPDATES = 2**18
+"""The most updates of a sub-gateway's part, more than agents can wait at one: a hostile one leaves room for others."""
+
 _Fold = Callable[[FixedPointSum, NDArray[np.floating], int, float], None]
 
 
@@ -146,7 +149,9 @@ class Aggregate:
 
     def check_bounds(self) -> None:
         """Raise `ProtocolError` unless updates that `check_update` passed, under a mask that all share, can add up to
-        these sums. So whoever made them takes no more room of others than its examples."""
+        these sums. So whoever made them takes no more room of others than its examples, nor than a part's updates."""
+        if self._updates > MOST_PART_UPDATES:
+            raise ProtocolError(f"it is of {self._updates} updates, and a part of {MOST_PART_UPDATES} at most")
         means = {mean for mean, _ in self._table.moments}
         for name, total in self._sums.items():
             if name in self._trained:

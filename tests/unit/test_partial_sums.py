@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.merging import Aggregate
+from aggregator.merging import MOST_UPDATES, Aggregate
 from aggregator.partial_sum import decode_partial_sum, encode_partial_sum
 from fedprune.codecs import Update
 from fedprune.errors import ProtocolError
@@ -111,6 +112,20 @@ def test_sums_that_so_few_examples_cannot_come_to_are_out_of_bounds(scale: float
     claimed = blob[:20] + (2**20).to_bytes(8, "little") + blob[28:]  # a thousandth of the examples
     with pytest.raises(ProtocolError, match="beyond what its 1048576 examples can come to"):
         read(claimed).check_bounds()
+
+
+def test_a_part_that_says_it_is_of_more_updates_than_any_leaves_those_of_others_their_room() -> None:
+    """A worker's sums of both could not be read any more."""
+    blob = encode_partial_sum(Aggregate(TABLE, base(), MASK), DIGEST)
+    most, more = (blob[:16] + struct.pack("<IQ", count, count) + blob[28:] for count in (2**18, MOST_UPDATES))
+    part = read(most)
+    part.check_bounds()
+    root = sums(update(1))
+    root.merge(part)
+    assert read(encode_partial_sum(root, DIGEST)).examples == root.examples
+
+    with pytest.raises(ProtocolError, match=f"it is of {MOST_UPDATES} updates, and a part of {2**18} at most"):
+        read(more).check_bounds()
 
 
 def test_a_partial_sum_of_updates_to_another_model_is_refused() -> None:

@@ -126,7 +126,7 @@ def test_a_part_that_weighs_more_than_can_be_said_is_declined_and_the_next_round
     checkpoint = load_checkpoint(tree.site.checkpoints, 0)
     nothing = Aggregate(BUNDLE.task.table, checkpoint.weights, checkpoint.mask)
     blob, huge = encode_partial_sum(nothing, bytes.fromhex(weights_digest(checkpoint.weights))), 2**47
-    part = blob[:16] + struct.pack("<IQ", 2**24, huge) + blob[28:]  # as if so many had not moved
+    part = blob[:16] + struct.pack("<IQ", 2**17, huge) + blob[28:]  # as if so many had not moved
     for agent in NORTH:
         submit = Submit(run=runner.state.plan.run, round=0, update=content_of(part), examples=huge, local_steps=1)
         tell(runner, agent, submit, *chunks(part))  # type: ignore[arg-type]
