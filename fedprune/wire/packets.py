@@ -41,6 +41,7 @@ class BoundedPackets:
         self._limit = limit
         self._came, self._at = b"", 0  # what was read, and how much of it was taken
         self._head = bytearray()  # of a packet, as far as it was read and before it is known what becomes of it
+        self._lacks = _SHORTEST  # bytes of the head that come before anything more is known
         self._ready = bytearray()  # to be given out as it is
         self._to_pass = 0
         self._to_skip = 0
@@ -72,11 +73,13 @@ class BoundedPackets:
                 raise BlockingIOError
             if not self._head and self._is_held():
                 raise BlockingIOError
-            data = self._take(1 if self._head else _SHORTEST)
+            data = self._take(self._lacks)
             if not data:
                 return data
             self._head += data
-            self._judge()
+            self._lacks -= len(data)
+            if not self._lacks:
+                self._judge()
         given = bytes(self._ready[:size])
         del self._ready[:size]
         return given
@@ -91,9 +94,10 @@ class BoundedPackets:
         return taken
 
     def _judge(self) -> None:
-        """Decide what becomes of the packet, as soon as its head is long enough to tell."""
+        """Decide what becomes of the packet, or how much more of its head has to come before that can be told."""
         length, header_size = _length_in(self._head)
         if not header_size:
+            self._lacks = 1
             return
         if length <= self._limit:
             self._release(self._head, to_pass=length)
@@ -102,15 +106,18 @@ class BoundedPackets:
             raise ConnectionError(f"a packet of {length} bytes that is no message")
         variable = self._head[header_size:]
         if len(variable) < 2:
+            self._lacks = 2 - len(variable)
             return
         size = 2 + int.from_bytes(variable[:2], "big") + (2 if self._head[0] & 0b110 else 0)
         if size > length:
             raise ConnectionError("a message whose topic is longer than the whole of it")
-        if len(variable) == size:
-            self._release(self._head[:1] + _digits(size) + variable, to_skip=length - size, is_cut=True)
+        if len(variable) < size:
+            self._lacks = size - len(variable)
+            return
+        self._release(self._head[:1] + _digits(size) + variable, to_skip=length - size, is_cut=True)
 
     def _release(self, ready: bytearray, *, to_pass: int = 0, to_skip: int = 0, is_cut: bool = False) -> None:
-        self._ready, self._head = ready, bytearray()
+        self._ready, self._head, self._lacks = ready, bytearray(), _SHORTEST
         self._to_pass, self._to_skip, self.is_cut = to_pass, to_skip, is_cut
 
 

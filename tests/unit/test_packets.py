@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprune.wire import packets
 from fedprune.wire.packets import BoundedPackets
 
 LIMIT = 300
@@ -105,6 +106,21 @@ def test_a_huge_payload_is_never_asked_for_at_once() -> None:
     read_all(BoundedPackets(socket.read, lambda: False, LIMIT))
 
     assert socket.largest_read <= 64 * 1024
+
+
+def test_a_long_topic_is_not_looked_at_for_each_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may publish can choose one of 65,535, and would keep the link from all else."""
+    looks, look = list[int](), packets._length_in
+
+    def count(head: bytearray) -> tuple[int, int]:
+        looks.append(len(head))
+        return look(head)
+
+    monkeypatch.setattr(packets, "_length_in", count)
+    long = publish(b"t" * 65_535, bytes(LIMIT))
+
+    assert through(long, 3, 40_000) == [(publish(b"t" * 65_535, b""), True)]
+    assert len(looks) < 10
 
 
 def test_nothing_is_read_while_it_is_held_but_a_packet_that_has_begun() -> None:
