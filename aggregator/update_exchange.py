@@ -105,9 +105,10 @@ class UpdateExchange(Exchange, ABC):
         return self._note_verdicts([(action, why) for action, why in said if why is not None])
 
     def _with_tallies(self, action: StoreUpdate) -> StoreUpdate:
-        """A sub-gateway's submit has its tallies in the update; of bytes that are no partial sum, none."""
+        """A sub-gateway's submit has its tallies in the update; without a loss, or of bytes that are no partial sum,
+        none."""
         evaluated = action.submit.evaluated
-        if action.agent not in self.state.plan.sub_gateways or evaluated is None:
+        if action.agent not in self.state.plan.sub_gateways or evaluated is None or evaluated.loss is None:
             return action
         evaluated = msgspec.structs.replace(evaluated, tallies=tallies_of(action.blob))
         return replace(action, submit=msgspec.structs.replace(action.submit, evaluated=evaluated))

@@ -79,6 +79,24 @@ def test_what_a_part_weighs_and_what_its_agents_evaluated_arrives_whole(tmp_path
     assert (record.loss, record.metrics) == (flat_record.loss, flat_record.metrics)
 
 
+def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_path: Path) -> None:
+    """It may be as long as a part, and nobody would read it."""
+    site, below = Site(tmp_path / "parent"), Below(tmp_path / "north")
+    parent = site.start(PARENT, agents_evaluate=True)
+    parent.connect()
+    check_in_with(parent, ("north", "south"), 1)
+    runner = below.takes(given(site, 0))
+    check_in_with(runner, NORTH, 100)
+    submit_with(below, runner, NORTH, 100)
+    submit, part = below.parts[0]
+    size = int.from_bytes(part[12:16], "little")
+    junk = part[:12] + (1000).to_bytes(4, "little") + bytes(1000) + part[16 + size :]
+    changed = {"run": PARENT.run, "update": content_of(junk), "evaluated": Evaluated(examples=1)}
+    tell(parent, "north", msgspec.structs.replace(submit, **changed), *chunks(junk))
+
+    assert site.book.accepted(0)["north"].tallies == b""
+
+
 def check_in_with(runner: PartRunner | AggregatorRunner, agents: Sequence[str], examples: int) -> None:
     for agent in agents:
         tell(runner, agent, CheckIn(examples=examples))  # type: ignore[arg-type]
