@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from benchmarks.agent_memory.environments import Environment
-from benchmarks.bytes_to_accuracy.federation import learn
-from benchmarks.bytes_to_accuracy.flower import measure_sockets
+from benchmarks.bytes_to_accuracy.federation import Learning, learn
+from benchmarks.bytes_to_accuracy.flower import measure_sockets, version_of
+from benchmarks.bytes_to_accuracy.flower_learning import can_learn, check_environment, learn_by_flower
 from benchmarks.bytes_to_accuracy.picture import draw
 from benchmarks.bytes_to_accuracy.problems import PROBLEMS, USUAL_PROBLEM, arrangement_of
-from benchmarks.bytes_to_accuracy.recipes import DENSE, RECIPES, USUAL, Recipe
+from benchmarks.bytes_to_accuracy.recipes import BY_FLOWER, DENSE, RECIPES, USUAL, Recipe
 from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, commit, means, target_of, total
 from benchmarks.bytes_to_accuracy.table import tables
 from benchmarks.command_line import Script, json_option
@@ -46,7 +47,7 @@ _TUNED_SEEDS = (1, 2)
     "--flower",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="A virtual environment with flwr, as benchmarks.agent_memory makes one: count its bytes too.",
+    help="A virtual environment with flwr[simulation] and tensorflow: have Flower learn the same.",
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw accuracy against bytes there.")
 def main(
@@ -65,15 +66,19 @@ def main(
     Agents, 10 with 600 examples of Fashion-MNIST each unless another problem is named, train CNN-108k on LiteRT in one
     process, without a network, from the same weights: dense ones, whose models and updates travel whole in fp32, with a
     constant and with a falling learning rate, and those of the presets. Payload is counted, with what is sent to all
-    once for each receiver. Of Flower, whose federated averaging is the dense one's, the bytes on sockets are counted.
+    once for each receiver. With --flower, Flower's own federated averaging in its simulation, from the same weights and
+    in the same batches, stands beside the dense one, and the bytes on sockets of a deployed one are counted.
     """
     journal, arrangement = Journal(target), arrangement_of(PROBLEMS[problem], partition, participation)
+    environment = None if flower is None else Environment(flower.resolve())
+    if environment is not None:
+        check_environment(environment)
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     wanted = [recipe for recipe in RECIPES if recipe.name in names or recipe is DENSE]
     made = [run for seed in seeds for run in _compare(wanted, arrangement, seed, rounds, journal)]
-    if flower is not None and journal.flower is None:
-        with tempfile.TemporaryDirectory() as directory:
-            journal.add_flower(measure_sockets(Environment(flower.resolve()), Path(directory)))
+    if environment is not None:
+        targets = {run.seed: run.target for run in made}
+        made += _by_flower(environment, arrangement, targets, rounds, journal)
     Console(width=120).print(*tables(made, journal.flower), sep="\n")
     if picture is not None:
         Directory(picture.absolute().parent).write(picture.name, draw(made))
@@ -94,13 +99,37 @@ def _compare(
         yield run
 
 
+def _by_flower(
+    environment: Environment, arrangement: Arrangement, targets: Mapping[int, float], rounds: int, journal: Journal
+) -> Iterator[Run]:
+    """Flower's runs of each seed, which has a target; what another version of it did is forgotten."""
+    if journal.flower is None or journal.flower.version != version_of(environment):
+        with tempfile.TemporaryDirectory() as directory:
+            journal.add_flower(measure_sockets(environment, Path(directory)))
+    for seed, target in targets.items() if can_learn(arrangement) else ():
+        for name, recipe in BY_FLOWER.items():
+            run = journal.find(name, seed, rounds, arrangement)
+            if run is None:
+                with tempfile.TemporaryDirectory() as directory:
+                    learned = learn_by_flower(environment, recipe, arrangement, seed, rounds, Path(directory))
+                run = _run_of(name, learned, arrangement, seed, rounds, target)
+                journal.add_flower_run(run)
+            yield run
+
+
 def _run(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, target: float | None) -> Run:
     with tempfile.TemporaryDirectory() as directory:
         learned = learn(recipe, arrangement, seed, rounds, Path(directory))
+    return _run_of(recipe.name, learned, arrangement, seed, rounds, target)
+
+
+def _run_of(
+    name: str, learned: Learning, arrangement: Arrangement, seed: int, rounds: int, target: float | None
+) -> Run:
     by_round = [total(up) + total(down) for up, down in zip(learned.up, learned.down, strict=True)]
     target = target_of(learned.accuracies) if target is None else target
     return Run(
-        name=recipe.name,
+        name=name,
         seed=seed,
         tuned=seed in _TUNED_SEEDS,
         partition=arrangement.partition,

@@ -8,6 +8,7 @@ receiver: contents in their chunks, and the messages of a round in which nothing
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from benchmarks.bytes_to_accuracy.records import Arrangement
 from benchmarks.task_file import BATCH_SIZE, task_file
 from benchmarks.without_network import RUN, assignment_of, record_of, take_update
 from edge_agent.held_model import HeldModel
-from edge_agent.local_round import LocalResult, LocalRound
+from edge_agent.local_round import LocalResult, LocalRound, PreparedUpdate
 from edge_agent.local_training import train_locally
 from edge_agent.residual_files import pack_residuals, unpack_residual
 from edge_agent.trainers.litert import LiteRTTrainer
@@ -37,7 +38,7 @@ from fedprune.data import fit_to, load_examples
 from fedprune.model.tensors import Weights, sparsity
 from fedprune.pruning.masks import full_mask
 from fedprune.system.disk import Directory
-from fedprune.task.bundle import read_bundle
+from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.evaluation import Evaluator
 from fedprune.wire.messages import MAX_INLINE_BYTES, Assignment, CheckIn, Manifest, Message, encode, tag_of
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of
@@ -57,46 +58,83 @@ class Learning:
 
 def learn(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> Learning:
     """Run a federation. `path` is a directory for what it leaves on disks."""
-    return _Federation(recipe, arrangement, seed, rounds, path).run()
+    accuracies, ups, downs, pruned = list[float](), list[Counter[str]](), list[Counter[str]](), 0.0
+    federation = Federation(recipe, arrangement, seed, rounds, path)
+    for each in federation.rounds():
+        accuracies.append(each.record.accuracy or 0.0)
+        ups.append(each.up)
+        downs.append(each.down)
+        pruned = sparsity(each.model.checkpoint.weights, federation.bundle.task.table)
+    return Learning(accuracies, ups, downs, pruned)
 
 
-class _Federation:
-    """The agents, the gateway, and what they hold."""
+def name_of(index: int) -> str:
+    """An agent's, and that of its file of examples."""
+    return f"agent-{index}"
+
+
+def prepare_task(recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> Bundle:
+    """Write everybody's examples into the directory `path`, as `Problem` says, and build the task."""
+    problem = PROBLEMS[arrangement.problem]
+    tables = problem.prepare(problem, arrangement.partition, seed, path)
+    (path / "task.toml").write_text(_task(recipe, problem, tables, rounds))
+    return read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """An agent's update, and the signs of those before it, by which it may be coded."""
+
+    update: PreparedUpdate
+    remembered: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """A round that led from the model `base` to `model`: what each agent sent, and the bytes by kind."""
+
+    base: GlobalModel
+    model: GlobalModel
+    sent: dict[str, Sent]
+    record: RoundRecord
+    up: Counter[str]
+    down: Counter[str]
+
+
+class Federation:
+    """The agents, the gateway, and what they hold. `bundle` is the task's, `codec` and `model_codec` are the chains."""
 
     def __init__(self, recipe: Recipe, arrangement: Arrangement, seed: int, rounds: int, path: Path) -> None:
-        self._seed, self._rounds, self._participation = seed, rounds, arrangement.participation
+        self.seed, self._rounds, self._participation = seed, rounds, arrangement.participation
         self._problem = PROBLEMS[arrangement.problem]
-        tables = self._problem.prepare(self._problem, arrangement.partition, seed, path)
-        (path / "task.toml").write_text(_task(recipe, self._problem, tables, rounds))
-        self._bundle = read_bundle(build_task(from_table(read_table(path / "task.toml"), TaskSettings, "task"), path))
+        self.bundle = prepare_task(recipe, arrangement, seed, rounds, path)
         settings = recipe.settings
-        self._codec, self._model_codec = settings.codec.chains(self._bundle.task.table)
-        self._trainer = LiteRTTrainer(self._bundle, examples=self._problem.examples, threads=1)
-        self._evaluator = Evaluator(self._bundle, path / "held-out.npz", threads=1)
-        self._names = [f"agent-{index}" for index in range(self._problem.agents)]
-        forms = self._bundle.network.input_forms, self._bundle.task.output_forms
-        data = self._bundle.task.data
+        self.codec, self.model_codec = settings.codec.chains(self.bundle.task.table)
+        self._trainer = LiteRTTrainer(self.bundle, examples=self._problem.examples, threads=1)
+        self._evaluator = Evaluator(self.bundle, path / "held-out.npz", threads=1)
+        self._names = [name_of(index) for index in range(self._problem.agents)]
+        forms = self.bundle.network.input_forms, self.bundle.task.output_forms
+        data = self.bundle.task.data
         self._data = {name: fit_to(load_examples(path / f"{name}.npz", data), *forms) for name in self._names}
         self._held = {name: HeldModel(Directory(path / f"{name} holds")) for name in self._names}
         self._residuals: dict[str, Weights] = {}
         self._remembered: dict[str, tuple[bytes, ...]] = {}
         self._disk, self._deltas = Directory(path / "updates"), Directory(path / "deltas")
         self._merger = Merger(
-            self._bundle.task, self._bundle.network, RUN, seed, parse_model_codec(self._model_codec),
-            parse_codec(self._codec), self._disk,
+            self.bundle.task, self.bundle.network, RUN, seed, parse_model_codec(self.model_codec),
+            parse_codec(self.codec), self._disk,
             self._evaluator.evaluate, self._evaluator.loss_scale, settings.merging,
             remembered=lambda agent, _: self._remembered.get(agent, ()),
         )  # fmt: skip
 
-    def run(self) -> Learning:
-        task = self._bundle.task
-        values = parse_model_codec(self._model_codec).values
-        model = new_model(self._bundle.initial_weights(), task, RUN, 0, values, full_mask(task.table))
+    def rounds(self) -> Iterator[Round]:
+        task = self.bundle.task
+        values = parse_model_codec(self.model_codec).values
+        model = new_model(self.bundle.initial_weights(), task, RUN, 0, values, full_mask(task.table))
         records: list[RoundRecord] = []
-        ups, downs = list[Counter[str]](), list[Counter[str]]()
         for round_ in range(self._rounds):
             updates, up, down = dict[str, AcceptedUpdate](), Counter[str](), Counter[str]()
-            signs = dict[str, bytes]()
+            sent_by = dict[str, Sent]()
             for name in self._cohort(round_):
                 begins = self._held[name].read(RUN) is None
                 assignment, blob = self._assignment(model, name)
@@ -104,24 +142,22 @@ class _Federation:
                 updates[name] = take_update(
                     self._merger, self._disk, model, name, result.submit, result.update.blob, task.training
                 )
-                signs[name] = result.update.signs
+                sent_by[name] = Sent(result.update, self._remembered.get(name, ()))
                 sent, received = self._messages(assignment, blob, result, begins=begins)
                 up, down = up + sent, down + received
             merged = self._merger.merge(model, updates, records)
-            model = merged.model
-            for name, each in signs.items():
-                self._remembered[name] = (each, *self._remembered.get(name, ()))[:MOST_UPDATES] if each else ()
+            for name, each in sent_by.items():
+                signs = each.update.signs
+                self._remembered[name] = (signs, *each.remembered)[:MOST_UPDATES] if signs else ()
+            base, model = model, merged.model
             keep_delta(self._deltas, model.checkpoint.version, model.delta, len(model.blob))
             records.append(record_of(round_, merged))
-            ups.append(up)
-            downs.append(down)
-        accuracies = [record.accuracy or 0.0 for record in records]
-        return Learning(accuracies, ups, downs, sparsity(model.checkpoint.weights, task.table))
+            yield Round(base, model, sent_by, records[-1], up, down)
 
     def _cohort(self, round_: int) -> list[str]:
         """The agents that take part, by a draw if these are not all."""
         count = max(1, round(self._participation * self._problem.agents))
-        drawn = np.random.default_rng([self._seed, round_]).permutation(self._problem.agents)[:count]
+        drawn = np.random.default_rng([self.seed, round_]).permutation(self._problem.agents)[:count]
         return [self._names[index] for index in sorted(drawn)]
 
     def _assignment(self, model: GlobalModel, agent: str) -> tuple[Assignment, bytes]:
@@ -137,7 +173,7 @@ class _Federation:
             if known in found:
                 base, blob = known, found[known]
         assignment = msgspec.structs.replace(
-            assignment_of(self._bundle, model, seed=self._seed, codec=self._codec, model_codec=self._model_codec),
+            assignment_of(self.bundle, model, seed=self.seed, codec=self.codec, model_codec=self.model_codec),
             model=content_of(blob) if blob else None,
             base=base,
         )
@@ -154,7 +190,7 @@ class _Federation:
             held=self._held[agent],
             remembered=self._remembered.get(agent, ()),
         )
-        result = train_locally(local, self._bundle, self._trainer, self._data[agent])
+        result = train_locally(local, self.bundle, self._trainer, self._data[agent])
         self._residuals[agent] = unpack_residual(pack_residuals(result.update), late=None)
         return result
 
@@ -162,7 +198,7 @@ class _Federation:
         self, assignment: Assignment, blob: bytes, result: LocalResult, *, begins: bool
     ) -> tuple[Counter[str], Counter[str]]:
         """The bytes that an agent sends and receives in a round, its first with the task, by kind."""
-        task = self._bundle.blob if begins else b""
+        task = self.bundle.blob if begins else b""
         update, update_apart = _inside(result.update.blob)
         model, model_apart = _inside(blob)
         check_ins = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.agent_memory.environments import Environment
 from benchmarks.agent_memory.flower import CONNECTED, await_line, connection, superlink, supernode, variables
-from benchmarks.bytes_to_accuracy.records import Sockets
+from benchmarks.bytes_to_accuracy.records import Flower
 from benchmarks.children import Children, free_port
 from benchmarks.relay import relayed
 from fedprune.errors import TrainingError
@@ -20,7 +20,7 @@ _APP = Path(__file__).parent / "flower-app"
 _NODES, _ROUNDS = 2, 5
 
 
-def measure_sockets(environment: Environment, out: Path) -> Sockets:
+def measure_sockets(environment: Environment, out: Path) -> Flower:
     """Run `_ROUNDS` rounds with `_NODES` SuperNodes in the directory `out`; the mean over both. Raises
     `FedpruneError`s."""
     home = out / "flower"
@@ -41,13 +41,14 @@ def measure_sockets(environment: Environment, out: Path) -> Sockets:
         said = children.log("run").read_text()
     if min(min(counted.up, counted.down) for counted in counts) < 4 * 108_618 * _ROUNDS:
         raise TrainingError(f"Flower's nodes did not send and receive {_ROUNDS} models; see {home}: {said[-200:]}")
-    return Sockets(
-        version=_version(environment),
+    return Flower(
+        version=version_of(environment),
         bytes_up=sum(counted.up for counted in counts) // (_NODES * _ROUNDS),
         bytes_down=sum(counted.down for counted in counts) // (_NODES * _ROUNDS),
     )
 
 
-def _version(environment: Environment) -> str:
+def version_of(environment: Environment) -> str:
+    """Flower's in an environment."""
     (found,) = environment.path.glob("lib/python*/site-packages/flwr-*.dist-info")
     return found.name.removeprefix("flwr-").removesuffix(".dist-info")

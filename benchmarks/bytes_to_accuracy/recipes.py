@@ -93,9 +93,11 @@ def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
 DENSE = Recipe("dense", _DENSE, logit_adjustment=0.0)
 """What the others are compared with."""
 
+DENSE_DECAYED = Recipe("dense, decayed", _DENSE, decay_from=0.8, logit_adjustment=0.0)
+
 RECIPES = (
     DENSE,
-    Recipe("dense, decayed", _DENSE, decay_from=0.8, logit_adjustment=0.0),
+    DENSE_DECAYED,
     Recipe("dense, decayed, adjusted", _DENSE, decay_from=0.8),
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
@@ -114,6 +116,9 @@ RECIPES = (
     _chain("rotation", "mask | rotate | quantise(2)"),
     _chain("subsampling", "mask | subsample(0.1) | quantise(8)"),
 )
+
+BY_FLOWER = {"Flower": DENSE, "Flower, decayed": DENSE_DECAYED}
+"""What Flower's simulation learns too, by the name of its run."""
 
 USUAL = tuple(recipe.name for recipe in RECIPES[:5])
 """The recipes that are run unless others are named."""

@@ -57,13 +57,14 @@ class Run(msgspec.Struct, frozen=True):
         return Arrangement(self.partition, self.participation, self.problem)
 
 
-class Sockets(msgspec.Struct, frozen=True):
-    """Bytes that a node of Flower's `version` sends and receives in a round of dense federated averaging, on its
-    sockets, TCP's own headers not counted."""
+class Flower(msgspec.Struct, frozen=True):
+    """Dense federated averaging by Flower's `version`: bytes that a node sends and receives in a round on its sockets,
+    TCP's own headers not counted, and federations that its simulation ran, whose bytes are those of its messages."""
 
     version: str
     bytes_up: int
     bytes_down: int
+    runs: tuple[Run, ...] = ()
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ class Results(msgspec.Struct, frozen=True):
     runs: tuple[Run, ...]
     machine: str
     commit: str
-    flower: Sockets | None = None
+    flower: Flower | None = None
 
 
 def target_of(accuracies: Sequence[float]) -> float:
@@ -114,7 +115,7 @@ class Journal:
     def find(self, name: str, seed: int, rounds: int, arrangement: Arrangement) -> Run | None:
         """The run that was recorded of these, so that it need not be made again."""
         wanted = (name, seed, rounds, arrangement)
-        for run in self.runs:
+        for run in (*self.runs, *(self.flower.runs if self.flower else ())):
             if (run.name, run.seed, run.rounds, run.arrangement) == wanted:
                 return run
         return None
@@ -124,10 +125,15 @@ class Journal:
         self.runs.append(run)
         self._write()
 
-    def add_flower(self, flower: Sockets) -> None:
-        """Raises `StorageError`."""
+    def add_flower(self, flower: Flower) -> None:
+        """Put it in the place of what was known of Flower. Raises `StorageError`."""
         self.flower = flower
         self._write()
+
+    def add_flower_run(self, run: Run) -> None:
+        """Raises `StorageError`."""
+        assert self.flower is not None, "its version is known first"
+        self.add_flower(msgspec.structs.replace(self.flower, runs=(*self.flower.runs, run)))
 
     def _write(self) -> None:
         written = self.runs[-1].commit if self.runs else ""

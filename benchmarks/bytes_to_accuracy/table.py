@@ -9,17 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.bytes_to_accuracy.recipes import DENSE
-from benchmarks.bytes_to_accuracy.records import Run, Sockets, total
+from benchmarks.bytes_to_accuracy.records import Flower, Run, total
 
 
-def tables(runs: Sequence[Run], flower: Sockets | None) -> list[Table | str]:
+def tables(runs: Sequence[Run], flower: Flower | None) -> list[Table | str]:
     """`runs` are of one arrangement, with the dense one of each seed."""
     dense = {run.seed: run for run in runs if run.name == DENSE.name}
     found: list[Table | str] = [_of_runs(runs, dense), _of_recipes(runs, dense)]
     return found if flower is None else [*found, _of_flower(flower)]
 
 
-def _of_flower(flower: Sockets) -> str:
+def _of_flower(flower: Flower) -> str:
     up, down = flower.bytes_up / 1000, flower.bytes_down / 1000
     return f"Flower {flower.version}, dense: {up:,.0f} kB up and {down:,.0f} kB down, a node and round, on sockets"
 

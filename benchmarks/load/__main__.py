@@ -27,6 +27,7 @@ from benchmarks.load.fleet import HALF, FleetReport
 from benchmarks.load.picture import draw
 from benchmarks.load.row import Row
 from benchmarks.pruned_cnn import build_pruned_cnn
+from fedprune.codecs.history import MOST_UPDATES
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.system.output import say
 from fedprune.system.usage import high_water_mark_mb
@@ -37,8 +38,10 @@ _LOADS = {
     "frugal": 'preset = "frugal"',
 }
 """The table ``[codec]`` of each."""
-_ROUNDS, _WARM = 4, 1
-"""Rounds, and those at their beginning that are not counted: agents come, and are told what stays the same."""
+_ROUNDS = 3
+"""Those that are counted."""
+_WARM = {"int8": 1, "frugal": MOST_UPDATES}
+"""Rounds before them: agents come, are told what stays the same, and get as long a history as there is."""
 _HELD_OUT = 200
 _SPARE_FILES = 200
 _PATIENCE_S = 1800.0
@@ -123,17 +126,17 @@ def _measure(load: str, size: int, prepared: Path, out: Path, *, restarts_broker
         )
         if restarts_broker:
             threading.Thread(target=_restart, args=(fleet, children, start_broker), daemon=True).start()
-        seen = _Watched.of(aggregator, children)
+        seen = _Watched.of(aggregator, children, rounds=_rounds_of(load))
         children.wait("aggregator")
         fleet.terminate()
         said, _ = fleet.communicate(timeout=_PATIENCE_S)
     report = msgspec.json.decode(said.splitlines()[-1], type=FleetReport)
-    counted_rounds = seen.records[_WARM:]
+    counted_rounds = seen.records[_WARM[load] :]
     return Row(
         load,
         size,
         round(sum(record.seconds for record in counted_rounds) / len(counted_rounds), 3),
-        round((seen.cpu_s[-1] - seen.cpu_s[_WARM - 1]) / len(counted_rounds), 3),
+        round((seen.cpu_s[-1] - seen.cpu_s[_WARM[load] - 1]) / len(counted_rounds), 3),
         seen.peak_mb,
         report.socket_bytes,
         report.payload_bytes,
@@ -162,17 +165,17 @@ class _Watched:
     peak_mb: float
 
     @classmethod
-    def of(cls, traced: subprocess.Popen[str], children: Children) -> _Watched:
+    def of(cls, traced: subprocess.Popen[str], children: Children, rounds: int) -> _Watched:
         records, cpu, peak_mb = list[RoundRecord](), list[float](), 0.0
         for line in traced.stdout or ():
             pid = _traced_process(traced.pid)
             records.append(msgspec.json.decode(line, type=RoundRecord))
             cpu.append(_cpu_s(pid))
             peak_mb = high_water_mark_mb(pid)
-            if len(records) == _ROUNDS:
+            if len(records) == rounds:
                 break
             children.check(except_for="aggregator")
-        if len(records) < _ROUNDS:
+        if len(records) < rounds:
             raise BrokerError(f"the aggregator ended after {len(records)} rounds; see {children.log('aggregator')}")
         return cls(records, cpu, round(peak_mb, 1))
 
@@ -193,6 +196,10 @@ def _fsyncs(summary: Path) -> int:
     return sum(int(row[3]) for row in rows if row and row[-1] in ("fsync", "fdatasync"))
 
 
+def _rounds_of(load: str) -> int:
+    return _WARM[load] + _ROUNDS
+
+
 def _federation(load: str, size: int, port: int) -> str:
     return f"""\
 name = "load"
@@ -205,7 +212,7 @@ seed = 1
 url = "mqtt://127.0.0.1:{port}"
 
 [rounds]
-count = {_ROUNDS}
+count = {_rounds_of(load)}
 cohort = {size}
 quorum = 1.0
 deadline_s = {_PATIENCE_S}

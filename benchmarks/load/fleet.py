@@ -1,6 +1,7 @@
 """A fleet of agents in one process. Each has its own connection, says what a real one says, and sends an update that
-was really encoded. They train nothing: `KINDS` updates of a round are drawn, and shared out over the agents. Whose
-connection ends comes back as a real agent does, with the same jitter, and says again what was not answered.
+was really encoded. They train nothing: `KINDS` updates of a round are drawn, and shared out over the agents
+(`benchmarks.load.updates`). Whose connection ends comes back as a real agent does, with the same jitter, and says again
+what was not answered.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from benchmarks.load.mqtt import Connection
+from benchmarks.load.updates import KINDS, DrawnUpdates
 from edge_agent.held_model import HeldModel
-from edge_agent.round_model import RoundModel, round_model
-from fedprune.codecs import Key, encode_update, moved_since, parse_codec
-from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import TensorClass
-from fedprune.pruning.masks import take_kept
+from edge_agent.round_model import round_model
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import Bundle, load_bundle
 from fedprune.wire.messages import (
@@ -47,8 +44,6 @@ from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import CHUNK_SIZES, chunk_count, chunk_of, content_of, need_of, needed
 
-KINDS = 100
-"""Different updates of a round."""
 _EXAMPLES = 100
 _AGAIN_S = 30.0
 """After which an agent that has said nothing offers itself again, or says again what was not answered. Real ones that
@@ -114,6 +109,7 @@ class Fleet:
     def __init__(self, count: int, port: int, federation: str, bundle: Bundle, state: Path) -> None:
         self._topics, self._bundle = Topics(federation), bundle
         self._held = HeldModel(Directory(state))
+        self._drawn = DrawnUpdates(bundle, min(count, KINDS))
         self._selector = selectors.DefaultSelector()
         self._agents: list[_Agent] = []
         self._round: _Round | None = None
@@ -313,7 +309,7 @@ class Fleet:
         assert assignment is not None
         if self._round is None or self._round.number != assignment.round:
             opened = round_model(model, assignment, self._bundle, self._held)
-            self._round = _Round(assignment.round, self._drawn(opened, assignment))
+            self._round = _Round(assignment.round, self._drawn.of_round(opened, assignment))
         agent.submitted = assignment.round
         blob = self._round.updates[agent.number % KINDS]
         content = content_of(blob)
@@ -336,24 +332,6 @@ class Fleet:
             sys.stdout.flush()
         for index in range(0 if is_small else chunk_count(len(blob), CHUNK_SIZES[0])):
             self._say(agent, chunk_of(blob, content.digest, index, CHUNK_SIZES[0]))
-
-    def _drawn(self, model: RoundModel, assignment: Assignment) -> list[bytes]:
-        """Updates to the model, encoded as agents encode theirs that owe nothing."""
-        codec, table = parse_codec(assignment.known.codec), model.form.task.table
-        first = self._bundle.forms.drawn_in(model.form) if codec.asks_what_moved else None
-        moved = moved_since(first, model.weights, table)
-        updates = []
-        for number in range(KINDS):
-            drawn, key = Keyed(number, assignment.round), Key(assignment.known.seed, assignment.round, f"a{number}")
-            delta = {}
-            for spec in table.of(TensorClass.PRUNABLE, TensorClass.DENSE):
-                whole = drawn.uniform(spec.size, -0.01, 0.01).astype(np.float32)
-                kept = model.mask.get(spec.name)
-                delta[spec.name] = whole if kept is None else take_kept(whole, kept.reshape(-1))
-            statistics = {spec.name: model.weights[spec.name] for spec in table.of(TensorClass.STATISTICS)}
-            sent = codec.compress(delta, codec.init(table), key)
-            updates.append(encode_update(sent, statistics, model.mask, table, codec, mask_is_known=True, moved=moved))
-        return updates
 
     def _say(self, agent: _Agent, message: Message) -> None:
         payload = encode(message)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.agent_memory.environments import Environment
+from benchmarks.bytes_to_accuracy.flower_learning import can_learn, check_environment
 from benchmarks.bytes_to_accuracy.picture import draw
 from benchmarks.bytes_to_accuracy.problems import PROBLEMS, arrangement_of
 from benchmarks.bytes_to_accuracy.recipes import RECIPES
-from benchmarks.bytes_to_accuracy.records import Arrangement, Journal, Run, bytes_to, target_of
+from benchmarks.bytes_to_accuracy.records import Arrangement, Flower, Journal, Run, bytes_to, target_of
 from benchmarks.bytes_to_accuracy.table import ratio_to_target
 from benchmarks.demo.command import demo
 from fedprune.codecs import parse_codec, parse_model_codec
@@ -58,6 +60,32 @@ def test_a_run_that_was_recorded_is_found_again(tmp_path: Path) -> None:
     assert journal.find("dense", 13, 3, USUAL) is None
     assert journal.find("dense", 12, 6, USUAL) is None
     assert journal.find("dense", 12, 3, Arrangement("iid", 1.0)) is None
+
+
+def test_what_flower_learned_is_found_again_beside_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    Journal(file).add_flower(Flower("1.42.0", bytes_up=485_430, bytes_down=448_462))
+    Journal(file).add_flower_run(run("Flower"))
+
+    journal = Journal(file)
+
+    assert journal.find("Flower", 11, 3, USUAL) == run("Flower")
+    assert journal.flower == Flower("1.42.0", 485_430, 448_462, (run("Flower"),))
+    assert not journal.runs
+
+
+def test_an_environment_without_the_simulation_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lib/python3.11/site-packages/flwr").mkdir(parents=True)
+
+    with pytest.raises(ConfigurationError, match=r"lacks ray and tensorflow; install flwr\[simulation\]"):
+        check_environment(Environment(tmp_path))
+
+
+def test_flower_learns_what_its_app_knows() -> None:
+    assert can_learn(USUAL)
+    assert can_learn(Arrangement("iid", 1.0))
+    assert not can_learn(Arrangement(USUAL.partition, 0.3))
+    assert not can_learn(Arrangement("person", 1.0, "windows"))
 
 
 def test_a_file_of_something_else_is_not_written_over(tmp_path: Path) -> None:

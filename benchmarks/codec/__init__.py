@@ -1,0 +1,1 @@
+"""The codecs of updates and of models' deltas, their speed and their bytes."""
