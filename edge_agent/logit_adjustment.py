@@ -10,9 +10,12 @@ device trains. What it learns is a difference, from which that falls out: it cos
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.trainers import TrainingStopped, never
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
@@ -26,25 +29,32 @@ _ADDED = 1.0
 """To the number of each class: one that a device has no example of is rare, not impossible (Laplace's rule)."""
 
 
-def adjusted(weights: dict[str, Array], bundle: Bundle, examples: Examples) -> dict[str, Array]:
+def adjusted(
+    weights: dict[str, Array], bundle: Bundle, examples: Examples, should_stop: Callable[[], bool] = never
+) -> dict[str, Array]:
     """The weights to train from: `weights`, but with other biases where the task adjusts logits.
 
     Args:
         weights: in table order.
         bundle: in the form of `weights`. It was checked: logits that are adjusted have a bias.
-        examples: that the device trains on, and that fit the task.
+        examples: that the device trains on, and that fit the task. They may be on a disk, and take long to read.
+        should_stop: says that nobody wants the round any more.
+
+    Raises `TrainingStopped` if it does.
     """
     forms, network = bundle.task.output_forms, bundle.network
     if not any(form.objective.logit_adjustment for form in forms):
         return weights
     added = {
         output_bias(network, output): (forms[output].objective.logit_adjustment * logits).astype(np.float32)
-        for output, logits in _log_priors(examples, forms, network).items()
+        for output, logits in _log_priors(examples, forms, network, should_stop).items()
     }
     return {name: array + added[name] if name in added else array for name, array in weights.items()}
 
 
-def _log_priors(examples: Examples, forms: tuple[OutputForm, ...], network: Network) -> dict[int, NDArray[np.float64]]:
+def _log_priors(
+    examples: Examples, forms: tuple[OutputForm, ...], network: Network, should_stop: Callable[[], bool]
+) -> dict[int, NDArray[np.float64]]:
     """For each output whose logits are adjusted, by its number, what its classes' frequencies come to in logits
     `[outputs]`: log odds of each output of a sigmoid, else the log of p times the number of classes, so that classes
     that are frequent alike have 0. Other outputs' labels need not be of classes at all.
@@ -56,6 +66,8 @@ def _log_priors(examples: Examples, forms: tuple[OutputForm, ...], network: Netw
     totals = {output: np.zeros(form.shape[-1]) for output, form in wanted.items()}
     counts = dict.fromkeys(wanted, 0.0)
     for part in seen.parts():
+        if should_stop():
+            raise TrainingStopped("stopped while classes were counted")
         importance = importance_of(part, forms)
         places = counted_places(network, list(part.inputs.values()))
         for output, form in wanted.items():

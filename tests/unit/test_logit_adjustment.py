@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from aggregator.global_model import new_model
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
-from edge_agent.trainers import Trained, Work
+from edge_agent.trainers import Trained, TrainingStopped, Work, never
 from fedprune.codecs import Key, Values, decode_update, parse_codec
 from fedprune.data import Arrays, Dataset, Examples, open_examples
 from fedprune.data.room import Room
@@ -81,11 +81,12 @@ class Mover:
         return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0, steps=2)
 
 
-def do_round(bundle: Bundle, trainer: Mover, data: Examples) -> LocalResult:
+def do_round(bundle: Bundle, trainer: Mover, data: Examples, should_stop: Callable[[], bool] = never) -> LocalResult:
     mask = full_mask(bundle.task.table)
     made = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, mask)
     asked = changed(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
-    return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
+    local = LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0)
+    return train_locally(local, bundle, trainer, data, should_stop)
 
 
 def added(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Array:
@@ -194,6 +195,20 @@ def test_examples_on_a_disk_count_as_those_in_memory(tmp_path: Path) -> None:
         np.testing.assert_array_equal(on_disk.began_with["head/bias"], in_memory.began_with["head/bias"])
         found.append(on_disk.began_with["head/bias"] - bundle.initial_weights()["head/bias"])
     assert all(found[0] != found[1])
+
+
+def test_a_round_that_nobody_wants_any_more_ends_before_the_next_part_is_counted() -> None:
+    """Of data on a disk all may have to be read."""
+    asked, trainer, data = list[bool](), Mover(), Dataset(np.zeros((3, INPUTS), np.float32), np.array([0, 1, 1]))
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return True
+
+    do_round(bundle_of(head(2), tau=0.0), trainer, data, should_stop)
+    assert not asked, "only the trainer asks, and the count"
+    with pytest.raises(TrainingStopped, match="classes"):
+        do_round(bundle_of(head(2)), trainer, data, should_stop)
 
 
 TWO_HEADED = Network(
