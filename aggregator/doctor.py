@@ -43,7 +43,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
 
 
 def examine_machine(broker: Broker, state: Path, now: datetime) -> Iterator[Finding]:
-    """The machine that runs what keeps `state`: whose it is, its clock, memory, power and disk, and who reads secrets."""
+    """The machine of what keeps `state`: whose that is, clock, memory, power, disk, and who can read the secrets."""
     yield from examine_user(state)
     yield examine_clock(now)
     yield from examine_memory()
