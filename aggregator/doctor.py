@@ -34,17 +34,22 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     base, state = config.parent, config.parent / settings.state
     broker = settings.broker.relative_to(base)
     yield ok("settings", f"{config}: federation {settings.name}")
+    yield from examine_machine(broker, state, now)
+    yield from _examine_task(settings, base)
+    if settings.gateway is not None:
+        yield examine_gateway(base / settings.gateway)
+    yield from examine_broker(broker, topics, state, now)
+    yield ok("backup", f"back up {state} between rounds: checkpoints and the book are in it, and nowhere else")
+
+
+def examine_machine(broker: Broker, state: Path, now: datetime) -> Iterator[Finding]:
+    """The machine of what keeps `state`: whose that is, clock, memory, power, disk, and who can read the secrets."""
     yield from examine_user(state)
     yield examine_clock(now)
     yield from examine_memory()
     yield examine_power()
     yield examine_disk(state)
     yield from examine_secrets(broker_secrets(broker))
-    yield from _examine_task(settings, base)
-    if settings.gateway is not None:
-        yield examine_gateway(base / settings.gateway)
-    yield from examine_broker(broker, topics, state, now)
-    yield ok("backup", f"back up {state} between rounds: checkpoints and the book are in it, and nowhere else")
 
 
 def examine_broker(broker: Broker, topics: Topics, state: Path, now: datetime) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 
 from aggregator.round_state import Phase, Plan, RoundState
 from fedprune.wire.messages import (
@@ -47,7 +48,7 @@ def assignment(state: RoundState, agent: str, now: float, *, inline: bool = Fals
         run=plan.run,
         incarnation=plan.incarnation,
         round=state.round,
-        weights_digest=state.model.weights_digest[:WEIGHTS_DIGEST_BYTES],
+        weights_digest=_beginning(state.model.weights_digest),
         seconds_left=0 if state.deadline is None else math.ceil(max(0.0, state.deadline - now)),
         base=base if is_short else -1,
         model=content if blob is None else blob,
@@ -55,6 +56,12 @@ def assignment(state: RoundState, agent: str, now: float, *, inline: bool = Fals
         left_out=state.left_out.get(agent),
         terms=None if member.knows_terms else terms(plan),
     )
+
+
+@lru_cache(maxsize=1)
+def _beginning(weights_digest: bytes) -> bytes:
+    """One object for all assignments of a round, of which there may be thousands."""
+    return weights_digest[:WEIGHTS_DIGEST_BYTES]
 
 
 def terms(plan: Plan) -> Terms:

@@ -41,7 +41,8 @@ def train_locally(
     Raises:
       ProtocolError: the model is not the one the gateway described (`UnusableBase`: what the agent holds is not).
       TaskError: the bundle's frozen tensors do not fit its table.
-      TrainingStopped: it was stopped between two steps, or two batches of the evaluation.
+      TrainingStopped: it was stopped between two steps, two batches of the evaluation, or two parts of the data whose
+        classes are counted.
       TrainingError: the trainer could not train. If that is since training diverged, it tells the largest |x|.
     """
     assignment = local.assignment
@@ -59,7 +60,7 @@ def train_locally(
     first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
     moved = moved_since(first, weights, table)
     del first
-    weights = adjusted(weights, bundle.in_form(form), data)
+    weights = adjusted(weights, bundle.in_form(form), data, should_stop)
     work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes)
     try:
         trained = trainer.train(work, data)

@@ -10,9 +10,12 @@ device trains. What it learns is a difference, from which that falls out: it cos
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.trainers import TrainingStopped, never
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.model.forms import OutputForm
 from fedprune.model.losses import LabelForm
@@ -26,44 +29,53 @@ _ADDED = 1.0
 """To the number of each class: one that a device has no example of is rare, not impossible (Laplace's rule)."""
 
 
-def adjusted(weights: dict[str, Array], bundle: Bundle, examples: Examples) -> dict[str, Array]:
+def adjusted(
+    weights: dict[str, Array], bundle: Bundle, examples: Examples, should_stop: Callable[[], bool] = never
+) -> dict[str, Array]:
     """The weights to train from: `weights`, but with other biases where the task adjusts logits.
 
     Args:
         weights: in table order.
         bundle: in the form of `weights`. It was checked: logits that are adjusted have a bias.
-        examples: that the device trains on, and that fit the task.
+        examples: that the device trains on, and that fit the task. They may be on a disk, and take long to read.
+        should_stop: says that nobody wants the round any more.
+
+    Raises `TrainingStopped` if it does.
     """
     forms, network = bundle.task.output_forms, bundle.network
-    taus = [form.objective.logit_adjustment for form in forms]
-    if not any(taus):
+    if not any(form.objective.logit_adjustment for form in forms):
         return weights
     added = {
-        output_bias(network, output): (tau * logits).astype(np.float32)
-        for output, (tau, logits) in enumerate(zip(taus, log_priors(examples, forms, network), strict=True))
-        if tau
+        output_bias(network, output): (forms[output].objective.logit_adjustment * logits).astype(np.float32)
+        for output, logits in _log_priors(examples, forms, network, should_stop).items()
     }
     return {name: array + added[name] if name in added else array for name, array in weights.items()}
 
 
-def log_priors(examples: Examples, forms: tuple[OutputForm, ...], network: Network) -> tuple[NDArray[np.float64], ...]:
-    """For each output, what its classes' frequencies come to in logits `[outputs]`: log odds of each output of a
-    sigmoid, else log p times the number of classes, so that classes that are frequent alike have 0.
+def _log_priors(
+    examples: Examples, forms: tuple[OutputForm, ...], network: Network, should_stop: Callable[[], bool]
+) -> dict[int, NDArray[np.float64]]:
+    """For each output whose logits are adjusted, by its number, what its classes' frequencies come to in logits
+    `[outputs]`: log odds of each output of a sigmoid, else the log of p times the number of classes, so that classes
+    that are frequent alike have 0. Other outputs' labels need not be of classes at all.
 
     Examples count as they do in training, and padded places do not.
     """
     seen = examples if network.output_masks else examples.with_arrays({}, examples.labels)
-    totals = [np.zeros(form.shape[-1]) for form in forms]
-    counts = np.zeros(len(forms))
+    wanted = {output: form for output, form in enumerate(forms) if form.objective.logit_adjustment}
+    totals = {output: np.zeros(form.shape[-1]) for output, form in wanted.items()}
+    counts = dict.fromkeys(wanted, 0.0)
     for part in seen.parts():
+        if should_stop():
+            raise TrainingStopped("stopped while classes were counted")
         importance = importance_of(part, forms)
         places = counted_places(network, list(part.inputs.values()))
-        for output, form in enumerate(forms):
+        for output, form in wanted.items():
             weight = None if importance is None else importance[:, output]
             total, count = _count(part, form, weight, places[output])
             totals[output] += total
             counts[output] += count
-    return tuple(_logits(*each) for each in zip(forms, totals, counts, strict=True))
+    return {output: _logits(form, totals[output], counts[output]) for output, form in wanted.items()}
 
 
 def _count(

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.doctor import examine_broker, examine_gateway
+from aggregator.doctor import examine_broker, examine_gateway, examine_machine
 from aggregator.sub_gateway.process import PARENT
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from edge_agent.doctor import examine_agent, examine_root_key, examine_running
 from fedprune.config import load_toml
-from fedprune.doctor.clock import examine_clock
 from fedprune.doctor.finding import Finding, Verdict, failed, ok, unknown, warning
 from fedprune.doctor.login import examine_agent_login
-from fedprune.doctor.machine import examine_disk, examine_memory, examine_power
 from fedprune.doctor.network import examine_network
-from fedprune.doctor.ownership import examine_user, owner_of
+from fedprune.doctor.ownership import owner_of
 from fedprune.doctor.secrets import broker_secrets, examine_secrets
 from fedprune.errors import FedpruneError
 from fedprune.wire.authentication import read_key
@@ -36,12 +34,7 @@ def examine(config: Path, now: datetime) -> Iterator[Finding]:
     base, state = config.parent, config.parent / settings.state
     broker = settings.broker.relative_to(base)
     yield ok("settings", f"{config}: federation {settings.name} of its own agents")
-    yield from examine_user(state)
-    yield examine_clock(now)
-    yield from examine_memory()
-    yield examine_power()
-    yield examine_disk(state)
-    yield from examine_secrets(broker_secrets(broker))
+    yield from examine_machine(broker, state, now)
     if settings.gateway is not None:
         yield examine_gateway(base / settings.gateway)
     yield from examine_broker(broker, topics, state, now)

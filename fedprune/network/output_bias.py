@@ -18,12 +18,15 @@ def output_bias(network: Network, output: int) -> str | None:
     """
     steps, inputs = list(network.steps()), len(network.inputs)
     taken = [value for _, call in steps for value in call.inputs] + list(network.outputs)
+    makers = dict(enumerate(steps, inputs))
     value = network.outputs[output]
-    while value >= inputs and taken.count(value) == 1:
-        layer, call = steps[value - inputs]
-        if isinstance(layer, Dense | Convolution):
-            return layer.bias if [each.layer for _, each in steps].count(call.layer) == 1 else None
-        if not isinstance(layer, Activation) or layer.function not in _LAST:
-            break
-        (value,) = call.inputs
-    return None
+    if value in makers and taken.count(value) == 1:
+        last, call = makers[value]
+        if isinstance(last, Activation) and last.function in _LAST:
+            (value,) = call.inputs  # of probabilities: what they are made of are the logits
+    if value not in makers or taken.count(value) != 1:
+        return None
+    layer, call = makers[value]
+    if not isinstance(layer, Dense | Convolution) or [each.layer for _, each in steps].count(call.layer) != 1:
+        return None
+    return layer.bias

@@ -53,13 +53,17 @@ def problem_of_task(task: Task) -> str:
 
 
 def problem_of_adjustment(task: Task, network: Network) -> str:
-    """Say which output's logits cannot be adjusted; empty if all can that should be."""
-    biases = {spec.name for spec in task.table.of(TensorClass.DENSE)}
+    """Say which output's logits cannot be adjusted; empty if all can that should be.
+
+    A penalty would draw the bias, and what is added to it, to 0: devices then learned how frequent their own classes
+    are.
+    """
+    biases = {spec.name for spec in task.table.of(TensorClass.DENSE)} - {each.tensor for each in network.penalties}
     for number, form in enumerate(task.output_forms):
         if form.objective.logit_adjustment and output_bias(network, number) not in biases:
             return (
-                f"logit_adjustment needs a bias that is trained, is not local and adds to nothing but the logits of "
-                f"output {form.array}; give its last layer one, or leave logit_adjustment out"
+                f"logit_adjustment needs a bias that is trained, has no regularizer, is not local and adds to nothing "
+                f"but the logits of output {form.array}; give its last layer one, or leave logit_adjustment out"
             )
     return ""
 

@@ -72,14 +72,14 @@ Version = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD_OUT)]
 
 
-class Content(msgspec.Struct, frozen=True, array_like=True):
+class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A blob to be transferred, known by what it is: SHA-256 and size in bytes."""
 
     digest: Sha256
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTENT_BYTES)]
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Base of all messages, in version `v`. Its own floats travel as float32, those of structs in it as float64."""
 
     v: int = SPOKEN.newest

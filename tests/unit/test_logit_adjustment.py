@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,18 +16,19 @@ from hypothesis.extra import numpy as arrays
 from aggregator.global_model import new_model
 from edge_agent.local_round import LocalResult, LocalRound
 from edge_agent.local_training import train_locally
-from edge_agent.trainers import Trained, Work
+from edge_agent.trainers import Trained, TrainingStopped, Work, never
 from fedprune.codecs import Key, Values, decode_update, parse_codec
-from fedprune.data import Dataset
+from fedprune.data import Arrays, Dataset, Examples, open_examples
+from fedprune.data.room import Room
 from fedprune.errors import TaskError
 from fedprune.model.losses import Loss
 from fedprune.model.tensors import Array
-from fedprune.network.description import Call, Network
+from fedprune.network.description import Call, Network, Penalty
 from fedprune.network.layers import Activation, AnyLayer, Dense, Embedding, Function, GlobalPooling, IdMask, Statistic
 from fedprune.pruning.masks import full_mask
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.task.bundle import Bundle, Pruning, Task, read_bundle, write_bundle
-from fedprune.task.outputs import Output
+from fedprune.task.outputs import Output, OutputLoss
 from fedprune.task.training import Training
 from tests.described import chain_of, table_of, weights_of
 from tests.samples import assignment, changed
@@ -38,7 +42,7 @@ def head(units: int, *, bias: str | None = "head/bias") -> Dense:
 
 
 def softmax(function: Function = Function.SOFTMAX) -> Activation:
-    return Activation(name="last", function=function)
+    return Activation(name=function, function=function)
 
 
 def bundle_of(
@@ -71,17 +75,18 @@ class Mover:
     def __init__(self) -> None:
         self.began_with: dict[str, Array] = {}
 
-    def train(self, work: Work, _: Dataset) -> Trained:
+    def train(self, work: Work, _: Examples) -> Trained:
         self.began_with = {name: array.copy() for name, array in work.weights.items()}
         moved = {name: array + np.float32(0.25) for name, array in work.weights.items()}
         return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0, steps=2)
 
 
-def do_round(bundle: Bundle, trainer: Mover, data: Dataset) -> LocalResult:
+def do_round(bundle: Bundle, trainer: Mover, data: Examples, should_stop: Callable[[], bool] = never) -> LocalResult:
     mask = full_mask(bundle.task.table)
     made = new_model(bundle.initial_weights(), bundle.task, "run", 0, Values.FP32, mask)
     asked = changed(assignment(0), weights_digest=made.model.weights_digest, codec=CODEC)
-    return train_locally(LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0), bundle, trainer, data)
+    local = LocalRound("pi-1", asked, made.blob, lambda: None, None, 40.0)
+    return train_locally(local, bundle, trainer, data, should_stop)
 
 
 def added(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Array:
@@ -168,6 +173,82 @@ def test_padded_places_do_not_count() -> None:
     np.testing.assert_allclose(found, TAU * np.log(2 * np.array([2, 5]) / 7), atol=1e-6)
 
 
+def test_examples_on_a_disk_count_as_those_in_memory(tmp_path: Path) -> None:
+    """Of words their padding is read too; of others the labels alone."""
+    y = np.array([[0, 1, 1, 0], [1, 1, 0, 0]] * 100)
+    tags = {"x": np.array([[5, 3, 8, 0], [2, 4, 0, 0]] * 100, np.int32), "y": y}
+    numbers = {"x": np.zeros((200, 4, INPUTS), np.float32), "y": y, "weight": np.arange(200, dtype=np.float32)}
+    found = []
+    for name, bundle, saved in (
+        ("tags", bundle_of(network=TAGGER), tags),
+        ("numbers", bundle_of(head(2), shape=(4, INPUTS)), numbers),
+    ):
+        np.savez(tmp_path / f"{name}.npz", **saved)
+        stored, on_disk, in_memory = (
+            open_examples(tmp_path / f"{name}.npz", Arrays(), Room(512, tmp_path)),
+            Mover(),
+            Mover(),
+        )
+        assert stored.stored
+        do_round(bundle, on_disk, stored)
+        do_round(bundle, in_memory, Dataset(saved["x"], y, weight=saved.get("weight")))
+        np.testing.assert_array_equal(on_disk.began_with["head/bias"], in_memory.began_with["head/bias"])
+        found.append(on_disk.began_with["head/bias"] - bundle.initial_weights()["head/bias"])
+    assert all(found[0] != found[1])
+
+
+def test_a_round_that_nobody_wants_any_more_ends_before_the_next_part_is_counted() -> None:
+    """Of data on a disk all may have to be read."""
+    asked, trainer, data = list[bool](), Mover(), Dataset(np.zeros((3, INPUTS), np.float32), np.array([0, 1, 1]))
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return True
+
+    do_round(bundle_of(head(2), tau=0.0), trainer, data, should_stop)
+    assert not asked, "only the trainer asks, and the count"
+    with pytest.raises(TrainingStopped, match="classes"):
+        do_round(bundle_of(head(2)), trainer, data, should_stop)
+
+
+TWO_HEADED = Network(
+    name="two-headed",
+    inputs=((INPUTS,),),
+    layers=(head(3), Dense(name="box", units=2, kernel="box/kernel", bias="box/bias")),
+    calls=(Call(0, (0,)), Call(1, (0,))),
+    outputs=(1, 2),
+    output_names=("kind", "size"),
+)
+
+
+def test_labels_of_an_output_that_is_not_adjusted_may_be_any_numbers() -> None:
+    table = table_of(TWO_HEADED)
+    losses = {
+        "kind": OutputLoss(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, logit_adjustment=TAU),
+        "size": OutputLoss(Loss.MEAN_SQUARED_ERROR),
+    }
+    task = Task(
+        name="two",
+        input_shapes=TWO_HEADED.inputs,
+        outputs=(Output((3,), from_logits=True, name="kind"), Output((2,), from_logits=False, name="size")),
+        tensors=tuple(table),
+        training=Training(steps_per_round=2, losses=losses),
+        pruning=Pruning(ConstantSparsity(target_sparsity=0.0, begin_step=1, frequency=1)),
+        members={},
+    )
+    bundle, trainer = read_bundle(write_bundle(task, network=TWO_HEADED, weights=weights_of(table))), Mover()
+    labels = {"y_kind": np.array([0, 1, 0]), "y_size": np.float32([[-9, 1], [-9, 1], [-9, 1]])}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        do_round(bundle, trainer, Dataset({"x": np.zeros((3, INPUTS), np.float32)}, labels))
+
+    start = bundle.initial_weights()
+    np.testing.assert_array_equal(trainer.began_with["box/bias"], start["box/bias"])
+    found = trainer.began_with["head/bias"] - start["head/bias"]
+    np.testing.assert_allclose(found, TAU * np.log(3 * np.array([3, 2, 1]) / 6), atol=1e-6)
+
+
 @given(arrays.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 4)))
 def test_what_is_added_to_logits_is_finite_and_falls_out_of_the_update(labels: np.ndarray) -> None:
     bundle, trainer = bundle_of(head(5)), Mover()
@@ -194,6 +275,9 @@ FORKED = Network(
 )
 """Its output's layer has another call."""
 
+PENALISED = msgspec.structs.replace(chain_of((INPUTS,), head(3)), penalties=(Penalty("head/bias", l2=0.1),))
+"""What is added to its output's bias would be unlearned."""
+
 
 @pytest.mark.parametrize(
     ("layers", "network", "frozen"),
@@ -202,9 +286,10 @@ FORKED = Network(
         ((head(3), GlobalPooling(name="mean", statistic=Statistic.MEAN)), None, ()),
         ((head(3), Activation(name="relu", function=Function.RELU)), None, ()),
         ((), FORKED, ()),
+        ((), PENALISED, ()),
         ((Dense(name="base", units=3, kernel="base/kernel"), head(3)), None, ("head/kernel", "head/bias")),
     ],
-    ids=["no bias", "pooled", "cut off", "called twice", "frozen"],
+    ids=["no bias", "pooled", "cut off", "called twice", "penalised", "frozen"],
 )
 def test_a_task_whose_logits_have_no_bias_of_their_own_is_refused(
     layers: tuple[AnyLayer, ...], network: Network | None, frozen: tuple[str, ...]
@@ -213,6 +298,11 @@ def test_a_task_whose_logits_have_no_bias_of_their_own_is_refused(
 
     with pytest.raises(TaskError, match="logit_adjustment needs a bias that is trained"):
         bundle_of(*layers, shape=shape, network=network, frozen=frozen)
+
+
+def test_a_sigmoid_of_probabilities_has_no_logits_with_a_bias() -> None:
+    with pytest.raises(TaskError, match="logit_adjustment needs a bias that is trained"):
+        bundle_of(head(3), softmax(), softmax(Function.SIGMOID), loss=Loss.BINARY_CROSSENTROPY)
 
 
 def test_it_is_for_crossentropies_alone() -> None:
