@@ -75,6 +75,15 @@ def _chain(name: str, update: str) -> Recipe:
     return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=as_it_is)
 
 
+def _four_percent(name: str) -> Recipe:
+    """Updates and deltas of four percent of the weights, the mean as it is, pruned late: what `frugal` began as."""
+    most = budget_of(_WEIGHTS, 0.04)
+    update = f"mask | feedback(100) | budget({most}) | ternary | history"
+    codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | context")
+    pruning = Pruning(0.9, initial=0.0, begin=1 / 3, power=3.0, every=2)
+    return Recipe(name, codec, pruning, _DECAY_FROM, logit_adjustment=0.0)
+
+
 def _moving(name: str, up: float, down: float, rounds: float = 1.0, logit_adjustment: float = 1.0) -> Recipe:
     """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
@@ -107,6 +116,7 @@ RECIPES = (
     _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3, logit_adjustment=0.0),
     _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075, logit_adjustment=0.0),
     _momentum("frugal-90, not adjusted, momentum", learning_rate=1.2, momentum=0.5),
+    _four_percent("four percent, 90 %"),
     _frugal("frugal-80", 0.8),
     _exact("exact-80", 0.8),
     _frugal("frugal-95", 0.95),
