@@ -30,6 +30,7 @@ from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.pruning.schedules import final_sparsity, misses_target, steps_to_reach_target
 from fedprune.system.disk import Directory
+from fedprune.system.memory import share_heaps
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
@@ -62,6 +63,7 @@ def run_aggregator(
     Raises `FedpruneError`s for what is wrong with the settings, files, broker or disk, `KeyboardInterrupt` when
     it is stopped; the run goes on where it was when it is started again.
     """
+    share_heaps()
     events = queue.SimpleQueue() if events is None else events
     topics = Topics(check_id(settings.name, "name"))
     bundle = load_bundle(base / settings.task)

@@ -34,6 +34,7 @@ from edge_agent.status import StatusAsked, telling
 from edge_agent.store import AgentStore
 from fedprune.errors import ConfigurationError, FedpruneError, StorageError, TrainingError
 from fedprune.system.disk import Directory
+from fedprune.system.memory import share_heaps
 from fedprune.system.ownership import owned
 from fedprune.system.process import stopping
 from fedprune.system.service import SERVICE
@@ -82,6 +83,7 @@ def run_sub_gateway(settings: SubGatewaySettings, base: Path, report: Callable[[
     Raises `FedpruneError`s for what is wrong with the settings, brokers or disk, `KeyboardInterrupt` when it is
     stopped; it goes on where it was when it is started again.
     """
+    share_heaps()
     parent = settings.parent
     topics, above = Topics(check_id(settings.name, "name")), Topics(check_id(parent.federation, "parent.federation"))
     check_id(parent.name, "parent.name")
