@@ -229,7 +229,7 @@ def _processes_of(path: Path) -> list[str]:
 @pytest.mark.slow
 def test_the_default_demo_keeps_its_promises(tmp_path: Path) -> None:
     _demo(tmp_path / "pruned")
-    _demo(tmp_path / "dense", "--sparsity", "0", "--values", "fp32")
+    _demo(tmp_path / "dense", "--sparsity", "0", "--codec", "mask | fp32")
     pruned, dense = _result(tmp_path / "pruned"), _result(tmp_path / "dense")
     assert pruned["model"]["accuracy"] >= 0.75
     assert pruned["model"]["sparsity"] == pytest.approx(0.8, abs=0.005)
@@ -240,7 +240,7 @@ def test_the_default_demo_keeps_its_promises(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_agents_with_their_own_masks_learn_too(tmp_path: Path) -> None:
-    _demo(tmp_path / "own", "--mask", "own", "--values", "fp16", "--seed", "11", "--agents", "3")
+    _demo(tmp_path / "own", "--mask", "own", "--codec", "mask | fp16", "--seed", "11", "--agents", "3")
     result = _result(tmp_path / "own")
     assert result["model"]["accuracy"] >= 0.7
     assert result["model"]["sparsity"] == pytest.approx(0.8, abs=0.005)
