@@ -84,12 +84,12 @@ def _four_percent(name: str) -> Recipe:
     return Recipe(name, codec, pruning, _DECAY_FROM, logit_adjustment=0.0)
 
 
-def _moving(name: str, up: float, down: float, rounds: float = 1.0, logit_adjustment: float = 1.0) -> Recipe:
+def _moving(name: str, up: float, down: float, rounds: float = 1.0) -> Recipe:
     """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
     update = f"mask | feedback(100) | budget({most_up}) | ternary | history"
     codec = Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
-    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, rounds, logit_adjustment=logit_adjustment)
+    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, rounds, logit_adjustment=0.0)
 
 
 def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
@@ -113,14 +113,13 @@ RECIPES = (
     _frugal("frugal-90, not adjusted", 0.9, logit_adjustment=0.0),
     _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0),
     _frugal("frugal-90, not adjusted, early decay", 0.9, decay_from=0.5, logit_adjustment=0.0),
-    _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3, logit_adjustment=0.0),
-    _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075, logit_adjustment=0.0),
+    _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3),
+    _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075),
     _momentum("frugal-90, not adjusted, momentum", learning_rate=1.2, momentum=0.5),
     _four_percent("four percent, 90 %"),
     _frugal("frugal-80", 0.8),
     _exact("exact-80", 0.8),
     _frugal("frugal-95", 0.95),
-    _exact("exact-95", 0.95),
     _exact("exact-98", 0.98),
     _chain("low rank", "mask | feedback(2) | low_rank(8) | quantise(4)"),
     _chain("rotation", "mask | rotate | quantise(2)"),

@@ -25,7 +25,7 @@ _NUMBER_BYTES = 14
 """Of a count with the zeros before it, which is more than a sum takes."""
 
 _MOST_COUNTED = 2**62
-"""By one tally: one more of these has room beside it."""
+"""By one tally, which int64 holds."""
 
 
 def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
