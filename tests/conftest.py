@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,9 @@ settings.load_profile("unhurried")
 for operations in ("INTRAOP", "INTEROP"):
     os.environ.setdefault(f"TF_NUM_{operations}_THREADS", "1")
 
-# Hundreds of processes are started: what they import is compiled once, whatever the environment says.
+# Hundreds of processes are started: what they import is compiled once, whatever the environment says, and tests too.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)

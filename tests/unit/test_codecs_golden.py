@@ -6,6 +6,7 @@ Run this file to write the golden bytes anew, and only together with a new magic
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ DELTAS = (
 )
 
 
+@cache
 def _cases() -> dict[str, dict[str, str]]:
     """Each case's blob in hex, and the digest of everything decoded from it."""
     keyed = Keyed(1, "golden")
