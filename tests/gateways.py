@@ -40,7 +40,7 @@ from fedprune.wire.versions import SPOKEN, Versions
 from tests.drivers import PLAN
 from tests.recorder import Recorder
 from tests.samples import chunks
-from tests.simulation.world import DATA, NoisyTrainer, make_bundle
+from tests.simulation.stand_ins import DATA, NoisyTrainer, make_bundle
 
 TOPICS = Topics("tests")
 BUNDLE = make_bundle(MaskPolicy.SHARED)

@@ -30,7 +30,8 @@ from fedprune.wire import received_chunks, serving, transfer
 from tests.simulation.faults import Process, Rates, SimulatedDisk
 from tests.simulation.forgetful import ForgetfulWorld
 from tests.simulation.slimming_task import slimming_bundle
-from tests.simulation.world import COHORT, ROUNDS, SEED, STEPS_PER_ROUND, World, make_bundle
+from tests.simulation.stand_ins import STEPS_PER_ROUND, make_bundle
+from tests.simulation.world import COHORT, ROUNDS, SEED, World
 
 SEEDS = 200
 QUORUM_SEEDS = 60

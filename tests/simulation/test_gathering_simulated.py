@@ -29,7 +29,8 @@ from fedprune.task.gathering import completed, is_incomplete, own_statistics, wi
 from fedprune.wire import serving, transfer
 from fedprune.wire.transfer import content_of
 from tests.simulation.faults import CALM, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
-from tests.simulation.world import AGENTS, ROUNDS, World, make_bundle
+from tests.simulation.stand_ins import make_bundle
+from tests.simulation.world import AGENTS, ROUNDS, World
 
 SEEDS = 12
 INCOMPLETE = with_data(make_bundle(MaskPolicy.SHARED), Arrays(normalize=Standard(statistics="federated")))

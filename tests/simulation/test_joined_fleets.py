@@ -31,7 +31,8 @@ from fedprune.wire import serving, transfer
 from tests.simulation.faults import CALM, Process, Rates, SimulatedDisk
 from tests.simulation.intruder import Mischief, Trick
 from tests.simulation.test_intruders import mischiefs, unleash
-from tests.simulation.world import AGENTS, COHORT, ROUNDS, WitnessedStore, World
+from tests.simulation.witnessed_store import WitnessedStore
+from tests.simulation.world import AGENTS, COHORT, ROUNDS, World
 
 SEEDS = 20
 MODEL_CODEC = "fp16 + mask | topk(0.2) | ternary | rice"

@@ -1,6 +1,6 @@
 """A whole federation in one process: real machines, runners, codecs, store, book and merging over simulated faults.
 
-Only the trainer (it moves the weights by keyed noise) and the evaluation are stand-ins.
+Only the trainer and the evaluation are stand-ins (`tests/simulation/stand_ins.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from aggregator.round_state import Plan
 from aggregator.run_store import RunStore
 from aggregator.runner import AggregatorRunner
 from aggregator.settings import AS_USUAL, Aggregation
-from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Outcome, Ticked, Train
+from edge_agent.agent_state import Disconnected, HeldChanged, Limits, Ticked, Train
 from edge_agent.held_model import Held
 from edge_agent.local_round import LocalResult, LocalRound, owed_since
 from edge_agent.local_training import train_locally
@@ -30,124 +30,28 @@ from edge_agent.store import AgentStore
 from edge_agent.trainers import Trained, Work
 from fedprune.data import Dataset
 from fedprune.errors import ProtocolError, TrainingError
-from fedprune.model.metrics import Metric
-from fedprune.model.tensors import TensorClass, TensorSpec, Weights, weights_digest
-from fedprune.network import description
-from fedprune.network.description import Call
-from fedprune.network.layers import BatchNormalization, Dense
-from fedprune.pruning.masks import Allocation, apply_mask
+from fedprune.model.tensors import weights_digest
+from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.policy import MaskPolicy
-from fedprune.pruning.regrowth import Regrowth, votes_for
-from fedprune.pruning.schedules import PolynomialDecay
-from fedprune.task.bundle import Bundle, Fill, Pruning, SeededWeights, Task, Uniform, read_bundle, write_bundle
-from fedprune.task.evaluation import Evaluation, LossScale
-from fedprune.task.forms import Form
-from fedprune.task.outputs import Output
-from fedprune.task.training import Sgd, Training
+from fedprune.task.bundle import Bundle
+from fedprune.task.evaluation import LossScale
 from fedprune.wire.link import Delivery
-from fedprune.wire.messages import Assignment, CheckIn, Submit
+from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import content_of
 from fedprune.wire.versions import SPOKEN, Versions
 from tests.simulation.faults import Crash, Network, Physics, Process, Rates, SimulatedBook, SimulatedDisk, SimulatedLink
+from tests.simulation.stand_ins import DATA, STEPS_PER_ROUND, NoisyTrainer, evaluate, make_bundle
+from tests.simulation.witnessed_store import Settled, WitnessedStore
 
 SEED = 1
 ROUNDS, AGENTS, COHORT = 4, 5, 3
-STEPS_PER_ROUND = 10
 LIMITS = Limits(max_task_bytes=1_000_000, max_model_bytes=1_000_000)
-DATA = Dataset(np.zeros((7, 40), np.float32), np.zeros(7, np.int64))
 _RESTART_S, _TRAINING_S, _SLOW = 20.0, 40.0, 0.15
-_HUGE, _SANE = np.float32(1e4), 20.0
-
+_HUGE = np.float32(1e4)
 
 _TOGETHER_S = 0.2
 """For which updates wait at most, to be stored together."""
-
-
-def _network(inputs: int) -> description.Network:
-    dense = Dense(name="a", units=20, kernel="a/kernel", bias="a/bias")
-    normalization = BatchNormalization(
-        name="b",
-        epsilon=1e-3,
-        momentum=0.99,
-        unbiased=False,
-        gamma=None,
-        beta=None,
-        mean="b/moving_mean",
-        variance="b/moving_variance",
-    )
-    return description.Network(
-        name="simulated",
-        inputs=((inputs,),),
-        layers=(dense, normalization),
-        calls=(Call(0, (0,)), Call(1, (1,))),
-        outputs=(2,),
-    )
-
-
-def make_bundle(policy: MaskPolicy, inputs: int = 40, regrowth: Regrowth | None = None) -> Bundle:
-    """A small task with every class of tensor that devices send; nothing is really trained here."""
-    tensors = (
-        TensorSpec("a/kernel", (inputs, 20), "float32", TensorClass.PRUNABLE, "a"),
-        TensorSpec("a/bias", (20,), "float32", TensorClass.DENSE, "a"),
-        TensorSpec("b/moving_mean", (20,), "float32", TensorClass.STATISTICS, "b"),
-        TensorSpec("b/moving_variance", (20,), "float32", TensorClass.STATISTICS, "b"),
-    )
-    allocation = Allocation.LAMP if policy is MaskPolicy.SHARED else Allocation.UNIFORM
-    schedule = PolynomialDecay(
-        initial_sparsity=0.0, target_sparsity=0.8, begin_step=5, end_step=3 * STEPS_PER_ROUND, frequency=5
-    )
-    task = Task(
-        name="simulated",
-        input_shapes=((inputs,),),
-        outputs=(Output((20,), from_logits=True, metrics=(Metric.ACCURACY,)),),
-        tensors=tensors,
-        training=Training(steps_per_round=STEPS_PER_ROUND, optimizer=Sgd()),
-        pruning=Pruning(schedule=schedule, mask=policy, allocation=allocation, regrowth=regrowth),
-        members={},
-        initial=SeededWeights(1, (Uniform(0.5), Fill(0.0), Fill(0.0), Fill(1.0))),
-    )
-    return read_bundle(write_bundle(task, network=_network(inputs), weights=None))
-
-
-class NoisyTrainer:
-    """Moves every weight by keyed noise, within the mask: enough to tell apart whose update was merged.
-
-    With its own mask an agent also prunes some weights more, others than other agents do.
-    """
-
-    def __init__(self, policy: MaskPolicy) -> None:
-        self._policy = policy
-
-    def train(self, work: Work, data: Dataset) -> Trained:
-        assert len(data)
-        mask = dict(work.mask)
-        if self._policy is MaskPolicy.OWN:
-            for name, kept in work.mask.items():
-                mask[name] = kept & (work.keyed.uniform(kept.size, 0.0, 1.0).reshape(kept.shape) > 0.1)
-        moved = {
-            name: array + work.keyed.uniform(array.size, 0.001, 0.1).reshape(array.shape)
-            for name, array in work.weights.items()
-        }
-        votes = votes_for(moved, mask, work.most_votes)
-        return Trained(apply_mask(moved, mask), mask, {}, loss=1.0, seconds=1.0, steps=STEPS_PER_ROUND, votes=votes)
-
-
-def evaluate(weights: Weights, form: Form) -> Evaluation:  # noqa: ARG001
-    """A stand-in whose loss explodes with the weights."""
-    largest = max(float(np.abs(array).max()) for array in weights.values())
-    return Evaluation(1, 1.0 if largest < _SANE else largest, {"accuracy": 0.5})
-
-
-@dataclass(frozen=True)
-class Settled:
-    """An agent learned what became of its update."""
-
-    agent: str
-    run: str
-    round: int
-    digest: bytes
-    outcome: Outcome
 
 
 class World:
@@ -466,24 +370,3 @@ class WitnessedTrainer(NoisyTrainer):
             return trained
         variance = "b/moving_variance"
         return replace(trained, weights={**trained.weights, variance: -trained.weights[variance]})
-
-
-class WitnessedStore(AgentStore):
-    """Notes what the agent learns of its updates."""
-
-    def __init__(self, disk: SimulatedDisk, agent: str, settled: list[Settled]) -> None:
-        super().__init__(disk, agent, "sim")
-        self.physics = disk.process.physics
-        self.agent, self._settled = agent, settled
-
-    def send_shared(self) -> Submit | None:
-        submit = super().send_shared()
-        if submit is not None:
-            self.physics.note(f"{self.agent} sends its update without its history")
-        return submit
-
-    def settle(self, outcome: Outcome) -> None:
-        assert self.pending is not None
-        pending = self.pending
-        self._settled.append(Settled(self.agent, pending.run, pending.round, pending.update.digest, outcome))
-        super().settle(outcome)

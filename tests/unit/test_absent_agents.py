@@ -21,7 +21,7 @@ from fedprune.wire.messages import Assignment, CheckIn
 from fedprune.wire.transfer import content_of
 from tests.gateways import TASK_PLAN, Site, fetch, tell, trained
 from tests.samples import changed, chunks
-from tests.simulation.world import make_bundle
+from tests.simulation.stand_ins import make_bundle
 
 ROUNDS = 24
 BUNDLE = make_bundle(MaskPolicy.SHARED, inputs=1500)

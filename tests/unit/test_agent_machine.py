@@ -45,7 +45,6 @@ from fedprune.wire.messages import (
     DOWNLINK,
     Accepted,
     Assignment,
-    Chunk,
     Failed,
     LeftOut,
     Manifest,
@@ -156,17 +155,6 @@ def test_an_agent_offers_itself_at_once_to_a_gateway_that_knows_its_update_from_
     assert agent.gets(accepted()) == (Settle(Outcome.ACCEPTED),), "it delivered to this one"
 
 
-def test_the_task_is_fetched_once() -> None:
-    agent = agent_in(Phase.SUBMITTING)
-
-    actions = agent.gets(accepted(), assignment(1, model=content_of(b"model of round 1")))
-
-    assert [type(action) for action in actions] == [Follow, Send]
-    assert agent.gets(*chunks(b"model of round 1"))[-1] == Train(
-        2, assignment(1, model=content_of(b"model of round 1")), b"model of round 1"
-    )
-
-
 @pytest.mark.parametrize("last", [accepted(), refused(Reason.LATE)])
 def test_a_round_that_is_done_is_not_trained_again_and_nobody_waits_for_it(last: Event) -> None:
     agent = agent_in(Phase.SUBMITTING)
@@ -222,16 +210,6 @@ def test_answers_about_anything_else_settle_nothing(other: Event) -> None:
 
     assert agent.gets(other) == ()
     assert agent.state.pending == submit()
-
-
-def test_chunks_are_sent_as_often_as_they_are_asked_for() -> None:
-    agent = agent_in(Phase.SUBMITTING)
-
-    for missing, indexes in ((b"\x05", (0, 2)), (b"\x02", (1,)), (b"\xff", (0, 1, 2))):
-        agent.gets(LinkDrained())
-        assert agent.gets(Need(digest=UPDATE.digest, missing=missing)) == (SendUpdate(indexes, CHUNK_BYTES),)
-    with pytest.raises(ProtocolError, match="bitmap of 2 bytes for 3 chunks"):
-        agent.gets(Need(digest=UPDATE.digest, missing=b"\1\1"))
 
 
 def test_an_unanswered_submission_is_said_again_ever_more_slowly() -> None:
@@ -300,41 +278,10 @@ def test_a_restarted_agent_is_given_its_round_again() -> None:
 # Fetching
 
 
-def test_wrong_bytes_make_the_whole_content_come_again() -> None:
-    agent = agent_in(Phase.FETCHING)
-    agent.gets(*chunks(TASK_BLOB))
-
-    poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
-    told, asked = agent.gets(poisoned)
-    assert isinstance(told, Warn)
-    assert "arrived with another digest: somebody between sends other chunks than the gateway" in told.text
-    assert asked == Send(need(MODEL))
-    assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
-
-
-def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> None:
-    agent = agent_in(Phase.FETCHING)
-    before = agent.state
-    for chunk in (
-        Chunk(digest=MODEL.digest, index=1, data=MODEL_BLOB),
-        Chunk(digest=MODEL.digest, index=0, data=MODEL_BLOB[:-1]),
-    ):
-        with pytest.raises(ProtocolError):
-            agent.gets(chunk)
-        assert agent.state == before
-
-
 def test_after_some_silence_the_agent_asks_whether_it_is_still_assigned() -> None:
     agent = agent_in(Phase.FETCHING)
     agent.gets(*chunks(TASK_BLOB))
     assert Send(agent.state.offer) in agent.waits()
-
-
-def test_only_what_is_missing_is_asked_for_again() -> None:
-    agent = agent_in(Phase.FETCHING)
-    agent.gets(*chunks(TASK_BLOB))
-
-    assert agent.waits() == (Send(need(MODEL)), Send(agent.state.offer))
 
 
 def test_an_agent_that_knows_the_terms_need_not_be_told_them_again() -> None:
@@ -439,18 +386,6 @@ def test_without_a_link_no_alarm_rings(phase: Phase) -> None:
     agent.gets(Ticked())
 
     assert agent.state.wake_at is None
-
-
-def test_a_task_that_is_not_kept_any_more_is_fetched_again() -> None:
-    """The training found it damaged on the disk."""
-    agent = Agent()
-    agent.gets(Connected(), assignment(), *chunks(TASK_BLOB), *chunks(MODEL_BLOB))
-    assert agent.state.phase is Phase.TRAINING
-
-    agent.gets(TrainingFailed(agent.state.training, "the task bundle is damaged", frozenset()))
-    agent.gets(assignment(1, model=content_of(b"next")))
-
-    assert set(agent.state.receiving) == {TASK.digest, content_of(b"next").digest}
 
 
 def test_people_are_told_once_that_the_last_update_was_left_out() -> None:

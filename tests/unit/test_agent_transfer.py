@@ -19,16 +19,41 @@ from edge_agent.agent_state import (
     SendUpdate,
     SubmitWhole,
     Ticked,
+    Train,
     TrainingDone,
+    TrainingFailed,
     Unfollow,
     Warn,
 )
-from fedprune.wire.messages import MAX_CONTENT_BYTES, MAX_INLINE_BYTES, Assignment, Content, Failed, Need
+from fedprune.errors import ProtocolError
+from fedprune.wire.messages import (
+    CHUNK_BYTES,
+    MAX_CONTENT_BYTES,
+    MAX_INLINE_BYTES,
+    Assignment,
+    Chunk,
+    Content,
+    Failed,
+    Need,
+)
 from fedprune.wire.serving import BURST_CHUNKS, STALLED_S
-from fedprune.wire.transfer import CHUNK_BYTES, CHUNK_SIZES, FIRST_WINDOW, content_of, unpack_bitmap
+from fedprune.wire.transfer import CHUNK_SIZES, FIRST_WINDOW, content_of, unpack_bitmap
 from tests.agents import agent_in
 from tests.drivers import Agent, need, started
-from tests.samples import MODEL, TASK, TASK_BLOB, accepted, assignment, changed, chunks, digest, manifest, submit
+from tests.samples import (
+    MODEL,
+    MODEL_BLOB,
+    TASK,
+    TASK_BLOB,
+    UPDATE,
+    accepted,
+    assignment,
+    changed,
+    chunks,
+    digest,
+    manifest,
+    submit,
+)
 
 COUNT = 40
 BLOB = bytes(COUNT * CHUNK_BYTES)
@@ -166,7 +191,71 @@ def test_an_assignment_without_room_replaces_the_one_that_is_fetched() -> None:
     assert agent.state.phase is Phase.IDLE
 
 
+def test_the_task_is_fetched_once() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    actions = agent.gets(accepted(), assignment(1, model=content_of(b"model of round 1")))
+
+    assert [type(action) for action in actions] == [Follow, Send]
+    assert agent.gets(*chunks(b"model of round 1"))[-1] == Train(
+        2, assignment(1, model=content_of(b"model of round 1")), b"model of round 1"
+    )
+
+
+def test_wrong_bytes_make_the_whole_content_come_again() -> None:
+    agent = agent_in(Phase.FETCHING)
+    agent.gets(*chunks(TASK_BLOB))
+
+    poisoned = Chunk(digest=MODEL.digest, index=0, data=b"X" * len(MODEL_BLOB))
+    told, asked = agent.gets(poisoned)
+    assert isinstance(told, Warn)
+    assert "arrived with another digest: somebody between sends other chunks than the gateway" in told.text
+    assert asked == Send(need(MODEL))
+    assert agent.gets(*chunks(MODEL_BLOB))[-1] == Train(1, assignment(), MODEL_BLOB)
+
+
+def test_what_cannot_be_a_chunk_of_the_content_raises_and_changes_nothing() -> None:
+    agent = agent_in(Phase.FETCHING)
+    before = agent.state
+    for chunk in (
+        Chunk(digest=MODEL.digest, index=1, data=MODEL_BLOB),
+        Chunk(digest=MODEL.digest, index=0, data=MODEL_BLOB[:-1]),
+    ):
+        with pytest.raises(ProtocolError):
+            agent.gets(chunk)
+        assert agent.state == before
+
+
+def test_only_what_is_missing_is_asked_for_again() -> None:
+    agent = agent_in(Phase.FETCHING)
+    agent.gets(*chunks(TASK_BLOB))
+
+    assert agent.waits() == (Send(need(MODEL)), Send(agent.state.offer))
+
+
+def test_a_task_that_is_not_kept_any_more_is_fetched_again() -> None:
+    """The training found it damaged on the disk."""
+    agent = Agent()
+    agent.gets(Connected(), assignment(), *chunks(TASK_BLOB), *chunks(MODEL_BLOB))
+    assert agent.state.phase is Phase.TRAINING
+
+    agent.gets(TrainingFailed(agent.state.training, "the task bundle is damaged", frozenset()))
+    agent.gets(assignment(1, model=content_of(b"next")))
+
+    assert set(agent.state.receiving) == {TASK.digest, content_of(b"next").digest}
+
+
 # Sending
+
+
+def test_chunks_are_sent_as_often_as_they_are_asked_for() -> None:
+    agent = agent_in(Phase.SUBMITTING)
+
+    for missing, indexes in ((b"\x05", (0, 2)), (b"\x02", (1,)), (b"\xff", (0, 1, 2))):
+        agent.gets(LinkDrained())
+        assert agent.gets(Need(digest=UPDATE.digest, missing=missing)) == (SendUpdate(indexes, CHUNK_BYTES),)
+    with pytest.raises(ProtocolError, match="bitmap of 2 bytes for 3 chunks"):
+        agent.gets(Need(digest=UPDATE.digest, missing=b"\1\1"))
 
 
 def test_the_first_window_of_an_update_follows_its_submit_unasked() -> None:

@@ -21,7 +21,7 @@ from fedprune.wire.link import LinkUp
 from fedprune.wire.topics import Topics
 from tests.recorder import Recorder
 from tests.regressions import regression_bundle
-from tests.simulation.world import make_bundle
+from tests.simulation.stand_ins import make_bundle
 
 
 def test_a_run_whose_steps_cannot_be_counted_is_refused_before_any_agent_is_told(tmp_path: Path) -> None:

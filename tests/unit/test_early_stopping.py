@@ -12,7 +12,7 @@ import pytest
 from aggregator.round_state import Phase
 from aggregator.runner import AggregatorRunner
 from tests.gateways import AGENTS, BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update
-from tests.simulation.world import STEPS_PER_ROUND
+from tests.simulation.stand_ins import STEPS_PER_ROUND
 
 PLAN = replace(TASK_PLAN, rounds=12)
 PRUNED_AFTER = 3

@@ -20,7 +20,7 @@ from fedprune.identity.settings import GatewaySettings
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.system.disk import copy_durably, storage_error
 from tests.brokers import free_port
-from tests.simulation.world import DATA, make_bundle
+from tests.simulation.stand_ins import DATA, make_bundle
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from fedprune.system.disk import Directory
 from fedprune.task.bundle import Pruning, Task
 from fedprune.task.checkpoints import load_checkpoint, save_checkpoint
 from tests.encoding import KEY, encoded, update_of
-from tests.simulation.world import STEPS_PER_ROUND, make_bundle
+from tests.simulation.stand_ins import STEPS_PER_ROUND, make_bundle
 
 VERSIONS = (0, 1, 2, 5)
 

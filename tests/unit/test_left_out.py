@@ -19,7 +19,7 @@ from fedprune.task.checkpoints import load_checkpoint
 from fedprune.task.evaluation import Evaluation
 from fedprune.wire.messages import LeftOut
 from tests.gateways import TASK_PLAN, Site, begin, submit_update
-from tests.simulation.world import evaluate
+from tests.simulation.stand_ins import evaluate
 
 FLEET = ("pi-0", "pi-1", "pi-2", "pi-3")
 PLAN = replace(TASK_PLAN, rounds=5, cohort=4, quorum=4)

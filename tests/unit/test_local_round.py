@@ -23,7 +23,7 @@ from fedprune.task.bundle import Bundle
 from fedprune.wire.messages import Assignment, LeftOut, decode, encode
 from fedprune.wire.transfer import content_of
 from tests.samples import assignment, changed, digest
-from tests.simulation.world import DATA, make_bundle
+from tests.simulation.stand_ins import DATA, make_bundle
 
 BUNDLE = make_bundle(MaskPolicy.SHARED)
 WEIGHTS = BUNDLE.initial_weights()

@@ -30,7 +30,7 @@ from fedprune.task.training import MOST_LOCAL_STEPS, Adam, Sgd, Training
 from fedprune.wire.messages import Submit
 from tests import samples
 from tests.gateways import Site, begin, submit_update
-from tests.simulation.world import STEPS_PER_ROUND, make_bundle
+from tests.simulation.stand_ins import STEPS_PER_ROUND, make_bundle
 
 EPOCHS = Training(epochs_per_round=2, batch_size=10, optimizer=Sgd(0.1, 0.9))
 

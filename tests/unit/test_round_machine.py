@@ -1,4 +1,4 @@
-"""The aggregator's state machine: how rounds open, fill, end and resume, and that no message can upset them."""
+"""The aggregator's state machine: how rounds open, fill and end, and that no message can upset them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from aggregator.round_state import (
     UpdateRefused,
     UpdateStored,
     Warn,
-    resume,
 )
 from fedprune.errors import ProtocolError
 from fedprune.wire.messages import (
@@ -39,7 +38,6 @@ from fedprune.wire.messages import (
     Accepted,
     Assignment,
     CheckIn,
-    Content,
     Failed,
     Need,
     Reason,
@@ -52,7 +50,6 @@ from fedprune.wire.transfer import content_of
 from fedprune.wire.transitions import UnlistedEventError
 from tests.drivers import (
     AGENTS,
-    FIRST,
     PLAN,
     Gateway,
     done,
@@ -67,7 +64,7 @@ from tests.drivers import (
     training,
     update_of,
 )
-from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest, submit
+from tests.samples import MODEL, RUN, TASK, UPDATE, chunks, digest
 
 CHECK_IN = CheckIn(examples=10)
 
@@ -397,53 +394,3 @@ def test_after_the_last_round_the_federation_is_done() -> None:
     (answer,) = sent_to("pi-0", gateway.hears("pi-0", CHECK_IN), Rejected)
     assert answer.reason is Reason.FINISHED
     assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0")), Accepted)
-
-
-# Resuming
-
-
-def test_a_restarted_aggregator_goes_on_with_the_round_it_was_in() -> None:
-    state = resume(
-        replace(PLAN, incarnation=2),
-        model_of(1),
-        1,
-        assigned={"pi-0": 10, "pi-1": 10, "pi-2": 10},
-        cap=100,
-        accepted={"pi-0": content_of(update_of("pi-0", 1)).digest},
-        last_accepted={"pi-1": digest("of round 0")},
-        refused={},
-        left_out={},
-    )
-    gateway = Gateway()
-    gateway.state = state
-
-    gateway.gets(Connected())
-    assert gateway.standing(Standing.ASSIGNED) == {"pi-1", "pi-2"}
-    assert sent_to("pi-0", gateway.hears("pi-0", submission("pi-0", 1)), Accepted)
-    assert sent_to("pi-1", gateway.hears("pi-1", CHECK_IN), Assignment)
-    old = submit(0, update=Content(digest=digest("of round 0"), size=3))
-    assert sent_to("pi-1", gateway.hears("pi-1", old), Accepted)
-
-
-def test_a_restarted_aggregator_merges_a_round_that_was_complete() -> None:
-    accepted = {agent: content_of(update_of(agent)).digest for agent in ("pi-0", "pi-1", "pi-2")}
-    gateway = Gateway()
-    gateway.state = resume(
-        PLAN,
-        FIRST,
-        0,
-        assigned=dict.fromkeys(accepted, 10),
-        cap=100,
-        accepted=accepted,
-        last_accepted={},
-        refused={},
-        left_out={},
-    )
-
-    assert gateway.gets(Connected())[-1] == Merge(0)
-
-
-def test_a_federation_that_is_done_stays_done() -> None:
-    state = resume(PLAN, FIRST, PLAN.rounds, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={})
-
-    assert state.phase is Phase.DONE

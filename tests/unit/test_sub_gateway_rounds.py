@@ -43,7 +43,7 @@ from tests.gateways import BUNDLE, TASK_PLAN, TOPICS, Site, begin, submit_update
 from tests.recorder import Recorder
 from tests.samples import chunks
 from tests.shrinking import SEED, Shrinking, bundle_of
-from tests.simulation.world import make_bundle
+from tests.simulation.stand_ins import make_bundle
 
 AGENTS = tuple(f"pi-{number}" for number in range(6))
 NORTH, SOUTH = AGENTS[:3], AGENTS[3:]

@@ -13,7 +13,7 @@ from fedprune.config import from_table
 from fedprune.errors import ConfigurationError, TaskError
 from fedprune.pruning.policy import MaskPolicy
 from fedprune.runtime.tflite import advice_for
-from tests.simulation.world import make_bundle
+from tests.simulation.stand_ins import make_bundle
 
 MISSING = {"keras": r"\.\[keras\]", "litert": "pip install ai-edge-litert"}
 
