@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import queue
@@ -314,15 +313,21 @@ def test_what_joining_wrote_counts_where_the_persons_own_file_names_it(tmp_path:
     assert "this device has yet to join: `fedprune join TOKEN`" in examined(own)["settings"].told
 
 
+@pytest.fixture
+def anybodys() -> Iterator[Path]:
+    """A directory that every user may read. pytest's own lie in one that each start of pytest shuts to others."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
-def test_root_examines_a_device_as_the_user_as_whom_its_agent_runs(tmp_path: Path) -> None:
+def test_root_examines_a_device_as_the_user_as_whom_its_agent_runs(anybodys: Path) -> None:
     """Python itself may lie where nobody else may read: so all that is needed is imported before."""
-    state, data = tmp_path / "state", tmp_path / "data.npz"
+    state, data = anybodys / "state", anybodys / "data.npz"
     state.mkdir()
     data.write_bytes(b"examples")
     data.chmod(0o600)
-    for place in itertools.takewhile(lambda path: path != Path(tempfile.gettempdir()), (tmp_path, *tmp_path.parents)):
-        place.chmod(0o755)
     os.chown(state, 65534, 65534)
     program = f"""
 from pathlib import Path
