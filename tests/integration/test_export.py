@@ -35,7 +35,7 @@ from export.architecture import tensor_table
 from export.convert import convert
 from export.examples import choose_examples, complaints_of
 from export.export_command import export
-from export.exporting import export_model, export_run
+from export.exporting import export_run
 from export.report import Format, Report
 from export.signature import Signature
 from export.zeros import count_zeros
@@ -125,7 +125,7 @@ def test_units_that_no_output_depends_on_are_not_in_the_files(run: Run, tmp_path
     weights = apply_mask(run.checkpoint.weights, prunable_unit_mask(groups, kept))
     checkpoint = replace(run.checkpoint, weights=weights, exact=weights)
 
-    report = export_model(run.bundle, checkpoint, DATA, tmp_path, [Format.FP32, Format.INT8], lambda _: None)
+    report = export_here(run.bundle, checkpoint, DATA, tmp_path, [Format.FP32, Format.INT8], lambda _: None)
 
     assert sorted(report.removed_units.values()) == [3, 4]
     assert report.parameters < table.parameters / 2

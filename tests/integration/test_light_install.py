@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from tests.exported import LABELS, exported
 from tests.federations import Site
 from tests.patience import PATIENCE_S
 from tests.processes import Child
+from tests.shared import locked
 
 _TENSORFLOW = {"tensorflow", "keras", "tf_keras", "tensorflow_model_optimization"}
 
@@ -49,15 +51,33 @@ def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def gateway(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts' directory of a gateway's environment."""
-    return make_environment(tmp_path_factory.mktemp("gateway"), "aggregator.txt", wheel).path / "bin"
+def installed(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Makes an environment of what a requirements file pins, and the wheel, and says where its scripts are. What is
+    pinned is installed once, and kept in pytest's cache until a pin changes."""
+    cache = request.config.cache.mkdir("environments")
+
+    def install(requirements: str) -> Path:
+        kept, path = cache / requirements, tmp_path_factory.mktemp("environment") / requirements
+        with locked(cache / f"{requirements}.lock"):
+            make_environment(kept, requirements, None)
+            shutil.copytree(kept, path, symlinks=True)
+        return make_environment(path, requirements, wheel).path / "bin"
+
+    return install
 
 
 @pytest.fixture(scope="session")
-def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gateway(installed: Callable[[str], Path]) -> Path:
+    """The scripts' directory of a gateway's environment."""
+    return installed("aggregator.txt")
+
+
+@pytest.fixture(scope="session")
+def device(installed: Callable[[str], Path]) -> Path:
     """The scripts' directory of a device's environment."""
-    return make_environment(tmp_path_factory.mktemp("device"), "agent.txt", wheel).path / "bin"
+    return installed("agent.txt")
 
 
 @pytest.fixture

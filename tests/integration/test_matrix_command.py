@@ -9,9 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from exported_runs import export_here
 from keras_bundles import bundle_of, convolutional, learnable, seeded, weights_of
 
 from aggregator.book import Book, RoundRecord, Spread
+from benchmarks.matrix import build
 from benchmarks.matrix.build import FILES, MASKED_DIRECTORY, plan_matrix
 from benchmarks.matrix.candidates import Matrix, Model
 from benchmarks.matrix.card import Card
@@ -79,7 +81,10 @@ def _record() -> RoundRecord:
 @pytest.fixture(scope="module")
 def out(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("out")
-    shown = CliRunner().invoke(matrix, [str(run), "--out", str(path), "--num_runs", "40"], catch_exceptions=False)
+    arguments = [str(run), "--out", str(path), "--num_runs", "40"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "export_model", export_here)
+        shown = CliRunner().invoke(matrix, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "Not made: slimmed int8-sparse: TFLite's runtimes have no kernel for sparse int8 weights" in shown.output
     return path
