@@ -165,8 +165,8 @@ class SubGateway:
         )
 
     def serve(self) -> None:
-        """Handle events until the parent is done, and the agents are told. A disk that refuses, or agents that all
-        fail, end it; then the parent is told first."""
+        """Handle events until the parent is done, and the agents are told. A disk that refuses ends it; then the parent
+        is told first."""
         try:
             while not self._is_over():
                 self._handle(self._next_event())

@@ -207,7 +207,11 @@ def test_a_broker_that_lets_in_but_not_subscribe_is_an_error(tmp_path: Path) -> 
 
 def test_what_was_granted_before_and_is_refused_is_asked_for_again_over_the_same_connection(tmp_path: Path) -> None:
     """As in a cluster that chooses a leader: it refuses what it granted before."""
-    with Mosquitto(tmp_path) as broker, connected(broker.url, "test", "a") as wire, connected(broker.url, "owner") as owner:
+    with (
+        Mosquitto(tmp_path) as broker,
+        connected(broker.url, "test", "a") as wire,
+        connected(broker.url, "owner") as owner,
+    ):
         broker.stop()
         for link in (wire, owner):
             link.until(LinkDown)
