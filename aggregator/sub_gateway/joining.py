@@ -71,8 +71,8 @@ def join(token: str, directory: Path) -> None:
 def _check_parent(gateway: Gateway, token: JoinToken) -> None:
     if token.fingerprint == fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES]:
         raise ConfigurationError(
-            f"this token is of the gateway in {gateway.path} itself; `fedprune enroll NAME --gateway` prints one at the "
-            "parent"
+            f"this token is of the gateway in {gateway.path} itself; "
+            "`fedprune enroll NAME --gateway` prints one at the parent"
         )
 
 
