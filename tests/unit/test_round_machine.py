@@ -21,7 +21,6 @@ from aggregator.round_state import (
     Merged,
     Model,
     Phase,
-    Publish,
     RoundGiven,
     Said,
     Send,
@@ -101,15 +100,6 @@ def test_every_event_is_listed_where_it_can_happen_and_only_there(phase: Phase, 
         if kind in (UpdateStored, UpdateRefused, HistoryDiffers):
             gateway.hears("pi-0", submission("pi-0"), *chunks(update_of("pi-0")))
         gateway.gets(EVENTS[kind])
-
-
-@pytest.mark.parametrize("phase", Phase)
-def test_whoever_starts_or_reconnects_is_told_of_the_round(phase: Phase) -> None:
-    (published, *_) = gateway_in(phase).gets(Connected())
-
-    assert isinstance(published, Publish)
-    assert published.manifest.done == (phase is Phase.DONE)
-    assert published.manifest.incarnation == 1
 
 
 # Opening a round

@@ -1,14 +1,17 @@
-"""An aggregator that is started again goes on where its book says that it was."""
+"""An aggregator that starts tells of the round, and goes on where its book says that it was."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+import pytest
 
 from aggregator.cohort import Standing
 from aggregator.round_state import (
     Connected,
     Merge,
     Phase,
+    Publish,
     resume,
 )
 from fedprune.wire.messages import (
@@ -22,6 +25,7 @@ from tests.drivers import (
     FIRST,
     PLAN,
     Gateway,
+    gateway_in,
     model_of,
     sent_to,
     submission,
@@ -77,3 +81,12 @@ def test_a_federation_that_is_done_stays_done() -> None:
     state = resume(PLAN, FIRST, PLAN.rounds, assigned={}, cap=0, accepted={}, last_accepted={}, refused={}, left_out={})
 
     assert state.phase is Phase.DONE
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_whoever_starts_or_reconnects_is_told_of_the_round(phase: Phase) -> None:
+    (published, *_) = gateway_in(phase).gets(Connected())
+
+    assert isinstance(published, Publish)
+    assert published.manifest.done == (phase is Phase.DONE)
+    assert published.manifest.incarnation == 1
