@@ -35,16 +35,19 @@ one, b times before that, and s is 1 if it was negative then."""
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The updates by which one is coded, as `signs` of each, the newest first, and what they come to: by tensor, in its
-    shape."""
+    """What an update is coded by: the `parts` that both sides must have alike, which an update names by their number,
+    and what they come to: by tensor, in its shape.
 
-    signs: tuple[bytes, ...] = ()
+    Those of an agent are the signs of its last updates, the newest first; a model's is one, all that was `recalled`.
+    """
+
+    parts: tuple[bytes, ...] = ()
     recalled: Mapping[str, Recalled] = field(default_factory=dict)
 
     def check(self, before: int) -> int:
         """A CRC-32 that goes on over the history."""
-        for signs in self.signs:
-            before = zlib.crc32(signs, before)
+        for part in self.parts:
+            before = zlib.crc32(part, before)
         return before
 
 
@@ -100,11 +103,15 @@ def recall(signs: Sequence[bytes], table: TensorTable) -> History:
     known, recalled = known[:MOST_UPDATES], np.zeros(size, np.uint8)
     for age in reversed(range(len(known))):
         places, negative = _read_signs(known[age])
-        former = recalled[places]
-        times = np.minimum(np.where(former > 0, times_before(former) + 1, 0), MOST_UPDATES - 1)
-        recalled[places] = 1 + 16 * age + 2 * times + negative
+        recalled[places] = 16 * age + sent_again(recalled[places], negative)
     parts = np.split(recalled, np.cumsum([spec.size for spec in tensors])[:-1])
     return History(known, {spec.name: part.reshape(spec.shape) for spec, part in zip(tensors, parts, strict=True)})
+
+
+def sent_again(recalled: Recalled, negative: NDArray[np.uint8]) -> Recalled:
+    """What is recalled of places that are sent now, by what was recalled of them before."""
+    times = np.minimum(np.where(recalled > 0, times_before(recalled) + 1, 0), MOST_UPDATES - 1)
+    return (1 + 2 * times + negative).astype(np.uint8)
 
 
 def times_before(recalled: Recalled) -> Recalled:

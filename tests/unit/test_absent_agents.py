@@ -28,10 +28,10 @@ BUNDLE = make_bundle(MaskPolicy.SHARED, inputs=1500)
 PLAN = replace(
     TASK_PLAN,
     task=content_of(BUNDLE.blob),
-    rounds=ROUNDS + 1,
+    rounds=ROUNDS + 2,
     cohort=1,
     quorum=1,
-    model_codec="fp16 + mask | topk(0.01) | ternary | rice",
+    model_codec="fp16 + mask | topk(0.01) | ternary | history",
     seeded=True,
 )
 
@@ -94,7 +94,30 @@ def test_who_was_absent_gets_the_same_model_for_fewer_bytes_than_a_whole_one(
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
     present = load_checkpoint(site.checkpoints, ROUNDS).mask
     assert {name: kept.tolist() for name, kept in mask.items()} == {n: kept.tolist() for n, kept in present.items()}
-    assert held.version == (PLAN.run, ROUNDS)
+    assert held.read(PLAN.run) == (ROUNDS, whole_of(runner)), "what the last deltas sent, too"
+
+
+def whole_of(runner: AggregatorRunner) -> bytes:
+    """The present model as the gateway sends it whole."""
+    return runner._model.blob
+
+
+def test_who_came_by_a_whole_model_follows_deltas_from_then_on(site: Site, tmp_path: Path) -> None:
+    """It knows what the deltas before sent, by which the next one is coded, and so does the gateway that was started
+    again."""
+    runner, assignment = returns(site, -1, wants_whole=True)
+    assert assignment.base == -1
+    held, whole = HeldModel(Directory(tmp_path / "new")), whole_of(runner)
+    result = trained(site, runner, "pi-0", held=held)
+    assert held.read(PLAN.run) == (ROUNDS, whole)
+
+    tell(runner, "pi-0", result.submit, *chunks(result.update.blob))
+
+    replay = replays(site.checkpoints, ROUNDS + 1, len(whole_of(runner)))[ROUNDS]
+    model = runner.state.model
+    following = changed(assignment, round=ROUNDS + 1, base=ROUNDS, weights_digest=model.weights_digest)
+    round_model(replay, following, BUNDLE, held)
+    assert held.read(PLAN.run) == (ROUNDS + 1, whole_of(runner))
 
 
 def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> None:

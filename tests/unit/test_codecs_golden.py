@@ -115,7 +115,7 @@ def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
         for version in (1, 2):
             key, moved = delta_key(7, version), moved_since(base, found, table)
             deltas.append(encode_delta(weights, found, mask, table, codec, key, moved))
-            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16, moved)
+            found = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16, moved).weights
         cases[f"replay, {chain}"] = _case(encode_replay(deltas), found, mask)
     return cases
 
