@@ -13,6 +13,7 @@ from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
 from fedprune.codecs import (
     NOTHING_MOVED,
+    NOTHING_SENT,
     Codec,
     Values,
     apply_delta,
@@ -20,7 +21,6 @@ from fedprune.codecs import (
     delta_key,
     encode_delta,
     encode_model,
-    encode_sent,
     moved_since,
 )
 from fedprune.errors import ProtocolError
@@ -126,10 +126,10 @@ def next_model(
     form, mask = following_version(forms, former, base.version, base.weights, base.mask)
     table, start = form.task.table, form.carried(former, base.weights)
     exact = SparseWeights.of(form.carried(former, weights), mask)
-    moved, before = moved_in(start, forms, form, deltas), form.carried(former, base.sent)
+    moved, sent = moved_in(start, forms, form, deltas), base.sent if form is former else NOTHING_SENT
     try:
-        delta = encode_delta(exact, start, mask, table, deltas, key, moved, before)
-        reached = apply_delta(start, delta, mask, table, deltas, key, values, moved, before)
+        delta = encode_delta(exact, start, mask, table, deltas, key, moved, sent)
+        reached = apply_delta(start, delta, mask, table, deltas, key, values, moved, sent)
     except ProtocolError:
         whole_state = forms.whole.carry_parts(former, optimizer_state)
         whole, places = former.expanded(weights), form.expanded(mask)
@@ -137,7 +137,7 @@ def next_model(
     decoded = SparseWeights.of(table.with_unsent(reached.weights, exact), mask)
     state = mask_state(form.carry_parts(former, optimizer_state), mask)
     checkpoint = Checkpoint(run, version, decoded, exact, mask, state, form.units, reached.sent)
-    return GlobalModel(checkpoint, form.name + reached.model + encode_sent(reached.sent, mask), delta)
+    return GlobalModel(checkpoint, form.name + reached.model + reached.sent, delta)
 
 
 def moved_in(weights: Weights, forms: Forms, form: Form, codec: Codec) -> Mask:
@@ -150,4 +150,4 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values, form: For
     again."""
     task, name = (task, b"") if form is None else (form.task, form.name)
     encoded = encode_model(checkpoint.weights, checkpoint.mask, task.table, values)
-    return GlobalModel(checkpoint, name + encoded + encode_sent(checkpoint.sent, checkpoint.mask))
+    return GlobalModel(checkpoint, name + encoded + checkpoint.sent)

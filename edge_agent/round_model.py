@@ -10,13 +10,12 @@ from edge_agent.trainers import TrainingStopped, never
 from fedprune.codecs import (
     DecodedModel,
     ModelCodec,
-    Sent,
+    NOTHING_SENT,
     Values,
     apply_delta,
     decode_replay,
     delta_key,
     encode_model,
-    encode_sent,
     moved_since,
     parse_model_codec,
 )
@@ -37,7 +36,7 @@ class RoundModel:
     form: Form
     weights: dict[str, Array]
     mask: Mask
-    sent: Sent
+    sent: bytes
 
 
 def round_model(
@@ -123,13 +122,13 @@ def _led_to(
         former, known = form, form.task.table.with_unsent(weights, form.cut_all(unsent))
         form, mask = following_version(bundle.forms, former, version - 1, known, mask)
         table, key = form.task.table, delta_key(assignment.known.seed, version)
-        base_weights, before = form.carry_all(former, weights), form.carry_all(former, sent)
+        base_weights, before = form.carry_all(former, weights), sent if form is former else NOTHING_SENT
         moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
         weights, sent, model = apply_delta(
             base_weights, delta, mask, table, codec.deltas, key, codec.values, moved, before
         )
         blob = form.name + model
-    return form, DecodedModel(weights, mask, sent), None if is_held else blob + encode_sent(sent, mask)
+    return form, DecodedModel(weights, mask, sent), None if is_held else blob + sent
 
 
 def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:

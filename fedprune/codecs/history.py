@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +29,32 @@ MOST_SIGNS_BYTES = 16 * 1024
 
 _HEADER = struct.Struct("<IB")
 
+Counts = NDArray[np.int64]
+
 Recalled = NDArray[np.uint8]
 """For each place of a tensor 0 if it was not sent, else 1 + 16 a + 2 b + s: it was sent last a updates before the last
 one, b times before that, and s is 1 if it was negative then."""
 
 
+class BusyLines(NamedTuple):
+    """How much a model's last deltas sent of a tensor: the count of each of its rows and columns, and `each`, that of a
+    line of which each delta sends one place (`fedprune.codecs.model_history`)."""
+
+    each: int
+    rows: Counts
+    columns: Counts
+
+
 @dataclass(frozen=True, eq=False)
 class History:
     """What an update is coded by: the `parts` that both sides must have alike, which an update names by their number,
-    and what they come to: by tensor, in its shape.
+    and what they come to, by tensor.
 
-    Those of an agent are the signs of its last updates, the newest first; a model's is one, all that was `recalled`.
+    Those of an agent are the signs of its last updates, the newest first; a model's is one.
     """
 
     parts: tuple[bytes, ...] = ()
-    recalled: Mapping[str, Recalled] = field(default_factory=dict)
+    recalled: Mapping[str, Recalled | BusyLines] = field(default_factory=dict)
 
     def check(self, before: int) -> int:
         """A CRC-32 that goes on over the history."""
@@ -103,15 +115,11 @@ def recall(signs: Sequence[bytes], table: TensorTable) -> History:
     known, recalled = known[:MOST_UPDATES], np.zeros(size, np.uint8)
     for age in reversed(range(len(known))):
         places, negative = _read_signs(known[age])
-        recalled[places] = 16 * age + sent_again(recalled[places], negative)
+        former = recalled[places]
+        times = np.minimum(np.where(former > 0, times_before(former) + 1, 0), MOST_UPDATES - 1)
+        recalled[places] = 1 + 16 * age + 2 * times + negative
     parts = np.split(recalled, np.cumsum([spec.size for spec in tensors])[:-1])
     return History(known, {spec.name: part.reshape(spec.shape) for spec, part in zip(tensors, parts, strict=True)})
-
-
-def sent_again(recalled: Recalled, negative: NDArray[np.uint8]) -> Recalled:
-    """What is recalled of places that are sent now, by what was recalled of them before."""
-    times = np.minimum(np.where(recalled > 0, times_before(recalled) + 1, 0), MOST_UPDATES - 1)
-    return (1 + 2 * times + negative).astype(np.uint8)
 
 
 def times_before(recalled: Recalled) -> Recalled:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fedprune.codecs.codec import Codec
 from fedprune.codecs.model_bytes import Values, read_model
-from fedprune.codecs.model_history import NOTHING_SENT, Sent, read_sent
+from fedprune.codecs.model_history import NOTHING_SENT, read_sent
 from fedprune.codecs.notation import parse_delta_codec
 from fedprune.codecs.reader import Reader
 from fedprune.model.tensors import Array, Mask, TensorTable
@@ -23,7 +23,7 @@ class DecodedModel(NamedTuple):
 
     weights: dict[str, Array]
     mask: Mask
-    sent: Sent
+    sent: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class ModelCodec:
         reader, sent = Reader(blob), NOTHING_SENT
         weights, mask = read_model(reader, table)
         if self.deltas is not None and self.deltas.remembers:
-            sent = read_sent(reader, mask, table)
+            sent = read_sent(reader, table)
         reader.finish()
         return DecodedModel(weights, mask, sent)
 

@@ -27,7 +27,7 @@ import numpy as np
 from fedprune.codecs.codec import Codec
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
-from fedprune.codecs.model_history import NOTHING_SENT, Sent, history_of, sent_with
+from fedprune.codecs.model_history import NOTHING_SENT, history_of, sent_with
 from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.reader import Reader, naming, pack_bits
 from fedprune.codecs.update import check_update
@@ -47,7 +47,7 @@ class Reached(NamedTuple):
     them), what its last deltas sent, if its codec goes by that, and the bytes of the weights."""
 
     weights: dict[str, Array]
-    sent: Sent
+    sent: bytes
     model: bytes
 
 
@@ -64,7 +64,7 @@ def encode_delta(
     codec: Codec,
     key: Key,
     moved: Mask = NOTHING_MOVED,
-    sent: Sent = NOTHING_SENT,
+    sent: bytes = NOTHING_SENT,
 ) -> bytes:
     """Write what leads from `base` towards `wanted`.
 
@@ -89,7 +89,7 @@ def encode_delta(
             if not np.isfinite(moves[spec.name]).all():
                 raise ProtocolError(f"tensor {spec.name}: it moves too far for a delta")
     statistics = {spec.name: wanted[spec.name] for spec in table.of(TensorClass.STATISTICS)}
-    made, history = codec.compress(moves, codec.init(table), key), history_of(sent)
+    made, history = codec.compress(moves, codec.init(table), key), history_of(sent, table)
     update = encode_update(made, statistics, mask, table, codec, mask_is_known=True, moved=moved, history=history)
     return _MAGIC + _mask_check(mask, table).to_bytes(4, "little") + update
 
@@ -103,7 +103,7 @@ def apply_delta(
     key: Key,
     values: Values,
     moved: Mask = NOTHING_MOVED,
-    sent: Sent = NOTHING_SENT,
+    sent: bytes = NOTHING_SENT,
 ) -> Reached:
     """Decode the next version of a model.
 
@@ -137,7 +137,7 @@ def apply_delta(
     (check,) = reader.unpack("I")
     if check != _mask_check(mask, table):
         raise ProtocolError("the delta is of another mask than this side computed")
-    history = history_of(sent)
+    history = history_of(sent, table)
     update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key, moved, remembered=history)
     check_update(update, table)
     following = sent_with(sent, update.delta, mask, table) if codec.remembers else NOTHING_SENT

@@ -1,155 +1,139 @@
-"""What a model's last deltas sent: it belongs to the version that they led to, and the next delta is coded by it.
+"""What a model's last deltas sent, which belongs to the version that they led to: the next delta is coded by it.
 
-It is empty at the first version, and at one that no delta leads to. Whoever applies a delta knows what follows; to who
-fetches the whole model it travels behind that, so that all who hold a version hold the same.
+It is how much was sent of each row and each column of each tensor, what is longer ago counting less. More is known of
+single places, and tells next to nothing beside it. So it is small, and travels behind a whole model to who fetches
+that: all who hold a version hold the same, however they came there. It is empty at the first version, at one that no
+delta leads to, and where units leave the network.
 
 ==========  ======================================================================================================
 4 bytes     magic and version: ``FPH1``
-uint8       ages, 1 to 8: how many deltas ago the oldest ones lie that are known of
-uint8       times, 0 to 7: how often a place had been sent before the last time, at most
-ages        for each age, from the last delta on: which of the alive places that were not sent since it sent (`Smallest`)
-times       for each number from 1 on: which of the places that had been sent as often as the number before had been
-            once more (`Smallest`); at first of all that are known, in order
-signs       a bit for each place that is known: 1 if it was negative the last time
+uint8       the count of a line of which each delta sends one place
+rest        the count of each row and then of each column, of each prunable and dense tensor in table order: 7 bits in
+            each byte, lowest first, with the top bit where another follows
 ==========  ======================================================================================================
 
-Alive are the places that the version's mask keeps, and all of dense tensors, of all tensors one after another.
+Rows are all axes but the last, which is the columns. With each delta a count loses an eighth, rounded up, and gains 16
+for each place of its line that was sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import numpy as np
+from numpy.typing import NDArray
 
-from fedprune.codecs.history import MOST_UPDATES, NO_HISTORY, History, Recalled, sent_again, times_before
-from fedprune.codecs.links import Places, Tensors
-from fedprune.codecs.positions import Smallest
-from fedprune.codecs.reader import Reader, naming, pack_bits
+from fedprune.codecs.history import NO_HISTORY, BusyLines, Counts, History
+from fedprune.codecs.links import Tensors
+from fedprune.codecs.reader import Reader, naming
 from fedprune.errors import ProtocolError
-from fedprune.model.tensors import Mask, TensorClass, TensorTable
+from fedprune.model.tensors import Mask, TensorClass, TensorSpec, TensorTable
 
-Sent = Mapping[str, Recalled]
-"""By prunable and dense tensor, in its shape, what a model's last deltas sent there: 0 where the mask prunes. Empty if
-nothing is known."""
-
-NOTHING_SENT: Sent = MappingProxyType({})
+NOTHING_SENT = b""
+"""Of a version of which nothing is known."""
 
 _MAGIC = b"FPH1"
 _MOVING = (TensorClass.PRUNABLE, TensorClass.DENSE)
-_PER_DELTA = 16
-"""By how much what is recalled of a place grows with each delta that does without it."""
+_FORGOTTEN, _GAINED = 8, 16
+_MOST = _FORGOTTEN * _GAINED
+"""No count is larger than this for each place of its line."""
 
-_OLDEST = _PER_DELTA * (MOST_UPDATES - 1)
-"""What is recalled of a place that was sent so many deltas ago is more than this, and is forgotten with the next one."""
+_BITS, _MOST_BYTES = 7, 6
+"""Of a count as bytes."""
 
 
-def sent_with(sent: Sent, delta: Tensors, mask: Mask, table: TensorTable) -> dict[str, Recalled]:
+def sent_with(sent: bytes, delta: Tensors, mask: Mask, table: TensorTable) -> bytes:
     """What is known once one more delta was sent.
 
     Args:
-        sent: what was known before.
+        sent: what was known before, of the same table.
         delta: its alive values by tensor, 0 where it sent nothing.
         mask: that of the version that it leads to.
         table: the task's tensor table.
 
     Example:
         >>> from fedprune.model.tensors import TensorSpec
-        >>> table = TensorTable((TensorSpec("bias", (3,), "float32", TensorClass.DENSE, "dense"),))
-        >>> first = sent_with({}, {"bias": np.float32([0, 2, -2])}, {}, table)
-        >>> first["bias"].tolist(), sent_with(first, {"bias": np.float32([0, 0, -1])}, {}, table)["bias"].tolist()
-        ([0, 1, 2], [0, 17, 4])
+        >>> table = TensorTable((TensorSpec("kernel", (2, 3), "float32", TensorClass.DENSE, "dense"),))
+        >>> sent = sent_with(NOTHING_SENT, {"kernel": np.float32([0, 2, -2, 0, 1, 0])}, {}, table)
+        >>> lines = history_of(sent, table).recalled["kernel"]
+        >>> lines.rows.tolist(), lines.columns.tolist()
+        ([32, 16], [0, 32, 16])
     """
-    following = {}
+    each, counts = _read(sent, table) if sent else (0, np.zeros(sum(_lines(table)), np.int64))
+    gained = [np.zeros(0, np.int64)]
     for spec in table.of(*_MOVING):
-        before = sent.get(spec.name, np.zeros(spec.shape, np.uint8))
-        kept = mask.get(spec.name)
-        alive = before.reshape(-1) if kept is None else before[kept]
-        recalled = np.where((alive > 0) & (alive <= _OLDEST), alive + np.uint8(_PER_DELTA), np.uint8(0))
-        places = np.flatnonzero(delta[spec.name])
-        recalled[places] = sent_again(alive[places], (delta[spec.name][places] < 0.0).astype(np.uint8))
-        following[spec.name] = _put(recalled, spec.shape, kept)
-    return following
+        places = _places(delta[spec.name] != 0.0, mask.get(spec.name), spec)
+        gained += [places.sum(1, dtype=np.int64), places.sum(0, dtype=np.int64)]
+    numbers = np.concatenate([[each], counts])
+    numbers += _GAINED * np.concatenate([[1], *gained]) - (numbers + _FORGOTTEN - 1) // _FORGOTTEN
+    return _MAGIC + bytes([int(numbers[0])]) + _written(numbers[1:])
 
 
-def history_of(sent: Sent) -> History:
-    """The history by which the next delta is coded: of the places that it finds alive, whatever was sent elsewhere."""
-    if not any(recalled.any() for recalled in sent.values()):
+def history_of(sent: bytes, table: TensorTable) -> History:
+    """The history by which the next delta is coded."""
+    if not sent:
         return NO_HISTORY
-    return History((b"".join(recalled.tobytes() for recalled in sent.values()),), sent)
+    each, counts = _read(sent, table)
+    ends = np.cumsum(_lines(table), dtype=np.int64)[:-1]
+    lines = iter(np.split(counts, ends))
+    return History((sent,), {spec.name: BusyLines(each, next(lines), next(lines)) for spec in table.of(*_MOVING)})
 
 
-def encode_sent(sent: Sent, mask: Mask) -> bytes:
-    """Write what a version's last deltas sent; nothing if nothing is known.
-
-    Args:
-        sent: by tensor, in table order.
-        mask: the version's.
-    """
-    codes = _alive(sent, mask)
-    if not codes.any():
-        return b""
-    parts, known = list[bytes](), codes[codes > 0]
-    ages, times = (known - 1) // _PER_DELTA, times_before(known)
-    rest = (codes - 1) // _PER_DELTA
-    for age in range(int(ages.max()) + 1):
-        parts.append(Smallest().encode(rest == age))
-        rest = rest[rest != age]
-    for number in range(1, int(times.max()) + 1):
-        times = times[times >= number - 1]
-        parts.append(Smallest().encode(times >= number))
-    header = _MAGIC + bytes([int(ages.max()) + 1, int(times.max())])
-    return b"".join([header, *parts, pack_bits((known - 1) % 2)])
+def read_sent(reader: Reader, table: TensorTable) -> bytes:
+    """Take all that is left, if it is what `sent_with` makes, or nothing. Raises `ProtocolError` for anything else."""
+    size = len(_MAGIC) + 1 + _MOST_BYTES * sum(_lines(table))
+    sent = bytes(reader.take(len(reader.peek(size))))
+    if sent:
+        with naming("what the last deltas sent"):
+            _read(sent, table)
+    return sent
 
 
-def read_sent(reader: Reader, mask: Mask, table: TensorTable) -> Sent:
-    """Read what `encode_sent` wrote; nothing if nothing is left. Raises `ProtocolError` for bytes that it would not have written."""
-    if not reader.peek(1):
-        return NOTHING_SENT
+def _read(sent: bytes, table: TensorTable) -> tuple[int, Counts]:
+    """The count of a line of which each delta sends one place, and those of all lines."""
+    reader = Reader(sent)
     reader.expect(_MAGIC)
-    with naming("what the last deltas sent"):
-        ages, times = reader.unpack("BB")
-        if not 1 <= ages <= MOST_UPDATES or times >= MOST_UPDATES:
-            raise ProtocolError(f"of {ages} deltas, and {times} times before, are none that are remembered")
-        codes = np.zeros(sum(_sizes(mask, table)), np.uint8)
-        for age in range(ages):
-            rest = np.flatnonzero(codes == 0)
-            found = rest[Smallest().read(reader, rest.size, rest.size)]
-            codes[found] = 1 + _PER_DELTA * age
-        known = again = np.flatnonzero(codes)
-        for _ in range(times):
-            again = again[Smallest().read(reader, again.size, again.size)]
-            codes[again] += np.uint8(2)
-        if not found.size or not again.size:
-            raise ProtocolError("nothing is as old, or was sent as often, as is said")
-        codes[known] += reader.bits(known.size)
-    return _parted(codes, mask, table)
+    (each,) = reader.unpack("B")
+    if not _GAINED <= each <= _MOST:
+        raise ProtocolError(f"{each} is no count of a line of which each delta sends one place")
+    found = np.frombuffer(reader.peek(len(sent)), np.uint8)
+    is_last = found < 1 << _BITS
+    lengths = np.diff(np.flatnonzero(is_last), prepend=-1)
+    if lengths.size != sum(_lines(table)) or not is_last[-1:].all() or lengths.max(initial=0) > _MOST_BYTES:
+        raise ProtocolError("there are not as many counts as lines, or they are cut off")
+    places = np.arange(found.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    parts = (found & ((1 << _BITS) - 1)).astype(np.int64) << _BITS * places
+    counts = np.add.reduceat(parts, np.cumsum(lengths) - lengths) if parts.size else np.zeros(0, np.int64)
+    if (found[is_last & (places > 0)] == 0).any() or (counts > _largest(table)).any():
+        raise ProtocolError("a count is not written as a writer writes it, or is larger than any can be")
+    return each, counts
 
 
-def _alive(sent: Sent, mask: Mask) -> Recalled:
-    """What is recalled of the alive places of all tensors."""
-    parts = [part[mask[name]] if name in mask else part.reshape(-1) for name, part in sent.items()]
-    return np.concatenate([*parts, np.empty(0, np.uint8)])
+def _written(counts: Counts) -> bytes:
+    places = np.arange(_MOST_BYTES)
+    parts = counts[:, None] >> _BITS * places
+    has_more = (parts >> _BITS) > 0
+    written = (parts & ((1 << _BITS) - 1)) | has_more << _BITS
+    return bytes(written[(parts > 0) | (places == 0)].astype(np.uint8))
 
 
-def _sizes(mask: Mask, table: TensorTable) -> list[int]:
-    return [int(np.count_nonzero(mask[spec.name])) if spec.name in mask else spec.size for spec in table.of(*_MOVING)]
+def _lines(table: TensorTable) -> list[int]:
+    """The numbers of rows, and of columns, of each tensor."""
+    return [count for spec in table.of(*_MOVING) for count in (spec.size // _width(spec), _width(spec))]
 
 
-def _parted(codes: Recalled, mask: Mask, table: TensorTable) -> dict[str, Recalled]:
-    """The places of each tensor, of the alive ones of all."""
-    ends = np.cumsum(_sizes(mask, table))[:-1]
-    return {
-        spec.name: _put(part, spec.shape, mask.get(spec.name))
-        for spec, part in zip(table.of(*_MOVING), np.split(codes, ends), strict=True)
-    }
+def _largest(table: TensorTable) -> NDArray[np.int64]:
+    """What the count of each line may be."""
+    places = [count for spec in table.of(*_MOVING) for count in (_width(spec), spec.size // _width(spec))]
+    return _MOST * np.repeat(np.array(places, np.int64), _lines(table))
 
 
-def _put(alive: Recalled, shape: tuple[int, ...], kept: Places | None) -> Recalled:
-    """Alive places in a tensor's shape."""
+def _width(spec: TensorSpec) -> int:
+    return max(1, spec.shape[-1] if spec.shape else 1)
+
+
+def _places(sent: NDArray[np.bool_], kept: NDArray[np.bool_] | None, spec: TensorSpec) -> NDArray[np.bool_]:
+    """Where something was sent of a tensor's alive values, by rows and columns."""
     if kept is None:
-        return alive.reshape(shape)
-    whole = np.zeros(shape, np.uint8)
-    whole[kept] = alive
-    return whole
+        return sent.reshape(-1, _width(spec))
+    whole = np.zeros(spec.shape, np.bool_)
+    whole[kept] = sent
+    return whole.reshape(-1, _width(spec))

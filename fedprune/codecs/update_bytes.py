@@ -4,7 +4,7 @@
 4 bytes     magic and version: ``FPU2``
 uint16      the codec: the lower 16 bits of the CRC-32 of its description, which goes on, with ``context`` and
             ``history``, over where each tensor has moved, a bit for each weight, and over the history: of each update
-            what `encode_signs` makes, the newest first; in a delta all that is recalled
+            what `encode_signs` makes, the newest first; in a delta of what the last ones sent
 uint8       0 both sides know the mask, 1 it travels with the update
 uint8       with ``history``, of how many of the agent's last updates that is; in a delta 1, or 0 without a history
 masks       where each prunable tensor is kept (`Smallest`), unless the mask is known
@@ -34,7 +34,7 @@ import numpy as np
 
 from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.floats import Fp32
-from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, Recalled, recall
+from fedprune.codecs.history import NO_HISTORY, BusyLines, History, OtherHistory, Recalled, recall
 from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
 from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.positions import Coding, Smallest
@@ -244,7 +244,7 @@ def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
 
 
 def _read_alive(
-    reader: Reader, codec: Codec, key: Key, alive: _Alive, recalled: Sequence[Recalled] | None
+    reader: Reader, codec: Codec, key: Key, alive: _Alive, recalled: Sequence[Recalled | BusyLines] | None
 ) -> dict[str, Vector]:
     negative: Places | None = None
 
@@ -275,7 +275,7 @@ def _fingerprint(check: int, history: History) -> int:
     return history.check(check) & 0xFFFF
 
 
-def _recalled(history: History, table: TensorTable) -> list[Recalled] | None:
+def _recalled(history: History, table: TensorTable) -> list[Recalled | BusyLines] | None:
     """The history of all tensors that are compressed; None without one."""
     return [history.recalled[spec.name] for spec in table.of(*_COMPRESSED)] if history.parts else None
 
