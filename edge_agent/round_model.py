@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from edge_agent.held_model import Held, UnusableBase
 from edge_agent.trainers import TrainingStopped, never
 from fedprune.codecs import (
+    NOTHING_SENT,
     DecodedModel,
     ModelCodec,
-    NOTHING_SENT,
     Values,
     apply_delta,
     decode_replay,
@@ -20,7 +20,7 @@ from fedprune.codecs import (
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
-from fedprune.model.tensors import Array, Mask, Weights, weights_digest
+from fedprune.model.tensors import Array, Mask, weights_digest
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
 from fedprune.task.forms import Form

@@ -16,7 +16,7 @@ from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
 from fedprune.codecs.model_codec import DecodedModel, ModelCodec, describe_model_codec, parse_model_codec
 from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, encode_delta, encode_replay
-from fedprune.codecs.model_history import NOTHING_SENT
+from fedprune.codecs.model_history import NOTHING_SENT, history_of
 from fedprune.codecs.moved import NOTHING_MOVED, moved_since
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
@@ -53,6 +53,7 @@ __all__ = [
     "encode_signs",
     "encode_update",
     "encode_votes",
+    "history_of",
     "moved_since",
     "parse_codec",
     "parse_model_codec",

@@ -1,8 +1,10 @@
 """How likely each alive place is to be sent, next to the others of its tensor: logarithms of odds, as small integers.
 
 They follow from where weights have moved since the run began, which all sides know (`fedprune.codecs.moved`), and from
-what the agent itself has sent in its last updates (`fedprune.codecs.history`); of a model's delta from how much of each
-row and column the last deltas sent. All tables were fitted to updates and deltas of CNN-108k by the preset `frugal`. They are integers, and what is computed of them is, so that all machines agree.
+what the agent itself has sent in its last updates (`fedprune.codecs.history`); those of a model's delta from how much
+of each row and column the last deltas sent (`fedprune.codecs.model_history`). All tables were fitted to updates and
+deltas of CNN-108k by the preset `frugal`. They are integers, and what is computed of them is, so that all machines
+agree.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ rest        as an update (``FPU2``) whose mask all sides know, by the model's ch
 ==========  ======================================================================================================
 
 The mask does not travel. All sides compute that of the next version from the one before; the CRC is there to notice
-who has computed another one. With `history` an update is coded by what the last deltas sent
-(`fedprune.codecs.model_history`). A *replay* leads over several versions: ``FPR1``, then for each delta, the oldest first,
-its length as uint32 and its bytes.
+who has computed another one. With ``history`` the update is coded by what the last deltas sent
+(`fedprune.codecs.model_history`). A *replay* leads over several versions: ``FPR1``, then for each delta, the oldest
+first, its length as uint32 and its bytes.
 
 The model that counts is the decoded one. What a delta loses stays in the sender's own weights, and so is sent later.
 """

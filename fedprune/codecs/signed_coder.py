@@ -1,4 +1,4 @@
-"""Coding of positions and signs by what both sides know of an agent.
+"""Coding of positions and signs by what both sides know of an agent, or of a model.
 
 Each alive place has odds (`fedprune.codecs.likelihood`). Places of all tensors are parted into classes that are about
 equally likely. Each class is a line of its own, measured in windows, of which about three hold a position: from the end
@@ -128,9 +128,11 @@ class SignedCoder:
 
     def _recalled(self, history: _Known | None) -> list[Recalled]:
         """What the agent has sent in the alive places of each tensor, as far as places are known of."""
+        if history is None:
+            return [np.zeros(tensor.size, np.uint8) for tensor in self._tensors]
         return [
-            np.zeros(tensor.size, np.uint8) if known is None or isinstance(known, BusyLines) else tensor.alive(known)
-            for tensor, known in zip(self._tensors, history or [None] * len(self._tensors), strict=True)
+            np.zeros(tensor.size, np.uint8) if isinstance(known, BusyLines) else tensor.alive(known)
+            for tensor, known in zip(self._tensors, history, strict=True)
         ]
 
     def _in_order(

@@ -11,6 +11,7 @@ import pytest
 
 from aggregator.deltas import MOST_DELTAS, keep_delta, replays
 from aggregator.runner import AggregatorRunner
+from aggregator.sub_gateway.given import given_round
 from edge_agent.held_model import NONE_HELD, HeldModel, UnusableBase
 from edge_agent.round_model import round_model
 from fedprune.model.tensors import weights_digest
@@ -118,6 +119,20 @@ def test_who_came_by_a_whole_model_follows_deltas_from_then_on(site: Site, tmp_p
     following = changed(assignment, round=ROUNDS + 1, base=ROUNDS, weights_digest=model.weights_digest)
     round_model(replay, following, BUNDLE, held)
     assert held.read(PLAN.run) == (ROUNDS + 1, whole_of(runner))
+
+
+@pytest.mark.parametrize("absent", [0, 5])
+def test_a_gateway_below_gives_its_agents_the_same_bytes_however_it_came_there(
+    run: Path, site: Site, tmp_path: Path, absent: int
+) -> None:
+    """By deltas, or by the whole model where it wants that."""
+    runner, assignment = returns(site, ROUNDS - absent, wants_whole=not absent)
+    held = holding(run, tmp_path, ROUNDS - max(1, absent))
+    assert assignment.model is not None
+
+    found = given_round(assignment, fetch(site, runner, assignment.model), BUNDLE, held, None, 100.0)
+
+    assert found.model.blob == whole_of(runner)
 
 
 def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> None:

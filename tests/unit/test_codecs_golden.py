@@ -109,7 +109,7 @@ def _by_history(update: Any) -> dict[str, str]:
 
 
 def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
-    """Replays of three deltas, with what the last one leads to; and what they sent, as it travels with a whole model."""
+    """Replays of three deltas, with what the last one leads to; and a whole model, with what they sent."""
     table = TensorTable(tuple(spec for spec in TABLE if spec.kind is not TensorClass.STATISTICS))
     base = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in table}
     cases = {}
