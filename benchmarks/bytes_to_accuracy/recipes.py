@@ -103,7 +103,7 @@ def _four_percent(name: str) -> Recipe:
     """Updates and deltas of four percent of the weights, the mean as it is, pruned late: what `frugal` began as."""
     most = budget_of(_WEIGHTS, 0.04)
     update = f"mask | feedback(100) | budget({most}) | ternary | history"
-    codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | context")
+    codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | history")
     pruning = Pruning(0.9, initial=0.0, begin=1 / 3, power=3.0, every=2)
     return Recipe(name, codec, pruning, _DECAY_FROM)
 
@@ -112,7 +112,7 @@ def _moving(up: float, down: float) -> Codec:
     """`frugal`'s chains that move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
     update = f"mask | feedback(100) | budget({most_up}) | ternary | history"
-    return Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
+    return Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | history")
 
 
 def _step(learning_rate: float, momentum: float) -> Aggregation:
