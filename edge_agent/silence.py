@@ -8,9 +8,11 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import ENVELOPE_BYTES
 
 
-def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -> str:
-    """One line for people."""
+def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str, *, is_resting: bool) -> str:
+    """One line for people. `is_resting`: the gateway has said that no federation runs now."""
     where = f"federation {topics.federation!r} at {broker}"
+    if is_resting:
+        return f"{where}: none runs there now; waiting for the next one"
     down = topics.all_down_to(agent)
     if silence.kind == "need":
         return (

@@ -34,8 +34,9 @@ STATUS, PROBE = b"status\n", b"probe\n"
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """`round` counts from 1. `heard_s` ago the aggregator answered last, None if it never did. `waits_for` says why the
-    agent does not train now; empty if it may. `round_bytes_written` went to the disk in the last round that it ended.
+    """`round` counts from 1. `heard_s` ago the aggregator answered last, None if it never did. `is_resting`: the gateway
+    has said that no federation runs now. `waits_for` says why the agent does not train now; empty if it may.
+    `round_bytes_written` went to the disk in the last round that it ended.
     """
 
     version: str
@@ -44,6 +45,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     is_connected: bool
     heard_s: float | None
     unanswered: int
+    is_resting: bool = False
     waits_for: str = ""
     round_bytes_written: int | None = None
 
