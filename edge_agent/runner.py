@@ -119,7 +119,7 @@ class AgentRunner:
         self._spoken, self._agreed = spoken, spoken.oldest
         self._manifest: Manifest | None = None
         """The last that counts."""
-        self._is_withdrawn = False  # the gateway has not taken it back since
+        self._runs: bool | None = None  # a federation, as the broker tells; None if it told nothing since connecting
         self._early: Delivery | None = None
         """The last work that no code proved: it may be that of the next manifest."""
         self._submits = BriefSubmits(store.pending)
@@ -136,11 +136,6 @@ class AgentRunner:
         """The run of the gateway's last manifest that counts, if that says that its federation is done."""
         return self._manifest.run if self._manifest is not None and self._manifest.done else None
 
-    @property
-    def is_resting(self) -> bool:
-        """The gateway has said that no federation runs now: who is not answered has nothing to mend."""
-        return self._is_withdrawn or self.finished_run is not None
-
     def authenticate(self, key: bytes | None, proof: GatewayProof | None) -> None:
         """The device has joined anew: its messages have codes of another key from now on, manifests another proof."""
         self._key, self._proof = key, proof
@@ -150,7 +145,7 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        self._connected_at = now
+        self._connected_at, self._runs = now, None
         if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
         self.handle(Connected(), now)
@@ -260,7 +255,7 @@ class AgentRunner:
             is_connected=state.connected,
             heard_s=None if state.heard_at < 0 else now - state.heard_at,
             unanswered=state.unanswered,
-            is_resting=self.is_resting,
+            runs=self._runs,
             waits_for=state.waits_for
             or (state.refusal.why if state.refusal and state.is_refusing else "")
             or ("" if self._proof is None else self._proof.waits_for),
@@ -326,8 +321,8 @@ class AgentRunner:
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
             case WarnUnanswered():
-                text = describe(action, self._topics, self.state.name, self._link.broker, is_resting=self.is_resting)
-                self._warnings.log(logging.INFO if self.is_resting else logging.WARNING, "%s", text)
+                text = describe(action, self._topics, self.state.name, self._link.broker, runs=self._runs)
+                self._warnings.log(logging.INFO if self._runs is False else logging.WARNING, "%s", text)
             case _:
                 assert_never(action)
 
@@ -349,7 +344,7 @@ class AgentRunner:
     def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
-            self._is_withdrawn = not payload
+            self._runs = bool(payload)
             return decode(Manifest, payload, self._spoken) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")

@@ -8,10 +8,10 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import ENVELOPE_BYTES
 
 
-def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str, *, is_resting: bool) -> str:
-    """One line for people. `is_resting`: the gateway has said that no federation runs now."""
+def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str, *, runs: bool | None) -> str:
+    """One line for people. `runs`: whether a federation does, as the gateway has said; None if it said nothing."""
     where = f"federation {topics.federation!r} at {broker}"
-    if is_resting:
+    if runs is False:
         return f"{where}: none runs there now; waiting for the next one"
     down = topics.all_down_to(agent)
     if silence.kind == "need":

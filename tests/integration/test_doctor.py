@@ -296,18 +296,16 @@ def test_a_key_that_others_can_read_is_named(tmp_path: Path) -> None:
     assert found.mending == f"chmod 600 {tmp_path / 'password'}"
 
 
-@pytest.mark.parametrize("heard_s", [None, 600.0])
-def test_where_no_federation_runs_an_agent_without_an_answer_has_not_failed(
-    tmp_path: Path, heard_s: float | None
-) -> None:
-    told = AgentStatus("0.1.0", "idle", None, is_connected=True, heard_s=heard_s, unanswered=3, is_resting=True)
+@pytest.mark.parametrize("runs", [None, False, True])
+def test_where_no_federation_runs_an_agent_without_an_answer_has_not_failed(tmp_path: Path, runs: bool | None) -> None:
+    told = AgentStatus("0.1.0", "idle", None, is_connected=True, heard_s=600.0, unanswered=3, runs=runs)
     with guarded(tmp_path) as broker:
         config = device(tmp_path, broker.url)
         with told_by_an_agent(tmp_path / "state-of-pi-1", told):
             found = examined(config)
-    assert not failures(found)
-    assert found["access list"].verdict is Verdict.UNKNOWN
-    assert "no federation runs now" in found["access list"].told
+    assert failures(found) == ({"access list"} if runs else set())
+    assert (found["access list"].verdict is Verdict.UNKNOWN) is not runs
+    assert ("no federation runs now" in found["access list"].told) is not runs
 
 
 def test_an_agent_that_runs_is_asked_and_nobody_logs_in_as_it(tmp_path: Path) -> None:
