@@ -20,7 +20,7 @@ from export.scaffold.questions import Questions
 from fedprune.data.description import Data, Text, Vocabulary
 from fedprune.errors import ConfigurationError, TaskError
 from fedprune.system.disk import Directory
-from fedprune.system.output import say
+from fedprune.system.output import say, tell_watcher
 from fedprune.system.paths import path_text
 from fedprune.system.process import log_to_stderr
 from fedprune.wire.topics import check_id
@@ -122,6 +122,7 @@ def _name(directory: Path) -> str:
 
 def _look_at_model(source: str, questions: Questions) -> ModelLook:
     """The model; which it is of several in one file is asked. Raises `TaskError`."""
+    tell_watcher(f"Looking at {path_text(source)} with TensorFlow, which has to start")
     looked = look_at_model(source, Path.cwd())
     if isinstance(looked, ModelLook):
         return looked

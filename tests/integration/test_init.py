@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedprune.errors import TaskError
 from fedprune.task.bundle import read_bundle
 from tests.docs.snippets import ROOT
 from tests.patience import PATIENCE_S
-from tests.processes import run
+from tests.processes import FEDPRUNE, run
 
 _CODE = """
 import keras
@@ -95,6 +96,20 @@ def test_code_that_fails_is_one_line(tmp_path: Path, code: str, said: str) -> No
     ended_with, line = _init(tmp_path, "--from", "net.py", "--data", "mine.npz")
     assert (ended_with, line.count("\n")) == (TaskError.exit_code, 1)
     assert said in line
+
+
+def test_who_watches_is_told_what_takes_long_and_who_reads_a_pipe_is_not(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("raise RuntimeError('no disk')")
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    arguments = ("init", "mine", "--from", "net.py", "--data", "mine.npz")
+    screen, terminal = pty.openpty()
+    watched = subprocess.run([*FEDPRUNE, *arguments], cwd=tmp_path, stdin=terminal, stderr=terminal, check=False)
+    os.close(terminal)
+    with os.fdopen(screen, "rb", buffering=0) as seen:
+        lines = seen.read(4096).decode().splitlines()
+    assert watched.returncode == TaskError.exit_code
+    assert lines[0] == "Looking at net.py with TensorFlow, which has to start"
+    assert "no disk" in lines[1]
 
 
 def test_a_file_without_a_model_has_no_candidates(tmp_path: Path) -> None:
