@@ -14,6 +14,7 @@ from export.settings import TaskSettings
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError
+from fedprune.system.commands import Commands
 from fedprune.system.disk import Directory
 from fedprune.system.output import say, tell_watcher
 from fedprune.task.bundle import load_bundle
@@ -21,7 +22,7 @@ from fedprune.task.bundle import load_bundle
 _BUILDING = "Building the task: what devices will run is compared with TensorFlow, which has to start"
 
 
-@click.group()
+@click.group(cls=Commands)
 def task() -> None:
     """Build, check or show a task bundle: what a federation learns."""
 

@@ -12,13 +12,14 @@ from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import Part, SplitSummary, prepare
 from fedprune.data.source import open_source
 from fedprune.data.task_toml import load_description
+from fedprune.system.commands import Commands
 from fedprune.system.table import table_lines
 
 _MAX_ROWS = 24
 _MAX_COLUMNS = 10
 
 
-@click.group()
+@click.group(cls=Commands)
 def data() -> None:
     """Prepare the examples that agents learn from."""
 

@@ -17,7 +17,7 @@ from export.build import build_task
 from export.scaffold.model_look import Candidates, ModelLook, look_at_model
 from export.settings import TaskSettings
 from fedprune.config import load_toml
-from fedprune.errors import TaskError
+from fedprune.errors import StorageError, TaskError
 from fedprune.task.bundle import read_bundle
 from tests.docs.snippets import ROOT
 from tests.patience import PATIENCE_S
@@ -110,6 +110,20 @@ def test_who_watches_is_told_what_takes_long_and_who_reads_a_pipe_is_not(tmp_pat
     assert watched.returncode == TaskError.exit_code
     assert lines[0] == "Looking at net.py with TensorFlow, which has to start"
     assert "no disk" in lines[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_full_in_between_leaves_no_file_in_the_way_of_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    (tmp_path / "mine").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", tmp_path / "mine"], check=True)
+    try:
+        code, said = _init(tmp_path, "--from", "net.py:small", "--data", "mine.npz")
+        left = [*(tmp_path / "mine").iterdir()]
+    finally:
+        subprocess.run(["umount", tmp_path / "mine"], check=True)
+    assert (code, left) == (StorageError.exit_code, []), said
 
 
 def test_a_file_without_a_model_has_no_candidates(tmp_path: Path) -> None:
