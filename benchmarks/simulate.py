@@ -177,7 +177,7 @@ def _data_path(directory: Path) -> Path:
     path = directory / "agent.toml"
     if not path.exists():
         raise ConfigurationError(f"{path}: there is none, which would say where the data are; name them with --data")
-    return (directory / load_toml(path, AgentSettings).data).absolute()
+    return (directory / load_toml(path, AgentSettings).data).resolve()
 
 
 def _shared(simulation: _Simulation) -> tuple[Source, Partition]:

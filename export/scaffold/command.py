@@ -95,7 +95,8 @@ def init(
     look = look_at_data(path, looked)
     described = describe_data(path, look, looked, questions)
     plan = make_plan(path, look, described, looked, questions, Wishes(agents, rounds, sparsity))
-    for note in plan.notes:
+    unused = [f"--{option} says nothing about such data, and is left out" for option in questions.unused]
+    for note in (*plan.notes, *unused):
         say(f"Note: {note}")
     plan = replace(plan, data=_seen_from(directory, plan.data))
     texts = {

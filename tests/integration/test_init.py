@@ -21,7 +21,7 @@ from fedprune.errors import StorageError, TaskError
 from fedprune.task.bundle import read_bundle
 from tests.docs.snippets import ROOT
 from tests.patience import PATIENCE_S
-from tests.processes import FEDPRUNE, run
+from tests.processes import FEDPRUNE, ran, run
 
 _CODE = """
 import keras
@@ -110,6 +110,18 @@ def test_who_watches_is_told_what_takes_long_and_who_reads_a_pipe_is_not(tmp_pat
     assert watched.returncode == TaskError.exit_code
     assert lines[0] == "Looking at net.py with TensorFlow, which has to start"
     assert "no disk" in lines[1]
+
+
+def test_an_option_that_the_data_have_no_use_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    loss = "sparse_categorical_crossentropy"
+    arguments = ("--from", "net.py:small", "--data", "mine.npz", "--loss", loss, "--stride", "3")
+    code, printed, said = ran("init", "mine", *arguments)
+    assert code == 0, said
+    assert "Note: --stride says nothing about such data, and is left out" in printed
+    assert "--loss" not in printed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
