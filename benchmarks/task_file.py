@@ -12,9 +12,9 @@ PRUNING = (0.1, 0.5)
 
 def frugal_course(sparsity: float) -> dict[str, Any]:
     """What `task_file` is given where few bytes are sent: half sparse from nearly the first round on, so that a larger
-    share of what is alive moves in each; and with logits adjusted, so that agents move alike."""
+    share of what is alive moves in each; and with logits adjusted and labels smoothed, so that agents move alike."""
     schedule = {"initial_sparsity": min(0.5, sparsity), "pruning": (1 / 60, 0.8), "power": 2.2}
-    return schedule | {"alpha": 0.1, "decay_from": 44 / 60, "logit_adjustment": 1.0}
+    return schedule | {"alpha": 0.1, "decay_from": 44 / 60, "logit_adjustment": 1.0, "label_smoothing": 0.1}
 
 
 def task_file(
@@ -36,6 +36,7 @@ def task_file(
     every: int = 1,
     decay_from: float | None = None,
     logit_adjustment: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> str:
     """The whole file; `model` and `data` are what its tables of these names have, in TOML. Without `adam` the optimizer
     is SGD with momentum. With `alpha` the learning rate falls along a cosine to so much of itself, from the part
@@ -52,7 +53,8 @@ def task_file(
     window = begin * steps_per_round, end * steps_per_round, every * steps_per_round, power
     schedule_of_units = f"\n[pruning.units.schedule]\n{_schedule(0.0, units, *window)}" if units else ""
     momentum = "" if adam else ", momentum = 0.9"
-    adjusted = f"logit_adjustment = {logit_adjustment}\n" if logit_adjustment else ""
+    loss = {"logit_adjustment": logit_adjustment, "label_smoothing": label_smoothing}
+    loss_settings = "".join(f"{name} = {value}\n" for name, value in loss.items() if value)
     return f"""\
 name = "{name}"
 
@@ -63,7 +65,7 @@ name = "{name}"
 steps_per_round = {steps_per_round}
 batch_size = {BATCH_SIZE}
 optimizer = {{ name = "{optimizer}", learning_rate = {learning_rate}{momentum} }}
-{decay}{adjusted}
+{decay}{loss_settings}
 [pruning]
 mask = "{mask}"
 allocation = "{"lamp" if mask == "shared" else "uniform"}"

@@ -253,5 +253,6 @@ def _task(recipe: Recipe, problem: Problem, tables: Tables, rounds: int) -> str:
         alpha=None if recipe.decay_from is None else _ALPHA,
         decay_from=recipe.decay_from,
         logit_adjustment=recipe.logit_adjustment,
+        label_smoothing=recipe.label_smoothing,
         data=tables.data,
     )

@@ -11,6 +11,7 @@ from benchmarks.federation import DENSE_CODEC, codec_of
 from fedprune.codecs.budget import budget_of
 
 _DENSE = codec_of(DENSE_CODEC)
+_FRUGAL, _EXACT = Codec(preset=Preset.FRUGAL), Codec(preset=Preset.EXACT)
 
 _WEIGHTS = 108_618
 """CNN-108k's."""
@@ -36,8 +37,8 @@ class Pruning:
 class Recipe:
     """How a federation learns. `rounds` is how many times as many it has as dense federations.
 
-    From the part `decay_from` of the rounds on, the learning rate falls along a cosine to a tenth; None is never. What
-    devices adjust logits by is `logit_adjustment` (see `edge_agent.logit_adjustment`).
+    From the part `decay_from` of the rounds on, the learning rate falls along a cosine to a tenth; None is never.
+    `logit_adjustment` and `label_smoothing` are the task's settings of these names.
     """
 
     name: str
@@ -46,7 +47,8 @@ class Recipe:
     decay_from: float | None = None
     rounds: float = 1.0
     aggregation: Aggregation = AS_USUAL
-    logit_adjustment: float = 1.0
+    logit_adjustment: float = 0.0
+    label_smoothing: float = 0.0
 
     @property
     def settings(self) -> FederationSettings:
@@ -58,21 +60,43 @@ class Recipe:
         return round(self.rounds * dense)
 
 
-def _frugal(name: str, final: float, decay_from: float = _DECAY_FROM, logit_adjustment: float = 1.0) -> Recipe:
-    codec = Codec(preset=Preset.FRUGAL)
-    return Recipe(name, codec, Pruning(final), decay_from, logit_adjustment=logit_adjustment)
+def _frugal(
+    name: str,
+    final: float,
+    codec: Codec = _FRUGAL,
+    *,
+    decay_from: float = _DECAY_FROM,
+    rounds: float = 1.0,
+    aggregation: Aggregation = AS_USUAL,
+    logit_adjustment: float = 1.0,
+    label_smoothing: float = 0.1,
+) -> Recipe:
+    return Recipe(name, codec, Pruning(final), decay_from, rounds, aggregation, logit_adjustment, label_smoothing)
 
 
-def _exact(name: str, final: float, logit_adjustment: float = 0.0) -> Recipe:
-    codec, pruning = Codec(preset=Preset.EXACT), Pruning(final, every=4)
-    return Recipe(name, codec, pruning, _DECAY_FROM, rounds=2.0, logit_adjustment=logit_adjustment)
+def _plain(
+    name: str,
+    codec: Codec = _FRUGAL,
+    *,
+    decay_from: float = _DECAY_FROM,
+    rounds: float = 1.0,
+    aggregation: Aggregation = AS_USUAL,
+) -> Recipe:
+    """`frugal-90` with neither logits adjusted nor labels smoothed."""
+    return Recipe(name, codec, Pruning(0.9), decay_from, rounds, aggregation)
+
+
+def _exact(name: str, final: float, *, logit_adjustment: float = 0.0, label_smoothing: float = 0.1) -> Recipe:
+    pruning = Pruning(final, every=4)
+    return Recipe(
+        name, _EXACT, pruning, _DECAY_FROM, 2.0, logit_adjustment=logit_adjustment, label_smoothing=label_smoothing
+    )
 
 
 def _chain(name: str, update: str) -> Recipe:
-    """`frugal` with other updates, of which the gateway takes the mean as it is."""
-    as_it_is = Aggregation(optimizer=FedAvgM(learning_rate=1.0, momentum=0.0))
+    """Other updates than `frugal`'s, of which the gateway takes the mean as it is."""
     codec = Codec(preset=Preset.FRUGAL, update=update)
-    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=as_it_is)
+    return _frugal(name, 0.9, codec, aggregation=_step(1.0, 0.0), label_smoothing=0.0)
 
 
 def _four_percent(name: str) -> Recipe:
@@ -81,41 +105,41 @@ def _four_percent(name: str) -> Recipe:
     update = f"mask | feedback(100) | budget({most}) | ternary | history"
     codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | context")
     pruning = Pruning(0.9, initial=0.0, begin=1 / 3, power=3.0, every=2)
-    return Recipe(name, codec, pruning, _DECAY_FROM, logit_adjustment=0.0)
+    return Recipe(name, codec, pruning, _DECAY_FROM)
 
 
-def _moving(name: str, up: float, down: float, rounds: float = 1.0) -> Recipe:
-    """`frugal-90` whose updates and deltas move other shares of CNN-108k's weights."""
+def _moving(up: float, down: float) -> Codec:
+    """`frugal`'s chains that move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
     update = f"mask | feedback(100) | budget({most_up}) | ternary | history"
-    codec = Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
-    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, rounds, logit_adjustment=0.0)
+    return Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
 
 
-def _momentum(name: str, learning_rate: float, momentum: float) -> Recipe:
-    """`frugal-90` with another step of the gateway's."""
-    step = Aggregation(optimizer=FedAvgM(learning_rate=learning_rate, momentum=momentum))
-    codec = Codec(preset=Preset.FRUGAL)
-    return Recipe(name, codec, Pruning(0.9), _DECAY_FROM, aggregation=step, logit_adjustment=0.0)
+def _step(learning_rate: float, momentum: float) -> Aggregation:
+    return Aggregation(optimizer=FedAvgM(learning_rate=learning_rate, momentum=momentum))
 
 
-DENSE = Recipe("dense", _DENSE, logit_adjustment=0.0)
+DENSE = Recipe("dense", _DENSE)
 """What the others are compared with."""
 
-DENSE_DECAYED = Recipe("dense, decayed", _DENSE, decay_from=0.8, logit_adjustment=0.0)
+DENSE_DECAYED = Recipe("dense, decayed", _DENSE, decay_from=0.8)
 
 RECIPES = (
     DENSE,
     DENSE_DECAYED,
-    Recipe("dense, decayed, adjusted", _DENSE, decay_from=0.8),
+    Recipe("dense, decayed, adjusted", _DENSE, decay_from=0.8, logit_adjustment=1.0),
+    Recipe("dense, decayed, smoothed", _DENSE, decay_from=0.8, label_smoothing=0.1),
     _frugal("frugal-90", 0.9),
     _exact("exact-90", 0.9),
-    _frugal("frugal-90, not adjusted", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0),
-    _frugal("frugal-90, not adjusted, early decay", 0.9, decay_from=0.5, logit_adjustment=0.0),
-    _moving("frugal-90, not adjusted, more rounds", up=0.004, down=0.008, rounds=4 / 3),
-    _moving("frugal-90, not adjusted, alike both ways", up=0.0075, down=0.0075),
-    _momentum("frugal-90, not adjusted, momentum", learning_rate=1.2, momentum=0.5),
+    _frugal("frugal-90, adjusted", 0.9, label_smoothing=0.0),
+    _frugal("frugal-90, smoothed", 0.9, logit_adjustment=0.0),
+    _exact("exact-90, plain", 0.9, label_smoothing=0.0),
+    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0, label_smoothing=0.0),
+    _plain("frugal-90, plain"),
+    _plain("frugal-90, plain, early decay", decay_from=0.5),
+    _plain("frugal-90, plain, more rounds", _moving(up=0.004, down=0.008), rounds=4 / 3),
+    _plain("frugal-90, plain, alike both ways", _moving(up=0.0075, down=0.0075)),
+    _plain("frugal-90, plain, momentum", aggregation=_step(1.2, 0.5)),
     _four_percent("four percent, 90 %"),
     _frugal("frugal-80", 0.8),
     _exact("exact-80", 0.8),
@@ -129,5 +153,5 @@ RECIPES = (
 BY_FLOWER = {"Flower": DENSE, "Flower, decayed": DENSE_DECAYED}
 """What Flower's simulation learns too, by the name of its run."""
 
-USUAL = tuple(recipe.name for recipe in RECIPES[:5])
+USUAL = tuple(recipe.name for recipe in RECIPES[:6])
 """The recipes that are run unless others are named."""
