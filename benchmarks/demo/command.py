@@ -15,6 +15,7 @@ from benchmarks.demo.display import open_display
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult, RoundResult
 from benchmarks.demo.settings import DemoSettings
+from edge_agent.trainers.choice import preferred_trainer
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
 from fedprune.system.paths import path_text
@@ -22,6 +23,7 @@ from fedprune.system.table import table_lines
 from fedprune.wire.broker import Broker
 
 _PICTURE = "picture.png"
+_TRAINERS = {"keras": " with TensorFlow; --trainer litert trains as devices do", "litert": " with LiteRT"}
 
 
 def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
@@ -194,7 +196,7 @@ def _exports_lines(result: DemoResult) -> list[str]:
         "",
         *table_lines(headings, [_export_cells(export) for export in result.exports], left=(0, 1)),
         f"peak memory: aggregator {memory.aggregator:.0f} MB, agent idle {memory.agent_idle:.0f} MB, "
-        f"training {memory.agent:.0f} MB",
+        f"training {memory.agent:.0f} MB{_TRAINERS[preferred_trainer(result.settings['trainer'])]}",
         "",
     ]
 
