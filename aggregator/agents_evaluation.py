@@ -12,15 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregator.book import AcceptedUpdate, RoundRecord, Spread
+from aggregator.merging import MOST_PART_UPDATES
 from fedprune.errors import ProtocolError
 from fedprune.model.forms import OutputForm
 from fedprune.model.metrics import metric_named
 from fedprune.task.bundle import Task
 from fedprune.task.evaluation import Evaluation, EvaluationTally, LossScale, LossTally
-from fedprune.task.tallies import pack_unpacked, unpack_tallies
+from fedprune.task.tallies import MOST_SUMMED, have_room, pack_unpacked, unpack_tallies
 from fedprune.wire.messages import Evaluated, Submit
 
 LOSS = "loss"
+
+assert MOST_PART_UPDATES <= MOST_SUMMED, "tallies have room for each other"
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,16 @@ def evaluated_together(updates: Mapping[str, AcceptedUpdate], task: Task) -> Eva
     """The evaluations that came with updates as one agent would tell it; None if nobody's counts. Its tallies may be
     more than an agent may send.
 
-    An agent whose update weighs less than it evaluated on is passed over: there are no fractions of counts.
+    An agent whose update weighs less than it evaluated on is passed over: there are no fractions of counts. So is one
+    for which there is no room in what may be told.
     """
     total: EvaluationTally | None = None
     for _, update in sorted(updates.items()):
         if update.evaluated_loss is None or not 0 < update.evaluated_examples <= update.weight:
             continue
         tally = _tally(update, update.evaluated_loss, task)
-        total = tally if total is None else total + tally
+        together = tally if total is None else total + tally
+        total = together if have_room(together.metrics) else total
     if total is None:
         return None
     return Evaluated(examples=total.examples, loss=total.losses[0].mean, tallies=pack_unpacked(total.metrics))

@@ -38,7 +38,7 @@ class EndedRunner(Exchange):
     def _merge(self, round_: int) -> list[Event]:
         raise AssertionError(f"a run that is over merges nothing, nor round {round_}")
 
-    def _hopeless(self, failed: int) -> str:
+    def _give_up(self, failed: int) -> None:
         raise AssertionError(f"a run that is over gives nothing up, whatever {failed} agents say")
 
     def _notice(self) -> None:

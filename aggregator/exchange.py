@@ -46,7 +46,7 @@ from aggregator.silence import nobody
 from aggregator.speaker import Speaker
 from aggregator.submits_heard import SubmitsHeard
 from aggregator.traffic import Traffic, TrafficCount, content_bytes
-from fedprune.errors import ProtocolError, TrainingError
+from fedprune.errors import ProtocolError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.system.disk import Disk
@@ -180,8 +180,9 @@ class Exchange(ABC):
         """Make of a round's updates what they make together, durably. `Merged` follows, if the next round is known."""
 
     @abstractmethod
-    def _hopeless(self, failed: int) -> str:
-        """What to tell people where so many agents failed and none succeeded."""
+    def _give_up(self, failed: int) -> None:
+        """So many agents failed in the round, and none succeeded. Raises `TrainingError` where people have to mend it
+        before anything can go on."""
 
     @abstractmethod
     def _notice(self) -> None:
@@ -330,7 +331,7 @@ class Exchange(ABC):
             case WarnNobody():
                 self._warnings.log(logging.WARNING, "%s", nobody(action, self._topics, self._link.broker))
             case GiveUp(failed):
-                raise TrainingError(self._hopeless(failed))
+                self._give_up(failed)
             case _:
                 assert_never(action)
         return []

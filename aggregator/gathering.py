@@ -121,8 +121,8 @@ class GatheringRunner(Exchange):
     def _notice(self) -> None:
         pass
 
-    def _hopeless(self, failed: int) -> str:
-        return (
+    def _give_up(self, failed: int) -> None:
+        raise TrainingError(
             f"{failed} agents cannot give the statistics that the task lacks, for the reasons above; mend the task or "
             "their data, or give the statistics in task.toml, then start again"
         )

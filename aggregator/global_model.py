@@ -13,6 +13,7 @@ from aggregator.round_state import Model
 from aggregator.server_optimizers import mask_state
 from fedprune.codecs import (
     NOTHING_MOVED,
+    NOTHING_SENT,
     Codec,
     Values,
     apply_delta,
@@ -109,7 +110,7 @@ def next_model(
 
     The mask is scored on the decoded weights of `base`, which all sides hold, so that it costs nothing. What the delta
     loses is the difference between the unrounded weights and the decoded ones, and so is sent in later rounds.
-    Weights that are too far away for a delta travel whole.
+    Weights that are too far away for a delta travel whole; then nothing is known of what earlier deltas sent.
 
     Args:
         weights: the merged ones, float32, by tensor name in table order, in the form of `base`.
@@ -125,18 +126,18 @@ def next_model(
     form, mask = following_version(forms, former, base.version, base.weights, base.mask)
     table, start = form.task.table, form.carried(former, base.weights)
     exact = SparseWeights.of(form.carried(former, weights), mask)
-    moved = moved_in(start, forms, form, deltas)
+    moved, sent = moved_in(start, forms, form, deltas), base.sent if form is former else NOTHING_SENT
     try:
-        delta = encode_delta(exact, start, mask, table, deltas, key, moved)
-        reached, encoded = apply_delta(start, delta, mask, table, deltas, key, values, moved)
+        delta = encode_delta(exact, start, mask, table, deltas, key, moved, sent)
+        reached = apply_delta(start, delta, mask, table, deltas, key, values, moved, sent)
     except ProtocolError:
         whole_state = forms.whole.carry_parts(former, optimizer_state)
         whole, places = former.expanded(weights), form.expanded(mask)
         return new_model(whole, forms.whole.task, run, version, values, places, whole_state, form)
-    decoded = SparseWeights.of(table.with_unsent(reached, exact), mask)
+    decoded = SparseWeights.of(table.with_unsent(reached.weights, exact), mask)
     state = mask_state(form.carry_parts(former, optimizer_state), mask)
-    checkpoint = Checkpoint(run, version, decoded, exact, mask, state, form.units)
-    return GlobalModel(checkpoint, form.name + encoded, delta)
+    checkpoint = Checkpoint(run, version, decoded, exact, mask, state, form.units, reached.sent)
+    return GlobalModel(checkpoint, form.name + reached.model + reached.sent, delta)
 
 
 def moved_in(weights: Weights, forms: Forms, form: Form, codec: Codec) -> Mask:
@@ -148,4 +149,5 @@ def restored_model(checkpoint: Checkpoint, task: Task, values: Values, form: For
     """A version from its checkpoint, which may be in a form of the task: encoding what was decoded gives the same bytes
     again."""
     task, name = (task, b"") if form is None else (form.task, form.name)
-    return GlobalModel(checkpoint, name + encode_model(checkpoint.weights, checkpoint.mask, task.table, values))
+    encoded = encode_model(checkpoint.weights, checkpoint.mask, task.table, values)
+    return GlobalModel(checkpoint, name + encoded + checkpoint.sent)

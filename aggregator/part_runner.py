@@ -89,18 +89,20 @@ class PartRunner(UpdateExchange):
         self._take(given)
         self._resume(plan, self._offer(), given.round)
         self.state = replace(self.state, most_seconds=given.seconds)
-        if any(record.round == given.round for record in store.book.records()):  # it was handed over, and is asked for
+        if self._is_booked(given.round):  # it was handed over, and is asked for
             self.state = replace(self.state, phase=Phase.MERGING)
             self._merge(given.round)
 
     def give(self, given: GivenRound) -> None:
-        """Go on with a round of the parent's; with one that goes on already, or hand its part over once more."""
-        if given.round != self.state.round:
+        """Go on with a round of the parent's; with one that goes on already, or hand its part over once more. One that
+        was given up is begun anew: the agents may have been mended."""
+        is_over = given.round == self.state.round and self.state.phase is Phase.MERGING
+        if is_over and self._is_booked(given.round):
+            self._merge(given.round)
+        elif is_over or given.round != self.state.round:
             self._next = given
             self.settle()
             self._go_on()
-        elif self.state.phase is Phase.MERGING:
-            self._merge(given.round)
 
     def allow(self, seconds: float) -> None:
         """The parent leaves so many seconds for the round from now on, if that is more than it did."""
@@ -116,37 +118,44 @@ class PartRunner(UpdateExchange):
         if self._next is None or self.state.cohort.count(Standing.STORING):
             return
         given, self._next = self._next, None
-        uncounted = self._take(given)
+        self._take(given)
+        uncounted = self._store.book.left_out_in(self.state.round)
         self.handle(RoundGiven(given.round, self._offer(), given.seconds, uncounted))
 
     def tick(self) -> None:
         super().tick()
         self._go_on()
 
-    def _take(self, given: GivenRound) -> dict[str, str]:
-        """Have the round's model, durably where workers read it; why updates of the round before do not count."""
+    def _take(self, given: GivenRound) -> None:
+        """Have the round's model, durably where workers read it, and book whether the updates of the last round of
+        which there are any count."""
         book = self._store.book
         forget_segments(self._store.updates, given.round)
         former = book.latest(given.round)
-        uncounted = dict[str, str]()
         if former is not None:
             book.forget(former)
             has_begun = bool(book.cohort(given.round)[0])  # then it was said when the round was given first
             if former != given.counted and not has_begun:
                 book.leave_out(former, dict.fromkeys(book.merged(former), _UNCOUNTED))
-            uncounted = book.left_out_in(former)
         self._model = given.model
         for version, delta in sorted(given.deltas.items()):
             keep_delta(self._store.checkpoints, version, delta, len(self._model.blob))
         if self._workers is not None:
             save_checkpoint(self._store.checkpoints, self._model.checkpoint)
             forget_checkpoints(self._store.checkpoints, _KEPT, None)
-        return uncounted
 
-    def _hopeless(self, failed: int) -> str:
-        return (
-            f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; mend "
-            "their data, then start again: the round goes on"
+    def _is_booked(self, round_: int) -> bool:
+        """Its part was handed over, or declined."""
+        return any(record.round == round_ for record in self._store.book.records())
+
+    def _give_up(self, failed: int) -> None:
+        self._decline(
+            self._model.checkpoint.run,
+            self.state.round,
+            TrainingError(
+                f"round {self.state.round + 1}: {failed} agents of this sub-gateway failed and none succeeded; its log "
+                "says why; mend their data, and they take part in the next round"
+            ),
         )
 
     def _merge(self, round_: int) -> list[Event]:

@@ -33,12 +33,12 @@ def chains(weights: int) -> tuple[str, str]:
 
     Example:
         >>> chains(100_000)[1]
-        'mask | budget(1135) | ternary | context'
+        'mask | budget(1135) | ternary | history'
     """
     up, down = budget_of(weights, _UP), budget_of(weights, _DOWN)
     return (
         f"mask | feedback({_CAP}) | budget({up}) | ternary | history",
-        f"mask | budget({down}) | ternary | context",
+        f"mask | budget({down}) | ternary | history",
     )
 
 

@@ -46,7 +46,8 @@ def go_on(state: RoundState, now: float) -> Step:
     if drafted:
         return state, actions + drafted
     if is_hopeless(state):
-        return state, (*actions, GiveUp(cohort.failures))
+        state, given_up = give_up(state)
+        return state, (*actions, *given_up)
     return state, (*actions, nobody_left(state, now))
 
 
@@ -61,9 +62,12 @@ def close(state: RoundState) -> Step:
     """Take no more updates; merge as soon as none is on its way to the disk."""
     if state.cohort.count(Standing.STORING):
         return state, ()
-    for agent in list(state.uploads):
-        state = drop_upload(state, agent)
-    return replace(state, phase=Phase.MERGING, answer_by=None, deadline=None), (Merge(state.round),)
+    return _closed(state), (Merge(state.round),)
+
+
+def give_up(state: RoundState) -> Step:
+    """Take no more updates, of which there are none: that of a sub-gateway waits then for the parent."""
+    return _closed(state), (GiveUp(state.cohort.failures),)
 
 
 def next_round(state: RoundState, merged: Merged, now: float) -> Step:
@@ -121,6 +125,12 @@ def _begin_round(
         state, opened = open_round(state, now)
     state, answers = acknowledge(state)
     return state, (Publish(manifest(state)), *opened, *answers)
+
+
+def _closed(state: RoundState) -> RoundState:
+    for agent in list(state.uploads):
+        state = drop_upload(state, agent)
+    return replace(state, phase=Phase.MERGING, answer_by=None, deadline=None)
 
 
 def serve(state: RoundState, now: float) -> Step:

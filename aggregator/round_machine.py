@@ -29,7 +29,7 @@ from aggregator.cohort import Member, Standing
 from aggregator.presence import Waiting
 from aggregator.round_answers import TICKETS_PER_S, assignment, cannot_wait, finished, manifest, no_work
 from aggregator.round_bases import base_of, may_fetch, note_base
-from aggregator.round_course import begin_given, close, go_on, merge_if_complete, next_round, open_round, serve
+from aggregator.round_course import begin_given, close, give_up, go_on, merge_if_complete, next_round, open_round, serve
 from aggregator.round_places import (
     ANSWER_S,
     deadline_missed,
@@ -43,7 +43,6 @@ from aggregator.round_state import (
     Action,
     Connected,
     Event,
-    GiveUp,
     HistoryDiffers,
     LinkDrained,
     Merged,
@@ -177,7 +176,7 @@ def _pass_deadline(state: RoundState, now: float) -> Step:
     if cohort.accepted >= plan.quorum:
         return _stop_waiting(_note_misses(state, now), now)
     if is_hopeless(state):
-        return state, (GiveUp(cohort.failures),)
+        return give_up(state)
     warnings = quorum_out_of_reach(state) or deadline_missed(state)
     state = _note_misses(state, now)
     cohort = cohort.move(Standing.OVERDUE, Standing.ASSIGNED, Standing.SILENT)

@@ -124,9 +124,11 @@ def deadline_missed(state: RoundState) -> tuple[Action, ...]:
 
 
 def is_hopeless(state: RoundState) -> bool:
-    """As many agents as a cohort has have failed, and none has succeeded. Those whose devices rest will come back."""
+    """As many agents as a cohort has have failed, and none has succeeded, nor may as soon as its update is stored.
+    Those whose devices rest will come back."""
     cohort, most = state.cohort, state.plan.cohort
-    may_be = not cohort.accepted and cohort.count(Standing.FAILED, Standing.OUT) >= most
+    may_succeed = cohort.count(Standing.ACCEPTED, Standing.STORING)
+    may_be = not may_succeed and cohort.count(Standing.FAILED, Standing.OUT) >= most
     return may_be and cohort.failures >= most
 
 

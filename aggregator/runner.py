@@ -21,7 +21,7 @@ from aggregator.standing_apart import Signals, standing_apart
 from aggregator.update_exchange import UpdateExchange
 from aggregator.workers import Workers
 from fedprune.codecs import parse_model_codec
-from fedprune.errors import ProtocolError, StorageError
+from fedprune.errors import ProtocolError, StorageError, TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.task.bundle import Bundle
@@ -77,8 +77,8 @@ class AggregatorRunner(UpdateExchange):
         self._patience = patience
         self._resume(plan, self._offer(), store.book.next_round(), has_settled=self._has_settled())
 
-    def _hopeless(self, failed: int) -> str:
-        return (
+    def _give_up(self, failed: int) -> None:
+        raise TrainingError(
             f"round {self.state.round + 1}: {failed} agents failed and none succeeded, for the reasons above; mend the "
             "task or their data, or go back to an earlier model with `fedprune rollback`, then start again: the run "
             "goes on with this round"

@@ -94,7 +94,9 @@ def lose_round(state: AgentState, rejected: Rejected, now: float) -> Step:
     if rejected.digest is not None or rejected.reason is Reason.UNREADABLE:
         return state, warn_unreadable(rejected)
     idle, left = leave_round(state, now)
-    return wait_as_told(idle, rejected, now), left
+    idle = wait_as_told(idle, rejected, now)
+    # Topics may overtake each other, so the word may be of before the work: then it keeps its place by asking soon.
+    return _check_in_soon(idle, now) if rejected.reason is Reason.NOT_SELECTED else idle, left
 
 
 def note_permission(state: AgentState, event: PermissionChanged, now: float) -> Step:

@@ -60,8 +60,10 @@ def train_locally(
     first = bundle.forms.drawn_in(form) if codec.asks_what_moved else None
     moved = moved_since(first, weights, table)
     del first
-    weights = adjusted(weights, bundle.in_form(form), data, should_stop)
-    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes)
+    start = adjusted(weights, bundle.in_form(form), data, should_stop)
+    weights, spread = start.weights, start.spread
+    del start
+    work = Work(weights, mask, assignment.schedule_step, owed.slots(), keyed, should_stop, form, votes, spread)
     try:
         trained = trainer.train(work, data)
         keep(trained.weights, form)

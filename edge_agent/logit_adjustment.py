@@ -6,11 +6,17 @@ a sigmoid, plus tau times their log odds. Menon et al. 2021, "Long-tail learning
 2007.07314, equation 10; with each device's own frequencies as Zhang et al. 2022, "Federated learning with label
 distribution skew via logits calibration", arXiv 2209.00189. What is added to logits is added to their bias while a
 device trains. What it learns is a difference, from which that falls out: it costs no bytes, and no trainer knows of it.
+
+Label smoothing keeps a model from being too sure: it is drawn a little to an answer that is the same for all examples,
+with all logits 0. A model whose logits are adjusted answers that with the frequencies (to the power tau), so that the
+part of the targets which is spread is spread like these. Over all classes alike it would draw logits up which are low
+only since the device has no example of their classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +35,19 @@ _ADDED = 1.0
 """To the number of each class: one that a device has no example of is rare, not impossible (Laplace's rule)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Adjusted:
+    """What a device trains from: weights with other biases, and how a target's smoothed part is spread, by the number
+    of an output whose logits are adjusted: see `Work`."""
+
+    weights: dict[str, Array]
+    spread: dict[int, Array] = field(default_factory=dict)
+
+
 def adjusted(
     weights: dict[str, Array], bundle: Bundle, examples: Examples, should_stop: Callable[[], bool] = never
-) -> dict[str, Array]:
-    """The weights to train from: `weights`, but with other biases where the task adjusts logits.
+) -> Adjusted:
+    """What to train from, of `weights`, which are the same where the task does not adjust logits.
 
     Args:
         weights: in table order.
@@ -44,12 +59,23 @@ def adjusted(
     """
     forms, network = bundle.task.output_forms, bundle.network
     if not any(form.objective.logit_adjustment for form in forms):
-        return weights
-    added = {
-        output_bias(network, output): (forms[output].objective.logit_adjustment * logits).astype(np.float32)
-        for output, logits in _log_priors(examples, forms, network, should_stop).items()
+        return Adjusted(weights)
+    logits = {
+        output: forms[output].objective.logit_adjustment * log_prior
+        for output, log_prior in _log_priors(examples, forms, network, should_stop).items()
     }
-    return {name: array + added[name] if name in added else array for name, array in weights.items()}
+    added = {output_bias(network, output): each.astype(np.float32) for output, each in logits.items()}
+    return Adjusted(
+        {name: array + added[name] if name in added else array for name, array in weights.items()},
+        {output: _probabilities(forms[output], each) for output, each in logits.items()},
+    )
+
+
+def _probabilities(form: OutputForm, logits: NDArray[np.float64]) -> Array:
+    """What the output's activation makes of logits `[outputs]`."""
+    powers = np.exp(logits)
+    is_sigmoid = form.objective.loss.rule.activation == "sigmoid"
+    return (powers / (1.0 + powers if is_sigmoid else powers.sum())).astype(np.float32)
 
 
 def _log_priors(

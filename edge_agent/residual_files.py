@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.local_round import PreparedUpdate
+from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import put_kept, take_kept
 
@@ -43,7 +44,16 @@ _LARGEST_CODES = {4: 7, 8: 127}
 _PIECE = 2**16
 """Values that are worked on at a time: even."""
 
-_SMALLEST = float(np.finfo(np.float32).tiny)
+_MOST_VALUES = 2**28
+"""Of a tensor: what is larger is no residual of a device."""
+
+_MOST_AXES = 32
+"""Of a tensor, as numpy has them in all its versions."""
+
+_MOST_BYTES = 2**31 - 1
+"""Of what is unpacked."""
+
+_SMALLEST, _LARGEST_SCALE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class _Values(msgspec.Struct, frozen=True, array_like=True):
@@ -83,10 +93,14 @@ def unpack_residual(blob: bytes, late: bytes | None) -> dict[str, Array]:
     Raises `ValueError` for what is no such file.
     """
     try:
-        tensors = msgspec.msgpack.decode(zlib.decompress(blob), type=dict[str, _Tensor])
-    except (zlib.error, msgspec.DecodeError) as error:
+        unpacker = zlib.decompressobj()
+        packed = unpacker.decompress(blob, _MOST_BYTES)
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("the file is truncated, or something follows it")
+        tensors = msgspec.msgpack.decode(packed, type=dict[str, _Tensor])
+        return {name: _unpack(tensor, late) for name, tensor in tensors.items()}
+    except (zlib.error, msgspec.DecodeError, ProtocolError) as error:
         raise ValueError(str(error)) from error
-    return {name: _unpack(tensor, late) for name, tensor in tensors.items()}
 
 
 def _pack(accepted: Array, late: Array, kept: NDArray[np.bool_] | None, update: bytes) -> _Tensor:
@@ -107,7 +121,11 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
     from fedprune.codecs.reader import Reader
 
     size = prod(tensor.shape)
-    places = Smallest().read(Reader(tensor.places), size, size)
+    if min(tensor.shape, default=0) < 0 or len(tensor.shape) > _MOST_AXES or size > _MOST_VALUES:
+        raise ValueError(f"a tensor is of shape {list(tensor.shape[:_MOST_AXES])}")
+    reader = Reader(tensor.places)
+    places = Smallest().read(reader, size, size)
+    reader.finish()
     count = int(np.count_nonzero(places))
     values = _decoded(tensor.owed, count, b"")
     if late is not None:
@@ -190,7 +208,9 @@ def _packed(halves: NDArray[np.uint8]) -> bytes:
 
 
 def _decoded(values: _Values, count: int, update: bytes) -> Array:
-    """Raises `ValueError` where there are not so many codes."""
+    """Raises `ValueError` where there are not so many codes, or they are of no such bits or scale."""
+    if values.bits not in (*_LARGEST_CODES, 16) or not 0.0 <= values.scale <= _LARGEST_SCALE:
+        raise ValueError(f"codes of {values.bits} bits times {values.scale}")
     length = _length(count, values.bits)
     blob = values.codes if values.place < 0 else update[values.place : values.place + length]
     if len(blob) != length:
@@ -203,8 +223,6 @@ def _decoded(values: _Values, count: int, update: bytes) -> Array:
             codes = halves - 16 * (halves > _LARGEST_CODES[4]).astype(np.int8)
         case 8:
             codes = np.frombuffer(blob, np.int8)
-        case 16:
-            codes = np.frombuffer(blob, "<f2")
         case _:
-            raise ValueError(f"codes of {values.bits} bits")
+            codes = np.frombuffer(blob, "<f2")
     return codes.astype(np.float32) * np.float32(values.scale)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_agent.held_model import Held, UnusableBase
 from edge_agent.trainers import TrainingStopped, never
 from fedprune.codecs import (
+    NOTHING_SENT,
+    DecodedModel,
     ModelCodec,
+    Values,
     apply_delta,
-    decode_model,
     decode_replay,
     delta_key,
     encode_model,
@@ -18,7 +20,7 @@ from fedprune.codecs import (
     parse_model_codec,
 )
 from fedprune.errors import ProtocolError, StorageError, TaskError
-from fedprune.model.tensors import Array, Mask, Weights, weights_digest
+from fedprune.model.tensors import Array, Mask, weights_digest
 from fedprune.pruning.masks import apply_mask
 from fedprune.task.bundle import Bundle
 from fedprune.task.forms import Form
@@ -29,11 +31,12 @@ from fedprune.wire.messages import Assignment
 @dataclass(frozen=True, eq=False)
 class RoundModel:
     """The model of a round: the form of the task that it is in, its weights, the task's frozen ones among them, in
-    table order, and the mask."""
+    table order, the mask, and what the last deltas to it sent."""
 
     form: Form
     weights: dict[str, Array]
     mask: Mask
+    sent: bytes
 
 
 def round_model(
@@ -55,51 +58,51 @@ def round_model(
         TaskError: the bundle's frozen tensors do not fit its table.
     """
     if assignment.base < 0:
-        model = _checked(*_decoded(fetched, bundle), assignment, bundle)
-        if _is_of_use(assignment):
+        codec = _codec(assignment.known.model_codec)
+        model = _checked(*_decoded(fetched, bundle, codec), assignment, bundle)
+        if codec.deltas is not None:
             held.keep(assignment.run, assignment.round, fetched)
         return model
     try:
-        form, decoded, mask, blob = _led_to(fetched, assignment, bundle, held, should_stop)
-        model = _checked(form, decoded, mask, assignment, bundle)
+        codec = _codec(assignment.known.model_codec)
+        form, decoded, blob = _led_to(fetched, assignment, bundle, codec, held, should_stop)
+        model = _checked(form, decoded, assignment, bundle)
     except (StorageError, TrainingStopped):
         raise
     except Exception as error:  # whatever it is, the whole model does not need what fails here
         held.forget()
         raise UnusableBase(f"what this device holds does not lead to the model: {error}") from error
-    if blob is not None and _is_of_use(assignment):
+    if blob is not None and codec.deltas is not None:
         held.keep(assignment.run, assignment.round, blob)
     return model
 
 
-def _is_of_use(assignment: Assignment) -> bool:
-    """Later models are deltas that lead on from this one. Where they are not, holding it would only wear a card."""
-    description = assignment.known.model_codec
-    return bool(description) and _codec(description).deltas is not None
-
-
-def _decoded(blob: bytes, bundle: Bundle) -> tuple[Form, dict[str, Array], Mask]:
-    """A whole model: its form, the weights that it brings, and the mask."""
+def _decoded(blob: bytes, bundle: Bundle, codec: ModelCodec) -> tuple[Form, DecodedModel]:
+    """A whole model and its form."""
     form, model = bundle.forms.read(blob)
-    return form, *decode_model(model, form.task.table)
+    return form, codec.decode(model, form.task.table)
 
 
-def _checked(form: Form, decoded: Weights, mask: Mask, assignment: Assignment, bundle: Bundle) -> RoundModel:
-    weights = form.task.table.with_unsent(decoded, form.cut_all(bundle.unsent_weights()))
+def _checked(form: Form, decoded: DecodedModel, assignment: Assignment, bundle: Bundle) -> RoundModel:
+    weights = form.task.table.with_unsent(decoded.weights, form.cut_all(bundle.unsent_weights()))
     if not bytes.fromhex(weights_digest(weights)).startswith(assignment.weights_digest):
         raise ProtocolError("the decoded model's digest is not the gateway's; do both run the same version?")
-    return RoundModel(form, weights, mask)
+    return RoundModel(form, weights, decoded.mask, decoded.sent)
 
 
 def _led_to(
-    replay: bytes, assignment: Assignment, bundle: Bundle, held: Held, should_stop: Callable[[], bool]
-) -> tuple[Form, Mapping[str, Array], Mask, bytes | None]:
-    """The form, the weights and the mask of the round's model, and its bytes, or None if these are what is held.
+    replay: bytes,
+    assignment: Assignment,
+    bundle: Bundle,
+    codec: ModelCodec,
+    held: Held,
+    should_stop: Callable[[], bool],
+) -> tuple[Form, DecodedModel, bytes | None]:
+    """The form of the round's model, the model, and its bytes, or None if these are what is held.
 
     What is held may be newer than the base: the agent said what it held before a training that was stopped.
     """
     task, base = bundle.task, assignment.base
-    codec = _codec(assignment.known.model_codec)
     steps = assignment.round - base
     if steps < 0 or bool(steps) != bool(replay):
         raise ProtocolError(f"nothing leads from version {base} to {assignment.round}")
@@ -108,7 +111,7 @@ def _led_to(
     start, blob = found if found is not None and base <= found[0] <= assignment.round else (base, None)
     is_held = blob is not None and start == assignment.round
     blob = blob or _first(assignment, bundle, codec)
-    form, weights, mask = _decoded(blob, bundle)
+    form, (weights, mask, sent) = _decoded(blob, bundle, codec)
     unsent = bundle.unsent_weights() if deltas else {}
     first = task.drawn_weights() if deltas and codec.deltas is not None and codec.deltas.asks_what_moved else None
     for version, delta in enumerate(deltas[start - base :], start + 1):
@@ -119,11 +122,13 @@ def _led_to(
         former, known = form, form.task.table.with_unsent(weights, form.cut_all(unsent))
         form, mask = following_version(bundle.forms, former, version - 1, known, mask)
         table, key = form.task.table, delta_key(assignment.known.seed, version)
-        base_weights = form.carry_all(former, weights)
+        base_weights, before = form.carry_all(former, weights), sent if form is former else NOTHING_SENT
         moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
-        weights, model = apply_delta(base_weights, delta, mask, table, codec.deltas, key, codec.values, moved)
+        weights, sent, model = apply_delta(
+            base_weights, delta, mask, table, codec.deltas, key, codec.values, moved, before
+        )
         blob = form.name + model
-    return form, weights, mask, None if is_held else blob
+    return form, DecodedModel(weights, mask, sent), None if is_held else blob + sent
 
 
 def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
@@ -141,7 +146,8 @@ def _first(assignment: Assignment, bundle: Bundle, codec: ModelCodec) -> bytes:
 
 
 def _codec(description: str) -> ModelCodec:
+    """How models travel; whole ones if the gateway does not say."""
     try:
-        return parse_model_codec(description)
+        return parse_model_codec(description or Values.FP16)
     except ValueError as error:
         raise ProtocolError(f"the gateway sends models in a way that this version does not have: {error}") from None

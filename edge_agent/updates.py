@@ -106,7 +106,7 @@ def prepare_update(
         votes=learned.votes,
     )
     blob, shared = encode(), None
-    if history.signs and len(by_history := encode(history=history)) < len(blob):
+    if history.parts and len(by_history := encode(history=history)) < len(blob):
         blob, shared = by_history, blob
     del encode
     if_accepted = sent.state

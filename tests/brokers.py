@@ -113,11 +113,25 @@ def make_password_file(path: Path, user: str, password: str) -> None:
     subprocess.run([tool, "-b", "-c", str(path), user, password], check=True, capture_output=True)
 
 
+def allowing_subscriptions() -> tuple[str, bytes]:
+    """Topic and payload of a message that makes a broker with `settings_without_subscriptions` allow them."""
+    command = {"command": "setDefaultACLAccess", "acls": [{"acltype": "subscribe", "allow": True}]}
+    return "$CONTROL/dynamic-security/v1", json.dumps({"commands": [command]}).encode()
+
+
 def settings_without_subscriptions(directory: Path) -> tuple[str, ...]:
     """Settings that let everybody in but allow no subscription. Skips the test where the plugin is not installed."""
     plugin = next(Path("/usr").glob("lib*/**/mosquitto_dynamic_security.so"), None)
     if plugin is None:
         pytest.skip("Mosquitto's dynamic security plugin is not installed")
     rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
-    (directory / "rights.json").write_text(json.dumps({"defaultACLAccess": rights, "clients": [], "roles": []}))
+    owner = {"acltype": "publishClientSend", "topic": "$CONTROL/dynamic-security/#", "priority": 0, "allow": True}
+    whole = {
+        "defaultACLAccess": rights,
+        "clients": [],
+        "groups": [{"groupname": "all", "roles": [{"rolename": "owner"}], "clients": []}],
+        "roles": [{"rolename": "owner", "acls": [owner]}],
+        "anonymousGroup": "all",
+    }
+    (directory / "rights.json").write_text(json.dumps(whole))
     return (*OPEN, f"plugin {plugin}", f"plugin_opt_config_file {directory / 'rights.json'}")

@@ -137,7 +137,8 @@ def examples_of(number: int) -> Dataset:
 class Shrinking:
     """A gateway, whose model is `model`, and some agents, each with a store of its own and one trainer after another.
 
-    Every digest is checked on the way: a device that computed another model would raise `ProtocolError`.
+    Every digest is checked on the way: a device that computed another model would raise `ProtocolError`. What it holds
+    must be the gateway's whole model to the byte.
     """
 
     def __init__(
@@ -246,6 +247,7 @@ class Shrinking:
             local=store.local(RUN), owed_form=store.owed_form(RUN),
         )  # fmt: skip
         result = train_locally(local, self.bundle, self.trainer_of(agent), examples_of(self.names.index(agent)))
+        assert store.held.read(RUN) in (None, (round_, self.model.blob))
         store.remember(result.submit, result.update, result.slots, Durations(b"", ()), result.local, result.form)
         store.settle(outcome)
         self.updates.append(len(result.update.blob))

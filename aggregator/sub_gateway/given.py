@@ -42,7 +42,9 @@ def given_round(
     """
     model = round_model(fetched, assignment, bundle, held)
     weights = SparseWeights.of(model.weights, model.mask)
-    checkpoint = Checkpoint(assignment.run, assignment.round, weights, weights, model.mask, units=model.form.units)
+    checkpoint = Checkpoint(
+        assignment.run, assignment.round, weights, weights, model.mask, units=model.form.units, sent=model.sent
+    )
     values = parse_model_codec(assignment.known.model_codec).values
     left_out = assignment.left_out
     return GivenRound(

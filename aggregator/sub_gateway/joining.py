@@ -38,7 +38,7 @@ _PARENT = "parent"
 def join(token: str, directory: Path) -> None:
     """Join another gateway, the parent: from now on this one serves the parent's federations, with its own devices.
 
-    TOKEN is what `fedprune enroll NAME` printed at the parent, whose federation.toml names NAME in
+    TOKEN is what `fedprune enroll NAME --gateway` printed at the parent, whose federation.toml names NAME in
     rounds.sub_gateways. The key never leaves this machine. Who the parent is goes into sub-gateway.toml, in the
     gateway's directory; one that has a [parent] already is left as it is. Start `fedprune gateway run` again
     afterwards: as long as there is that file, its own queue rests.
@@ -71,7 +71,8 @@ def join(token: str, directory: Path) -> None:
 def _check_parent(gateway: Gateway, token: JoinToken) -> None:
     if token.fingerprint == fingerprint(gateway.authority.certificate)[:FINGERPRINT_BYTES]:
         raise ConfigurationError(
-            f"this token is of the gateway in {gateway.path} itself; `fedprune enroll NAME` prints one at the parent"
+            f"this token is of the gateway in {gateway.path} itself; "
+            "`fedprune enroll NAME --gateway` prints one at the parent"
         )
 
 

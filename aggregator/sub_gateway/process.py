@@ -145,6 +145,8 @@ class SubGateway:
         self._link, self._link_above, self._store, self._keys = link, link_above, store, keys
         self._events, self._report = events, report
         self._run: Run | None = None
+        self._last_run = last_run(base / settings.state)
+        """On the disk: which it is changes with each run that is begun alone."""
         self._is_up = False
         self._ended: EndedRun | None = None
         self._over_by: float | None = None
@@ -165,8 +167,8 @@ class SubGateway:
         )
 
     def serve(self) -> None:
-        """Handle events until the parent is done, and the agents are told. A disk that refuses, or agents that all
-        fail, end it; then the parent is told first."""
+        """Handle events until the parent is done, and the agents are told. A disk that refuses ends it; then the parent
+        is told first."""
         try:
             while not self._is_over():
                 self._handle(self._next_event())
@@ -223,8 +225,7 @@ class SubGateway:
 
     def _had_part_in(self, run: str) -> bool:
         """True if there was a run below that one of the parent's, and none below another since."""
-        last = last_run(self._base / self._settings.state)
-        return last is not None and parents_run(last) == run
+        return self._last_run is not None and parents_run(self._last_run) == run
 
     def _end_last_run(self, now: float) -> None:
         """Tell the agents of the last run, which a process before this one served, that it is over, once it is known
@@ -235,7 +236,7 @@ class SubGateway:
         if self._ended is not None or (seen is None and not is_silent):
             return
         self._silent_at = None
-        last = last_run(self._base / self._settings.state)
+        last = self._last_run
         if last is None or (seen is not None and seen.run == parents_run(last) and self._agent.finished_run is None):
             return
         _log.info("the parent does not go on with the last federation: its agents are told that it is over")
@@ -341,19 +342,22 @@ class SubGateway:
             self._run.runner.give(given)
             return
         self.close()
-        self._run = Run(
-            self._settings,
-            self._base,
-            assignment,
-            bundle,
-            given,
-            self._topics,
-            self._link,
-            self._events,
-            self._hand_over,
-            self._decline,
-            self._report,
-        )
+        try:
+            self._run = Run(
+                self._settings,
+                self._base,
+                assignment,
+                bundle,
+                given,
+                self._topics,
+                self._link,
+                self._events,
+                self._hand_over,
+                self._decline,
+                self._report,
+            )
+        finally:
+            self._last_run = last_run(self._base / self._settings.state)
         if self._is_up:
             self._run.runner.connect()
 

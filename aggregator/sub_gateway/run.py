@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aggregator.book import RUN_ID_BYTES, RoundRecord
 from aggregator.ended_run import EndedRunner
 from aggregator.part_runner import GivenRound, PartRunner
@@ -24,12 +22,13 @@ from aggregator.round_state import Plan
 from aggregator.run_store import RunStore
 from aggregator.settings import AS_USUAL
 from aggregator.sub_gateway.settings import SubGatewaySettings
+from aggregator.sub_gateway.stored_terms import has_terms, read_terms, store_terms
 from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Job, Workers
-from fedprune.errors import StorageError, TrainingError
+from fedprune.errors import TrainingError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
-from fedprune.system.disk import Directory, storage_error
+from fedprune.system.disk import storage_error
 from fedprune.system.ownership import owned
 from fedprune.task.bundle import Bundle
 from fedprune.task.run_directory import CHECKPOINTS, UPDATES
@@ -40,9 +39,6 @@ from fedprune.wire.topics import Topics
 _RUNS = "runs"
 _NO_LAST_ROUND = 2**31 - 1
 """The parent says when it is over."""
-
-_TERMS = "terms.json"
-"""The parent's terms, in a run's directory: who ends the run later signs by them that it is over."""
 
 
 class Run:
@@ -79,7 +75,7 @@ class Run:
                 max_part_bytes=most_part_bytes(bundle.task),
                 seeded=bundle.task.initial is not None,
             )
-            directory.write(_TERMS, msgspec.json.encode(assignment.known))
+            store_terms(directory, assignment.known)
             job = Job(
                 bundle.task,
                 bundle.network,
@@ -128,7 +124,7 @@ class EndedRun:
             store = RunStore.open(path)
             opening.callback(store.close)
             signer = _signer(settings, base)
-            plan = _plan(settings, _read_terms(directory), store, signer)
+            plan = _plan(settings, read_terms(directory), store, signer)
             keys = None if settings.gateway is None else DeviceKeys(base / settings.gateway)
             self.runner = EndedRunner(plan, topics, link, store, time.monotonic, keys, signer)
             self._stack = opening.pop_all()
@@ -140,7 +136,7 @@ class EndedRun:
 def last_run(state: Path) -> Path | None:
     """The directory of the last run that there was below one of the parent's; None if there was none, or nobody can
     have heard of it."""
-    return next((path for path in (state / _RUNS).glob("*") if (path / _TERMS).is_file()), None)
+    return next((path for path in (state / _RUNS).glob("*") if has_terms(path)), None)
 
 
 def parents_run(path: Path) -> str:
@@ -165,15 +161,6 @@ def _lasting(terms: Terms) -> tuple[Any, ...]:
 
 def _signer(settings: SubGatewaySettings, base: Path) -> ManifestSigner | None:
     return None if settings.gateway is None else ManifestSigner(base / settings.gateway, settings.name)
-
-
-def _read_terms(directory: Directory) -> Terms:
-    try:
-        return msgspec.json.decode(directory.read(_TERMS) or b"", type=Terms)
-    except msgspec.DecodeError as error:
-        raise StorageError(
-            f"{directory.path / _TERMS}: damaged ({error}); delete {directory.path}, of which no round follows"
-        ) from error
 
 
 def _plan(settings: SubGatewaySettings, terms: Terms, store: RunStore, signer: ManifestSigner | None) -> Plan:

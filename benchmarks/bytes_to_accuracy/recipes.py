@@ -86,7 +86,7 @@ def _plain(
     return Recipe(name, codec, Pruning(0.9), decay_from, rounds, aggregation)
 
 
-def _exact(name: str, final: float, *, logit_adjustment: float = 0.0, label_smoothing: float = 0.1) -> Recipe:
+def _exact(name: str, final: float, *, logit_adjustment: float = 1.0, label_smoothing: float = 0.1) -> Recipe:
     pruning = Pruning(final, every=4)
     return Recipe(
         name, _EXACT, pruning, _DECAY_FROM, 2.0, logit_adjustment=logit_adjustment, label_smoothing=label_smoothing
@@ -103,7 +103,7 @@ def _four_percent(name: str) -> Recipe:
     """Updates and deltas of four percent of the weights, the mean as it is, pruned late: what `frugal` began as."""
     most = budget_of(_WEIGHTS, 0.04)
     update = f"mask | feedback(100) | budget({most}) | ternary | history"
-    codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | context")
+    codec = Codec(preset=Preset.EXACT, update=update, model=f"mask | budget({most}) | ternary | history")
     pruning = Pruning(0.9, initial=0.0, begin=1 / 3, power=3.0, every=2)
     return Recipe(name, codec, pruning, _DECAY_FROM)
 
@@ -112,7 +112,7 @@ def _moving(up: float, down: float) -> Codec:
     """`frugal`'s chains that move other shares of CNN-108k's weights."""
     most_up, most_down = budget_of(_WEIGHTS, up), budget_of(_WEIGHTS, down)
     update = f"mask | feedback(100) | budget({most_up}) | ternary | history"
-    return Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | context")
+    return Codec(preset=Preset.FRUGAL, update=update, model=f"mask | budget({most_down}) | ternary | history")
 
 
 def _step(learning_rate: float, momentum: float) -> Aggregation:
@@ -133,8 +133,8 @@ RECIPES = (
     _exact("exact-90", 0.9),
     _frugal("frugal-90, adjusted", 0.9, label_smoothing=0.0),
     _frugal("frugal-90, smoothed", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, plain", 0.9, label_smoothing=0.0),
-    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0, label_smoothing=0.0),
+    _exact("exact-90, adjusted", 0.9, label_smoothing=0.0),
+    _exact("exact-90, plain", 0.9, logit_adjustment=0.0, label_smoothing=0.0),
     _plain("frugal-90, plain"),
     _plain("frugal-90, plain, early decay", decay_from=0.5),
     _plain("frugal-90, plain, more rounds", _moving(up=0.004, down=0.008), rounds=4 / 3),

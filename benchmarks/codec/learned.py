@@ -25,6 +25,7 @@ from fedprune.codecs import (
     decode_update,
     delta_key,
     encode_delta,
+    history_of,
     parse_codec,
     parse_model_codec,
     recall,
@@ -40,8 +41,8 @@ _DELTA_HEADER = 8
 
 
 def measure_learned(federation: Federation) -> list[Row]:
-    """Run a federation with ternary updates coded by `history` and deltas by `context`: rows of all its updates, of
-    the same ones coded by `context`, and of its deltas."""
+    """Run a federation with ternary updates and deltas coded by `history`: rows of all its updates, of the same ones
+    coded by `context`, and of its deltas."""
     codec = parse_codec(federation.codec)
     without = parse_codec(federation.codec.replace("history", "context"))
     updates, others = _Tally(UPDATES, codec, _HISTORY_HEADER), _Tally(UPDATES, without, _UPDATE_HEADER)
@@ -143,20 +144,22 @@ class _Deltas:
         codec = parse_model_codec(federation.model_codec)
         assert codec.deltas is not None, "the model travels as deltas"
         self._federation, self._codec, self._values = federation, codec.deltas, codec.values
-        self.tally = _Tally(DELTAS, codec.deltas, _DELTA_HEADER + _UPDATE_HEADER)
+        header = _HISTORY_HEADER if codec.deltas.remembers else _UPDATE_HEADER
+        self.tally = _Tally(DELTAS, codec.deltas, _DELTA_HEADER + header)
 
     def add(self, of_round: Round) -> None:
-        """Code a round's delta; a model that travels whole has none."""
+        """Code a round's delta, by what those before sent; a model that travels whole has none."""
         base, model, forms = of_round.base.checkpoint, of_round.model.checkpoint, self._federation.bundle.forms
         if of_round.model.delta is None or base.units != model.units:
             return
         form, key = forms.of(model.units), delta_key(self._federation.seed, model.version)
         table, mask, codec = form.task.table, model.mask, self._codec
         moved = moved_in(base.weights, forms, form, codec)
-        encode = partial(encode_delta, model.exact, base.weights, mask, table, codec, key, moved)
+        sent, history = base.sent, history_of(base.sent, table)
+        encode = partial(encode_delta, model.exact, base.weights, mask, table, codec, key, moved, sent)
         blob = encode()
-        decode = partial(apply_delta, base.weights, blob, mask, table, codec, key, self._values, moved)
-        arrived = decode_update(blob[_DELTA_HEADER:], table, mask, codec, key, moved).delta
+        decode = partial(apply_delta, base.weights, blob, mask, table, codec, key, self._values, moved, sent)
+        arrived = decode_update(blob[_DELTA_HEADER:], table, mask, codec, key, moved, remembered=history).delta
         pruned = sparsity(model.weights, table)
         self.tally.add(
             len(blob), arrived.values(), seconds(encode, _REPETITIONS), seconds(decode, _REPETITIONS), pruned

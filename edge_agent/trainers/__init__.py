@@ -39,7 +39,9 @@ class Work:
     from 1, the first local step is `schedule_step` + 1. `slots` is what the last round returned if the task keeps
     optimizer state, else None. `keyed` orders the examples, and is drawn from. `should_stop` is asked
     before each step, or each half second's steps. `form` is that of the task that all of it is in; None for a task as
-    it was built. `most_votes` are the pruned weights of each tensor that are voted for at most, to come back.
+    it was built. `most_votes` are the pruned weights of each tensor that are voted for at most, to come back. `spread`
+    are probabilities `[outputs]`, by an output's number, by which the smoothed part of its targets is spread; where
+    there are none over all classes alike.
     """
 
     weights: Weights
@@ -50,6 +52,7 @@ class Work:
     should_stop: Callable[[], bool] = never
     form: Form | None = None
     most_votes: Mapping[str, int] = field(default_factory=dict)
+    spread: Mapping[int, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

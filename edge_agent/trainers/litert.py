@@ -25,10 +25,10 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
+from edge_agent.trainers.targets import targets_of
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import ExportError, TrainingError
 from fedprune.graph.inference import write_inference_graph
-from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, Inputs, Mask, TensorClass, Weights
 from fedprune.pruning.masks import full_mask, score_mask, zero_pruned
 from fedprune.pruning.regrowth import votes_for
@@ -106,7 +106,7 @@ class LiteRTTrainer:
                 if work.should_stop():
                     raise TrainingStopped(f"task {self._trained.task.name!r}: stopped after {index} steps")
                 mask = self._prune(graph, work.schedule_step + index + 1, mask)
-                losses[index] = self._differentiate(graph, augmenter.take(data, batch, index), work.keyed)
+                losses[index] = self._differentiate(graph, augmenter.take(data, batch, index), work)
                 self._move(graph, optimizer, mask, work.weights)
         weights = graph.held().weights
         check_finite(losses, weights)
@@ -171,12 +171,12 @@ class LiteRTTrainer:
             if labels.dtype == np.int64 and (largest := int(labels.max())) >= form.shape[-1]:
                 raise TrainingError(f"task {self._trained.task.name!r}: label {largest} is not one of its classes")
 
-    def _differentiate(self, graph: TrainingGraph, batch: Dataset, keyed: Keyed) -> float:
+    def _differentiate(self, graph: TrainingGraph, batch: Dataset, work: Work) -> float:
         """The batch's loss, without the proximal term."""
         self._check_labels(batch)
-        targets = [form.objective.targets(batch.labels[form.array], form.shape[-1]) for form in self._outputs]
+        targets = targets_of(batch, self._outputs, work.spread)
         importance = importance_of(batch, self._outputs)
-        noise = [keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
+        noise = [work.keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
         try:
             return graph.step(list(batch.inputs.values()), targets, noise, importance)
         except ExportError as error:

@@ -48,7 +48,7 @@ file = {_value(model_file)}
 {_line(f"batch_size = {plan.batch_size}", "a device takes a smaller one if its examples or memory want it")}
 optimizer = {{ name = "adam", learning_rate = 0.001 }}
 loss = "{plan.loss}" # {_SAYS[plan.loss.rule.labels]}
-{_adjustment(plan)}
+{_for_classes(plan)}
 [pruning]
 mask = "shared"
 allocation = "lamp"
@@ -100,10 +100,13 @@ url = "mqtt://127.0.0.1:1883"
 """
 
 
-def _adjustment(plan: Plan) -> str:
+def _for_classes(plan: Plan) -> str:
     if plan.loss.rule.activation is None:
         return ""
-    return _line("# logit_adjustment = 1.0", "where devices see different classes, and none is rare everywhere") + "\n"
+    return f"""\
+{_line("# logit_adjustment = 1.0", "where devices see different classes, and none is rare everywhere")}
+{_line("# label_smoothing = 0.1", "where codec.preset sends few bytes")}
+"""
 
 
 def _line(setting: str, comment: str) -> str:

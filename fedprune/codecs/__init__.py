@@ -14,8 +14,9 @@ from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, encode_signs, recall
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
-from fedprune.codecs.model_codec import ModelCodec, describe_model_codec, parse_model_codec
+from fedprune.codecs.model_codec import DecodedModel, ModelCodec, describe_model_codec, parse_model_codec
 from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, encode_delta, encode_replay
+from fedprune.codecs.model_history import NOTHING_SENT, history_of
 from fedprune.codecs.moved import NOTHING_MOVED, moved_since
 from fedprune.codecs.notation import DEFAULT_CODEC, parse_codec
 from fedprune.codecs.update import Update, check_magnitudes, check_update
@@ -25,9 +26,11 @@ from fedprune.codecs.votes import encode_votes
 __all__ = [
     "DEFAULT_CODEC",
     "NOTHING_MOVED",
+    "NOTHING_SENT",
     "NO_HISTORY",
     "Codec",
     "Compressed",
+    "DecodedModel",
     "History",
     "Key",
     "ModelCodec",
@@ -50,6 +53,7 @@ __all__ = [
     "encode_signs",
     "encode_update",
     "encode_votes",
+    "history_of",
     "moved_since",
     "parse_codec",
     "parse_model_codec",

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,23 +29,37 @@ MOST_SIGNS_BYTES = 16 * 1024
 
 _HEADER = struct.Struct("<IB")
 
+Counts = NDArray[np.int64]
+
 Recalled = NDArray[np.uint8]
 """For each place of a tensor 0 if it was not sent, else 1 + 16 a + 2 b + s: it was sent last a updates before the last
 one, b times before that, and s is 1 if it was negative then."""
 
 
+class BusyLines(NamedTuple):
+    """How much a model's last deltas sent of a tensor: the count of each of its rows and columns, and `each`, that of a
+    line of which each delta sends one place (`fedprune.codecs.model_history`)."""
+
+    each: int
+    rows: Counts
+    columns: Counts
+
+
 @dataclass(frozen=True, eq=False)
 class History:
-    """The updates by which one is coded, as `signs` of each, the newest first, and what they come to: by tensor, in its
-    shape."""
+    """What an update is coded by: the `parts` that both sides must have alike, which an update names by their number,
+    and what they come to, by tensor.
 
-    signs: tuple[bytes, ...] = ()
-    recalled: Mapping[str, Recalled] = field(default_factory=dict)
+    Those of an agent are the signs of its last updates, the newest first; a model's is one.
+    """
+
+    parts: tuple[bytes, ...] = ()
+    recalled: Mapping[str, Recalled | BusyLines] = field(default_factory=dict)
 
     def check(self, before: int) -> int:
         """A CRC-32 that goes on over the history."""
-        for signs in self.signs:
-            before = zlib.crc32(signs, before)
+        for part in self.parts:
+            before = zlib.crc32(part, before)
         return before
 
 

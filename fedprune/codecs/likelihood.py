@@ -1,8 +1,10 @@
 """How likely each alive place is to be sent, next to the others of its tensor: logarithms of odds, as small integers.
 
 They follow from where weights have moved since the run began, which all sides know (`fedprune.codecs.moved`), and from
-what the agent itself has sent in its last updates (`fedprune.codecs.history`). All tables were fitted to updates of
-CNN-108k by the preset `frugal`. They are integers, and what is computed of them is, so that all machines agree.
+what the agent itself has sent in its last updates (`fedprune.codecs.history`); those of a model's delta from how much
+of each row and column the last deltas sent (`fedprune.codecs.model_history`). All tables were fitted to updates and
+deltas of CNN-108k by the preset `frugal`. They are integers, and what is computed of them is, so that all machines
+agree.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprune.codecs.history import MOST_UPDATES, Recalled, times_before
+from fedprune.codecs.history import MOST_UPDATES, BusyLines, Recalled, times_before
 from fedprune.codecs.links import Places
 
 LogOdds = NDArray[np.int16]
@@ -41,6 +43,16 @@ what was just sent is not owed any more, what was often sent is sent again. Of o
 _OWN_ROW = (-7, -4, -4, -3, -2, -1, -1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3)
 _OWN_COLUMN = (-8, -9, -6, -5, -3, -3, -2, -1, -1, -1, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3)
 """Of one in a row, and in a column, of which the agent has sent nothing, or so many times some 32nds."""
+
+_RATES = (1, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096, 5793)
+"""Shares of a line's alive places that a delta sends, in parts of 2^`_RATE_BITS`, half a power of two apart."""
+
+_RATE_BITS = 13
+
+_BUSY_ROW = (-17, -9, -8, -8, -8, -6, -5, -3, -2, -1, 0, 1, 3, 4, 6, 7, 8, 10, 10, 13)
+_BUSY_COLUMN = (-14, -11, -11, -9, -7, -6, -5, -3, -2, 0, 2, 4, 6, 7, 9, 11, 12, 13, 13, 15)
+"""Of one in a row, and in a column, of which the model's last deltas sent less than the first of these shares, or
+from each of them on."""
 
 
 class PlaceOdds:
@@ -78,6 +90,17 @@ class PlaceOdds:
         times = times_before(recalled[sent]).astype(np.int64) + 1
         log_odds = self._beside_history + self._of_lines(sent, times, 32, _table(_OWN_ROW), _table(_OWN_COLUMN))
         log_odds[sent] += _table(_SENT)[(recalled[sent] - 1) // 2]
+        return log_odds
+
+    def of_lines(self, lines: BusyLines) -> LogOdds:
+        """The same of a model, whose last deltas have sent so much of each row and column."""
+        log_odds = np.zeros(self.size, np.int16)
+        for line, alive, counts, table in (
+            (self._rows, self._alive_in_rows, lines.rows, _BUSY_ROW),
+            (self._columns, self._alive_in_columns, lines.columns, _BUSY_COLUMN),
+        ):
+            rates = (counts[: alive.size] << _RATE_BITS) // (lines.each * alive)
+            log_odds += _table(table)[np.searchsorted(np.array(_RATES), rates, side="right")][line]
         return log_odds
 
     @cached_property
@@ -127,3 +150,4 @@ def _table(values: tuple[int, ...]) -> LogOdds:
 
 
 assert len(_SENT) == MOST_UPDATES**2
+assert len(_BUSY_ROW) == len(_BUSY_COLUMN) == len(_RATES) + 1

@@ -91,6 +91,13 @@ def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mas
         (13, ['bias'])
     """
     reader = Reader(blob)
+    found = read_model(reader, table)
+    reader.finish()
+    return found
+
+
+def read_model(reader: Reader, table: TensorTable) -> tuple[dict[str, Array], Mask]:
+    """`decode_model` of the next bytes, whatever follows."""
     reader.expect(_MAGIC)
     (number,) = reader.unpack("B")
     schemes = {wire: values for values, wire in _NUMBERS.items()}
@@ -108,7 +115,6 @@ def decode_model(blob: bytes, table: TensorTable) -> tuple[dict[str, Array], Mas
             count = spec.size if kept is None else int(np.count_nonzero(kept))
             (vector,) = _coder(spec, schemes[number]).read(reader, [count])
         tensors[spec.name] = vector.reshape(spec.shape) if kept is None else put_kept(vector, kept)
-    reader.finish()
     return tensors, mask
 
 

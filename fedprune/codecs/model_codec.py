@@ -6,13 +6,24 @@ Its description stands in a run's book and in assignments: ``fp16``, or ``fp16 +
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedprune.codecs.codec import Codec
-from fedprune.codecs.model_bytes import Values
-from fedprune.codecs.notation import parse_codec
-from fedprune.codecs.subsample import Subsample
+from fedprune.codecs.model_bytes import Values, read_model
+from fedprune.codecs.model_history import NOTHING_SENT, read_sent
+from fedprune.codecs.notation import parse_delta_codec
+from fedprune.codecs.reader import Reader
+from fedprune.model.tensors import Array, Mask, TensorTable
 
 _JOINT = " + "
+
+
+class DecodedModel(NamedTuple):
+    """The weights and the mask, as `decode_model` returns them, and what the last deltas to this version sent."""
+
+    weights: dict[str, Array]
+    mask: Mask
+    sent: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +42,23 @@ class ModelCodec:
     def __str__(self) -> str:
         return self.values if self.deltas is None else f"{self.values}{_JOINT}{self.deltas}"
 
+    def decode(self, blob: bytes, table: TensorTable) -> DecodedModel:
+        """Read a whole model, and what its last deltas sent if it goes by that.
+
+        Args:
+            blob: foreign bytes.
+            table: the task's tensor table.
+
+        Raises:
+            ProtocolError: the bytes are not those of any model of this table.
+        """
+        reader, sent = Reader(blob), NOTHING_SENT
+        weights, mask = read_model(reader, table)
+        if self.deltas is not None and self.deltas.remembers:
+            sent = read_sent(reader, table)
+        reader.finish()
+        return DecodedModel(weights, mask, sent)
+
 
 def describe_model_codec(values: str, deltas: str | None) -> str:
     """The description of a model codec, of which `parse_model_codec` tells whether it makes sense."""
@@ -46,18 +74,4 @@ def parse_model_codec(description: str) -> ModelCodec:
     name, joint, chain = description.partition(_JOINT)
     if name not in set(Values):
         raise ValueError(f"model codec: the value scheme {name[:40]!r} is unknown; known are {', '.join(Values)}")
-    return ModelCodec(Values(name), _parse_deltas(chain) if joint else None)
-
-
-def _parse_deltas(description: str) -> Codec:
-    codec = parse_codec(description)
-    if codec.feedback is not None or codec.before:
-        raise ValueError(
-            "codec: of models nothing is clipped, and what a delta loses is always sent later, since the gateway keeps "
-            "its own weights; leave clip and feedback out"
-        )
-    if any(isinstance(link, Subsample) for link in codec.after):
-        raise ValueError(
-            "codec: subsample sends more than was wanted, which would grow from delta to delta; take random_mask"
-        )
-    return codec
+    return ModelCodec(Values(name), parse_delta_codec(chain) if joint else None)

@@ -9,8 +9,9 @@ rest        as an update (``FPU2``) whose mask all sides know, by the model's ch
 ==========  ======================================================================================================
 
 The mask does not travel. All sides compute that of the next version from the one before; the CRC is there to notice
-who has computed another one. A *replay* leads over several versions: ``FPR1``, then for each delta, the oldest first,
-its length as uint32 and its bytes.
+who has computed another one. With ``history`` the update is coded by what the last deltas sent
+(`fedprune.codecs.model_history`). A *replay* leads over several versions: ``FPR1``, then for each delta, the oldest
+first, its length as uint32 and its bytes.
 
 The model that counts is the decoded one. What a delta loses stays in the sender's own weights, and so is sent later.
 """
@@ -19,12 +20,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fedprune.codecs.codec import Codec
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
+from fedprune.codecs.model_history import NOTHING_SENT, history_of, sent_with
 from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.reader import Reader, naming, pack_bits
 from fedprune.codecs.update import check_update
@@ -37,6 +40,15 @@ _MAGIC, _REPLAY = b"FPD1", b"FPR1"
 _MOVING = (TensorClass.PRUNABLE, TensorClass.DENSE)
 _GATEWAY = "/gateway"
 """What stands for an agent in the keys of deltas; no agent's name holds a slash."""
+
+
+class Reached(NamedTuple):
+    """The version that a delta leads to: the weights, as `decode_model` returns them (frozen tensors are not among
+    them), what its last deltas sent, if its codec goes by that, and the bytes of the weights."""
+
+    weights: dict[str, Array]
+    sent: bytes
+    model: bytes
 
 
 def delta_key(seed: int, version: int) -> Key:
@@ -52,6 +64,7 @@ def encode_delta(
     codec: Codec,
     key: Key,
     moved: Mask = NOTHING_MOVED,
+    sent: bytes = NOTHING_SENT,
 ) -> bytes:
     """Write what leads from `base` towards `wanted`.
 
@@ -63,6 +76,7 @@ def encode_delta(
         codec: the chain, without error feedback.
         key: `delta_key` of the next version.
         moved: what `moved_since` says of `base`, if the codec asks.
+        sent: what the last deltas to `base` sent, if the codec remembers.
 
     Raises:
         ProtocolError: a difference is too large for float32.
@@ -75,8 +89,8 @@ def encode_delta(
             if not np.isfinite(moves[spec.name]).all():
                 raise ProtocolError(f"tensor {spec.name}: it moves too far for a delta")
     statistics = {spec.name: wanted[spec.name] for spec in table.of(TensorClass.STATISTICS)}
-    sent = codec.compress(moves, codec.init(table), key)
-    update = encode_update(sent, statistics, mask, table, codec, mask_is_known=True, moved=moved)
+    made, history = codec.compress(moves, codec.init(table), key), history_of(sent, table)
+    update = encode_update(made, statistics, mask, table, codec, mask_is_known=True, moved=moved, history=history)
     return _MAGIC + _mask_check(mask, table).to_bytes(4, "little") + update
 
 
@@ -89,7 +103,8 @@ def apply_delta(
     key: Key,
     values: Values,
     moved: Mask = NOTHING_MOVED,
-) -> tuple[dict[str, Array], bytes]:
+    sent: bytes = NOTHING_SENT,
+) -> Reached:
     """Decode the next version of a model.
 
     Args:
@@ -101,9 +116,7 @@ def apply_delta(
         key: `delta_key` of the next version.
         values: the value scheme that each version is rounded to.
         moved: what `moved_since` says of `base`, if the codec asks.
-
-    Returns:
-        The weights, as `decode_model` returns them (frozen tensors are not among them), and the model's bytes.
+        sent: what the last deltas to `base` sent, if the codec remembers.
 
     Raises:
         ProtocolError: the bytes are not those of any such delta, it is of another mask, or its numbers are too large.
@@ -116,8 +129,7 @@ def apply_delta(
         >>> wanted, base = {"kernel": np.float32([2, 8, 0, 1])}, {"kernel": np.float32([1, 2, 0, 1])}
         >>> mask = {"kernel": np.array([True, True, False, True])}
         >>> delta = encode_delta(wanted, base, mask, table, codec, key)
-        >>> weights, _ = apply_delta(base, delta, mask, table, codec, key, Values.FP16)
-        >>> weights["kernel"].tolist()
+        >>> apply_delta(base, delta, mask, table, codec, key, Values.FP16).weights["kernel"].tolist()
         [4.5, 5.5, 0.0, 1.0]
     """
     reader = Reader(blob)
@@ -125,8 +137,10 @@ def apply_delta(
     (check,) = reader.unpack("I")
     if check != _mask_check(mask, table):
         raise ProtocolError("the delta is of another mask than this side computed")
-    update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key, moved)
+    history = history_of(sent, table)
+    update = decode_update(bytes(reader.peek(len(blob))), table, mask, codec, key, moved, remembered=history)
     check_update(update, table)
+    following = sent_with(sent, update.delta, mask, table) if codec.remembers else NOTHING_SENT
     weights, moves = {**base, **update.statistics}, dict(update.delta)
     del update  # a device has no room for whole moves beside whole weights
     with np.errstate(over="ignore"):
@@ -138,7 +152,7 @@ def apply_delta(
             weights[spec.name] = put_kept(reached, kept)
     model = encode_model(weights, mask, table, values)
     del weights
-    return decode_model(model, table)[0], model
+    return Reached(decode_model(model, table)[0], following, model)
 
 
 def encode_replay(deltas: Sequence[bytes]) -> bytes:

@@ -118,11 +118,33 @@ class _Word:
 
 
 def parse_codec(description: str) -> Codec:
-    """Make the codec that a description names; `str` of it is the one spelling of that description.
+    """Make the codec of updates that a description names; `str` of it is the one spelling of that description.
 
     Raises:
         ValueError: it is no chain of words that are known here, or one that makes no sense; the message says why.
     """
+    codec = _parsed(description)
+    if codec.remembers and codec.feedback is None:
+        raise ValueError("codec: history goes by what an agent owes since it sent something, too; it needs feedback")
+    return codec
+
+
+def parse_delta_codec(description: str) -> Codec:
+    """Make the codec of deltas between models that a description names. Raises as `parse_codec` does."""
+    codec = _parsed(description)
+    if codec.feedback is not None or codec.before:
+        raise ValueError(
+            "codec: of models nothing is clipped, and what a delta loses is always sent later, since the gateway keeps "
+            "its own weights; leave clip and feedback out"
+        )
+    if any(isinstance(link, Subsample) for link in codec.after):
+        raise ValueError(
+            "codec: subsample sends more than was wanted, which would grow from delta to delta; take random_mask"
+        )
+    return codec
+
+
+def _parsed(description: str) -> Codec:
     if len(description) > LONGEST_DESCRIPTION:
         raise ValueError(f"codec: {len(description)} characters; at most {LONGEST_DESCRIPTION} are allowed")
     words = [_word(text.strip()) for text in description.split("|")]
@@ -195,11 +217,8 @@ def _check_sense(names: dict[_Place, str]) -> None:
             f"codec: {positions} takes a step of Python for each value that is sent, and threshold bounds no number of"
             " them; take topk or budget, or rice"
         )
-    if positions == "history" and (values != "ternary" or _Place.FEEDBACK not in names):
-        raise ValueError(
-            "codec: history goes by the signs that an agent sent, and by what it owes since; it needs feedback and"
-            " ternary"
-        )
+    if positions == "history" and values != "ternary":
+        raise ValueError("codec: history codes signs by those that were sent before; it needs ternary")
     if values == "ternary" and (choice not in _SCATTERED or transform is not None):
         raise ValueError(
             "codec: ternary sends one magnitude for all; topk, budget or threshold must stand right before it"

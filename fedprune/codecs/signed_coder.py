@@ -1,4 +1,4 @@
-"""Coding of positions and signs by what both sides know of an agent.
+"""Coding of positions and signs by what both sides know of an agent, or of a model.
 
 Each alive place has odds (`fedprune.codecs.likelihood`). Places of all tensors are parted into classes that are about
 equally likely. Each class is a line of its own, measured in windows, of which about three hold a position: from the end
@@ -18,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedprune.codecs.counts import count_chances, read_count, read_with_length, with_length, write_count
-from fedprune.codecs.history import MOST_UPDATES, Recalled
+from fedprune.codecs.history import MOST_UPDATES, BusyLines, Recalled
 from fedprune.codecs.likelihood import LogOdds, PlaceOdds
 from fedprune.codecs.links import Places
 from fedprune.codecs.range_coder import LARGEST_TOTAL, SMALLEST_WIDTH, Chance, RangeDecoder, RangeEncoder
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
+
+_Known = Sequence[Recalled | BusyLines]
+"""Of each tensor, in its shape, what the agent has sent; or, of a model, what its last deltas sent of rows and
+columns."""
 
 _Classes = NDArray[np.uint8]
 """Of each alive place the number of its class."""
@@ -80,16 +84,16 @@ class SignedCoder:
     def __init__(self, masks: Sequence[Places], moved: Sequence[Places]) -> None:
         self._tensors = [PlaceOdds(mask, places) for mask, places in zip(masks, moved, strict=True)]
 
-    def encode(self, kept: Places, negative: Places, history: Sequence[Recalled] | None) -> bytes:
+    def encode(self, kept: Places, negative: Places, history: _Known | None) -> bytes:
         """Write the places that are True, one tensor after another, and for each whether its value is `negative`.
-        `history` is what the agent has sent, for each tensor in its shape; None if nothing is known of that."""
+        `history` is what their sender has sent; None if nothing is known of that."""
         encoder, counts = RangeEncoder(), [0] * len(self._tensors)
         if history is None:
             counts, lengths = [int(np.count_nonzero(part)) for part in self._parted(kept)], count_chances()
             for count in counts:
                 write_count(encoder, lengths, count)
         recalled = self._recalled(history)
-        order, sizes = self._in_order(counts, recalled, is_known=history is not None)
+        order, sizes = self._in_order(counts, recalled, history)
         chosen, start = kept[order], 0
         for number, size in enumerate(sizes):
             _write_class(encoder, number, np.flatnonzero(chosen[start : start + size]), size)
@@ -97,7 +101,7 @@ class SignedCoder:
         _write_signs(encoder, np.concatenate([*recalled, _NOTHING])[kept], negative)
         return with_length(encoder.finish())
 
-    def read(self, reader: Reader, most: int, history: Sequence[Recalled] | None) -> tuple[Places, Places]:
+    def read(self, reader: Reader, most: int, history: _Known | None) -> tuple[Places, Places]:
         """Read at most `most` places, and which of them are negative. Raises `ProtocolError` for bytes that `encode`
         could not have left."""
         decoder, counts = RangeDecoder(read_with_length(reader)), [0] * len(self._tensors)
@@ -105,7 +109,7 @@ class SignedCoder:
             lengths = count_chances()
             counts = [read_count(decoder, lengths, min(tensor.size, most)) for tensor in self._tensors]
         recalled = self._recalled(history)
-        order, sizes = self._in_order(counts, recalled, is_known=history is not None)
+        order, sizes = self._in_order(counts, recalled, history)
         found, start = list[int](), 0
         for number, size in enumerate(sizes):
             found += _read_class(decoder, number, start, size, most - len(found))
@@ -122,24 +126,32 @@ class SignedCoder:
         ends = np.cumsum([tensor.size for tensor in self._tensors], dtype=np.int64)
         return np.split(kept, ends[:-1]) if self._tensors else []
 
-    def _recalled(self, history: Sequence[Recalled] | None) -> list[Recalled]:
-        """What the agent has sent in the alive places of each tensor."""
+    def _recalled(self, history: _Known | None) -> list[Recalled]:
+        """What the agent has sent in the alive places of each tensor, as far as places are known of."""
         if history is None:
             return [np.zeros(tensor.size, np.uint8) for tensor in self._tensors]
-        return [tensor.alive(recalled) for tensor, recalled in zip(self._tensors, history, strict=True)]
+        return [
+            np.zeros(tensor.size, np.uint8) if isinstance(known, BusyLines) else tensor.alive(known)
+            for tensor, known in zip(self._tensors, history, strict=True)
+        ]
 
     def _in_order(
-        self, counts: Sequence[int], recalled: Sequence[Recalled], *, is_known: bool
+        self, counts: Sequence[int], recalled: Sequence[Recalled], history: _Known | None
     ) -> tuple[NDArray[np.intp], list[int]]:
         """The alive places of all tensors, class after class, and how many are in each. With a history as many are
-        expected of a tensor as were sent last."""
+        expected of a tensor as were sent last, or as the last deltas sent on average."""
         found = [_NOTHING]
-        for tensor, count, sent in zip(self._tensors, counts, recalled, strict=True):
-            if is_known:
-                lately = int(np.count_nonzero(sent - np.uint8(1) < 2 * MOST_UPDATES))
-                found.append(_classes(tensor.of_agent(sent), max(1, lately)))
+        for index, tensor in enumerate(self._tensors):
+            known = None if history is None else history[index]
+            if known is None:
+                log_odds, expected = tensor.shared, counts[index]
+            elif isinstance(known, BusyLines):
+                log_odds, expected = tensor.of_lines(known), max(1, int(known.columns.sum()) // known.each)
             else:
-                found.append(_classes(tensor.shared, count))
+                sent = recalled[index]
+                lately = int(np.count_nonzero(sent - np.uint8(1) < 2 * MOST_UPDATES))
+                log_odds, expected = tensor.of_agent(sent), max(1, lately)
+            found.append(_classes(log_odds, expected))
         classes = np.concatenate(found)
         return np.argsort(classes, kind="stable"), np.bincount(classes, minlength=_CLASS_COUNT).tolist()
 

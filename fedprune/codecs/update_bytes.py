@@ -3,10 +3,10 @@
 ==========  ======================================================================================================
 4 bytes     magic and version: ``FPU2``
 uint16      the codec: the lower 16 bits of the CRC-32 of its description, which goes on, with ``context`` and
-            ``history``, over where each tensor has moved, a bit for each weight, and over the history, of each update
-            what `encode_signs` makes, the newest first
+            ``history``, over where each tensor has moved, a bit for each weight, and over the history: of each update
+            what `encode_signs` makes, the newest first; in a delta of what the last ones sent
 uint8       0 both sides know the mask, 1 it travels with the update
-uint8       with ``history``, of how many of the agent's last updates that is
+uint8       with ``history``, of how many of the agent's last updates that is; in a delta 1, or 0 without a history
 masks       where each prunable tensor is kept (`Smallest`), unless the mask is known
 statistics  all values of statistics tensors in fp32
 positions   which of the alive values of all tensors, one tensor after another, were chosen, if the codec codes that;
@@ -34,7 +34,7 @@ import numpy as np
 
 from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.floats import Fp32
-from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, Recalled, recall
+from fedprune.codecs.history import NO_HISTORY, BusyLines, History, OtherHistory, Recalled, recall
 from fedprune.codecs.links import Key, Places, Sizes, Support, Vector, split
 from fedprune.codecs.moved import NOTHING_MOVED
 from fedprune.codecs.positions import Coding, Smallest
@@ -101,7 +101,7 @@ def encode_update(
     fingerprint = _fingerprint(codec.check(places), history)
     parts = [_MAGIC, fingerprint.to_bytes(2, "little"), bytes([not mask_is_known])]
     if codec.remembers:
-        parts.append(bytes([len(history.signs)]))
+        parts.append(bytes([len(history.parts)]))
     if not mask_is_known:
         parts += [Smallest().encode(mask[spec.name].reshape(-1)) for spec in table.of(TensorClass.PRUNABLE)]
     parts += [_statistics(spec, statistics) for spec in table.of(TensorClass.STATISTICS)]
@@ -125,7 +125,7 @@ def decode_update(
     key: Key,
     moved: Mask = NOTHING_MOVED,
     most_votes: Mapping[str, int] = NO_VOTES,
-    remembered: Sequence[bytes] = (),
+    remembered: Sequence[bytes] | History = (),
 ) -> Update:
     """Read an update. Time and memory are bounded by the size of `table`.
 
@@ -137,7 +137,8 @@ def decode_update(
         key: the update's, by which places and signs that both sides draw are known.
         moved: what `moved_since` says of the model that is updated, if the codec asks.
         most_votes: for how many pruned weights of each tensor it may have votes, if the round asks for them.
-        remembered: the agent's last updates, the newest first, of each what `encode_signs` made.
+        remembered: the agent's last updates, the newest first, of each what `encode_signs` made; or all the history by
+            which the update may be coded.
 
     Returns:
         The update, whose numbers are finite; `check_update` checks them further.
@@ -176,7 +177,7 @@ class UpdateDecoder:
     def _known(self) -> _Alive | None:
         return None if self._known_mask is None else self._alive(self._known_mask)
 
-    def decode(self, blob: bytes, key: Key, remembered: Sequence[bytes] = ()) -> Update:
+    def decode(self, blob: bytes, key: Key, remembered: Sequence[bytes] | History = ()) -> Update:
         """Read one update; see `decode_update`."""
         reader, known = Reader(blob), self._known
         reader.expect(_MAGIC)
@@ -197,14 +198,14 @@ class UpdateDecoder:
         reader.finish()
         return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
 
-    def _history(self, reader: Reader, fingerprint: int, remembered: Sequence[bytes]) -> History:
+    def _history(self, reader: Reader, fingerprint: int, remembered: Sequence[bytes] | History) -> History:
         """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here."""
         (count,) = reader.unpack("B") if self._codec.remembers else (0,)
         if not count:
             return NO_HISTORY
-        history = recall(remembered[:count], self._table)
-        if len(history.signs) != count or fingerprint != _fingerprint(self._check, history):
-            raise OtherHistory(f"the update is coded by its agent's last {count} updates, which are others here")
+        history = remembered if isinstance(remembered, History) else recall(remembered[:count], self._table)
+        if len(history.parts) != count or fingerprint != _fingerprint(self._check, history):
+            raise OtherHistory(f"the update is coded by its sender's last {count} updates, which are others here")
         return history
 
     def _alive(self, mask: Mask) -> _Alive:
@@ -243,7 +244,7 @@ def _read_mask(reader: Reader, table: TensorTable) -> dict[str, Places]:
 
 
 def _read_alive(
-    reader: Reader, codec: Codec, key: Key, alive: _Alive, recalled: Sequence[Recalled] | None
+    reader: Reader, codec: Codec, key: Key, alive: _Alive, recalled: Sequence[Recalled | BusyLines] | None
 ) -> dict[str, Vector]:
     negative: Places | None = None
 
@@ -274,9 +275,9 @@ def _fingerprint(check: int, history: History) -> int:
     return history.check(check) & 0xFFFF
 
 
-def _recalled(history: History, table: TensorTable) -> list[Recalled] | None:
+def _recalled(history: History, table: TensorTable) -> list[Recalled | BusyLines] | None:
     """The history of all tensors that are compressed; None without one."""
-    return [history.recalled[spec.name] for spec in table.of(*_COMPRESSED)] if history.signs else None
+    return [history.recalled[spec.name] for spec in table.of(*_COMPRESSED)] if history.parts else None
 
 
 def _moved(table: TensorTable, moved: Mask, codec: Codec) -> list[Places]:

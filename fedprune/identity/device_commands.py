@@ -42,18 +42,20 @@ _AGENT, _DATA = "agent.toml", "data.npz"
     show_default=True,
     help="How long the token can be used.",
 )
-def enroll(name: str, directory: Path, minutes: int) -> None:
+@click.option("--gateway", "of_gateway", is_flag=True, help="It is no device but a gateway, to be below this one.")
+def enroll(name: str, directory: Path, minutes: int, of_gateway: bool) -> None:
     """Invite a device: print what is to be typed on it, once, within an hour.
 
     NAME is what the device will be called in the federation: letters, digits, '_' and '-'. `fedprune gateway run` has
     to run while the device joins. Whoever has the token can join with it: a second one is refused, and both are told.
-    A gateway joins with it too, and is below this one then: by `fedprune gateway join`.
+    With --gateway it is for a gateway, which is below this one once it has joined.
 
     \b
       fedprune enroll pi-1
+      fedprune enroll north --gateway
     """
     become_owner(directory)
-    click.echo(invite(open_gateway(directory), name, minutes))
+    click.echo(invite(open_gateway(directory), name, minutes, of_gateway=of_gateway))
 
 
 @click.command()

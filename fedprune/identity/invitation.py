@@ -16,8 +16,8 @@ MINUTES = 60
 """How long a token can be used, unless said otherwise."""
 
 
-def invite(gateway: Gateway, name: str, minutes: int = MINUTES) -> str:
-    """The line to type on the device that is to be `name`. An earlier invitation of that name ends.
+def invite(gateway: Gateway, name: str, minutes: int = MINUTES, *, of_gateway: bool = False) -> str:
+    """The line to type on the device, or on the gateway, that is to be `name`. An earlier invitation of that name ends.
 
     Raises `ConfigurationError` for a name that no device can have, or one has, and for a clock in the past.
     """
@@ -33,4 +33,5 @@ def invite(gateway: Gateway, name: str, minutes: int = MINUTES) -> str:
         new_secret(),
     )
     gateway.devices.invite(name, token.secret, int((now + timedelta(minutes=minutes)).timestamp()))
-    return f"fedprune join {format_token(token)}"
+    command = "fedprune gateway join" if of_gateway else "fedprune join"
+    return f"{command} {format_token(token)}"

@@ -79,11 +79,12 @@ class Objective:
 
     `from_logits`: a crossentropy applies its softmax or sigmoid itself. The loss of a model is the sum of those of its
     outputs, each times its `weight` (Keras' ``loss_weights``). `label_smoothing` is the part of a target that is spread
-    over all classes alike (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7); class numbers are
-    smoothed as their one-hot rows are. `class_weights`, one for each class, say how much examples of a class count in
-    training; none: all count alike. `logit_adjustment` is tau of Menon et al. 2021: in training a crossentropy is that
-    of logits to which each device adds tau times the logarithms of its classes' frequencies (see
-    `edge_agent.logit_adjustment`); nothing else adds them.
+    over all classes alike (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7), in training with
+    adjusted logits as `edge_agent.logit_adjustment` says; class numbers are smoothed as their one-hot rows are.
+    `class_weights`, one for each class, say how much examples of a class count in training; none: all count alike.
+    `logit_adjustment` is tau of Menon et al. 2021: in training a crossentropy is that of logits to which each device
+    adds tau times the logarithms of its classes' frequencies (see `edge_agent.logit_adjustment`); nothing else adds
+    them.
 
     Example:
         >>> objective = Objective(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, from_logits=True)
@@ -151,8 +152,26 @@ class Objective:
 
     def smoothing_of(self, outputs: int) -> tuple[float, float]:
         """By what a target is multiplied, and what is added then."""
-        classes = outputs if self.loss.rule.activation == "softmax" else 2
-        return 1.0 - self.label_smoothing, self.label_smoothing / classes
+        return 1.0 - self.label_smoothing, self.label_smoothing / self._classes(outputs)
+
+    def shift_of(self, spread: Array) -> Array:
+        """What is added to targets, before they are smoothed, that the part of them which is spread over the classes is
+        spread like `spread`, and not over all alike.
+
+        Args:
+            spread: probabilities `[outputs]`: of the classes of a softmax, of each sigmoid.
+
+        Example:
+            >>> objective = Objective(Loss.CATEGORICAL_CROSSENTROPY, from_logits=True, label_smoothing=0.5)
+            >>> (np.float32([0, 1]) + objective.shift_of(np.float32([0.75, 0.25]))) * 0.5 + 0.25
+            array([0.375, 0.625], dtype=float32)
+        """
+        kept = 1.0 - self.label_smoothing
+        shift = (spread - 1.0 / self._classes(len(spread))) * self.label_smoothing / kept
+        return shift.astype(np.float32)
+
+    def _classes(self, outputs: int) -> int:
+        return outputs if self.loss.rule.activation == "softmax" else 2
 
     def example_weights(self, labels: Labels, outputs: int) -> Array:
         """The weight of each example's class, float32 `[examples]`, as Keras' ``class_weight`` gives it.

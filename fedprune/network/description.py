@@ -221,7 +221,9 @@ def parse_network(blob: bytes) -> Network:
         network = msgspec.json.decode(blob, type=Network)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         reason = "".join(sign if sign.isprintable() else "?" for sign in str(error))[:200]  # which cites the text
-        raise TaskError(f"network.json: {reason}; build the task with this version of fedprune") from error
+        raise TaskError(
+            f"network.json: {reason}; upgrade fedprune, or build the task with this version of fedprune"
+        ) from error
     if network.version != VERSION:
         raise TaskOfOtherVersion(f"network.json: version {network.version}, this fedprune reads {VERSION}; upgrade it")
     return network

@@ -57,7 +57,12 @@ from fedprune.task.forms import Form, Forms
 from fedprune.task.outputs import Output
 from fedprune.task.training import Training
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+"""Of task.json: each change of what a task may say is a new one, so that who is older knows what to say of it."""
+
+_FORMER_VERSION = 3
+"""Is read too: what came since has defaults that mean what it meant. Devices are upgraded while rounds go on."""
+
 MAX_BUNDLE_BYTES = 256 * 2**20
 MOST_EXPANSION = 64
 """Times the bundle's bytes that its members may make: descriptions are deflated, and nobody unpacks a bomb."""
@@ -344,20 +349,31 @@ def _unzip(blob: bytes) -> dict[str, bytes]:
         raise TaskError(f"task bundle: not a readable archive ({error}); build or fetch it again") from error
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """All that is read of a task before it is known that this version can read the rest."""
+
+    format_version: int
+
+
 def _parse_task(manifest: bytes) -> Task:
     try:
+        _check_format(msgspec.json.decode(manifest, type=_Format).format_version)
         task = msgspec.json.decode(manifest, type=Task)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise TaskError(
             f"task bundle: {_TASK}: {one_line(str(error))}; build it with this version of fedprune"
         ) from error
-    if task.format_version != FORMAT_VERSION:
-        raise TaskOfOtherVersion(
-            f"task bundle: format {task.format_version}, this fedprune reads {FORMAT_VERSION}; upgrade it"
-        )
     if problem := problem_of_task(task):
         raise TaskError(f"task bundle: {_TASK}: {problem}; build it again")
     return task
+
+
+def _check_format(found: int) -> None:
+    if not _FORMER_VERSION <= found <= FORMAT_VERSION:
+        mend = "upgrade it" if found > FORMAT_VERSION else "build the task again"
+        raise TaskOfOtherVersion(
+            f"task bundle: format {found}, this fedprune reads {_FORMER_VERSION} and {FORMAT_VERSION}; {mend}"
+        )
 
 
 def _draw(initial: SeededWeights, table: TensorTable) -> dict[str, NDArray[np.float32]]:

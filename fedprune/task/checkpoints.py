@@ -3,8 +3,9 @@
 Version v is the model that round v trains: 0 is the initial one, the last one is the result. A file holds the model
 under its tensor names, as float16 where that is exact, the masks under ``mask/NAME``, the gateway's unrounded weights
 under ``exact/NAME`` (where those that the mask does not keep are 0, the others alone, in one dimension), the state of
-its server optimizer, if it has one, under ``server/PART/NAME``, and the units that are left of the network under
-``form/units``, if it can lose some.
+its server optimizer, if it has one, under ``server/PART/NAME``, the units that are left of the network under
+``form/units``, if it can lose some, and what the last deltas to it sent, as bytes, under ``deltas/sent``, if its codec
+goes by that.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _PIECE = 2**16
 
 _SERVER = "server/"
 _UNITS = "form/units"
+_SENT = "deltas/sent"
 _WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a new run in an empty directory"
 
 
@@ -39,7 +41,8 @@ _WAYS_OUT = "restore it, go back to another with `fedprune rollback`, or start a
 class Checkpoint:
     """`weights` is the global model: what agents decode. `exact` is the gateway's own, before the downlink codec.
     `optimizer_state` is that of the server optimizer, by `part/tensor`. `units` name the form of the task that all of
-    it is in; None where the network keeps its shape."""
+    it is in; None where the network keeps its shape. `sent` is what the last deltas to it sent, as
+    `fedprune.codecs.model_history` writes it; empty if nothing is known of that."""
 
     run: str
     version: int
@@ -48,6 +51,7 @@ class Checkpoint:
     mask: Mask
     optimizer_state: Weights = field(default_factory=dict)
     units: NDArray[np.bool_] | None = None
+    sent: bytes = b""
 
 
 def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
@@ -57,6 +61,7 @@ def save_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
     made |= {f"exact/{name}": partial(_kept, checkpoint.exact, name, mask.get(name)) for name in checkpoint.exact}
     made |= {f"mask/{name}": partial(mask.__getitem__, name) for name in mask}
     made |= {f"{_SERVER}{key}": partial(_kept, state, key, mask.get(_tensor_in(key))) for key in state}
+    made |= {_SENT: partial(np.frombuffer, checkpoint.sent, np.uint8)} if checkpoint.sent else {}
     made |= {} if checkpoint.units is None else {_UNITS: partial(np.asarray, checkpoint.units)}
     metadata = {"run": checkpoint.run, "version": str(checkpoint.version), "tensors": json.dumps([*checkpoint.weights])}
     disk.write_through(_name(checkpoint.version), lambda file: write_tensors(file, made, metadata))
@@ -96,6 +101,7 @@ def _load(disk: Disk, version: int, take: Callable[[Weights, Mask], Weights]) ->
                 {part: mask[_tensor_in(part)] for part in parts if _tensor_in(part) in mask},
             ),
             units=tensors[_UNITS].astype(np.bool_) if _UNITS in tensors and _UNITS not in names else None,
+            sent=tensors[_SENT].tobytes() if _SENT in tensors and _SENT not in names else b"",
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StorageError(f"checkpoint {name} is damaged ({error}); {_WAYS_OUT}") from error

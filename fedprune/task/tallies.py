@@ -25,7 +25,16 @@ _NUMBER_BYTES = 14
 """Of a count with the zeros before it, which is more than a sum takes."""
 
 _MOST_COUNTED = 2**62
-"""By one tally, which int64 holds."""
+"""By one tally, or by a sum of tallies, which int64 holds."""
+
+MOST_SUMMED = 2**18
+"""Tallies that are summed at most: neither a round nor a part has more updates."""
+
+_MOST_OF_EACH = _MOST_COUNTED // MOST_SUMMED
+"""That one of them counts, 2^44: whoever forged them, all have room in their sum."""
+
+_LARGEST_SUM = 1e100
+"""Of errors: squares of float32 numbers come to 2^256, times 2^62 of them, and sums of `MOST_SUMMED` stay finite."""
 
 
 def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
@@ -74,7 +83,14 @@ def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
         if tally is None or not metric.is_plausible(tally):
             raise ProtocolError(f"its evaluation: {name} is none of {examples} examples")
         tallies[name] = tally
+    if not have_room(tallies):
+        raise ProtocolError(f"its evaluation counts more than {_MOST_OF_EACH}: sums of all have no room for it")
     return tallies
+
+
+def have_room(tallies: Mapping[str, Tally]) -> bool:
+    """True if sums of `MOST_SUMMED` such tallies hold whatever they come to."""
+    return all(tally.dtype == np.float64 or int(tally.sum()) <= _MOST_OF_EACH for tally in tallies.values())
 
 
 def _bins_sent_as_one(names: Iterable[str]) -> int:
@@ -99,7 +115,7 @@ def _packed(tally: Tally) -> list[int] | list[float]:
 
 def _sums(numbers: Sequence[float], shape: tuple[int, ...]) -> Tally | None:
     """None for what is no such tally."""
-    if len(numbers) != math.prod(shape) or not all(math.isfinite(each) and each >= 0 for each in numbers):
+    if len(numbers) != math.prod(shape) or not all(0 <= each <= _LARGEST_SUM for each in numbers):
         return None
     return np.array(numbers, np.float64).reshape(shape)
 

@@ -26,6 +26,7 @@ from fedprune.wire.outbox import MAX_QUEUED_BYTES, Outbox, Publication, Subscrip
 from fedprune.wire.packets import MAX_PACKET_BYTES
 from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.refusals import BrokerUnreachable
+from fedprune.wire.subscriptions import Subscriptions
 from fedprune.wire.tls import tls_context
 from fedprune.wire.waiting import ReasonsToWait
 from fedprune.wire.waker import Waker
@@ -77,6 +78,7 @@ class MqttLink:
         self._events = events
         self._inbox = Inbox(events)
         self._outbox = Outbox()
+        self._subscriptions = Subscriptions()
         self._waker = Waker()
         self._closing = threading.Event()
         self._refusal: str | None = None
@@ -84,6 +86,7 @@ class MqttLink:
         self._has_subscribed = False
         self._answered = threading.Event()
         self._unsent = LimitedLog(_log)
+        self._unsubscribed = LimitedLog(_log, per_minute=1)
         self._oversize = LimitedLog(_log)
         self._cut_off = LimitedLog(_log, per_minute=1)
         self._thread: threading.Thread | None = None
@@ -256,9 +259,17 @@ class MqttLink:
                 case Publication(topic, payload, retain):
                     self._outbox.sent(command, client.publish(topic, payload, QOS, retain).mid)
                 case Subscription(topic_filter):
-                    client.subscribe(topic_filter, QOS)
+                    self._ask_for(client, topic_filter)
                 case Unsubscription(topic_filter):
+                    self._subscriptions.given_up(topic_filter)
                     client.unsubscribe(topic_filter)
+        for topic_filter in self._subscriptions.due(time.monotonic()):
+            self._ask_for(client, topic_filter)
+
+    def _ask_for(self, client: BoundedClient, topic_filter: str) -> None:
+        _, identifier = client.subscribe(topic_filter, QOS)
+        if identifier is not None:
+            self._subscriptions.asked(identifier, topic_filter)
 
     def _wait(self, client: BoundedClient, connection: Any) -> bool:
         """Wait for something to do; True if there may be something to read."""
@@ -285,6 +296,7 @@ class MqttLink:
         was_up = self._outbox.is_open
         unacknowledged = self._outbox.unacknowledged
         self._outbox.close()
+        self._subscriptions = Subscriptions()
         if was_up:
             self._ending = refusals.cut_off(self._client_id, unacknowledged)
         else:
@@ -304,18 +316,19 @@ class MqttLink:
             self._refusal = why
             self._answered.set()
 
-    def _on_subscribe(self, client: Any, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+    def _on_subscribe(self, _client: object, _data: object, mid: int, reasons: list[Any], _properties: object) -> None:
         if any(reason.is_failure for reason in reasons):
             refusal = refusals.refused_subscription(self._settings)
-            if self._has_subscribed:  # as a cluster refuses while it chooses a leader: a new connection asks once more
-                self._cut_off.log(logging.WARNING, "%s; connecting again", refusal)
-                client.disconnect()
+            if self._has_subscribed:  # as a cluster refuses while it chooses a leader
+                self._unsubscribed.log(logging.WARNING, "%s; asking again", refusal)
+                self._subscriptions.refused(mid, time.monotonic())
             else:
                 self._events.put(refusal)
         elif any(reason.value < QOS for reason in reasons):
             self._events.put(refusals.no_qos_1(self._settings))
         else:
             self._has_subscribed = True
+            self._subscriptions.granted(mid)
 
     def _on_publish(self, _client: object, _data: object, mid: int, _reason: object, _properties: object) -> None:
         if self._outbox.acknowledged(mid):

@@ -112,6 +112,8 @@ def bundle_of(
     decay: LearningRateDecay | None = None,
     powerpropagation: float = 1.0,
     units: UnitPruning | None = None,
+    label_smoothing: float = 0.0,
+    logit_adjustment: float = 0.0,
 ) -> Bundle:
     """A bundle as an agent receives it. Its training graph is taken without proof."""
     network, table = describe(model)
@@ -129,11 +131,13 @@ def bundle_of(
             "keep",
             learning_rate_decay=decay,
             powerpropagation=powerpropagation,
+            label_smoothing=label_smoothing,
+            logit_adjustment=logit_adjustment,
         ),
         pruning=Pruning(schedule, mask, Allocation.UNIFORM, units),
         members={},
     )
-    graph = proven(network, table, loss, batch_size)
+    graph = proven(network, table, loss, batch_size, label_smoothing)
     return read_bundle(write_bundle(task, network=network, weights=weights_of(model), graphs=(graph,)))
 
 
@@ -144,9 +148,11 @@ def graph_of(bundle: Bundle) -> bytes:
     return write_training_graph(bundle.network, task.table, task.objectives, proven_graph.batch_size).blob
 
 
-def proven(network: Network, tensors: tuple[TensorSpec, ...], loss: Loss, batch_size: int) -> ProvenGraph:
+def proven(
+    network: Network, tensors: tuple[TensorSpec, ...], loss: Loss, batch_size: int, label_smoothing: float = 0.0
+) -> ProvenGraph:
     """The training graph for some batch size, as if it had been compared with tf_keras."""
-    objective = Objective(loss, from_logits=True)
+    objective = Objective(loss, from_logits=True, label_smoothing=label_smoothing)
     graph = write_training_graph(network, TensorTable(tensors), [objective], batch_size)
     digest = hashlib.sha256(graph.blob).hexdigest()
     return ProvenGraph(batch_size, digest, graph.memory_bytes, self_check_of(graph.blob, tensors))

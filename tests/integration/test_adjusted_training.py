@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from keras_bundles import CLASSES, bundle_of, convolutional, keras_optimizer, learnable, seeded, weights_of
@@ -27,22 +25,31 @@ from tests.closeness import assert_close
 STEPS, BATCH, TAU, SGD = 18, 16, 0.7, Sgd(0.05, 0.9)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("trainer", ["keras", "litert"])
-def test_what_is_learned_is_what_the_loss_of_adjusted_logits_teaches(trainer: str) -> None:
-    """Of the class that is rarest on the device there are two examples."""
+def test_what_is_learned_is_what_the_loss_of_adjusted_logits_teaches(trainer: str, smoothing: float) -> None:
+    """Of the class that is rarest on the device there are two examples. Targets are smoothed by what a model answers
+    whose logits are all 0 before they are adjusted."""
     model, data = seeded(convolutional()), skewed()
     schedule = ConstantSparsity(begin_step=1, frequency=2, target_sparsity=0.0)
-    bundle = bundle_of(model, schedule, mask=MaskPolicy.SHARED, optimizer=SGD, steps_per_round=STEPS)
-    training = msgspec.structs.replace(bundle.task.training, logit_adjustment=TAU)
-    bundle = replace(bundle, task=msgspec.structs.replace(bundle.task, training=training))
+    bundle = bundle_of(
+        model,
+        schedule,
+        mask=MaskPolicy.SHARED,
+        optimizer=SGD,
+        steps_per_round=STEPS,
+        logit_adjustment=TAU,
+        label_smoothing=smoothing,
+    )
     start = weights_of(model)
 
     begun = adjusted(start, bundle, data)
-    work = Work({name: array.copy() for name, array in begun.items()}, full_mask(bundle.task.table), 0, None, Keyed(5))
+    weights = {name: array.copy() for name, array in begun.weights.items()}
+    work = Work(weights, full_mask(bundle.task.table), 0, None, Keyed(5), spread=begun.spread)
     trained = make_trainer(trainer, bundle, examples=len(data), threads=1).train(work, data)
-    expected, losses = train_adjusted(model, data, draw_batches(Keyed(5), len(data), STEPS, BATCH))
+    expected, losses = train_adjusted(model, data, draw_batches(Keyed(5), len(data), STEPS, BATCH), smoothing)
 
-    found = {name: start[name] + (array - begun[name]) for name, array in trained.weights.items()}
+    found = {name: start[name] + (array - begun.weights[name]) for name, array in trained.weights.items()}
     assert_close(found, expected, 1e-5)
     assert trained.loss == pytest.approx(np.mean(losses), abs=1e-5)
 
@@ -53,14 +60,18 @@ def skewed() -> Dataset:
     return Dataset(data.x[kept], data.y[kept])
 
 
-def train_adjusted(model: Any, data: Dataset, batches: np.ndarray) -> tuple[dict[str, Array], list[float]]:
+def train_adjusted(
+    model: Any, data: Dataset, batches: np.ndarray, smoothing: float
+) -> tuple[dict[str, Array], list[float]]:
     counts = np.bincount(data.y, minlength=CLASSES) + 1
     prior = tf.constant(TAU * np.log(counts / counts.sum()), tf.float32)
     steps, losses = keras_optimizer(SGD), []
-    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    spread = smoothing * tf.nn.softmax(prior)
     for batch in batches:
         with tf.GradientTape() as tape:
-            loss = crossentropy(data.y[batch], model(data.x[batch], training=True) + prior)
+            targets = (1 - smoothing) * tf.one_hot(data.y[batch], CLASSES) + spread
+            loss = crossentropy(targets, model(data.x[batch], training=True) + prior)
         steps.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
         )

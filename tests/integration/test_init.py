@@ -70,6 +70,23 @@ def test_what_init_writes_builds(tmp_path: Path, example: str, arguments: tuple[
     assert (mine / agent.data).exists()
 
 
+@pytest.mark.parametrize("model", ["small", "large"], ids=["that ends with softmax", "of logits"])
+def test_what_init_writes_as_comments_builds_when_they_are_none(tmp_path: Path, model: str) -> None:
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4), np.float32), y=np.arange(90) % 3)
+    code, said = _init(tmp_path, "--from", f"net.py:{model}", "--data", "mine.npz")
+    assert code == 0, said
+    written = tmp_path / "mine" / "task.toml"
+    for line in ("logit_adjustment = 1.0", "label_smoothing = 0.1"):
+        assert written.read_text().count(f"# {line}") == 1
+        written.write_text(written.read_text().replace(f"# {line}", line))
+
+    bundle = read_bundle(build_task(load_toml(written, TaskSettings), written.parent))
+
+    (objective,) = bundle.task.objectives
+    assert (objective.logit_adjustment, objective.label_smoothing) == (1.0, 0.1)
+
+
 def test_which_function_is_the_model_is_asked(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(_CODE)
     np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)

@@ -28,4 +28,4 @@ def test_what_was_learned_is_coded_by_its_agents_history_as_it_was_sent(tmp_path
     assert updates.messages == others.messages == len(blobs)
     assert updates.bytes == pytest.approx(sum(map(len, blobs)) / len(blobs), abs=1)
     assert deltas.bytes == pytest.approx(sum(len(round_.model.delta or b"") for round_ in sent) / len(sent), abs=1)
-    assert (updates.coder, others.coder, deltas.coder) == ("history", "context", "context")
+    assert (updates.coder, others.coder, deltas.coder) == ("history", "context", "history")

@@ -265,4 +265,4 @@ def test_joining_a_parent_completes_what_a_person_wrote(tmp_path: Path, written:
 def test_a_gateway_is_not_its_own_parent(tmp_path: Path) -> None:
     own = SecuredGateway.made(tmp_path / "own")
     code, said = run("gateway", "join", own.enrol("north"), "--dir", own.path)
-    assert (code, "itself; `fedprune enroll NAME` prints one at the parent" in said) == (3, True)
+    assert (code, "itself; `fedprune enroll NAME --gateway` prints one at the parent" in said) == (3, True)

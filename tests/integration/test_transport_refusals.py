@@ -15,7 +15,7 @@ import pytest
 from fedprune.errors import BrokerError, ConfigurationError
 from fedprune.wire import transport
 from fedprune.wire.broker import PASSWORD_VARIABLE, Broker, Tls
-from fedprune.wire.link import Delivery, LinkDown, LinkUp
+from fedprune.wire.link import Delivery, Drained, LinkDown, LinkUp
 from fedprune.wire.messages import MAX_MESSAGE_BYTES
 from fedprune.wire.reconnecting import Pauses
 from fedprune.wire.transport import MqttLink
@@ -23,6 +23,7 @@ from tests.brokers import (
     MISSING,
     OPEN,
     Mosquitto,
+    allowing_subscriptions,
     free_port,
     make_password_file,
     settings_without_subscriptions,
@@ -204,22 +205,26 @@ def test_a_broker_that_lets_in_but_not_subscribe_is_an_error(tmp_path: Path) -> 
         )
 
 
-def test_who_may_not_subscribe_any_more_connects_again_until_it_may(tmp_path: Path) -> None:
+def test_what_was_granted_before_and_is_refused_is_asked_for_again_over_the_same_connection(tmp_path: Path) -> None:
     """As in a cluster that chooses a leader: it refuses what it granted before."""
-    with Mosquitto(tmp_path) as broker, connected(broker.url, "test", "a") as wire:
+    with (
+        Mosquitto(tmp_path) as broker,
+        connected(broker.url, "test", "a") as wire,
+        connected(broker.url, "owner") as owner,
+    ):
         broker.stop()
-        wire.until(LinkDown)
+        for link in (wire, owner):
+            link.until(LinkDown)
         broker.start(*settings_without_subscriptions(tmp_path))
-        for _ in range(2):
-            wire.until(LinkUp)
-            wire.link.subscribe("a")
-            wire.until(LinkDown)
-        broker.stop()
-        broker.start()
-        wire.until(LinkUp)
-        wire.subscribe("a")
-        wire.link.publish("a", b"heard")
-        wire.until_topic("a", b"heard")
+        for link in (wire, owner):
+            link.until(LinkUp)
+        wire.link.subscribe("b")
+        wire.link.publish("a", b"the broker has answered what came before")
+        wire.until(Drained)
+        owner.link.publish("b", b"it was refused", retain=True)
+        owner.link.publish(*allowing_subscriptions())
+
+        assert wire.next() == Delivery("b", b"it was refused", retained=True)
 
 
 # TLS

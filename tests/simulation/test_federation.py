@@ -51,7 +51,7 @@ MODEL_CODECS = (
     "fp16",
     "fp16 + mask | topk(0.2) | ternary | rice",
     "fp32 + mask | int8",
-    "fp16 + mask | topk(0.1) | quantise(4) | context",
+    "fp16 + mask | topk(0.1) | ternary | history",
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from aggregator.deltas import MOST_DELTAS, keep_delta, replays
 from aggregator.runner import AggregatorRunner
+from aggregator.sub_gateway.given import given_round
 from edge_agent.held_model import NONE_HELD, HeldModel, UnusableBase
 from edge_agent.round_model import round_model
 from fedprune.model.tensors import weights_digest
@@ -28,10 +29,10 @@ BUNDLE = make_bundle(MaskPolicy.SHARED, inputs=1500)
 PLAN = replace(
     TASK_PLAN,
     task=content_of(BUNDLE.blob),
-    rounds=ROUNDS + 1,
+    rounds=ROUNDS + 2,
     cohort=1,
     quorum=1,
-    model_codec="fp16 + mask | topk(0.01) | ternary | rice",
+    model_codec="fp16 + mask | topk(0.01) | ternary | history",
     seeded=True,
 )
 
@@ -94,7 +95,44 @@ def test_who_was_absent_gets_the_same_model_for_fewer_bytes_than_a_whole_one(
     assert bytes.fromhex(weights_digest(weights)) == runner.state.model.weights_digest
     present = load_checkpoint(site.checkpoints, ROUNDS).mask
     assert {name: kept.tolist() for name, kept in mask.items()} == {n: kept.tolist() for n, kept in present.items()}
-    assert held.version == (PLAN.run, ROUNDS)
+    assert held.read(PLAN.run) == (ROUNDS, whole_of(runner)), "what the last deltas sent, too"
+
+
+def whole_of(runner: AggregatorRunner) -> bytes:
+    """The present model as the gateway sends it whole."""
+    return runner._model.blob
+
+
+def test_who_came_by_a_whole_model_follows_deltas_from_then_on(site: Site, tmp_path: Path) -> None:
+    """It knows what the deltas before sent, by which the next one is coded, and so does the gateway that was started
+    again."""
+    runner, assignment = returns(site, -1, wants_whole=True)
+    assert assignment.base == -1
+    held, whole = HeldModel(Directory(tmp_path / "new")), whole_of(runner)
+    result = trained(site, runner, "pi-0", held=held)
+    assert held.read(PLAN.run) == (ROUNDS, whole)
+
+    tell(runner, "pi-0", result.submit, *chunks(result.update.blob))
+
+    replay = replays(site.checkpoints, ROUNDS + 1, len(whole_of(runner)))[ROUNDS]
+    model = runner.state.model
+    following = changed(assignment, round=ROUNDS + 1, base=ROUNDS, weights_digest=model.weights_digest)
+    round_model(replay, following, BUNDLE, held)
+    assert held.read(PLAN.run) == (ROUNDS + 1, whole_of(runner))
+
+
+@pytest.mark.parametrize("absent", [0, 5])
+def test_a_gateway_below_gives_its_agents_the_same_bytes_however_it_came_there(
+    run: Path, site: Site, tmp_path: Path, absent: int
+) -> None:
+    """By deltas, or by the whole model where it wants that."""
+    runner, assignment = returns(site, ROUNDS - absent, wants_whole=not absent)
+    held = holding(run, tmp_path, ROUNDS - max(1, absent))
+    assert assignment.model is not None
+
+    found = given_round(assignment, fetch(site, runner, assignment.model), BUNDLE, held, None, 100.0)
+
+    assert found.model.blob == whole_of(runner)
 
 
 def test_who_holds_nothing_starts_from_the_seed(site: Site, tmp_path: Path) -> None:

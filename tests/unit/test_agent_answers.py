@@ -101,6 +101,22 @@ def test_an_agent_whose_update_is_of_another_run_offers_itself_for_this_one_soon
     assert agent.now - before <= RETRY_S * 1.5
 
 
+@pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TRAINING])
+def test_an_agent_with_work_that_is_sent_away_asks_once_soon_since_that_may_be_older_than_its_work(
+    phase: Phase,
+) -> None:
+    agent = agent_in(phase)
+    agent.gets(no_work())
+    before = agent.now
+
+    assert agent.waits() == (Send(agent.state.offer),)
+    assert agent.now - before <= RETRY_S * 1.5
+    agent.gets(no_work())
+    before = agent.now
+    agent.waits()
+    assert agent.now - before > RETRY_S * 1.5
+
+
 # Messages that the gateway cannot read
 
 

@@ -60,7 +60,8 @@ def test_the_budget_of_a_share_holds_that_share(alive: int, share: float) -> Non
 
 
 def test_frugal_deltas_stay_as_small_while_the_model_is_pruned() -> None:
-    codec = parse_codec(chains(TABLE.parameters)[1])
+    codec = parse_model_codec(f"fp16 + {chains(TABLE.parameters)[1]}").deltas
+    assert codec is not None
     wanted = {spec.name: Keyed(1, spec.name).uniform(spec.size, -1.0, 1.0).reshape(spec.shape) for spec in TABLE}
     base = {name: np.zeros_like(array) for name, array in wanted.items()}
     sizes = []

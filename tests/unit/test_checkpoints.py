@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,13 @@ def disk(tmp_path: Path) -> Directory:
 def test_a_checkpoint_comes_back_bit_for_bit(disk: Directory) -> None:
     save_checkpoint(disk, checkpoint())
 
+    assert_equal(load_checkpoint(disk, 3), checkpoint())
+
+
+def test_what_the_last_deltas_sent_comes_back(disk: Directory) -> None:
+    save_checkpoint(disk, replace(checkpoint(), sent=b"FPH1 and counts"))
+
+    assert load_checkpoint(disk, 3).sent == b"FPH1 and counts"
     assert_equal(load_checkpoint(disk, 3), checkpoint())
 
 

@@ -29,7 +29,7 @@ def test_every_byte_of_an_update_is_a_position_or_a_value(tmp_path: Path) -> Non
     for each in rows:
         header = _HISTORY_HEADER if each.coder == "history" else _HEADER
         assert each.bytes == header + each.position_bytes + each.value_bytes
-    assert {*chains(rows[0].parameters)} <= {each.chain for each in rows}
+    assert chains(rows[0].parameters)[0] in {each.chain for each in rows}
     by_coder = {each.coder: each.position_bytes for each in rows if "topk" in each.chain}
     assert by_coder["context"] < by_coder["bitmap"]
     assert by_coder["rice"] < by_coder["bitmap"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fedprune.codecs import (
+    NOTHING_SENT,
     Values,
     apply_delta,
     decode_model,
@@ -25,6 +26,7 @@ from fedprune.codecs import (
     encode_update,
     moved_since,
     parse_codec,
+    parse_model_codec,
     recall,
 )
 from fedprune.model.randomness import Keyed
@@ -62,6 +64,7 @@ DELTAS = (
     "mask | topk(0.1) | ternary | rice",
     "mask | topk(0.1) | ternary | context",
     "mask | random_mask(0.2) | rotate | quantise(4)",
+    "mask | topk(0.1) | ternary | history",
 )
 
 
@@ -106,17 +109,24 @@ def _by_history(update: Any) -> dict[str, str]:
 
 
 def _deltas(weights: dict[str, Any], mask: Any) -> dict[str, dict[str, str]]:
-    """Replays of two deltas, with what the second leads to."""
+    """Replays of three deltas, with what the last one leads to; and a whole model, with what they sent."""
     table = TensorTable(tuple(spec for spec in TABLE if spec.kind is not TensorClass.STATISTICS))
     base = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in table}
     cases = {}
     for chain in DELTAS:
-        codec, found, deltas = parse_codec(chain), base, list[bytes]()
-        for version in (1, 2):
+        models = parse_model_codec(f"fp16 + {chain}")
+        assert models.deltas is not None
+        found, sent, deltas = base, NOTHING_SENT, list[bytes]()
+        for version in (1, 2, 3):
             key, moved = delta_key(7, version), moved_since(base, found, table)
-            deltas.append(encode_delta(weights, found, mask, table, codec, key, moved))
-            found, _ = apply_delta(found, deltas[-1], mask, table, codec, key, Values.FP16, moved)
+            deltas.append(encode_delta(weights, found, mask, table, models.deltas, key, moved, sent))
+            found, sent, model = apply_delta(
+                found, deltas[-1], mask, table, models.deltas, key, models.values, moved, sent
+            )
         cases[f"replay, {chain}"] = _case(encode_replay(deltas), found, mask)
+        if sent:
+            blob = model + sent
+            cases["model by deltas"] = _case(blob, *models.decode(blob, table)[:2])
     return cases
 
 

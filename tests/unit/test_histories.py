@@ -122,7 +122,7 @@ def test_an_update_takes_fewer_bytes_where_the_agent_is_remembered_and_goes_on_t
 def test_an_update_by_a_history_that_is_not_remembered_is_known_as_one(here: list[bytes]) -> None:
     blob = encoded(sent(1), [signs_of(sent(0))])
 
-    with pytest.raises(OtherHistory, match="coded by its agent's last 1 updates, which are others here"):
+    with pytest.raises(OtherHistory, match="coded by its sender's last 1 updates, which are others here"):
         decode_update(blob, TABLE, MASK, CODEC, KEY, remembered=here)
 
 
@@ -149,7 +149,7 @@ def test_of_updates_to_a_network_of_another_size_nothing_is_known() -> None:
     other = encode_signs({"kernel": np.ones(3100, np.float32)}, full_mask(larger), larger)
     last = signs_of(sent(0))
 
-    assert recall([last, other, last], TABLE).signs == (last,)
+    assert recall([last, other, last], TABLE).parts == (last,)
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -158,7 +158,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
     assert encode_signs({"kernel": np.ones(90_000, np.float32)}, full_mask(many), many) == b""
     assert len(last) <= MOST_SIGNS_BYTES
-    assert len(recall([last] * 20, TABLE).signs) == MOST_UPDATES == MOST_REMEMBERED
+    assert len(recall([last] * 20, TABLE).parts) == MOST_UPDATES == MOST_REMEMBERED
 
 
 def test_what_was_sent_last_and_how_often_and_with_which_sign_is_recalled() -> None:

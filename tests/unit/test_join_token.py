@@ -32,6 +32,17 @@ def test_a_name_that_means_somebody_else_cannot_be_invited(tmp_path: Path, name:
     assert said in str(failure)
 
 
+@pytest.mark.parametrize(("options", "command"), [((), "fedprune join"), (("--gateway",), "fedprune gateway join")])
+def test_what_is_printed_joins_where_it_is_typed(tmp_path: Path, options: tuple[str, ...], command: str) -> None:
+    init_gateway(tmp_path, GatewaySettings(("127.0.0.1",)), datetime.now(UTC))
+
+    line = CliRunner().invoke(enroll, ["north", "--dir", str(tmp_path), *options]).output
+
+    words, token = line.rstrip().rsplit(" ", 1)
+    assert words == command
+    assert parse_token(token).name == "north"
+
+
 def test_a_secret_is_not_shown_where_a_token_is() -> None:
     assert TOKEN.secret.hex() not in repr(TOKEN)
     assert repr(TOKEN.secret) not in repr(TOKEN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -70,13 +70,15 @@ def bundle_of(
 
 
 class Mover:
-    """Moves every weight by 0.25, and keeps the weights that it was given."""
+    """Moves every weight by 0.25, and keeps the weights, and the spread of smoothed targets, that it was given."""
 
     def __init__(self) -> None:
         self.began_with: dict[str, Array] = {}
+        self.spread: Mapping[int, Array] = {}
 
     def train(self, work: Work, _: Examples) -> Trained:
         self.began_with = {name: array.copy() for name, array in work.weights.items()}
+        self.spread = work.spread
         moved = {name: array + np.float32(0.25) for name, array in work.weights.items()}
         return Trained(moved, work.mask, {}, loss=1.0, seconds=1.0, steps=2)
 
@@ -89,11 +91,17 @@ def do_round(bundle: Bundle, trainer: Mover, data: Examples, should_stop: Callab
     return train_locally(local, bundle, trainer, data, should_stop)
 
 
-def added(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Array:
-    """What a round adds to the head's bias, for examples with these labels."""
+def trained_on(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Mover:
+    """A round of examples with these labels."""
     trainer = Mover()
     x = np.zeros((len(labels), *bundle.task.input_shapes[0]), np.float32)
     do_round(bundle, trainer, Dataset(x, labels, weight=weight))
+    return trainer
+
+
+def added(bundle: Bundle, labels: np.ndarray, weight: Array | None = None) -> Array:
+    """What a round adds to the head's bias, for examples with these labels."""
+    trainer = trained_on(bundle, labels, weight)
     start = bundle.initial_weights()
     for name, array in trainer.began_with.items():
         if name != "head/bias":
@@ -129,6 +137,19 @@ def test_a_sigmoid_is_moved_by_log_odds() -> None:
     found = added(bundle_of(head(2), softmax(Function.SIGMOID), loss=Loss.BINARY_CROSSENTROPY), labels)
 
     np.testing.assert_allclose(found, TAU * np.log([4 / 1, 2 / 3]), atol=1e-6)
+
+
+def test_smoothed_targets_are_spread_as_a_model_answers_that_knows_the_frequencies_alone() -> None:
+    """The square roots of 5, 3, 1 and 1 tenths, as tau is a half; odds of two outputs to the same power."""
+    classes = trained_on(bundle_of(head(4)), np.array([0, 0, 0, 1, 1, 0])).spread[0]
+    sigmoids = trained_on(
+        bundle_of(head(2), softmax(Function.SIGMOID), loss=Loss.BINARY_CROSSENTROPY),
+        np.array([[1, 0], [1, 0], [1, 1]], np.float32),
+    ).spread[0]
+
+    roots, odds = np.sqrt([5, 3, 1, 1]), np.array([4 / 1, 2 / 3]) ** 0.5
+    np.testing.assert_allclose(classes, roots / roots.sum(), rtol=1e-6)
+    np.testing.assert_allclose(sigmoids, odds / (1 + odds), rtol=1e-6)
 
 
 def test_examples_count_as_they_do_in_training() -> None:

@@ -81,7 +81,8 @@ def delta_of(wanted: Weights, base: Weights, kept: Mask, chain: str, version: in
 def applied(
     base: Weights, delta: bytes, kept: Mask, chain: str, version: int = 1, values: Values = Values.FP32
 ) -> tuple[Weights, bytes]:
-    return apply_delta(base, delta, kept, TABLE, parse_codec(chain), delta_key(SEED, version), values)
+    reached = apply_delta(base, delta, kept, TABLE, parse_codec(chain), delta_key(SEED, version), values)
+    return reached.weights, reached.model
 
 
 def distance(wanted: Weights, found: Weights) -> float:
@@ -218,6 +219,7 @@ def test_a_model_codec_is_its_description() -> None:
         ("fp16 + mask | feedback(2) | int8", "leave clip and feedback out"),
         ("fp16 + mask | clip(1) | int8", "leave clip and feedback out"),
         ("fp16 + mask | subsample(0.1) | int8", "take random_mask"),
+        ("fp16 + mask | topk(0.1) | int8 | history", "it needs ternary"),
     ],
 )
 def test_a_model_codec_that_makes_no_sense_is_refused(description: str, why: str) -> None:

@@ -224,7 +224,7 @@ def test_json_that_is_no_description_is_refused_in_one_line(change: Change) -> N
     change(network)
 
     with pytest.raises(
-        TaskError, match=r"network\.json: .*; (build the task with this version of fedprune|upgrade it)"
+        TaskError, match=r"network\.json: .*; upgrade (fedprune, or build the task with this version of fedprune|it)"
     ) as caught:
         parse_network(msgspec.json.encode(network))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -151,3 +152,30 @@ def test_small_values_that_gather_over_rounds_are_not_lost() -> None:
 def test_what_is_no_residual_is_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match=r"Error|truncated|incomplete"):
         unpack_residual(blob, None)
+
+
+_NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 2**28 + 1, 2**40, 2**63])
+_VALUES = st.tuples(st.sampled_from([0.0, 1.0, -1.0, 1e300, float("nan")]), _NUMBERS, st.binary(max_size=4), _NUMBERS)
+
+
+@given(
+    shape=st.lists(_NUMBERS, max_size=40),
+    places=st.sampled_from([b"", b"\0", b"\0\0", b"\1\1", b"\2\0\0\0\0\0", b"\3"]),
+    owed=_VALUES,
+    arrived=_VALUES,
+    late=st.sampled_from([None, b"", b"update"]),
+)
+def test_a_forged_file_is_refused_or_read_and_nothing_else(
+    shape: list[int], places: bytes, owed: tuple[object, ...], arrived: tuple[object, ...], late: bytes | None
+) -> None:
+    blob = zlib.compress(msgspec.msgpack.encode({"kernel": (shape, places, owed, arrived)}))
+    try:
+        found = unpack_residual(blob, late)
+    except ValueError:
+        return
+    assert found["kernel"].shape == tuple(shape)
+
+
+def test_what_follows_a_residual_is_refused() -> None:
+    with pytest.raises(ValueError, match="something follows it"):
+        unpack_residual(pack_residuals(owes({})) + b"x", None)

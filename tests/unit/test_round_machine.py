@@ -259,17 +259,26 @@ def test_failures_of_other_rounds_are_ignored(failed: Failed) -> None:
     assert "pi-2" in gateway.standing(Standing.ASSIGNED)
 
 
-def test_where_all_fail_the_round_waits_for_others() -> None:
+def test_where_all_fail_others_who_wait_get_their_places() -> None:
+    gateway = training()
+    for agent in ("pi-3", "pi-4"):
+        assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+    for agent in ("pi-0", "pi-1", "pi-2"):
+        actions = gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
+        assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
+
+    assert all(sent_to(agent, actions, Assignment) for agent in ("pi-3", "pi-4"))
+    gateway.takes_update_of("pi-3")
+    assert gateway.takes_update_of("pi-4")[-1] == Merge(0)
+
+
+def test_a_round_that_is_given_up_takes_nobody_more() -> None:
     gateway = training()
     for agent in ("pi-0", "pi-1", "pi-2"):
         gateway.hears(agent, Failed(run=RUN, round=0, why="labels out of range"))
-        assert not sent_to(agent, gateway.hears(agent, CHECK_IN), Assignment)
-    assert gateway.state.phase is Phase.TRAINING
 
-    assert sent_to("pi-3", gateway.hears("pi-3", CHECK_IN), Assignment)
-    assert sent_to("pi-4", gateway.hears("pi-4", CHECK_IN), Assignment)
-    gateway.takes_update_of("pi-3")
-    assert gateway.takes_update_of("pi-4")[-1] == Merge(0)
+    assert not sent_to("pi-3", gateway.hears("pi-3", CHECK_IN), Assignment)
+    assert gateway.state.deadline is None
 
 
 def test_at_the_deadline_those_who_failed_may_try_again() -> None:

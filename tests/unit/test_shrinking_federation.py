@@ -78,7 +78,11 @@ def test_models_and_updates_take_fewer_bytes_from_then_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("codec", CHAINS)
-@pytest.mark.parametrize("model_codec", ["fp16", "fp16 + mask | topk(0.2) | ternary | rice"], ids=["whole", "deltas"])
+@pytest.mark.parametrize(
+    "model_codec",
+    ["fp16", "fp16 + mask | topk(0.2) | ternary | rice", "fp16 + mask | topk(0.2) | ternary | history"],
+    ids=["whole", "deltas", "deltas by history"],
+)
 def test_agents_go_on_over_a_slimming_round_by_every_chain(codec: str, model_codec: str, tmp_path: Path) -> None:
     """One is away while the network becomes smaller, one has owed something since; both are started again."""
     federation = Shrinking(tmp_path, bundle_of(), codec=codec, model_codec=model_codec, agents=3)

@@ -25,7 +25,7 @@ from edge_agent.joined_keys import JoinedKeys
 from edge_agent.store import AgentStore
 from fedprune.system.disk import Directory
 from fedprune.wire.link import Delivery, LinkDown, LinkUp
-from fedprune.wire.messages import CheckIn, Manifest, Message, Reason, Rejected, Submit, decode, encode, kind_of
+from fedprune.wire.messages import CheckIn, Failed, Manifest, Message, Reason, Rejected, Submit, decode, encode, kind_of
 from fedprune.wire.transport import MqttLink
 from tests.gateways import TOPICS, Site, begin, trained
 from tests.recorder import Recorder
@@ -297,6 +297,40 @@ def test_a_run_that_was_thought_to_be_over_goes_on_when_the_parent_does(
     below.exchange()
     assert [record.round for record in site.records] == [0]
     below.gateway.close()
+
+
+def test_a_round_in_which_all_agents_fail_is_told_to_the_parent_and_the_sub_gateway_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, now = Site(tmp_path / "parent"), [0.0]
+    plan = replace(PARENT, quorum=1, deadline_s=600.0)
+    runner = begin(site, (NAME, "south"), plan=plan, clock=lambda: now[0])
+    below = Below(tmp_path / "below", site, runner)
+    below.connect()
+    now[0] = 60.0
+    runner.tick()  # the model is broadcast, without waiting any longer for the other to ask for it
+    below.exchange()
+    below.fleet.says(below.runner, CheckIn(examples=7))
+    below.fleet.says(below.runner, Failed(run=below.runner.state.plan.run, round=0, why="labels out of range"))
+    below.exchange()
+
+    told = "round 1: 1 agents of this sub-gateway failed and none succeeded; its log says why; mend their data"
+    assert caplog.text.count(f"cannot train: {told}") == 1
+    assert told in runner.state.cohort.members[NAME].why
+    assert not below.gateway._is_over()
+
+    now[0] = 601.0
+    runner.tick()  # who failed may try again
+    later = time.monotonic() + 60.0
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    below.gateway.tick()
+    below.exchange()
+    below.fleet.does_round(below.runner)
+    below.exchange()
+
+    assert [record.round for record in site.records] == [0]
+    below.gateway.close()
+    site.book.close()
 
 
 @pytest.mark.parametrize("waits", ["for its first federation", "for its broker"])

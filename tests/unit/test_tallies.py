@@ -17,7 +17,7 @@ from fedprune.model.tensors import Array
 from fedprune.pruning.schedules import ConstantSparsity
 from fedprune.task.bundle import Pruning, Task
 from fedprune.task.outputs import Output, OutputLoss
-from fedprune.task.tallies import most_tallies_bytes, pack_tallies, unpack_tallies
+from fedprune.task.tallies import MOST_SUMMED, most_tallies_bytes, pack_tallies, unpack_tallies
 from fedprune.task.training import Training
 from fedprune.wire.messages import MAX_TALLIES_BYTES
 
@@ -116,6 +116,17 @@ def test_what_is_no_tally_of_these_examples_is_refused(lists: object) -> None:
         unpack_tallies(msgspec.msgpack.encode(lists), task, EXAMPLES)
 
 
+def test_the_most_tallies_that_are_summed_fit_and_larger_ones_are_refused() -> None:
+    task = task_of(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Metric.ACCURACY)
+    most = 2**62 // MOST_SUMMED
+    (largest,) = unpack_tallies(msgspec.msgpack.encode([[0, 1, 0, most - 1]]), task, most).values()
+
+    total = largest * MOST_SUMMED
+    assert total.sum() == most * MOST_SUMMED
+    with pytest.raises(ProtocolError, match=f"its evaluation counts more than {most}: sums of all have no room"):
+        unpack_tallies(msgspec.msgpack.encode([[0, 1, 0, most]]), task, most)
+
+
 def test_what_is_longer_than_any_tallies_of_the_task_is_refused_unread() -> None:
     """Empty lists take 70 bytes each, and one byte here."""
     task = task_of(Loss.SPARSE_CATEGORICAL_CROSSENTROPY, Metric.ACCURACY)
@@ -125,7 +136,9 @@ def test_what_is_longer_than_any_tallies_of_the_task_is_refused_unread() -> None
         unpack_tallies(msgspec.msgpack.encode([[]] * (most - 2)), task, EXAMPLES)
 
 
-@pytest.mark.parametrize("numbers", [[1.0], [-1.0, 50.0], [float("inf"), 50.0], [1.0, float("nan")], [1, 2, 3]])
+@pytest.mark.parametrize(
+    "numbers", [[1.0], [-1.0, 50.0], [float("inf"), 50.0], [1e300, 50.0], [1.0, float("nan")], [1, 2, 3]]
+)
 def test_what_are_no_sums_of_errors_is_refused(numbers: list[float]) -> None:
     task = task_of(Loss.MEAN_SQUARED_ERROR, Metric.MEAN_ABSOLUTE_ERROR)
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from aggregator.agents_evaluation import check_evaluated, evaluated_together
 from aggregator.book import AcceptedUpdate
 from aggregator.merging import Aggregate
 from aggregator.part_runner import PartRunner
@@ -23,9 +24,9 @@ from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.task.outputs import Output
 from fedprune.task.tallies import most_tallies_bytes, pack_unpacked
-from fedprune.wire.messages import MAX_TALLIES_BYTES, CheckIn, Evaluated, Submit, encode
+from fedprune.wire.messages import MAX_TALLIES_BYTES, CheckIn, Evaluated, Rejected, Submit, decode, encode
 from fedprune.wire.transfer import content_of
-from tests.gateways import BUNDLE, Site, submit_update, tell
+from tests.gateways import BUNDLE, TOPICS, Site, submit_update, tell
 from tests.samples import chunks
 from tests.unit.test_sub_gateway_rounds import (
     AGENTS,
@@ -95,6 +96,46 @@ def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_
     tell(parent, "north", msgspec.structs.replace(submit, **changed), *chunks(junk))
 
     assert site.book.accepted(0)["north"].tallies == b""
+
+
+def test_tallies_that_would_leave_no_room_for_those_of_others_are_refused(tmp_path: Path) -> None:
+    site, below = Site(tmp_path / "parent"), Below(tmp_path / "north")
+    parent = site.start(PARENT, agents_evaluate=True)
+    parent.connect()
+    check_in_with(parent, ("north", "south"), 1)
+    runner = below.takes(given(site, 0))
+    check_in_with(runner, NORTH, 100)
+    submit_with(below, runner, NORTH, 100)
+    submit, part = below.parts[0]
+    size = int.from_bytes(part[12:16], "little")
+    tallies, examples = pack_unpacked({"accuracy": np.array([2**47, 2**48])}), 2**48
+    forged = part[:12] + len(tallies).to_bytes(4, "little") + tallies + part[16 + size :]
+    claims = {"examples": examples, "evaluated": Evaluated(examples=examples, loss=1.0)}
+    tell(
+        parent,
+        "north",
+        msgspec.structs.replace(submit, run=PARENT.run, update=content_of(forged), **claims),
+        *chunks(forged),
+    )
+
+    rejected = decode(Rejected, site.link.on(TOPICS.down("north", "rejected"))[-1])
+    assert rejected.detail == f"its evaluation counts more than {2**44}: sums of all have no room for it"
+
+
+def test_what_a_part_has_no_room_for_is_not_told_above() -> None:
+    task = BUNDLE.task
+    half = 2**43
+    updates = {
+        f"pi-{number}": booked(pack_unpacked({"accuracy": np.array([1, half - 1])}), 2 * (half - 1))
+        for number in range(3)
+    }
+
+    told = evaluated_together(updates, task)
+
+    assert told is not None
+    assert told.examples == 2 * (half - 1)
+    submit = Submit(run="r", round=0, update=content_of(b"part"), examples=2**48, local_steps=1, evaluated=told)
+    check_evaluated(submit, task)
 
 
 def check_in_with(runner: PartRunner | AggregatorRunner, agents: Sequence[str], examples: int) -> None:
