@@ -25,6 +25,7 @@ from fedprune.identity.crossings import cross_all
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.epochs import ROOT_KEY, SIGNING, load_signing
 from fedprune.identity.gateway import AGGREGATOR, AUTHORITY, BROKER, CONFIGURATION, ENROLMENT, Gateway, open_gateway
+from fedprune.system.paths import shell_text
 from fedprune.wire.broker import Broker, Tls
 
 _PATIENCE_S = 5.0
@@ -103,7 +104,7 @@ def _examine_epoch(directory: Path) -> Finding:
         return failed(check, str(error))
     if root_key.exists():
         told = f"{root_key} lies on the gateway: who takes the gateway over can sign for ever what its devices obey"
-        return warning(check, told, f"mv {root_key} /media/usb/, or wherever you keep a password")
+        return warning(check, told, f"mv {shell_text(root_key)} /media/usb/, or wherever you keep a password")
     return ok(check, f"it is elsewhere, as it should be; epoch {epoch} is open")
 
 

@@ -23,11 +23,13 @@ from fedprune.data.task_toml import load_description
 from fedprune.errors import ConfigurationError, DataError
 from fedprune.system.disk import Directory
 from fedprune.system.output import say
+from fedprune.system.paths import path_text, shell_text
 from fedprune.task.bundle import load_bundle
 
 MAX_AGENTS = 64
 """Agents, each a process."""
 
+_FEDERATION = "federation.toml"
 _MARKER = "simulation.txt"
 _OWN = ("agents", "data", "logs", "run")
 _OWN_FILES = ("task.fedtask", "federation.toml", "mosquitto.conf")
@@ -101,7 +103,13 @@ def simulate(
       fedprune simulate mine
       fedprune export mine/simulation/run
     """
-    federation = load_toml(directory / "federation.toml", FederationSettings)
+    if not (directory / _FEDERATION).exists():
+        raise ConfigurationError(
+            f"{path_text(directory)}: no {_FEDERATION} in it; "
+            f"`fedprune init {shell_text(directory)} --from MODEL --data PATH` writes one"
+        )
+    federation = load_toml(directory / _FEDERATION, FederationSettings)
+    shown = directory / "simulation" if out is None else out
     simulation = _Simulation(
         directory=directory,
         data=str(_data_path(directory)) if data is None else data,
@@ -112,9 +120,10 @@ def simulate(
         codec=federation.codec,
         trainer=trainer,
         broker=default_broker() if broker is None else broker,
-        out=(directory / "simulation" if out is None else out).resolve(),
+        out=shown.resolve(),
     )
     _run(simulation)
+    say(f"The run is in {path_text(shown / 'run')}; its files for devices: fedprune export {shell_text(shown / 'run')}")
 
 
 def _run(simulation: _Simulation) -> None:
@@ -137,7 +146,6 @@ def _run(simulation: _Simulation) -> None:
         children.run("task", "task", "build", task, "--out", str(out / "task.fedtask"))
         say(children.log("task").read_text().strip())
         _federate(simulation, children)
-    say(f"The run is in {out / 'run'}; its files for devices: fedprune export {out / 'run'}")
 
 
 def _federate(simulation: _Simulation, children: Children) -> None:
@@ -169,7 +177,7 @@ def _data_path(directory: Path) -> Path:
     path = directory / "agent.toml"
     if not path.exists():
         raise ConfigurationError(f"{path}: there is none, which would say where the data are; name them with --data")
-    return (directory / load_toml(path, AgentSettings).data).absolute()
+    return (directory / load_toml(path, AgentSettings).data).resolve()
 
 
 def _shared(simulation: _Simulation) -> tuple[Source, Partition]:

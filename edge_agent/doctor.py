@@ -223,14 +223,29 @@ def examine_running(state: Path, name: str, agent: Finding) -> Iterator[Finding]
         if status.heard_s is not None and status.heard_s <= time.monotonic() - began:
             yield ok("access list", f"{name} published just now, and the aggregator's answer came back")
             return
+        if status.runs is False:
+            yield unknown(
+                "access list", f"no federation runs now, whose answer to {name} would prove it{_last(status)}"
+            )
+            return
         time.sleep(_LOOK_UP_S)
         status = ask(state, STATUS)
-    heard = "" if status is None or status.heard_s is None else f", the last time {status.heard_s:.0f} s ago"
+    if status is not None and status.runs is None:
+        yield unknown(
+            "access list",
+            f"{name} published just now, and neither an answer nor a manifest came since it connected: no federation "
+            "runs now, or it may not read there; call the doctor again while one runs, or while the agent is stopped",
+        )
+        return
     yield failed(
         "access list",
-        f"{name} published just now, and nothing came back{heard}",
+        f"{name} published just now, and nothing came back{_last(status)}",
         "does the aggregator run? If so, stop the agent and call the doctor again: it then tells the missing right",
     )
+
+
+def _last(status: AgentStatus | None) -> str:
+    return "" if status is None or status.heard_s is None else f"; the last one came {status.heard_s:.0f} s ago"
 
 
 def _examine_stopped(

@@ -119,6 +119,7 @@ class AgentRunner:
         self._spoken, self._agreed = spoken, spoken.oldest
         self._manifest: Manifest | None = None
         """The last that counts."""
+        self._runs: bool | None = None  # a federation, as the broker tells; None if it told nothing since connecting
         self._early: Delivery | None = None
         """The last work that no code proved: it may be that of the next manifest."""
         self._submits = BriefSubmits(store.pending)
@@ -144,7 +145,7 @@ class AgentRunner:
         for kind in DOWNLINK:
             self._link.subscribe(self._topics.down(self.state.name, kind))
         self._link.subscribe(self._topics.round)
-        self._connected_at = now
+        self._connected_at, self._runs = now, None
         if self.state.phase is Phase.IDLE:
             _log.info("connected; waiting for work")
         self.handle(Connected(), now)
@@ -254,6 +255,7 @@ class AgentRunner:
             is_connected=state.connected,
             heard_s=None if state.heard_at < 0 else now - state.heard_at,
             unanswered=state.unanswered,
+            runs=self._runs,
             waits_for=state.waits_for
             or (state.refusal.why if state.refusal and state.is_refusing else "")
             or ("" if self._proof is None else self._proof.waits_for),
@@ -319,8 +321,8 @@ class AgentRunner:
             case Warn(text):
                 self._warnings.log(logging.WARNING, "%s", text)
             case WarnUnanswered():
-                text = describe(action, self._topics, self.state.name, self._link.broker)
-                self._warnings.log(logging.WARNING, "%s", text)
+                text = describe(action, self._topics, self.state.name, self._link.broker, runs=self._runs)
+                self._warnings.log(logging.INFO if self._runs is False else logging.WARNING, "%s", text)
             case _:
                 assert_never(action)
 
@@ -342,6 +344,7 @@ class AgentRunner:
     def _decode(self, delivery: Delivery) -> Message | None:
         topic, payload = delivery.topic, delivery.payload
         if topic == self._topics.round:
+            self._runs = bool(payload)
             return decode(Manifest, payload, self._spoken) if payload else None
         if delivery.retained:
             raise ProtocolError("it is retained; only the round's manifest may be")

@@ -8,9 +8,11 @@ from fedprune.wire.topics import Topics
 from fedprune.wire.transfer import ENVELOPE_BYTES
 
 
-def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -> str:
-    """One line for people."""
+def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str, *, runs: bool | None) -> str:
+    """One line for people. `runs`: whether a federation does, as the gateway has said; None if it said nothing."""
     where = f"federation {topics.federation!r} at {broker}"
+    if runs is False:
+        return f"{where}: none runs there now; waiting for the next one"
     down = topics.all_down_to(agent)
     if silence.kind == "need":
         return (
@@ -22,7 +24,7 @@ def describe(silence: WarnUnanswered, topics: Topics, agent: str, broker: str) -
     if silence.is_seen:
         return f"{said}: does the aggregator run, and may this agent publish there and read {down}?"
     return (
-        f"{said}, and no manifest on {topics.round}: is the federation's name right, does its aggregator run, of a "
-        f"version that uses these topics (this is fedprune {__version__}), and may this agent read {topics.round} and "
-        f"{down}?"
+        f"{said}, and no manifest on {topics.round}: does a federation run there now, is its name right, is its "
+        f"aggregator of a version that uses these topics (this is fedprune {__version__}), and may this agent read "
+        f"{topics.round} and {down}?"
     )

@@ -34,7 +34,8 @@ STATUS, PROBE = b"status\n", b"probe\n"
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """`round` counts from 1. `heard_s` ago the aggregator answered last, None if it never did. `waits_for` says why the
+    """`round` counts from 1. `heard_s` ago the aggregator answered last, None if it never did. `runs`: whether a
+    federation does, as its manifest has said since the agent connected, None if none came. `waits_for` says why the
     agent does not train now; empty if it may. `round_bytes_written` went to the disk in the last round that it ended.
     """
 
@@ -44,6 +45,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     is_connected: bool
     heard_s: float | None
     unanswered: int
+    runs: bool | None = None
     waits_for: str = ""
     round_bytes_written: int | None = None
 

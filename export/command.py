@@ -14,12 +14,15 @@ from export.settings import TaskSettings
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.config import load_toml
 from fedprune.errors import ConfigurationError
+from fedprune.system.commands import Commands
 from fedprune.system.disk import Directory
-from fedprune.system.output import say
+from fedprune.system.output import say, tell_watcher
 from fedprune.task.bundle import load_bundle
 
+_BUILDING = "Building the task: what devices will run is compared with TensorFlow, which has to start"
 
-@click.group()
+
+@click.group(cls=Commands)
 def task() -> None:
     """Build, check or show a task bundle: what a federation learns."""
 
@@ -59,6 +62,7 @@ def build(config: Path, out: Path) -> None:
       end_round = 10
     """
     settings = load_toml(config, TaskSettings)
+    tell_watcher(_BUILDING)
 
     from export.build import build_task  # imports TensorFlow: after what is cheap to refuse
 
@@ -108,7 +112,7 @@ def check(
         chain = parse_codec(codec)
     except ValueError as error:
         raise ConfigurationError(f"--codec: {error}") from error
-    found = check_task(*_named(config), data, chain, devices, () if quick else tuple(Format))
+    found = check_task(*_named(config), data, chain, devices, () if quick else tuple(Format), tell_watcher)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:
@@ -124,6 +128,7 @@ def _named(config: Path) -> tuple[str, Callable[[], bytes]]:
     settings = load_toml(config, TaskSettings)
 
     def build() -> bytes:
+        tell_watcher(_BUILDING)
         from export.build import build_task
 
         return build_task(settings, config.parent)

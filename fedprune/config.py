@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,16 @@ from fedprune.errors import ConfigurationError
 
 MAX_BYTES = 2**20
 """More than any person writes."""
+
+FILE_OF = {
+    **dict.fromkeys(("model", "training", "pruning", "evaluation"), "task.toml"),
+    **dict.fromkeys(
+        ("task", "held_out", "agents_hold_out", "keep_checkpoints", "codec", "aggregation"), "federation.toml"
+    ),
+    **dict.fromkeys(("trainer", "personal_model", "root_key", "guest", "consent"), "agent.toml"),
+    "parent": "sub-gateway.toml",
+}
+"""The only file that has a setting of this name: who names another file for it is told."""
 
 _T = TypeVar("_T")
 
@@ -92,13 +102,19 @@ def _unknown_keys(value: Any, form: inspect.Type, path: str) -> Iterator[str]:
     known = [*fields, *([form.tag_field] if form.tag_field else [])]
     for key, inner in value.items():
         if key not in known:
-            import difflib  # settings that can be used do without
-
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {path + near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            yield f"key {path + key!r} unknown ({hint})"
+            yield f"key {path + key!r} unknown ({_hint(key, known, path)})"
         elif key in fields:
             yield from _unknown_keys(inner, fields[key], f"{path}{key}.")
+
+
+def _hint(key: str, known: Sequence[str], path: str) -> str:
+    """What a person may have meant with a key that is not known."""
+    import difflib  # settings that can be used do without
+
+    if not path and key in FILE_OF:
+        return f"it is a setting of {FILE_OF[key]}: is this the right file?"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {path + near[0]!r}?" if near else f"known here: {', '.join(known)}"
 
 
 def _choices(form: inspect.Type, keys: list[str]) -> set[str]:

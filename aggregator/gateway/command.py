@@ -19,6 +19,7 @@ from fedprune.errors import ConfigurationError
 from fedprune.identity.gateway import Gateway, open_gateway
 from fedprune.identity.gateway_command import DIRECTORY, check, epoch, letting_in, make_gateway, summary
 from fedprune.identity.invitation import invite
+from fedprune.system.commands import Commands
 from fedprune.system.output import say
 from fedprune.system.ownership import become_owner
 from fedprune.system.paths import path_text
@@ -29,6 +30,8 @@ from fedprune.task.bundle import Bundle, load_bundle
 
 _FIRST_DEVICE = "pi-1"
 
+_IS_PAUSED = "paused; `fedprune gateway queue resume` goes on"
+
 _TASK = click.option("--task", type=click.Path(path_type=Path), help="What is learned, from `fedprune task build`.")
 _CONFIG = click.option(
     "--config",
@@ -38,7 +41,7 @@ _CONFIG = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def gateway() -> None:
     """The machine that a fleet belongs to: its own authority, a broker that lets in nobody else, federations."""
 
@@ -124,7 +127,7 @@ def _serve_parent(opened: Gateway, tell: Callable[[str], None]) -> None:
     serve_parent(opened, lambda record: tell(part_line(record)))
 
 
-@gateway.group()
+@gateway.group(cls=Commands)
 def queue() -> None:
     """The federations that `fedprune gateway run` serves one after the other."""
 
@@ -180,7 +183,7 @@ def list_(directory: Path, as_json: bool) -> None:
     lines = [[str(row[name]) for name in names] for row in rows]
     click.echo("\n".join(table_lines(names, lines, left=(1, 2, 3, 4))))
     if federations.is_paused:
-        click.echo("paused; `fedprune gateway queue resume` goes on")
+        click.echo(_IS_PAUSED)
 
 
 def _row(number: int, task: str, state: str, why: str, run: Path) -> dict[str, int | str]:
@@ -196,6 +199,7 @@ def pause(directory: Path) -> None:
       fedprune gateway queue pause
     """
     _federations(directory).pause(True)
+    say(_IS_PAUSED)
 
 
 @queue.command()
@@ -206,14 +210,17 @@ def resume(directory: Path) -> None:
     \b
       fedprune gateway queue resume
     """
-    _federations(directory).pause(False)
+    federations = _federations(directory)
+    federations.pause(False)
+    following = federations.following()
+    say("resumed; no federation waits" if following is None else f"resumed, with federation {following.number}")
 
 
 @queue.command()
 @click.argument("number", type=int)
 @DIRECTORY
 def stop(number: int, directory: Path) -> None:
-    """End a federation where it is; its models so far stay. The next one begins. NUMBER is its number in the queue.
+    """End a federation where it is; its models so far stay. The next one begins.
 
     NUMBER is the federation's, as `fedprune gateway queue list` shows it.
 
@@ -221,13 +228,14 @@ def stop(number: int, directory: Path) -> None:
       fedprune gateway queue stop 1
     """
     _federations(directory).stop(number)
+    say(f"federation {number} is to stop; a gateway that runs ends it within seconds")
 
 
 @queue.command()
 @click.argument("number", type=int)
 @DIRECTORY
 def remove(number: int, directory: Path) -> None:
-    """Delete a federation that has ended, with its models. NUMBER is its number in the queue.
+    """Delete a federation that has ended, with its models.
 
     NUMBER is the federation's, as `fedprune gateway queue list` shows it.
 
@@ -235,6 +243,7 @@ def remove(number: int, directory: Path) -> None:
       fedprune gateway queue remove 1
     """
     _federations(directory).remove(number)
+    say(f"federation {number} is deleted")
 
 
 def _wanted(task: Path | None, config: Path | None) -> tuple[Bundle, dict[str, Any], Path]:

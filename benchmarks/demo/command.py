@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from aggregator.book import RoundRecord
 from aggregator.presets import Preset
 from benchmarks.children import default_broker, find_mosquitto
+from benchmarks.demo.display import open_display
 from benchmarks.demo.federation import run_demo
 from benchmarks.demo.result import DemoResult, ExportResult, RoundResult
 from benchmarks.demo.settings import DemoSettings
+from edge_agent.trainers.choice import preferred_trainer
 from fedprune.codecs import DEFAULT_CODEC, parse_codec
 from fedprune.errors import BrokerError, ConfigurationError, ExportError
+from fedprune.system.paths import path_text
+from fedprune.system.table import table_lines
 from fedprune.wire.broker import Broker
 
 _PICTURE = "picture.png"
+_TRAINERS = {"keras": " with TensorFlow; --trainer litert trains as devices do", "litert": " with LiteRT"}
 
 
 def _codec(_: click.Context, __: click.Parameter, description: str) -> str:
@@ -118,12 +118,12 @@ def demo(broker: str | None, **options: Any) -> None:
         raise click.UsageError("--preset says how updates are made bytes; leave --codec out")
     broker = _choose_broker(broker)
     settings = DemoSettings(broker=broker, federation=_federation(broker), **options)
-    console = Console(stderr=True)
-    with _RichDisplay(console, settings.rounds) as display:
+    with open_display(settings.rounds) as display:
         result = run_demo(settings, display)
     _draw(result, settings.out / _PICTURE)
-    Console().print(_rounds_table(result), _exports_table(result), sep="\n")
-    console.print(f"{settings.out / _PICTURE} shows it; {settings.out / 'result.json'} has the numbers.")
+    click.echo("\n".join([*_rounds_lines(result), *_exports_lines(result)]))
+    picture, numbers = settings.out / _PICTURE, settings.out / "result.json"
+    click.echo(path_text(f"{picture} shows it; {numbers} has the numbers."), err=True)
     _check_benchmarked(result, settings.out)
 
 
@@ -157,65 +157,10 @@ def _draw(result: DemoResult, path: Path) -> None:
     draw(result, path)
 
 
-class _RichDisplay:
-    """A line for what goes on, a bar for the rounds."""
-
-    def __init__(self, console: Console, rounds: int) -> None:
-        self._console = console
-        self._rounds = rounds
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-        )
-        self._current: Any = None
-
-    def __enter__(self) -> _RichDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
-            self._complete()
-        self._progress.stop()
-
-    def stage(self, title: str) -> None:
-        self._complete()
-        total = self._rounds if title.startswith("Training") else 1
-        self._current = self._progress.add_task(title, total=total, news="")
-
-    def note(self, text: str) -> None:
-        self._console.print(text, style="yellow")
-
-    def round(self, record: RoundRecord) -> None:
-        news = f"accuracy {record.accuracy:.3f}, sparsity {record.sparsity:.2f}"
-        self._progress.update(self._current, completed=record.round + 1, news=news)
-        if record.left_out:
-            self.note(f"round {record.round + 1}: updates were left out, of {', '.join(record.outliers)}")
-        if record.suspects:
-            self.note(f"round {record.round + 1}: standing apart are {', '.join(record.suspects)}")
-
-    def _complete(self) -> None:
-        if self._current is not None:
-            self._progress.update(self._current, completed=self._progress.tasks[self._current].total)
-
-
-def _rounds_table(result: DemoResult) -> Table:
-    table = Table(
-        title=f"{result.source}: {len(result.rounds)} rounds",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        caption=_control(result.rounds),
-        caption_justify="left",
-    )
-    for heading in ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "train s"):
-        table.add_column(heading, justify="right")
-    for entry in result.rounds:
-        table.add_row(
+def _rounds_lines(result: DemoResult) -> list[str]:
+    headings = ("round", "agents", "accuracy", "loss", "sparsity", "up kB", "down kB", "seconds", "train s")
+    rows = [
+        (
             str(entry.round),
             str(entry.agents),
             f"{entry.accuracy:.3f}",
@@ -226,7 +171,10 @@ def _rounds_table(result: DemoResult) -> Table:
             f"{entry.seconds:.2f}",
             f"{entry.train_seconds:.2f}",
         )
-    return table
+        for entry in result.rounds
+    ]
+    title = f"{path_text(result.source)}: {len(result.rounds)} rounds"
+    return ["", title, "", *table_lines(headings, rows, left=()), _control(result.rounds)]
 
 
 def _control(rounds: Sequence[RoundResult]) -> str:
@@ -239,21 +187,18 @@ def _control(rounds: Sequence[RoundResult]) -> str:
     return f"a round takes an agent {messages:.1f} messages and {control:.0f} bytes of control"
 
 
-def _exports_table(result: DemoResult) -> Table:
+def _exports_lines(result: DemoResult) -> list[str]:
+    headings = ("file", "format", "kB", "zstd kB", "accuracy", "p50 ms")
     memory = result.peak_memory_mb
-    table = Table(
-        title="Exported models",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        caption=f"peak memory: aggregator {memory.aggregator:.0f} MB, "
-        f"agent idle {memory.agent_idle:.0f} MB, training {memory.agent:.0f} MB",
-        caption_justify="left",
-    )
-    for heading in ("file", "format", "kB", "zstd kB", "accuracy", "p50 ms"):
-        table.add_column(heading, justify="left" if heading in ("file", "format") else "right")
-    for export in result.exports:
-        table.add_row(*_export_cells(export))
-    return table
+    return [
+        "",
+        "Exported models",
+        "",
+        *table_lines(headings, [_export_cells(export) for export in result.exports], left=(0, 1)),
+        f"peak memory: aggregator {memory.aggregator:.0f} MB, agent idle {memory.agent_idle:.0f} MB, "
+        f"training {memory.agent:.0f} MB{_TRAINERS[preferred_trainer(result.settings['trainer'])]}",
+        "",
+    ]
 
 
 def _export_cells(export: ExportResult) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from benchmarks.latency.shapes import Shape, parse_shapes
 from benchmarks.latency.table import digits, ratio_text, render
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.runtime.tflite import one_line
+from fedprune.system.commands import Commands
 from fedprune.system.table import table_lines
 
 _DEFAULTS = Settings()
@@ -30,7 +31,7 @@ class NotAsFast(FedpruneError):
     exit_code = 1
 
 
-class _Measuring(click.Group):
+class _Measuring(Commands):
     """A group whose command `run` need not be named: what is no other command's name is a model."""
 
     default = "run"

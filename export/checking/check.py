@@ -26,6 +26,7 @@ from fedprune.codecs import Codec
 from fedprune.data import Dataset
 from fedprune.errors import ExportError, FedpruneError
 from fedprune.runtime.self_check import ProvenGraph
+from fedprune.system.paths import path_text
 from fedprune.task.bundle import Bundle, read_bundle
 from fedprune.task.gathering import load_to_look
 
@@ -85,10 +86,11 @@ def check_task(
     codec: Codec,
     devices: Sequence[DeviceClass] = DEVICES,
     formats: Sequence[Format] = tuple(Format),
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Check:
     """Build the task and look at it from all sides; what would fail is a finding and no error.
 
-    The exports to `formats` are tried, which takes most of the time.
+    The exports to `formats` are tried, which takes most of the time. `on_step` is called with what is begun.
     """
     with _warnings() as warnings:
         try:
@@ -96,9 +98,14 @@ def check_task(
         except FedpruneError as error:
             return Check(name, (Finding("build", "fails", str(error)),))
     findings = [_model(bundle), *(Finding("build", "look", line) for line in warnings), _graphs(bundle)]
+    if data is not None:
+        on_step(f"Reading {path_text(data)}")
     examples, of_data = _data(bundle, data)
     findings += of_data
+    if formats:
+        on_step(f"Trying exports: {', '.join(formats)}")
     findings += _exports(bundle, examples, formats)
+    on_step("Measuring a step of training here")
     steps: dict[int, float] = {}
     rows = tuple(_device(bundle, device, examples, steps) for device in devices)
     return Check(name, tuple(findings), rows, round_bytes(bundle, codec, _final_sparsity(bundle)), steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from export.scaffold.questions import Questions
 from fedprune.data.description import Data, Text, Vocabulary
 from fedprune.errors import ConfigurationError, TaskError
 from fedprune.system.disk import Directory
-from fedprune.system.output import say
-from fedprune.system.paths import path_text
+from fedprune.system.output import say, tell_watcher
+from fedprune.system.paths import path_text, shell_text
 from fedprune.system.process import log_to_stderr
 from fedprune.wire.topics import check_id
 
@@ -95,7 +95,8 @@ def init(
     look = look_at_data(path, looked)
     described = describe_data(path, look, looked, questions)
     plan = make_plan(path, look, described, looked, questions, Wishes(agents, rounds, sparsity))
-    for note in plan.notes:
+    unused = [f"--{option} says nothing about such data, and is left out" for option in questions.unused]
+    for note in (*plan.notes, *unused):
         say(f"Note: {note}")
     plan = replace(plan, data=_seen_from(directory, plan.data))
     texts = {
@@ -103,10 +104,20 @@ def init(
         "federation.toml": federation_toml(name, plan),
         "agent.toml": agent_toml(name, _relative(directory, str(path))),
     }
-    place = Directory(directory)
-    for file, text in texts.items():
-        place.write(file, text.encode())
+    _write_all(directory, texts)
     say(_told(directory, plan, looked))
+
+
+def _write_all(directory: Path, texts: Mapping[str, str]) -> None:
+    """Write all files, or none: some of them would be in the way of whoever calls `init` again."""
+    place = Directory(directory)
+    try:
+        for file, text in texts.items():
+            place.write(file, text.encode())
+    except BaseException:
+        for file in texts:
+            place.delete(file)
+        raise
 
 
 def _check_free(directory: Path) -> None:
@@ -122,6 +133,7 @@ def _name(directory: Path) -> str:
 
 def _look_at_model(source: str, questions: Questions) -> ModelLook:
     """The model; which it is of several in one file is asked. Raises `TaskError`."""
+    tell_watcher(f"Looking at {path_text(source)} with TensorFlow, which has to start")
     looked = look_at_model(source, Path.cwd())
     if isinstance(looked, ModelLook):
         return looked
@@ -170,6 +182,6 @@ def _told(directory: Path, plan: Plan, model: ModelLook) -> str:
 {path_text(model.source)}: {model.parameters:,} weights, {plan.loss}
 {path_text(form)}: {plan.examples:,} examples{classes}{columns}
 {", ".join(_FILES)} are in {path_text(directory)}. Look at them, then run
-  fedprune simulate {path_text(directory)}    # on this machine, with {plan.agents} agents
-or build the task for devices: fedprune task build {path_text(directory / "task.toml")} --out \
-{path_text(directory / "task.fedtask")}"""
+  fedprune simulate {shell_text(directory)}    # on this machine, with {plan.agents} agents
+or build the task for devices: fedprune task build {shell_text(directory / "task.toml")} --out \
+{shell_text(directory / "task.fedtask")}"""

@@ -25,11 +25,18 @@ class Questions:
     def __init__(self, given: Mapping[str, str | None], *, on_terminal: bool | None = None) -> None:
         """`given` are the values of options, by their names without dashes; None where there is none."""
         self._given = given
+        self._used: set[str] = set()
         self._on_terminal = sys.stdin.isatty() if on_terminal is None else on_terminal
 
     def given(self, option: str) -> str | None:
         """What the option says, if it is there."""
+        self._used.add(option)
         return self._given[option]
+
+    @property
+    def unused(self) -> list[str]:
+        """Options that are given, and that nothing has asked for: the data, or the model, are not of their kind."""
+        return [option for option, value in self._given.items() if value is not None and option not in self._used]
 
     def ask(self, option: str, what: str, choices: Sequence[str] = (), usual: str | None = None) -> str:
         """The answer to what `--option` answers: given, or from the terminal.
@@ -40,7 +47,7 @@ class Questions:
             Unanswered: nobody is there to ask.
             ConfigurationError: the option's value is not one of the choices.
         """
-        value = self._given[option]
+        value = self.given(option)
         if value is None:
             if not self._on_terminal:
                 raise Unanswered(f"say {what} with --{option}{_one_of(choices)}")

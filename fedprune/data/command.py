@@ -7,18 +7,20 @@ from pathlib import Path
 import click
 import msgspec
 
-from fedprune.data.description import Arrays
+from fedprune.data.dataset import Source
 from fedprune.data.partition import parse_partition
 from fedprune.data.prepare import Part, SplitSummary, prepare
 from fedprune.data.source import open_source
 from fedprune.data.task_toml import load_description
+from fedprune.errors import DataError
+from fedprune.system.commands import Commands
 from fedprune.system.table import table_lines
 
 _MAX_ROWS = 24
 _MAX_COLUMNS = 10
 
 
-@click.group()
+@click.group(cls=Commands)
 def data() -> None:
     """Prepare the examples that agents learn from."""
 
@@ -95,7 +97,7 @@ def split(
     """
     how = parse_partition(partition_text)
     summary = prepare(
-        open_source(source, Arrays() if task_toml is None else load_description(task_toml)),
+        _opened(source, task_toml),
         how,
         agents=agents,
         examples_per_agent=examples_per_agent,
@@ -107,6 +109,18 @@ def split(
         click.echo(msgspec.json.format(msgspec.json.encode(summary)))
     else:
         _show(summary, out)
+
+
+def _opened(source: str, task_toml: Path | None) -> Source:
+    """Raises `DataError`; of files that are no arrays, with what to do."""
+    if task_toml is not None:
+        return open_source(source, load_description(task_toml))
+    try:
+        return open_source(source)
+    except DataError as error:
+        if not Path(source).exists() or Path(source).suffix == ".npz":
+            raise
+        raise DataError(f"{error}; or name with --task the task.toml that says how such data are read") from error
 
 
 def _show(summary: SplitSummary, out: Path) -> None:

@@ -67,8 +67,8 @@ def prepare(
         names = list(source.train.labels)
         are = "is" if len(names) == 1 else "are"
         raise DataError(
-            f"{source.name}: {' and '.join(names)} {are} not one class number an example, which {how} needs; share it "
-            "out with iid"
+            f"{source.name}: {' and '.join(names)} {are} not one class number an example, which {how} needs; "
+            "share it out with --partition iid"
         )
     note = source.note
     try:
@@ -99,7 +99,9 @@ def _by_group(
 ) -> tuple[Dataset, Dataset, list[NDArray[np.int64]]]:
     """What agents share, what is held out, and each agent's share, of at most so many examples."""
     if source.train.provenance is None or source.test is not None:
-        raise DataError("nothing tells groups apart; name their column in data.group, or share it out with iid")
+        raise DataError(
+            "nothing tells groups apart; name their column in data.group, or share it out with --partition iid"
+        )
     groups = source.train.provenance.groups
     names = np.unique(groups)
     apart = names[Keyed(seed, "held-out").permutation(len(names))[: max(1, len(names) // _HELD_OUT_SHARE)]]

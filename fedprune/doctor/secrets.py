@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedprune.doctor.finding import Finding, failed, ok, warning
 from fedprune.system.disk import why_unreadable
+from fedprune.system.paths import shell_text
 from fedprune.wire.broker import Broker
 
 _GROUP, _OTHERS = 0o070, 0o007
@@ -36,7 +37,7 @@ def _examine_secret(what: str, path: Path) -> Finding:
 
 def judge_rights(told: str, path: Path, mode: int, owner: int, user: int) -> Finding:
     """Who may read or change a secret file of mode `mode` and owner `owner`, if `user` examines it."""
-    check, mending = "secrets", f"chmod 600 {path}"
+    check, mending = "secrets", f"chmod 600 {shell_text(path)}"
     if mode & _OTHERS:
         return failed(check, f"{told} has mode {mode:04o}: everybody on this machine can read or change it", mending)
     if mode & _GROUP:

@@ -18,6 +18,7 @@ from fedprune.identity.audit import ATTACKER, PATIENCE_S, VICTIM, Client, Scene,
 from fedprune.identity.gateway import BROKER, CONFIGURATION, Gateway
 from fedprune.identity.mosquitto import MAX_PACKET_BYTES, NO_CONTENT
 from fedprune.system.disk import Directory
+from fedprune.system.paths import shell_text
 from fedprune.wire.broker import Broker
 from fedprune.wire.link import Delivery
 from fedprune.wire.topics import Topics
@@ -53,7 +54,7 @@ def _await_broker(gateway: Gateway) -> None:
     except OSError as error:
         raise BrokerError(
             f"broker {gateway.broker_url}: {error.strerror or error}; start it: "
-            f"mosquitto -c {gateway.path / CONFIGURATION}"
+            f"mosquitto -c {shell_text(gateway.path / CONFIGURATION)}"
         ) from error
 
 

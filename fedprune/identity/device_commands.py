@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +26,10 @@ from fedprune.identity.renewal import renew_device
 from fedprune.identity.revocation import revoke as revoke_device
 from fedprune.identity.token import parse_token
 from fedprune.system.ownership import become_owner, owned
-from fedprune.system.paths import path_text
+from fedprune.system.paths import path_text, shell_text
 from fedprune.wire.topics import check_id
 
-_AGENT = "agent.toml"
+_AGENT, _DATA = "agent.toml", "data.npz"
 
 
 @click.command()
@@ -87,12 +88,11 @@ def revoke(name: str, directory: Path) -> None:
 )
 @click.option(
     "--data",
-    default="data.npz",
-    show_default=True,
+    metavar="PATH",
     envvar="FEDPRUNE_DATA",
-    help="The device's examples, as agent.toml names them.",
+    help="The device's examples: a file, a directory, or file.py:function.  [default: data.npz, beside agent.toml]",
 )
-def join(token: str, directory: Path, data: str) -> None:
+def join(token: str, directory: Path, data: str | None) -> None:
     """Join a gateway's federation: make a key, have it certified, write agent.toml.
 
     TOKEN is what `fedprune enroll` printed at the gateway. The key never leaves this device, and nothing secret is sent
@@ -102,17 +102,18 @@ def join(token: str, directory: Path, data: str) -> None:
       fedprune join fpj1.bqW0zj...
       fedprune agent --config agent/agent.toml
     """
+    examples = _DATA if data is None else _from_anywhere(data)
     become_owner(directory)
     with owned(directory) as disk:  # two at once would mix their keys
         member = join_gateway(parse_token(token), disk)
-        wanted = _agent_toml(member, data)
+        wanted = _agent_toml(member, examples)
         found = disk.read(_AGENT)
         if found is None:
             disk.write(_AGENT, wanted.encode())
     click.echo(
         path_text(
             f"{member.name} has joined the federation {member.federation} at {member.broker_url}; start it: "
-            f"fedprune agent --config {directory / _AGENT}"
+            f"fedprune agent --config {shell_text(directory / _AGENT)}"
         )
     )
     if found not in (None, wanted.encode()):
@@ -142,6 +143,15 @@ def renew(directory: Path) -> None:
     with owned(directory) as disk:
         is_renewed = renew_device(disk, datetime.now(UTC))
     click.echo("the certificate is renewed" if is_renewed else "the certificate is not due to be renewed")
+
+
+def _from_anywhere(data: str) -> str:
+    """What a person named in a shell, as agent.toml names it, which may lie in another directory. A function of a
+    module that is installed is found by its name alone."""
+    place, colon, _ = data.rpartition(":")
+    if colon and not place.endswith(".py") and os.sep not in place:
+        return data
+    return os.path.abspath(data)
 
 
 def _agent_toml(member: Membership, data: str) -> str:

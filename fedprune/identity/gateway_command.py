@@ -35,7 +35,7 @@ from fedprune.identity.renewal import CHECK_S, renew_gateway
 from fedprune.identity.settings import GatewaySettings, check_host
 from fedprune.system.clock import check_clock
 from fedprune.system.ownership import become_owner
-from fedprune.system.paths import path_text
+from fedprune.system.paths import path_text, shell_text
 from fedprune.system.table import table_lines
 
 _log = logging.getLogger(__name__)
@@ -170,19 +170,19 @@ def _outcome(crossing: Crossing) -> str:
 
 def summary(made: Gateway) -> str:
     """What a person does next."""
-    path = made.path.resolve()
+    path, directory = made.path.resolve(), shell_text(made.path)
     return path_text(f"""\
 {path} is the gateway of the federation {made.settings.federation}. All its devices trust {AUTHORITY}.key: keep it.
 
-move the root key away:   mv {path / ROOT_KEY} /media/usb/
+move the root key away:   mv {shell_text(path / ROOT_KEY)} /media/usb/
                           only `fedprune gateway epoch` needs it, after a restore from a backup
 
-start the broker:         mosquitto -c {path / CONFIGURATION}
-run federations on it:    fedprune gateway run --dir {made.path}
+start the broker:         mosquitto -c {shell_text(path / CONFIGURATION)}
+run federations on it:    fedprune gateway run --dir {directory}
 (with the Debian package systemd does these two)
-prove it:                 fedprune gateway check --dir {made.path}
-invite a device:          fedprune enroll NAME --dir {made.path}
-queue a federation:       fedprune gateway queue add --task FILE --dir {made.path}
+prove it:                 fedprune gateway check --dir {directory}
+invite a device:          fedprune enroll NAME --dir {directory}
+queue a federation:       fedprune gateway queue add --task FILE --dir {directory}
 
 an aggregator by itself:  federation.toml has
                           name = "{made.settings.federation}"

@@ -50,11 +50,13 @@ def predict(model: Path, data: Path, as_json: bool) -> None:
 
 
 def _line(prediction: Prediction) -> str:
-    return f"{prediction.place}: {', '.join(map(_words, prediction.answers))}"
+    """The place and the answers; which output gave one is told where there are several."""
+    has_several = len(prediction.answers) > 1
+    return f"{prediction.place}: {', '.join(_words(answer, named=has_several) for answer in prediction.answers)}"
 
 
-def _words(answer: Answer) -> str:
-    head = f"{answer.output} " if answer.output else ""
+def _words(answer: Answer, *, named: bool) -> str:
+    head = f"{answer.output} " if named and answer.output else ""
     if answer.label is not None:
         return f"{head}{answer.label} ({answer.probability:.3f})"
     numbers = _flat(answer.values)

@@ -53,6 +53,12 @@ def say(line: str) -> None:
         return
 
 
+def tell_watcher(line: str) -> None:
+    """Say on standard error what goes on, where a person watches: on a terminal. For what takes seconds in silence."""
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
+
+
 class _Unbuffered(io.FileIO):
     """Keeps nothing back, so that no later flush fails for it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -13,3 +14,13 @@ def path_text(path: Path | str) -> str:
         'caf\\\\xe9.tflite'
     """
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def shell_text(path: Path | str) -> str:
+    """`path` as a word of a command that a person copies into a shell.
+
+    Example:
+        >>> shell_text("my photos"), shell_text("photos")
+        ("'my photos'", 'photos')
+    """
+    return shlex.quote(path_text(path))

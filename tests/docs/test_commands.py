@@ -94,3 +94,10 @@ def test_a_command_explains_itself_and_its_parameters(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path, command in _COMMANDS.items() if not isinstance(command, click.Group)])
 def test_a_command_is_in_the_documentation(path: str) -> None:
     assert any(path in document.read_text() for document in DOCUMENTS)
+
+
+@pytest.mark.parametrize("path", [path for path, command in _COMMANDS.items() if isinstance(command, click.Group)])
+def test_a_list_of_commands_cuts_no_summary_short(path: str) -> None:
+    command = _COMMANDS[path]
+    context = click.Context(command, info_name=path, parent=None if command is cli else _CONTEXT)
+    assert "..." not in command.get_help(context).partition("Commands:")[2]

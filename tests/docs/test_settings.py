@@ -14,7 +14,8 @@ from aggregator.settings import FederationSettings
 from aggregator.sub_gateway.settings import SubGatewaySettings
 from edge_agent.settings import AgentSettings
 from export.settings import TaskSettings
-from fedprune.config import load_toml
+from fedprune.config import FILE_OF, load_toml
+from fedprune.errors import ConfigurationError
 from fedprune.identity.settings import GatewaySettings
 from fedprune.wire.broker import Broker
 from tests.docs.snippets import ROOT
@@ -87,3 +88,11 @@ def test_an_undocumented_key_would_be_found() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*.toml")), ids=lambda path: str(path.name))
 def test_an_example_is_valid(path: Path) -> None:
     load_toml(path, _FILES[path.name])
+
+
+def test_a_setting_of_another_file_is_told_to_be_that_ones(tmp_path: Path) -> None:
+    having = {key: [name for name, form in _FILES.items() if key in form.__struct_fields__] for key in FILE_OF}
+    assert having == {key: [name] for key, name in FILE_OF.items()}
+    (tmp_path / "mine.toml").write_text("[model]\nseed = 1\n")
+    with pytest.raises(ConfigurationError, match=r"key .model. unknown \(it is a setting of task\.toml: is"):
+        load_toml(tmp_path / "mine.toml", FederationSettings)

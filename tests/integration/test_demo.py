@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,14 +31,21 @@ from tests.processes import run, until
 _COMMAND = (sys.executable, "-m", "fedprune.command", "demo")
 
 
-def _demo(out: Path, *options: str) -> str:
-    """What it prints."""
+class _Ended(NamedTuple):
+    """A demo that has ended: its directory, what it printed, and what it told meanwhile."""
+
+    out: Path
+    printed: str
+    told: str
+
+
+def _demo(out: Path, *options: str) -> _Ended:
     command = (*_COMMAND, "--out", str(out), *options)
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return _Ended(out, done.stdout, done.stderr)
 
 
 def _refusal(code: int, out: Path, *options: str) -> str:
@@ -54,15 +61,15 @@ def _result(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A small demo's directory, whose name is not text, and what it printed."""
+def small(tmp_path_factory: pytest.TempPathFactory) -> _Ended:
+    """A small demo, whose directory's name is not text."""
     out = tmp_path_factory.mktemp("demo") / os.fsdecode(b"sm\xe5ll")
     options = ("--agents", "2", "--rounds", "3", "--examples-per-agent", "128")
-    return out, _demo(out, *options, "--sparsity", "0.9", "--units", "0.5", "--broker", "embedded")
+    return _demo(out, *options, "--sparsity", "0.9", "--units", "0.5", "--broker", "embedded")
 
 
-def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
-    result = _result(small[0])
+def test_result_json_holds_what_it_promises(small: _Ended) -> None:
+    result = _result(small.out)
     assert [entry["round"] for entry in result["rounds"]] == [1, 2, 3]
     for entry in result["rounds"]:
         assert entry["agents"] == 2
@@ -81,26 +88,26 @@ def test_result_json_holds_what_it_promises(small: tuple[Path, str]) -> None:
     assert memory["agent"] > memory["agent_idle"]
     assert [export["format"] for export in result["exports"]] == ["fp32", "fp16", "dynamic", "int8"]
     for export in result["exports"]:
-        assert (small[0] / export["path"]).stat().st_size == export["bytes"] > export["bytes_compressed"]
+        assert (small.out / export["path"]).stat().st_size == export["bytes"] > export["bytes_compressed"]
         assert export["p50_ms"] > 0
 
 
-def test_a_demos_directory_may_have_any_name(small: tuple[Path, str]) -> None:
-    assert _result(small[0])["settings"]["out"].endswith(r"sm\xe5ll")
+def test_a_demos_directory_may_have_any_name(small: _Ended) -> None:
+    assert _result(small.out)["settings"]["out"].endswith(r"sm\xe5ll")
 
 
-def test_uplink_bytes_are_those_of_the_updates_and_little_more(small: tuple[Path, str]) -> None:
+def test_uplink_bytes_are_those_of_the_updates_and_little_more(small: _Ended) -> None:
     """The last round's updates: int8 at kept positions; 2 % on top for messages."""
-    result = _result(small[0])
+    result = _result(small.out)
     kept = result["model"]["prunable"] * (1 - result["rounds"][1]["sparsity"])
     values = 2 * (kept + result["model"]["parameters"] - result["model"]["prunable"])
     assert values < result["rounds"][2]["bytes_up"] < values * 1.02 + 2000
 
 
-def test_the_exported_kernels_have_half_the_units_and_are_sparse(small: tuple[Path, str]) -> None:
+def test_the_exported_kernels_have_half_the_units_and_are_sparse(small: _Ended) -> None:
     sizes = {3 * 3 * 8, 3 * 3 * 8 * 16, 5 * 5 * 16 * 64, 64 * 10}
     parameters = sum(sizes) + 8 + 16 + 64 + 10
-    interpreter: Any = default_runtime().interpreter(small[0] / "export" / "fp32.tflite")
+    interpreter: Any = default_runtime().interpreter(small.out / "export" / "fp32.tflite")
     kernels = [
         interpreter.get_tensor(detail["index"])
         for detail in interpreter.get_tensor_details()
@@ -108,16 +115,25 @@ def test_the_exported_kernels_have_half_the_units_and_are_sparse(small: tuple[Pa
     ]
     constants = {array.size: array for array in kernels if np.count_nonzero(array)}
     assert set(constants) == sizes
-    assert _result(small[0])["model"]["exported_parameters"] == parameters
+    assert _result(small.out)["model"]["exported_parameters"] == parameters
     kept = sum(np.count_nonzero(array) for array in constants.values())
-    assert kept / _result(small[0])["model"]["prunable"] == pytest.approx(0.1, abs=0.005)
+    assert kept / _result(small.out)["model"]["prunable"] == pytest.approx(0.1, abs=0.005)
 
 
-def test_a_person_sees_tables_and_a_picture(small: tuple[Path, str]) -> None:
-    out, printed = small
-    assert "accuracy" in printed
-    assert "int8" in printed
-    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+def test_a_person_sees_tables_and_a_picture(small: _Ended) -> None:
+    assert small.printed.count("accuracy") == 2, "no heading is cut short, however narrow the terminal"
+    assert "int8" in small.printed
+    assert "MB with TensorFlow; --trainer litert trains as devices do" in small.printed
+    tables = [line for line in small.printed.splitlines() if not line.startswith("peak memory")]
+    assert max(map(len, tables)) < 80
+    assert (small.out / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_terminal_each_part_and_each_round_is_a_line(small: _Ended) -> None:
+    lines = small.told.splitlines()
+    assert lines[:3] == ["Sharing out the data", "Building the task bundle", "Training with 2 agents"]
+    assert [line.partition(":")[0] for line in lines[3:6]] == ["round 1/3", "round 2/3", "round 3/3"]
+    assert lines[6:8] == ["Exporting and verifying", "Benchmarking"]
 
 
 def test_bad_requests_are_one_line_and_leave_nothing_behind(tmp_path: Path) -> None:

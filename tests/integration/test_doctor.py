@@ -102,6 +102,25 @@ def answering(broker: Broker, directory: Path, answers: Rejected = NO_WORK) -> I
             thread.join()
 
 
+@contextmanager
+def told_by_an_agent(state: Path, told: AgentStatus) -> Iterator[list[bool]]:
+    """Something that owns the state directory, and tells this whenever it is asked; whether each was a probe."""
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    asked: list[bool] = []
+
+    def answer() -> None:
+        while isinstance(event := events.get(), StatusAsked):
+            asked.append(event.is_probe)
+            event.answer.put(told)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with owned(state) as disk, telling(disk.path, events):
+        yield asked
+    events.put(None)
+    thread.join()
+
+
 def device(directory: Path, url: str, password: str = PASSWORD, **broker: Any) -> Path:
     """An agent.toml, with a password file that is this user's alone."""
     (directory / "password").write_text(password)
@@ -276,25 +295,25 @@ def test_a_key_that_others_can_read_is_named(tmp_path: Path) -> None:
     assert found.mending == f"chmod 600 {tmp_path / 'password'}"
 
 
+@pytest.mark.parametrize("runs", [None, False, True])
+def test_where_no_federation_runs_an_agent_without_an_answer_has_not_failed(tmp_path: Path, runs: bool | None) -> None:
+    told = AgentStatus("0.1.0", "idle", None, is_connected=True, heard_s=600.0, unanswered=3, runs=runs)
+    with guarded(tmp_path) as broker:
+        config = device(tmp_path, broker.url)
+        with told_by_an_agent(tmp_path / "state-of-pi-1", told):
+            found = examined(config)
+    assert failures(found) == ({"access list"} if runs else set())
+    assert (found["access list"].verdict is Verdict.UNKNOWN) is not runs
+    assert ("no federation runs now" in found["access list"].told) is not runs
+
+
 def test_an_agent_that_runs_is_asked_and_nobody_logs_in_as_it(tmp_path: Path) -> None:
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     told = AgentStatus("0.1.0", "training", 3, is_connected=True, heard_s=0.0, unanswered=0, waits_for="it is 81 °C")
-    asked: list[bool] = []
-
-    def answer() -> None:
-        while isinstance(event := events.get(), StatusAsked):
-            asked.append(event.is_probe)
-            event.answer.put(told)
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
     with guarded(tmp_path) as broker:
         config = device(tmp_path, broker.url, password="not this one")
-        with owned(tmp_path / "state-of-pi-1") as disk, telling(disk.path, events):
+        with told_by_an_agent(tmp_path / "state-of-pi-1", told) as asked:
             found = examined(config)
-        assert ask(disk.path) is None
-    events.put(None)
-    thread.join()
+        assert ask(tmp_path / "state-of-pi-1") is None
     assert not failures(found)
     assert "round 3, training, waits: it is 81 °C" in found["agent"].told
     assert found["access list"].verdict is Verdict.OK

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.presets import chains
 from edge_agent.held_model import HeldModel
-from fedprune.codecs import decode_model
+from fedprune.codecs import parse_model_codec
 from fedprune.model.tensors import weights_digest
 from fedprune.system.disk import Directory
 from fedprune.task.bundle import load_bundle
@@ -46,11 +47,14 @@ def test_models_travel_as_deltas_and_an_agent_that_is_killed_goes_on_from_what_i
     control = [record["bytes_up_by_kind"]["control"] + record["bytes_down_by_kind"]["control"] for record in records]
     assert min(control[1:]) / 2 <= 150, "of each agent, where nobody has to ask twice"
     assert min(record["messages_up"] + record["messages_down"] for record in records[1:]) / 2 <= 5
+    table = load_bundle(tiny_task).task.table
+    codec = parse_model_codec(f"fp16 + {chains(table.parameters)[1]}")
     for name in ("pi-1", "pi-2"):
         held = HeldModel(Directory(tmp_path / f"state-of-{name}"))
         assert held.version == (newest.run, ROUNDS - 1)
         found = held.read(newest.run)
         assert found is not None
-        weights, mask = decode_model(found[1], load_bundle(tiny_task).task.table)
+        weights, mask, sent = codec.decode(found[1], table)
         assert weights_digest(weights) == weights_digest(newest.weights)
         assert all((mask[tensor] == kept).all() for tensor, kept in newest.mask.items())
+        assert sent == newest.sent

@@ -42,6 +42,13 @@ def do(gateway: SecuredGateway, *arguments: str | Path) -> tuple[int, str]:
     return run("gateway", "queue", *arguments, "--dir", gateway.path)
 
 
+def told(gateway: SecuredGateway, *arguments: str) -> str:
+    """What a command that succeeds prints."""
+    code, printed, said = ran("gateway", "queue", *arguments, "--dir", gateway.path)
+    assert code == 0, said
+    return printed
+
+
 def listed(gateway: SecuredGateway) -> list[dict[str, Any]]:
     code, printed, said = ran("gateway", "queue", "list", "--json", "--dir", gateway.path)
     assert code == 0, said
@@ -65,20 +72,21 @@ def test_it_serves_one_federation_after_the_other_and_its_device_stays(
         with Child("agent", "--config", config) as agent:
             served.says("federation 1: done")
             served.says("federation 2, round", "stdout")
-            assert do(gateway, "pause")[0] == 0
+            assert told(gateway, "pause") == "paused; `fedprune gateway queue resume` goes on\n"
             served.says("federation 2 rests")
             assert [row["state"] for row in listed(gateway)] == ["done", "waiting", "waiting"]
-            assert do(gateway, "resume")[0] == 0
+            assert told(gateway, "resume") == "resumed, with federation 2\n"
             served.says("federation 2: tiny")
             served.says("federation 2, round", "stdout")
-            assert do(gateway, "stop", "2")[0] == 0
+            assert told(gateway, "stop", "2").startswith("federation 2 is to stop")
             served.says("federation 2: stopped")
             served.says("federation 3, round 1/1", "stdout")
             served.says("federation 3: done")
             assert "lost" not in agent.stderr
     assert [row["state"] for row in listed(gateway)] == ["done", "stopped", "done"]
     assert (Path(listed(gateway)[2]["run"]) / "checkpoints").is_dir()
-    assert do(gateway, "remove", "1")[0] == 0
+    assert told(gateway, "remove", "1") == "federation 1 is deleted\n"
+    assert told(gateway, "resume") == "resumed; no federation waits\n"
     assert [row["number"] for row in listed(gateway)] == [2, 3]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,11 @@ from export.build import build_task
 from export.scaffold.model_look import Candidates, ModelLook, look_at_model
 from export.settings import TaskSettings
 from fedprune.config import load_toml
-from fedprune.errors import TaskError
+from fedprune.errors import StorageError, TaskError
 from fedprune.task.bundle import read_bundle
 from tests.docs.snippets import ROOT
 from tests.patience import PATIENCE_S
-from tests.processes import run
+from tests.processes import FEDPRUNE, ran, run
 
 _CODE = """
 import keras
@@ -112,6 +113,46 @@ def test_code_that_fails_is_one_line(tmp_path: Path, code: str, said: str) -> No
     ended_with, line = _init(tmp_path, "--from", "net.py", "--data", "mine.npz")
     assert (ended_with, line.count("\n")) == (TaskError.exit_code, 1)
     assert said in line
+
+
+def test_who_watches_is_told_what_takes_long_and_who_reads_a_pipe_is_not(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("raise RuntimeError('no disk')")
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    arguments = ("init", "mine", "--from", "net.py", "--data", "mine.npz")
+    screen, terminal = pty.openpty()
+    watched = subprocess.run([*FEDPRUNE, *arguments], cwd=tmp_path, stdin=terminal, stderr=terminal, check=False)
+    os.close(terminal)
+    with os.fdopen(screen, "rb", buffering=0) as seen:
+        lines = seen.read(4096).decode().splitlines()
+    assert watched.returncode == TaskError.exit_code
+    assert lines[0] == "Looking at net.py with TensorFlow, which has to start"
+    assert "no disk" in lines[1]
+
+
+def test_an_option_that_the_data_have_no_use_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    loss = "sparse_categorical_crossentropy"
+    arguments = ("--from", "net.py:small", "--data", "mine.npz", "--loss", loss, "--stride", "3")
+    code, printed, said = ran("init", "mine", *arguments)
+    assert code == 0, said
+    assert "Note: --stride says nothing about such data, and is left out" in printed
+    assert "--loss" not in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_full_in_between_leaves_no_file_in_the_way_of_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(_CODE)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((90, 4)), y=np.arange(90) % 3)
+    (tmp_path / "mine").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", tmp_path / "mine"], check=True)
+    try:
+        code, said = _init(tmp_path, "--from", "net.py:small", "--data", "mine.npz")
+        left = [*(tmp_path / "mine").iterdir()]
+    finally:
+        subprocess.run(["umount", tmp_path / "mine"], check=True)
+    assert (code, left) == (StorageError.exit_code, []), said
 
 
 def test_a_file_without_a_model_has_no_candidates(tmp_path: Path) -> None:

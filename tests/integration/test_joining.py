@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from edge_agent.doctor import examine
+from edge_agent.settings import load_settings
 from fedprune.doctor.finding import Verdict
 from fedprune.errors import BrokerError, ProtocolError
 from fedprune.identity.asking import GatewayUnproven
@@ -232,6 +233,18 @@ def test_a_token_lets_one_device_in_and_the_second_is_told_on_both_sides(
         assert "fedprune revoke pi-1" in endpoint.says("refused 127.0.0.1: the token of pi-1 was used already, ")
         assert parse_token(token).secret.hex() not in endpoint.stderr
     assert not (tmp_path / "second" / "device.pem").exists()
+
+
+def test_data_are_named_from_where_a_person_stands_and_found_from_where_agent_toml_lies(
+    tmp_path: Path, gateway: SecuredGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"photos": str(tmp_path / "photos"), "mine.py:load": str(tmp_path / "mine.py:load"), "own.data:load": None}
+    with gateway.endpoint():
+        for number, (given, found) in enumerate(named.items()):
+            code, said = run("join", gateway.enrol(f"pi-{number}"), "--dir", f"pi-{number}", "--data", given)
+            assert code == 0, said
+            assert load_settings(tmp_path / f"pi-{number}" / "agent.toml").data == (found or given)
 
 
 def test_a_stranger_on_the_gateways_port_is_told_nothing(tmp_path: Path, gateway: SecuredGateway) -> None:

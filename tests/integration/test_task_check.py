@@ -80,6 +80,13 @@ def test_a_device_without_memory_fails_and_only_if_all_do_the_task_does(site: Pa
     assert msgspec.structs.replace(both, devices=both.devices[:1]).fails
 
 
+def test_what_takes_long_is_told_as_it_begins(site: Path) -> None:
+    told: list[str] = []
+    build, chain = (site / "tiny.fedtask").read_bytes, parse_codec(DEFAULT_CODEC)
+    check_task("tiny", build, site / "mine.npz", chain, (_LARGE,), (), told.append)
+    assert told == [f"Reading {site / 'mine.npz'}", "Measuring a step of training here"]
+
+
 def test_a_task_that_cannot_be_built_is_a_finding(site: Path) -> None:
     (site / "bad.toml").write_text(task_toml(4).replace("[12, 12, 1]", "[4, 4, 1]"))
     result = CliRunner().invoke(task, ["check", str(site / "bad.toml")], standalone_mode=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import queue
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from edge_agent import process, residual_files
-from edge_agent.agent_state import Phase, Train
+from edge_agent.agent_state import Phase, Ticked, Train
 from edge_agent.consent import Consent
 from edge_agent.consent_gate import ConsentGate
 from edge_agent.history import Durations
@@ -291,6 +292,25 @@ def _no_memory(*_: object) -> bytes:
 
 def _no_space(_: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_who_is_not_answered_after_the_last_federation_is_told_of_no_fault(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edge_agent")
+    assert device.runner.status(0.0).runs is None
+    device.runner.deliver(Delivery(TOPICS.round, encode(manifest())), 0.0)
+    assert device.runner.status(0.0).runs
+    device.runner.deliver(Delivery(TOPICS.round, encode(manifest(done=True))), 0.0)
+    device.runner.deliver(Delivery(TOPICS.round, b""), 0.0)
+    assert device.runner.status(0.0).runs is False
+    for hours in range(24):
+        device.runner.handle(Ticked(), 3600.0 * hours)
+
+    assert "none runs there now; waiting for the next one" in caplog.text
+    assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
+    device.runner.connect(86_400.0)
+    assert device.runner.status(0.0).runs is None
 
 
 def test_a_manifest_that_was_cleared_is_no_message(device: Device) -> None:

@@ -188,7 +188,7 @@ def test_a_fetch_that_is_only_a_little_slow_goes_on() -> None:
 def test_the_line_names_federation_broker_topics_and_the_likely_reason(
     silence: WarnUnanswered, named: tuple[str, ...]
 ) -> None:
-    line = describe(silence, Topics("field"), "pi-1", "mqtt://gateway.local:1883")
+    line = describe(silence, Topics("field"), "pi-1", "mqtt://gateway.local:1883", runs=None)
 
     assert "'field' at mqtt://gateway.local:1883" in line
     assert "\n" not in line

@@ -161,6 +161,15 @@ def test_a_file_to_split_may_have_any_name(tmp_path: Path) -> None:
     assert json.loads((out / "split.json").read_bytes()) == json.loads(done.output)
 
 
+def test_data_that_are_no_arrays_want_a_task_that_says_how_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "rooms.csv").write_text("t,power\n1,2\n")
+    (tmp_path / "photos").mkdir()
+    for source in ("rooms.csv", "photos"):
+        refusal = CliRunner().invoke(data, ["split", "--source", str(tmp_path / source), "--out", str(tmp_path)])
+        assert isinstance(refusal.exception, DataError)
+        assert "name with --task the task.toml" in str(refusal.exception)
+
+
 def test_the_table_shows_data_without_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", x=np.zeros((100, 4), np.uint8), y=np.linspace(-1, 1, 100))
     arguments = ["split", "--source", str(tmp_path / "mine.npz"), "--agents", "2", "--examples-per-agent", "30"]

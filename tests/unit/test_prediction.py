@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import wave
 import zipfile
@@ -154,7 +155,7 @@ def test_the_command_prints_lines_or_json_and_names_what_it_cannot_read(tmp_path
     plain, as_json = predicted(), predicted("--json")
     assert (plain.returncode, as_json.returncode) == (0, 0)
     assert plain.stdout.startswith("rows.csv, line 2: ")
-    assert any(label in plain.stdout for label in LABELS)
+    assert re.fullmatch(rf"rows.csv, line 2: ({'|'.join(LABELS)}) \(0\.\d{{3}}\)\n", plain.stdout)
     assert "rows.csv, line 3: column 't' is empty" in plain.stderr
     first, second = map(json.loads, as_json.stdout.splitlines())
     assert first["answers"][0]["label"] in LABELS

@@ -26,6 +26,13 @@ def _refusal(*arguments: str | Path) -> BaseException:
     return result.exception
 
 
+def test_a_directory_that_init_has_not_written_says_how_to_have_it_written(tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    refusal = _refusal(tmp_path / "my photos")
+    assert isinstance(refusal, ConfigurationError)
+    assert f"`fedprune init '{tmp_path}/my photos' --from MODEL --data PATH` writes one" in str(refusal)
+
+
 def test_a_directory_without_data_says_how_to_name_them(tmp_path: Path) -> None:
     (_site(tmp_path) / "agent.toml").unlink()
     refusal = _refusal(tmp_path)
