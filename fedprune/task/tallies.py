@@ -34,7 +34,10 @@ _MOST_OF_EACH = _MOST_COUNTED // MOST_SUMMED
 """That one of them counts, 2^44: whoever forged them, all have room in their sum."""
 
 _LARGEST_SUM = 1e100
-"""Of errors: squares of float32 numbers come to 2^256, times 2^62 of them, and sums of `MOST_SUMMED` stay finite."""
+"""Of errors, in a sum of tallies: squares of float32 numbers come to 2^256, times 2^62 of them."""
+
+_LARGEST_OF_EACH = _LARGEST_SUM / MOST_SUMMED
+"""That one of them sums up to."""
 
 
 def pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
@@ -84,13 +87,18 @@ def unpack_tallies(blob: bytes, task: Task, examples: int) -> dict[str, Tally]:
             raise ProtocolError(f"its evaluation: {name} is none of {examples} examples")
         tallies[name] = tally
     if not have_room(tallies):
-        raise ProtocolError(f"its evaluation counts more than {_MOST_OF_EACH}: sums of all have no room for it")
+        raise ProtocolError(
+            f"its evaluation counts more than {_MOST_OF_EACH}, or sums up to more than {_LARGEST_OF_EACH:.2g}: sums of "
+            "all have no room for it"
+        )
     return tallies
 
 
 def have_room(tallies: Mapping[str, Tally]) -> bool:
     """True if sums of `MOST_SUMMED` such tallies hold whatever they come to."""
-    return all(tally.dtype == np.float64 or int(tally.sum()) <= _MOST_OF_EACH for tally in tallies.values())
+    return all(
+        tally.sum() <= (_LARGEST_OF_EACH if tally.dtype == np.float64 else _MOST_OF_EACH) for tally in tallies.values()
+    )
 
 
 def _bins_sent_as_one(names: Iterable[str]) -> int:
@@ -115,7 +123,7 @@ def _packed(tally: Tally) -> list[int] | list[float]:
 
 def _sums(numbers: Sequence[float], shape: tuple[int, ...]) -> Tally | None:
     """None for what is no such tally."""
-    if len(numbers) != math.prod(shape) or not all(0 <= each <= _LARGEST_SUM for each in numbers):
+    if len(numbers) != math.prod(shape) or not all(0 <= each <= _LARGEST_OF_EACH for each in numbers):
         return None
     return np.array(numbers, np.float64).reshape(shape)
 

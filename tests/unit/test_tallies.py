@@ -123,7 +123,7 @@ def test_the_most_tallies_that_are_summed_fit_and_larger_ones_are_refused() -> N
 
     total = largest * MOST_SUMMED
     assert total.sum() == most * MOST_SUMMED
-    with pytest.raises(ProtocolError, match=f"its evaluation counts more than {most}: sums of all have no room"):
+    with pytest.raises(ProtocolError, match=f"its evaluation counts more than {most}, .*: sums of all have no room"):
         unpack_tallies(msgspec.msgpack.encode([[0, 1, 0, most]]), task, most)
 
 

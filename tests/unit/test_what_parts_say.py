@@ -19,11 +19,13 @@ from aggregator.part_submit import submitted_part
 from aggregator.partial_sum import encode_partial_sum, tallies_of
 from aggregator.runner import AggregatorRunner
 from aggregator.update_sizes import most_part_bytes
+from fedprune.errors import ProtocolError
+from fedprune.model.losses import Loss
 from fedprune.model.metrics import Metric
 from fedprune.model.tensors import weights_digest
 from fedprune.task.checkpoints import load_checkpoint
 from fedprune.task.outputs import Output
-from fedprune.task.tallies import most_tallies_bytes, pack_unpacked
+from fedprune.task.tallies import MOST_SUMMED, most_tallies_bytes, pack_unpacked
 from fedprune.wire.messages import MAX_TALLIES_BYTES, CheckIn, Evaluated, Rejected, Submit, decode, encode
 from fedprune.wire.transfer import content_of
 from tests.gateways import BUNDLE, TOPICS, Site, submit_update, tell
@@ -40,6 +42,7 @@ from tests.unit.test_sub_gateway_rounds import (
     digest,
     given,
 )
+from tests.unit.test_tallies import task_of
 
 
 def submit_with(site: Site, runner: PartRunner | AggregatorRunner, agents: Sequence[str], examples: int) -> None:
@@ -119,7 +122,9 @@ def test_tallies_that_would_leave_no_room_for_those_of_others_are_refused(tmp_pa
     )
 
     rejected = decode(Rejected, site.link.on(TOPICS.down("north", "rejected"))[-1])
-    assert rejected.detail == f"its evaluation counts more than {2**44}: sums of all have no room for it"
+    assert rejected.detail == (
+        f"its evaluation counts more than {2**44}, or sums up to more than 3.8e+94: sums of all have no room for it"
+    )
 
 
 def test_what_a_part_has_no_room_for_is_not_told_above() -> None:
@@ -134,8 +139,32 @@ def test_what_a_part_has_no_room_for_is_not_told_above() -> None:
 
     assert told is not None
     assert told.examples == 2 * (half - 1)
-    submit = Submit(run="r", round=0, update=content_of(b"part"), examples=2**48, local_steps=1, evaluated=told)
-    check_evaluated(submit, task)
+    check_evaluated(part_that_says(told), task)
+
+
+def test_what_a_part_has_no_room_for_is_not_told_above_of_sums_either() -> None:
+    task, largest = task_of(Loss.MEAN_SQUARED_ERROR, Metric.MEAN_ABSOLUTE_ERROR), 1e100 / MOST_SUMMED
+    (name,) = task.metrics
+    updates = {f"pi-{number}": booked(pack_unpacked({name: np.array([0.6 * largest, 50.0])}), 100) for number in (0, 1)}
+
+    told = evaluated_together(updates, task)
+
+    assert told is not None
+    assert told.examples == 50
+    check_evaluated(part_that_says(told), task)
+
+
+def test_sums_that_leave_no_room_for_those_of_others_are_refused() -> None:
+    task = task_of(Loss.MEAN_SQUARED_ERROR, Metric.MEAN_ABSOLUTE_ERROR)
+    (name,) = task.metrics
+    forged = Evaluated(examples=50, loss=1.0, tallies=pack_unpacked({name: np.array([1e100, 50.0])}))
+
+    with pytest.raises(ProtocolError, match="its evaluation"):
+        check_evaluated(part_that_says(forged), task)
+
+
+def part_that_says(evaluated: Evaluated) -> Submit:
+    return Submit(run="r", round=0, update=content_of(b"part"), examples=2**48, local_steps=1, evaluated=evaluated)
 
 
 def check_in_with(runner: PartRunner | AggregatorRunner, agents: Sequence[str], examples: int) -> None:
