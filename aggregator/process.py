@@ -25,7 +25,7 @@ from aggregator.update_sizes import most_part_bytes, most_update_bytes
 from aggregator.workers import Checked, Job, WorkerEnded, Workers
 from fedprune.data import open_raw_examples, save_npz
 from fedprune.data.room import Room
-from fedprune.errors import StorageError
+from fedprune.errors import BrokerError, FedpruneError, StorageError
 from fedprune.identity.device_keys import DeviceKeys
 from fedprune.identity.manifest_signer import ManifestSigner
 from fedprune.pruning.schedules import final_sparsity, misses_target, steps_to_reach_target
@@ -205,10 +205,12 @@ def _gather(
 
 
 def _serve(runner: Exchange, events: queue.SimpleQueue[Any], topics: Topics, link: MqttLink) -> None:
-    """Serve until the federation is done, or rests: then nobody is to wait for it."""
+    """Serve until the federation is done, or rests, or fails: then nobody is to wait for it."""
     try:
         _loop(runner, events)
-    except Withdrawn:
+    except BrokerError:  # nothing can be said there
+        raise
+    except (Withdrawn, FedpruneError):
         link.publish(topics.round, b"", retain=True)
         link.drain()
         raise

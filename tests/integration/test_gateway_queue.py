@@ -108,6 +108,27 @@ def test_a_federation_that_rests_while_it_gathers_statistics_leaves_no_manifest(
     assert not [delivery for delivery in heard if delivery.retained]
 
 
+def test_a_federation_that_fails_leaves_no_manifest_and_its_device_knows_that_none_runs(
+    tmp_path: Path, tiny_task: Path, gateway: SecuredGateway
+) -> None:
+    site = Site(tmp_path, f"mqtts://127.0.0.1:{gateway.broker_port}", tiny_task)
+    site.agent("pi-1")
+    with np.load(tmp_path / "pi-1.npz") as examples:
+        useless = {**examples, "y": np.full_like(examples["y"], 99)}  # no such class
+    np.savez(tmp_path / "pi-1.npz", **useless)
+    with gateway.broker(), gateway.endpoint() as served:
+        run("join", gateway.enrol("pi-1"), "--dir", tmp_path / "device", "--data", tmp_path / "pi-1.npz")
+        config = tmp_path / "device" / "agent.toml"
+        config.write_text(f'trainer = "litert"\n{config.read_text()}')
+        add(gateway, tiny_task, 1)
+        with Child("agent", "--config", config):
+            served.says("federation 1: failed")
+            served.says("no federation is waiting")
+            _, found, _ = ran("doctor", config)
+
+    assert "no federation runs now, whose answer to pi-1 would prove it" in found
+
+
 def test_what_can_never_be_served_is_refused_when_it_is_added(tiny_task: Path, gateway: SecuredGateway) -> None:
     blank = Dataset(np.zeros((4, 5, 5, 1), np.float32), np.zeros(4, np.int64))
     save_npz(gateway.path.parent / "blank.npz", blank)
