@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aggregator.cohort import Standing
 from aggregator.round_machine import wake_at
@@ -22,6 +22,7 @@ from aggregator.round_state import (
     Merge,
     Merged,
     Phase,
+    RoundGiven,
     RoundState,
     Said,
     Send,
@@ -84,6 +85,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.left_out: dict[str, LeftOut] = {}
         self.storing: dict[str, Submit] = {}
         self.is_merging = False
+        self.is_below = False
         self.moves = 0
         self.take(Connected())
 
@@ -105,10 +107,18 @@ class AnyOrder(RuleBasedStateMachine):
             return
         for action in actions:
             self.perform(action)
-        if any(isinstance(action, GiveUp) for action in actions):  # the process ends, and somebody starts it again
-            self.restart(kills_before_booking=True)
+        if any(isinstance(action, GiveUp) for action in actions):
+            self.begin_anew()
         if isinstance(event, Said) and isinstance(event.message, Submit):
             self.check_answer(event.agent, event.message, actions)
+
+    def begin_anew(self) -> None:
+        """Of a sub-gateway, the parent gives the round once more; another's process ends, and somebody starts it."""
+        assert not self.storing, "given up without what is on its way"
+        if self.is_below:
+            self.take(RoundGiven(self.state.round, model_of(self.state.round), 100.0))
+        else:
+            self.restart(kills_before_booking=True)
 
     def check_answer(self, agent: str, asked: Submit, actions: tuple[Action, ...]) -> None:
         if asked.run == RUN and self.booked(agent)[-1:] == [(asked.round, asked.update.digest)]:
@@ -137,6 +147,17 @@ class AnyOrder(RuleBasedStateMachine):
                 assert round_ == len(self.merged)
                 assert sum(place[0] == round_ for place in self.book) >= PLAN.quorum
                 self.is_merging = True
+
+    @initialize(is_below=st.booleans())
+    def place(self, is_below: bool) -> None:
+        self.is_below = is_below
+
+    @rule(agents=st.permutations(AGENTS))
+    def all_fail(self, agents: list[str]) -> None:
+        for agent in agents:
+            self.take(said(agent, CHECK_IN))
+        for agent in agents:
+            self.take(said(agent, Failed(run=RUN, round=self.state.round, why="why")))
 
     @rule(kind=st.sampled_from(sorted(UPLINK)), agent=_AGENTS, data=st.data())
     def message(self, kind: str, agent: str, data: st.DataObject) -> None:

@@ -13,6 +13,7 @@ from aggregator.round_places import ANSWER_S
 from aggregator.round_state import (
     BookCohort,
     Connected,
+    GiveUp,
     LinkDrained,
     Merge,
     Merged,
@@ -20,9 +21,10 @@ from aggregator.round_state import (
     Said,
     StoreUpdate,
     UpdateRefused,
+    UpdateStored,
     Warn,
 )
-from fedprune.wire.messages import Assignment, CheckIn, Content, Reason, Rejected, Submit
+from fedprune.wire.messages import Assignment, CheckIn, Content, Failed, Reason, Rejected, Submit
 from tests.drivers import (
     CHECK_IN,
     PLAN,
@@ -35,7 +37,7 @@ from tests.drivers import (
     training,
     update_of,
 )
-from tests.samples import MODEL, chunks, digest, submit
+from tests.samples import MODEL, RUN, chunks, digest, submit
 
 PAIR = replace(PLAN, cohort=2, quorum=2)
 
@@ -378,3 +380,15 @@ def test_a_submit_of_a_round_that_is_over_is_answered_while_the_gateway_merges()
     late: Submit = submission("pi-4")
     (answer,) = sent_to("pi-4", gateway.hears("pi-4", late), Rejected)
     assert answer.reason is Reason.LATE
+
+
+def test_a_round_is_not_given_up_while_an_update_is_on_its_way_to_the_disk() -> None:
+    gateway = training()
+    for agent in ("pi-0", "pi-1"):
+        gateway.hears(agent, Failed(run=RUN, round=0, why="out of memory"))
+    gateway.hears("pi-3", CHECK_IN, submission("pi-3"), *chunks(update_of("pi-3")))
+    gateway.hears("pi-2", Failed(run=RUN, round=0, why="out of memory"))
+
+    assert not [action for action in gateway.passes_deadline() if isinstance(action, GiveUp)]
+    gateway.gets(UpdateStored("pi-3"))
+    assert gateway.standing(Standing.ACCEPTED) == {"pi-3"}
