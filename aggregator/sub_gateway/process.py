@@ -147,6 +147,8 @@ class SubGateway:
         self._run: Run | None = None
         self._last_run = last_run(base / settings.state)
         """On the disk: which it is changes with each run that is begun alone."""
+        self._is_unreadable = False
+        """The last run, as far as was tried."""
         self._is_up = False
         self._ended: EndedRun | None = None
         self._over_by: float | None = None
@@ -233,14 +235,19 @@ class SubGateway:
         its next assignment begins the run anew."""
         seen = self._agent.state.seen
         is_silent = seen is None and self._silent_at is not None and now >= self._silent_at
-        if self._ended is not None or (seen is None and not is_silent):
+        if self._ended is not None or self._is_unreadable or (seen is None and not is_silent):
             return
         self._silent_at = None
         last = self._last_run
         if last is None or (seen is not None and seen.run == parents_run(last) and self._agent.finished_run is None):
             return
+        try:
+            self._ended = EndedRun(self._settings, self._base, last, self._topics, self._link)
+        except StorageError as error:  # the parent's next run needs nothing of it
+            self._is_unreadable = True
+            _log.error("the agents of the last federation are not told that it is over: %s", error)
+            return
         _log.info("the parent does not go on with the last federation: its agents are told that it is over")
-        self._ended = EndedRun(self._settings, self._base, last, self._topics, self._link)
         if self._is_up:
             self._ended.runner.connect()
 

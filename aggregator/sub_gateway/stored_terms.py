@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,11 +16,14 @@ _NAME = "terms.json"
 _FORMAT = 1
 """Of the file; one of another format is another version's."""
 
+_UNNUMBERED = 0
+"""The format of what names none, as the first did: a list."""
+
 
 class _Format(msgspec.Struct, frozen=True):
     """All that is read before it is known that this version can read the rest."""
 
-    format: int = 0
+    format: int = _UNNUMBERED
 
 
 class _StoredTerms(msgspec.Struct, frozen=True):
@@ -59,7 +63,8 @@ def read_terms(directory: Directory) -> Terms:
     """Raises `StorageError` for a file that is damaged, `StorageOfOtherVersion` for one of another format."""
     blob, where = directory.read(_NAME) or b"", directory.path
     try:
-        found = msgspec.json.decode(blob, type=_Format).format
+        told = msgspec.json.decode(blob, type=_Format | list[Any])
+        found = told.format if isinstance(told, _Format) else _UNNUMBERED
         if found != _FORMAT:
             raise StorageOfOtherVersion(
                 f"{where / _NAME}: format {found}, this fedprune reads {_FORMAT}; use the version that wrote it, or "

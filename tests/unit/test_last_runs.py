@@ -10,7 +10,6 @@ import pytest
 
 from aggregator.runner import AggregatorRunner
 from aggregator.sub_gateway.run import last_run
-from fedprune.errors import StorageError
 from tests.gateways import Site, begin
 from tests.unit.test_sub_gateway_process import BEGUN, DONE, NAME, Below
 from tests.unit.test_sub_gateway_rounds import PARENT
@@ -28,12 +27,17 @@ def parent(tmp_path: Path) -> Iterator[tuple[Site, AggregatorRunner]]:
     [
         (b'{"format":9}', "format 9, this fedprune reads 1; use the version that wrote it, or delete"),
         (b"{}", "format 0, this fedprune reads 1"),
+        (b'["task",7,0,1,"","",0.0]', "format 0, this fedprune reads 1; use the version that wrote it, or delete"),
         (b'{"format":1}', "damaged (Object missing required field"),
         (b"", "damaged"),
     ],
 )
-def test_terms_that_cannot_be_read_are_said_in_one_line(
-    tmp_path: Path, parent: tuple[Site, AggregatorRunner], content: bytes, said: str
+def test_terms_that_cannot_be_read_are_said_in_one_line_once_and_the_sub_gateway_goes_on(
+    tmp_path: Path,
+    parent: tuple[Site, AggregatorRunner],
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    said: str,
 ) -> None:
     site, runner = parent
     killed = Below(tmp_path / "below", site, runner)
@@ -44,11 +48,13 @@ def test_terms_that_cannot_be_read_are_said_in_one_line(
     below = Below(tmp_path / "below", site, runner)
     below.reach()
 
-    with pytest.raises(StorageError) as raised:
-        below.hear(DONE)
+    below.hear(DONE)
+    below.gateway.tick()
 
-    assert f"{file}: {said}" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"the agents of the last federation are not told that it is over: {file}: {said}" in line
+    assert "\n" not in line
+    below.gateway.close()
 
 
 def test_a_sub_gateway_that_waits_looks_for_its_last_run_once(
