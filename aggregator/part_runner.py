@@ -145,7 +145,7 @@ class PartRunner(UpdateExchange):
             forget_checkpoints(self._store.checkpoints, _KEPT, None)
 
     def _is_booked(self, round_: int) -> bool:
-        """Its part was handed over, or declined."""
+        """It was merged; a round that was given up is declined, and not booked."""
         return any(record.round == round_ for record in self._store.book.records())
 
     def _give_up(self, failed: int) -> None:

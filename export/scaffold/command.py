@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from export.scaffold.model_look import ModelLook, look_at_model
 from export.scaffold.plan import Plan, Wishes, make_plan
 from export.scaffold.questions import Questions
 from fedprune.data.description import Data, Text, Vocabulary
-from fedprune.errors import ConfigurationError, TaskError
+from fedprune.errors import ConfigurationError, StorageError, TaskError
 from fedprune.system.disk import Directory
 from fedprune.system.output import say, tell_watcher
 from fedprune.system.paths import path_text, shell_text
@@ -95,7 +96,9 @@ def init(
     look = look_at_data(path, looked)
     described = describe_data(path, look, looked, questions)
     plan = make_plan(path, look, described, looked, questions, Wishes(agents, rounds, sparsity))
-    unused = [f"--{option} says nothing about such data, and is left out" for option in questions.unused]
+    unused = [
+        f"--{option} says nothing about such data or such a model, and is left out" for option in questions.unused
+    ]
     for note in (*plan.notes, *unused):
         say(f"Note: {note}")
     plan = replace(plan, data=_seen_from(directory, plan.data))
@@ -115,8 +118,9 @@ def _write_all(directory: Path, texts: Mapping[str, str]) -> None:
         for file, text in texts.items():
             place.write(file, text.encode())
     except BaseException:
-        for file in texts:
-            place.delete(file)
+        with suppress(StorageError):  # why writing failed is what counts
+            for file in texts:
+                place.delete(file)
         raise
 
 

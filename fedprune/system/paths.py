@@ -22,5 +22,11 @@ def shell_text(path: Path | str) -> str:
     Example:
         >>> shell_text("my photos"), shell_text("photos")
         ("'my photos'", 'photos')
+        >>> print(shell_text("it's caf\\udce9"))
+        $'it\\'s caf\\xe9'
     """
-    return shlex.quote(path_text(path))
+    text = path_text(path)
+    if text == str(path):
+        return shlex.quote(text)
+    plain = str(path).replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{path_text(plain)}'"  # the form in which shells read \xff as a byte

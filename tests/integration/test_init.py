@@ -137,7 +137,7 @@ def test_an_option_that_the_data_have_no_use_for_is_told(tmp_path: Path, monkeyp
     arguments = ("--from", "net.py:small", "--data", "mine.npz", "--loss", loss, "--stride", "3")
     code, printed, said = ran("init", "mine", *arguments)
     assert code == 0, said
-    assert "Note: --stride says nothing about such data, and is left out" in printed
+    assert "Note: --stride says nothing about such data or such a model, and is left out" in printed
     assert "--loss" not in printed
 
 
