@@ -234,8 +234,8 @@ def examine_running(state: Path, name: str, agent: Finding) -> Iterator[Finding]
         yield unknown(
             "access list",
             f"{name} published just now, and nothing came back{_last(status)}; no manifest came since it connected: no "
-            "federation runs now, or it may not read there; call the doctor again while one runs, or while the agent is "
-            "stopped",
+            "federation runs now, or it may not read there; call the doctor again while one runs, or while the agent "
+            "is stopped",
         )
         return
     yield failed(
