@@ -199,8 +199,10 @@ class UpdateDecoder:
         return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
 
     def _history(self, reader: Reader, fingerprint: int, remembered: Sequence[bytes] | History) -> History:
-        """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here: an agent
-        may have forgotten its own; a model's belongs to the version, and all deltas to the next are coded by it."""
+        """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here.
+
+        An agent may have forgotten its own; a model's belongs to the version, and its delta is coded by it.
+        """
         (count,) = reader.unpack("B") if self._codec.remembers else (0,)
         if isinstance(remembered, History):
             if len(remembered.parts) != count or (count and fingerprint != _fingerprint(self._check, remembered)):
