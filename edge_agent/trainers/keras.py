@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -25,7 +25,6 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from edge_agent.trainers.targets import in_rows, targets_of
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import TaskError, TrainingError
 from fedprune.keras.model import call_model, weighted_loss
@@ -64,11 +63,15 @@ class KerasTrainer:
             for form, dtype in zip(bundle.network.input_forms, bundle.network.input_dtypes, strict=True)
         ]
         self._outputs = bundle.task.output_forms
-        self._taught = [in_rows(form) if form.objective.label_smoothing else form for form in self._outputs]
         pruning = bundle.task.pruning
         self._schedule = pruning.mask.rules.device_schedule(pruning.schedule)
         self._model = PrunedModel(bundle.network, bundle.task.table, self._schedule)
-        self._loss = weighted_loss([form.objective for form in self._taught])
+        self._shifts = {
+            number: tf.Variable(tf.zeros(form.shape[-1]), trainable=False)
+            for number, form in enumerate(self._outputs)
+            if form.objective.label_smoothing
+        }
+        self._loss = weighted_loss(bundle.task.objectives, self._shifts)
         self._mu = bundle.task.training.proximal_mu
         trained = self._model.trained if self._mu else {}
         self._theta = Theta(bundle.task, self._model.trained)
@@ -112,7 +115,7 @@ class KerasTrainer:
         self._augmenter = Augmenter(self._network, work.keyed)
         try:
             self._load(work)
-            losses = self._run_until_stopped(data, batches, steps, work)
+            losses = self._run_until_stopped(data, batches, steps, work.should_stop)
         except tf.errors.OpError as error:
             raise TrainingError(f"task {self._task.name!r}: TensorFlow failed: {_reason(error)}") from error
         weights, mask = self._model.weights(), self._model.mask()
@@ -139,7 +142,7 @@ class KerasTrainer:
         told = zip(self._network.inputs, self._network.vocabularies, self._network.paddings, strict=True)
         x = [draw_inputs(keyed, (_DRAWN, *shape), known, padding=padding) for shape, known, padding in told]
         y: list[Labels] = []
-        for form in self._taught:
+        for form in self._outputs:
             rows = draw_classes(keyed, (_DRAWN, *form.shape))
             is_numbers = form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS
             y.append(rows.argmax(axis=-1) if is_numbers else rows)
@@ -158,42 +161,37 @@ class KerasTrainer:
         return found | {LOSS: loss.numpy().reshape(1)}
 
     def _run_until_stopped(
-        self, data: Examples, batches: Iterator[NDArray[np.int64]], steps: int, work: Work
+        self, data: Examples, batches: Iterator[NDArray[np.int64]], steps: int, should_stop: Callable[[], bool]
     ) -> NDArray[np.float32]:
         """All steps, in slices that grow until one takes long enough: Python between each two would cost as much as
         they do. Each slice takes its own examples out of `data`, which may be on a disk."""
         losses: list[NDArray[np.float32]] = []
         done, size = 0, 1
         while done < steps:
-            if work.should_stop():
+            if should_stop():
                 raise TrainingStopped(f"task {self._task.name!r}: stopped after {done} steps")
             began = time.perf_counter()
             drawn = np.stack(list(islice(batches, min(size, steps - done))))
             taken = data.take(drawn.reshape(-1))
             places = np.arange(drawn.size).reshape(drawn.shape)
-            losses.append(self._run(self._examples(taken, work), tf.constant(places), tf.constant(done)).numpy())
+            losses.append(self._run(self._examples(taken), tf.constant(places), tf.constant(done)).numpy())
             done += len(drawn)
             if time.perf_counter() - began < _SLICE_S / 2 and _bytes_of(taken) <= _SLICE_BYTES / 2:
                 size *= 2
         return np.concatenate(losses)
 
-    def _examples(self, taken: Dataset, work: Work) -> list[Any]:
+    def _examples(self, taken: Dataset) -> list[Any]:
         """What `_steps` takes."""
-        targets = targets_of(taken, self._outputs, work.spread)
-        labels = [
-            target if form.objective.label_smoothing else taken.labels[form.array]
-            for form, target in zip(self._outputs, targets, strict=True)
-        ]
         importance = importance_of(taken, self._outputs)
         if importance is None:
             importance = np.ones((len(taken), len(self._outputs)), np.float32)
-        return [tf.constant(array) for array in (*taken.inputs.values(), *labels, importance)]
+        return [tf.constant(array) for array in (*taken.inputs.values(), *taken.labels.values(), importance)]
 
     def _trace(self) -> Any:
         """A round's steps as one TensorFlow function, ready to run: a zero-step round is run through it."""
         specs = [
             *self._inputs,
-            *map(_labels_spec, self._taught),
+            *map(_labels_spec, self._outputs),
             tf.TensorSpec((None, len(self._outputs)), tf.float32),
         ]
         batch_size = self._task.training.batch_size
@@ -250,6 +248,10 @@ class KerasTrainer:
             weights = self._restore(work.slots, weights, work.mask)
         for name, variable in self._global.items():
             variable.assign(work.weights[name])
+        for number, variable in self._shifts.items():
+            spread = work.spread.get(number)
+            shift = None if spread is None else self._outputs[number].objective.shift_of(spread)
+            variable.assign(tf.zeros_like(variable) if shift is None else shift)
         self._model.load(weights, work.mask, work.schedule_step)
         self._theta.load()
         self._model.seed(work.keyed.integers(self._model.random_layers))
@@ -272,7 +274,7 @@ def _bytes_of(taken: Dataset) -> int:
 
 
 def _labels_spec(form: OutputForm) -> tf.TensorSpec:
-    """Labels as `_examples` has them."""
+    """Labels as `fit_to` makes them."""
     if form.objective.loss.rule.labels is LabelForm.CLASS_NUMBERS:
         return tf.TensorSpec((None, *form.shape[:-1]), tf.int64)
     return tf.TensorSpec((None, *form.shape), tf.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import numpy as np
@@ -25,7 +25,6 @@ from edge_agent.trainers.slots import (
     residue_slots,
     with_residue,
 )
-from edge_agent.trainers.targets import targets_of
 from fedprune.data import Dataset, Examples, importance_of
 from fedprune.errors import ExportError, TrainingError
 from fedprune.graph.inference import write_inference_graph
@@ -174,13 +173,22 @@ class LiteRTTrainer:
     def _differentiate(self, graph: TrainingGraph, batch: Dataset, work: Work) -> float:
         """The batch's loss, without the proximal term."""
         self._check_labels(batch)
-        targets = targets_of(batch, self._outputs, work.spread)
+        targets = self._targets(batch, work.spread)
         importance = importance_of(batch, self._outputs)
         noise = [work.keyed.uniform(int(np.prod(shape)), 0.0, 1.0).reshape(shape) for shape in graph.noise_shapes]
         try:
             return graph.step(list(batch.inputs.values()), targets, noise, importance)
         except ExportError as error:
             raise TrainingError(f"task {self._trained.task.name!r}: {error}") from error
+
+    def _targets(self, batch: Dataset, spread: Mapping[int, Array]) -> list[Array]:
+        """For each output what the graph is still to smooth."""
+        targets = []
+        for number, form in enumerate(self._outputs):
+            rows = form.objective.targets(batch.labels[form.array], form.shape[-1])
+            smoothed = form.objective.label_smoothing and number in spread
+            targets.append(rows + form.objective.shift_of(spread[number]) if smoothed else rows)
+        return targets
 
     def _add_proximal(self, gradients: dict[str, Array], weights: Weights, mask: Mask, start: Weights) -> None:
         """The gradient mu (w - w_t) of FedProx's term over the weights that are kept; pruned ones are zero already."""

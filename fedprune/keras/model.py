@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,29 +44,33 @@ def build_model(network: Network, table: TensorTable) -> tuple[Any, dict[str, An
     return model, {spec.name: variables[spec.name] for spec in table}
 
 
-def keras_loss(objective: Objective) -> Any:
+def keras_loss(objective: Objective, shift: Any = 0.0) -> Any:
     """tf_keras' own loss: a function of labels (`fedprune.model.losses`) and outputs to the mean over examples and
     places, of an output with a mask over those that it keeps; without the objective's weight. Class numbers are
-    smoothed as one-hot rows: Keras does not smooth them."""
+    smoothed as one-hot rows: Keras does not smooth them. `shift` is added to targets that are smoothed, before they
+    are (`Objective.shift_of`)."""
     loss, smoothing = _KERAS_LOSSES[objective.loss], objective.label_smoothing
     if objective.loss.rule.activation is None:
         return loss()
     if not smoothing:
         return loss(from_logits=objective.from_logits)
-    if objective.loss.rule.labels is not LabelForm.CLASS_NUMBERS:
-        return loss(from_logits=objective.from_logits, label_smoothing=smoothing)
-    of_rows = keras.losses.CategoricalCrossentropy(from_logits=objective.from_logits, label_smoothing=smoothing)
+    is_numbers = objective.loss.rule.labels is LabelForm.CLASS_NUMBERS
+    of_rows = keras.losses.CategoricalCrossentropy if is_numbers else loss
+    smoothed = of_rows(from_logits=objective.from_logits, label_smoothing=smoothing)
 
-    def of_classes(labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
-        return of_rows(tf.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype), outputs, sample_weight=sample_weight)
+    def of_labels(labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
+        rows = tf.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype) if is_numbers else labels
+        return smoothed(rows + shift, outputs, sample_weight=sample_weight)
 
-    return of_classes
+    return of_labels
 
 
-def weighted_loss(objectives: Sequence[Objective]) -> Callable[[Sequence[Any], Sequence[Any], Any], Any]:
+def weighted_loss(
+    objectives: Sequence[Objective], shifts: Mapping[int, Any] = MappingProxyType({})
+) -> Callable[[Sequence[Any], Sequence[Any], Any], Any]:
     """tf_keras' loss of a model: a function of the labels and outputs of each output, and of how much each example
-    counts in each, `[examples, outputs of the model]`."""
-    losses = [keras_loss(objective) for objective in objectives]
+    counts in each, `[examples, outputs of the model]`. `shifts` are what `keras_loss` takes, by an output's number."""
+    losses = [keras_loss(objective, shifts.get(number, 0.0)) for number, objective in enumerate(objectives)]
 
     def total(labels: Sequence[Any], outputs: Sequence[Any], importance: Any) -> Any:
         columns = tf.unstack(importance, axis=1, num=len(losses))

@@ -4,9 +4,10 @@ trained alike by both trainers and by tf_keras itself, evaluated and exported.""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ from fedprune.graph.training import write_training_graph
 from fedprune.keras.stack import keras
 from fedprune.model.metrics import Metric
 from fedprune.model.randomness import Keyed
-from fedprune.model.tensors import Weights
+from fedprune.model.tensors import Array, Weights
 from fedprune.pruning.masks import full_mask
 from fedprune.runtime.self_check import draw_classes
 from fedprune.runtime.tflite import default_runtime
@@ -79,11 +80,11 @@ def bundle(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return built(model, training, tmp_path_factory.mktemp("branched"), {"topic": (Metric.ACCURACY, Metric.F1_SCORE)})
 
 
-def trained(choice: Any, bundle: Bundle, data: Dataset) -> Any:
+def trained(choice: Any, bundle: Bundle, data: Dataset, spread: Mapping[int, Array] = MappingProxyType({})) -> Any:
     """A round of one trainer, from the model's own weights."""
     trainer = make_trainer(choice, bundle, examples=len(data), threads=1)
     weights = bundle.initial_weights()
-    return trainer.train(Work(weights, full_mask(bundle.task.table), 0, None, Keyed(5)), data)
+    return trainer.train(Work(weights, full_mask(bundle.task.table), 0, None, Keyed(5), spread=spread), data)
 
 
 def keras_step(model: Any, losses: Sequence[Any], weights: Sequence[float], batch: Sequence[Any]) -> Any:
@@ -123,6 +124,30 @@ def test_a_step_is_that_of_tf_keras(choice: str, weight: bool, model: Any, bundl
 
     assert found.loss == pytest.approx(expected[0], rel=TOLERANCE)
     assert_close(found.weights, expected[1], TOLERANCE)
+
+
+def test_smoothed_targets_of_each_output_are_spread_as_asked(tmp_path: Path) -> None:
+    """Of a softmax over its classes, of sigmoids to an answer of each, of an output that is not smoothed not at all."""
+    keras.utils.set_random_seed(1)
+    model, there = branched(), OutputLoss(BINARY, label_smoothing=0.1)
+    training = Training(1, EXAMPLES, Sgd(0.1, 0.0), losses=LOSSES | {"there": there})
+    bundle = built(model, training, tmp_path)
+    data = fitted(examples(weight=False), bundle)
+    x, (topic, there_is, amount) = list(data.inputs.values()), data.labels.values()
+    of_topics, of_there = np.arange(1, TOPICS + 1, dtype=np.float32), np.full(there_is.shape[1], 0.3, np.float32)
+    of_topics /= of_topics.sum()
+    losses = [
+        keras.losses.CategoricalCrossentropy(),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        keras.losses.MeanSquaredError(),
+    ]
+    y = [0.8 * np.eye(TOPICS)[topic] + 0.2 * of_topics, 0.9 * there_is + 0.1 * of_there, amount]
+    loss, expected = keras_step(model, losses, (1.0, 1.0, 2.0), (x, y))
+
+    for choice in ("keras", "litert"):
+        found = trained(choice, bundle, data, {0: of_topics, 1: of_there, 2: of_topics[: amount.shape[1]]})
+        assert found.loss == pytest.approx(loss, rel=TOLERANCE)
+        assert_close(found.weights, expected, TOLERANCE)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ MODEL = new_model(START, TASK, "run", 0, Values.FP16, full_mask(TASK.table)).che
 
 def drawn(codec: str, rounds: int) -> list[list[bytes]]:
     """Each round's updates, to a model that stays as it is."""
-    updates, model = DrawnUpdates(BUNDLE, KINDS), RoundModel(BUNDLE.forms.of(None), dict(MODEL.weights), MODEL.mask)
+    updates, model = (
+        DrawnUpdates(BUNDLE, KINDS),
+        RoundModel(BUNDLE.forms.of(None), dict(MODEL.weights), MODEL.mask, MODEL.sent),
+    )
     return [updates.of_round(model, changed(assignment(each), codec=codec, seed=SEED)) for each in range(rounds)]
 
 
