@@ -20,6 +20,7 @@ import msgspec
 
 from aggregator.book_tables import FORMAT, SCHEMA
 from aggregator.remembered import NO_SIGNS, RECALL, forget, remember
+from aggregator.settings import as_written
 from fedprune.codecs.history import MOST_UPDATES
 from fedprune.errors import StorageError, StorageOfOtherVersion
 from fedprune.model.metrics import Metric
@@ -189,7 +190,10 @@ class Book:
                 raise StorageError("the state directory holds a run of another task; name an empty one for this task")
             for name, value in msgspec.json.decode(row[3], type=dict[str, str]).items():
                 if settings.get(name) != value:
-                    raise StorageError(f"the run began with {name} = {value}; set it so, or name an empty state")
+                    raise StorageError(
+                        f"the run began with {as_written(name, value)}; set it so in federation.toml, "
+                        "or name an empty state"
+                    )
         return row[0], row[1]
 
     @property
