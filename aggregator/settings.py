@@ -174,9 +174,10 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         }
 
 
-def as_written(name: str, value: str) -> str:
-    """One of the `lasting` settings of a run, which may have followed from a preset, as federation.toml says it."""
-    if name != _MODELS:
-        return f"{name} = {value}"
-    values, chain = parted_model_codec(value)
-    return f'codec.model_values = "{values}" and codec.model = "{WHOLE if chain is None else chain}"'
+def began_with(name: str, value: str) -> str:
+    """What is said where one of a run's `lasting` settings, which may have followed from a preset, is another now."""
+    written = f"{name} = {value}"
+    if name == _MODELS:
+        values, chain = parted_model_codec(value)
+        written = f'codec.model_values = "{values}" and codec.model = "{WHOLE if chain is None else chain}"'
+    return f"the run began with {written}; set it so in federation.toml, or name an empty state"

@@ -106,7 +106,6 @@ def test_agents_go_on_over_a_slimming_round_by_every_chain(codec: str, model_cod
 def test_the_bytes_of_a_model_are_the_same_whether_forms_are_remembered_or_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Units go in steps, and not in each step of the schedule any."""
     made = []
     for most in (2, 0):
         monkeypatch.setattr(forms, "_REMEMBERED", most)
