@@ -20,6 +20,7 @@ import msgspec
 
 from aggregator.book_tables import FORMAT, SCHEMA
 from aggregator.remembered import NO_SIGNS, RECALL, forget, remember
+from aggregator.settings import began_with
 from fedprune.codecs.history import MOST_UPDATES
 from fedprune.errors import StorageError, StorageOfOtherVersion
 from fedprune.model.metrics import Metric
@@ -172,8 +173,7 @@ class Book:
     ) -> tuple[str, int]:
         """(run, number of this start). A book that is new takes `run` and `ticket_key`, an old one keeps its own.
 
-        `settings` are those that a run cannot change, by the names that people know, since checkpoints, deltas and what
-        agents hold follow from them.
+        `settings` are those that a run cannot change: checkpoints, deltas and what agents hold follow from them.
 
         Raises `StorageError` if the book is about another task, or the run began with other settings.
         """
@@ -189,7 +189,7 @@ class Book:
                 raise StorageError("the state directory holds a run of another task; name an empty one for this task")
             for name, value in msgspec.json.decode(row[3], type=dict[str, str]).items():
                 if settings.get(name) != value:
-                    raise StorageError(f"the run began with {name} = {value}; set it so, or name an empty state")
+                    raise StorageError(began_with(name, value))
         return row[0], row[1]
 
     @property

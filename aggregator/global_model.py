@@ -126,7 +126,7 @@ def next_model(
     form, mask = following_version(forms, former, base.version, base.weights, base.mask)
     table, start = form.task.table, form.carried(former, base.weights)
     exact = SparseWeights.of(form.carried(former, weights), mask)
-    moved, sent = moved_in(start, forms, form, deltas), base.sent if form is former else NOTHING_SENT
+    moved, sent = moved_in(start, forms, form, deltas), base.sent if form.is_as(former) else NOTHING_SENT
     try:
         delta = encode_delta(exact, start, mask, table, deltas, key, moved, sent)
         reached = apply_delta(start, delta, mask, table, deltas, key, values, moved, sent)

@@ -9,7 +9,13 @@ import msgspec
 
 from aggregator.presets import Preset, chains, server_step
 from aggregator.server_optimizers import FedAdam, FedAvgM
-from fedprune.codecs import DEFAULT_CODEC, describe_model_codec, parse_codec, parse_model_codec
+from fedprune.codecs import (
+    DEFAULT_CODEC,
+    describe_model_codec,
+    parse_codec,
+    parse_model_codec,
+    parted_model_codec,
+)
 from fedprune.model.tensors import TensorClass, TensorTable
 from fedprune.wire.broker import Broker
 from fedprune.wire.messages import Share
@@ -19,6 +25,9 @@ HOLD_OUT = 0.2
 
 WHOLE = "whole"
 """Stands for the chain of models where every version travels whole, whatever the preset says."""
+
+_MODELS = "codec.model_values + codec.model"
+"""What books call both settings together."""
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -159,7 +168,16 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def lasting(self, table: TensorTable) -> dict[str, str]:
         """What a run keeps from its first start on, by name: its models follow from it."""
         return {
-            "codec.model_values + codec.model": self.codec.chains(table)[1],
+            _MODELS: self.codec.chains(table)[1],
             "aggregation": msgspec.json.encode(self.merging).decode(),
             "seed": str(self.seed),
         }
+
+
+def began_with(name: str, value: str) -> str:
+    """What is said where one of a run's `lasting` settings, which may have followed from a preset, is another now."""
+    written = f"{name} = {value}"
+    if name == _MODELS:
+        values, chain = parted_model_codec(value)
+        written = f'codec.model_values = "{values}" and codec.model = "{WHOLE if chain is None else chain}"'
+    return f"the run began with {written}; set it so in federation.toml, or name an empty state"

@@ -34,12 +34,14 @@ class Owed:
 
     def slots(self) -> Slots | None:
         slots = self._local.slots
-        return slots if slots is None or self._former is self._form else carried_slots(slots, self._former, self._form)
+        return (
+            slots if slots is None or self._form.is_as(self._former) else carried_slots(slots, self._former, self._form)
+        )
 
     def residual(self) -> Weights | None:
         """It is read only now, and each tensor is let go of as it is carried."""
         residual = self._local.read_residual()
-        if residual is None or self._former is self._form:
+        if residual is None or self._form.is_as(self._former):
             return residual
         left: dict[str, NDArray[np.float32]] = dict(residual)
         del residual

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from edge_agent.local_round import PreparedUpdate
 from fedprune.errors import ProtocolError
 from fedprune.model.tensors import Array
 from fedprune.pruning.masks import put_kept, take_kept
+from fedprune.task.checks import MAX_PARAMETERS
 
 MOST_LOST = 0.1
 """Of the norm of a tensor's values, that their codes may lose."""
@@ -44,14 +45,14 @@ _LARGEST_CODES = {4: 7, 8: 127}
 _PIECE = 2**16
 """Values that are worked on at a time: even."""
 
-_MOST_VALUES = 2**28
-"""Of a tensor: what is larger is no residual of a device."""
+_MOST_TENSORS = 2**16
+"""Of a residual."""
 
 _MOST_AXES = 32
 """Of a tensor, as numpy has them in all its versions."""
 
-_MOST_BYTES = 2**31 - 1
-"""Of what is unpacked."""
+_MOST_BYTES = 8 * MAX_PARAMETERS
+"""Of what is unpacked: a value takes less than five, with all that is said of its place, and names take the rest."""
 
 _SMALLEST, _LARGEST_SCALE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -74,10 +75,13 @@ class _Tensor(msgspec.Struct, frozen=True, array_like=True):
     """A tensor of `shape`: a bit for each of its places that has a value, those that are `owed` there in any case, and
     those that `arrived`."""
 
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=_MOST_AXES)]
     places: bytes
     owed: _Values
     arrived: _Values
+
+
+_Tensors = Annotated[dict[str, _Tensor], msgspec.Meta(max_length=_MOST_TENSORS)]
 
 
 def pack_residuals(prepared: PreparedUpdate) -> bytes:
@@ -90,14 +94,16 @@ def pack_residuals(prepared: PreparedUpdate) -> bytes:
 def unpack_residual(blob: bytes, late: bytes | None) -> dict[str, Array]:
     """Read what `pack_residuals` wrote: the residual if `late` is that update, else the one if it was accepted.
 
-    Raises `ValueError` for what is no such file.
+    Raises `ValueError` for what is no such file, is larger than any task's model, or is not finite.
     """
     try:
         unpacker = zlib.decompressobj()
         packed = unpacker.decompress(blob, _MOST_BYTES)
         if not unpacker.eof or unpacker.unused_data:
             raise ValueError("the file is truncated, or something follows it")
-        tensors = msgspec.msgpack.decode(packed, type=dict[str, _Tensor])
+        tensors = msgspec.msgpack.decode(packed, type=_Tensors)
+        if (count := sum(prod(tensor.shape) for tensor in tensors.values())) > MAX_PARAMETERS:
+            raise ValueError(f"{count} values, a task's model has at most {MAX_PARAMETERS}")
         return {name: _unpack(tensor, late) for name, tensor in tensors.items()}
     except (zlib.error, msgspec.DecodeError, ProtocolError) as error:
         raise ValueError(str(error)) from error
@@ -121,15 +127,16 @@ def _unpack(tensor: _Tensor, late: bytes | None) -> Array:
     from fedprune.codecs.reader import Reader
 
     size = prod(tensor.shape)
-    if min(tensor.shape, default=0) < 0 or len(tensor.shape) > _MOST_AXES or size > _MOST_VALUES:
-        raise ValueError(f"a tensor is of shape {list(tensor.shape[:_MOST_AXES])}")
     reader = Reader(tensor.places)
     places = Smallest().read(reader, size, size)
     reader.finish()
     count = int(np.count_nonzero(places))
-    values = _decoded(tensor.owed, count, b"")
-    if late is not None:
-        values += _decoded(tensor.arrived, count, late)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = _decoded(tensor.owed, count, b"")
+        if late is not None:
+            values += _decoded(tensor.arrived, count, late)
+    if not np.isfinite(values).all():
+        raise ValueError("a value is NaN or infinite")
     return put_kept(values, places.reshape(tensor.shape))
 
 

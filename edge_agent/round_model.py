@@ -122,7 +122,7 @@ def _led_to(
         former, known = form, form.task.table.with_unsent(weights, form.cut_all(unsent))
         form, mask = following_version(bundle.forms, former, version - 1, known, mask)
         table, key = form.task.table, delta_key(assignment.known.seed, version)
-        base_weights, before = form.carry_all(former, weights), sent if form is former else NOTHING_SENT
+        base_weights, before = form.carry_all(former, weights), sent if form.is_as(former) else NOTHING_SENT
         moved = moved_since(None if first is None else form.cut_all(first), base_weights, table)
         weights, sent, model = apply_delta(
             base_weights, delta, mask, table, codec.deltas, key, codec.values, moved, before

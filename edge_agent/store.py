@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from itertools import takewhile
+from typing import Any, TypeVar
 
 import msgspec
+from numpy.typing import NDArray
 
 from edge_agent.agent_state import Outcome
 from edge_agent.held_model import HeldModel
@@ -38,6 +41,9 @@ _TENSORS_SUFFIX = ".safetensors"
 _RESIDUALS_SUFFIX = ".residuals"
 _UPDATE_SUFFIX = ".update"
 _SIGNS_SUFFIX = ".signs"
+
+
+_Unpacked = TypeVar("_Unpacked")
 
 
 class _Format(msgspec.Struct, frozen=True):
@@ -122,7 +128,7 @@ class AgentStore:
             return None
         from edge_agent.residual_files import unpack_residual  # an agent that waits does without
 
-        return unpack_residual(blob, late)
+        return self._unpacked(owed.residuals, lambda: unpack_residual(blob, late))
 
     def slots(self, run: str, since: int = 0) -> Slots | None:
         """The optimizer state that the last round of `run` left, but none before round `since`.
@@ -130,8 +136,7 @@ class AgentStore:
         None if there is none, or it is damaged.
         """
         owed = self._owed(run, since)
-        blob = None if owed is None or owed.slots is None else self._read(owed.slots)
-        return None if blob is None else unpack_tensors(blob)
+        return None if owed is None or owed.slots is None else self._tensors(owed.slots)
 
     def local(self, run: str, since: int = 0) -> Weights | None:
         """The tensors that are this device's own, as the last round of `run` left them, but none from before `since`.
@@ -139,8 +144,7 @@ class AgentStore:
         None if there are none, or they are damaged: then they are what they were at first.
         """
         owed = self._owed(run, since)
-        blob = None if owed is None or owed.local is None else self._read(owed.local)
-        return None if blob is None else unpack_tensors(blob)
+        return None if owed is None or owed.local is None else self._tensors(owed.local)
 
     def remembered(self, run: str) -> tuple[bytes, ...]:
         """The signs of the last updates of `run` that were accepted, the newest first, up to one that is damaged."""
@@ -286,6 +290,18 @@ class AgentStore:
         if blob is None:
             _log.warning("%s is damaged, which costs what earlier rounds left; check the disk", name)
         return blob
+
+    def _tensors(self, name: str) -> dict[str, NDArray[Any]] | None:
+        blob = self._read(name)
+        return None if blob is None else self._unpacked(name, lambda: unpack_tensors(blob))
+
+    def _unpacked(self, name: str, unpack: Callable[[], _Unpacked]) -> _Unpacked | None:
+        """What a file holds whose digest is right; None, which is said, if that is nothing that an agent wrote."""
+        try:
+            return unpack()
+        except ValueError as error:
+            _log.warning("%s is damaged (%s), which costs what earlier rounds left; check the disk", name, error)
+            return None
 
     def _give_up_damaged_update(self) -> None:
         pending = self._record.pending

@@ -133,6 +133,7 @@ RECIPES = (
     _exact("exact-90", 0.9),
     _frugal("frugal-90, adjusted", 0.9, label_smoothing=0.0),
     _frugal("frugal-90, smoothed", 0.9, logit_adjustment=0.0),
+    _exact("exact-90, smoothed", 0.9, logit_adjustment=0.0),
     _exact("exact-90, adjusted", 0.9, label_smoothing=0.0),
     _exact("exact-90, plain", 0.9, logit_adjustment=0.0, label_smoothing=0.0),
     _plain("frugal-90, plain"),

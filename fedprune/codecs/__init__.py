@@ -14,7 +14,13 @@ from fedprune.codecs.codec import Codec, Compressed
 from fedprune.codecs.history import NO_HISTORY, History, OtherHistory, encode_signs, recall
 from fedprune.codecs.links import Key
 from fedprune.codecs.model_bytes import Values, decode_model, encode_model
-from fedprune.codecs.model_codec import DecodedModel, ModelCodec, describe_model_codec, parse_model_codec
+from fedprune.codecs.model_codec import (
+    DecodedModel,
+    ModelCodec,
+    describe_model_codec,
+    parse_model_codec,
+    parted_model_codec,
+)
 from fedprune.codecs.model_delta import apply_delta, decode_replay, delta_key, encode_delta, encode_replay
 from fedprune.codecs.model_history import NOTHING_SENT, history_of
 from fedprune.codecs.moved import NOTHING_MOVED, moved_since
@@ -57,5 +63,6 @@ __all__ = [
     "moved_since",
     "parse_codec",
     "parse_model_codec",
+    "parted_model_codec",
     "recall",
 ]

@@ -65,13 +65,19 @@ def describe_model_codec(values: str, deltas: str | None) -> str:
     return values if deltas is None else f"{values}{_JOINT}{deltas}"
 
 
+def parted_model_codec(description: str) -> tuple[str, str | None]:
+    """Undo `describe_model_codec`, whatever the words mean."""
+    values, joint, deltas = description.partition(_JOINT)
+    return values, deltas if joint else None
+
+
 def parse_model_codec(description: str) -> ModelCodec:
     """Make the model codec that a description names; `str` of it is the one spelling of that description.
 
     Raises:
         ValueError: it names a value scheme or a word that is not known here, or a chain that makes no sense.
     """
-    name, joint, chain = description.partition(_JOINT)
+    name, chain = parted_model_codec(description)
     if name not in set(Values):
         raise ValueError(f"model codec: the value scheme {name[:40]!r} is unknown; known are {', '.join(Values)}")
-    return ModelCodec(Values(name), parse_delta_codec(chain) if joint else None)
+    return ModelCodec(Values(name), None if chain is None else parse_delta_codec(chain))

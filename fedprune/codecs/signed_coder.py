@@ -25,7 +25,7 @@ from fedprune.codecs.range_coder import LARGEST_TOTAL, SMALLEST_WIDTH, Chance, R
 from fedprune.codecs.reader import Reader
 from fedprune.errors import ProtocolError
 
-_Known = Sequence[Recalled | BusyLines]
+_Sent = Sequence[Recalled | BusyLines]
 """Of each tensor, in its shape, what the agent has sent; or, of a model, what its last deltas sent of rows and
 columns."""
 
@@ -84,7 +84,7 @@ class SignedCoder:
     def __init__(self, masks: Sequence[Places], moved: Sequence[Places]) -> None:
         self._tensors = [PlaceOdds(mask, places) for mask, places in zip(masks, moved, strict=True)]
 
-    def encode(self, kept: Places, negative: Places, history: _Known | None) -> bytes:
+    def encode(self, kept: Places, negative: Places, history: _Sent | None) -> bytes:
         """Write the places that are True, one tensor after another, and for each whether its value is `negative`.
         `history` is what their sender has sent; None if nothing is known of that."""
         encoder, counts = RangeEncoder(), [0] * len(self._tensors)
@@ -101,7 +101,7 @@ class SignedCoder:
         _write_signs(encoder, np.concatenate([*recalled, _NOTHING])[kept], negative)
         return with_length(encoder.finish())
 
-    def read(self, reader: Reader, most: int, history: _Known | None) -> tuple[Places, Places]:
+    def read(self, reader: Reader, most: int, history: _Sent | None) -> tuple[Places, Places]:
         """Read at most `most` places, and which of them are negative. Raises `ProtocolError` for bytes that `encode`
         could not have left."""
         decoder, counts = RangeDecoder(read_with_length(reader)), [0] * len(self._tensors)
@@ -126,31 +126,31 @@ class SignedCoder:
         ends = np.cumsum([tensor.size for tensor in self._tensors], dtype=np.int64)
         return np.split(kept, ends[:-1]) if self._tensors else []
 
-    def _recalled(self, history: _Known | None) -> list[Recalled]:
+    def _recalled(self, history: _Sent | None) -> list[Recalled]:
         """What the agent has sent in the alive places of each tensor, as far as places are known of."""
         if history is None:
             return [np.zeros(tensor.size, np.uint8) for tensor in self._tensors]
         return [
-            np.zeros(tensor.size, np.uint8) if isinstance(known, BusyLines) else tensor.alive(known)
-            for tensor, known in zip(self._tensors, history, strict=True)
+            np.zeros(tensor.size, np.uint8) if isinstance(sent, BusyLines) else tensor.alive(sent)
+            for tensor, sent in zip(self._tensors, history, strict=True)
         ]
 
     def _in_order(
-        self, counts: Sequence[int], recalled: Sequence[Recalled], history: _Known | None
+        self, counts: Sequence[int], recalled: Sequence[Recalled], history: _Sent | None
     ) -> tuple[NDArray[np.intp], list[int]]:
         """The alive places of all tensors, class after class, and how many are in each. With a history as many are
         expected of a tensor as were sent last, or as the last deltas sent on average."""
         found = [_NOTHING]
         for index, tensor in enumerate(self._tensors):
-            known = None if history is None else history[index]
-            if known is None:
+            sent = None if history is None else history[index]
+            if sent is None:
                 log_odds, expected = tensor.shared, counts[index]
-            elif isinstance(known, BusyLines):
-                log_odds, expected = tensor.of_lines(known), max(1, int(known.columns.sum()) // known.each)
+            elif isinstance(sent, BusyLines):
+                log_odds, expected = tensor.of_lines(sent), max(1, int(sent.columns.sum()) // sent.each)
             else:
-                sent = recalled[index]
-                lately = int(np.count_nonzero(sent - np.uint8(1) < 2 * MOST_UPDATES))
-                log_odds, expected = tensor.of_agent(sent), max(1, lately)
+                codes = recalled[index]
+                lately = int(np.count_nonzero(codes - np.uint8(1) < 2 * MOST_UPDATES))
+                log_odds, expected = tensor.of_agent(codes), max(1, lately)
             found.append(_classes(log_odds, expected))
         classes = np.concatenate(found)
         return np.argsort(classes, kind="stable"), np.bincount(classes, minlength=_CLASS_COUNT).tolist()
@@ -274,32 +274,32 @@ def _sign_chances() -> list[Chance]:
 
 def _write_signs(encoder: RangeEncoder, recalled: Recalled, negative: Places) -> None:
     """Write the signs of values, of each of which it is `recalled` what its place was sent with before."""
-    chances, contexts, was_negative, known = _sign_chances(), *_known(recalled)
-    for context, is_other in zip(contexts, (negative[known] ^ was_negative).tolist(), strict=True):
+    chances, contexts, was_negative, again = _sign_chances(), *_sent_before(recalled)
+    for context, is_other in zip(contexts, (negative[again] ^ was_negative).tolist(), strict=True):
         encoder.bit(chances[context], is_other)
-    others = negative[~known]
+    others = negative[~again]
     for part in _pieces(others.size):
         encoder.plain(int.from_bytes(np.packbits(others[part], bitorder="little").tobytes(), "little"), _width(part))
 
 
 def _read_signs(decoder: RangeDecoder, recalled: Recalled) -> Places:
-    chances, contexts, was_negative, known = _sign_chances(), *_known(recalled)
+    chances, contexts, was_negative, again = _sign_chances(), *_sent_before(recalled)
     negative = np.empty(recalled.size, np.bool_)
-    negative[known] = was_negative ^ np.array([decoder.bit(chances[context]) for context in contexts], np.bool_)
+    negative[again] = was_negative ^ np.array([decoder.bit(chances[context]) for context in contexts], np.bool_)
     others = np.empty(recalled.size - len(contexts), np.bool_)
     for part in _pieces(others.size):
         bits = np.frombuffer(decoder.plain(_width(part)).to_bytes(2, "little"), np.uint8)
         others[part] = np.unpackbits(bits, count=_width(part), bitorder="little")
-    negative[~known] = others
+    negative[~again] = others
     return negative
 
 
-def _known(recalled: Recalled) -> tuple[list[int], Places, Places]:
+def _sent_before(recalled: Recalled) -> tuple[list[int], Places, Places]:
     """Of places that were sent before, the number of the counter of their signs, and whether they were negative; and
     which places these are."""
-    known = recalled > 0
-    codes = recalled[known] - 1
-    return (codes // 2).tolist(), codes % 2 == 1, known
+    again = recalled > 0
+    codes = recalled[again] - 1
+    return (codes // 2).tolist(), codes % 2 == 1, again
 
 
 def _pieces(count: int) -> Iterable[slice]:

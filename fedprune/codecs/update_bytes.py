@@ -199,13 +199,21 @@ class UpdateDecoder:
         return Update(delta=delta, statistics=statistics, mask=alive.mask, votes=votes)
 
     def _history(self, reader: Reader, fingerprint: int, remembered: Sequence[bytes] | History) -> History:
-        """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here."""
+        """The history by which an update is coded. Raises `OtherHistory` if it is none that is remembered here.
+
+        An agent may have forgotten its own; a model's belongs to the version, and its delta is coded by it.
+        """
         (count,) = reader.unpack("B") if self._codec.remembers else (0,)
+        if isinstance(remembered, History):
+            if len(remembered.parts) != count or (count and fingerprint != _fingerprint(self._check, remembered)):
+                raise OtherHistory("the delta is coded by something else than the last deltas sent here")
+            return remembered
         if not count:
             return NO_HISTORY
-        history = remembered if isinstance(remembered, History) else recall(remembered[:count], self._table)
+        history = recall(remembered[:count], self._table)
         if len(history.parts) != count or fingerprint != _fingerprint(self._check, history):
-            raise OtherHistory(f"the update is coded by its sender's last {count} updates, which are others here")
+            last = "update, which is another" if count == 1 else f"{count} updates, which are others"
+            raise OtherHistory(f"the update is coded by its sender's last {last} here")
         return history
 
     def _alive(self, mask: Mask) -> _Alive:

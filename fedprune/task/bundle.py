@@ -270,7 +270,7 @@ def write_bundle(
     graphs: tuple[ProvenGraph, ...] = (),
     head: ProvenHead | None = None,
 ) -> bytes:
-    """The bundle's bytes; `task.members` is filled in here.
+    """The bundle's bytes; `task.members` is filled in here, and the format is this version's.
 
     `weights` is None exactly if `task.initial` is given; one for devices has those of frozen and local tensors alone.
     """
@@ -282,7 +282,8 @@ def write_bundle(
     if weights is not None:
         members[_WEIGHTS] = pack_tensors(weights)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    manifest = msgspec.json.encode(msgspec.structs.replace(task, members=digests))
+    # One that was read may be of the version before, and is written with all the keys of this one.
+    manifest = msgspec.json.encode(msgspec.structs.replace(task, members=digests, format_version=FORMAT_VERSION))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in {_TASK: manifest, **members}.items():

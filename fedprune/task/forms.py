@@ -53,6 +53,10 @@ class Form:
     def is_whole(self) -> bool:
         return self._smaller is None
 
+    def is_as(self, other: Form) -> bool:
+        """True if it has the units of another form of the task: forms are forgotten and made again."""
+        return self.name == other.name
+
     def cut(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """What is left of an array that has the whole shape of tensor `name`."""
         return array if self._smaller is None else self._smaller.carry(name, array)
@@ -81,19 +85,19 @@ class Form:
     def carry(self, former: Form, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """An array of the `former` form's tensor `name` in this form: a mask, a residual, a slot. What was not there is
         zero."""
-        return array if former is self else self.cut(name, former.expand(name, array))
+        return array if self.is_as(former) else self.cut(name, former.expand(name, array))
 
     def carry_all(self, former: Form, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {name: self.carry(former, name, array) for name, array in tensors.items()}
 
     def carried(self, former: Form, tensors: Weights) -> Weights:
         """`carry_all`, but the tensors themselves where the form stays: they may be made when they are asked for."""
-        return tensors if former is self else self.carry_all(former, tensors)
+        return tensors if self.is_as(former) else self.carry_all(former, tensors)
 
     def carry_parts(self, former: Form, state: Weights) -> Weights:
         """What goes with tensors of the `former` form, by `part/tensor`, in this form; the parts themselves where the
         form stays."""
-        if former is self:
+        if self.is_as(former):
             return state
         return {key: self.carry(former, key.partition("/")[2], array) for key, array in state.items()}
 

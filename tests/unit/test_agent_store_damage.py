@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -164,6 +165,27 @@ def test_without_damaged_tensors_training_goes_on(
         assert (again.residual(RUN, 4) is None) == (not is_slots)
         assert (again.slots(RUN) is None) == is_slots
     assert f"{name} is damaged, which costs what earlier rounds left; check the disk" in caplog.messages
+
+
+@pytest.mark.parametrize("kind", ["residuals", "slots", "local"])
+def test_without_tensors_that_no_agent_wrote_training_goes_on(
+    disk: Directory, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their digest is right."""
+    store = opened(disk)
+    store.remember(of_round(3), prepared(), SLOTS, TOOK, tensors(1.0))
+    store.settle(Outcome.ACCEPTED)
+    record = msgspec.json.decode(disk.read("agent.json") or b"")
+    forged = f"{hashlib.sha256(b'nonsense').hexdigest()[:32]}.{record['owed'][kind].partition('.')[2]}"
+    record["owed"][kind] = forged
+    disk.write(forged, b"nonsense")
+    disk.write("agent.json", msgspec.json.encode(record))
+
+    again = opened(disk)
+
+    found = {"residuals": again.residual(RUN, 4), "slots": again.slots(RUN), "local": again.local(RUN)}
+    assert [name for name, each in found.items() if each is None] == [kind]
+    assert any(message.startswith(f"{forged} is damaged (") for message in caplog.messages)
 
 
 @pytest.mark.parametrize("damage", [b"", b"another", None])

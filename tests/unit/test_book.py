@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import pytest
 
 from aggregator.best_model import best_version
 from aggregator.book import AcceptedUpdate, Book, RoundRecord, Spread
+from aggregator.presets import Preset
+from aggregator.settings import WHOLE, Codec, FederationSettings
 from fedprune.errors import StorageError
+from fedprune.model.tensors import TensorClass, TensorSpec, TensorTable
 from fedprune.wire.transfer import content_of
 from tests.samples import TASK, UPDATE
 
 COHORT = {"pi-1": 10, "pi-2": 20, "pi-3": 30}
 CAP = 200
+TABLE = TensorTable((TensorSpec("kernel", (400, 250), "float32", TensorClass.PRUNABLE, "dense"),))
 
 
 def update(name: str = "update", weight: int = 10) -> AcceptedUpdate:
@@ -91,8 +96,38 @@ def test_another_task_is_refused(book: Book) -> None:
 def test_a_run_keeps_the_settings_that_its_models_follow_from(book: Book, other: dict[str, str]) -> None:
     book.start("run", TASK.digest, {"codec.model": "fp16", "seed": "0"})
 
-    with pytest.raises(StorageError, match=r"the run began with codec\.model = fp16; set it so, or name an empty"):
+    with pytest.raises(StorageError, match=r"the run began with codec\.model = fp16; set it so in federation"):
         book.start("run", TASK.digest, other)
+
+
+BEFORE = "mask | budget(40) | ternary | context"
+
+
+@pytest.mark.parametrize(
+    ("began", "said"),
+    [
+        (Codec(preset=Preset.FRUGAL, model=BEFORE), f'"fp16" and codec.model = "{BEFORE}"'),
+        (Codec(preset=Preset.FRUGAL, model=WHOLE, model_values="fp32"), '"fp32" and codec.model = "whole"'),
+    ],
+    ids=["deltas", "whole"],
+)
+def test_a_run_whose_preset_meant_another_chain_says_what_to_write(path: Path, began: Codec, said: str) -> None:
+    """Presets change with versions, runs do not."""
+    settings = FederationSettings("t.fedtask", "run", codec=began)
+    now = msgspec.structs.replace(settings, codec=Codec(preset=Preset.FRUGAL))
+    book = Book.open(path)
+    book.start("run", TASK.digest, settings.lasting(TABLE))
+
+    with pytest.raises(StorageError) as raised:
+        book.start("run", TASK.digest, now.lasting(TABLE))
+
+    written = f"codec.model_values = {said}"
+    assert str(raised.value) == f"the run began with {written}; set it so in federation.toml, or name an empty state"
+    lines = "\n".join(written.split(" and "))
+    document = f'task = "t.fedtask"\nstate = "run"\ncodec.preset = "frugal"\n{lines}'
+    as_told = msgspec.convert(tomllib.loads(document), FederationSettings)
+    assert book.start("run", TASK.digest, as_told.lasting(TABLE))[0] == "run"
+    book.close()
 
 
 def test_an_update_is_accepted_once_for_each_round_and_agent(book: Book) -> None:

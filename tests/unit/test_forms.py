@@ -51,6 +51,19 @@ def test_what_a_former_form_had_not_is_zero_in_the_next() -> None:
     assert form.carry_parts(former, {"momentum/beta": bias})["momentum/beta"].shape == (6,)
 
 
+def test_a_form_that_is_forgotten_and_made_again_is_as_the_one_before() -> None:
+    every = forms()
+    former = every.of(without(0, 1))
+    others = [every.of(without(gone)) for gone in (2, 3, 4)]
+    form = every.of(without(0, 1))
+    bias = former.cut_all(weights_of(BUNDLE.task.table))
+
+    assert form is not former
+    assert form.is_as(former)
+    assert form.carried(former, bias) is bias
+    assert not any(form.is_as(other) for other in [every.whole, *others])
+
+
 def test_a_form_is_found_by_its_name_and_by_a_models_first_bytes() -> None:
     every = forms()
     form = every.of(without(2, 10))

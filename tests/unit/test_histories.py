@@ -122,7 +122,7 @@ def test_an_update_takes_fewer_bytes_where_the_agent_is_remembered_and_goes_on_t
 def test_an_update_by_a_history_that_is_not_remembered_is_known_as_one(here: list[bytes]) -> None:
     blob = encoded(sent(1), [signs_of(sent(0))])
 
-    with pytest.raises(OtherHistory, match="coded by its sender's last 1 updates, which are others here"):
+    with pytest.raises(OtherHistory, match="coded by its sender's last update, which is another here"):
         decode_update(blob, TABLE, MASK, CODEC, KEY, remembered=here)
 
 

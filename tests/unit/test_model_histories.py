@@ -105,6 +105,16 @@ def test_a_delta_that_is_coded_by_something_else_than_is_known_is_refused() -> N
         following(stranger, MADE[6].delta, MADE[6].mask, 6)
 
 
+def test_a_delta_that_is_coded_by_nothing_is_refused_where_it_is_known_what_was_sent() -> None:
+    """A gateway would not have written it; whoever took it would code the next one otherwise than others."""
+    assert CODEC.deltas is not None
+    held, mask, key = CODEC.decode(MADE[5].whole, TABLE), MADE[6].mask, delta_key(SEED, 6)
+    delta = encode_delta(weights_of("wanted", 1), held.weights, mask, TABLE, CODEC.deltas, key)
+
+    with pytest.raises(OtherHistory, match="coded by something else than the last deltas sent here"):
+        following(MADE[5].whole, delta, mask, 6)
+
+
 @st.composite
 def sent_before(draw: st.DrawFn) -> bytes:
     """What some deltas sent, one after another."""

@@ -17,6 +17,7 @@ from edge_agent.updates import Learned, prepare_update
 from fedprune.codecs import Key, parse_codec
 from fedprune.model.randomness import Keyed
 from fedprune.model.tensors import Array, TensorClass, TensorSpec, TensorTable, Weights
+from fedprune.task.checks import MAX_PARAMETERS
 
 INT8 = parse_codec("mask | feedback(2) | int8")
 sparse = arrays.arrays(
@@ -174,6 +175,49 @@ def test_a_forged_file_is_refused_or_read_and_nothing_else(
     except ValueError:
         return
     assert found["kernel"].shape == tuple(shape)
+    assert np.isfinite(found["kernel"]).all()
+
+
+NONE = (0.0, 8, b"", -1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 64], ids="{} tensors".format)
+def test_all_tensors_together_are_no_larger_than_a_tasks_model(count: int) -> None:
+    """One byte says that no place of a tensor has a value, however large it is."""
+    share = MAX_PARAMETERS // count
+    blob = zlib.compress(
+        msgspec.msgpack.encode({f"t{number}": ((share, 2), b"\2\0\0\0\0\0", NONE, NONE) for number in range(count)})
+    )
+
+    with pytest.raises(ValueError, match=f"{2 * MAX_PARAMETERS} values, a task's model has at most {MAX_PARAMETERS}"):
+        unpack_residual(blob, None)
+
+
+def test_tensors_without_any_value_are_bounded_too() -> None:
+    blob = zlib.compress(
+        msgspec.msgpack.encode({str(number): ((0,), b"\0", NONE, NONE) for number in range(2**16 + 1)})
+    )
+
+    with pytest.raises(ValueError, match="length <= 65536"):
+        unpack_residual(blob, None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.0, 16, np.float16([np.nan]).tobytes(), -1),
+        (1.0, 16, np.float16([-np.inf]).tobytes(), -1),
+        (3e38, 8, b"\x7f", -1),
+        (3e38, 4, b"\x07", -1),
+        (3e38, 8, b"", 0),
+    ],
+    ids=["NaN", "infinity", "large, 8 bits", "large, 4 bits", "large, in the update"],
+)
+def test_values_that_are_not_finite_are_refused(values: tuple[object, ...]) -> None:
+    for owed, arrived in ((values, (0.0, 8, b"\0", -1)), ((0.0, 8, b"\0", -1), values)):
+        blob = zlib.compress(msgspec.msgpack.encode({"kernel": ((1,), b"\0", owed, arrived)}))
+        with pytest.raises(ValueError, match=r"NaN or infinite|0 bytes of codes for 1 values"):
+            unpack_residual(blob, b"\x7f")
 
 
 def test_what_follows_a_residual_is_refused() -> None:

@@ -21,6 +21,7 @@ from fedprune.network.description import Network
 from fedprune.network.layers import Function
 from fedprune.pruning.masks import apply_mask
 from fedprune.pruning.schedules import ConstantSparsity
+from fedprune.task import forms
 from fedprune.task.evaluation import Evaluation, LossScale
 from fedprune.task.training import Adam
 from tests.closeness import assert_close
@@ -100,6 +101,24 @@ def test_agents_go_on_over_a_slimming_round_by_every_chain(codec: str, model_cod
         spec.name: spec.shape for spec in table if spec.name in residual
     }
     assert any((over or 0) > 1 for over in federation.led_over) == ("+" in model_codec)
+
+
+def test_the_bytes_of_a_model_are_the_same_whether_forms_are_remembered_or_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for most in (2, 0):
+        monkeypatch.setattr(forms, "_REMEMBERED", most)
+        federation = Shrinking(
+            tmp_path / str(most), bundle_of(), model_codec="fp16 + mask | topk(0.2) | ternary | history"
+        )
+        blobs = []
+        for _ in range(ROUNDS):
+            federation.round()
+            blobs.append((federation.model.blob, federation.model.delta))
+        made.append(blobs)
+
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("optimizer", [FedAvgM(), FedAdam()])

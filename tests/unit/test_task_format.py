@@ -10,7 +10,7 @@ import pytest
 
 from fedprune.errors import TaskOfOtherVersion
 from fedprune.task.bundle import FORMAT_VERSION, Task, read_bundle
-from tests.bundles import with_task
+from tests.bundles import members_of, with_task
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,22 @@ def test_a_task_of_another_format_says_what_to_do_whatever_else_is_in_it(version
     assert str(raised.value) == said
 
 
-def test_a_task_of_the_format_before_is_read_with_what_came_since_left_out() -> None:
-    def as_it_was(task: dict[str, Any]) -> None:
-        task["format_version"] = FORMAT_VERSION - 1
-        del task["training"]["logit_adjustment"]
+def as_it_was(task: dict[str, Any]) -> None:
+    """A task.json of the format before."""
+    task["format_version"] = FORMAT_VERSION - 1
+    del task["training"]["logit_adjustment"]
 
+
+def test_a_task_of_the_format_before_is_read_with_what_came_since_left_out() -> None:
     assert read_bundle(with_task(as_it_was)).task.training.logit_adjustment == 0.0
+
+
+def test_a_task_that_is_written_again_is_of_this_format_whatever_it_was_read_from() -> None:
+    """It has the keys that came since, so that who is older must be told to upgrade, and not of an unknown key."""
+    written = members_of(read_bundle(with_task(as_it_was, seeded=False)).for_devices())["task.json"]
+
+    task = msgspec.json.decode(written)
+    assert (task["format_version"], task["training"]["logit_adjustment"]) == (FORMAT_VERSION, 0.0)
 
 
 def test_whoever_changes_what_a_task_may_say_gives_it_a_new_number() -> None:
