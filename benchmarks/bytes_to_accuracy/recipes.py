@@ -86,7 +86,7 @@ def _plain(
     return Recipe(name, codec, Pruning(0.9), decay_from, rounds, aggregation)
 
 
-def _exact(name: str, final: float, *, logit_adjustment: float = 1.0, label_smoothing: float = 0.1) -> Recipe:
+def _exact(name: str, final: float, *, logit_adjustment: float = 0.0, label_smoothing: float = 0.1) -> Recipe:
     pruning = Pruning(final, every=4)
     return Recipe(
         name, _EXACT, pruning, _DECAY_FROM, 2.0, logit_adjustment=logit_adjustment, label_smoothing=label_smoothing
@@ -133,9 +133,9 @@ RECIPES = (
     _exact("exact-90", 0.9),
     _frugal("frugal-90, adjusted", 0.9, label_smoothing=0.0),
     _frugal("frugal-90, smoothed", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, smoothed", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, adjusted", 0.9, label_smoothing=0.0),
-    _exact("exact-90, plain", 0.9, logit_adjustment=0.0, label_smoothing=0.0),
+    _exact("exact-90, adjusted and smoothed", 0.9, logit_adjustment=1.0),
+    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0, label_smoothing=0.0),
+    _exact("exact-90, plain", 0.9, label_smoothing=0.0),
     _plain("frugal-90, plain"),
     _plain("frugal-90, plain, early decay", decay_from=0.5),
     _plain("frugal-90, plain, more rounds", _moving(up=0.004, down=0.008), rounds=4 / 3),
