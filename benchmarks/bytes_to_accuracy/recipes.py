@@ -1,8 +1,8 @@
-"""How the federations that are compared learn: codecs, the schedule of sparsity, the gateway's step, the rounds."""
+"""How the federations that are compared learn: codecs, the schedule of sparsity, the loss, the gateway's step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aggregator.presets import Preset
 from aggregator.server_optimizers import FedAvgM
@@ -11,7 +11,6 @@ from benchmarks.federation import DENSE_CODEC, codec_of
 from fedprune.codecs.budget import budget_of
 
 _DENSE = codec_of(DENSE_CODEC)
-_FRUGAL, _EXACT = Codec(preset=Preset.FRUGAL), Codec(preset=Preset.EXACT)
 
 _WEIGHTS = 108_618
 """CNN-108k's."""
@@ -60,45 +59,6 @@ class Recipe:
         return round(self.rounds * dense)
 
 
-def _frugal(
-    name: str,
-    final: float,
-    codec: Codec = _FRUGAL,
-    *,
-    decay_from: float = _DECAY_FROM,
-    rounds: float = 1.0,
-    aggregation: Aggregation = AS_USUAL,
-    logit_adjustment: float = 1.0,
-    label_smoothing: float = 0.1,
-) -> Recipe:
-    return Recipe(name, codec, Pruning(final), decay_from, rounds, aggregation, logit_adjustment, label_smoothing)
-
-
-def _plain(
-    name: str,
-    codec: Codec = _FRUGAL,
-    *,
-    decay_from: float = _DECAY_FROM,
-    rounds: float = 1.0,
-    aggregation: Aggregation = AS_USUAL,
-) -> Recipe:
-    """`frugal-90` with neither logits adjusted nor labels smoothed."""
-    return Recipe(name, codec, Pruning(0.9), decay_from, rounds, aggregation)
-
-
-def _exact(name: str, final: float, *, logit_adjustment: float = 0.0, label_smoothing: float = 0.1) -> Recipe:
-    pruning = Pruning(final, every=4)
-    return Recipe(
-        name, _EXACT, pruning, _DECAY_FROM, 2.0, logit_adjustment=logit_adjustment, label_smoothing=label_smoothing
-    )
-
-
-def _chain(name: str, update: str) -> Recipe:
-    """Other updates than `frugal`'s, of which the gateway takes the mean as it is."""
-    codec = Codec(preset=Preset.FRUGAL, update=update)
-    return _frugal(name, 0.9, codec, aggregation=_step(1.0, 0.0), label_smoothing=0.0)
-
-
 def _four_percent(name: str) -> Recipe:
     """Updates and deltas of four percent of the weights, the mean as it is, pruned late: what `frugal` began as."""
     most = budget_of(_WEIGHTS, 0.04)
@@ -119,36 +79,63 @@ def _step(learning_rate: float, momentum: float) -> Aggregation:
     return Aggregation(optimizer=FedAvgM(learning_rate=learning_rate, momentum=momentum))
 
 
+def _updates(chain: str) -> Codec:
+    return Codec(preset=Preset.FRUGAL, update=chain)
+
+
 DENSE = Recipe("dense", _DENSE)
 """What the others are compared with."""
 
-DENSE_DECAYED = Recipe("dense, decayed", _DENSE, decay_from=0.8)
+DENSE_DECAYED = replace(DENSE, name="dense, decayed", decay_from=0.8)
+
+_FRUGAL = Recipe(
+    "frugal-90",
+    Codec(preset=Preset.FRUGAL),
+    Pruning(0.9),
+    _DECAY_FROM,
+    logit_adjustment=1.0,
+    label_smoothing=0.1,
+)
+_ADJUSTED = replace(_FRUGAL, name="frugal-90, adjusted", label_smoothing=0.0)
+_PLAIN = replace(_ADJUSTED, name="frugal-90, plain", logit_adjustment=0.0)
+
+_MEAN = replace(_ADJUSTED, aggregation=_step(learning_rate=1.0, momentum=0.0))
+"""The gateway takes the mean of the updates as it is."""
+
+_EXACT = Recipe(
+    "exact-90",
+    Codec(preset=Preset.EXACT),
+    Pruning(0.9, every=4),
+    _DECAY_FROM,
+    rounds=2.0,
+    label_smoothing=0.1,
+)
 
 RECIPES = (
     DENSE,
     DENSE_DECAYED,
-    Recipe("dense, decayed, adjusted", _DENSE, decay_from=0.8, logit_adjustment=1.0),
-    Recipe("dense, decayed, smoothed", _DENSE, decay_from=0.8, label_smoothing=0.1),
-    _frugal("frugal-90", 0.9),
-    _exact("exact-90", 0.9),
-    _frugal("frugal-90, adjusted", 0.9, label_smoothing=0.0),
-    _frugal("frugal-90, smoothed", 0.9, logit_adjustment=0.0),
-    _exact("exact-90, adjusted and smoothed", 0.9, logit_adjustment=1.0),
-    _exact("exact-90, adjusted", 0.9, logit_adjustment=1.0, label_smoothing=0.0),
-    _exact("exact-90, plain", 0.9, label_smoothing=0.0),
-    _plain("frugal-90, plain"),
-    _plain("frugal-90, plain, early decay", decay_from=0.5),
-    _plain("frugal-90, plain, more rounds", _moving(up=0.004, down=0.008), rounds=4 / 3),
-    _plain("frugal-90, plain, alike both ways", _moving(up=0.0075, down=0.0075)),
-    _plain("frugal-90, plain, momentum", aggregation=_step(1.2, 0.5)),
+    replace(DENSE_DECAYED, name="dense, decayed, adjusted", logit_adjustment=1.0),
+    replace(DENSE_DECAYED, name="dense, decayed, smoothed", label_smoothing=0.1),
+    _FRUGAL,
+    _EXACT,
+    _ADJUSTED,
+    replace(_FRUGAL, name="frugal-90, smoothed", logit_adjustment=0.0),
+    replace(_EXACT, name="exact-90, adjusted and smoothed", logit_adjustment=1.0),
+    replace(_EXACT, name="exact-90, adjusted", logit_adjustment=1.0, label_smoothing=0.0),
+    replace(_EXACT, name="exact-90, plain", label_smoothing=0.0),
+    _PLAIN,
+    replace(_PLAIN, name="frugal-90, plain, early decay", decay_from=0.5),
+    replace(_PLAIN, name="frugal-90, plain, more rounds", codec=_moving(up=0.004, down=0.008), rounds=4 / 3),
+    replace(_PLAIN, name="frugal-90, plain, alike both ways", codec=_moving(up=0.0075, down=0.0075)),
+    replace(_PLAIN, name="frugal-90, plain, momentum", aggregation=_step(learning_rate=1.2, momentum=0.5)),
     _four_percent("four percent, 90 %"),
-    _frugal("frugal-80", 0.8),
-    _exact("exact-80", 0.8),
-    _frugal("frugal-95", 0.95),
-    _exact("exact-98", 0.98),
-    _chain("low rank", "mask | feedback(2) | low_rank(8) | quantise(4)"),
-    _chain("rotation", "mask | rotate | quantise(2)"),
-    _chain("subsampling", "mask | subsample(0.1) | quantise(8)"),
+    replace(_FRUGAL, name="frugal-80", pruning=Pruning(0.8)),
+    replace(_EXACT, name="exact-80", pruning=Pruning(0.8, every=4)),
+    replace(_FRUGAL, name="frugal-95", pruning=Pruning(0.95)),
+    replace(_EXACT, name="exact-98", pruning=Pruning(0.98, every=4)),
+    replace(_MEAN, name="low rank", codec=_updates("mask | feedback(2) | low_rank(8) | quantise(4)")),
+    replace(_MEAN, name="rotation", codec=_updates("mask | rotate | quantise(2)")),
+    replace(_MEAN, name="subsampling", codec=_updates("mask | subsample(0.1) | quantise(8)")),
 )
 
 BY_FLOWER = {"Flower": DENSE, "Flower, decayed": DENSE_DECAYED}
