@@ -105,7 +105,7 @@ def _for_classes(plan: Plan) -> str:
         return ""
     return f"""\
 {_line("# logit_adjustment = 1.0", "where devices see different classes, and none is rare everywhere")}
-{_line("# label_smoothing = 0.1", "where codec.preset sends few bytes")}
+{_line("# label_smoothing = 0.1", "try it where codec.preset sends few bytes")}
 """
 
 
