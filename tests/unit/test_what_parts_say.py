@@ -83,8 +83,9 @@ def test_what_a_part_weighs_and_what_its_agents_evaluated_arrives_whole(tmp_path
     assert (record.loss, record.metrics) == (flat_record.loss, flat_record.metrics)
 
 
-def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_path: Path) -> None:
-    """It may be as long as a part, and nobody would read it."""
+def forged_by_north(tmp_path: Path, tallies: bytes) -> tuple[Site, AggregatorRunner, Submit, bytes]:
+    """A parent that waits for the part of its sub-gateway north, what that would say of it, and the part with other
+    tallies."""
     site, below = Site(tmp_path / "parent"), Below(tmp_path / "north")
     parent = site.start(PARENT, agents_evaluate=True)
     parent.connect()
@@ -94,7 +95,12 @@ def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_
     submit_with(below, runner, NORTH, 100)
     submit, part = below.parts[0]
     size = int.from_bytes(part[12:16], "little")
-    junk = part[:12] + (1000).to_bytes(4, "little") + bytes(1000) + part[16 + size :]
+    return site, parent, submit, part[:12] + len(tallies).to_bytes(4, "little") + tallies + part[16 + size :]
+
+
+def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_path: Path) -> None:
+    """It may be as long as a part, and nobody would read it."""
+    site, parent, submit, junk = forged_by_north(tmp_path, bytes(1000))
     changed = {"run": PARENT.run, "update": content_of(junk), "evaluated": Evaluated(examples=1)}
     tell(parent, "north", msgspec.structs.replace(submit, **changed), *chunks(junk))
 
@@ -102,17 +108,9 @@ def test_what_a_part_has_in_the_place_of_tallies_is_not_kept_without_a_loss(tmp_
 
 
 def test_tallies_that_would_leave_no_room_for_those_of_others_are_refused(tmp_path: Path) -> None:
-    site, below = Site(tmp_path / "parent"), Below(tmp_path / "north")
-    parent = site.start(PARENT, agents_evaluate=True)
-    parent.connect()
-    check_in_with(parent, ("north", "south"), 1)
-    runner = below.takes(given(site, 0))
-    check_in_with(runner, NORTH, 100)
-    submit_with(below, runner, NORTH, 100)
-    submit, part = below.parts[0]
-    size = int.from_bytes(part[12:16], "little")
-    tallies, examples = pack_unpacked({"accuracy": np.array([2**47, 2**48])}), 2**48
-    forged = part[:12] + len(tallies).to_bytes(4, "little") + tallies + part[16 + size :]
+    examples = 2**48
+    tallies = pack_unpacked({"accuracy": np.array([examples // 2, examples])})
+    site, parent, submit, forged = forged_by_north(tmp_path, tallies)
     claims = {"examples": examples, "evaluated": Evaluated(examples=examples, loss=1.0)}
     tell(
         parent,
