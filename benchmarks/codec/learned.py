@@ -150,9 +150,9 @@ class _Deltas:
     def add(self, of_round: Round) -> None:
         """Code a round's delta, by what those before sent; a model that travels whole has none."""
         base, model, forms = of_round.base.checkpoint, of_round.model.checkpoint, self._federation.bundle.forms
-        if of_round.model.delta is None or base.units != model.units:
-            return
         form, key = forms.of(model.units), delta_key(self._federation.seed, model.version)
+        if of_round.model.delta is None or not form.is_as(forms.of(base.units)):
+            return
         table, mask, codec = form.task.table, model.mask, self._codec
         moved = moved_in(base.weights, forms, form, codec)
         sent, history = base.sent, history_of(base.sent, table)
